@@ -1,0 +1,154 @@
+# FSTQ-Bench. One non-recursive Makefile; everything it makes lies in build/$(BUILD).
+#   make                    the program, build/release/fstq
+#   make demo | test        set-up, build and a first run | the test suite
+#   make config             what was found
+#   BUILD=release|debug|asan   CUDA=auto|0|1   CUDA_HOME=/usr/local/cuda   CC=gcc|clang   V=1
+BUILD  ?= release
+CUDA   ?= auto
+PREFIX ?= /usr/local
+V      ?= 0
+O      ?= build/$(BUILD)
+PYTHON ?= /usr/bin/python3
+CUDA_HOME ?= /usr/local/cuda
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+Q := $(if $(filter 1,$(V)),,@)
+PKG_CONFIG ?= pkg-config
+
+# --- what is here ---------------------------------------------------------------------------------
+REQUIRED := ompi-c hdf5 hwloc openblas libxxhash jansson inih libzstd liblz4
+GOALS_WITHOUT_LIBS := demo test test-long deps clean help format bench asan fuzz base-model
+ifneq ($(if $(MAKECMDGOALS),$(filter-out $(GOALS_WITHOUT_LIBS),$(MAKECMDGOALS)),all),)
+MISSING := $(foreach p,$(REQUIRED),$(if $(shell $(PKG_CONFIG) --exists $(p) && echo y),,$(p)))
+ifneq ($(strip $(MISSING)),)
+$(error missing libraries: $(MISSING). Run scripts/deps.sh to install them)
+endif
+endif
+PKG_CFLAGS := $(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags $(REQUIRED) 2>/dev/null))
+PKG_LIBS   := $(shell $(PKG_CONFIG) --libs $(REQUIRED) 2>/dev/null)
+
+NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc 2>/dev/null))
+ifeq ($(CUDA),auto)
+HAVE_CUDA := $(if $(NVCC),1,0)
+else
+HAVE_CUDA := $(CUDA)
+endif
+ifeq ($(HAVE_CUDA)$(NVCC),1)
+$(error CUDA=1, but no nvcc in CUDA_HOME=$(CUDA_HOME) nor on PATH)
+endif
+
+# --- flags ----------------------------------------------------------------------------------------
+WARN   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+OPTS_release := -O3 -g
+OPTS_debug   := -O0 -g3
+OPTS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPTS   := $(OPTS_$(BUILD))
+ifeq ($(strip $(OPTS)),)
+$(error BUILD=$(BUILD): it is release, debug or asan)
+endif
+# -ffp-contract=off: packed bytes and choices are the same on every machine (no fused multiply-add
+# unless a kernel asks for it by intrinsic). assert() stays on in release.
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -fopenmp $(WARN) $(OPTS) \
+              -Isrc -I. -Ikernels $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+LDLIBS_ALL := $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(OPTS) $(LDFLAGS) $(LDLIBS)
+
+# --- sources --------------------------------------------------------------------------------------
+SRC   := $(sort $(wildcard src/*.c src/*/*.c kernels/*.c bench/*.c))
+MAIN  := src/main.c
+CU    := $(sort $(wildcard kernels/*.cu))
+LIBSRC := $(filter-out $(MAIN),$(SRC))
+ifeq ($(HAVE_CUDA),1)
+CFLAGS_ALL += -DHAVE_CUDA -isystem $(CUDA_HOME)/include
+LDLIBS_ALL += -L$(CUDA_HOME)/lib64 -lcublas -lcudart_static -lrt
+CUOBJ := $(CU:%.cu=$(O)/%.cu.o)
+endif
+LIBOBJ := $(LIBSRC:%.c=$(O)/%.o) $(CUOBJ)
+UNIT  := $(sort $(wildcard tests/unit/*.c))
+UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
+PROGS := $(sort $(wildcard tests/mpi/*.c))
+PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
+
+.PHONY: all demo test test-long bench asan fuzz deps config format install clean help tests base-model
+.DELETE_ON_ERROR:
+all: $(O)/fstq
+
+$(O)/libfstq.a: $(LIBOBJ)
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
+$(O)/fstq: $(O)/$(MAIN:.c=.o) $(O)/libfstq.a
+	@echo "  link $@"
+	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
+$(O)/tests/%: $(O)/tests/unit/%.o $(O)/libfstq.a
+	$(Q)$(CC) -o $@ $^ -lcmocka $(LDLIBS_ALL)
+$(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
+$(O)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  cc   $<"
+	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS_$(basename $(notdir $<))) -MMD -MP -c -o $@ $<
+
+# Build facts: written only when they change, so that nothing is recompiled for nothing.
+GIT_REV := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+FACTS := "$(GIT_REV)" "$(shell $(CC) --version 2>/dev/null | head -n 1)" "$(OPTS)" "$(BUILD)" \
+         "$(shell $(CC) -dumpmachine 2>/dev/null)" \
+         "$(if $(filter 1,$(HAVE_CUDA)),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'),none)"
+$(O)/facts.h: FORCE
+	@mkdir -p $(@D)
+	@printf '#define BUILD_GIT_REV "%s"\n#define BUILD_COMPILER "%s"\n#define BUILD_CFLAGS "%s"\n#define BUILD_KIND "%s"\n#define BUILD_TARGET "%s"\n#define BUILD_CUDA "%s"\n' $(FACTS) > $@.new
+	@cmp -s $@ $@.new && rm $@.new || mv $@.new $@
+FORCE:
+$(O)/src/base/buildinfo.o: $(O)/facts.h
+CFLAGS_buildinfo = -I$(O)
+
+CUDA_ARCH ?=
+NVCC_MAJOR := $(if $(filter 1,$(HAVE_CUDA)),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'))
+ARCHES := $(if $(CUDA_ARCH),$(subst ;, ,$(CUDA_ARCH)),$(if $(filter 13,$(NVCC_MAJOR)),87 90 110 120,$(if $(filter 12,$(NVCC_MAJOR)),72 87 80 90,72 87)))
+$(O)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  nvcc $<"
+	$(Q)$(NVCC) -O3 -lineinfo -fmad=false -ftz=false -prec-div=true -prec-sqrt=true -Isrc -I. -Ikernels \
+	  $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) \
+	  -gencode arch=compute_$(lastword $(ARCHES)),code=compute_$(lastword $(ARCHES)) -MMD -MP -c -o $@ $<
+
+-include $(shell find $(O) -name '*.d' 2>/dev/null)
+
+# --- the two commands, and the rest ---------------------------------------------------------------
+deps:
+	@scripts/deps.sh
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@scripts/demo.sh $(O)
+test: deps
+	@$(MAKE) --no-print-directory all tests
+	@tests/run.sh $(O)
+test-long: deps
+	@$(MAKE) --no-print-directory all tests
+	@FSTQ_TEST_LONG=1 tests/run.sh $(O)
+tests: $(UNITBIN) $(PROGBIN)
+bench: deps
+	@$(MAKE) --no-print-directory all
+	@$(O)/fstq bench
+asan: deps
+	@$(MAKE) --no-print-directory BUILD=asan CUDA=0 all tests
+fuzz: deps
+	@tests/fuzz/run.sh
+format:
+	@clang-format -i $(shell git ls-files '*.c' '*.h')
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/fstq/configs $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	install -m 755 $(O)/fstq scripts/fstq-run $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/fstq/configs
+	install -m 755 $(wildcard scripts/*.py) $(DESTDIR)$(PREFIX)/share/fstq/scripts
+config:
+	@echo "CC        $(CC)  ($(shell $(CC) --version 2>/dev/null | head -n 1))"
+	@echo "BUILD     $(BUILD)  $(OPTS)"
+	@$(foreach p,$(REQUIRED),echo "$(p)" | awk '{printf "%-10s", $$1}'; $(PKG_CONFIG) --modversion $(p) 2>/dev/null || echo "not found";)
+	@echo "cmocka    $(shell $(PKG_CONFIG) --modversion cmocka 2>/dev/null || echo 'not found (tests only)')"
+	@echo "CUDA      $(if $(filter 1,$(HAVE_CUDA)),$(NVCC), arch $(ARCHES),no ($(if $(NVCC),CUDA=$(CUDA),no nvcc)))"
+	@echo "python    $(shell $(PYTHON) -c 'import sys,h5py,numpy,matplotlib;print(sys.executable,sys.version.split()[0],"h5py",h5py.__version__)' 2>/dev/null || echo 'no h5py, numpy or matplotlib: plots only')"
+clean:
+	rm -rf build
+help:
+	@sed -n '2,6p' Makefile; grep -E '^[a-z-]+:' Makefile | cut -d: -f1 | sort -u | tr '\n' ' '; echo

@@ -1,0 +1,13 @@
+#ifndef FSTQ_BASE_BUILDINFO_H
+#define FSTQ_BASE_BUILDINFO_H
+
+#define FSTQ_VERSION "0.1.0"
+
+struct buildinfo {
+    const char *version, *git_rev, *compiler, *cflags, *kind, *target; // kind: release, debug, asan
+    const char *cuda;                                                    // "none" or the toolkit's version
+};
+
+extern const struct buildinfo buildinfo;
+
+#endif

@@ -1,0 +1,51 @@
+// Memory by purpose: every block is booked under a name, so that a trace can say who peaked where.
+#ifndef FSTQ_BASE_MEM_H
+#define FSTQ_BASE_MEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum mem_purpose {
+    MEM_WEIGHTS,
+    MEM_ADAPTER,
+    MEM_OPTIMIZER,
+    MEM_ACTIVATIONS,
+    MEM_DATA,
+    MEM_CODEC,
+    MEM_NET,
+    MEM_SERVER,
+    MEM_TRACE,
+    MEM_OTHER,
+    MEM_PURPOSES
+};
+
+extern const char *const mem_purpose_name[MEM_PURPOSES];
+
+// 64-byte aligned, zeroed; die() with purpose and size when there is none. free takes NULL.
+void *mem_alloc(enum mem_purpose purpose, size_t size_bytes);
+void mem_free(void *block);
+size_t mem_now(enum mem_purpose purpose);  // bytes booked now
+size_t mem_peak(enum mem_purpose purpose); // and at most so far
+void mem_peak_reset(void);
+size_t mem_rss_peak(void); // VmHWM of the process, 0 = not known here
+
+// A bump allocator over one block: measured code takes from it and never calls malloc.
+struct arena {
+    uint8_t *base;
+    size_t cap, used, peak;
+    const char *name;
+};
+
+void arena_init(struct arena *a, enum mem_purpose purpose, const char *name, size_t cap_bytes);
+void arena_free(struct arena *a);
+void *arena_take(struct arena *a, size_t size_bytes); // 64-byte aligned, not zeroed; die() if full
+static inline size_t arena_mark(const struct arena *a)
+{
+    return a->used;
+}
+static inline void arena_release(struct arena *a, size_t mark)
+{
+    a->used = mark;
+}
+
+#endif

@@ -1,0 +1,48 @@
+// One row per parameter: its name (section.key) is the config key, the override on the command line, the
+// header line and the HDF5 attribute. A module exports an array of rows over its own struct.
+#ifndef FSTQ_BASE_OPT_H
+#define FSTQ_BASE_OPT_H
+
+#include "base/check.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum opt_type { OPT_BOOL, OPT_I32, OPT_I64, OPT_F64, OPT_TEXT, OPT_CHOICE };
+
+struct opt {
+    const char *name; // "fed.rounds", or "levels" in the options of a codec
+    enum opt_type type;
+    size_t offset, size; // of the field; size bounds text
+    const char *dflt;    // parsed like any other value, so that the printed default is the real one
+    double min, max;     // numbers only
+    const char *unit;    // "" = none
+    const char *const *choices; // OPT_CHOICE: NULL-terminated; the field is an int32_t index
+    const char *help;
+};
+
+#define OPT_TYPE_OF(field)                                                                         \
+    _Generic((field), bool: OPT_BOOL, int32_t: OPT_I32, int64_t: OPT_I64, double: OPT_F64,         \
+             char *: OPT_TEXT)
+#define OPT_FIELD(T, field) (((T *)0)->field)
+// Numbers and switches: OPT(struct fed_params, rounds, "fed.rounds", "10", 1, 1e6, "", "help")
+#define OPT(T, f, n, d, lo, hi, u, h)                                                              \
+    {.name = n, .type = OPT_TYPE_OF(OPT_FIELD(T, f)), .offset = offsetof(T, f),                    \
+     .size = sizeof(OPT_FIELD(T, f)), .dflt = d, .min = lo, .max = hi, .unit = u, .help = h}
+#define OPT_STRING(T, f, n, d, h) OPT(T, f, n, d, 0, 0, "", h)
+#define OPT_ENUM(T, f, n, d, c, h)                                                                 \
+    {.name = n, .type = OPT_CHOICE, .offset = offsetof(T, f), .size = sizeof(OPT_FIELD(T, f)),     \
+     .dflt = d, .unit = "", .choices = c, .help = h}
+
+void opt_defaults(const struct opt *rows, int n, void *base);
+const struct opt *opt_find(const struct opt *rows, int n, const char *name);
+// Trailing junk, a value out of range or an unknown choice is an error that names row, value and range.
+int opt_set(const struct opt *row, void *base, const char *text, struct err *err);
+// "key=value,key=value" as in the options of a method; unknown keys suggest the nearest name.
+int opt_set_list(const struct opt *rows, int n, void *base, const char *text, struct err *err);
+void opt_format(const struct opt *row, const void *base, char *out, size_t out_size);
+// The name within edit distance 3 nearest to the text, or NULL.
+const char *opt_nearest(const struct opt *rows, int n, const char *text);
+int opt_distance(const char *a, const char *b); // Levenshtein, 99 for long strings
+
+#endif

@@ -1,0 +1,25 @@
+// Energy and temperature sensors as a table: INA3221 (both JetPack layouts), RAPL, hwmon. Every reader
+// degrades to "unavailable: why"; FSTQ_SYSFS_ROOT replaces "/" for tests.
+#ifndef FSTQ_BASE_POWER_H
+#define FSTQ_BASE_POWER_H
+
+#include <stdint.h>
+
+#define POWER_RAILS 16
+
+struct power_rail {
+    char name[24];
+    char path[160];
+    double mw; // last reading
+};
+
+struct power_sensor {
+    const char *name, *help;
+    int (*find)(const char *sysfs_root, struct power_rail *rails, int max, char why[96]); // count, 0 = none: why
+    double (*read_mw)(struct power_rail *rail); // NaN on failure
+};
+
+extern const struct power_sensor *const power_sensors[]; // NULL-terminated
+const char *power_sysfs_root(void);
+
+#endif

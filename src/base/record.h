@@ -1,0 +1,222 @@
+// What is measured, as rows. One table of row types (record_tables) says name, type and unit of every
+// field; the HDF5 writer, the journal, `show`, the CSV export and the tests walk it.
+#ifndef FSTQ_BASE_RECORD_H
+#define FSTQ_BASE_RECORD_H
+
+#include "base/clock.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// Stages. Ids are forever: they are stored. Add at the end, and a row in record.c.
+enum stage {
+    STAGE_PAD = 0, // fills the tail of a chunk; readers skip it
+    STAGE_ROUND,
+    STAGE_BROADCAST,
+    STAGE_DOWNLOAD,
+    STAGE_TRAIN,
+    STAGE_FISHER,
+    STAGE_SELECT,
+    STAGE_ALLOC,
+    STAGE_ENCODE,
+    STAGE_PACK,
+    STAGE_UPLOAD,
+    STAGE_WAIT,
+    STAGE_DECODE,
+    STAGE_AGGREGATE,
+    STAGE_COMMIT,
+    STAGE_EVALUATE,
+    STAGE_CHECKPOINT,
+    STAGE_TRACE,
+    STAGE_SLOT,     // a client's state read from or written to its slot file
+    STAGE_FORWARD,  // inside train
+    STAGE_BACKWARD, // inside train
+    STAGE_OPTIMIZER, // inside train
+    STAGE_EMBED_GRAD, // inside train: the part of backward below the lowest adapter
+    STAGE_MASK,     // inside train: refreshing a token mask
+    STAGE_PRIVACY,  // clip and noise
+    STAGE_SETUP,
+    STAGE_COUNT
+};
+
+enum lane { LANE_COMPUTE, LANE_ENCODE, LANE_NET, LANE_IO, LANE_COUNT };
+
+struct stage_row {
+    const char *name;
+    enum lane lane;
+    bool inner; // lies inside another stage: left out of sums of shares
+    const char *includes, *excludes;
+};
+
+extern const struct stage_row stage_table[STAGE_COUNT];
+extern const char *const lane_name[LANE_COUNT];
+
+// Rows. Missing integers are -1, missing floats NaN. No padding holes: fields are ordered by size.
+struct rec_event {
+    int64_t t_start_ns, dur_ns; // since the start of the run, on rank 0's clock; modelled time under sim
+    int64_t cpu_ns;             // all threads of the rank, -1 = not taken
+    int64_t bytes_in, bytes_out;
+    int64_t energy_uj;
+    int32_t run, version, attempt, client, rank; // client -1: the server's own
+    uint8_t stage, flags, pad[2];
+};
+enum { EVENT_MODELLED = 1, EVENT_LOW_CONFIDENCE = 2 };
+
+struct rec_round {
+    int64_t uplink_bytes, downlink_bytes, control_bytes; // as counted per client
+    int64_t wire_bytes;                                   // everything the transport moved, each copy once
+    int64_t uplink_total_bytes;                           // cumulative uplink of the run
+    int64_t time_measured_ns, time_modelled_ns;
+    int64_t compute_max_ns, upload_max_ns, download_max_ns; // modelled terms of the slowest client
+    double train_loss, score, eval_loss, update_norm, energy_j, server_lr;
+    uint64_t adapter_xxh3;
+    int32_t run, version, attempt;
+    int32_t sampled, dropped, lost, rejected, arrived;
+};
+
+enum message_status {
+    MESSAGE_OK,
+    MESSAGE_CORRUPT,    // checksum or decoder said no
+    MESSAGE_STALE,      // of another round
+    MESSAGE_VERSION,    // another protocol
+    MESSAGE_SIZE,       // longer than negotiated, or not as long as it says
+    MESSAGE_SHAPE,      // another shape registry
+    MESSAGE_NONFINITE,  // NaN or Inf in the update
+    MESSAGE_UNEXPECTED, // a kind, client or copy that nobody asked for
+    MESSAGE_LOST,       // asked for and never arrived
+    MESSAGE_STATUS_COUNT
+};
+extern const char *const message_status_name[MESSAGE_STATUS_COUNT];
+
+#define RECORD_WIDTHS 9
+extern const int record_width_bits[RECORD_WIDTHS]; // 0 1 2 3 4 6 8 16 32
+
+struct rec_message {
+    int64_t frame_bytes; // = header + directory + scales + indices + tags + values
+    int64_t header_bytes, directory_bytes, scales_bytes, indices_bytes, tags_bytes, values_bytes;
+    int64_t kept[RECORD_WIDTHS]; // values sent at each width
+    double nmse;                 // against the uncompressed update, as the client measured it
+    double weight;
+    int32_t run, version, attempt, client, rank, status;
+};
+
+struct rec_eval {
+    double value;
+    int64_t n;
+    int32_t run, version, attempt, pad;
+    char set[24], metric[24]; // "all" or a language; "score", "loss", "em", "rouge_l"
+};
+
+struct rec_alloc {
+    int64_t kept[RECORD_WIDTHS];
+    int32_t run, version, attempt, client, tensor, pad;
+};
+
+struct rec_link {
+    int64_t bytes, t_ready_ns, t_deliver_ns, latency_ns;
+    double rate_bps;
+    int32_t run, version, attempt, client, up, pad; // up 1 = client to server
+};
+
+struct rec_sensor {
+    int64_t t_ns;
+    double milliwatt, celsius, value;
+    int32_t run, version, rank, pad;
+    char rail[24], unit[8];
+};
+
+struct rec_run {
+    int64_t seed;
+    int32_t run, pad;
+    char method[384], setting[120];
+};
+
+struct rec_summary {
+    double value;
+    int32_t run, pad;
+    char key[40], unit[16];
+};
+
+struct rec_rank {
+    int64_t pid, clock_offset_start_ns, clock_offset_end_ns, clock_rtt_ns, rss_peak_bytes;
+    int32_t rank, threads;
+    char host[64], role[16], cpuset[64], gpu[64];
+};
+
+enum record_id {
+    REC_RUNS,
+    REC_EVENTS,
+    REC_ROUNDS,
+    REC_MESSAGES,
+    REC_EVAL,
+    REC_ALLOC,
+    REC_LINKS,
+    REC_SENSORS,
+    REC_SUMMARY,
+    REC_RANKS,
+    REC_COUNT
+};
+
+enum field_type { FIELD_I32, FIELD_I64, FIELD_U64, FIELD_F64, FIELD_U8, FIELD_TEXT, FIELD_STAGE, FIELD_STATUS };
+
+struct record_field {
+    const char *name; // NULL ends the list; padding has no field
+    enum field_type type;
+    uint16_t offset, count; // count > 1: an array; for FIELD_TEXT the size in bytes
+    const char *unit, *help;
+};
+
+struct record_table {
+    const char *name; // dataset: "/events"
+    size_t row_bytes;
+    size_t chunk_rows; // every flush writes whole chunks
+    size_t pad_offset; // of the field that marks a padding row: stage = PAD, else run = -1
+    const struct record_field *fields;
+    const char *help;
+};
+
+extern const struct record_table record_tables[REC_COUNT];
+bool record_is_pad(enum record_id id, const void *row);
+void record_make_pad(enum record_id id, void *row);
+
+// --- Spans -----------------------------------------------------------------------------------------
+// A ring made at start; recording neither allocates nor locks. When it is full the oldest are lost and
+// counted. One recorder a rank, used from one thread.
+struct recorder {
+    struct rec_event *ring;
+    size_t cap, head, n; // head: next slot to write
+    int64_t lost, origin_ns;
+    int32_t run, version, attempt, rank;
+    bool cpu; // take CPU time too
+};
+
+struct span {
+    int64_t t_ns, cpu_ns;
+};
+
+void recorder_init(struct recorder *r, size_t cap, int32_t rank, bool cpu);
+void recorder_free(struct recorder *r);
+size_t recorder_drain(struct recorder *r, struct rec_event *out, size_t max); // oldest first
+void recorder_put(struct recorder *r, enum stage stage, int32_t client, int64_t t_ns, int64_t dur_ns,
+                  int64_t cpu_ns, int64_t bytes_in, int64_t bytes_out, uint8_t flags);
+
+static inline struct span span_begin(const struct recorder *r)
+{
+    struct span s = {0, -1};
+    if (r->cpu)
+        s.cpu_ns = clock_cpu_ns();
+    s.t_ns = clock_ns();
+    return s;
+}
+
+static inline int64_t span_end(struct recorder *r, struct span s, enum stage stage, int32_t client,
+                               int64_t bytes_in, int64_t bytes_out)
+{
+    int64_t t = clock_ns();
+    int64_t cpu = s.cpu_ns < 0 ? -1 : clock_cpu_ns() - s.cpu_ns;
+    recorder_put(r, stage, client, s.t_ns, t - s.t_ns, cpu, bytes_in, bytes_out, 0);
+    return t - s.t_ns;
+}
+
+#endif

@@ -1,0 +1,19 @@
+// Order statistics: no mean of rates, no normality assumed (Hoefler and Belli 2015).
+#ifndef FSTQ_BASE_STATS_H
+#define FSTQ_BASE_STATS_H
+
+#include <stddef.h>
+
+struct stats {
+    size_t n;
+    double min, max, mean, stddev;
+    double median, mad;       // median absolute deviation, unscaled
+    double p25, p75, p95, p99;
+    double ci_low, ci_high;   // 95% order-statistic interval of the median; NaN when n < 6
+};
+
+// v is sorted in place. Percentiles interpolate linearly between order statistics (type 7).
+struct stats stats_of(double *v, size_t n);
+double stats_percentile(const double *sorted, size_t n, double p); // p in [0, 100]
+
+#endif

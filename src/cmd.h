@@ -1,0 +1,12 @@
+// Subcommands: one a file, main.c holds the table.
+#ifndef FSTQ_CMD_H
+#define FSTQ_CMD_H
+
+struct cmd {
+    const char *name, *usage, *help;
+    int (*run)(int argc, char **argv); // argv[0] is the subcommand; returns enum status
+};
+
+extern const struct cmd cmd_run, cmd_show, cmd_export, cmd_bench, cmd_list, cmd_info;
+
+#endif

@@ -1,0 +1,52 @@
+// One struct of all parameters, made by joining the option tables that the modules export.
+#ifndef FSTQ_CONFIG_H
+#define FSTQ_CONFIG_H
+
+#include "fed/fed.h"
+#include "net/transport.h"
+#include "task/task.h"
+#include "trace_h5.h"
+
+struct run_params { // [run]
+    int64_t seed;
+    char dir[240];
+    bool resume;
+};
+
+struct dev_params_cfg { // [dev]
+    int32_t kind; // cpu, cuda, auto
+    int32_t threads; // 0 = cores / compute ranks on the node
+};
+
+struct config {
+    struct fed_params fed;
+    struct client_params client;
+    struct net_params net;
+    struct task_params task;
+    struct trace_params trace;
+    struct run_params run;
+    struct dev_params_cfg dev;
+    char path[240]; // of the file, "" = defaults only
+};
+
+struct config_section {
+    const char *name;       // "fed"
+    const struct opt *rows; // names include the section: "fed.rounds"
+    int n;
+    size_t offset; // of the section's struct in struct config
+};
+
+extern const struct config_section config_sections[];
+extern const int config_section_count;
+
+void config_defaults(struct config *c);
+// Reads CONFIG, then "section.key=value" overrides. Reports every mistake at once on stderr, each with file
+// and line (or the argument), and returns the number of mistakes. path may be NULL.
+int config_load(struct config *c, const char *path, int n_overrides, char *const *overrides);
+int config_apply_text(struct config *c, const char *text); // what config_text wrote; for the other ranks
+// Every parameter by name, in order; for the header, the trace and the hash.
+void config_each(const struct config *c, void (*fn)(void *arg, const struct opt *row, const char *value), void *arg);
+char *config_text(const struct config *c); // canonical ini text; free with mem_free
+uint64_t config_hash(const struct config *c); // of what decides the result: not trace, run.dir, run.resume
+
+#endif

@@ -1,0 +1,33 @@
+// Process-level MPI, in the one file with mpi.h. Without mpirun everything is one rank.
+#ifndef FSTQ_NET_COMM_MPI_H
+#define FSTQ_NET_COMM_MPI_H
+
+#include "base/check.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct comm {
+    int rank, size;
+    int local_rank, local_size; // on this host
+    int compute_local;          // ranks on this host that train (all but a server of its own)
+    char host[64];
+};
+
+// Starts MPI on first call (also singleton), sets check_identity and the abort hook.
+const struct comm *comm_start(int *argc, char ***argv);
+const struct comm *comm_get(void); // {0, 1, ...} before comm_start
+// Start-up only: same text on every rank, from rank 0. Used for the config before any round.
+void comm_broadcast(void *bytes, size_t n);
+// Ends the job. Clean: MPI_Finalize; not clean (a peer was lost): flush and _exit, for Finalize may hang.
+_Noreturn void comm_exit(int status, int clean);
+const char *comm_library_version(void);
+// MPI_T and cvars worth keeping in a trace, as "name=value" lines; bytes moved as Open MPI's monitoring counts.
+int comm_describe(char *out, size_t size);
+
+// Raw ping-pong for `bench mpi`: the yardstick of frames. Ranks 0 and 1 only.
+void comm_raw_send(int to, const void *bytes, size_t n);
+void comm_raw_recv(int from, void *bytes, size_t n);
+void comm_raw_barrier(void);
+
+#endif

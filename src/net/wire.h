@@ -1,0 +1,79 @@
+// The frame: 64 bytes of header, then the payload. Everything is little-endian; shapes never travel, only
+// the hash of the registry agreed at hello. The payload's XXH3 is checked before anything decodes it.
+//
+//  0 magic u32      4 protocol u16    6 header bytes u16   8 kind u8   9 flags u8   10 codec u16
+// 12 version u32   16 client u32     20 vectors u8  21 reason u8  22 attempt u16
+// 24 samples u32   28 loss f32       32 registry u64      40 values u32
+// 44 header hash u32 (low half of XXH3 over the other 60 bytes)
+// 48 payload bytes u64               56 payload XXH3 u64 (0 and no FRAME_CHECKSUM flag: not taken)
+#ifndef FSTQ_NET_WIRE_H
+#define FSTQ_NET_WIRE_H
+
+#include "base/check.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define FRAME_MAGIC 0x51545346u // "FSTQ"
+#define FRAME_PROTOCOL 1
+#define FRAME_HEADER_BYTES 64
+
+enum frame_kind {
+    FRAME_HELLO = 1, // worker: build, host, pid, byte order
+    FRAME_WELCOME,   // server: accepted, config hash, shape registry follows as payload
+    FRAME_REFUSE,    // server: why not, as text
+    FRAME_MODEL,     // server: the adapter of this version
+    FRAME_TASK,      // server: train client k on this version
+    FRAME_GRANT,     // server: send the update you hold
+    FRAME_OFFER,     // worker: an update of so many bytes waits for a grant
+    FRAME_UPDATE,    // worker: one or more packed vectors
+    FRAME_FAIL,      // worker: no update from this client, and why
+    FRAME_ACK,       // server: update taken (reason 0) or not
+    FRAME_EVENTS,    // worker: rows of its recorder
+    FRAME_PING,      // server: are you there; also measures clocks
+    FRAME_PONG,
+    FRAME_STOP, // server: finish
+    FRAME_BYE,  // worker: last word
+    FRAME_KIND_COUNT
+};
+extern const char *const frame_kind_name[FRAME_KIND_COUNT];
+
+enum { FRAME_CHECKSUM = 1 };
+
+struct frame {
+    uint8_t kind, flags, vectors, reason;
+    uint16_t codec, attempt;
+    uint32_t version, client, samples, values;
+    float loss;
+    uint64_t registry, payload_bytes, payload_xxh3;
+};
+
+// What the receiver will take. Lengths are checked against it before anything is allocated.
+struct frame_limits {
+    uint64_t max_payload_bytes;
+    uint64_t registry; // 0 = not agreed yet
+};
+
+enum frame_verdict {
+    FRAME_GOOD,
+    FRAME_SHORT,    // fewer bytes than a header
+    FRAME_ALIEN,    // no magic
+    FRAME_GARBLED,  // header hash
+    FRAME_PROTOCOL_OTHER,
+    FRAME_KIND_UNKNOWN,
+    FRAME_TOO_LONG, // payload over the negotiated maximum
+    FRAME_LENGTH,   // says one length, has another
+    FRAME_REGISTRY, // another shape registry
+    FRAME_PAYLOAD,  // payload hash
+    FRAME_VERDICT_COUNT
+};
+extern const char *const frame_verdict_name[FRAME_VERDICT_COUNT];
+
+// Fills in the payload hash where flags ask for it, then writes the header in front of the payload.
+void frame_seal(struct frame *f, uint8_t header[FRAME_HEADER_BYTES], const uint8_t *payload);
+// Reads a whole message of len bytes. f is filled as far as the header could be read.
+enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct frame_limits *limits,
+                              struct frame *f);
+
+#endif
