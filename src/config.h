@@ -14,8 +14,8 @@ struct run_params { // [run]
 };
 
 struct dev_params_cfg { // [dev]
-    int32_t kind; // cpu, cuda, auto
-    int32_t threads; // 0 = cores / compute ranks on the node
+    int32_t kind;       // cpu, cuda, auto
+    int32_t threads;    // 0 = cores / compute ranks on the node
 };
 
 struct config {
@@ -40,13 +40,16 @@ extern const struct config_section config_sections[];
 extern const int config_section_count;
 
 void config_defaults(struct config *c);
-// Reads CONFIG, then "section.key=value" overrides. Reports every mistake at once on stderr, each with file
-// and line (or the argument), and returns the number of mistakes. path may be NULL.
+// Reads CONFIG, then "section.key=value" overrides. Reports every mistake at once on stderr, each
+// with file and line (or the argument), and returns the number of mistakes. path may be NULL.
 int config_load(struct config *c, const char *path, int n_overrides, char *const *overrides);
-int config_apply_text(struct config *c, const char *text); // what config_text wrote; for the other ranks
+// What config_text wrote; for the other ranks.
+int config_apply_text(struct config *c, const char *text);
 // Every parameter by name, in order; for the header, the trace and the hash.
-void config_each(const struct config *c, void (*fn)(void *arg, const struct opt *row, const char *value), void *arg);
+void config_each(const struct config *c,
+                 void (*fn)(void *arg, const struct opt *row, const char *value), void *arg);
 char *config_text(const struct config *c); // canonical ini text; free with mem_free
-uint64_t config_hash(const struct config *c); // of what decides the result: not trace, run.dir, run.resume
+// Of what decides the result: not trace, run.dir, run.resume.
+uint64_t config_hash(const struct config *c);
 
 #endif

@@ -5,7 +5,8 @@
 
 struct buildinfo {
     const char *version, *git_rev, *compiler, *cflags, *kind, *target; // kind: release, debug, asan
-    const char *cuda;                                                    // "none" or the toolkit's version
+    // "none" or the toolkit's version.
+    const char *cuda;
 };
 
 extern const struct buildinfo buildinfo;

@@ -1,5 +1,6 @@
-// Three kinds of failure. Programmer error: assert. Environment: die(), which names rank and host and
-// ends the whole job. Bytes from outside: a return code and a struct err that says what and where.
+// Three kinds of failure. Programmer error: assert. Environment: die(), which names rank and host
+// and ends the whole job. Bytes from outside: a return code and a struct err that says what and
+// where.
 #ifndef FSTQ_BASE_CHECK_H
 #define FSTQ_BASE_CHECK_H
 
@@ -21,8 +22,8 @@ struct err {
 // Formats into e (which may be NULL) and returns -1, so that "return err_set(e, ...)" reads well.
 int err_set(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-// Prints "fstq: rank R on HOST: ..." and ends the job with the status: through the hook where one is
-// set (MPI_Abort), else exit(). Rank and host are left out until they are known.
+// Prints "fstq: rank R on HOST: ..." and ends the job with the status: through the hook where one
+// is set (MPI_Abort), else exit(). Rank and host are left out until they are known.
 _Noreturn void die(enum status status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void check_identity(int rank, int n_ranks, const char *host);

@@ -14,7 +14,8 @@ int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
 int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
               struct err *err);
 int fsio_mkdirs(const char *path, struct err *err); // as mkdir -p
-// Takes path as a lock of this process (flock); returns a descriptor to keep open, or -1 with who holds it.
+// Takes path as a lock of this process (flock); returns a descriptor to keep open, or -1 with who
+// holds it.
 int fsio_lock(const char *path, struct err *err);
 // A free name for a file that exists: "a.h5" -> "a.1.h5", "a.2.h5", ...
 int fsio_backup_name(const char *path, char *out, size_t out_size);

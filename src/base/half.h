@@ -1,4 +1,5 @@
-// fp16 and bf16, round half to even, in integer arithmetic: the same bits on every machine and on CUDA.
+// fp16 and bf16, round half to even, in integer arithmetic: the same bits on every machine and on
+// CUDA.
 #ifndef FSTQ_BASE_HALF_H
 #define FSTQ_BASE_HALF_H
 
@@ -41,7 +42,7 @@ static inline uint16_t f16_from_f32(float x)
         return (uint16_t)(sign | 0x7e00u | ((a >> 13) & 0x3ffu)); // NaN
     if (a >= 0x477ff000u)
         return (uint16_t)(sign | 0x7c00u); // rounds to infinity
-    if (a < 0x38800000u) {                  // subnormal half or zero
+    if (a < 0x38800000u) {                 // subnormal half or zero
         if (a < 0x33000000u)
             return (uint16_t)sign;
         uint32_t shift = 126u - (a >> 23);

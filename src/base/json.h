@@ -1,4 +1,5 @@
-// A small JSON writer: commas and indentation kept by the writer, null for a number that is not finite.
+// A small JSON writer: commas and indentation kept by the writer, null for a number that is not
+// finite.
 #ifndef FSTQ_BASE_JSON_H
 #define FSTQ_BASE_JSON_H
 

@@ -1,5 +1,6 @@
-// One row per parameter: its name (section.key) is the config key, the override on the command line, the
-// header line and the HDF5 attribute. A module exports an array of rows over its own struct.
+// One row per parameter: its name (section.key) is the config key, the override on the command
+// line, the header line and the HDF5 attribute. A module exports an array of rows over its own
+// struct.
 #ifndef FSTQ_BASE_OPT_H
 #define FSTQ_BASE_OPT_H
 
@@ -25,6 +26,7 @@ struct opt {
     _Generic((field), bool: OPT_BOOL, int32_t: OPT_I32, int64_t: OPT_I64, double: OPT_F64,         \
              char *: OPT_TEXT)
 #define OPT_FIELD(T, field) (((T *)0)->field)
+// clang-format off
 // Numbers and switches: OPT(struct fed_params, rounds, "fed.rounds", "10", 1, 1e6, "", "help")
 #define OPT(T, f, n, d, lo, hi, u, h)                                                              \
     {.name = n, .type = OPT_TYPE_OF(OPT_FIELD(T, f)), .offset = offsetof(T, f),                    \
@@ -33,10 +35,12 @@ struct opt {
 #define OPT_ENUM(T, f, n, d, c, h)                                                                 \
     {.name = n, .type = OPT_CHOICE, .offset = offsetof(T, f), .size = sizeof(OPT_FIELD(T, f)),     \
      .dflt = d, .unit = "", .choices = c, .help = h}
+// clang-format on
 
 void opt_defaults(const struct opt *rows, int n, void *base);
 const struct opt *opt_find(const struct opt *rows, int n, const char *name);
-// Trailing junk, a value out of range or an unknown choice is an error that names row, value and range.
+// Trailing junk, a value out of range or an unknown choice is an error that names row, value and
+// range.
 int opt_set(const struct opt *row, void *base, const char *text, struct err *err);
 // "key=value,key=value" as in the options of a method; unknown keys suggest the nearest name.
 int opt_set_list(const struct opt *rows, int n, void *base, const char *text, struct err *err);

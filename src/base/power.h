@@ -1,5 +1,5 @@
-// Energy and temperature sensors as a table: INA3221 (both JetPack layouts), RAPL, hwmon. Every reader
-// degrades to "unavailable: why"; FSTQ_SYSFS_ROOT replaces "/" for tests.
+// Energy and temperature sensors as a table: INA3221 (both JetPack layouts), RAPL, hwmon. Every
+// reader degrades to "unavailable: why"; FSTQ_SYSFS_ROOT replaces "/" for tests.
 #ifndef FSTQ_BASE_POWER_H
 #define FSTQ_BASE_POWER_H
 
@@ -15,7 +15,8 @@ struct power_rail {
 
 struct power_sensor {
     const char *name, *help;
-    int (*find)(const char *sysfs_root, struct power_rail *rails, int max, char why[96]); // count, 0 = none: why
+    // The number of rails found; 0 = none, and why.
+    int (*find)(const char *sysfs_root, struct power_rail *rails, int max, char why[96]);
     double (*read_mw)(struct power_rail *rail); // NaN on failure
 };
 

@@ -1,5 +1,5 @@
-// What is measured, as rows. One table of row types (record_tables) says name, type and unit of every
-// field; the HDF5 writer, the journal, `show`, the CSV export and the tests walk it.
+// What is measured, as rows. One table of row types (record_tables) says name, type and unit of
+// every field; the HDF5 writer, the journal, `show`, the CSV export and the tests walk it.
 #ifndef FSTQ_BASE_RECORD_H
 #define FSTQ_BASE_RECORD_H
 
@@ -29,13 +29,13 @@ enum stage {
     STAGE_EVALUATE,
     STAGE_CHECKPOINT,
     STAGE_TRACE,
-    STAGE_SLOT,     // a client's state read from or written to its slot file
-    STAGE_FORWARD,  // inside train
-    STAGE_BACKWARD, // inside train
-    STAGE_OPTIMIZER, // inside train
+    STAGE_SLOT,       // a client's state read from or written to its slot file
+    STAGE_FORWARD,    // inside train
+    STAGE_BACKWARD,   // inside train
+    STAGE_OPTIMIZER,  // inside train
     STAGE_EMBED_GRAD, // inside train: the part of backward below the lowest adapter
-    STAGE_MASK,     // inside train: refreshing a token mask
-    STAGE_PRIVACY,  // clip and noise
+    STAGE_MASK,       // inside train: refreshing a token mask
+    STAGE_PRIVACY,    // clip and noise
     STAGE_SETUP,
     STAGE_COUNT
 };
@@ -54,8 +54,9 @@ extern const char *const lane_name[LANE_COUNT];
 
 // Rows. Missing integers are -1, missing floats NaN. No padding holes: fields are ordered by size.
 struct rec_event {
-    int64_t t_start_ns, dur_ns; // since the start of the run, on rank 0's clock; modelled time under sim
-    int64_t cpu_ns;             // all threads of the rank, -1 = not taken
+    // Since the start of the run, on rank 0's clock; modelled time under sim.
+    int64_t t_start_ns, dur_ns;
+    int64_t cpu_ns; // all threads of the rank, -1 = not taken
     int64_t bytes_in, bytes_out;
     int64_t energy_uj;
     int32_t run, version, attempt, client, rank; // client -1: the server's own
@@ -65,8 +66,9 @@ enum { EVENT_MODELLED = 1, EVENT_LOW_CONFIDENCE = 2 };
 
 struct rec_round {
     int64_t uplink_bytes, downlink_bytes, control_bytes; // as counted per client
-    int64_t wire_bytes;                                   // everything the transport moved, each copy once
-    int64_t uplink_total_bytes;                           // cumulative uplink of the run
+    // Everything the transport moved, each copy once.
+    int64_t wire_bytes;
+    int64_t uplink_total_bytes; // cumulative uplink of the run
     int64_t time_measured_ns, time_modelled_ns;
     int64_t compute_max_ns, upload_max_ns, download_max_ns; // modelled terms of the slowest client
     double train_loss, score, eval_loss, update_norm, energy_j, server_lr;
@@ -158,7 +160,16 @@ enum record_id {
     REC_COUNT
 };
 
-enum field_type { FIELD_I32, FIELD_I64, FIELD_U64, FIELD_F64, FIELD_U8, FIELD_TEXT, FIELD_STAGE, FIELD_STATUS };
+enum field_type {
+    FIELD_I32,
+    FIELD_I64,
+    FIELD_U64,
+    FIELD_F64,
+    FIELD_U8,
+    FIELD_TEXT,
+    FIELD_STAGE,
+    FIELD_STATUS
+};
 
 struct record_field {
     const char *name; // NULL ends the list; padding has no field
@@ -180,9 +191,9 @@ extern const struct record_table record_tables[REC_COUNT];
 bool record_is_pad(enum record_id id, const void *row);
 void record_make_pad(enum record_id id, void *row);
 
-// --- Spans -----------------------------------------------------------------------------------------
-// A ring made at start; recording neither allocates nor locks. When it is full the oldest are lost and
-// counted. One recorder a rank, used from one thread.
+// Spans.
+// A ring made at start; recording neither allocates nor locks. When it is full the oldest are lost
+// and counted. One recorder a rank, used from one thread.
 struct recorder {
     struct rec_event *ring;
     size_t cap, head, n; // head: next slot to write
@@ -198,8 +209,9 @@ struct span {
 void recorder_init(struct recorder *r, size_t cap, int32_t rank, bool cpu);
 void recorder_free(struct recorder *r);
 size_t recorder_drain(struct recorder *r, struct rec_event *out, size_t max); // oldest first
-void recorder_put(struct recorder *r, enum stage stage, int32_t client, int64_t t_ns, int64_t dur_ns,
-                  int64_t cpu_ns, int64_t bytes_in, int64_t bytes_out, uint8_t flags);
+void recorder_put(struct recorder *r, enum stage stage, int32_t client, int64_t t_ns,
+                  int64_t dur_ns, int64_t cpu_ns, int64_t bytes_in, int64_t bytes_out,
+                  uint8_t flags);
 
 static inline struct span span_begin(const struct recorder *r)
 {

@@ -1,5 +1,5 @@
-// Counter-based random numbers (Philox4x32-10, Salmon et al. 2011): a stream is named by what it is for,
-// so that the same draw comes out whatever the rank, thread or order of calls.
+// Counter-based random numbers (Philox4x32-10, Salmon et al. 2011): a stream is named by what it is
+// for, so that the same draw comes out whatever the rank, thread or order of calls.
 #ifndef FSTQ_BASE_RNG_H
 #define FSTQ_BASE_RNG_H
 
@@ -7,19 +7,19 @@
 
 // What a stream is for. Numbers are forever: they are part of every seed's meaning.
 enum rng_use {
-    RNG_SAMPLE = 1,    // clients of a round                       a = round
-    RNG_DROPOUT = 2,   // who drops out                             a = round, b = client
-    RNG_PARTITION = 3, // who holds which data                      a = client
-    RNG_DATA = 4,      // synthetic examples                        a = client or split, b = example
-    RNG_BATCH = 5,     // minibatches of a client                   a = round, b = client
-    RNG_INIT = 6,      // initial adapters and weights              a = tensor
-    RNG_CODEC = 7,     // stochastic rounding                       a = client, b = round, c = tensor
-    RNG_SIM = 8,       // faults of the simulated transport         a = event
-    RNG_LINK = 9,      // jitter and loss                           a = client, b = round
-    RNG_TOKENS = 10,   // random token masks                        a = round, b = client
-    RNG_TEST = 11,     // tests and benches                         any
-    RNG_DEVICE = 12,   // which client has which device             a = client
-    RNG_PRETRAIN = 13, // documents of the base model's corpus      a = step
+    RNG_SAMPLE = 1,    // clients of a round                      a = round
+    RNG_DROPOUT = 2,   // who drops out                           a = round, b = client
+    RNG_PARTITION = 3, // who holds which data                    a = client
+    RNG_DATA = 4,      // synthetic examples                      a = client or split, b = example
+    RNG_BATCH = 5,     // minibatches of a client                 a = round, b = client
+    RNG_INIT = 6,      // initial adapters and weights            a = tensor
+    RNG_CODEC = 7,     // stochastic rounding                     a = client, b = round, c = tensor
+    RNG_SIM = 8,       // faults of the simulated transport       a = event
+    RNG_LINK = 9,      // jitter and loss                         a = client, b = round
+    RNG_TOKENS = 10,   // random token masks                      a = round, b = client
+    RNG_TEST = 11,     // tests and benches                       any
+    RNG_DEVICE = 12,   // which client has which device           a = client
+    RNG_PRETRAIN = 13, // documents of the base model's corpus    a = step
 };
 
 struct rng {

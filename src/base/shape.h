@@ -1,5 +1,5 @@
-// What travels, as a list of named matrices in one flat vector of floats. Fixed at hello: frames carry
-// only its hash, never shapes.
+// What travels, as a list of named matrices in one flat vector of floats. Fixed at hello: frames
+// carry only its hash, never shapes.
 #ifndef FSTQ_BASE_SHAPE_H
 #define FSTQ_BASE_SHAPE_H
 
@@ -23,7 +23,8 @@ struct shape {
 };
 
 void shape_init(struct shape *s);
-void shape_add(struct shape *s, const char *name, uint32_t rows, uint32_t cols, enum shape_kind kind);
+void shape_add(struct shape *s, const char *name, uint32_t rows, uint32_t cols,
+               enum shape_kind kind);
 void shape_seal(struct shape *s); // computes the hash
 void shape_free(struct shape *s);
 

@@ -7,9 +7,9 @@
 struct stats {
     size_t n;
     double min, max, mean, stddev;
-    double median, mad;       // median absolute deviation, unscaled
+    double median, mad; // median absolute deviation, unscaled
     double p25, p75, p95, p99;
-    double ci_low, ci_high;   // 95% order-statistic interval of the median; NaN when n < 6
+    double ci_low, ci_high; // 95% order-statistic interval of the median; NaN when n < 6
 };
 
 // v is sorted in place. Percentiles interpolate linearly between order statistics (type 7).

@@ -25,11 +25,13 @@ void table_head(const struct table *t);
 // Cells are text: format numbers with the functions below. Missing is "-".
 void table_row(const struct table *t, const char *const *cells);
 
-// Each writes into buf (at least 32 bytes) and returns it. Sheds decimals instead of breaking a column.
+// Each writes into buf (at least 32 bytes) and returns it. Sheds decimals instead of breaking a
+// column.
 char *fmt_fixed(char *buf, double v, int width, int decimals); // "-" for NaN
-char *fmt_time(char *buf, int64_t ns);                          // "12.3 us", "4.56 ms", "1.20 s", "2 m 03 s"
-char *fmt_bytes(char *buf, int64_t bytes);                      // 10^3 steps: "1.23 MB"
+// "12.3 us", "4.56 ms", "1.20 s", "2 m 03 s".
+char *fmt_time(char *buf, int64_t ns);
+char *fmt_bytes(char *buf, int64_t bytes); // 10^3 steps: "1.23 MB"
 char *fmt_mib(char *buf, uint64_t bytes);
-char *fmt_count(char *buf, int64_t n);                          // "12,345"
+char *fmt_count(char *buf, int64_t n); // "12,345"
 
 #endif

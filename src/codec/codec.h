@@ -1,6 +1,6 @@
-// Compressors as one table of rows. A codec turns a flat update (see base/shape.h) into bytes and back;
-// the receiver decodes from those bytes alone. Packed bytes are the same on every machine, for any thread
-// count and vector width.
+// Compressors as one table of rows. A codec turns a flat update (see base/shape.h) into bytes and
+// back; the receiver decodes from those bytes alone. Packed bytes are the same on every machine,
+// for any thread count and vector width.
 #ifndef FSTQ_CODEC_CODEC_H
 #define FSTQ_CODEC_CODEC_H
 
@@ -14,20 +14,20 @@
 
 // What a codec needs from its surroundings.
 enum codec_needs {
-    CODEC_SENS = 1,        // a sensitivity per coordinate (Fisher), codec_input.sens
-    CODEC_STATE = 2,       // state_floats(n) > 0 floats of client state kept between rounds
-    CODEC_LOCAL_HOOK = 4,  // a hook in the local training loop
-    CODEC_OWN_AGG = 8,     // an aggregation of its own instead of the weighted mean
-    CODEC_GRAD = 16,       // the EMA of the gradient, codec_input.grad
+    CODEC_SENS = 1,       // a sensitivity per coordinate (Fisher), codec_input.sens
+    CODEC_STATE = 2,      // state_floats(n) > 0 floats of client state kept between rounds
+    CODEC_LOCAL_HOOK = 4, // a hook in the local training loop
+    CODEC_OWN_AGG = 8,    // an aggregation of its own instead of the weighted mean
+    CODEC_GRAD = 16,      // the EMA of the gradient, codec_input.grad
 };
 
 enum codec_flags {
-    CODEC_UNBIASED = 1,    // E[decode(encode(x))] = x
-    CODEC_MASKABLE = 2,    // the sum of codes is meaningful (secure aggregation)
-    CODEC_EXACT = 4,       // decode(encode(x)) == x bit for bit
+    CODEC_UNBIASED = 1,      // E[decode(encode(x))] = x
+    CODEC_MASKABLE = 2,      // the sum of codes is meaningful (secure aggregation)
+    CODEC_EXACT = 4,         // decode(encode(x)) == x bit for bit
     CODEC_INEXACT_BYTES = 8, // bytes may differ between backends; see its help for the bound
-    CODEC_NO_EF = 16,      // NMSE >= 1 is possible: error feedback would diverge
-    CODEC_RANDOM = 32,     // draws random numbers, keyed by codec_key
+    CODEC_NO_EF = 16,        // NMSE >= 1 is possible: error feedback would diverge
+    CODEC_RANDOM = 32,       // draws random numbers, keyed by codec_key
 };
 
 // Names the random stream of one message: same key, same bytes.
@@ -43,7 +43,8 @@ struct codec_input {
     const float *state; // (state_floats) before, or NULL
     float *state_next;  // (state_floats) what the state becomes if the message is acknowledged
     struct codec_key key;
-    int64_t budget_bytes; // for this message, -1 = as the options say (bandwidth-heterogeneous clients)
+    // For this message, -1 = as the options say (bandwidth-heterogeneous clients).
+    int64_t budget_bytes;
 };
 
 // Bytes of a message by what they say; their sum is the length of the message.
@@ -62,9 +63,10 @@ struct codec_inst;
 struct codec_agg {
     size_t (*state_bytes)(const struct codec_inst *c, size_t n);
     void (*begin)(const struct codec_inst *c, void *state, size_t n);
-    int (*add)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in, size_t len,
-               double weight, void *state, struct err *err);
-    void (*finish)(const struct codec_inst *c, void *state, double weight_sum, float *delta, size_t n);
+    int (*add)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+               size_t len, double weight, void *state, struct err *err);
+    void (*finish)(const struct codec_inst *c, void *state, double weight_sum, float *delta,
+                   size_t n);
 };
 
 struct codec {
@@ -75,21 +77,22 @@ struct codec {
     unsigned needs, flags;
     // Checks options against each other and the shape; NULL = nothing to check.
     int (*check)(const struct codec_inst *c, struct err *err);
-    size_t (*state_floats)(const struct codec_inst *c);   // NULL = none
-    size_t (*scratch_bytes)(const struct codec_inst *c);  // NULL = none; for encode and decode_add
-    size_t (*bound)(const struct codec_inst *c);          // most bytes a message can have
-    // Returns the length written, at most cap, or -1 (cap too small, or non-finite input) with err. The input
-    // has been checked to be finite. Same key and input, same bytes.
-    int64_t (*encode)(const struct codec_inst *c, const struct codec_input *in, uint8_t *out, size_t cap,
-                      void *scratch, struct codec_report *report, struct err *err);
-    // acc += weight * decoded, in float, coordinate by coordinate. Trusts nothing in the bytes: on any
-    // error, a non-finite decoded value among them, it returns -1 and acc is as it was.
-    int (*decode_add)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in, size_t len,
-                      float weight, float *acc, void *scratch, struct err *err);
+    size_t (*state_floats)(const struct codec_inst *c);  // NULL = none
+    size_t (*scratch_bytes)(const struct codec_inst *c); // NULL = none; for encode and decode_add
+    size_t (*bound)(const struct codec_inst *c);         // most bytes a message can have
+    // Returns the length written, at most cap, or -1 (cap too small, or non-finite input) with err.
+    // The input has been checked to be finite. Same key and input, same bytes.
+    int64_t (*encode)(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                      size_t cap, void *scratch, struct codec_report *report, struct err *err);
+    // acc += weight * decoded, in float, coordinate by coordinate. Trusts nothing in the bytes: on
+    // any error, a non-finite decoded value among them, it returns -1 and acc is as it was.
+    int (*decode_add)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                      size_t len, float weight, float *acc, void *scratch, struct err *err);
     const struct codec_agg *agg; // CODEC_OWN_AGG
 };
 
-// A codec with its options, ready for one shape. Wrappers (+ef, +zstd) are codecs with an inner one.
+// A codec with its options, ready for one shape. Wrappers (+ef, +zstd) are codecs with an inner
+// one.
 struct codec_inst {
     const struct codec *row;
     const struct shape *shape;
@@ -110,13 +113,14 @@ size_t codec_scratch_bytes(const struct codec_inst *c);
 size_t codec_bound(const struct codec_inst *c);
 unsigned codec_needs(const struct codec_inst *c);
 // Refuses non-finite input, checks that the parts add up (assert), and encodes.
-int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out, size_t cap,
-                     void *scratch, struct codec_report *report, struct err *err);
-int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in, size_t len,
-                     float weight, float *acc, void *scratch, struct err *err);
+int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                     size_t cap, void *scratch, struct codec_report *report, struct err *err);
+int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                     size_t len, float weight, float *acc, void *scratch, struct err *err);
 // x_hat = decoded; zeroes first.
-int codec_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in, size_t len,
-                 float *x_hat, void *scratch, struct err *err);
-double codec_nmse(const float *x, const float *x_hat, size_t n); // ||x_hat - x||^2 / ||x||^2; 0 if both are 0
+int codec_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                 size_t len, float *x_hat, void *scratch, struct err *err);
+// ||x_hat - x||^2 / ||x||^2; 0 if both are 0.
+double codec_nmse(const float *x, const float *x_hat, size_t n);
 
 #endif

@@ -19,10 +19,12 @@ const struct comm *comm_start(int *argc, char ***argv);
 const struct comm *comm_get(void); // {0, 1, ...} before comm_start
 // Start-up only: same text on every rank, from rank 0. Used for the config before any round.
 void comm_broadcast(void *bytes, size_t n);
-// Ends the job. Clean: MPI_Finalize; not clean (a peer was lost): flush and _exit, for Finalize may hang.
+// Ends the job. Clean: MPI_Finalize; not clean (a peer was lost): flush and _exit, for Finalize may
+// hang.
 _Noreturn void comm_exit(int status, int clean);
 const char *comm_library_version(void);
-// MPI_T and cvars worth keeping in a trace, as "name=value" lines; bytes moved as Open MPI's monitoring counts.
+// MPI_T and cvars worth keeping in a trace, as "name=value" lines; bytes moved as Open MPI's
+// monitoring counts.
 int comm_describe(char *out, size_t size);
 
 // Raw ping-pong for `bench mpi`: the yardstick of frames. Ranks 0 and 1 only.

@@ -1,6 +1,6 @@
-// Transports as a table: mpi moves real bytes between ranks, sim runs every endpoint in one process on an
-// event heap in virtual time. Endpoint 0 is the server, endpoints 1..W are workers. Nothing above this
-// header knows MPI.
+// Transports as a table: mpi moves real bytes between ranks, sim runs every endpoint in one process
+// on an event heap in virtual time. Endpoint 0 is the server, endpoints 1..W are workers. Nothing
+// above this header knows MPI.
 #ifndef FSTQ_NET_TRANSPORT_H
 #define FSTQ_NET_TRANSPORT_H
 
@@ -14,7 +14,8 @@ struct net_params { // [net]
     double timeout_s;        // silence after which a worker is suspected
     int64_t arena_bytes;     // frames that may wait at the server for their turn
     int32_t sim_workers;     // endpoints of the simulated transport
-    double sim_drop, sim_corrupt, sim_delay, sim_duplicate, sim_reorder; // probabilities per frame, sim only
+    // Probabilities per frame, sim only.
+    double sim_drop, sim_corrupt, sim_delay, sim_duplicate, sim_reorder;
 };
 enum { NET_PACE_MODEL, NET_PACE_REAL, NET_PACE_NONE };
 
@@ -23,10 +24,11 @@ extern const int net_option_count;
 // Combinations that make no sense ("net.pace = real" before it exists, faults without sim).
 int net_check(const struct net_params *p, struct err *err);
 
-// A message buffer: header and payload in one piece, so that it leaves in one send. Reference-counted;
-// the transport holds one while it sends. From a pool that grows in steps and is reused.
+// A message buffer: header and payload in one piece, so that it leaves in one send.
+// Reference-counted; the transport holds one while it sends. From a pool that grows in steps and is
+// reused.
 struct netbuf {
-    uint8_t *bytes; // FRAME_HEADER_BYTES, then the payload
+    uint8_t *bytes;  // FRAME_HEADER_BYTES, then the payload
     size_t cap, len; // len: header + payload
     int refs;
     struct netbuf *next;
@@ -35,12 +37,12 @@ struct netbuf {
 struct transport;
 
 struct net_msg {
-    int src, dst; // endpoints
+    int src, dst;               // endpoints
     enum frame_verdict verdict; // payload may be read only when FRAME_GOOD
     struct frame frame;
     const uint8_t *payload;
     struct netbuf *buf; // give back with transport_unref
-    int64_t t_ns;        // arrival on transport_now's clock
+    int64_t t_ns;       // arrival on transport_now's clock
 };
 
 struct transport_row {
@@ -67,25 +69,29 @@ struct transport {
 extern const struct transport_row *const transport_table[]; // NULL-terminated
 extern const char *const transport_names[];
 
-int transport_open(struct transport *t, const struct net_params *params, uint64_t seed, struct err *err);
+int transport_open(struct transport *t, const struct net_params *params, uint64_t seed,
+                   struct err *err);
 bool transport_hosts(const struct transport *t, int endpoint); // is this endpoint in this process?
-struct netbuf *transport_buf(struct transport *t, size_t payload_cap); // one reference, the caller's
+// One reference, the caller's.
+struct netbuf *transport_buf(struct transport *t, size_t payload_cap);
 void transport_ref(struct netbuf *b);
 void transport_unref(struct transport *t, struct netbuf *b);
 static inline uint8_t *netbuf_payload(struct netbuf *b)
 {
     return b->bytes + FRAME_HEADER_BYTES;
 }
-// Seals f over the payload already in b (f->payload_bytes of it) and sends. Does not block; keeps its own
-// reference until the bytes have left. t_deliver_ns: virtual delivery time, used by sim, ignored by mpi.
+// Seals f over the payload already in b (f->payload_bytes of it) and sends. Does not block; keeps
+// its own reference until the bytes have left. t_deliver_ns: virtual delivery time, used by sim,
+// ignored by mpi.
 void transport_send(struct transport *t, int src, int dst, struct frame *f, struct netbuf *b,
                     int64_t t_deliver_ns);
-// The next message for an endpoint of this process, or false once now() reaches until_ns. Messages whose
-// frame is not good are handed over too, with their verdict.
+// The next message for an endpoint of this process, or false once now() reaches until_ns. Messages
+// whose frame is not good are handed over too, with their verdict.
 bool transport_poll(struct transport *t, struct net_msg *m, int64_t until_ns);
 int64_t transport_now(const struct transport *t);
 void transport_forget(struct transport *t, int endpoint);
-bool transport_flush(struct transport *t, int64_t until_ns); // waits for own sends; false = some never left
+// Waits for own sends; false = some never left.
+bool transport_flush(struct transport *t, int64_t until_ns);
 void transport_close(struct transport *t, bool clean);
 
 #endif

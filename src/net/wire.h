@@ -1,5 +1,6 @@
-// The frame: 64 bytes of header, then the payload. Everything is little-endian; shapes never travel, only
-// the hash of the registry agreed at hello. The payload's XXH3 is checked before anything decodes it.
+// The frame: 64 bytes of header, then the payload. Everything is little-endian; shapes never
+// travel, only the hash of the registry agreed at hello. The payload's XXH3 is checked before
+// anything decodes it.
 //
 //  0 magic u32      4 protocol u16    6 header bytes u16   8 kind u8   9 flags u8   10 codec u16
 // 12 version u32   16 client u32     20 vectors u8  21 reason u8  22 attempt u16
@@ -15,8 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FRAME_MAGIC 0x51545346u // "FSTQ"
-#define FRAME_PROTOCOL 1
+#define FRAME_MAGIC        0x51545346u // "FSTQ"
+#define FRAME_PROTOCOL     1
 #define FRAME_HEADER_BYTES 64
 
 enum frame_kind {
@@ -57,9 +58,9 @@ struct frame_limits {
 
 enum frame_verdict {
     FRAME_GOOD,
-    FRAME_SHORT,    // fewer bytes than a header
-    FRAME_ALIEN,    // no magic
-    FRAME_GARBLED,  // header hash
+    FRAME_SHORT,   // fewer bytes than a header
+    FRAME_ALIEN,   // no magic
+    FRAME_GARBLED, // header hash
     FRAME_PROTOCOL_OTHER,
     FRAME_KIND_UNKNOWN,
     FRAME_TOO_LONG, // payload over the negotiated maximum

@@ -1,7 +1,8 @@
-// Noisy heterogeneous least squares with a known optimum: the workload of every transport, fault and scale
-// test. Client i holds A_i (n_i, d) and B_i (n_i, m) and
+// Noisy heterogeneous least squares with a known optimum: the workload of every transport, fault
+// and scale test. Client i holds A_i (n_i, d) and B_i (n_i, m) and
 //     f_i(X) = ||A_i X - B_i||^2 / (2 n_i) + ridge/2 ||X||^2,   F = mean_i f_i,
-// features A_i ~ N(mu_i, I) with mu_i ~ N(0, het^2 I), B_i = A_i X_true + noise (Zhu et al. 2026, SSF, toy).
+// features A_i ~ N(mu_i, I) with mu_i ~ N(0, het^2 I), B_i = A_i X_true + noise (Zhu et al. 2026,
+// SSF, toy).
 #ifndef FSTQ_TASK_QUADRATIC_H
 #define FSTQ_TASK_QUADRATIC_H
 
@@ -18,16 +19,20 @@ struct quadratic_params {
 
 struct quadratic;
 
-// Data is made from (seed, client) alone. With cached = false nothing is kept per client: a client's data is
-// made again each time it trains (10,000 clients cost nothing while idle).
-struct quadratic *quadratic_open(const struct quadratic_params *p, uint64_t seed, int32_t clients, int cached);
+// Data is made from (seed, client) alone. With cached = false nothing is kept per client: a
+// client's data is made again each time it trains (10,000 clients cost nothing while idle).
+struct quadratic *quadratic_open(const struct quadratic_params *p, uint64_t seed, int32_t clients,
+                                 int cached);
 void quadratic_close(struct quadratic *q);
 size_t quadratic_dim(const struct quadratic *q); // d * m
 int32_t quadratic_samples(const struct quadratic *q, int32_t client);
-// steps of minibatch SGD with momentum from x in place; velocity (d * m) or NULL. Returns the mean minibatch loss.
-double quadratic_train(struct quadratic *q, int32_t client, float *x, float *velocity, int32_t steps,
-                       int32_t batch, double lr, double momentum, struct rng *batches);
-double quadratic_error(struct quadratic *q, const float *x); // ||X - X*|| / ||X*||, X* in closed form
-double quadratic_loss(struct quadratic *q, const float *x);  // F(X)
+// steps of minibatch SGD with momentum from x in place; velocity (d * m) or NULL. Returns the mean
+// minibatch loss.
+double quadratic_train(struct quadratic *q, int32_t client, float *x, float *velocity,
+                       int32_t steps, int32_t batch, double lr, double momentum,
+                       struct rng *batches);
+// ||X - X*|| / ||X*||, X* in closed form.
+double quadratic_error(struct quadratic *q, const float *x);
+double quadratic_loss(struct quadratic *q, const float *x); // F(X)
 
 #endif
