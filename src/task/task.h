@@ -9,12 +9,12 @@
 #include <stdint.h>
 
 struct task_params { // [task]
-    int32_t name;    // row of task_table
+    int32_t name;    // index into task_names
     struct quadratic_params quadratic;
 };
 
 extern const struct opt task_options[];
 extern const int task_option_count;
-extern const char *const task_names[];
+extern const char *const task_names[]; // NULL-terminated
 
 #endif
