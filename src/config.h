@@ -32,8 +32,10 @@ struct config {
 struct config_section {
     const char *name;       // "fed"
     const struct opt *rows; // names include the section: "fed.rounds"
-    int n;
-    size_t offset; // of the section's struct in struct config
+    const int *n;           // how many
+    size_t offset;          // of the section's struct in struct config
+    // Values that are right one by one and wrong together; NULL = nothing to check.
+    int (*check)(const struct config *c, struct err *err);
 };
 
 extern const struct config_section config_sections[];
@@ -43,8 +45,12 @@ void config_defaults(struct config *c);
 // Reads CONFIG, then "section.key=value" overrides. Reports every mistake at once on stderr, each
 // with file and line (or the argument), and returns the number of mistakes. path may be NULL.
 int config_load(struct config *c, const char *path, int n_overrides, char *const *overrides);
-// What config_text wrote; for the other ranks.
-int config_apply_text(struct config *c, const char *text);
+// What config_text wrote, for the other ranks: 0, or -1 with what is wrong.
+int config_apply_text(struct config *c, const char *text, struct err *err);
+// Whether this process speaks for the job before MPI has started: it was given rank 0 or no rank.
+// Every rank reads the config, one of them complains.
+bool config_is_mouthpiece(void);
+const struct opt *config_find(const char *name, const struct config_section **section);
 // Every parameter by name, in order; for the header, the trace and the hash.
 void config_each(const struct config *c,
                  void (*fn)(void *arg, const struct opt *row, const char *value), void *arg);

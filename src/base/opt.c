@@ -1,0 +1,327 @@
+#include "base/opt.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Doubles hold every integer up to here, so 1e6 and the like are exact below it.
+#define EXACT_INTEGER 9007199254740992.0 // 2^53
+
+static const char *const switch_words[][2] = {
+    {"off", "on"}, {"false", "true"}, {"no", "yes"}, {"0", "1"}};
+
+static int parse_bool(const char *text)
+{
+    for (size_t i = 0; i < ARRAY_LEN(switch_words); i++)
+        for (int value = 0; value < 2; value++)
+            if (!strcmp(text, switch_words[i][value]))
+                return value;
+    return -1;
+}
+
+// strtod also takes white space, hexadecimal and "nan(...)": none of them is a number here.
+static int parse_f64(const char *text, double *v)
+{
+    const char *digits = text + (*text == '-' || *text == '+');
+    if (strcmp(digits, "inf") && (!*digits || strspn(digits, "0123456789.eE+-") != strlen(digits)))
+        return -1;
+    char *end;
+    errno = 0;
+    *v = strtod(text, &end);
+    bool overflow = errno == ERANGE && isinf(*v);
+    return *end || end == text || overflow || isnan(*v) ? -1 : 0;
+}
+
+enum { INTEGER_OK, INTEGER_JUNK, INTEGER_FRACTION, INTEGER_HUGE };
+
+static int parse_i64(const char *text, int64_t *v)
+{
+    const char *digits = text + (*text == '-' || *text == '+');
+    if (!isdigit((unsigned char)*digits) && *digits != '.')
+        return INTEGER_JUNK;
+    char *end;
+    errno = 0;
+    long long whole = strtoll(text, &end, 10);
+    if (!*end) {
+        *v = whole;
+        return errno == ERANGE ? INTEGER_HUGE : INTEGER_OK;
+    }
+    double d;
+    if (parse_f64(text, &d))
+        return INTEGER_JUNK;
+    if (fabs(d) > EXACT_INTEGER)
+        return INTEGER_HUGE;
+    if (d != floor(d))
+        return INTEGER_FRACTION;
+    *v = (int64_t)d;
+    return INTEGER_OK;
+}
+
+// The shortest text that reads back as v, with "1e6" for printf's "1e+06".
+static void number_text(double v, char out[32])
+{
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(out, 32, "%.*g", digits, v);
+        if (strtod(out, NULL) == v)
+            break;
+    }
+    char *exponent = strchr(out, 'e');
+    if (!exponent)
+        return;
+    char *to = exponent + 1, *from = to + (*to == '+');
+    to += *from == '-';
+    from += *from == '-';
+    from += strspn(from, "0");
+    memmove(to, from, strlen(from) + 1);
+}
+
+// "from 1 to 1e6 rounds"; empty when any number will do.
+static void range_text(const struct opt *row, char *out, size_t out_size)
+{
+    out[0] = '\0';
+    if (!(row->min < row->max))
+        return;
+    char lo[32], hi[32];
+    number_text(row->min, lo);
+    number_text(row->max, hi);
+    const char *unit = row->unit ? row->unit : "";
+    snprintf(out, out_size, " from %s to %s%s%s", lo, hi, *unit ? " " : "", unit);
+}
+
+static int bad_number(const struct opt *row, const char *text, const char *what, struct err *err)
+{
+    char range[128];
+    range_text(row, range, sizeof range);
+    const char *kind = row->type == OPT_F64 ? "a number" : "a whole number";
+    return err_set(err, "%s = %.80s: %s; give %s%s", row->name, text, what, kind, range);
+}
+
+static int set_number(const struct opt *row, void *field, const char *text, struct err *err)
+{
+    int64_t i = 0;
+    double d = 0;
+    if (row->type == OPT_F64) {
+        if (parse_f64(text, &d))
+            return bad_number(row, text, "not a number", err);
+    } else {
+        static const char *const why[] = {[INTEGER_JUNK] = "not a whole number",
+                                          [INTEGER_FRACTION] = "has a fraction",
+                                          [INTEGER_HUGE] = "too large to be exact"};
+        int got = parse_i64(text, &i);
+        if (got != INTEGER_OK)
+            return bad_number(row, text, why[got], err);
+        d = (double)i;
+    }
+    if (row->min < row->max && (d < row->min || d > row->max))
+        return bad_number(row, text, "out of range", err);
+    if (row->type == OPT_I32 && (i < INT32_MIN || i > INT32_MAX))
+        return bad_number(row, text, "does not fit 32 bits", err);
+
+    if (row->type == OPT_F64)
+        memcpy(field, &d, sizeof d);
+    else if (row->type == OPT_I64)
+        memcpy(field, &i, sizeof i);
+    else
+        memcpy(field, &(int32_t){(int32_t)i}, sizeof(int32_t));
+    return 0;
+}
+
+static int set_choice(const struct opt *row, void *field, const char *text, struct err *err)
+{
+    char list[256] = "";
+    const char *near = NULL;
+    int best = 4;
+    for (int32_t i = 0; row->choices[i]; i++) {
+        const char *name = row->choices[i];
+        if (!strcmp(name, text)) {
+            memcpy(field, &i, sizeof i);
+            return 0;
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", name);
+        int distance = opt_distance(name, text);
+        if (distance < best && distance < (int)strlen(name)) {
+            best = distance;
+            near = name;
+        }
+    }
+    if (near)
+        return err_set(err, "%s = %.80s: unknown; did you mean %s? The choices are %s", row->name,
+                       text, near, list);
+    return err_set(err, "%s = %.80s: unknown; the choices are %s", row->name, text, list);
+}
+
+static int set_text(const struct opt *row, char *field, const char *text, struct err *err)
+{
+    size_t n = strlen(text);
+    if (n >= row->size)
+        return err_set(err, "%s = %.40s...: %zu bytes are too long; at most %zu", row->name, text,
+                       n, row->size - 1);
+    for (size_t i = 0; i < n; i++)
+        if (iscntrl((unsigned char)text[i]))
+            return err_set(err, "%s: a control character (code %d) at byte %zu; remove it",
+                           row->name, text[i], i + 1);
+    memset(field, 0, row->size); // the whole field, so that structs compare and hash
+    memcpy(field, text, n);
+    return 0;
+}
+
+int opt_set(const struct opt *row, void *base, const char *text, struct err *err)
+{
+    void *field = (char *)base + row->offset;
+    if (!*text && row->type != OPT_TEXT)
+        return err_set(err, "%s has no value; its default is %s", row->name, row->dflt);
+    switch (row->type) {
+    case OPT_BOOL: {
+        int value = parse_bool(text);
+        if (value < 0)
+            return err_set(err, "%s = %.80s: not a switch; give on or off", row->name, text);
+        memcpy(field, &(bool){value}, sizeof(bool));
+        return 0;
+    }
+    case OPT_I32:
+    case OPT_I64:
+    case OPT_F64:
+        return set_number(row, field, text, err);
+    case OPT_TEXT:
+        return set_text(row, field, text, err);
+    case OPT_CHOICE:
+        return set_choice(row, field, text, err);
+    }
+    assert(0 && "a type that opt.h does not know");
+    return -1;
+}
+
+void opt_defaults(const struct opt *rows, int n, void *base)
+{
+    for (int i = 0; i < n; i++) {
+        struct err err = {""};
+        if (opt_set(&rows[i], base, rows[i].dflt, &err))
+            die(STATUS_CHECK, "the default of %s is wrong in its table: %s", rows[i].name,
+                err.text);
+    }
+}
+
+const struct opt *opt_find(const struct opt *rows, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(rows[i].name, name))
+            return &rows[i];
+    return NULL;
+}
+
+static int unknown_in_list(const struct opt *rows, int n, const char *name, struct err *err)
+{
+    if (!n)
+        return err_set(err, "%.80s: there are no options here; remove it", name);
+    const char *near = opt_nearest(rows, n, name);
+    if (near)
+        return err_set(err, "%.80s: unknown option; did you mean %s?", name, near);
+    char list[256] = "";
+    for (int i = 0; i < n; i++) {
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", rows[i].name);
+    }
+    return err_set(err, "%.80s: unknown option; there are %s", name, list);
+}
+
+int opt_set_list(const struct opt *rows, int n, void *base, const char *text, struct err *err)
+{
+    const char *start = text ? text : "";
+    for (const char *p = start; *p;) {
+        size_t len = strcspn(p, ",");
+        char item[320];
+        if (len >= sizeof item)
+            return err_set(err, "%.40s...: option too long", p);
+        memcpy(item, p, len);
+        item[len] = '\0';
+        char *value = strchr(item, '=');
+        if (!value || value == item)
+            return err_set(err, "'%.80s': not key=value", item);
+        *value++ = '\0';
+
+        const struct opt *row = opt_find(rows, n, item);
+        if (!row)
+            return unknown_in_list(rows, n, item, err);
+        size_t key = strlen(item) + 1; // with its '='
+        for (const char *q = start; q < p; q += strcspn(q, ",") + 1)
+            if (!strncmp(q, p, key))
+                return err_set(err, "%s is given twice in '%.120s'", item, start);
+        if (opt_set(row, base, value, err))
+            return -1;
+        p += len;
+        if (*p == ',' && !*++p)
+            return err_set(err, "'%.120s' ends in a comma", start);
+    }
+    return 0;
+}
+
+void opt_format(const struct opt *row, const void *base, char *out, size_t out_size)
+{
+    const void *field = (const char *)base + row->offset;
+    switch (row->type) {
+    case OPT_BOOL:
+        snprintf(out, out_size, "%s", *(const bool *)field ? "on" : "off");
+        return;
+    case OPT_I32:
+        snprintf(out, out_size, "%d", *(const int32_t *)field);
+        return;
+    case OPT_I64:
+        snprintf(out, out_size, "%lld", (long long)*(const int64_t *)field);
+        return;
+    case OPT_F64: {
+        char number[32];
+        number_text(*(const double *)field, number);
+        snprintf(out, out_size, "%s", number);
+        return;
+    }
+    case OPT_TEXT:
+        snprintf(out, out_size, "%s", (const char *)field);
+        return;
+    case OPT_CHOICE:
+        snprintf(out, out_size, "%s", row->choices[*(const int32_t *)field]);
+        return;
+    }
+    assert(0 && "a type that opt.h does not know");
+}
+
+int opt_distance(const char *a, const char *b)
+{
+    enum { LONGEST = 63 };
+    size_t na = strlen(a), nb = strlen(b);
+    if (na > LONGEST || nb > LONGEST)
+        return 99;
+    int row[LONGEST + 1]; // row[j]: distance of the first i letters of a to the first j of b
+    for (size_t j = 0; j <= nb; j++)
+        row[j] = (int)j;
+    for (size_t i = 1; i <= na; i++) {
+        int diagonal = row[0];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= nb; j++) {
+            int change = diagonal + (a[i - 1] != b[j - 1]);
+            int drop = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            diagonal = row[j];
+            row[j] = change < drop ? change : drop;
+        }
+    }
+    return row[nb];
+}
+
+const char *opt_nearest(const struct opt *rows, int n, const char *text)
+{
+    const char *near = NULL;
+    int best = 4;
+    for (int i = 0; i < n; i++) {
+        int distance = opt_distance(rows[i].name, text);
+        // Words that share no letter are not near, however short they are.
+        if (distance < best && distance < (int)strlen(rows[i].name)) {
+            best = distance;
+            near = rows[i].name;
+        }
+    }
+    return near;
+}
