@@ -1,0 +1,38 @@
+// The embedded task: synthetic multilingual and medical question answering over 800 words, small
+// enough that a 330 K-parameter model learns it in 30 federated rounds. One token is one word;
+// words are spelled in the script of their language, so text, tokenizer and scores are real.
+#ifndef FSTQ_TASK_SYNTH_H
+#define FSTQ_TASK_SYNTH_H
+
+#include "base/rng.h"
+
+#include <stdint.h>
+
+enum { SYNTH_VOCAB = 800, SYNTH_LANGUAGES = 8, SYNTH_TOPICS = 6, SYNTH_DOC_TOKENS = 49 };
+enum { SYNTH_PAD, SYNTH_BOS, SYNTH_EOS, SYNTH_Q, SYNTH_ANS, SYNTH_DOT };
+
+enum synth_kind { SYNTH_QA, SYNTH_MEDICAL, SYNTH_LONG };
+
+// One document of the base model's corpus: SYNTH_DOC_TOKENS ids, the first BOS; the loss is on all
+// of the others. Every value in it is a fresh draw, so there is nothing to memorise, only to copy.
+// A stream per document, rng_stream(seed, RNG_PRETRAIN, step, index in the batch, 0), repeats on
+// any number of threads.
+void synth_pretrain_doc(struct rng *r, int32_t *tokens);
+// Which targets of a document are values restated from earlier in it: is_copy[i] says so for
+// tokens[i]. The accuracy on them tells when the base has learned to copy.
+void synth_pretrain_copies(const int32_t *tokens, uint8_t *is_copy);
+
+struct synth_example {
+    int32_t tokens[64];
+    int32_t n, answer; // as in struct example
+    int32_t label;     // yes, no, maybe for SYNTH_MEDICAL, else -1
+};
+
+// group is the language, or the topic of SYNTH_MEDICAL.
+void synth_example(enum synth_kind kind, struct rng *r, int32_t group, struct synth_example *out);
+
+const char *synth_word(int32_t id);                     // the spelling, UTF-8; "" for PAD
+int32_t synth_find(const char *word, uint32_t n_bytes); // its id, or -1
+extern const char *const synth_languages[SYNTH_LANGUAGES];
+
+#endif
