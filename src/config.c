@@ -181,14 +181,15 @@ static void mistake(struct source *s, const char *fmt, ...)
 static void enter_section(struct source *s, const char *line)
 {
     const char *end = strchr(line, ']');
-    s->section_known = false;
+    s->section_known = false; // its keys are not worth a mistake each
+    strcpy(s->section, "?");
     if (!end) {
         mistake(s, "'%.40s': a section without its closing bracket", line);
         return;
     }
     size_t n = (size_t)(end - line - 1);
     if (n >= sizeof s->section) {
-        mistake(s, "[%.*s...]: unknown section", (int)sizeof s->section - 1, line + 1);
+        mistake(s, "[%.31s...]: unknown section", line + 1);
         return;
     }
     memcpy(s->section, line + 1, n);
@@ -350,7 +351,7 @@ int config_load(struct config *c, const char *path, int n_overrides, char *const
         char name[128];
         const char *text = overrides[i], *equals = strchr(text, '=');
         struct err err = {""};
-        if (!equals || (size_t)(equals - text) >= sizeof name) {
+        if (!equals || equals == text || (size_t)(equals - text) >= sizeof name) {
             mistake(&s, "argument %d (%.80s): not section.key=value", i + 1, text);
             continue;
         }
