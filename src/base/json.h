@@ -11,7 +11,8 @@ struct json {
     FILE *out;
     int depth;
     bool first[32];
-    bool after_key, compact; // compact: no line breaks below this depth
+    char close[32];          // the bracket that ends each level
+    bool after_key, compact; // compact: no line breaks from here on
 };
 
 void json_begin(struct json *j, FILE *out);

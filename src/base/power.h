@@ -9,15 +9,19 @@
 
 struct power_rail {
     char name[24];
-    char path[160];
-    double mw; // last reading
+    char path[224];  // of the directory
+    int32_t channel; // the N in its file names
+    double mw;       // last reading
+    double last_uj;  // where the sensor counts energy: its last reading and when
+    int64_t last_ns;
 };
 
 struct power_sensor {
     const char *name, *help;
     // The number of rails found; 0 = none, and why.
     int (*find)(const char *sysfs_root, struct power_rail *rails, int max, char why[96]);
-    double (*read_mw)(struct power_rail *rail); // NaN on failure
+    // NaN on failure. A sensor that counts energy gives the mean power since the reading before.
+    double (*read_mw)(struct power_rail *rail);
 };
 
 extern const struct power_sensor *const power_sensors[]; // NULL-terminated

@@ -6,13 +6,14 @@
 
 struct stats {
     size_t n;
-    double min, max, mean, stddev;
-    double median, mad; // median absolute deviation, unscaled
+    double min, max, mean, stddev; // stddev: of a sample, n - 1
+    double median, mad;            // median absolute deviation, unscaled
     double p25, p75, p95, p99;
     double ci_low, ci_high; // 95% order-statistic interval of the median; NaN when n < 6
 };
 
-// v is sorted in place. Percentiles interpolate linearly between order statistics (type 7).
+// v is sorted in place, NaN (missing) left out: n says how many there were. Percentiles interpolate
+// linearly between order statistics (type 7).
 struct stats stats_of(double *v, size_t n);
 double stats_percentile(const double *sorted, size_t n, double p); // p in [0, 100]
 

@@ -26,8 +26,8 @@ void table_head(const struct table *t);
 void table_row(const struct table *t, const char *const *cells);
 
 // Each writes into buf (at least 32 bytes) and returns it. Sheds decimals instead of breaking a
-// column.
-char *fmt_fixed(char *buf, double v, int width, int decimals); // "-" for NaN
+// column. "-" for what is missing: NaN, or an integer below zero.
+char *fmt_fixed(char *buf, double v, int width, int decimals);
 // "12.3 us", "4.56 ms", "1.20 s", "2 m 03 s".
 char *fmt_time(char *buf, int64_t ns);
 char *fmt_bytes(char *buf, int64_t bytes); // 10^3 steps: "1.23 MB"

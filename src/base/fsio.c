@@ -1,0 +1,188 @@
+#include "base/fsio.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int write_all(int fd, const uint8_t *p, size_t n)
+{
+    while (n > 0) {
+        ssize_t k = write(fd, p, n);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return -1;
+        p += k;
+        n -= (size_t)k;
+    }
+    return 0;
+}
+
+// A rename is on disk only when its directory is.
+static int sync_dir_of(const char *path)
+{
+    char dir[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        snprintf(dir, sizeof dir, ".");
+    else
+        snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    int r = fsync(fd);
+    close(fd);
+    return r < 0 && errno != EINVAL ? -1 : 0; // EINVAL: a file system that cannot and need not
+}
+
+int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
+{
+    char tmp[PATH_MAX];
+    int len = snprintf(tmp, sizeof tmp, "%s.tmp", path);
+    if (len < 0 || (size_t)len >= sizeof tmp)
+        return err_set(err, "%s: the name is too long", path);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_set(err, "%s: cannot create: %s", tmp, strerror(errno));
+    int bad = write_all(fd, bytes, n) < 0 || fsync(fd) < 0;
+    int why = errno;
+    if (close(fd) < 0 && !bad) {
+        bad = 1;
+        why = errno;
+    }
+    if (!bad && rename(tmp, path) < 0) {
+        bad = 1;
+        why = errno;
+    }
+    if (bad) {
+        unlink(tmp);
+        return err_set(err, "%s: cannot write %zu bytes: %s", path, n, strerror(why));
+    }
+    if (sync_dir_of(path) < 0)
+        return err_set(err, "%s: written, but its directory cannot be synced: %s", path,
+                       strerror(errno));
+    return 0;
+}
+
+// Reads up to cap bytes; less only at the end of the file.
+static ssize_t read_all(int fd, uint8_t *p, size_t cap)
+{
+    size_t n = 0;
+    while (n < cap) {
+        ssize_t k = read(fd, p + n, cap - n);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return -1;
+        if (k == 0)
+            break;
+        n += (size_t)k;
+    }
+    return (ssize_t)n;
+}
+
+static int read_open(int fd, const char *path, size_t max, enum mem_purpose purpose,
+                     uint8_t **bytes, size_t *n, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return err_set(err, "%s: %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return err_set(err, "%s: is a directory", path);
+    if ((uint64_t)st.st_size > max)
+        return err_set(err, "%s: %lld bytes, more than the %zu expected", path,
+                       (long long)st.st_size, max);
+    // A pipe or a file of /proc says size 0: then the limit is what is read.
+    size_t cap = S_ISREG(st.st_mode) && st.st_size > 0 ? (size_t)st.st_size : max;
+    uint8_t *p = mem_alloc(purpose, cap + 1);
+    ssize_t got = read_all(fd, p, cap + 1);
+    if (got < 0 || (size_t)got > cap) {
+        int why = errno;
+        mem_free(p);
+        return got < 0 ? err_set(err, "%s: cannot read: %s", path, strerror(why))
+                       : err_set(err, "%s: more than the %zu bytes expected", path, cap);
+    }
+    p[got] = 0;
+    *bytes = p;
+    *n = (size_t)got;
+    return 0;
+}
+
+int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
+              struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_set(err, "%s: cannot open: %s", path, strerror(errno));
+    int r = read_open(fd, path, max, purpose, bytes, n, err);
+    close(fd);
+    return r;
+}
+
+int fsio_mkdirs(const char *path, struct err *err)
+{
+    char part[PATH_MAX];
+    size_t len = strlen(path);
+    if (len == 0 || len >= sizeof part)
+        return err_set(err, "\"%s\": not a directory name", path);
+    for (size_t i = 1; i <= len; i++) {
+        if (i < len && path[i] != '/')
+            continue;
+        memcpy(part, path, i);
+        part[i] = 0;
+        if (mkdir(part, 0777) < 0 && errno != EEXIST)
+            return err_set(err, "%s: cannot create the directory: %s", part, strerror(errno));
+    }
+    struct stat st;
+    if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+        return err_set(err, "%s: is not a directory", path);
+    return 0;
+}
+
+int fsio_lock(const char *path, struct err *err)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_set(err, "%s: cannot open the lock: %s", path, strerror(errno));
+    char who[160] = "";
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        int why = errno;
+        ssize_t k = why == EWOULDBLOCK ? read_all(fd, (uint8_t *)who, sizeof who - 1) : 0;
+        who[k > 0 ? k : 0] = 0;
+        who[strcspn(who, "\n")] = 0;
+        close(fd);
+        if (why != EWOULDBLOCK)
+            return err_set(err, "%s: cannot lock: %s", path, strerror(why));
+        return err_set(err, "%s: held by %s", path, who[0] ? who : "another process");
+    }
+    char host[80] = "";
+    gethostname(host, sizeof host - 1);
+    int len = snprintf(who, sizeof who, "process %ld on %s\n", (long)getpid(), host);
+    // Who holds it is a courtesy: the lock is the lock even on a full disk.
+    if (ftruncate(fd, 0) == 0 && write_all(fd, (const uint8_t *)who, (size_t)len) < 0)
+        return fd;
+    return fd;
+}
+
+int fsio_backup_name(const char *path, char *out, size_t out_size)
+{
+    const char *base = strrchr(path, '/');
+    base = base ? base + 1 : path;
+    const char *dot = strrchr(base, '.');
+    if (!dot || dot == base)
+        dot = base + strlen(base);
+    for (int k = 1; k < INT_MAX; k++) {
+        int n = snprintf(out, out_size, "%.*s.%d%s", (int)(dot - path), path, k, dot);
+        if (n < 0 || (size_t)n >= out_size)
+            return -1;
+        struct stat st;
+        if (lstat(out, &st) < 0)
+            return errno == ENOENT ? 0 : -1;
+    }
+    return -1;
+}

@@ -1,0 +1,361 @@
+#include "base/record.h"
+
+#include "base/mem.h"
+
+#include <assert.h>
+#include <string.h>
+
+const char *const lane_name[LANE_COUNT] = {
+    [LANE_COMPUTE] = "compute",
+    [LANE_ENCODE] = "encode",
+    [LANE_NET] = "net",
+    [LANE_IO] = "io",
+};
+
+// clang-format off
+const struct stage_row stage_table[STAGE_COUNT] = {
+    [STAGE_PAD] = {"pad", LANE_IO, true,
+        "nothing: fills the tail of a chunk", "everything"},
+    [STAGE_ROUND] = {"round", LANE_COMPUTE, true,
+        "sampling to commit, as the server sees it", "evaluation, checkpoint and trace"},
+    [STAGE_BROADCAST] = {"broadcast", LANE_NET, false,
+        "sealing the adapter and handing it to the transport for every sampled client", "its travel"},
+    [STAGE_DOWNLOAD] = {"download", LANE_NET, false,
+        "the adapter's travel over the client's link, and its checks", "waiting for the server to send"},
+    [STAGE_TRAIN] = {"train", LANE_COMPUTE, false,
+        "all local steps of a client", "compression, transfer and slot files"},
+    [STAGE_FISHER] = {"fisher", LANE_COMPUTE, false,
+        "estimating sensitivities outside the training steps", "what the optimiser's state gives for free"},
+    [STAGE_SELECT] = {"select", LANE_ENCODE, false,
+        "choosing the coordinates to send", "their widths and values"},
+    [STAGE_ALLOC] = {"alloc", LANE_ENCODE, false,
+        "choosing widths under the byte budget", "estimating the sensitivities"},
+    [STAGE_ENCODE] = {"encode", LANE_ENCODE, false,
+        "update to bytes: error feedback, quantisation, packing, entropy coding",
+        "frame header and checksum"},
+    [STAGE_PACK] = {"pack", LANE_ENCODE, true,
+        "the part of encode that lays codes into bits", "quantisation"},
+    [STAGE_UPLOAD] = {"upload", LANE_NET, false,
+        "the update's travel over the client's link, sealed to received", "decoding"},
+    [STAGE_WAIT] = {"wait", LANE_NET, false,
+        "nothing to do until a message or a deadline", "handling it"},
+    [STAGE_DECODE] = {"decode", LANE_ENCODE, false,
+        "bytes to weighted sum, checks included", "the frame's checksum"},
+    [STAGE_AGGREGATE] = {"aggregate", LANE_COMPUTE, false,
+        "closing the sum: weights, means, aggregations of a codec's own", "decoding"},
+    [STAGE_COMMIT] = {"commit", LANE_COMPUTE, false,
+        "the server optimiser's step on the global adapter", "the aggregate"},
+    [STAGE_EVALUATE] = {"evaluate", LANE_COMPUTE, false,
+        "scoring the global adapter", "training loss, which comes from train"},
+    [STAGE_CHECKPOINT] = {"checkpoint", LANE_IO, false,
+        "writing, syncing and renaming the server's state", "client slots"},
+    [STAGE_TRACE] = {"trace", LANE_IO, false,
+        "writing and flushing HDF5 and the journal", "recording spans, which costs under 100 ns each"},
+    [STAGE_SLOT] = {"slot", LANE_IO, false,
+        "a client's state read from or written to its slot file", "using it"},
+    [STAGE_FORWARD] = {"forward", LANE_COMPUTE, true,
+        "the part of train that computes the loss", "gradients"},
+    [STAGE_BACKWARD] = {"backward", LANE_COMPUTE, true,
+        "the part of train that computes gradients", "the optimiser"},
+    [STAGE_OPTIMIZER] = {"optimizer", LANE_COMPUTE, true,
+        "the part of train that updates the adapter", "gradients"},
+    [STAGE_EMBED_GRAD] = {"embed_grad", LANE_COMPUTE, true,
+        "the part of backward below the lowest adapter", "the adapters' gradients"},
+    [STAGE_MASK] = {"mask", LANE_COMPUTE, true,
+        "the part of train that refreshes a token mask", "steps under the mask"},
+    [STAGE_PRIVACY] = {"privacy", LANE_ENCODE, false,
+        "clipping and noise", "accounting"},
+    [STAGE_SETUP] = {"setup", LANE_IO, false,
+        "start to the first round: data, weights, hello", "rounds"},
+};
+// clang-format on
+
+const char *const message_status_name[MESSAGE_STATUS_COUNT] = {
+    [MESSAGE_OK] = "ok",
+    [MESSAGE_CORRUPT] = "corrupt",
+    [MESSAGE_STALE] = "stale",
+    [MESSAGE_VERSION] = "version",
+    [MESSAGE_SIZE] = "size",
+    [MESSAGE_SHAPE] = "shape",
+    [MESSAGE_NONFINITE] = "nonfinite",
+    [MESSAGE_UNEXPECTED] = "unexpected",
+    [MESSAGE_LOST] = "lost",
+};
+
+const int record_width_bits[RECORD_WIDTHS] = {0, 1, 2, 3, 4, 6, 8, 16, 32};
+
+// Rows go to disk as they lie in memory: no holes.
+_Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
+_Static_assert(sizeof(struct rec_round) == 10 * 8 + 6 * 8 + 8 + 8 * 4, "hole in rec_round");
+_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 2) * 8 + 6 * 4,
+               "hole in rec_message");
+_Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
+_Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4, "hole in rec_alloc");
+_Static_assert(sizeof(struct rec_link) == 5 * 8 + 6 * 4, "hole in rec_link");
+_Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sensor");
+_Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 504, "hole in rec_run");
+_Static_assert(sizeof(struct rec_summary) == 8 + 2 * 4 + 56, "hole in rec_summary");
+_Static_assert(sizeof(struct rec_rank) == 5 * 8 + 2 * 4 + 208, "hole in rec_rank");
+
+// clang-format off
+#define TYPE_OF(x)                                                                                 \
+    _Generic((x), int32_t: FIELD_I32, int64_t: FIELD_I64, uint64_t: FIELD_U64, double: FIELD_F64,  \
+             uint8_t: FIELD_U8, char *: FIELD_TEXT, int64_t *: FIELD_I64)
+#define COUNT_OF(x) _Generic((x), char *: sizeof(x), int64_t *: sizeof(x) / sizeof(int64_t), default: 1)
+#define CELL(f) (((ROW *)0)->f)
+#define FIELD_AS(f, t, u, h)                                                                       \
+    {.name = #f, .type = t, .offset = offsetof(ROW, f), .count = (uint16_t)COUNT_OF(CELL(f)),      \
+     .unit = u, .help = h}
+#define FIELD(f, u, h) FIELD_AS(f, TYPE_OF(CELL(f)), u, h)
+#define RUN FIELD(run, "", "row of /runs")
+#define VERSION FIELD(version, "", "version of the global model: the round, where there are rounds")
+#define ATTEMPT FIELD(attempt, "", "0, plus 1 with each resume; readers keep the highest per version")
+#define CLIENT FIELD(client, "", "client, -1 = the server itself")
+
+#define ROW struct rec_run
+static const struct record_field run_fields[] = {
+    RUN,
+    FIELD(method, "", "the method, every option by name"),
+    FIELD(seed, "", "run.seed"),
+    FIELD(setting, "", "what else differs between the runs of this file"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_event
+static const struct record_field event_fields[] = {
+    RUN, VERSION, ATTEMPT, CLIENT,
+    FIELD(rank, "", "MPI rank, or endpoint under sim"),
+    FIELD_AS(stage, FIELD_STAGE, "", "what was done: see /stages"),
+    FIELD(t_start_ns, "ns", "start, since the start of the run on rank 0's clock"),
+    FIELD(dur_ns, "ns", "duration"),
+    FIELD(cpu_ns, "ns", "CPU time of all threads of the rank, -1 = not taken"),
+    FIELD(bytes_in, "bytes", "bytes read"),
+    FIELD(bytes_out, "bytes", "bytes written"),
+    FIELD(energy_uj, "uJ", "energy of the board, -1 = not measured"),
+    FIELD(flags, "", "1 = modelled time, 2 = energy from fewer than 10 samples"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_round
+static const struct record_field round_fields[] = {
+    RUN, VERSION, ATTEMPT,
+    FIELD(uplink_bytes, "bytes", "updates sent by clients, headers included"),
+    FIELD(downlink_bytes, "bytes", "adapter sent to clients, counted per sampled client"),
+    FIELD(control_bytes, "bytes", "all other frames"),
+    FIELD(wire_bytes, "bytes", "everything the transport moved, each copy once"),
+    FIELD(uplink_total_bytes, "bytes", "uplink of the run so far"),
+    FIELD(time_measured_ns, "ns", "wall time of the round"),
+    FIELD(time_modelled_ns, "ns", "time of the round under the link model"),
+    FIELD(compute_max_ns, "ns", "modelled: computation of the slowest client"),
+    FIELD(upload_max_ns, "ns", "modelled: slowest upload"),
+    FIELD(download_max_ns, "ns", "modelled: slowest download"),
+    FIELD(train_loss, "", "mean loss of the local steps, weighted as the updates"),
+    FIELD(score, "", "score of the global adapter"),
+    FIELD(eval_loss, "", "loss of the global adapter"),
+    FIELD(update_norm, "", "2-norm of the step of the global adapter"),
+    FIELD(energy_j, "J", "energy of all boards"),
+    FIELD(server_lr, "", "server learning rate"),
+    FIELD(adapter_xxh3, "", "XXH3 of the global adapter after the round"),
+    FIELD(sampled, "", "clients sampled"),
+    FIELD(dropped, "", "of these, dropped out by fed.dropout"),
+    FIELD(lost, "", "of these, lost: dead rank or silence"),
+    FIELD(rejected, "", "updates refused: see /messages"),
+    FIELD(arrived, "", "updates aggregated"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_message
+static const struct record_field message_fields[] = {
+    RUN, VERSION, ATTEMPT, CLIENT,
+    FIELD(rank, "", "rank of the client"),
+    FIELD_AS(status, FIELD_STATUS, "", "ok, or why it was refused"),
+    FIELD(frame_bytes, "bytes", "the whole frame: the sum of the parts below"),
+    FIELD(header_bytes, "bytes", "frame and codec headers"),
+    FIELD(directory_bytes, "bytes", "where each vector and tensor begins"),
+    FIELD(scales_bytes, "bytes", "scales and zero points"),
+    FIELD(indices_bytes, "bytes", "which coordinates"),
+    FIELD(tags_bytes, "bytes", "widths by block or coordinate"),
+    FIELD(values_bytes, "bytes", "codes"),
+    FIELD(kept, "", "values sent at 0, 1, 2, 3, 4, 6, 8, 16 and 32 bits"),
+    FIELD(nmse, "", "squared error over squared norm of the update, as the client measured it"),
+    FIELD(weight, "", "weight in the aggregate"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_eval
+static const struct record_field eval_fields[] = {
+    RUN, VERSION, ATTEMPT,
+    FIELD(set, "", "all, or a language"),
+    FIELD(metric, "", "score, loss, em, rouge_l, ..."),
+    FIELD(value, "", "its value"),
+    FIELD(n, "", "examples"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_alloc
+static const struct record_field alloc_fields[] = {
+    RUN, VERSION, ATTEMPT, CLIENT,
+    FIELD(tensor, "", "tensor, in the order of the shape registry"),
+    FIELD(kept, "", "values sent at 0, 1, 2, 3, 4, 6, 8, 16 and 32 bits"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_link
+static const struct record_field link_fields[] = {
+    RUN, VERSION, ATTEMPT, CLIENT,
+    FIELD(up, "", "1 = client to server, 0 = server to client"),
+    FIELD(bytes, "bytes", "bytes moved"),
+    FIELD(t_ready_ns, "ns", "when the bytes were ready to go"),
+    FIELD(t_deliver_ns, "ns", "when the last one arrived"),
+    FIELD(latency_ns, "ns", "of this latency and jitter"),
+    FIELD(rate_bps, "bit/s", "rate of the link at the start"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_sensor
+static const struct record_field sensor_fields[] = {
+    RUN, VERSION,
+    FIELD(rank, "", "rank that read it"),
+    FIELD(t_ns, "ns", "time, since the start of the run on rank 0's clock"),
+    FIELD(rail, "", "name of the rail or zone"),
+    FIELD(milliwatt, "mW", "power"),
+    FIELD(celsius, "degC", "temperature"),
+    FIELD(value, "", "any other reading, in unit"),
+    FIELD(unit, "", "unit of value"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_summary
+static const struct record_field summary_fields[] = {
+    RUN,
+    FIELD(key, "", "what"),
+    FIELD(value, "", "its value"),
+    FIELD(unit, "", "its unit"),
+    {0},
+};
+#undef ROW
+
+#define ROW struct rec_rank
+static const struct record_field rank_fields[] = {
+    FIELD(rank, "", "MPI rank, or endpoint under sim"),
+    FIELD(host, "", "host name"),
+    FIELD(pid, "", "process"),
+    FIELD(role, "", "server, worker or both"),
+    FIELD(threads, "", "compute threads"),
+    FIELD(cpuset, "", "where it ran"),
+    FIELD(gpu, "", "its GPU"),
+    FIELD(clock_offset_start_ns, "ns", "its clock minus rank 0's, at the start"),
+    FIELD(clock_offset_end_ns, "ns", "and at the end"),
+    FIELD(clock_rtt_ns, "ns", "round trip of that measurement: the offset's error is below half of it"),
+    FIELD(rss_peak_bytes, "bytes", "peak of resident memory"),
+    {0},
+};
+#undef ROW
+
+#define TABLE(n, T, chunk, pad, f, h)                                                              \
+    {.name = n, .row_bytes = sizeof(T), .chunk_rows = chunk, .pad_offset = offsetof(T, pad),       \
+     .fields = f, .help = h}
+
+// Chunks are about one flush of a small run: a flush writes whole chunks, so larger ones would be
+// mostly padding (which gzip takes out) and smaller ones mostly index.
+const struct record_table record_tables[REC_COUNT] = {
+    [REC_RUNS] = TABLE("/runs", struct rec_run, 1, run, run_fields,
+        "one row a run: method and seed"),
+    [REC_EVENTS] = TABLE("/events", struct rec_event, 256, stage, event_fields,
+        "one row a span: who did what, when and for how long"),
+    [REC_ROUNDS] = TABLE("/rounds", struct rec_round, 1, run, round_fields,
+        "one row a round: bytes, times, losses, clients"),
+    [REC_MESSAGES] = TABLE("/messages", struct rec_message, 16, run, message_fields,
+        "one row an update frame: its bytes by part, its error, what became of it"),
+    [REC_EVAL] = TABLE("/eval", struct rec_eval, 4, run, eval_fields,
+        "one row a metric and set"),
+    [REC_ALLOC] = TABLE("/alloc", struct rec_alloc, 64, run, alloc_fields,
+        "one row a tensor and message: values by width"),
+    [REC_LINKS] = TABLE("/links", struct rec_link, 32, run, link_fields,
+        "one row a transfer over a link model"),
+    [REC_SENSORS] = TABLE("/sensors", struct rec_sensor, 64, run, sensor_fields,
+        "one row a reading of power or temperature"),
+    [REC_SUMMARY] = TABLE("/summary", struct rec_summary, 16, run, summary_fields,
+        "one row a figure of the whole run"),
+    [REC_RANKS] = TABLE("/meta/ranks", struct rec_rank, 1, rank, rank_fields,
+        "one row a rank: host, binding, clock"),
+};
+// clang-format on
+
+bool record_is_pad(enum record_id id, const void *row)
+{
+    const char *mark = (const char *)row + record_tables[id].pad_offset;
+    if (id == REC_EVENTS)
+        return *(const uint8_t *)mark == STAGE_PAD;
+    int32_t run;
+    memcpy(&run, mark, sizeof run);
+    return run == -1;
+}
+
+void record_make_pad(enum record_id id, void *row)
+{
+    memset(row, 0, record_tables[id].row_bytes); // stage = STAGE_PAD
+    const int32_t none = -1;
+    if (id != REC_EVENTS)
+        memcpy((char *)row + record_tables[id].pad_offset, &none, sizeof none);
+}
+
+void recorder_init(struct recorder *r, size_t cap, int32_t rank, bool cpu)
+{
+    assert(cap > 0);
+    *r = (struct recorder){.cap = cap, .rank = rank, .cpu = cpu, .origin_ns = clock_ns()};
+    r->ring = mem_alloc(MEM_TRACE, cap * sizeof *r->ring); // zeroed: its pages are here already
+}
+
+void recorder_free(struct recorder *r)
+{
+    mem_free(r->ring);
+    *r = (struct recorder){0};
+}
+
+void recorder_put(struct recorder *r, enum stage stage, int32_t client, int64_t t_ns,
+                  int64_t dur_ns, int64_t cpu_ns, int64_t bytes_in, int64_t bytes_out,
+                  uint8_t flags)
+{
+    assert(stage > STAGE_PAD && stage < STAGE_COUNT);
+    r->ring[r->head] = (struct rec_event){
+        .t_start_ns = t_ns - r->origin_ns,
+        .dur_ns = dur_ns,
+        .cpu_ns = cpu_ns,
+        .bytes_in = bytes_in,
+        .bytes_out = bytes_out,
+        .energy_uj = -1,
+        .run = r->run,
+        .version = r->version,
+        .attempt = r->attempt,
+        .client = client,
+        .rank = r->rank,
+        .stage = (uint8_t)stage,
+        .flags = flags,
+    };
+    r->head = r->head + 1 == r->cap ? 0 : r->head + 1;
+    if (r->n < r->cap)
+        r->n++;
+    else
+        r->lost++;
+}
+
+size_t recorder_drain(struct recorder *r, struct rec_event *out, size_t max)
+{
+    size_t n = r->n < max ? r->n : max;
+    size_t tail = r->head >= r->n ? r->head - r->n : r->head + r->cap - r->n;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = r->ring[tail];
+        tail = tail + 1 == r->cap ? 0 : tail + 1;
+    }
+    r->n -= n;
+    return n;
+}

@@ -1,0 +1,131 @@
+#include "base/table.h"
+
+#include <math.h>
+#include <string.h>
+
+// Columns a text takes on the screen: UTF-8 code points.
+static int columns(const char *s)
+{
+    int n = 0;
+    for (; *s; s++)
+        n += ((unsigned char)*s & 0xc0u) != 0x80u;
+    return n;
+}
+
+static void line(const struct table *t, char lead, const char *const *cells)
+{
+    fputc(lead, t->out);
+    int owed = 0; // spaces held back, so that no line ends in one
+    for (int i = 0; i < t->n_cols; i++) {
+        const char *cell = cells[i] && cells[i][0] ? cells[i] : lead == '#' ? "" : "-";
+        int rest = t->col[i].width - columns(cell);
+        rest = rest > 0 ? rest : 0;
+        owed += i ? 2 : 1;
+        if (t->col[i].align == TABLE_RIGHT) {
+            owed += rest;
+            rest = 0;
+        }
+        if (cell[0]) {
+            fprintf(t->out, "%*s%s", owed, "", cell);
+            owed = 0;
+        }
+        owed += rest;
+    }
+    fputc('\n', t->out);
+}
+
+void table_head(const struct table *t)
+{
+    const char *head[TABLE_COLS], *unit[TABLE_COLS];
+    char bracket[TABLE_COLS][32];
+    for (int i = 0; i < t->n_cols; i++) {
+        const char *u = t->col[i].unit;
+        head[i] = t->col[i].head;
+        snprintf(bracket[i], sizeof bracket[i], u && u[0] ? "(%s)" : "%s", u ? u : "");
+        unit[i] = bracket[i];
+    }
+    line(t, '#', head);
+    line(t, '#', unit);
+}
+
+void table_row(const struct table *t, const char *const *cells)
+{
+    line(t, ' ', cells);
+}
+
+char *fmt_fixed(char *buf, double v, int width, int decimals)
+{
+    if (v != v)
+        return strcpy(buf, "-");
+    if (v - v != 0)
+        return strcpy(buf, v > 0 ? "inf" : "-inf");
+    char text[400];
+    int d = decimals;
+    while (snprintf(text, sizeof text, "%.*f", d, v) > width && d > 0)
+        d--;
+    // Too large even without decimals: shed digits of the mantissa instead.
+    for (d = 5; (int)strlen(text) > width && d >= 0; d--)
+        snprintf(text, sizeof text, "%.*e", d, v);
+    snprintf(buf, 32, "%.31s", text);
+    return buf;
+}
+
+// Three digits, in the unit where the rounded number stays below 1000 (the last unit takes the
+// rest).
+static char *scaled(char *buf, double v, const char *const *units, int n_units)
+{
+    int u = 0;
+    while (u + 1 < n_units && v >= (u ? 999.5 : 1000)) {
+        v /= 1000;
+        u++;
+    }
+    int decimals = u == 0 || v >= 99.95 ? 0 : v >= 9.995 ? 1 : 2;
+    snprintf(buf, 32, "%.*f %s", decimals, v, units[u]);
+    return buf;
+}
+
+char *fmt_time(char *buf, int64_t ns)
+{
+    static const char *const units[] = {"ns", "us", "ms", "s"};
+    if (ns < 0)
+        return strcpy(buf, "-");
+    if (ns < 59950000000)
+        return scaled(buf, (double)ns, units, 4);
+    int64_t s = ns / 1000000000 + (ns % 1000000000 >= 500000000);
+    if (s < 3600)
+        snprintf(buf, 32, "%d m %02d s", (int)(s / 60), (int)(s % 60));
+    else
+        snprintf(buf, 32, "%lld h %02d m", (long long)((s + 30) / 3600), (int)((s + 30) / 60 % 60));
+    return buf;
+}
+
+char *fmt_bytes(char *buf, int64_t bytes)
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    if (bytes < 0)
+        return strcpy(buf, "-");
+    return scaled(buf, (double)bytes, units, 6);
+}
+
+char *fmt_mib(char *buf, uint64_t bytes)
+{
+    double mib = (double)bytes / 1048576;
+    snprintf(buf, 32, "%.*f MiB", mib < 99.95 ? 1 : 0, mib);
+    return buf;
+}
+
+char *fmt_count(char *buf, int64_t n)
+{
+    if (n < 0)
+        return strcpy(buf, "-");
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%lld", (long long)n);
+    char *p = buf;
+    for (int i = 0; i < len; i++) {
+        if (i && (len - i) % 3 == 0)
+            *p++ = ',';
+        *p++ = digits[i];
+    }
+    *p = 0;
+    return buf;
+}
