@@ -71,9 +71,14 @@ enum frame_verdict {
 };
 extern const char *const frame_verdict_name[FRAME_VERDICT_COUNT];
 
+// The parts of frame_seal, for a payload that several frames share: hash once, write each header.
+uint64_t frame_hash(const uint8_t *payload, uint64_t n);
+void frame_write(const struct frame *f, uint8_t header[FRAME_HEADER_BYTES]);
 // Fills in the payload hash where flags ask for it, then writes the header in front of the payload.
 void frame_seal(struct frame *f, uint8_t header[FRAME_HEADER_BYTES], const uint8_t *payload);
-// Reads a whole message of len bytes. f is filled as far as the header could be read.
+// Reads a whole message of len bytes, checks in the order of enum frame_verdict. f is filled as far as the
+// header could be read (all zero when it was no header). Of a message that is too long only the header is
+// read, so that bytes may then hold no more than that.
 enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct frame_limits *limits,
                               struct frame *f);
 
