@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,7 +15,10 @@ struct comm {
     char host[64];
 };
 
-// Starts MPI on first call (also singleton), sets check_identity and the abort hook.
+// Was this process started by mpirun, srun or another launcher of ranks?
+bool comm_launched(void);
+// Starts MPI on first call, sets check_identity and the abort hook. Without a launcher there are no
+// other ranks and MPI is not started at all.
 const struct comm *comm_start(int *argc, char ***argv);
 const struct comm *comm_get(void); // {0, 1, ...} before comm_start
 // Start-up only: same text on every rank, from rank 0. Used for the config before any round.
@@ -23,8 +27,9 @@ void comm_broadcast(void *bytes, size_t n);
 // hang.
 _Noreturn void comm_exit(int status, int clean);
 const char *comm_library_version(void);
-// MPI_T and cvars worth keeping in a trace, as "name=value" lines; bytes moved as Open MPI's
-// monitoring counts.
+// One control variable of the library as text; false where it has none of that name.
+bool comm_cvar(const char *name, char *out, size_t size);
+// Those worth keeping in a trace, as "name=value" lines. Returns the length.
 int comm_describe(char *out, size_t size);
 
 // Raw ping-pong for `bench mpi`: the yardstick of frames. Ranks 0 and 1 only.

@@ -54,14 +54,15 @@ static int64_t add_ns(int64_t a, int64_t b)
     return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
 }
 
-// In double, because bits times 10^9 of a terabyte do not fit 64 bits: + - * / of IEEE doubles are the
-// same on every machine, and 53 bits hold a transfer of 100 days to the nanosecond.
+// In double, because bits times 10^9 of a terabyte do not fit 64 bits: + - * / of IEEE doubles are
+// the same on every machine, and 53 bits hold a transfer of 100 days to the nanosecond.
 static int64_t transfer_ns(int64_t bytes, double rate_bps)
 {
     if (bytes <= 0 || rate_bps == (double)INFINITY)
         return 0;
     double ns = (double)bytes * 8e9 / rate_bps;
-    return ns < 0x1p63 ? (int64_t)(ns + 0.5) : INT64_MAX; // also where the rate is 0 or not a number
+    return ns < 0x1p63 ? (int64_t)(ns + 0.5)
+                       : INT64_MAX; // also where the rate is 0 or not a number
 }
 
 int64_t link_deliver(const struct link_params *p, struct link_state *link, uint64_t seed,

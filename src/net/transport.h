@@ -25,14 +25,18 @@ extern const int net_option_count;
 int net_check(const struct net_params *p, struct err *err);
 
 // A message buffer: header and payload in one piece, so that it leaves in one send.
-// Reference-counted; the transport holds one while it sends. From a pool that grows in steps and is
-// reused.
+// Reference-counted; the transport holds one while it sends, and as long as there is more than one
+// the bytes must not change. From a pool by size class that grows in steps and is reused.
 struct netbuf {
     uint8_t *bytes;  // FRAME_HEADER_BYTES, then the payload
     size_t cap, len; // len: header + payload
     int refs;
+    uint8_t size_class;
+    bool sealed, hashed; // a header stands in front; its payload hash was taken
+    uint64_t payload_xxh3;
     struct netbuf *next;
 };
+#define NETBUF_CLASSES 112 // four to an octave from 256 bytes
 
 struct transport;
 
@@ -45,15 +49,24 @@ struct net_msg {
     int64_t t_ns;       // arrival on transport_now's clock
 };
 
+// What sim did on purpose.
+struct net_faults {
+    int64_t dropped, corrupted, delayed, duplicated, reordered;
+};
+
 struct transport_row {
     const char *name, *help;
     int (*open)(struct transport *t, struct err *err);
     void (*send)(struct transport *t, int src, int dst, struct netbuf *b, int64_t t_deliver_ns);
     bool (*poll)(struct transport *t, struct net_msg *m, int64_t until_ns);
     int64_t (*now)(const struct transport *t);
-    void (*forget)(struct transport *t, int endpoint); // cancels what is still being sent there
+    bool (*hosts)(const struct transport *t, int endpoint);
+    void (*forget)(struct transport *t, int endpoint);    // cancels what is still being sent there
+    bool (*flush)(struct transport *t, int64_t until_ns); // NULL: nothing is ever left to send
     void (*close)(struct transport *t, bool clean);
 };
+
+#define FRAME_PAYLOAD_UNAGREED ((uint64_t)1 << 20) // enough for hello and welcome
 
 struct transport {
     const struct transport_row *row;
@@ -61,14 +74,20 @@ struct transport {
     uint64_t seed;
     int n_endpoints; // 1 + workers
     struct frame_limits limits;
-    struct netbuf *pool;
-    int64_t bytes_moved, frames_moved; // physical: each copy once, headers included
+    struct netbuf *pool[NETBUF_CLASSES];
+    // Physical, headers included: what left endpoints of this process and what came from others.
+    // With every endpoint in one process each copy counts once; so it does at the server of a star.
+    int64_t bytes_moved, frames_moved;
+    int64_t mpi_errors; // sends and receives that MPI refused; the frame is lost
+    struct net_faults faults;
     void *state;
 };
 
-extern const struct transport_row *const transport_table[]; // NULL-terminated
+extern const struct transport_row transport_mpi, transport_sim; // comm_mpi.c, sim.c
+extern const struct transport_row *const transport_table[];     // NULL-terminated
 extern const char *const transport_names[];
 
+// limits start at FRAME_PAYLOAD_UNAGREED and no registry; set t->limits once they are agreed.
 int transport_open(struct transport *t, const struct net_params *params, uint64_t seed,
                    struct err *err);
 bool transport_hosts(const struct transport *t, int endpoint); // is this endpoint in this process?

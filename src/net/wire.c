@@ -2,7 +2,6 @@
 
 #include "base/bytes.h"
 
-#include <limits.h>
 #include <xxhash.h>
 
 // Offsets of the header. The two hash fields are the only ones written out of order.
@@ -10,11 +9,11 @@ enum {
     AT_MAGIC = 0,
     AT_PROTOCOL = 4,
     AT_HEADER_BYTES = 6,
-    AT_KIND = 8,
+    AT_KIND = FRAME_AT_KIND,
     AT_FLAGS = 9,
     AT_CODEC = 10,
     AT_VERSION = 12,
-    AT_CLIENT = 16,
+    AT_CLIENT = FRAME_AT_CLIENT,
     AT_VECTORS = 20,
     AT_REASON = 21,
     AT_ATTEMPT = 22,
@@ -59,8 +58,8 @@ const char *const frame_verdict_name[FRAME_VERDICT_COUNT] = {
     [FRAME_PAYLOAD] = "damaged payload",
 };
 
-// XXH3 over the header without its own field. 32 of its 64 bits: a flipped bit slips through once in
-// four billion, and a test flips every single one.
+// XXH3 over the header without its own field. 32 of its 64 bits: a flipped bit slips through once
+// in four billion, and a test flips every single one.
 static uint32_t header_hash(const uint8_t h[FRAME_HEADER_BYTES])
 {
     uint8_t rest[FRAME_HEADER_BYTES - 4];
@@ -120,8 +119,8 @@ static void frame_read(const uint8_t h[FRAME_HEADER_BYTES], struct frame *f)
     f->payload_xxh3 = get_u64(h + AT_PAYLOAD_XXH3);
 }
 
-// Only frames with values depend on the shapes: a hello is sent before they are agreed and a ping needs
-// none, so those may carry 0. Anything else must be the agreed hash.
+// Only frames with values depend on the shapes: a hello is sent before they are agreed and a ping
+// needs none, so those may carry 0. Anything else must be the agreed hash.
 static bool registry_agrees(const struct frame *f, const struct frame_limits *limits)
 {
     if (limits->registry == 0 || f->registry == limits->registry)
@@ -141,7 +140,8 @@ enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct fra
     frame_read(bytes, f);
     if (get_u32(bytes + AT_HEADER_HASH) != header_hash(bytes))
         return FRAME_GARBLED;
-    // A whole header with flags that this version has no meaning for was written by another version.
+    // A whole header with flags that this version has no meaning for was written by another
+    // version.
     if (get_u16(bytes + AT_PROTOCOL) != FRAME_PROTOCOL ||
         get_u16(bytes + AT_HEADER_BYTES) != FRAME_HEADER_BYTES || (f->flags & ~FRAME_CHECKSUM) != 0)
         return FRAME_PROTOCOL_OTHER;
@@ -154,8 +154,7 @@ enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct fra
         return FRAME_LENGTH;
     if (!registry_agrees(f, limits))
         return FRAME_REGISTRY;
-    uint64_t want = f->flags & FRAME_CHECKSUM
-                        ? frame_hash(bytes + FRAME_HEADER_BYTES, f->payload_bytes)
-                        : 0;
+    uint64_t want =
+        f->flags & FRAME_CHECKSUM ? frame_hash(bytes + FRAME_HEADER_BYTES, f->payload_bytes) : 0;
     return f->payload_xxh3 == want ? FRAME_GOOD : FRAME_PAYLOAD;
 }

@@ -19,6 +19,7 @@
 #define FRAME_MAGIC        0x51545346u // "FSTQ"
 #define FRAME_PROTOCOL     1
 #define FRAME_HEADER_BYTES 64
+enum { FRAME_AT_KIND = 8, FRAME_AT_CLIENT = 16 }; // for who looks at a sealed header
 
 enum frame_kind {
     FRAME_HELLO = 1, // worker: build, host, pid, byte order
@@ -76,9 +77,9 @@ uint64_t frame_hash(const uint8_t *payload, uint64_t n);
 void frame_write(const struct frame *f, uint8_t header[FRAME_HEADER_BYTES]);
 // Fills in the payload hash where flags ask for it, then writes the header in front of the payload.
 void frame_seal(struct frame *f, uint8_t header[FRAME_HEADER_BYTES], const uint8_t *payload);
-// Reads a whole message of len bytes, checks in the order of enum frame_verdict. f is filled as far as the
-// header could be read (all zero when it was no header). Of a message that is too long only the header is
-// read, so that bytes may then hold no more than that.
+// Reads a whole message of len bytes, checks in the order of enum frame_verdict. f is filled as far
+// as the header could be read (all zero when it was no header). Of a message that is too long only
+// the header is read, so that bytes may then hold no more than that.
 enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct frame_limits *limits,
                               struct frame *f);
 

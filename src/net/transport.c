@@ -1,0 +1,228 @@
+#include "net/transport.h"
+
+#include "base/mem.h"
+
+#include <assert.h>
+#include <string.h>
+
+const struct transport_row *const transport_table[] = {&transport_mpi, &transport_sim, NULL};
+const char *const transport_names[] = {"mpi", "sim", NULL};
+static const char *const pace_names[] = {"model", "real", "none", NULL};
+
+#define NET_OPT(f, n, d, lo, hi, u, h) OPT(struct net_params, f, n, d, lo, hi, u, h)
+const struct opt net_options[] = {
+    OPT_ENUM(struct net_params, link.link, "net.link", "loopback", link_names,
+             "model of every client's link"),
+    NET_OPT(link.up_bps, "net.up_bps", "20e6", 1, 1e15, "bit/s", "rate from client to server"),
+    NET_OPT(link.down_bps, "net.down_bps", "20e6", 1, 1e15, "bit/s", "rate from server to client"),
+    NET_OPT(link.latency_ns, "net.latency_ns", "10000000", 0, 1e15, "ns",
+            "one-way latency of the link"),
+    OPT_ENUM(struct net_params, transport, "net.transport", "mpi", transport_names,
+             "mpi: real ranks; sim: every client in one process, in virtual time"),
+    OPT_ENUM(struct net_params, pace, "net.pace", "model", pace_names,
+             "model: full speed, time computed from the link; none: the network as it is"),
+    NET_OPT(checksum, "net.checksum", "on", 0, 1, "", "XXH3 over every payload"),
+    NET_OPT(timeout_s, "net.timeout_s", "60", 1e-3, 1e6, "s",
+            "silence after which a worker is suspected lost"),
+    NET_OPT(arena_bytes, "net.arena_bytes", "67108864", 4096, 1e12, "B",
+            "packed updates that may wait at the server for their turn"),
+    NET_OPT(sim_workers, "net.sim_workers", "2", 1, 100000, "", "sim: workers to simulate"),
+    NET_OPT(sim_drop, "net.sim_drop", "0", 0, 1, "", "sim: probability that a frame is lost"),
+    NET_OPT(sim_corrupt, "net.sim_corrupt", "0", 0, 1, "",
+            "sim: probability that a bit flips or the tail is cut off"),
+    NET_OPT(sim_delay, "net.sim_delay", "0", 0, 1, "",
+            "sim: probability of an extra delay of up to 2 x net.timeout_s"),
+    NET_OPT(sim_duplicate, "net.sim_duplicate", "0", 0, 1, "",
+            "sim: probability that a frame arrives twice"),
+    NET_OPT(sim_reorder, "net.sim_reorder", "0", 0, 1, "",
+            "sim: probability of an extra delay of up to 10 ms, so that later frames overtake"),
+};
+const int net_option_count = (int)ARRAY_LEN(net_options);
+
+int net_check(const struct net_params *p, struct err *err)
+{
+    bool sim = transport_table[p->transport] == &transport_sim;
+    bool faults = p->sim_drop > 0 || p->sim_corrupt > 0 || p->sim_delay > 0 ||
+                  p->sim_duplicate > 0 || p->sim_reorder > 0;
+    if (p->pace == NET_PACE_REAL)
+        return err_set(err, "net.pace = real is not supported by this build: use model (time "
+                            "computed from the link) or none (the network as it is)");
+    if (sim && p->pace == NET_PACE_NONE)
+        return err_set(err, "net.pace = none measures a real network, and net.transport = sim has "
+                            "none: use net.pace = model, or net.transport = mpi");
+    if (!sim && faults)
+        return err_set(err, "net.sim_drop, _corrupt, _delay, _duplicate and _reorder are faults of "
+                            "the simulated transport: set net.transport = sim, or leave them at 0");
+    return 0;
+}
+
+// --- Buffers
+// ---------------------------------------------------------------------------------------
+
+static size_t class_bytes(unsigned c)
+{
+    return (size_t)(4 + (c & 3)) << (6 + (c >> 2));
+}
+
+// The smallest class that holds n: 256, 320, 384, 448, 512, 640, ... so at most a quarter is
+// wasted.
+static unsigned class_of(size_t n)
+{
+    if (n <= class_bytes(0))
+        return 0;
+    unsigned top = 63u - (unsigned)__builtin_clzll(n - 1); // at least 8
+    return 4 * (top - 8) + (unsigned)((n - 1) >> (top - 2) & 3) + 1;
+}
+
+enum { NETBUF_HEAD = (sizeof(struct netbuf) + 63) / 64 * 64, PAGE = 4096 };
+
+struct netbuf *transport_buf(struct transport *t, size_t payload_cap)
+{
+    assert(payload_cap < (size_t)1 << 40);
+    unsigned c = class_of(FRAME_HEADER_BYTES + payload_cap);
+    assert(c < NETBUF_CLASSES);
+    struct netbuf *b = t->pool[c];
+    if (b) {
+        t->pool[c] = b->next;
+    } else {
+        b = mem_alloc(MEM_NET, NETBUF_HEAD + class_bytes(c));
+        b->bytes = (uint8_t *)b + NETBUF_HEAD;
+        b->cap = class_bytes(c);
+        b->size_class = (uint8_t)c;
+        // Fault the pages in here, once, instead of inside the first measured transfer.
+        for (size_t i = 0; i < b->cap; i += PAGE)
+            *(volatile uint8_t *)(b->bytes + i) = 0;
+    }
+    b->len = 0;
+    b->refs = 1;
+    b->sealed = b->hashed = false;
+    b->next = NULL;
+    return b;
+}
+
+void transport_ref(struct netbuf *b)
+{
+    assert(b->refs > 0);
+    b->refs++;
+}
+
+void transport_unref(struct transport *t, struct netbuf *b)
+{
+    assert(b->refs > 0);
+    if (--b->refs > 0)
+        return;
+    b->next = t->pool[b->size_class];
+    t->pool[b->size_class] = b;
+}
+
+// --- Frames
+// ----------------------------------------------------------------------------------------
+
+// The buffer to send: b with its header written, or, where b is still on its way with another
+// header, a copy. A model that goes to many workers is hashed once.
+static struct netbuf *seal(struct transport *t, struct frame *f, struct netbuf *b)
+{
+    size_t n = (size_t)f->payload_bytes;
+    bool shared = b->refs > 1 && b->sealed;
+    if (shared && b->hashed && b->len == FRAME_HEADER_BYTES + n)
+        f->payload_xxh3 = f->flags & FRAME_CHECKSUM ? b->payload_xxh3 : 0;
+    else
+        f->payload_xxh3 = f->flags & FRAME_CHECKSUM ? frame_hash(netbuf_payload(b), n) : 0;
+    struct netbuf *out = b;
+    if (shared) {
+        uint8_t header[FRAME_HEADER_BYTES];
+        frame_write(f, header);
+        if (b->len == FRAME_HEADER_BYTES + n && memcmp(header, b->bytes, sizeof header) == 0) {
+            transport_ref(b);
+            return b;
+        }
+        out = transport_buf(t, n);
+        memcpy(netbuf_payload(out), netbuf_payload(b), n);
+    } else {
+        transport_ref(b);
+    }
+    frame_write(f, out->bytes);
+    out->len = FRAME_HEADER_BYTES + n;
+    out->sealed = true;
+    out->hashed = (f->flags & FRAME_CHECKSUM) != 0;
+    out->payload_xxh3 = f->payload_xxh3;
+    return out;
+}
+
+void transport_send(struct transport *t, int src, int dst, struct frame *f, struct netbuf *b,
+                    int64_t t_deliver_ns)
+{
+    assert(transport_hosts(t, src) && dst >= 0 && dst < t->n_endpoints && dst != src);
+    assert(f->payload_bytes <= b->cap - FRAME_HEADER_BYTES);
+    f->flags = t->params->checksum ? FRAME_CHECKSUM : 0;
+    struct netbuf *out = seal(t, f, b);
+    t->bytes_moved += (int64_t)out->len;
+    t->frames_moved++;
+    t->row->send(t, src, dst, out, t_deliver_ns); // takes over the reference
+}
+
+bool transport_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
+{
+    memset(m, 0, sizeof *m);
+    if (!t->row->poll(t, m, until_ns))
+        return false;
+    enum frame_verdict physical = m->verdict; // longer than allowed: only its head was received
+    m->verdict = frame_open(m->buf->bytes, m->buf->len, &t->limits, &m->frame);
+    if (physical != FRAME_GOOD)
+        m->verdict = physical;
+    m->payload = m->verdict == FRAME_GOOD ? netbuf_payload(m->buf) : NULL;
+    if (!transport_hosts(t, m->src)) {
+        t->bytes_moved += (int64_t)m->buf->len;
+        t->frames_moved++;
+    }
+    return true;
+}
+
+// --- The rest passes through
+// -----------------------------------------------------------------------
+
+int transport_open(struct transport *t, const struct net_params *params, uint64_t seed,
+                   struct err *err)
+{
+    memset(t, 0, sizeof *t);
+    t->row = transport_table[params->transport];
+    t->params = params;
+    t->seed = seed;
+    t->limits.max_payload_bytes = FRAME_PAYLOAD_UNAGREED;
+    return t->row->open(t, err);
+}
+
+bool transport_hosts(const struct transport *t, int endpoint)
+{
+    return endpoint >= 0 && endpoint < t->n_endpoints && t->row->hosts(t, endpoint);
+}
+
+int64_t transport_now(const struct transport *t)
+{
+    return t->row->now(t);
+}
+
+void transport_forget(struct transport *t, int endpoint)
+{
+    t->row->forget(t, endpoint);
+}
+
+bool transport_flush(struct transport *t, int64_t until_ns)
+{
+    return t->row->flush ? t->row->flush(t, until_ns) : true;
+}
+
+// Buffers that a caller still holds, or that a send to a lost peer may still read, are not ours to
+// free.
+void transport_close(struct transport *t, bool clean)
+{
+    t->row->close(t, clean);
+    for (int c = 0; c < NETBUF_CLASSES; c++) {
+        while (t->pool[c]) {
+            struct netbuf *b = t->pool[c];
+            t->pool[c] = b->next;
+            mem_free(b);
+        }
+    }
+    t->state = NULL;
+}
