@@ -74,7 +74,7 @@ static unsigned class_of(size_t n)
     return 4 * (top - 8) + (unsigned)((n - 1) >> (top - 2) & 3) + 1;
 }
 
-enum { NETBUF_HEAD = (sizeof(struct netbuf) + 63) / 64 * 64, PAGE = 4096 };
+enum { NETBUF_HEAD = (sizeof(struct netbuf) + 63) / 64 * 64 };
 
 struct netbuf *transport_buf(struct transport *t, size_t payload_cap)
 {
@@ -84,14 +84,11 @@ struct netbuf *transport_buf(struct transport *t, size_t payload_cap)
     struct netbuf *b = t->pool[c];
     if (b) {
         t->pool[c] = b->next;
-    } else {
+    } else { // zeroing faults the pages in: here, once, instead of inside a measured transfer
         b = mem_alloc(MEM_NET, NETBUF_HEAD + class_bytes(c));
         b->bytes = (uint8_t *)b + NETBUF_HEAD;
         b->cap = class_bytes(c);
         b->size_class = (uint8_t)c;
-        // Fault the pages in here, once, instead of inside the first measured transfer.
-        for (size_t i = 0; i < b->cap; i += PAGE)
-            *(volatile uint8_t *)(b->bytes + i) = 0;
     }
     b->len = 0;
     b->refs = 1;
