@@ -8,6 +8,7 @@
 #include "base/opt.h"
 #include "base/record.h"
 #include "base/shape.h"
+#include "kernels/kernels_codec.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -28,7 +29,13 @@ enum codec_flags {
     CODEC_INEXACT_BYTES = 8, // bytes may differ between backends; see its help for the bound
     CODEC_NO_EF = 16,        // NMSE >= 1 is possible: error feedback would diverge
     CODEC_RANDOM = 32,       // draws random numbers, keyed by codec_key
+    CODEC_SELF_CHECK = 64,   // finds non-finite input on its way: codec_encode need not look first
+    CODEC_ANY_SIZE = 128,    // takes any finite value; the others refuse |x| >= CODEC_LIMIT
 };
+
+// Lossy codes scale, square and sum: beyond this an update is broken anyway, and no decoded value
+// may overflow. Scales in messages are held to the same bound.
+#define CODEC_LIMIT 0x1p100f
 
 // Names the random stream of one message: same key, same bytes.
 struct codec_key {
@@ -55,6 +62,7 @@ struct codec_parts {
 struct codec_report {
     struct codec_parts parts;
     int64_t kept[RECORD_WIDTHS]; // values sent at each of record_width_bits
+    int64_t staleness;           // rounds since the residual was last committed, -1 = none kept
 };
 
 struct codec_inst;
@@ -77,6 +85,8 @@ struct codec {
     unsigned needs, flags;
     // Checks options against each other and the shape; NULL = nothing to check.
     int (*check)(const struct codec_inst *c, struct err *err);
+    // Where options or an inner codec decide the flags; NULL = the row's.
+    unsigned (*flags_of)(const struct codec_inst *c);
     size_t (*state_floats)(const struct codec_inst *c);  // NULL = none
     size_t (*scratch_bytes)(const struct codec_inst *c); // NULL = none; for encode and decode_add
     size_t (*bound)(const struct codec_inst *c);         // most bytes a message can have
@@ -84,10 +94,12 @@ struct codec {
     // The input has been checked to be finite. Same key and input, same bytes.
     int64_t (*encode)(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                       size_t cap, void *scratch, struct codec_report *report, struct err *err);
-    // acc += weight * decoded, in float, coordinate by coordinate. Trusts nothing in the bytes: on
-    // any error, a non-finite decoded value among them, it returns -1 and acc is as it was.
-    int (*decode_add)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                      size_t len, float weight, float *acc, void *scratch, struct err *err);
+    // Into the sink: to = decoded, or to += weight * decoded, in float, coordinate by coordinate;
+    // coordinates that were not sent are left alone when adding and zeroed when setting. Trusts
+    // nothing in the bytes: on any error, a non-finite decoded value among them, it returns -1 and
+    // an accumulator is as it was.
+    int (*decode)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                  size_t len, struct quant_sink to, void *scratch, struct err *err);
     const struct codec_agg *agg; // CODEC_OWN_AGG
 };
 
@@ -101,8 +113,15 @@ struct codec_inst {
     char text[256];                 // expanded, as printed: every option by name
 };
 
-extern const struct codec *const codec_table[];   // NULL-terminated: what may stand before a '+'
-extern const struct codec *const wrapper_table[]; // NULL-terminated: what may stand after it
+// A short name for a codec with options and wrappers; printed expanded. Options given after the
+// short name are added to the codec's.
+struct codec_alias {
+    const char *name, *text, *help;
+};
+
+extern const struct codec_alias codec_alias_table[]; // ends with a NULL name
+extern const struct codec *const codec_table[];      // NULL-terminated: what may stand before a '+'
+extern const struct codec *const wrapper_table[];    // NULL-terminated: what may stand after it
 
 // "CODEC[:opts][+WRAPPER[:opts]...]"; the shape outlives the instance. Returns NULL with err.
 struct codec_inst *codec_open(const char *text, const struct shape *shape, struct err *err);
@@ -112,7 +131,10 @@ size_t codec_state_floats(const struct codec_inst *c);
 size_t codec_scratch_bytes(const struct codec_inst *c);
 size_t codec_bound(const struct codec_inst *c);
 unsigned codec_needs(const struct codec_inst *c);
-// Refuses non-finite input, checks that the parts add up (assert), and encodes.
+unsigned codec_flags(const struct codec_inst *c);
+const struct codec *codec_find(const char *name); // a codec or a wrapper, NULL = none
+// Refuses non-finite input, checks that the parts add up (assert), and encodes. scratch is 64-byte
+// aligned and holds codec_scratch_bytes; report may be NULL.
 int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                      size_t cap, void *scratch, struct codec_report *report, struct err *err);
 int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,

@@ -1,0 +1,313 @@
+#include "codec/codec.h"
+#include "base/mem.h"
+#include "codec/message.h"
+#include "codec/rows.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+const struct codec *const codec_table[] = {
+    &codec_raw, &codec_fp32, &codec_fp16, &codec_bf16, NULL,
+};
+
+const struct codec *const wrapper_table[] = {NULL};
+
+const struct codec_alias codec_alias_table[] = {
+    {NULL, NULL, NULL},
+};
+
+// --- Names
+// ------------------------------------------------------------------------------------------
+
+static const struct codec *find_in(const struct codec *const *table, const char *name)
+{
+    for (; *table; table++)
+        if (strcmp((*table)->name, name) == 0)
+            return *table;
+    return NULL;
+}
+
+const struct codec *codec_find(const char *name)
+{
+    const struct codec *row = find_in(codec_table, name);
+    return row ? row : find_in(wrapper_table, name);
+}
+
+static const struct codec_alias *find_alias(const char *name)
+{
+    for (const struct codec_alias *a = codec_alias_table; a->name; a++)
+        if (strcmp(a->name, name) == 0)
+            return a;
+    return NULL;
+}
+
+static void nearer(const char *name, const char *text, const char **best, int *distance)
+{
+    int d = opt_distance(text, name);
+    if (d < *distance) {
+        *distance = d;
+        *best = name;
+    }
+}
+
+static int unknown(const char *what, const char *name, const struct codec *const *table,
+                   bool aliases, struct err *err)
+{
+    const char *best = NULL;
+    int distance = 4;
+    for (; *table; table++)
+        nearer((*table)->name, name, &best, &distance);
+    for (const struct codec_alias *a = codec_alias_table; aliases && a->name; a++)
+        nearer(a->name, name, &best, &distance);
+    if (best)
+        return err_set(err, "unknown %s '%s'; the nearest is '%s'", what, name, best);
+    return err_set(err, "unknown %s '%s'; 'fstq list codecs' shows all", what, name);
+}
+
+// --- Opening
+// ----------------------------------------------------------------------------------------
+
+#define TEXT_MAX sizeof(((struct codec_inst *)0)->text)
+
+// The '+' before the next wrapper, or the end. The one in 1e+3 is followed by a digit.
+static const char *piece_end(const char *s)
+{
+    for (; *s; s++)
+        if (*s == '+' && !(s[1] >= '0' && s[1] <= '9'))
+            return s;
+    return s;
+}
+
+// Splits off the first piece of *rest into name and opts ("" when there are none).
+static void next_piece(const char **rest, char name[TEXT_MAX], char opts[TEXT_MAX])
+{
+    const char *end = piece_end(*rest);
+    size_t len = (size_t)(end - *rest);
+    memcpy(name, *rest, len);
+    name[len] = '\0';
+    char *colon = strchr(name, ':');
+    opts[0] = '\0';
+    if (colon) {
+        strcpy(opts, colon + 1);
+        *colon = '\0';
+    }
+    *rest = *end ? end + 1 : end;
+}
+
+// Puts a short name's text in place of it: its codec takes the options given, its wrappers come
+// first.
+static int expand_alias(const char *text, char out[TEXT_MAX], struct err *err)
+{
+    char name[TEXT_MAX], opts[TEXT_MAX];
+    if (strlen(text) >= TEXT_MAX)
+        return err_set(err, "codec text is longer than %zu characters", TEXT_MAX - 1);
+    const char *rest = text;
+    next_piece(&rest, name, opts);
+    const struct codec_alias *a = find_alias(name);
+    if (!a) {
+        strcpy(out, text);
+        return 0;
+    }
+    const char *mid = piece_end(a->text);
+    const char *join = opts[0] == '\0'                                 ? ""
+                       : memchr(a->text, ':', (size_t)(mid - a->text)) ? ","
+                                                                       : ":";
+    int n = snprintf(out, TEXT_MAX, "%.*s%s%s%s%s%s", (int)(mid - a->text), a->text, join, opts,
+                     mid, *rest ? "+" : "", rest);
+    if (n < 0 || (size_t)n >= TEXT_MAX)
+        return err_set(err, "codec text '%s' is longer than %zu characters when written out", text,
+                       TEXT_MAX - 1);
+    return 0;
+}
+
+// "name:key=value,..." with every option, after the inner codec's text.
+static int write_text(struct codec_inst *c, struct err *err)
+{
+    const struct codec *row = c->row;
+    size_t at = 0;
+    int n = c->inner ? snprintf(c->text, TEXT_MAX, "%s+%s", c->inner->text, row->name)
+                     : snprintf(c->text, TEXT_MAX, "%s", row->name);
+    for (int i = 0; n >= 0; i++) {
+        at += (size_t)n;
+        if (at >= TEXT_MAX)
+            return err_set(err, "codec '%s' is longer than %zu characters when written out",
+                           row->name, TEXT_MAX - 1);
+        if (i == row->n_options)
+            return 0;
+        char value[128];
+        opt_format(&row->options[i], c->opt, value, sizeof value);
+        n = snprintf(c->text + at, TEXT_MAX - at, "%c%s=%s", i ? ',' : ':', row->options[i].name,
+                     value);
+    }
+    return err_set(err, "codec '%s' cannot be written out", row->name);
+}
+
+static struct codec_inst *open_piece(const char *name, const char *opts,
+                                     const struct codec_inst *inner, const struct shape *shape,
+                                     struct err *err)
+{
+    const struct codec *row = find_in(inner ? wrapper_table : codec_table, name);
+    if (!row) {
+        if (inner && find_in(codec_table, name))
+            err_set(err, "'%s' is a codec, not a wrapper: it cannot stand after a '+'", name);
+        else if (!inner && find_in(wrapper_table, name))
+            err_set(err, "'%s' is a wrapper: it stands after a codec, as in topk+%s", name, name);
+        else
+            unknown(inner ? "wrapper" : "codec", name, inner ? wrapper_table : codec_table, !inner,
+                    err);
+        return NULL;
+    }
+    struct codec_inst *c = mem_alloc(MEM_CODEC, sizeof *c);
+    c->row = row;
+    c->shape = shape;
+    c->inner = inner;
+    c->opt = row->option_bytes ? mem_alloc(MEM_CODEC, row->option_bytes) : NULL;
+    opt_defaults(row->options, row->n_options, c->opt);
+    struct err why = {""};
+    if ((opts[0] && row->n_options == 0 && err_set(&why, "it has no options, got '%s'", opts)) ||
+        (opts[0] && opt_set_list(row->options, row->n_options, c->opt, opts, &why)) ||
+        (row->check && row->check(c, &why)) || write_text(c, &why)) {
+        err_set(err, "codec %s: %s", row->name, why.text);
+        mem_free(c->opt);
+        mem_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+struct codec_inst *codec_open(const char *text, const struct shape *shape, struct err *err)
+{
+    char full[TEXT_MAX], name[TEXT_MAX], opts[TEXT_MAX];
+    if (expand_alias(text, full, err))
+        return NULL;
+    struct codec_inst *c = NULL;
+    const char *rest = full;
+    size_t len = strlen(full);
+    if (len && full[len - 1] == '+') {
+        err_set(err, "codec text '%s' ends in '+': a wrapper is missing", text);
+        return NULL;
+    }
+    do {
+        next_piece(&rest, name, opts);
+        struct codec_inst *outer = open_piece(name, opts, c, shape, err);
+        if (!outer) {
+            codec_close(c);
+            return NULL;
+        }
+        c = outer;
+    } while (*rest);
+    return c;
+}
+
+void codec_close(struct codec_inst *c)
+{
+    while (c) {
+        // Instances are made here, so the inner one is ours to free although users see it const.
+        struct codec_inst *inner = (struct codec_inst *)(uintptr_t)c->inner;
+        mem_free(c->opt);
+        mem_free(c);
+        c = inner;
+    }
+}
+
+// --- Facts
+// ------------------------------------------------------------------------------------------
+
+size_t codec_state_floats(const struct codec_inst *c)
+{
+    return c->row->state_floats ? c->row->state_floats(c) : 0;
+}
+
+size_t codec_scratch_bytes(const struct codec_inst *c)
+{
+    return c->row->scratch_bytes ? c->row->scratch_bytes(c) : 0;
+}
+
+size_t codec_bound(const struct codec_inst *c)
+{
+    return c->row->bound(c);
+}
+
+unsigned codec_needs(const struct codec_inst *c)
+{
+    return c->row->needs | (c->inner ? codec_needs(c->inner) : 0);
+}
+
+unsigned codec_flags(const struct codec_inst *c)
+{
+    return c->row->flags_of ? c->row->flags_of(c) : c->row->flags;
+}
+
+// --- Encoding and decoding
+// --------------------------------------------------------------------------
+
+static int check_input(const struct codec_inst *c, const float *x, struct err *err)
+{
+    size_t n = c->shape->n_values;
+    float limit = codec_flags(c) & CODEC_ANY_SIZE ? 0x1.fffffep127f : CODEC_LIMIT;
+    uint32_t limit_bits;
+    memcpy(&limit_bits, &limit, sizeof limit_bits);
+    uint32_t max = quant_absmax_bits(x, n);
+    if (max < limit_bits || (max == limit_bits && limit > CODEC_LIMIT))
+        return 0;
+    return codec_bad_input(c, x, err);
+}
+
+int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
+{
+    const struct shape *s = c->shape;
+    bool any = codec_flags(c) & CODEC_ANY_SIZE;
+    for (uint32_t t = 0; t < s->n_tensors; t++) {
+        const struct shape_tensor *row = &s->tensors[t];
+        for (size_t i = 0; i < (size_t)row->rows * row->cols; i++) {
+            float v = x[row->offset + i];
+            if (!(v >= -0x1.fffffep127f && v <= 0x1.fffffep127f))
+                return err_set(err, "the update is not finite: %s[%zu] = %g", row->name, i,
+                               (double)v);
+            if (!any && !(v > -CODEC_LIMIT && v < CODEC_LIMIT))
+                return err_set(err, "the update is too large for %s: %s[%zu] = %g, limit %g",
+                               c->row->name, row->name, i, (double)v, (double)CODEC_LIMIT);
+        }
+    }
+    return err_set(err, "the update is not finite");
+}
+
+int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                     size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    struct codec_report own;
+    if (!report)
+        report = &own;
+    memset(report, 0, sizeof *report);
+    report->staleness = -1;
+    if (!(codec_flags(c) & CODEC_SELF_CHECK) && check_input(c, in->x, err))
+        return -1;
+    int64_t len = c->row->encode(c, in, out, cap, scratch, report, err);
+    const struct codec_parts *p = &report->parts;
+    assert(len < 0 ||
+           p->header + p->directory + p->scales + p->indices + p->tags + p->values == len);
+    assert(len <= (int64_t)cap);
+    return len;
+}
+
+int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                     size_t len, float weight, float *acc, void *scratch, struct err *err)
+{
+    struct quant_sink to = {acc, weight, true};
+    return c->row->decode(c, key, in, len, to, scratch, err);
+}
+
+int codec_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                 size_t len, float *x_hat, void *scratch, struct err *err)
+{
+    struct quant_sink to = {x_hat, 1.0f, false};
+    return c->row->decode(c, key, in, len, to, scratch, err);
+}
+
+double codec_nmse(const float *x, const float *x_hat, size_t n)
+{
+    double err2 = quant_sum_sq_diff(x, x_hat, n), norm2 = quant_sum_sq(x, n);
+    return norm2 > 0 ? err2 / norm2 : err2 > 0 ? (double)INFINITY : 0;
+}

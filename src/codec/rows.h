@@ -1,0 +1,9 @@
+// The rows of the codec table, each defined beside its code.
+#ifndef FSTQ_CODEC_ROWS_H
+#define FSTQ_CODEC_ROWS_H
+
+#include "codec/codec.h"
+
+extern const struct codec codec_raw, codec_fp32, codec_fp16, codec_bf16; // dense.c
+
+#endif

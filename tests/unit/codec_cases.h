@@ -1,0 +1,135 @@
+// What every codec test shares: method texts to walk, shapes, inputs, one round trip.
+#ifndef FSTQ_TESTS_CODEC_CASES_H
+#define FSTQ_TESTS_CODEC_CASES_H
+
+#include "base/fmath.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "codec/codec.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+// At least one line for each row of the table (test_codec checks), more where options change the
+// bytes.
+static const char *const codec_cases[] = {
+    "raw", "fp32", "fp16", "fp16:prescale=off", "bf16", NULL,
+};
+
+struct session {
+    struct shape shape;
+    struct codec_inst *c;
+    uint8_t *msg, *scratch;
+    float *x_hat, *state, *state_next, *sens, *grad;
+    struct codec_report report;
+    struct err err;
+};
+
+// A small adapter with odd sizes, an empty and a one-value tensor, and both classes.
+static inline void shape_odd(struct shape *s)
+{
+    shape_init(s);
+    shape_add(s, "l0.q.A", 4, 33, SHAPE_LORA_A);
+    shape_add(s, "l0.q.B", 29, 4, SHAPE_LORA_B);
+    shape_add(s, "none", 0, 5, SHAPE_OTHER);
+    shape_add(s, "one", 1, 1, SHAPE_OTHER);
+    shape_add(s, "l1.q.A", 4, 301, SHAPE_LORA_A);
+    shape_add(s, "l1.q.B", 257, 4, SHAPE_LORA_B);
+    shape_seal(s);
+}
+
+static inline void shape_one(struct shape *s, uint32_t rows, uint32_t cols)
+{
+    shape_init(s);
+    shape_add(s, "x", rows, cols, SHAPE_LORA_A);
+    shape_seal(s);
+}
+
+static inline void session_open(struct session *s, const char *text)
+{
+    s->err.text[0] = '\0';
+    s->c = codec_open(text, &s->shape, &s->err);
+    if (!s->c)
+        fail_msg("%s: %s", text, s->err.text);
+    size_t n = s->shape.n_values, st = codec_state_floats(s->c);
+    s->msg = mem_alloc(MEM_CODEC, codec_bound(s->c) + 1);
+    s->scratch = mem_alloc(MEM_CODEC, codec_scratch_bytes(s->c) + 1);
+    s->x_hat = mem_alloc(MEM_CODEC, (n + 1) * sizeof(float));
+    s->state = mem_alloc(MEM_CODEC, (st + 1) * sizeof(float));
+    s->state_next = mem_alloc(MEM_CODEC, (st + 1) * sizeof(float));
+    s->sens = mem_alloc(MEM_CODEC, (n + 1) * sizeof(float));
+    s->grad = mem_alloc(MEM_CODEC, (n + 1) * sizeof(float));
+    for (size_t i = 0; i < n; i++) {
+        s->sens[i] = (float)(1 + i % 7) * 1e-3f;
+        s->grad[i] = (float)((int)(i % 5) - 2) * 1e-2f;
+    }
+}
+
+static inline void session_close(struct session *s)
+{
+    codec_close(s->c);
+    mem_free(s->msg);
+    mem_free(s->scratch);
+    mem_free(s->x_hat);
+    mem_free(s->state);
+    mem_free(s->state_next);
+    mem_free(s->sens);
+    mem_free(s->grad);
+}
+
+static inline int64_t session_encode(struct session *s, const float *x, struct codec_key key,
+                                     size_t cap)
+{
+    struct codec_input in = {.x = x,
+                             .sens = s->sens,
+                             .grad = s->grad,
+                             .state = s->state,
+                             .state_next = s->state_next,
+                             .key = key,
+                             .budget_bytes = -1};
+    return codec_encode(s->c, &in, s->msg, cap, s->scratch, &s->report, &s->err);
+}
+
+// Encodes and decodes into x_hat; returns the message's length.
+static inline int64_t session_trip(struct session *s, const float *x, struct codec_key key)
+{
+    int64_t len = session_encode(s, x, key, codec_bound(s->c));
+    if (len < 0)
+        fail_msg("%s: %s", s->c->text, s->err.text);
+    if (codec_decode(s->c, &key, s->msg, (size_t)len, s->x_hat, s->scratch, &s->err))
+        fail_msg("%s: own message refused: %s", s->c->text, s->err.text);
+    return len;
+}
+
+enum dist { DIST_NORMAL, DIST_LAPLACE, DIST_STUDENT3 };
+
+static inline void fill(float *x, size_t n, enum dist dist, uint32_t stream)
+{
+    struct rng r = rng_stream(20260428, RNG_TEST, (uint32_t)dist, stream, 0);
+    for (size_t i = 0; i < n; i++) {
+        double v = 0;
+        if (dist == DIST_NORMAL) {
+            v = rng_normal(&r);
+        } else if (dist == DIST_LAPLACE) {
+            double u = rng_unit(&r) - 0.5, a = -fmath_log(1 - 2 * fabs(u));
+            v = u < 0 ? -a : a;
+        } else {
+            double z = rng_normal(&r), c = 0;
+            for (int k = 0; k < 3; k++) {
+                double g = rng_normal(&r);
+                c += g * g;
+            }
+            v = z / sqrt(c / 3);
+        }
+        x[i] = (float)(v * 1e-3);
+    }
+}
+
+#endif

@@ -1,0 +1,358 @@
+// What holds for every codec of the table: round trips, special values, bounds, broken messages,
+// the same bytes from every instruction set.
+#include "codec_cases.h"
+
+#include <xxhash.h>
+
+static const struct codec_key key0 = {.seed = 7, .client = 3, .version = 11};
+
+static void test_every_row_has_a_case(void **state)
+{
+    (void)state;
+    for (const struct codec *const *row = codec_table; *row; row++) {
+        bool found = false;
+        size_t len = strlen((*row)->name);
+        for (const char *const *t = codec_cases; *t; t++)
+            found |= strncmp(*t, (*row)->name, len) == 0 && strchr(":+", (*t)[len]) != NULL;
+        if (!found)
+            fail_msg("codec %s has no line in codec_cases", (*row)->name);
+        assert_true((*row)->help && (*row)->source && (*row)->bound && (*row)->encode &&
+                    (*row)->decode);
+        assert_ptr_equal(codec_find((*row)->name), *row);
+    }
+}
+
+static void test_text_is_expanded_and_reads_back(void **state)
+{
+    (void)state;
+    struct session s;
+    shape_odd(&s.shape);
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct err err = {""};
+        struct codec_inst *a = codec_open(*t, &s.shape, &err);
+        if (!a)
+            fail_msg("%s: %s", *t, err.text);
+        struct codec_inst *b = codec_open(a->text, &s.shape, &err);
+        if (!b)
+            fail_msg("%s: %s", a->text, err.text);
+        assert_string_equal(a->text, b->text);
+        codec_close(a);
+        codec_close(b);
+    }
+    shape_free(&s.shape);
+}
+
+static void expect_error(const char *text, const char *part)
+{
+    struct shape shape;
+    shape_one(&shape, 2, 3);
+    struct err err = {""};
+    struct codec_inst *c = codec_open(text, &shape, &err);
+    if (c)
+        fail_msg("'%s' was accepted as %s", text, c->text);
+    if (!strstr(err.text, part))
+        fail_msg("'%s': the error is '%s', which lacks '%s'", text, err.text, part);
+    shape_free(&shape);
+}
+
+static void test_bad_text_is_named(void **state)
+{
+    (void)state;
+    expect_error("", "unknown codec ''");
+    expect_error("f16", "nearest is 'fp16'");
+    expect_error("fp16:prescal=on", "prescale");
+    expect_error("fp16:prescale=maybe", "prescale");
+    expect_error("raw:bits=3", "no options");
+    expect_error("fp16+", "wrapper is missing");
+    expect_error("fp16+fp32", "not a wrapper");
+    expect_error("fp16+nosuchthing", "unknown wrapper");
+    char longer[400];
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    expect_error(longer, "longer than");
+}
+
+// Both sides finite, errors of a sane size, coordinates beyond the end untouched.
+static void check_trip(struct session *s, const float *x, const char *what)
+{
+    size_t n = s->shape.n_values;
+    s->x_hat[n] = 42.0f;
+    int64_t len = session_trip(s, x, key0);
+    assert_true((size_t)len <= codec_bound(s->c));
+    if (s->x_hat[n] != 42.0f)
+        fail_msg("%s, %s: wrote past the end", s->c->text, what);
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(s->x_hat[i]))
+            fail_msg("%s, %s: value %zu decodes to %g", s->c->text, what, i, (double)s->x_hat[i]);
+    if (codec_flags(s->c) & CODEC_EXACT)
+        assert_memory_equal(x, s->x_hat, n * sizeof *x);
+    uint64_t before = XXH3_64bits(s->msg, (size_t)len);
+    int64_t again = session_encode(s, x, key0, codec_bound(s->c));
+    if (again != len || XXH3_64bits(s->msg, (size_t)len) != before)
+        fail_msg("%s, %s: two encodings differ", s->c->text, what);
+    if (len > 0 && session_encode(s, x, key0, (size_t)len - 1) >= 0)
+        fail_msg("%s, %s: fits into a buffer one byte short", s->c->text, what);
+    if (session_encode(s, x, key0, (size_t)len) != len)
+        fail_msg("%s, %s: does not fit into a buffer of its own length", s->c->text, what);
+}
+
+enum special {
+    ALL_ZERO,
+    CONSTANT,
+    ONE_OUTLIER,
+    SIGNED_ZEROS,
+    DENORMALS,
+    TINY_AND_LARGE,
+    ZERO_TENSOR,
+    ALTERNATING,
+    SPECIAL_COUNT
+};
+static const char *const special_name[SPECIAL_COUNT] = {
+    "all zero",  "constant",       "one outlier", "signed zeros",
+    "denormals", "tiny and large", "zero tensor", "alternating"};
+
+static void fill_special(float *x, const struct shape *shape, enum special what)
+{
+    size_t n = shape->n_values;
+    fill(x, n, DIST_NORMAL, 1);
+    for (size_t i = 0; i < n; i++) {
+        float sign = i & 1 ? -1.0f : 1.0f;
+        float v[SPECIAL_COUNT] = {
+            [ALL_ZERO] = 0,
+            [CONSTANT] = 0.37f,
+            [ONE_OUTLIER] = i == n / 3 ? -1e9f : x[i] * 1e-6f,
+            [SIGNED_ZEROS] = 0.0f * sign,
+            [DENORMALS] = sign * (float)(i % 1000) * 0x1p-149f,
+            [TINY_AND_LARGE] = i % 3 ? sign * 1e29f : sign * 1e-38f,
+            [ZERO_TENSOR] = x[i],
+            [ALTERNATING] = sign,
+        };
+        x[i] = v[what];
+    }
+    if (what == ZERO_TENSOR && shape->n_tensors > 1)
+        memset(x + shape->tensors[1].offset, 0,
+               sizeof *x * shape->tensors[1].rows * shape->tensors[1].cols);
+}
+
+static void test_special_values(void **state)
+{
+    (void)state;
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct session s;
+        shape_odd(&s.shape);
+        session_open(&s, *t);
+        float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
+        for (int what = 0; what < SPECIAL_COUNT; what++) {
+            fill_special(x, &s.shape, (enum special)what);
+            check_trip(&s, x, special_name[what]);
+            if (what != ALL_ZERO && what != SIGNED_ZEROS)
+                continue;
+            session_trip(&s, x, key0);
+            for (size_t i = 0; i < s.shape.n_values; i++)
+                if (s.x_hat[i] != 0)
+                    fail_msg("%s: zero decodes to %g", *t, (double)s.x_hat[i]);
+        }
+        mem_free(x);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+}
+
+static void test_sizes(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[][2] = {
+        {0, 0},  {1, 1}, {1, 2},  {3, 1},   {1, 7},   {5, 3},   {1, 31},   {4, 8},   {1, 33},
+        {1, 63}, {8, 8}, {13, 5}, {1, 127}, {1, 257}, {16, 64}, {1, 1025}, {3, 683}, {17, 241}};
+    for (const char *const *t = codec_cases; *t; t++) {
+        for (size_t k = 0; k < ARRAY_LEN(sizes); k++) {
+            struct session s;
+            shape_one(&s.shape, sizes[k][0], sizes[k][1]);
+            session_open(&s, *t);
+            float *x = mem_alloc(MEM_CODEC, sizeof *x * (s.shape.n_values + 1));
+            char what[32];
+            snprintf(what, sizeof what, "%u x %u", sizes[k][0], sizes[k][1]);
+            fill(x, s.shape.n_values, DIST_LAPLACE, (uint32_t)k);
+            check_trip(&s, x, what);
+            mem_free(x);
+            session_close(&s);
+            shape_free(&s.shape);
+        }
+        struct session s; // no tensor at all
+        shape_init(&s.shape);
+        shape_seal(&s.shape);
+        session_open(&s, *t);
+        float none = 0;
+        check_trip(&s, &none, "no tensors");
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+}
+
+static void test_non_finite_input_is_refused(void **state)
+{
+    (void)state;
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct session s;
+        shape_odd(&s.shape);
+        session_open(&s, *t);
+        float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
+        const float bad[] = {NAN, INFINITY, -INFINITY};
+        for (size_t k = 0; k < ARRAY_LEN(bad); k++)
+            for (size_t at = 0; at < s.shape.n_values; at += 97) {
+                fill(x, s.shape.n_values, DIST_NORMAL, 2);
+                x[at] = bad[k];
+                s.err.text[0] = '\0';
+                if (session_encode(&s, x, key0, codec_bound(s.c)) >= 0)
+                    fail_msg("%s: took %g at %zu", *t, (double)bad[k], at);
+                if (!strstr(s.err.text, "finite"))
+                    fail_msg("%s: the error is '%s'", *t, s.err.text);
+            }
+        fill(x, s.shape.n_values, DIST_NORMAL, 2);
+        x[40] = 2e38f;
+        int64_t len = session_encode(&s, x, key0, codec_bound(s.c));
+        if (len < 0)
+            assert_non_null(strstr(s.err.text, "too large"));
+        else
+            assert_true(codec_flags(s.c) & CODEC_ANY_SIZE);
+        mem_free(x);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+}
+
+// acc += weight * x_hat in float, coordinate by coordinate, whatever the instruction set.
+static void test_decode_add_is_weight_times_decoded(void **state)
+{
+    (void)state;
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct session s;
+        shape_odd(&s.shape);
+        session_open(&s, *t);
+        size_t n = s.shape.n_values;
+        float *x = mem_alloc(MEM_CODEC, sizeof *x * n), *acc = mem_alloc(MEM_CODEC, sizeof *x * n);
+        fill(x, n, DIST_STUDENT3, 3);
+        int64_t len = session_trip(&s, x, key0);
+        const float weight = 0.3f;
+        for (size_t i = 0; i < n; i++)
+            acc[i] = (float)i * 1e-5f - 0.01f;
+        assert_int_equal(
+            codec_decode_add(s.c, &key0, s.msg, (size_t)len, weight, acc, s.scratch, &s.err), 0);
+        for (size_t i = 0; i < n; i++) {
+            float part = weight * s.x_hat[i], want = (float)i * 1e-5f - 0.01f;
+            want += part;
+            if (acc[i] != want)
+                fail_msg("%s: acc[%zu] = %.9g, want %.9g", *t, i, (double)acc[i], (double)want);
+        }
+        mem_free(x);
+        mem_free(acc);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+}
+
+// Truncated, extended and bit-flipped: refused with the accumulator untouched, or decoded in bounds
+// to finite values.
+static void test_broken_messages(void **state)
+{
+    (void)state;
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct session s;
+        shape_odd(&s.shape);
+        session_open(&s, *t);
+        size_t n = s.shape.n_values;
+        float *x = mem_alloc(MEM_CODEC, sizeof *x * n), *acc = mem_alloc(MEM_CODEC, sizeof *x * n);
+        fill(x, n, DIST_NORMAL, 4);
+        size_t len = (size_t)session_trip(&s, x, key0);
+        uint8_t *good = mem_alloc(MEM_CODEC, len);
+        memcpy(good, s.msg, len);
+        struct rng r = rng_stream(1, RNG_TEST, 0, 0, 0);
+        for (int k = 0; k < 300; k++) {
+            // The exact size, so that a sanitizer sees the first byte read beyond it.
+            size_t cut = k < 100 ? rng_below(&r, (uint32_t)len) : len;
+            uint8_t *m = mem_alloc(MEM_CODEC, cut);
+            memcpy(m, good, cut);
+            if (k >= 100)
+                for (uint32_t flips = 1 + rng_below(&r, 3); flips; flips--)
+                    m[rng_below(&r, k < 200 ? (uint32_t)(len < 40 ? len : 40) : (uint32_t)len)] ^=
+                        (uint8_t)(1u << rng_below(&r, 8));
+            for (size_t i = 0; i < n; i++)
+                acc[i] = 0.5f;
+            int bad = codec_decode_add(s.c, &key0, m, cut, 1.0f, acc, s.scratch, &s.err);
+            if (k < 100 && !bad)
+                fail_msg("%s: took %zu of %zu bytes", *t, cut, len);
+            for (size_t i = 0; i < n; i++) {
+                if (bad && acc[i] != 0.5f)
+                    fail_msg("%s: refused, but acc[%zu] changed", *t, i);
+                if (!isfinite(acc[i]))
+                    fail_msg("%s: acc[%zu] = %g after a bit flip", *t, i, (double)acc[i]);
+            }
+            mem_free(m);
+        }
+        memcpy(s.msg, good, len);
+        s.msg[len] = 0;
+        if (!codec_decode_add(s.c, &key0, s.msg, len + 1, 1.0f, acc, s.scratch, &s.err))
+            fail_msg("%s: took a message with a byte too many", *t);
+        mem_free(good);
+        mem_free(x);
+        mem_free(acc);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+}
+
+static uint64_t hash_of(struct session *s, const float *x, uint64_t *decoded)
+{
+    int64_t len = session_trip(s, x, key0);
+    *decoded = XXH3_64bits(s->x_hat, s->shape.n_values * sizeof(float));
+    return XXH3_64bits(s->msg, (size_t)len);
+}
+
+static void test_same_bytes_for_every_isa(void **state)
+{
+    (void)state;
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct session s;
+        shape_init(&s.shape);
+        shape_add(&s.shape, "A", 8, 1003, SHAPE_LORA_A);
+        shape_add(&s.shape, "B", 517, 8, SHAPE_LORA_B);
+        shape_seal(&s.shape);
+        session_open(&s, *t);
+        float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
+        for (int d = 0; d < 3; d++) {
+            fill(x, s.shape.n_values, (enum dist)d, 5);
+            uint64_t first = 0, first_decoded = 0, decoded;
+            for (int isa = CODEC_ISA_PORTABLE; isa < CODEC_ISA_COUNT; isa++) {
+                codec_isa_limit((enum codec_isa)isa);
+                uint64_t h = hash_of(&s, x, &decoded);
+                if (isa == CODEC_ISA_PORTABLE) {
+                    first = h;
+                    first_decoded = decoded;
+                }
+                if (h != first || decoded != first_decoded)
+                    fail_msg("%s: %s gives other %s than portable", *t, codec_isa_name[codec_isa()],
+                             h != first ? "bytes" : "values");
+            }
+            codec_isa_limit(CODEC_ISA_AVX512);
+        }
+        mem_free(x);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_row_has_a_case),
+        cmocka_unit_test(test_text_is_expanded_and_reads_back),
+        cmocka_unit_test(test_bad_text_is_named),
+        cmocka_unit_test(test_special_values),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_non_finite_input_is_refused),
+        cmocka_unit_test(test_decode_add_is_weight_times_decoded),
+        cmocka_unit_test(test_broken_messages),
+        cmocka_unit_test(test_same_bytes_for_every_isa),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
