@@ -19,7 +19,7 @@ PKG_CONFIG ?= pkg-config
 
 # --- what is here ---------------------------------------------------------------------------------
 REQUIRED := ompi-c hdf5 hwloc openblas libxxhash jansson inih libzstd liblz4
-GOALS_WITHOUT_LIBS := demo test test-long deps clean help format bench asan fuzz base-model
+GOALS_WITHOUT_LIBS := demo test test-long deps clean config help format bench asan fuzz base-model
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(GOALS_WITHOUT_LIBS),$(MAKECMDGOALS)),all),)
 MISSING := $(foreach p,$(REQUIRED),$(if $(shell $(PKG_CONFIG) --exists $(p) && echo y),,$(p)))
 ifneq ($(strip $(MISSING)),)
@@ -44,6 +44,7 @@ WARN   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wm
 OPTS_release := -O3 -g
 OPTS_debug   := -O0 -g3
 OPTS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPTS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 OPTS   := $(OPTS_$(BUILD))
 ifeq ($(strip $(OPTS)),)
 $(error BUILD=$(BUILD): it is release, debug or asan)
@@ -52,7 +53,7 @@ endif
 # unless a kernel asks for it by intrinsic). assert() stays on in release.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -fopenmp $(WARN) $(OPTS) \
               -Isrc -I. -Ikernels $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-LDLIBS_ALL := $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(OPTS) $(LDFLAGS) $(LDLIBS)
+LDLIBS_ALL := -Wl,--as-needed $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(OPTS) $(LDFLAGS) $(LDLIBS)
 
 # --- sources --------------------------------------------------------------------------------------
 SRC   := $(sort $(wildcard src/*.c src/*/*.c kernels/*.c bench/*.c))
@@ -69,9 +70,12 @@ UNIT  := $(sort $(wildcard tests/unit/*.c))
 UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
+FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 
 .PHONY: all demo test test-long bench asan fuzz deps config format install clean help tests base-model
+.PHONY: fuzzers replay
 .DELETE_ON_ERROR:
+.SECONDARY:
 all: $(O)/fstq
 
 $(O)/libfstq.a: $(LIBOBJ)
@@ -84,10 +88,20 @@ $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libfstq.a
 $(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
-$(O)/%.o: %.c
+# A fuzz target needs libFuzzer's main, or ours, which replays the corpus.
+$(O)/fuzz/%: $(O)/tests/fuzz/%.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/replay.o) $(O)/libfstq.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) -o $@ $^ $(if $(filter fuzz,$(BUILD)),-fsanitize=fuzzer) $(LDLIBS_ALL)
+$(O)/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
 	@echo "  cc   $<"
 	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS_$(basename $(notdir $<))) -MMD -MP -c -o $@ $<
+
+# Other flags or another compiler: everything anew.
+$(O)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(CFLAGS_ALL)' > $@.new
+	@cmp -s $@ $@.new && rm $@.new || mv $@.new $@
 
 # Build facts: written only when they change, so that nothing is recompiled for nothing.
 GIT_REV := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
@@ -122,16 +136,22 @@ demo: deps
 	@scripts/demo.sh $(O)
 test: deps
 	@$(MAKE) --no-print-directory all tests
+	@$(MAKE) --no-print-directory replay
 	@tests/run.sh $(O)
 test-long: deps
 	@$(MAKE) --no-print-directory all tests
+	@$(MAKE) --no-print-directory replay
 	@FSTQ_TEST_LONG=1 tests/run.sh $(O)
 tests: $(UNITBIN) $(PROGBIN)
+fuzzers: $(FUZZBIN)
+# Every decoder's corpus under ASan and UBSan, with the compiler at hand.
+replay:
+	@$(MAKE) --no-print-directory BUILD=asan CUDA=0 O=build/asan fuzzers
 bench: deps
 	@$(MAKE) --no-print-directory all
 	@$(O)/fstq bench
 asan: deps
-	@$(MAKE) --no-print-directory BUILD=asan CUDA=0 all tests
+	@$(MAKE) --no-print-directory BUILD=asan CUDA=0 O=build/asan all tests
 fuzz: deps
 	@tests/fuzz/run.sh
 format:

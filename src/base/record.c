@@ -19,13 +19,16 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_ROUND] = {"round", LANE_COMPUTE, true,
         "sampling to commit, as the server sees it", "evaluation, checkpoint and trace"},
     [STAGE_BROADCAST] = {"broadcast", LANE_NET, false,
-        "sealing the adapter and handing it to the transport for every sampled client", "its travel"},
+        "sealing the adapter and handing it to the transport for every sampled client",
+        "its travel"},
     [STAGE_DOWNLOAD] = {"download", LANE_NET, false,
-        "the adapter's travel over the client's link, and its checks", "waiting for the server to send"},
+        "the adapter's travel over the client's link, and its checks",
+        "waiting for the server to send"},
     [STAGE_TRAIN] = {"train", LANE_COMPUTE, false,
         "all local steps of a client", "compression, transfer and slot files"},
     [STAGE_FISHER] = {"fisher", LANE_COMPUTE, false,
-        "estimating sensitivities outside the training steps", "what the optimiser's state gives for free"},
+        "estimating sensitivities outside the training steps",
+        "what the optimiser's state gives for free"},
     [STAGE_SELECT] = {"select", LANE_ENCODE, false,
         "choosing the coordinates to send", "their widths and values"},
     [STAGE_ALLOC] = {"alloc", LANE_ENCODE, false,
@@ -50,7 +53,8 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_CHECKPOINT] = {"checkpoint", LANE_IO, false,
         "writing, syncing and renaming the server's state", "client slots"},
     [STAGE_TRACE] = {"trace", LANE_IO, false,
-        "writing and flushing HDF5 and the journal", "recording spans, which costs under 100 ns each"},
+        "writing and flushing HDF5 and the journal",
+        "recording spans, which costs under 100 ns each"},
     [STAGE_SLOT] = {"slot", LANE_IO, false,
         "a client's state read from or written to its slot file", "using it"},
     [STAGE_FORWARD] = {"forward", LANE_COMPUTE, true,
@@ -101,7 +105,8 @@ _Static_assert(sizeof(struct rec_rank) == 5 * 8 + 2 * 4 + 208, "hole in rec_rank
 #define TYPE_OF(x)                                                                                 \
     _Generic((x), int32_t: FIELD_I32, int64_t: FIELD_I64, uint64_t: FIELD_U64, double: FIELD_F64,  \
              uint8_t: FIELD_U8, char *: FIELD_TEXT, int64_t *: FIELD_I64)
-#define COUNT_OF(x) _Generic((x), char *: sizeof(x), int64_t *: sizeof(x) / sizeof(int64_t), default: 1)
+#define COUNT_OF(x)                                                                                \
+    _Generic((x), char *: sizeof(x), int64_t *: sizeof(x) / sizeof(int64_t), default: 1)
 #define CELL(f) (((ROW *)0)->f)
 #define FIELD_AS(f, t, u, h)                                                                       \
     {.name = #f, .type = t, .offset = offsetof(ROW, f), .count = (uint16_t)COUNT_OF(CELL(f)),      \
@@ -109,7 +114,7 @@ _Static_assert(sizeof(struct rec_rank) == 5 * 8 + 2 * 4 + 208, "hole in rec_rank
 #define FIELD(f, u, h) FIELD_AS(f, TYPE_OF(CELL(f)), u, h)
 #define RUN FIELD(run, "", "row of /runs")
 #define VERSION FIELD(version, "", "version of the global model: the round, where there are rounds")
-#define ATTEMPT FIELD(attempt, "", "0, plus 1 with each resume; readers keep the highest per version")
+#define ATTEMPT FIELD(attempt, "", "plus 1 with each resume; readers keep the highest")
 #define CLIENT FIELD(client, "", "client, -1 = the server itself")
 
 #define ROW struct rec_run
@@ -254,7 +259,7 @@ static const struct record_field rank_fields[] = {
     FIELD(gpu, "", "its GPU"),
     FIELD(clock_offset_start_ns, "ns", "its clock minus rank 0's, at the start"),
     FIELD(clock_offset_end_ns, "ns", "and at the end"),
-    FIELD(clock_rtt_ns, "ns", "round trip of that measurement: the offset's error is below half of it"),
+    FIELD(clock_rtt_ns, "ns", "its round trip: twice the largest error of the offset"),
     FIELD(rss_peak_bytes, "bytes", "peak of resident memory"),
     {0},
 };
