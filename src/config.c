@@ -17,8 +17,8 @@
 static const struct opt run_options[] = {
     OPT(struct run_params, seed, "run.seed", "1", 0, 9007199254740992.0, "",
         "every random choice of a run follows from it"),
-    OPT_STRING(struct run_params, dir, "run.dir", "fstq-run",
-               "checkpoints, client slots and the run's lock; one run at a time in it"),
+    OPT_STRING(struct run_params, dir, "run.dir", "",
+               "for checkpoints, client state and the run's lock; empty = no checkpoints"),
     OPT(struct run_params, resume, "run.resume", "off", 0, 0, "",
         "continue from the newest sound checkpoint in run.dir"),
 };

@@ -263,15 +263,17 @@ int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
         const struct shape_tensor *row = &s->tensors[t];
         for (size_t i = 0; i < (size_t)row->rows * row->cols; i++) {
             float v = x[row->offset + i];
-            if (!(v >= -0x1.fffffep127f && v <= 0x1.fffffep127f))
-                return err_set(err, "the update is not finite: %s[%zu] = %g", row->name, i,
-                               (double)v);
+            if (!(v >= -0x1.fffffep127f && v <= 0x1.fffffep127f)) {
+                err_set(err, "the update is not finite: %s[%zu] = %g", row->name, i, (double)v);
+                return CODEC_NONFINITE;
+            }
             if (!any && !(v > -CODEC_LIMIT && v < CODEC_LIMIT))
                 return err_set(err, "the update is too large for %s: %s[%zu] = %g, limit %g",
                                c->row->name, row->name, i, (double)v, (double)CODEC_LIMIT);
         }
     }
-    return err_set(err, "the update is not finite");
+    err_set(err, "the update is not finite");
+    return CODEC_NONFINITE;
 }
 
 int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,

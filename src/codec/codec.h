@@ -37,6 +37,9 @@ enum codec_flags {
 // may overflow. Scales in messages are held to the same bound.
 #define CODEC_LIMIT 0x1p100f
 
+// What an encoder or decoder returns when values are not finite; -1 is any other trouble.
+#define CODEC_NONFINITE (-2)
+
 // Names the random stream of one message: same key, same bytes.
 struct codec_key {
     uint64_t seed;
@@ -90,13 +93,13 @@ struct codec {
     size_t (*state_floats)(const struct codec_inst *c);  // NULL = none
     size_t (*scratch_bytes)(const struct codec_inst *c); // NULL = none; for encode and decode_add
     size_t (*bound)(const struct codec_inst *c);         // most bytes a message can have
-    // Returns the length written, at most cap, or -1 (cap too small, or non-finite input) with err.
+    // Returns the length written, at most cap, or -1 (cap too small) or CODEC_NONFINITE with err.
     // The input has been checked to be finite. Same key and input, same bytes.
     int64_t (*encode)(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                       size_t cap, void *scratch, struct codec_report *report, struct err *err);
     // Into the sink: to = decoded, or to += weight * decoded, in float, coordinate by coordinate;
     // coordinates that were not sent are left alone when adding and zeroed when setting. Trusts
-    // nothing in the bytes: on any error, a non-finite decoded value among them, it returns -1 and
+    // nothing in the bytes: on any error, it returns -1 (CODEC_NONFINITE for a non-finite decoded value) and
     // an accumulator is as it was.
     int (*decode)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                   size_t len, struct quant_sink to, void *scratch, struct err *err);

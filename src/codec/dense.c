@@ -48,7 +48,7 @@ static int f32_payload(const struct codec_inst *c, struct msg_in *m, const uint8
     if (want_values(m, 4 * n, values, err))
         return -1;
     if (quant_absmax_bits_le(*values, n) >= F32_INF_BITS)
-        return msg_bad("values", "one is not finite", err);
+        return msg_nonfinite(err);
     return 0;
 }
 
@@ -58,8 +58,9 @@ static int raw_decode(const struct codec_inst *c, const struct codec_key *key, c
     (void)key, (void)scratch;
     struct msg_in m = {in, in + len};
     const uint8_t *v;
-    if (f32_payload(c, &m, &v, err))
-        return -1;
+    int rc = f32_payload(c, &m, &v, err);
+    if (rc)
+        return rc;
     quant_f32_from_le(v, c->shape->n_values, to);
     return 0;
 }
@@ -111,8 +112,9 @@ static int fp32_decode(const struct codec_inst *c, const struct codec_key *key, 
     (void)key, (void)scratch;
     struct msg_in m;
     const uint8_t *v;
-    if (open_plain(&m, in, len, err) || f32_payload(c, &m, &v, err))
-        return -1;
+    int rc = open_plain(&m, in, len, err) ? -1 : f32_payload(c, &m, &v, err);
+    if (rc)
+        return rc;
     quant_f32_from_le(v, c->shape->n_values, to);
     return 0;
 }
@@ -213,7 +215,7 @@ static int fp16_payload(const struct codec_inst *c, const uint8_t *in, size_t le
             return msg_bad("scales", "exponent out of range", err);
     }
     if (quant_absmax_bits_f16(*values, s->n_values) >= F16_INF_BITS)
-        return msg_bad("values", "one is not finite", err);
+        return msg_nonfinite(err);
     return 0;
 }
 
@@ -222,8 +224,9 @@ static int fp16_decode(const struct codec_inst *c, const struct codec_key *key, 
 {
     (void)key, (void)scratch;
     const uint8_t *exps, *v;
-    if (fp16_payload(c, in, len, &exps, &v, err))
-        return -1;
+    int rc = fp16_payload(c, in, len, &exps, &v, err);
+    if (rc)
+        return rc;
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
         const struct shape_tensor *row = &c->shape->tensors[t];
         float scale = exps ? exp2_of(-(int8_t)exps[t]) : 1.0f;
@@ -275,7 +278,7 @@ static int bf16_payload(const struct codec_inst *c, const uint8_t *in, size_t le
     if (open_plain(&m, in, len, err) || want_values(&m, 2 * c->shape->n_values, values, err))
         return -1;
     if (quant_absmax_bits_bf16(*values, c->shape->n_values) >= BF16_INF_BITS)
-        return msg_bad("values", "one is not finite", err);
+        return msg_nonfinite(err);
     return 0;
 }
 
@@ -284,8 +287,9 @@ static int bf16_decode(const struct codec_inst *c, const struct codec_key *key, 
 {
     (void)key, (void)scratch;
     const uint8_t *v;
-    if (bf16_payload(c, in, len, &v, err))
-        return -1;
+    int rc = bf16_payload(c, in, len, &v, err);
+    if (rc)
+        return rc;
     quant_bf16_from_le(v, c->shape->n_values, to);
     return 0;
 }

@@ -69,6 +69,12 @@ static inline int msg_bad(const char *what, const char *why, struct err *err)
     return -1;
 }
 
+static inline int msg_nonfinite(struct err *err)
+{
+    err_set(err, "bad values in message: one is not finite");
+    return CODEC_NONFINITE;
+}
+
 // Why this update cannot be coded, naming the tensor and the coordinate; for codecs that check
 // themselves.
 int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err);

@@ -1,20 +1,24 @@
-// What every file of fed/ shares: parameters, the workload's face, the clients' sequence.
+// What every file of fed/ shares: parameters, the environment of a run, the clients' sequence.
 #ifndef FSTQ_FED_FED_H
 #define FSTQ_FED_FED_H
 
 #include "base/check.h"
 #include "base/opt.h"
 #include "base/record.h"
-#include "base/rng.h"
 #include "base/shape.h"
+
+#include <stdbool.h>
+#include <stdint.h>
 
 struct fed_params { // [fed]
     char method[256];
-    int32_t clients, clients_per_round, rounds, local_steps;
-    double dropout;
-    double server_lr, server_lr_end; // linear from lr to lr_end over the second half of the rounds
-    int32_t opt_state;               // FED_STATE_*
+    int32_t clients, clients_per_round, rounds, local_steps, batch;
+    double local_lr, momentum, dropout;
+    double server_lr, server_lr_end;
+    int32_t opt_state; // FED_STATE_*
     int32_t eval_every;
+    int64_t server_ns; // configured server time of a round
+    bool nmse;
 };
 enum { FED_STATE_RESET, FED_STATE_KEEP };
 
@@ -25,5 +29,27 @@ struct client_params { // [client]
 
 extern const struct opt fed_options[], client_options[];
 extern const int fed_option_count, client_option_count;
+int fed_check(const struct fed_params *p, struct err *err); // combinations
+
+// --- The clients' sequence: from the seed alone, the same for every method
+// --------------------------- Sampled clients of a round, ascending.
+void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t *out);
+bool fed_drops(uint64_t seed, uint32_t round, uint32_t client, double p); // unavailable this round?
+// Worker endpoint of a client: always the same, so that its state stays where it is.
+static inline int fed_owner(uint32_t client, int workers)
+{
+    return 1 + (int)(client % (uint32_t)workers);
+}
+// Constant over the first half of the rounds, then linear to the end value (< 0: constant
+// throughout).
+double fed_server_lr(const struct fed_params *p, int32_t round);
+
+// Where rows go. fed knows no file format.
+struct fed_sink {
+    void *arg;
+    void (*rows)(void *arg, enum record_id id, const void *rows, size_t n);
+    void (*commit)(void *arg, int32_t version);               // the rows of a round are whole
+    void (*progress)(void *arg, const struct rec_round *row); // for the screen
+};
 
 #endif

@@ -1,0 +1,585 @@
+#include "base/fsio.h"
+#include "base/mem.h"
+#include "base/table.h"
+#include "base/topo.h"
+#include "cmd.h"
+#include "config.h"
+#include "fed/fault.h"
+#include "fed/server.h"
+#include "fed/worker.h"
+#include "net/comm_mpi.h"
+#include "tally.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define RUN_SPANS      65536
+#define RUN_TABLE_ROWS 40
+
+// Everything of one run in one process: the server if this is rank 0, and the workers it hosts.
+struct run {
+    struct config cfg;
+    const struct comm *comm;
+    struct transport transport;
+    struct workload work;
+    struct method method;
+    struct fed_env env;
+    struct recorder server_rec, *worker_rec;
+    struct fed_env *worker_env;
+    struct server *server;
+    struct worker **worker; // by endpoint, NULL where another process has it
+    int n_endpoints;
+    struct trace *trace;
+    struct fed_sink sink;
+    struct tally tally;
+    struct rec_round last; // newest row, and the newest values in it that are known
+    int64_t start_ns, rounds_done;
+    int lock_fd, table_every;
+    bool tty;
+    char cpuset[64], run_dir[240];
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int sig)
+{
+    interrupted = sig;
+}
+
+// --- rows
+// --------------------------------------------------------------------------------------------
+
+static void sink_rows(void *arg, enum record_id id, const void *rows, size_t n)
+{
+    struct run *r = arg;
+    if (id == REC_EVENTS)
+        tally_add(&r->tally, rows, n);
+    if (r->trace && n)
+        trace_append(r->trace, id, rows, n);
+}
+
+static void sink_commit(void *arg, int32_t version)
+{
+    struct run *r = arg;
+    if (!r->trace)
+        return;
+    struct span span = span_begin(&r->server_rec);
+    trace_commit(r->trace, version);
+    span_end(&r->server_rec, span, STAGE_TRACE, -1, 0, 0);
+}
+
+static const struct table_col round_cols[] = {
+    {"round", "", 7, TABLE_RIGHT},     {"arrived", "", 8, TABLE_RIGHT},
+    {"lost", "", 6, TABLE_RIGHT},      {"loss", "", 11, TABLE_RIGHT},
+    {"score", "", 11, TABLE_RIGHT},    {"uplink", "total", 11, TABLE_RIGHT},
+    {"measured", "", 11, TABLE_RIGHT}, {"modelled", "", 11, TABLE_RIGHT}};
+
+static struct table round_table(void)
+{
+    struct table t = {.out = stdout, .n_cols = (int)ARRAY_LEN(round_cols)};
+    memcpy(t.col, round_cols, sizeof round_cols);
+    return t;
+}
+
+static char *fmt_number(char buf[32], double v)
+{
+    if (isnan(v))
+        snprintf(buf, 32, "-");
+    else
+        snprintf(buf, 32, fabs(v) >= 1e-3 && fabs(v) < 1e5 ? "%.5f" : "%.4e", v);
+    return buf;
+}
+
+static void print_round(const struct rec_round *row)
+{
+    char t[6][32], arrived[32], lost[32];
+    struct table table = round_table();
+    snprintf(arrived, sizeof arrived, "%d/%d", row->arrived, row->sampled);
+    snprintf(lost, sizeof lost, "%d", row->lost + row->rejected);
+    const char *cells[] = {fmt_count(t[0], row->version),
+                           arrived,
+                           lost,
+                           fmt_number(t[1], row->train_loss),
+                           fmt_number(t[2], row->score),
+                           fmt_bytes(t[3], row->uplink_total_bytes),
+                           fmt_time(t[4], row->time_measured_ns),
+                           fmt_time(t[5], row->time_modelled_ns)};
+    table_row(&table, cells);
+}
+
+static void sink_progress(void *arg, const struct rec_round *row)
+{
+    struct run *r = arg;
+    double score = isnan(row->score) ? r->last.score : row->score;
+    double loss = isnan(row->train_loss) ? r->last.train_loss : row->train_loss;
+    r->last = *row;
+    r->last.score = score;
+    r->last.train_loss = loss;
+    r->rounds_done++;
+    int32_t rounds = r->cfg.fed.rounds;
+    if (r->tty) {
+        char t[4][32];
+        int64_t spent = clock_ns() - r->start_ns,
+                left = spent / r->rounds_done * (rounds - row->version);
+        fprintf(stderr, "\r\033[K# round %d/%d  loss %s  %s %s  uplink %s  left %s", row->version,
+                rounds, fmt_number(t[0], loss), r->work.row->score_name, fmt_number(t[1], score),
+                fmt_bytes(t[2], row->uplink_total_bytes), fmt_time(t[3], left));
+        if (row->version == rounds)
+            fprintf(stderr, "\r\033[K");
+        fflush(stderr);
+    }
+    if (row->version % r->table_every == 0 || row->version == rounds) {
+        if (r->tty && isatty(STDOUT_FILENO))
+            fprintf(stderr, "\r\033[K");
+        struct rec_round shown = *row;
+        shown.score = row->score;
+        print_round(&shown);
+        fflush(stdout);
+    }
+}
+
+// --- setting up
+// --------------------------------------------------------------------------------------
+
+// The same configuration everywhere: rank 0's.
+static void share_config(struct run *r)
+{
+    uint64_t len = 0;
+    char *text = NULL;
+    struct err err;
+    if (r->comm->rank == 0) {
+        text = config_text(&r->cfg);
+        len = strlen(text) + 1;
+    }
+    comm_broadcast(&len, sizeof len);
+    if (r->comm->rank != 0)
+        text = mem_alloc(MEM_OTHER, len);
+    comm_broadcast(text, len);
+    if (r->comm->rank != 0 && config_apply_text(&r->cfg, text, &err))
+        die(STATUS_ENV, "cannot read rank 0's configuration: %s; run the same build on every host",
+            err.text);
+    mem_free(text);
+}
+
+// A run directory belongs to one run at a time; rank 0 holds the lock for all of them.
+static void take_run_dir(struct run *r)
+{
+    struct err err;
+    char path[300];
+    snprintf(r->run_dir, sizeof r->run_dir, "%s", r->cfg.run.dir);
+    if (!*r->run_dir)
+        return;
+    if (fsio_mkdirs(r->run_dir, &err))
+        die(STATUS_ENV, "run.dir: %s", err.text);
+    if (r->comm->rank == 0) {
+        snprintf(path, sizeof path, "%s/lock", r->run_dir);
+        r->lock_fd = fsio_lock(path, &err);
+        if (r->lock_fd < 0)
+            die(STATUS_USAGE, "run.dir = %s: %s; one run at a time in a directory", r->run_dir,
+                err.text);
+    }
+    char ok = 1;
+    comm_broadcast(&ok, 1); // nobody touches the directory before rank 0 has it
+}
+
+static void describe_self(struct run *r, int *threads)
+{
+    struct topo topo;
+    struct err err;
+    int pus = 1, cores = 1;
+    snprintf(r->cpuset, sizeof r->cpuset, "?");
+    if (topo_load(&topo, &err)) {
+        warn("topology: %s", err.text);
+    } else {
+        topo_current(&topo, r->cpuset, sizeof r->cpuset);
+        pus = topo_allowed_pus(&topo);
+        cores = topo.cores < pus ? topo.cores : pus;
+        topo_free(&topo);
+    }
+    int ranks = r->comm->compute_local > 0 ? r->comm->compute_local : 1;
+    *threads = r->cfg.dev.threads ? r->cfg.dev.threads : cores / ranks > 1 ? cores / ranks : 1;
+    if (ranks * *threads > cores && r->comm->local_rank == 0)
+        printf("# time not comparable: %d ranks x %d threads share %d cores of %s\n", ranks,
+               *threads, cores, r->comm->host);
+}
+
+static void open_env(struct run *r, int threads)
+{
+    const struct config *c = &r->cfg;
+    struct fed_env env = {.fed = &c->fed,
+                          .client = &c->client,
+                          .net = &c->net,
+                          .seed = (uint64_t)c->run.seed,
+                          .config_hash = config_hash(c),
+                          .run_dir = r->run_dir,
+                          .resume = c->run.resume,
+                          .virtual_time = strcmp(transport_names[c->net.transport], "sim") == 0,
+                          .rank = r->comm->rank,
+                          .threads = threads,
+                          .host = r->comm->host,
+                          .cpuset = r->cpuset,
+                          .gpu = "",
+                          .transport = &r->transport,
+                          .work = &r->work,
+                          .method = &r->method,
+                          .rec = &r->server_rec};
+    r->env = env;
+    r->transport.limits.max_payload_bytes = 4 * r->work.shape.n_values + 4096;
+    size_t bound = fed_update_bound(&r->env), events = (size_t)8 << 20;
+    if (r->transport.limits.max_payload_bytes < bound)
+        r->transport.limits.max_payload_bytes = bound;
+    if (r->transport.limits.max_payload_bytes < events)
+        r->transport.limits.max_payload_bytes = events;
+}
+
+static void open_workers(struct run *r)
+{
+    struct err err;
+    r->n_endpoints = r->transport.n_endpoints;
+    r->worker = mem_alloc(MEM_OTHER, (size_t)r->n_endpoints * sizeof *r->worker);
+    r->worker_rec = mem_alloc(MEM_OTHER, (size_t)r->n_endpoints * sizeof *r->worker_rec);
+    r->worker_env = mem_alloc(MEM_OTHER, (size_t)r->n_endpoints * sizeof *r->worker_env);
+    for (int e = 1; e < r->n_endpoints; e++) {
+        if (!transport_hosts(&r->transport, e))
+            continue;
+        recorder_init(&r->worker_rec[e], RUN_SPANS / 4, r->comm->rank, r->cfg.trace.cpu);
+        r->worker_env[e] = r->env;
+        r->worker_env[e].rec = &r->worker_rec[e];
+        r->worker[e] = worker_open(&r->worker_env[e], e, &err);
+        if (!r->worker[e])
+            die(STATUS_ENV, "%s", err.text);
+    }
+}
+
+static void open_all(struct run *r)
+{
+    struct err err;
+    int threads;
+    describe_self(r, &threads);
+    recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
+    if (transport_open(&r->transport, &r->cfg.net, (uint64_t)r->cfg.run.seed, &err))
+        die(STATUS_USAGE, "%s", err.text);
+    bool server = transport_hosts(&r->transport, 0),
+         worker = r->comm->rank > 0 || r->comm->size == 1;
+    struct workload_env wenv = {.fed = &r->cfg.fed,
+                                .task = &r->cfg.task,
+                                .seed = (uint64_t)r->cfg.run.seed,
+                                .server = server,
+                                .worker = worker};
+    if (workload_open(&r->work, &wenv, &err) ||
+        method_open(&r->method, r->cfg.fed.method, &r->work.shape, &err))
+        die(STATUS_USAGE, "%s", err.text);
+    open_env(r, threads);
+    r->sink = (struct fed_sink){r, sink_rows, sink_commit, sink_progress};
+    if (server) {
+        r->server = server_open(&r->env, &r->sink, &err);
+        if (!r->server)
+            die(STATUS_USAGE, "%s", err.text);
+    }
+    open_workers(r);
+}
+
+// --- trace and header
+// --------------------------------------------------------------------------------
+
+static void print_row(void *arg, const struct opt *row, const char *value)
+{
+    (void)arg;
+    if (strcmp(value, row->dflt) != 0)
+        printf("# %s = %s%s%s\n", row->name, value, *row->unit ? " " : "", row->unit);
+}
+
+static void print_header(struct run *r, int argc, char **argv)
+{
+    const struct fed_params *f = &r->cfg.fed;
+    printf("# fstq run:");
+    for (int i = 1; i < argc; i++)
+        printf(" %s", argv[i]);
+    printf("\n# method %s\n", r->method.text);
+    printf("# ranks %d (%s), clients %d, %d a round, rounds %d\n", r->comm->size,
+           r->transport.row->name, f->clients, f->clients_per_round, f->rounds);
+    config_each(&r->cfg, print_row, NULL);
+    if (r->server->round > 0)
+        printf("# resumed after round %u\n", r->server->round);
+    r->table_every = (f->rounds + RUN_TABLE_ROWS - 1) / RUN_TABLE_ROWS;
+    struct table t = round_table();
+    table_head(&t);
+    fflush(stdout);
+}
+
+struct attr_list {
+    struct trace_attr *attr;
+    int n, cap;
+};
+
+static void add_attr(void *arg, const struct opt *row, const char *value)
+{
+    struct attr_list *l = arg;
+    if (l->n == l->cap)
+        return;
+    size_t len = strlen(value) + 1;
+    char *copy = mem_alloc(MEM_TRACE, len);
+    memcpy(copy, value, len);
+    l->attr[l->n++] = (struct trace_attr){row->name, copy};
+}
+
+static void open_trace(struct run *r, int argc, char **argv)
+{
+    struct err err;
+    struct trace_attr attr[256];
+    struct attr_list list = {attr, 0, (int)ARRAY_LEN(attr)};
+    char command[1024] = "fstq";
+    if (!*r->cfg.trace.file)
+        return;
+    for (int i = 0; i < argc; i++) {
+        size_t at = strlen(command);
+        snprintf(command + at, sizeof command - at, " %s", argv[i]);
+    }
+    config_each(&r->cfg, add_attr, &list);
+    struct topo topo;
+    size_t xml_len;
+    char *xml = NULL, *text = config_text(&r->cfg);
+    bool have_topo = topo_load(&topo, &err) == 0;
+    if (have_topo)
+        xml = topo_xml(&topo, &xml_len);
+    struct trace_meta meta = {.command_line = command,
+                              .config_text = text,
+                              .hwloc_xml = xml,
+                              .config = attr,
+                              .n_config = list.n};
+    r->trace = trace_open(&r->cfg.trace, &meta, r->server->round > 0, &err);
+    if (!r->trace)
+        die(STATUS_ENV, "%s", err.text);
+    int32_t attempt = trace_attempt(r->trace);
+    r->server_rec.attempt = attempt;
+    if (have_topo) {
+        topo_xml_free(&topo, xml);
+        topo_free(&topo);
+    }
+    mem_free(text);
+    for (int i = 0; i < list.n; i++)
+        mem_free((void *)(uintptr_t)attr[i].text);
+    struct rec_run run = {.seed = r->cfg.run.seed};
+    snprintf(run.method, sizeof run.method, "%.383s", r->method.text);
+    if (attempt == 0)
+        trace_append(r->trace, REC_RUNS, &run, 1);
+    double plain_ns, cpu_ns;
+    trace_measure_overhead(&plain_ns, &cpu_ns);
+    struct rec_summary rows[2] = {{.value = plain_ns, .key = "span_overhead", .unit = "ns"},
+                                  {.value = cpu_ns, .key = "span_overhead_cpu", .unit = "ns"}};
+    trace_append(r->trace, REC_SUMMARY, rows, 2);
+}
+
+// --- the main loop
+// -----------------------------------------------------------------------------------
+
+static struct worker *busy_worker(const struct run *r)
+{
+    for (int e = 1; e < r->n_endpoints; e++)
+        if (r->worker[e] && worker_busy(r->worker[e]))
+            return r->worker[e];
+    return NULL;
+}
+
+static bool loop_over(const struct run *r)
+{
+    if (r->server)
+        return server_done(r->server);
+    for (int e = 1; e < r->n_endpoints; e++)
+        if (r->worker[e] && !r->worker[e]->stop)
+            return false;
+    return true;
+}
+
+static void dispatch(struct run *r, struct net_msg *m)
+{
+    if (m->dst == 0 && r->server)
+        server_message(r->server, m);
+    else if (m->dst > 0 && m->dst < r->n_endpoints && r->worker[m->dst])
+        worker_message(r->worker[m->dst], m);
+    transport_unref(&r->transport, m->buf);
+}
+
+static void run_loop(struct run *r)
+{
+    for (int e = 1; e < r->n_endpoints; e++)
+        if (r->worker[e])
+            worker_start(r->worker[e]);
+    while (!loop_over(r)) {
+        struct net_msg m;
+        struct worker *busy = busy_worker(r);
+        int64_t now = transport_now(&r->transport), until = now;
+        if (interrupted && r->server)
+            r->server->interrupted = true;
+        if (!busy)
+            until = r->server ? server_next_timer(r->server) : now + 100000000;
+        if (transport_poll(&r->transport, &m, until)) {
+            dispatch(r, &m);
+            continue;
+        }
+        if (busy)
+            worker_step(busy);
+        now = transport_now(&r->transport);
+        for (int e = 1; e < r->n_endpoints; e++)
+            if (r->worker[e])
+                worker_timer(r->worker[e], now);
+        if (r->server && !busy)
+            server_timer(r->server, now);
+    }
+}
+
+// --- the end
+// -----------------------------------------------------------------------------------------
+
+static void add_summary(struct run *r, const char *key, double value, const char *unit)
+{
+    struct rec_summary row = {.value = value};
+    snprintf(row.key, sizeof row.key, "%s", key);
+    snprintf(row.unit, sizeof row.unit, "%s", unit);
+    sink_rows(r, REC_SUMMARY, &row, 1);
+}
+
+static void trace_ranks(struct run *r)
+{
+    const struct server *s = r->server;
+    struct rec_rank row = {.pid = (int64_t)getpid(),
+                           .rank = 0,
+                           .threads = r->env.threads,
+                           .clock_rtt_ns = 0,
+                           .rss_peak_bytes = (int64_t)mem_rss_peak()};
+    snprintf(row.host, sizeof row.host, "%s", r->comm->host);
+    snprintf(row.role, sizeof row.role, "%s", r->worker[1] ? "both" : "server");
+    snprintf(row.cpuset, sizeof row.cpuset, "%s", r->cpuset);
+    sink_rows(r, REC_RANKS, &row, 1);
+    for (int e = 1; e <= s->workers && !r->worker[1]; e++) {
+        const struct server_peer *p = &s->peer[e];
+        struct rec_rank peer = {.pid = p->hello.pid,
+                                .rank = p->hello.rank,
+                                .threads = p->hello.threads,
+                                .clock_offset_start_ns = p->offset_start_ns,
+                                .clock_offset_end_ns = p->offset_end_ns,
+                                .clock_rtt_ns = p->rtt_ns,
+                                .rss_peak_bytes = -1};
+        snprintf(peer.host, sizeof peer.host, "%s", p->hello.host);
+        snprintf(peer.role, sizeof peer.role, "%s", p->dead ? "lost" : "worker");
+        snprintf(peer.cpuset, sizeof peer.cpuset, "%s", p->hello.cpuset);
+        snprintf(peer.gpu, sizeof peer.gpu, "%s", p->hello.gpu);
+        sink_rows(r, REC_RANKS, &peer, 1);
+    }
+}
+
+static enum status verdict(const struct run *r, char *text, size_t size)
+{
+    const struct server *s = r->server;
+    const char *trace = r->trace ? trace_degraded(r->trace) : NULL;
+    if ((int32_t)s->round < r->cfg.fed.rounds && !s->failure[0]) {
+        snprintf(text, size, "INTERRUPTED: after round %u of %d%s", s->round, r->cfg.fed.rounds,
+                 *r->run_dir ? "; run.resume=on goes on"
+                             : "; without run.dir it cannot be resumed");
+        return STATUS_INTERRUPTED;
+    }
+    if (isnan(r->last.score) || !isfinite(r->last.score)) {
+        snprintf(text, size, "INVALID: the final score is not finite");
+        return STATUS_CHECK;
+    }
+    if (s->failure[0] || s->totals.lost || s->totals.rejected || trace) {
+        size_t at = (size_t)snprintf(text, size, "DEGRADED:");
+        if (s->totals.lost || s->totals.rejected)
+            at += (size_t)snprintf(text + at, size - at, " %lld updates lost, %lld rejected;",
+                                   (long long)s->totals.lost, (long long)s->totals.rejected);
+        if (s->failure[0])
+            at += (size_t)snprintf(text + at, size - at, " %s;", s->failure);
+        if (trace)
+            at += (size_t)snprintf(text + at, size - at, " trace: %s;", trace);
+        text[strlen(text) - 1] = '\0';
+        return STATUS_DEGRADED;
+    }
+    snprintf(text, size, "VALID");
+    return STATUS_VALID;
+}
+
+static enum status conclude(struct run *r)
+{
+    const struct server *s = r->server;
+    char text[512], t[5][32];
+    add_summary(r, "score", r->last.score, "1");
+    add_summary(r, "uplink", (double)s->totals.uplink_bytes, "byte");
+    add_summary(r, "downlink", (double)s->totals.downlink_bytes, "byte");
+    add_summary(r, "control", (double)s->totals.control_bytes, "byte");
+    add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
+    add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
+    trace_ranks(r);
+    server_flush_events(r->server);
+    if (r->trace)
+        trace_commit(r->trace, (int32_t)s->round);
+    tally_print(&r->tally, stdout);
+    printf("# %s %s, loss %s\n", r->work.row->score_name, fmt_number(t[0], r->last.score),
+           fmt_number(t[1], r->last.train_loss));
+    printf("# uplink %s, ", fmt_bytes(t[0], s->totals.uplink_bytes));
+    printf("downlink %s, ", fmt_bytes(t[0], s->totals.downlink_bytes));
+    printf("control %s; ", fmt_bytes(t[0], s->totals.control_bytes));
+    printf("rounds took %s measured, ", fmt_time(t[0], s->totals.measured_ns));
+    printf("%s modelled\n", fmt_time(t[0], s->totals.modelled_ns));
+    enum status status = verdict(r, text, sizeof text);
+    if (r->trace) {
+        trace_close(r->trace, status != STATUS_INTERRUPTED);
+        printf("# trace %s\n", r->cfg.trace.file);
+    }
+    printf("# adapter xxh3:%016llx\n# %s\n", (unsigned long long)r->last.adapter_xxh3, text);
+    fflush(stdout);
+    return status;
+}
+
+static void load_config(struct run *r, int argc, char **argv)
+{
+    struct err err;
+    const char *path = argc > 1 && !strchr(argv[1], '=') ? argv[1] : NULL;
+    int first = path ? 2 : 1;
+    int mistakes = config_load(&r->cfg, path, argc - first, argv + first);
+    if (mistakes == 0 && method_check(r->cfg.fed.method, &err)) {
+        mistakes++;
+        if (config_is_mouthpiece())
+            fprintf(stderr, "fstq: %s\n", err.text);
+    }
+    if (mistakes)
+        exit(STATUS_USAGE);
+}
+
+static int run_main(int argc, char **argv)
+{
+    struct run *r = mem_alloc(MEM_OTHER, sizeof *r);
+    struct sigaction action = {.sa_handler = on_signal};
+    load_config(r, argc, argv);
+    fault_load();
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+    r->comm = comm_start(&argc, &argv);
+    share_config(r);
+    take_run_dir(r);
+    r->last.score = r->last.train_loss = NAN;
+    r->tty = isatty(STDERR_FILENO) && r->comm->rank == 0;
+    open_all(r);
+    if (r->server) {
+        open_trace(r, argc, argv);
+        print_header(r, argc, argv);
+    }
+    r->start_ns = clock_ns();
+    run_loop(r);
+    enum status status = r->server ? conclude(r) : STATUS_VALID;
+    bool clean = r->server ? !r->server->unclean : r->worker[r->comm->rank]->clean_stop;
+    transport_flush(&r->transport, transport_now(&r->transport) + 2000000000);
+    transport_close(&r->transport, clean);
+    comm_exit((int)status, clean);
+}
+
+const struct cmd cmd_run = {
+    .name = "run",
+    .usage = "[CONFIG] [section.key=value ...]",
+    .help = "one method, one seed: rounds, live progress, summary, trace file",
+    .run = run_main,
+};

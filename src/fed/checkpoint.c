@@ -1,0 +1,155 @@
+#include "fed/checkpoint.h"
+
+#include "base/bytes.h"
+#include "base/fsio.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+// magic u32, format u32, round u32, zero u32, config hash, run id, registry, n, n_state u64, 8
+// totals i64, then theta and the scheme's state as f32, then XXH3 of everything before it.
+#define CKPT_MAGIC  0x4b435346u // "FSCK"
+#define CKPT_FORMAT 1
+#define CKPT_HEAD   (16 + 5 * 8 + 8 * 8)
+#define CKPT_MAX    ((size_t)16 << 30)
+
+static void put_floats(uint8_t *p, const float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        put_f32(p + 4 * i, v[i]);
+}
+
+static void get_floats(const uint8_t *p, float *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        v[i] = get_f32(p + 4 * i);
+}
+
+static void generation_path(const char *dir, int g, char *out, size_t size)
+{
+    snprintf(out, size, "%s/server.%c.ckpt", dir, 'a' + g);
+}
+
+int checkpoint_write(const char *dir, const struct checkpoint *c, const float *theta,
+                     const float *state, struct err *err)
+{
+    size_t len = CKPT_HEAD + 4 * (c->n + c->n_state) + 8;
+    uint8_t *b = mem_alloc(MEM_SERVER, len);
+    const int64_t *totals = &c->totals.uplink_bytes;
+    put_u32(b, CKPT_MAGIC);
+    put_u32(b + 4, CKPT_FORMAT);
+    put_u32(b + 8, c->round);
+    put_u64(b + 16, c->config_hash);
+    put_u64(b + 24, c->run_id);
+    put_u64(b + 32, c->registry);
+    put_u64(b + 40, c->n);
+    put_u64(b + 48, c->n_state);
+    for (int i = 0; i < 8; i++)
+        put_u64(b + 56 + 8 * i, (uint64_t)totals[i]);
+    put_floats(b + CKPT_HEAD, theta, c->n);
+    if (c->n_state)
+        put_floats(b + CKPT_HEAD + 4 * c->n, state, c->n_state);
+    put_u64(b + len - 8, XXH3_64bits(b, len - 8));
+    char path[1024];
+    generation_path(dir, (int)(c->round & 1), path, sizeof path);
+    int rc = fsio_replace(path, b, len, err);
+    mem_free(b);
+    return rc;
+}
+
+bool checkpoint_present(const char *dir)
+{
+    char path[1024];
+    for (int g = 0; g < 2; g++) {
+        generation_path(dir, g, path, sizeof path);
+        if (access(path, F_OK) == 0)
+            return true;
+    }
+    return false;
+}
+
+int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const uint8_t **floats,
+                     struct err *err)
+{
+    if (len < CKPT_HEAD + 8)
+        return err_set(err, "truncated: %zu bytes, a checkpoint has at least %d", len,
+                       CKPT_HEAD + 8);
+    if (get_u32(b) != CKPT_MAGIC)
+        return err_set(err, "not a checkpoint");
+    if (get_u32(b + 4) != CKPT_FORMAT)
+        return err_set(err, "checkpoint format %u, this program reads %d", get_u32(b + 4),
+                       CKPT_FORMAT);
+    if (get_u64(b + len - 8) != XXH3_64bits(b, len - 8))
+        return err_set(err, "damaged: its hash does not match");
+    int64_t *totals = &c->totals.uplink_bytes;
+    uint64_t n = get_u64(b + 40), n_state = get_u64(b + 48);
+    uint64_t room = (len - CKPT_HEAD - 8) / 4;
+    if (n > room || n_state > room - n || CKPT_HEAD + 4 * (n + n_state) + 8 != len)
+        return err_set(err, "its lengths do not agree");
+    c->round = get_u32(b + 8);
+    c->config_hash = get_u64(b + 16);
+    c->run_id = get_u64(b + 24);
+    c->registry = get_u64(b + 32);
+    c->n = n;
+    c->n_state = n_state;
+    for (int i = 0; i < 8; i++)
+        totals[i] = (int64_t)get_u64(b + 56 + 8 * i);
+    *floats = b + CKPT_HEAD;
+    return 0;
+}
+
+int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *state,
+                    struct err *err)
+{
+    struct checkpoint found[2];
+    uint8_t *bytes[2] = {NULL, NULL};
+    const uint8_t *floats[2];
+    int best = -1, present = 0;
+    char path[1024];
+    struct err why = {""};
+    for (int g = 0; g < 2; g++) {
+        size_t len;
+        struct err e = {""};
+        generation_path(dir, g, path, sizeof path);
+        if (access(path, F_OK) != 0)
+            continue;
+        present++;
+        if (fsio_read(path, CKPT_MAX, MEM_SERVER, &bytes[g], &len, &e) ||
+            checkpoint_parse(bytes[g], len, &found[g], &floats[g], &e)) {
+            err_set(&why, "%s: %s", path, e.text);
+            warn("%s; trying the other generation", why.text);
+            continue;
+        }
+        if (best < 0 || found[g].round > found[best].round)
+            best = g;
+    }
+    int rc = 0;
+    if (best < 0 && present)
+        rc = err_set(err, "no checkpoint in '%s' verifies (%s)", dir, why.text);
+    if (best >= 0) {
+        const struct checkpoint *f = &found[best];
+        if (f->config_hash != c->config_hash)
+            rc = err_set(
+                err,
+                "the checkpoint in '%s' is of another configuration; resume with the same one, or "
+                "start in another run.dir",
+                dir);
+        else if (f->registry != c->registry || f->n != c->n || f->n_state != c->n_state)
+            rc = err_set(err, "the checkpoint in '%s' holds an adapter of another shape", dir);
+        else {
+            get_floats(floats[best], theta, f->n);
+            if (f->n_state)
+                get_floats(floats[best] + 4 * f->n, state, f->n_state);
+            *c = *f;
+            rc = 1;
+        }
+    }
+    mem_free(bytes[0]);
+    mem_free(bytes[1]);
+    return rc;
+}

@@ -1,0 +1,40 @@
+// The server's state after a round, in two generations that are replaced atomically in turn. What
+// cannot be verified (length, hash) does not exist; the other generation is taken then.
+#ifndef FSTQ_FED_CHECKPOINT_H
+#define FSTQ_FED_CHECKPOINT_H
+
+#include "base/check.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// Totals that a resumed run goes on counting.
+struct checkpoint_totals {
+    int64_t uplink_bytes, downlink_bytes, control_bytes, wire_bytes;
+    int64_t modelled_ns, measured_ns;
+    int64_t lost, rejected; // updates lost other than by configured dropout; updates refused
+};
+
+struct checkpoint {
+    uint64_t config_hash, run_id, registry;
+    uint32_t round; // rounds committed
+    size_t n;       // values of the adapter
+    size_t n_state; // floats of the scheme's state
+    struct checkpoint_totals totals;
+};
+
+int checkpoint_write(const char *dir, const struct checkpoint *c, const float *theta,
+                     const float *state, struct err *err);
+// The newest generation that verifies. theta (c->n) and state (c->n_state) are filled; c says what
+// is expected (config_hash, registry, n, n_state) and receives the rest. Returns 1 = restored, 0 =
+// nothing there to restore, -1 with err: there is one, but of another config or shape, or none that
+// verifies.
+int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *state,
+                    struct err *err);
+bool checkpoint_present(const char *dir); // is there any, sound or not?
+// One generation from bytes; for the tests and the fuzzer. Returns 0 or -1 with err.
+int checkpoint_parse(const uint8_t *bytes, size_t len, struct checkpoint *c, const uint8_t **floats,
+                     struct err *err);
+
+#endif

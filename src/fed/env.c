@@ -1,0 +1,31 @@
+#include "fed/env.h"
+
+struct client_times fed_client_times(const struct fed_env *env, uint32_t client, int64_t down_bytes,
+                                     int64_t up_bytes)
+{
+    const struct link_params *link = &env->net->link;
+    struct link_state down = {0}, up = {0}; // links are idle when a round begins
+    struct client_times t;
+    t.down_ns = link_deliver(link, &down, env->seed, client, false, 0, down_bytes);
+    t.compute_ns = env->client->step_ns * env->fed->local_steps;
+    t.encode_ns = env->client->encode_ns;
+    int64_t ready = t.down_ns + t.compute_ns + t.encode_ns;
+    t.total_ns = link_deliver(link, &up, env->seed, client, true, ready, up_bytes);
+    t.up_ns = t.total_ns - ready;
+    return t;
+}
+
+size_t fed_work_floats(const struct fed_env *env)
+{
+    return env->fed->opt_state == FED_STATE_KEEP ? env->work->row->state_floats(env->work) : 0;
+}
+
+size_t fed_state_floats(const struct fed_env *env)
+{
+    return fed_work_floats(env) + codec_state_floats(env->method->codec);
+}
+
+size_t fed_update_bound(const struct fed_env *env)
+{
+    return codec_bound(env->method->codec);
+}

@@ -1,0 +1,39 @@
+// The environment of a run, shared by the server and the worker of a process.
+#ifndef FSTQ_FED_ENV_H
+#define FSTQ_FED_ENV_H
+
+#include "base/record.h"
+#include "fed/fed.h"
+#include "fed/method.h"
+#include "fed/workload.h"
+#include "net/transport.h"
+
+struct fed_env {
+    const struct fed_params *fed;
+    const struct client_params *client;
+    const struct net_params *net;
+    uint64_t seed, config_hash;
+    const char *run_dir; // "" = none
+    bool resume;
+    bool virtual_time; // the transport's clock is modelled: decisions use it
+    int rank, threads;
+    const char *host, *cpuset, *gpu;
+    struct transport *transport;
+    struct workload *work;
+    struct method *method;
+    struct recorder *rec;
+};
+
+// Modelled time of one client's round from its start, closed form: download, compute, encode,
+// upload.
+struct client_times {
+    int64_t down_ns, compute_ns, encode_ns, up_ns, total_ns;
+};
+struct client_times fed_client_times(const struct fed_env *env, uint32_t client, int64_t down_bytes,
+                                     int64_t up_bytes);
+// Client state of this run, in floats: optimizer (fed.opt_state = keep), then codec.
+size_t fed_work_floats(const struct fed_env *env);
+size_t fed_state_floats(const struct fed_env *env);
+size_t fed_update_bound(const struct fed_env *env); // longest payload of an update
+
+#endif

@@ -1,0 +1,80 @@
+#include "fed/fed.h"
+
+#include "base/rng.h"
+
+static const char *const state_names[] = {"reset", "keep", NULL};
+
+const struct opt fed_options[] = {
+    OPT_STRING(struct fed_params, method, "fed.method", "fedavg/fp32",
+               "SCHEME[:opts][~TOKENS[:opts]]/[VIEW@]CODEC[:opts][+WRAPPER[:opts]...]"),
+    OPT(struct fed_params, clients, "fed.clients", "20", 1, 1e7, "", "clients registered"),
+    OPT(struct fed_params, clients_per_round, "fed.clients_per_round", "10", 1, 1e6, "",
+        "clients sampled in a round"),
+    OPT(struct fed_params, rounds, "fed.rounds", "30", 1, 1e7, "", "rounds"),
+    OPT(struct fed_params, local_steps, "fed.local_steps", "5", 1, 1e6, "",
+        "optimizer steps of a client in a round"),
+    OPT(struct fed_params, batch, "fed.batch", "20", 1, 65536, "examples",
+        "minibatch of a local step"),
+    OPT(struct fed_params, local_lr, "fed.local_lr", "0.01", 0, 1e3, "",
+        "learning rate of a local step"),
+    OPT(struct fed_params, momentum, "fed.momentum", "0", 0, 0.9999, "", "momentum of local SGD"),
+    OPT(struct fed_params, dropout, "fed.dropout", "0", 0, 1, "",
+        "probability that a sampled client is unavailable, independent per client and round"),
+    OPT(struct fed_params, server_lr, "fed.server_lr", "1", 0, 1e3, "",
+        "server step on the mean update"),
+    OPT(struct fed_params, server_lr_end, "fed.server_lr_end", "-1", -1, 1e3, "",
+        "server step of the last round, reached linearly over the second half; -1 = constant"),
+    OPT_ENUM(struct fed_params, opt_state, "fed.opt_state", "reset", state_names,
+             "optimizer state of a client between its rounds"),
+    OPT(struct fed_params, eval_every, "fed.eval_every", "1", 0, 1e6, "rounds",
+        "evaluate after every so many rounds and after the last; 0 = only then"),
+    OPT(struct fed_params, server_ns, "fed.server_ns", "0", 0, 1e15, "ns",
+        "configured server time of a round, a term of the modelled time"),
+    OPT(struct fed_params, nmse, "fed.nmse", "on", 0, 0, "",
+        "clients decode their own message to report its error, outside every measured span"),
+};
+const int fed_option_count = ARRAY_LEN(fed_options);
+
+const struct opt client_options[] = {
+    OPT(struct client_params, step_ns, "client.step_ns", "0", 0, 1e15, "ns",
+        "configured compute of one local step, a term of the modelled time; 0 = not modelled"),
+    OPT(struct client_params, encode_ns, "client.encode_ns", "0", 0, 1e15, "ns",
+        "configured time to compress one update, a term of the modelled time"),
+};
+const int client_option_count = ARRAY_LEN(client_options);
+
+int fed_check(const struct fed_params *p, struct err *err)
+{
+    if (p->clients_per_round > p->clients)
+        return err_set(err,
+                       "fed.clients_per_round = %d exceeds fed.clients = %d; lower the first or "
+                       "raise the second",
+                       p->clients_per_round, p->clients);
+    if (p->server_lr_end < 0 && p->server_lr_end != -1)
+        return err_set(err, "fed.server_lr_end = %g: it is -1 (constant) or at least 0",
+                       p->server_lr_end);
+    return 0;
+}
+
+void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t *out)
+{
+    struct rng r = rng_stream(seed, RNG_SAMPLE, round, 0, 0);
+    rng_choose(&r, clients, n, out);
+}
+
+bool fed_drops(uint64_t seed, uint32_t round, uint32_t client, double p)
+{
+    if (p <= 0)
+        return false;
+    struct rng r = rng_stream(seed, RNG_DROPOUT, round, client, 0);
+    return rng_unit(&r) < p;
+}
+
+double fed_server_lr(const struct fed_params *p, int32_t round)
+{
+    int32_t half = p->rounds / 2; // rounds count from 1
+    if (p->server_lr_end < 0 || round <= half)
+        return p->server_lr;
+    double t = (double)(round - half) / (double)(p->rounds - half);
+    return p->server_lr + (p->server_lr_end - p->server_lr) * t;
+}

@@ -1,0 +1,180 @@
+#include "fed/method.h"
+
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const struct view view_ab = {"AB", "the whole adapter"};
+const struct view *const view_table[] = {&view_ab, NULL};
+
+static const struct token_source tokens_uniform = {"uniform",
+                                                   "every token of the answer counts alike"};
+const struct token_source *const token_table[] = {&tokens_uniform, NULL};
+
+const struct method_alias method_aliases[] = {
+    {"fedavg", "fedavg/fp32", "the dense reference"},
+    {"noop", "noop/raw", "the floor: no training, no compression"},
+    {NULL, NULL, NULL},
+};
+
+// Copies the piece of text before any of the stop characters; returns what follows it.
+static const char *piece(const char *text, const char *stops, char *out, size_t size,
+                         struct err *err)
+{
+    size_t n = strcspn(text, stops);
+    if (n >= size) {
+        err_set(err, "method: '%.40s...' is too long", text);
+        return NULL;
+    }
+    memcpy(out, text, n);
+    out[n] = '\0';
+    return text + n;
+}
+
+static void name_list(char *out, size_t size, const char *const *names)
+{
+    size_t at = 0;
+    out[0] = '\0';
+    for (int i = 0; names[i] && at < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s%s", i ? ", " : "", names[i]);
+}
+
+static int parse_scheme(struct method *m, const char *spec, struct err *err)
+{
+    char name[64], list[256];
+    const char *opts = piece(spec, ":", name, sizeof name, err);
+    if (!opts)
+        return -1;
+    m->scheme = scheme_find(name);
+    if (!m->scheme) {
+        const char *names[32] = {0};
+        for (int i = 0; scheme_table[i] && i < 31; i++)
+            names[i] = scheme_table[i]->name;
+        name_list(list, sizeof list, names);
+        return err_set(err, "fed.method: no scheme '%s'; there are: %s", name, list);
+    }
+    const struct scheme *s = m->scheme;
+    size_t at = (size_t)snprintf(m->text, sizeof m->text, "%s", s->name);
+    if (*opts == ':' && s->n_options == 0)
+        return err_set(err, "fed.method: scheme '%s' takes no options, but '%s' follows it",
+                       s->name, opts);
+    if (s->option_bytes) {
+        m->scheme_opt = mem_alloc(MEM_SERVER, s->option_bytes);
+        opt_defaults(s->options, s->n_options, m->scheme_opt);
+        if (*opts == ':' && opt_set_list(s->options, s->n_options, m->scheme_opt, opts + 1, err))
+            return -1;
+        for (int i = 0; i < s->n_options && at < sizeof m->text; i++) {
+            char value[64];
+            opt_format(&s->options[i], m->scheme_opt, value, sizeof value);
+            at += (size_t)snprintf(m->text + at, sizeof m->text - at, "%c%s=%s", i ? ',' : ':',
+                                   s->options[i].name, value);
+        }
+    }
+    return 0;
+}
+
+static int parse_tokens(struct method *m, const char *spec, struct err *err)
+{
+    m->tokens = token_table[0];
+    if (!*spec)
+        return 0;
+    for (int i = 0; token_table[i]; i++)
+        if (strcmp(token_table[i]->name, spec) == 0) {
+            m->tokens = token_table[i];
+            return 0;
+        }
+    const char *names[32] = {0};
+    char list[256];
+    for (int i = 0; token_table[i] && i < 31; i++)
+        names[i] = token_table[i]->name;
+    name_list(list, sizeof list, names);
+    return err_set(err, "fed.method: no token source '%s'; there are: %s", spec, list);
+}
+
+// "VIEW@": returns the text of the codec after it.
+static const char *parse_view(struct method *m, const char *spec, struct err *err)
+{
+    m->view = view_table[0];
+    const char *at = strchr(spec, '@');
+    if (!at)
+        return spec;
+    size_t n = (size_t)(at - spec);
+    for (int i = 0; view_table[i]; i++)
+        if (strlen(view_table[i]->name) == n && strncmp(view_table[i]->name, spec, n) == 0) {
+            m->view = view_table[i];
+            return at + 1;
+        }
+    const char *names[32] = {0};
+    char list[256];
+    for (int i = 0; view_table[i] && i < 31; i++)
+        names[i] = view_table[i]->name;
+    name_list(list, sizeof list, names);
+    err_set(err, "fed.method: no view '%.*s'; there are: %s", (int)n, spec, list);
+    return NULL;
+}
+
+static const char *expand(const char *text)
+{
+    for (int i = 0; method_aliases[i].name; i++)
+        if (strcmp(method_aliases[i].name, text) == 0)
+            return method_aliases[i].expansion;
+    return text;
+}
+
+int method_open(struct method *m, const char *text, const struct shape *shape, struct err *err)
+{
+    memset(m, 0, sizeof *m);
+    text = expand(text);
+    const char *slash = strchr(text, '/');
+    if (!slash)
+        return err_set(
+            err, "fed.method = '%s': no '/'; a method is SCHEME/CODEC, as in fedavg/fp32", text);
+    char left[256], scheme[256], tokens[256];
+    if (!piece(text, "/", left, sizeof left, err))
+        return -1;
+    const char *tilde = piece(left, "~", scheme, sizeof scheme, err);
+    if (!tilde)
+        return -1;
+    snprintf(tokens, sizeof tokens, "%s", *tilde ? tilde + 1 : "");
+    if (parse_scheme(m, scheme, err) || parse_tokens(m, tokens, err)) {
+        method_close(m);
+        return -1;
+    }
+    const char *codec = parse_view(m, slash + 1, err);
+    m->codec = codec ? codec_open(codec, shape, err) : NULL;
+    if (!m->codec) {
+        method_close(m);
+        return -1;
+    }
+    size_t at = strlen(m->text);
+    if (m->tokens != token_table[0])
+        at += (size_t)snprintf(m->text + at, sizeof m->text - at, "~%s", m->tokens->name);
+    snprintf(m->text + at, sizeof m->text - at, "/%s%s%s",
+             m->view != view_table[0] ? m->view->name : "", m->view != view_table[0] ? "@" : "",
+             m->codec->text);
+    return 0;
+}
+
+int method_check(const char *text, struct err *err)
+{
+    struct shape shape;
+    struct method m;
+    shape_init(&shape);
+    shape_add(&shape, "A", 1, 8, SHAPE_LORA_A);
+    shape_add(&shape, "B", 8, 1, SHAPE_LORA_B);
+    shape_seal(&shape);
+    int rc = method_open(&m, text, &shape, err);
+    if (rc == 0)
+        method_close(&m);
+    shape_free(&shape);
+    return rc;
+}
+
+void method_close(struct method *m)
+{
+    mem_free(m->scheme_opt);
+    if (m->codec)
+        codec_close(m->codec);
+    memset(m, 0, sizeof *m);
+}

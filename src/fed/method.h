@@ -1,0 +1,42 @@
+// A method is one string: SCHEME[:opts][~TOKENS[:opts]]/[VIEW@]CODEC[:opts][+WRAPPER[:opts]...]
+#ifndef FSTQ_FED_METHOD_H
+#define FSTQ_FED_METHOD_H
+
+#include "codec/codec.h"
+#include "fed/scheme.h"
+
+#include <stdint.h>
+
+// Which part of the adapter travels in a round.
+struct view {
+    const char *name, *help;
+};
+
+// Which tokens shape the local loss.
+struct token_source {
+    const char *name, *help;
+};
+
+struct method_alias {
+    const char *name, *expansion, *help;
+};
+
+extern const struct view *const view_table[];          // NULL-terminated
+extern const struct token_source *const token_table[]; // NULL-terminated
+extern const struct method_alias method_aliases[];     // name NULL ends
+
+struct method {
+    const struct scheme *scheme;
+    void *scheme_opt;
+    const struct token_source *tokens;
+    const struct view *view;
+    struct codec_inst *codec;
+    char text[512]; // expanded: every option by name
+};
+
+// The shape outlives the method.
+int method_open(struct method *m, const char *text, const struct shape *shape, struct err *err);
+int method_check(const char *text, struct err *err); // before any shape is known
+void method_close(struct method *m);
+
+#endif

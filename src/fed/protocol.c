@@ -1,0 +1,150 @@
+#include "fed/protocol.h"
+
+#include "base/buildinfo.h"
+#include "base/bytes.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define BYTE_ORDER_MARK 0x01020304u
+
+static uint64_t boot_id(void)
+{
+    char text[64] = "";
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
+    if (!f)
+        return 0;
+    size_t n = fread(text, 1, sizeof text, f);
+    fclose(f);
+    return XXH3_64bits(text, n);
+}
+
+void hello_local(struct hello *h)
+{
+    struct stat st;
+    h->pid = (int64_t)getpid();
+    h->pid_space = stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
+    h->boot_id = boot_id();
+    snprintf(h->build, sizeof h->build, "%s %s", buildinfo.version, buildinfo.git_rev);
+}
+
+static uint8_t *put_text(uint8_t *p, const char text[64])
+{
+    memcpy(p, text, 64);
+    return p + 64;
+}
+
+static const uint8_t *get_text(const uint8_t *p, char text[64])
+{
+    memcpy(text, p, 63);
+    text[63] = '\0';
+    return p + 64;
+}
+
+void hello_put(const struct hello *h, uint8_t *p)
+{
+    uint32_t mark = BYTE_ORDER_MARK;
+    memcpy(p, &mark, 4); // native on purpose
+    put_u64(p + 4, h->config_hash);
+    put_u64(p + 12, h->boot_id);
+    put_u64(p + 20, h->pid_space);
+    put_u64(p + 28, (uint64_t)h->pid);
+    put_u32(p + 36, (uint32_t)h->rank);
+    put_u32(p + 40, (uint32_t)h->threads);
+    put_text(put_text(put_text(put_text(p + 44, h->host), h->build), h->cpuset), h->gpu);
+}
+
+int hello_get(const uint8_t *p, size_t len, struct hello *h)
+{
+    uint32_t mark;
+    if (len != HELLO_BYTES)
+        return -1;
+    memcpy(&mark, p, 4);
+    if (mark != BYTE_ORDER_MARK)
+        return -1;
+    h->config_hash = get_u64(p + 4);
+    h->boot_id = get_u64(p + 12);
+    h->pid_space = get_u64(p + 20);
+    h->pid = (int64_t)get_u64(p + 28);
+    h->rank = (int32_t)get_u32(p + 36);
+    h->threads = (int32_t)get_u32(p + 40);
+    get_text(get_text(get_text(get_text(p + 44, h->host), h->build), h->cpuset), h->gpu);
+    return 0;
+}
+
+bool hello_alive(const struct hello *peer)
+{
+    struct hello own = {0};
+    hello_local(&own);
+    if (peer->boot_id == 0 || peer->boot_id != own.boot_id || peer->pid_space != own.pid_space ||
+        peer->pid <= 1)
+        return true;
+    return kill((pid_t)peer->pid, 0) == 0 || errno != ESRCH;
+}
+
+void welcome_put(const struct welcome *w, uint8_t *p)
+{
+    put_u64(p, w->run_id);
+    put_u64(p + 8, w->max_payload_bytes);
+    put_u32(p + 16, w->resumed_at);
+    put_u64(p + 20, (uint64_t)w->origin_ns);
+}
+
+int welcome_get(const uint8_t *p, size_t len, struct welcome *w)
+{
+    if (len != WELCOME_BYTES)
+        return -1;
+    w->run_id = get_u64(p);
+    w->max_payload_bytes = get_u64(p + 8);
+    w->resumed_at = get_u32(p + 16);
+    w->origin_ns = (int64_t)get_u64(p + 20);
+    return 0;
+}
+
+void ack_put(const struct ack_entry *e, uint8_t *p)
+{
+    put_u32(p, e->client);
+    put_u8(p + 4, e->accepted);
+}
+
+void ack_get(const uint8_t *p, struct ack_entry *e)
+{
+    e->client = get_u32(p);
+    e->accepted = p[4];
+}
+
+size_t events_bytes(size_t n_events, size_t n_messages)
+{
+    return 8 + n_events * sizeof(struct rec_event) + n_messages * sizeof(struct rec_message);
+}
+
+void events_put(uint8_t *p, const struct rec_event *e, size_t n_events, const struct rec_message *m,
+                size_t n_messages)
+{
+    put_u32(p, (uint32_t)n_events);
+    put_u32(p + 4, (uint32_t)n_messages);
+    if (n_events)
+        memcpy(p + 8, e, n_events * sizeof *e);
+    if (n_messages)
+        memcpy(p + 8 + n_events * sizeof *e, m, n_messages * sizeof *m);
+}
+
+int events_get(const uint8_t *p, size_t len, const uint8_t **events, size_t *n_events,
+               const uint8_t **messages, size_t *n_messages)
+{
+    if (len < 8)
+        return -1;
+    *n_events = get_u32(p); // u32 each: the sum below cannot wrap
+    *n_messages = get_u32(p + 4);
+    if (events_bytes(*n_events, *n_messages) != len)
+        return -1;
+    *events = p + 8;
+    *messages = p + 8 + *n_events * sizeof(struct rec_event);
+    return 0;
+}

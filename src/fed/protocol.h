@@ -1,0 +1,52 @@
+// Payloads of the frames that server and workers exchange, little-endian, read with bounds checks.
+#ifndef FSTQ_FED_PROTOCOL_H
+#define FSTQ_FED_PROTOCOL_H
+
+#include "base/record.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct hello {                                // worker to server, once
+    uint64_t config_hash, boot_id, pid_space; // boot and pid namespace: is `pid` one of ours?
+    int64_t pid;
+    int32_t rank, threads;
+    char host[64], build[64], cpuset[64], gpu[64];
+};
+#define HELLO_BYTES (4 + 3 * 8 + 8 + 2 * 4 + 4 * 64)
+
+struct welcome { // server to worker
+    uint64_t run_id, max_payload_bytes;
+    uint32_t resumed_at; // last committed round
+    int64_t origin_ns;   // of the run, on the server's clock
+};
+#define WELCOME_BYTES 28
+
+struct ack_entry {
+    uint32_t client;
+    uint8_t accepted;
+};
+#define ACK_ENTRY_BYTES 5
+
+void hello_local(struct hello *h); // fills pid, pid_space, boot_id, build
+void hello_put(const struct hello *h, uint8_t *out);
+int hello_get(const uint8_t *in, size_t len, struct hello *h); // -1: wrong length or byte order
+bool hello_alive(
+    const struct hello *peer); // false only if it surely died: same host and pid space, no such pid
+
+void welcome_put(const struct welcome *w, uint8_t *out);
+int welcome_get(const uint8_t *in, size_t len, struct welcome *w);
+
+void ack_put(const struct ack_entry *e, uint8_t *out);
+void ack_get(const uint8_t *in, struct ack_entry *e);
+
+// EVENTS: counts u32 u32, then rows of rec_event, rows of rec_message. Rows travel as they lie in
+// memory, which hello has checked to be the same on both sides.
+size_t events_bytes(size_t n_events, size_t n_messages);
+void events_put(uint8_t *out, const struct rec_event *e, size_t n_events,
+                const struct rec_message *m, size_t n_messages);
+int events_get(const uint8_t *in, size_t len, const uint8_t **events, size_t *n_events,
+               const uint8_t **messages, size_t *n_messages);
+
+#endif

@@ -1,0 +1,104 @@
+#include "fed/scheme.h"
+
+#include <math.h>
+#include <string.h>
+
+static void mean_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
+                        double lr)
+{
+    (void)opt;
+    (void)state;
+    float s = (float)lr;
+    for (size_t i = 0; i < n; i++)
+        theta[i] += s * delta[i];
+}
+
+static const struct scheme fedavg = {
+    .name = "fedavg",
+    .help = "weighted mean of the updates, times the server step",
+    .source = "McMahan et al. 2017",
+    .server = &server_sync,
+    .commit = mean_commit,
+};
+
+static const struct scheme noop = {
+    .name = "noop",
+    .help = "no training: clients return zeros; what the machinery alone costs (floor)",
+    .source = "",
+    .flags = SCHEME_NO_TRAIN,
+    .server = &server_sync,
+    .commit = mean_commit,
+};
+
+// Reddi et al. 2021, Algorithm 2: m = b1 m + (1-b1) D; v by row; x += lr m / (sqrt(v) + tau); v
+// starts at tau^2.
+struct adaptive_opt {
+    double beta1, beta2, tau;
+};
+
+static const struct opt adaptive_options[] = {
+    OPT(struct adaptive_opt, beta1, "beta1", "0.9", 0, 0.99999, "", "decay of the mean"),
+    OPT(struct adaptive_opt, beta2, "beta2", "0.99", 0, 0.99999, "", "decay of the square"),
+    OPT(struct adaptive_opt, tau, "tau", "0.001", 1e-12, 1e3, "",
+        "adaptivity: added to the root, starts its square"),
+};
+
+static void adaptive_init(const void *opt, float *state, size_t n)
+{
+    const struct adaptive_opt *o = opt;
+    memset(state, 0, n * sizeof *state);
+    for (size_t i = 0; i < n; i++)
+        state[n + i] = (float)(o->tau * o->tau);
+}
+
+static void adam_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
+                        double lr)
+{
+    const struct adaptive_opt *o = opt;
+    float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, s = (float)lr;
+    float *m = state, *v = state + n;
+    for (size_t i = 0; i < n; i++) {
+        float d = delta[i];
+        m[i] = b1 * m[i] + (1.0f - b1) * d;
+        v[i] = b2 * v[i] + (1.0f - b2) * d * d;
+        theta[i] += s * m[i] / (sqrtf(v[i]) + tau);
+    }
+}
+
+static void yogi_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
+                        double lr)
+{
+    const struct adaptive_opt *o = opt;
+    float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, s = (float)lr;
+    float *m = state, *v = state + n;
+    for (size_t i = 0; i < n; i++) {
+        float d = delta[i], q = d * d;
+        float sign = v[i] > q ? 1.0f : v[i] < q ? -1.0f : 0.0f;
+        m[i] = b1 * m[i] + (1.0f - b1) * d;
+        v[i] -= (1.0f - b2) * q * sign;
+        theta[i] += s * m[i] / (sqrtf(v[i]) + tau);
+    }
+}
+
+#define ADAPTIVE(n, c, h)                                                                          \
+    {                                                                                              \
+        .name = n, .help = h, .source = "Reddi et al. 2021, Algorithm 2",                          \
+        .options = adaptive_options, .n_options = ARRAY_LEN(adaptive_options),                     \
+        .option_bytes = sizeof(struct adaptive_opt), .server = &server_sync, .state_vectors = 2,   \
+        .init = adaptive_init, .commit = c                                                         \
+    }
+
+static const struct scheme fedadam =
+    ADAPTIVE("fedadam", adam_commit, "Adam at the server on the mean update");
+static const struct scheme fedyogi =
+    ADAPTIVE("fedyogi", yogi_commit, "Yogi at the server on the mean update");
+
+const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &noop, NULL};
+
+const struct scheme *scheme_find(const char *name)
+{
+    for (int i = 0; scheme_table[i]; i++)
+        if (strcmp(scheme_table[i]->name, name) == 0)
+            return scheme_table[i];
+    return NULL;
+}

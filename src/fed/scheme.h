@@ -1,0 +1,36 @@
+// Federated schemes as a table. A row is a set of server handlers plus `commit`, what the server
+// does with the weighted mean of the updates.
+#ifndef FSTQ_FED_SCHEME_H
+#define FSTQ_FED_SCHEME_H
+
+#include "base/check.h"
+#include "base/opt.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum scheme_flags {
+    SCHEME_NO_TRAIN = 1, // clients return a zero update: what the machinery alone costs
+};
+
+struct server_handlers;                          // server.h
+extern const struct server_handlers server_sync; // synchronous rounds
+
+struct scheme {
+    const char *name, *help, *source;
+    const struct opt *options;
+    int n_options;
+    size_t option_bytes;
+    unsigned flags;
+    const struct server_handlers *server; // how rounds go: synchronous, ...
+    int state_vectors;                    // of n floats each, kept by the server and its checkpoint
+    void (*init)(const void *opt, float *state, size_t n); // NULL = zero
+    // theta += ...; delta is the weighted mean over what arrived.
+    void (*commit)(const void *opt, float *theta, const float *delta, float *state, size_t n,
+                   double lr);
+};
+
+extern const struct scheme *const scheme_table[]; // NULL-terminated
+const struct scheme *scheme_find(const char *name);
+
+#endif

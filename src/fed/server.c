@@ -1,0 +1,482 @@
+#include "fed/server.h"
+
+#include "base/bytes.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define CLOCK_PINGS    8
+#define ALIVE_EVERY_NS 100000000
+#define BYE_WAIT_NS    5000000000
+#define SERVER_EVENTS  65536
+
+static int64_t timeout_ns(const struct server *s)
+{
+    return (int64_t)(s->env->net->timeout_s * 1e9);
+}
+
+// --- opening
+// ---------------------------------------------------------------------------------------
+
+static void restore(struct server *s, struct err *err, int *rc)
+{
+    const struct fed_env *env = s->env;
+    struct checkpoint c = {.config_hash = env->config_hash,
+                           .registry = env->work->shape.hash,
+                           .n = s->n,
+                           .n_state = s->n_state};
+    *rc = checkpoint_read(env->run_dir, &c, s->theta, s->state, err);
+    if (*rc == 1) {
+        s->run_id = c.run_id;
+        s->round = c.round;
+        s->totals = s->at_start = c.totals;
+    }
+}
+
+struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err)
+{
+    struct server *s = mem_alloc(MEM_SERVER, sizeof *s);
+    const struct scheme *scheme = env->method->scheme;
+    const struct codec_inst *codec = env->method->codec;
+    s->env = env;
+    s->sink = sink;
+    s->workers = env->transport->n_endpoints - 1;
+    s->peer = mem_alloc(MEM_SERVER, (size_t)(s->workers + 1) * sizeof *s->peer);
+    s->n = env->work->shape.n_values;
+    s->n_state = s->n * (size_t)scheme->state_vectors;
+    s->theta = mem_alloc(MEM_SERVER, s->n * sizeof *s->theta);
+    s->acc = mem_alloc(MEM_SERVER, s->n * sizeof *s->acc);
+    s->state = s->n_state ? mem_alloc(MEM_SERVER, s->n_state * sizeof *s->state) : NULL;
+    size_t scratch = codec_scratch_bytes(codec);
+    s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
+    if (codec->row->agg)
+        s->agg_state = mem_alloc(MEM_SERVER, codec->row->agg->state_bytes(codec, s->n));
+    size_t per_round = (size_t)env->fed->clients_per_round;
+    s->turn = mem_alloc(MEM_SERVER, per_round * sizeof *s->turn);
+    s->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *s->links);
+    s->drain_cap = SERVER_EVENTS;
+    s->drain = mem_alloc(MEM_TRACE, s->drain_cap * sizeof *s->drain);
+    int64_t window = env->net->arena_bytes / (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
+    s->n_window = window < 1                             ? 1
+                  : window > env->fed->clients_per_round ? env->fed->clients_per_round
+                                                         : (int)window;
+
+    env->work->row->initial(env->work, s->theta);
+    if (s->n_state && scheme->init)
+        scheme->init(env->method->scheme_opt, s->state, s->n);
+    s->origin_ns = env->rec->origin_ns;
+    uint64_t seed[3] = {env->config_hash, (uint64_t)clock_unix_ns(), (uint64_t)getpid()};
+    s->run_id = XXH3_64bits(seed, sizeof seed);
+    int rc = 0;
+    if (env->resume)
+        restore(s, err, &rc);
+    if (!env->resume && *env->run_dir && checkpoint_present(env->run_dir))
+        rc = err_set(err,
+                     "run.dir = %s holds a run already; run.resume=on goes on with it, a new run "
+                     "needs another directory",
+                     env->run_dir);
+    if (env->resume && rc == 0)
+        warn("run.resume: nothing to resume in '%s'; starting from round 1", env->run_dir);
+    if (rc < 0) {
+        server_close(s);
+        return NULL;
+    }
+    s->phase = SERVER_GREET;
+    s->deadline_ns =
+        transport_now(env->transport) + (timeout_ns(s) > 60000000000 ? timeout_ns(s) : 60000000000);
+    return s;
+}
+
+void server_close(struct server *s)
+{
+    if (!s)
+        return;
+    if (s->model)
+        transport_unref(s->env->transport, s->model);
+    mem_free(s->peer);
+    mem_free(s->theta);
+    mem_free(s->acc);
+    mem_free(s->state);
+    mem_free(s->scratch);
+    mem_free(s->agg_state);
+    mem_free(s->turn);
+    mem_free(s->links);
+    mem_free(s->drain);
+    mem_free(s);
+}
+
+// --- sending and peers
+// -----------------------------------------------------------------------------
+
+void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
+                 int64_t t_deliver)
+{
+    f->registry = s->env->work->shape.hash;
+    f->version = s->round;
+    if (s->env->net->checksum)
+        f->flags |= FRAME_CHECKSUM;
+    if (f->kind != FRAME_MODEL)
+        s->row.control_bytes += (int64_t)(FRAME_HEADER_BYTES + f->payload_bytes);
+    transport_send(s->env->transport, 0, endpoint, f, b, t_deliver);
+}
+
+void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,
+                    size_t len, uint8_t reason)
+{
+    struct netbuf *b = transport_buf(s->env->transport, len);
+    struct frame f = {.kind = (uint8_t)kind, .payload_bytes = len, .reason = reason};
+    if (len)
+        memcpy(netbuf_payload(b), payload, len);
+    server_send(s, endpoint, &f, b, transport_now(s->env->transport));
+    transport_unref(s->env->transport, b);
+}
+
+static void ping(struct server *s, int endpoint)
+{
+    uint8_t t[8];
+    put_u64(t, (uint64_t)clock_ns());
+    server_control(s, endpoint, FRAME_PING, t, sizeof t, 0);
+}
+
+bool server_peer_up(const struct server *s, int endpoint)
+{
+    return !s->peer[endpoint].dead && !s->peer[endpoint].suspect;
+}
+
+void server_suspect(struct server *s, int endpoint, const char *why)
+{
+    struct server_peer *p = &s->peer[endpoint];
+    if (p->dead || p->suspect)
+        return;
+    p->suspect = true;
+    p->pinged = false;
+    p->dead = !hello_alive(&p->hello);
+    s->unclean = true;
+    warn("round %u: rank %d on %s %s; its clients are %s", s->round, p->hello.rank, p->hello.host,
+         p->dead ? "died" : why, p->dead ? "lost" : "unavailable until it answers");
+    transport_forget(s->env->transport, endpoint);
+}
+
+// A rank of this host that died is known at once, not at the deadline.
+void server_check_alive(struct server *s)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (!s->peer[e].dead && s->peer[e].greeted && !hello_alive(&s->peer[e].hello)) {
+            s->peer[e].suspect = false;
+            server_suspect(s, e, "died");
+        }
+}
+
+// --- clocks
+// ----------------------------------------------------------------------------------------
+
+static bool clocks_known(const struct server *s)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (s->peer[e].pongs < CLOCK_PINGS && server_peer_up(s, e))
+            return false;
+    return true;
+}
+
+static void take_pong(struct server *s, const struct net_msg *m)
+{
+    struct server_peer *p = &s->peer[m->src];
+    if (m->frame.payload_bytes != 16)
+        return;
+    int64_t now = clock_ns(), sent = (int64_t)get_u64(m->payload),
+            theirs = (int64_t)get_u64(m->payload + 8);
+    int64_t rtt = now - sent;
+    if (s->phase != SERVER_CLOCKS && s->phase != SERVER_FAREWELL)
+        return; // an answer to a suspicion says nothing about clocks
+    int64_t *offset = s->phase == SERVER_CLOCKS ? &p->offset_start_ns : &p->offset_end_ns;
+    if (p->pongs == 0 || rtt < p->rtt_ns) {
+        p->rtt_ns = rtt;
+        *offset = theirs - (sent + rtt / 2);
+    }
+    if (++p->pongs < CLOCK_PINGS)
+        ping(s, m->src);
+}
+
+static void start_clocks(struct server *s, enum server_phase phase)
+{
+    s->phase = phase;
+    s->deadline_ns = transport_now(s->env->transport) + BYE_WAIT_NS;
+    for (int e = 1; e <= s->workers; e++) {
+        s->peer[e].pongs = 0;
+        if (server_peer_up(s, e))
+            ping(s, e);
+    }
+}
+
+// --- greeting
+// --------------------------------------------------------------------------------------
+
+static void refuse(struct server *s, int endpoint, const struct hello *h, const char *why)
+{
+    server_control(s, endpoint, FRAME_REFUSE, why, strlen(why), 0);
+    transport_flush(s->env->transport, transport_now(s->env->transport) + 1000000000);
+    die(STATUS_ENV, "rank %d on %s %s", h->rank, h->host, why);
+}
+
+static void take_hello(struct server *s, const struct net_msg *m)
+{
+    struct hello own = {0}, *h = &s->peer[m->src].hello;
+    hello_local(&own);
+    if (hello_get(m->payload, m->frame.payload_bytes, h))
+        refuse(s, m->src, h,
+               "has another byte order or greets in another way; run the same build everywhere");
+    if (strcmp(h->build, own.build) != 0)
+        refuse(s, m->src, h, "runs another build; install the same one on every host");
+    if (h->config_hash != s->env->config_hash)
+        refuse(s, m->src, h, "has another configuration");
+    if (m->frame.registry != s->env->work->shape.hash)
+        refuse(s, m->src, h,
+               "has an adapter of another shape; check that model and data files are the same");
+    if (s->peer[m->src].greeted)
+        return;
+    s->peer[m->src].greeted = true;
+    struct welcome w = {.run_id = s->run_id,
+                        .resumed_at = s->round,
+                        .origin_ns = s->origin_ns,
+                        .max_payload_bytes = s->env->transport->limits.max_payload_bytes};
+    uint8_t payload[WELCOME_BYTES + HELLO_BYTES];
+    snprintf(own.host, sizeof own.host, "%s", s->env->host);
+    welcome_put(&w, payload);
+    hello_put(&own, payload + WELCOME_BYTES);
+    server_control(s, m->src, FRAME_WELCOME, payload, sizeof payload, 0);
+    for (int e = 1; e <= s->workers; e++)
+        if (!s->peer[e].greeted)
+            return;
+    s->env->transport->limits.registry = s->env->work->shape.hash;
+    start_clocks(s, SERVER_CLOCKS);
+}
+
+// --- shared services of the handlers
+// -----------------------------------------------------------------
+
+void server_evaluate(struct server *s)
+{
+    struct recorder *rec = s->env->rec;
+    struct span span = span_begin(rec);
+    s->eval.n_rows = 0;
+    s->env->work->row->evaluate(s->env->work, s->theta, &s->eval);
+    span_end(rec, span, STAGE_EVALUATE, -1, 0, 0);
+    struct rec_eval rows[EVAL_MAX + 2];
+    int n = 0;
+    struct rec_eval base = {
+        .n = -1, .run = rec->run, .version = (int32_t)s->round, .attempt = rec->attempt};
+    if (!isnan(s->eval.score)) {
+        rows[n] = base;
+        rows[n].value = s->eval.score;
+        snprintf(rows[n].set, sizeof rows[n].set, "all");
+        snprintf(rows[n++].metric, sizeof rows[0].metric, "%s", s->env->work->row->score_name);
+    }
+    if (!isnan(s->eval.loss)) {
+        rows[n] = base;
+        rows[n].value = s->eval.loss;
+        snprintf(rows[n].set, sizeof rows[n].set, "all");
+        snprintf(rows[n++].metric, sizeof rows[0].metric, "loss");
+    }
+    for (int i = 0; i < s->eval.n_rows; i++) {
+        rows[n] = base;
+        rows[n].value = s->eval.rows[i].value;
+        rows[n].n = s->eval.rows[i].n;
+        memcpy(rows[n].set, s->eval.rows[i].set, sizeof rows[n].set);
+        memcpy(rows[n++].metric, s->eval.rows[i].metric, sizeof rows[0].metric);
+    }
+    s->sink->rows(s->sink->arg, REC_EVAL, rows, (size_t)n);
+}
+
+void server_checkpoint(struct server *s)
+{
+    const struct fed_env *env = s->env;
+    if (!*env->run_dir)
+        return;
+    struct err err;
+    struct span span = span_begin(env->rec);
+    struct checkpoint c = {.config_hash = env->config_hash,
+                           .run_id = s->run_id,
+                           .registry = env->work->shape.hash,
+                           .round = s->round,
+                           .n = s->n,
+                           .n_state = s->n_state,
+                           .totals = s->totals};
+    if (checkpoint_write(env->run_dir, &c, s->theta, s->state, &err))
+        snprintf(s->failure, sizeof s->failure, "no checkpoint: %.140s", err.text);
+    span_end(env->rec, span, STAGE_CHECKPOINT, -1, 0, (int64_t)(4 * (s->n + s->n_state)));
+}
+
+void server_flush_events(struct server *s)
+{
+    size_t n = recorder_drain(s->env->rec, s->drain, s->drain_cap);
+    for (size_t i = 0; i < n; i++)
+        s->drain[i].t_start_ns -= s->origin_ns;
+    s->sink->rows(s->sink->arg, REC_EVENTS, s->drain, n);
+}
+
+// Merges a client's own report of its message with what the server saw of it.
+static void take_report(struct server *s, const struct rec_message *report)
+{
+    for (int i = 0; i < s->n_turns; i++) {
+        struct server_turn *t = &s->turn[i];
+        if ((int32_t)t->client != report->client || report->version != (int32_t)s->round)
+            continue;
+        if (t->row.frame_bytes != report->frame_bytes)
+            return; // lost, or another copy: what arrived is not what it tells of
+        t->row.header_bytes = report->header_bytes;
+        t->row.directory_bytes = report->directory_bytes;
+        t->row.scales_bytes = report->scales_bytes;
+        t->row.indices_bytes = report->indices_bytes;
+        t->row.tags_bytes = report->tags_bytes;
+        t->row.values_bytes = report->values_bytes;
+        memcpy(t->row.kept, report->kept, sizeof t->row.kept);
+        t->row.nmse = report->nmse;
+        return;
+    }
+}
+
+void server_take_events(struct server *s, const struct net_msg *m)
+{
+    const uint8_t *events, *messages;
+    size_t n_events, n_messages;
+    if (events_get(m->payload, m->frame.payload_bytes, &events, &n_events, &messages, &n_messages))
+        return;
+    const struct server_peer *p = &s->peer[m->src];
+    for (size_t i = 0; i < n_events; i++) {
+        struct rec_event e;
+        memcpy(&e, events + i * sizeof e, sizeof e);
+        if (e.stage == STAGE_PAD || e.stage >= STAGE_COUNT)
+            continue;
+        e.t_start_ns -= s->origin_ns + p->offset_start_ns;
+        e.rank = p->hello.rank;
+        e.run = s->env->rec->run;
+        e.attempt = s->env->rec->attempt;
+        s->sink->rows(s->sink->arg, REC_EVENTS, &e, 1);
+    }
+    for (size_t i = 0; i < n_messages; i++) {
+        struct rec_message row;
+        memcpy(&row, messages + i * sizeof row, sizeof row);
+        take_report(s, &row);
+    }
+}
+
+// --- the end
+// -----------------------------------------------------------------------------------------
+
+static bool byes_in(const struct server *s)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (!s->peer[e].bye && server_peer_up(s, e))
+            return false;
+    return true;
+}
+
+static void send_stops(struct server *s)
+{
+    s->phase = SERVER_STOPPING;
+    s->deadline_ns = transport_now(s->env->transport) + BYE_WAIT_NS;
+    for (int e = 1; e <= s->workers; e++)
+        if (!s->peer[e].dead)
+            server_control(s, e, FRAME_STOP, NULL, 0, s->unclean ? 0 : 1);
+    if (byes_in(s))
+        s->phase = SERVER_DONE;
+}
+
+void server_finish(struct server *s)
+{
+    start_clocks(s, SERVER_FAREWELL);
+    if (clocks_known(s))
+        send_stops(s);
+}
+
+// --- the machine
+// -------------------------------------------------------------------------------------
+
+static void clocks_done(struct server *s)
+{
+    if (!clocks_known(s))
+        return;
+    if (s->phase == SERVER_FAREWELL) {
+        send_stops(s);
+    } else if (s->phase == SERVER_CLOCKS) {
+        s->phase = SERVER_ROUNDS;
+        s->env->method->scheme->server->begin(s, transport_now(s->env->transport));
+    }
+}
+
+static void common_message(struct server *s, const struct net_msg *m)
+{
+    if (m->frame.kind == FRAME_PONG) {
+        take_pong(s, m);
+        clocks_done(s);
+    } else if (m->frame.kind == FRAME_HELLO && s->phase == SERVER_GREET) {
+        take_hello(s, m);
+    } else if (m->frame.kind == FRAME_BYE) {
+        s->peer[m->src].bye = true;
+        if (s->phase == SERVER_STOPPING && byes_in(s))
+            s->phase = SERVER_DONE;
+    }
+}
+
+void server_message(struct server *s, const struct net_msg *m)
+{
+    if (m->src < 1 || m->src > s->workers)
+        return;
+    bool update = m->verdict == FRAME_GOOD && m->frame.kind == FRAME_UPDATE;
+    if (m->verdict == FRAME_GOOD && !update)
+        s->row.control_bytes += (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
+    if (m->verdict == FRAME_GOOD && s->peer[m->src].suspect && !s->peer[m->src].dead) {
+        s->peer[m->src].suspect = false;
+        warn("round %u: rank %d on %s answers again", s->round, s->peer[m->src].hello.rank,
+             s->peer[m->src].hello.host);
+    }
+    if (m->verdict == FRAME_GOOD &&
+        (m->frame.kind == FRAME_PONG || m->frame.kind == FRAME_HELLO || m->frame.kind == FRAME_BYE))
+        common_message(s, m);
+    else if (s->phase == SERVER_ROUNDS)
+        s->env->method->scheme->server->message(s, m);
+    else if (m->verdict == FRAME_GOOD && m->frame.kind == FRAME_EVENTS)
+        server_take_events(s, m);
+    else if (s->phase == SERVER_GREET && m->verdict != FRAME_GOOD)
+        die(STATUS_ENV,
+            "endpoint %d greets with a frame that is %s; run the same build on every host", m->src,
+            frame_verdict_name[m->verdict]);
+}
+
+void server_timer(struct server *s, int64_t now)
+{
+    if (now >= s->alive_check_ns && !s->env->virtual_time) {
+        s->alive_check_ns = now + ALIVE_EVERY_NS;
+        server_check_alive(s);
+    }
+    if (s->phase == SERVER_ROUNDS) {
+        s->env->method->scheme->server->timer(s, now);
+        return;
+    }
+    bool late = now >= s->deadline_ns;
+    for (int e = 1; late && e <= s->workers; e++) {
+        const struct server_peer *p = &s->peer[e];
+        if (s->phase == SERVER_GREET && !p->greeted)
+            die(STATUS_ENV,
+                "rank %d did not greet in time; check that every host can reach this one", e);
+        if (server_peer_up(s, e) &&
+            (s->phase == SERVER_STOPPING ? !p->bye : p->pongs < CLOCK_PINGS))
+            server_suspect(s, e, "does not answer");
+    }
+    if (s->phase == SERVER_STOPPING && byes_in(s))
+        s->phase = SERVER_DONE;
+    else
+        clocks_done(s);
+}
+
+int64_t server_next_timer(const struct server *s)
+{
+    if (s->env->virtual_time)
+        return s->deadline_ns;
+    return s->alive_check_ns < s->deadline_ns ? s->alive_check_ns : s->deadline_ns;
+}

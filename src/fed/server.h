@@ -1,0 +1,112 @@
+// The server: a state machine over messages and timers. Start-up and the end are common; the rounds
+// between belong to the scheme's handlers.
+#ifndef FSTQ_FED_SERVER_H
+#define FSTQ_FED_SERVER_H
+
+#include "fed/checkpoint.h"
+#include "fed/env.h"
+#include "fed/protocol.h"
+
+enum server_phase {
+    SERVER_GREET,    // hellos come in
+    SERVER_CLOCKS,   // pings measure each worker's clock
+    SERVER_ROUNDS,   // the scheme's handlers have the floor
+    SERVER_FAREWELL, // the clocks once more
+    SERVER_STOPPING, // stop is sent, byes come in
+    SERVER_DONE
+};
+
+struct server_peer { // a worker endpoint
+    struct hello hello;
+    bool greeted, dead, suspect, pinged, bye;
+    bool owes_events; // of the round
+    uint32_t tasks;   // of the round
+    int64_t offset_start_ns, offset_end_ns, rtt_ns;
+    int pongs;
+};
+
+enum turn_state { TURN_WAITING, TURN_HELD, TURN_DONE };
+
+struct server_turn { // a sampled client of the round, in client order
+    uint32_t client;
+    int endpoint;
+    enum turn_state state;
+    bool granted, accepted;
+    struct netbuf *held; // the frame, until its turn
+    struct frame frame;
+    struct rec_message row;
+    struct client_times times;
+};
+
+struct server {
+    const struct fed_env *env;
+    const struct fed_sink *sink;
+    enum server_phase phase;
+    struct server_peer *peer; // 1..workers
+    int workers;
+    int64_t deadline_ns, alive_check_ns; // on the transport's clock
+    int64_t origin_ns;                   // of the run, monotonic clock
+    bool interrupted, unclean;
+    bool between;      // the round is closed, the next not begun
+    char failure[160]; // "" = none: why the run ended before its last round
+
+    // model
+    size_t n, n_state;
+    float *theta, *acc, *state; // acc: weighted sum of updates
+    void *scratch, *agg_state;
+    double weight_sum;
+    uint64_t run_id;
+    struct checkpoint_totals totals;
+    struct netbuf *model; // the broadcast frame of the round
+
+    // the round
+    uint32_t round; // 1..rounds; 0 before the first
+    struct server_turn *turn;
+    int n_turns, next_turn, n_window; // n_window: frames that may wait for their turn
+    struct rec_round row;
+    struct span collect_span;
+    int64_t t_round_ns, round_wire_bytes, aggregate_ns;
+    struct rec_link *links;
+    int n_links;
+    struct eval_result eval;
+    struct rec_event *drain; // scratch for rows
+    size_t drain_cap;
+    struct checkpoint_totals at_start; // of this process, for rates after a resume
+};
+
+// A way of running rounds. `begin` is called once the workers are greeted; the handlers call
+// server_finish.
+struct server_handlers {
+    const char *name;
+    void (*begin)(struct server *s, int64_t now);
+    void (*message)(struct server *s, const struct net_msg *m);
+    void (*timer)(struct server *s, int64_t now);
+};
+
+struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err);
+void server_close(struct server *s);
+void server_message(struct server *s, const struct net_msg *m);
+void server_timer(struct server *s, int64_t now);
+int64_t server_next_timer(const struct server *s);
+static inline bool server_done(const struct server *s)
+{
+    return s->phase == SERVER_DONE;
+}
+
+// --- for the handlers
+// ------------------------------------------------------------------------------ Seals and sends;
+// payload already in b. Everything but models and updates is counted as control bytes.
+void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
+                 int64_t t_deliver);
+void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,
+                    size_t len, uint8_t reason);
+bool server_peer_up(const struct server *s, int endpoint); // neither dead nor suspected
+void server_suspect(struct server *s, int endpoint, const char *why);
+void server_check_alive(struct server *s);
+void server_evaluate(struct server *s);
+void server_checkpoint(struct server *s);
+void server_flush_events(struct server *s); // rows of the server's own recorder to the sink
+void server_take_events(struct server *s, const struct net_msg *m);
+void server_finish(struct server *s); // no more rounds: farewell
+
+#endif

@@ -1,0 +1,607 @@
+// Synchronous rounds: broadcast, collect, commit, settle, close. Updates are added in client order,
+// whatever the order of arrival, so that the sum is the same for any number of ranks; packed frames
+// wait their turn in a window of bounded size, and clients beyond it are granted their upload as it
+// moves on.
+#include "fed/server.h"
+
+#include "base/bytes.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+static void close_round(struct server *s);
+static void run_on(struct server *s);
+
+static int64_t now_ns(const struct server *s)
+{
+    return transport_now(s->env->transport);
+}
+
+// --- broadcast
+// ---------------------------------------------------------------------------------------
+
+static struct rec_message message_row(const struct server *s, uint32_t client, int endpoint)
+{
+    const struct recorder *r = s->env->rec;
+    struct rec_message m = {.frame_bytes = 0,
+                            .header_bytes = -1,
+                            .directory_bytes = -1,
+                            .scales_bytes = -1,
+                            .indices_bytes = -1,
+                            .tags_bytes = -1,
+                            .values_bytes = -1,
+                            .nmse = NAN,
+                            .weight = 0,
+                            .run = r->run,
+                            .version = (int32_t)s->round,
+                            .attempt = r->attempt,
+                            .client = (int32_t)client,
+                            .rank = s->peer[endpoint].hello.rank,
+                            .status = MESSAGE_LOST};
+    for (int i = 0; i < RECORD_WIDTHS; i++)
+        m.kept[i] = -1;
+    return m;
+}
+
+static void sample_turns(struct server *s)
+{
+    const struct fed_params *fed = s->env->fed;
+    uint32_t *sampled = mem_alloc(MEM_SERVER, (size_t)fed->clients_per_round * sizeof *sampled);
+    fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)fed->clients_per_round,
+               sampled);
+    s->n_turns = 0;
+    for (int i = 0; i < fed->clients_per_round; i++) {
+        if (fed_drops(s->env->seed, s->round, sampled[i], fed->dropout)) {
+            s->row.dropped++;
+            continue;
+        }
+        struct server_turn *t = &s->turn[s->n_turns++];
+        memset(t, 0, sizeof *t);
+        t->client = sampled[i];
+        t->endpoint = fed_owner(sampled[i], s->workers);
+        t->row = message_row(s, t->client, t->endpoint);
+        if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
+            t->state = TURN_DONE;
+            s->row.lost++;
+        }
+    }
+    s->row.sampled = fed->clients_per_round;
+    mem_free(sampled);
+}
+
+static void pack_model(struct server *s)
+{
+    struct transport *t = s->env->transport;
+    if (s->model)
+        transport_unref(t, s->model);
+    s->model = transport_buf(t, 4 * s->n);
+    uint8_t *p = netbuf_payload(s->model);
+    for (size_t i = 0; i < s->n; i++)
+        put_f32(p + 4 * i, s->theta[i]);
+}
+
+// The model goes to each rank once and is counted for each of its clients; a task names each
+// client.
+static void broadcast(struct server *s)
+{
+    const struct fed_env *env = s->env;
+    struct span span = span_begin(env->rec);
+    int64_t moved = env->transport->bytes_moved;
+    pack_model(s);
+    for (int e = 1; e <= s->workers; e++) {
+        s->peer[e].tasks = 0;
+        for (int i = 0; i < s->n_turns; i++)
+            s->peer[e].tasks += s->turn[i].endpoint == e && s->turn[i].state == TURN_WAITING;
+        s->peer[e].owes_events = s->peer[e].tasks > 0;
+        struct frame f = {.kind = FRAME_MODEL, .payload_bytes = 4 * s->n, .values = (uint32_t)s->n};
+        if (s->peer[e].owes_events)
+            server_send(s, e, &f, s->model, now_ns(s));
+    }
+    int64_t model_bytes = (int64_t)(FRAME_HEADER_BYTES + 4 * s->n);
+    for (int i = 0; i < s->n_turns; i++) {
+        struct server_turn *t = &s->turn[i];
+        if (t->state != TURN_WAITING)
+            continue;
+        s->row.downlink_bytes += model_bytes;
+        t->granted = i < s->n_window;
+        t->times = fed_client_times(env, t->client, model_bytes, 0);
+        struct netbuf *b = transport_buf(env->transport, 0);
+        struct frame f = {.kind = FRAME_TASK,
+                          .client = t->client,
+                          .reason = t->granted,
+                          .samples = s->peer[t->endpoint].tasks};
+        server_send(s, t->endpoint, &f, b, now_ns(s) + t->times.down_ns);
+        transport_unref(env->transport, b);
+    }
+    span_end(env->rec, span, STAGE_BROADCAST, -1, 0, env->transport->bytes_moved - moved);
+}
+
+// Virtual time knows when the last client will be done; the timeout comes on top of that.
+static void set_deadline(struct server *s)
+{
+    int64_t longest = 0;
+    for (int i = 0; s->env->virtual_time && i < s->n_turns; i++) {
+        struct client_times t =
+            fed_client_times(s->env, s->turn[i].client, (int64_t)(FRAME_HEADER_BYTES + 4 * s->n),
+                             (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
+        longest = t.total_ns > longest ? t.total_ns : longest;
+    }
+    s->deadline_ns = now_ns(s) + longest + (int64_t)(s->env->net->timeout_s * 1e9);
+}
+
+// --- collect
+// -----------------------------------------------------------------------------------------
+
+static void resolve(struct server *s, struct server_turn *t, enum message_status status)
+{
+    t->state = TURN_DONE;
+    t->row.status = (int32_t)status;
+    if (t->held) {
+        transport_unref(s->env->transport, t->held);
+        t->held = NULL;
+    }
+    if (status == MESSAGE_LOST)
+        s->row.lost++;
+    else if (status != MESSAGE_OK)
+        s->row.rejected++;
+}
+
+static int add_update(struct server *s, struct server_turn *t, struct err *err)
+{
+    const struct codec_inst *c = s->env->method->codec;
+    struct codec_key key = {.seed = s->env->seed, .client = t->client, .version = s->round};
+    const uint8_t *bytes = t->held->bytes + FRAME_HEADER_BYTES;
+    size_t len = t->frame.payload_bytes;
+    if (c->row->agg)
+        return c->row->agg->add(c, &key, bytes, len, t->frame.samples, s->agg_state, err);
+    return codec_decode_add(c, &key, bytes, len, (float)t->frame.samples, s->acc, s->scratch, err);
+}
+
+static void take_turn(struct server *s, struct server_turn *t)
+{
+    struct recorder *rec = s->env->rec;
+    struct err err;
+    struct span span = span_begin(rec);
+    int rc = add_update(s, t, &err);
+    s->aggregate_ns += span_end(rec, span, STAGE_DECODE, (int32_t)t->client,
+                                (int64_t)t->frame.payload_bytes, (int64_t)(4 * s->n));
+    if (rc) {
+        warn("round %u: update of client %u rejected: %s", s->round, t->client, err.text);
+        resolve(s, t, rc == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT);
+        return;
+    }
+    t->accepted = true;
+    t->row.weight = t->frame.samples;
+    s->weight_sum += t->frame.samples;
+    s->row.train_loss += (double)t->frame.samples * (double)t->frame.loss;
+    s->row.arrived++;
+    resolve(s, t, MESSAGE_OK);
+}
+
+static void grant_window(struct server *s)
+{
+    for (int i = s->next_turn; i < s->n_turns && i < s->next_turn + s->n_window; i++) {
+        struct server_turn *t = &s->turn[i];
+        if (t->granted || t->state != TURN_WAITING)
+            continue;
+        t->granted = true;
+        struct netbuf *b = transport_buf(s->env->transport, 0);
+        struct frame f = {.kind = FRAME_GRANT, .client = t->client};
+        server_send(s, t->endpoint, &f, b, now_ns(s));
+        transport_unref(s->env->transport, b);
+    }
+}
+
+// --- commit
+// ------------------------------------------------------------------------------------------
+
+static bool all_finite(const float *v, size_t n)
+{
+    float worst = 0;
+    for (size_t i = 0; i < n; i++)
+        worst += v[i] * 0.0f; // NaN as soon as one is not finite
+    return worst == 0;
+}
+
+static void commit(struct server *s)
+{
+    const struct fed_env *env = s->env;
+    const struct scheme *scheme = env->method->scheme;
+    const struct codec_inst *codec = env->method->codec;
+    struct span span = span_begin(env->rec);
+    if (codec->row->agg) {
+        codec->row->agg->finish(codec, s->agg_state, s->weight_sum, s->acc, s->n);
+    } else {
+        float inverse = (float)(1.0 / s->weight_sum);
+        for (size_t i = 0; i < s->n; i++)
+            s->acc[i] *= inverse;
+    }
+    s->aggregate_ns += span_end(env->rec, span, STAGE_AGGREGATE, -1, 0, (int64_t)(4 * s->n));
+    s->row.train_loss /= s->weight_sum;
+    if (!all_finite(s->acc, s->n)) { // finite updates whose sum is not: the adapter stays as it is
+        warn("round %u: the sum of the updates is not finite; the adapter is left as it was",
+             s->round);
+        s->row.rejected += s->row.arrived;
+        s->row.arrived = 0;
+        return;
+    }
+    double norm = 0;
+    for (size_t i = 0; i < s->n; i++)
+        norm += (double)s->acc[i] * (double)s->acc[i];
+    s->row.update_norm = sqrt(norm);
+    span = span_begin(env->rec);
+    scheme->commit(env->method->scheme_opt, s->theta, s->acc, s->state, s->n, s->row.server_lr);
+    span_end(env->rec, span, STAGE_COMMIT, -1, 0, (int64_t)(4 * s->n));
+}
+
+static void send_acks(struct server *s)
+{
+    uint8_t *payload = mem_alloc(MEM_SERVER, (size_t)(s->n_turns + 1) * ACK_ENTRY_BYTES);
+    for (int e = 1; e <= s->workers; e++) {
+        size_t len = 0;
+        for (int i = 0; i < s->n_turns; i++)
+            if (s->turn[i].endpoint == e) {
+                struct ack_entry a = {s->turn[i].client, s->turn[i].accepted};
+                ack_put(&a, payload + len);
+                len += ACK_ENTRY_BYTES;
+            }
+        if (len && !s->peer[e].dead)
+            server_control(s, e, FRAME_ACK, payload, len, 0);
+    }
+    mem_free(payload);
+}
+
+// Modelled terms: the round takes as long as its slowest client, plus the server.
+static void model_times(struct server *s)
+{
+    const struct fed_env *env = s->env;
+    const struct recorder *rec = env->rec;
+    int64_t slowest = 0;
+    s->n_links = 0;
+    for (int i = 0; i < s->n_turns; i++) {
+        struct server_turn *t = &s->turn[i];
+        if (t->row.status != MESSAGE_OK)
+            continue;
+        int64_t down = (int64_t)(FRAME_HEADER_BYTES + 4 * s->n), up = t->row.frame_bytes;
+        struct client_times c = fed_client_times(env, t->client, down, up);
+        if (c.total_ns >= slowest) {
+            slowest = c.total_ns;
+            s->row.compute_max_ns = c.compute_ns + c.encode_ns;
+            s->row.upload_max_ns = c.up_ns;
+            s->row.download_max_ns = c.down_ns;
+        }
+        const struct link_row *link = link_table[env->net->link.link];
+        for (int up_link = 0; up_link < 2; up_link++) {
+            int64_t ready = up_link ? c.down_ns + c.compute_ns + c.encode_ns : 0;
+            struct rec_link row = {
+                .bytes = up_link ? up : down,
+                .t_ready_ns = ready,
+                .t_deliver_ns = up_link ? c.total_ns : c.down_ns,
+                .latency_ns = link->latency_ns(&env->net->link, env->seed, t->client, up_link),
+                .rate_bps = link->rate_bps(&env->net->link, env->seed, t->client, up_link, ready),
+                .run = rec->run,
+                .version = (int32_t)s->round,
+                .attempt = rec->attempt,
+                .client = (int32_t)t->client,
+                .up = up_link};
+            s->links[s->n_links++] = row;
+        }
+    }
+    s->row.time_modelled_ns = slowest + env->fed->server_ns;
+}
+
+static bool settled(const struct server *s)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (s->peer[e].owes_events && server_peer_up(s, e))
+            return false;
+    return true;
+}
+
+// Every update is in, or given up: the adapter moves, clients hear what was taken, the score is
+// measured while they put their state away.
+static void finish_collect(struct server *s)
+{
+    const struct fed_params *fed = s->env->fed;
+    int64_t t = clock_ns();
+    recorder_put(s->env->rec, STAGE_WAIT, -1, s->collect_span.t_ns, t - s->collect_span.t_ns, -1, 0,
+                 0, 0);
+    if (s->row.arrived > 0)
+        commit(s);
+    else
+        s->row.train_loss = NAN;
+    s->row.time_measured_ns = clock_ns() - s->t_round_ns;
+    model_times(s);
+    send_acks(s);
+    bool last = (int32_t)s->round == fed->rounds;
+    if (last || (fed->eval_every > 0 && (int32_t)s->round % fed->eval_every == 0)) {
+        server_evaluate(s);
+        s->row.score = s->eval.score;
+        s->row.eval_loss = s->eval.loss;
+    }
+    s->next_turn = s->n_turns + 1; // settling
+    s->deadline_ns = now_ns(s) + (int64_t)(s->env->net->timeout_s * 1e9);
+    if (settled(s))
+        close_round(s);
+}
+
+static void advance(struct server *s)
+{
+    while (s->next_turn < s->n_turns && s->turn[s->next_turn].state != TURN_WAITING) {
+        struct server_turn *t = &s->turn[s->next_turn++];
+        if (t->state == TURN_HELD)
+            take_turn(s, t);
+    }
+    grant_window(s);
+    if (s->next_turn == s->n_turns)
+        finish_collect(s);
+}
+
+// --- messages
+// ----------------------------------------------------------------------------------------
+
+static struct server_turn *find_turn(struct server *s, uint32_t client, int endpoint)
+{
+    for (int i = 0; i < s->n_turns; i++)
+        if (s->turn[i].client == client && s->turn[i].endpoint == endpoint)
+            return &s->turn[i];
+    return NULL;
+}
+
+static enum message_status judge(const struct server *s, const struct net_msg *m,
+                                 const struct server_turn *t)
+{
+    switch (m->verdict) {
+    case FRAME_GOOD:
+        break;
+    case FRAME_PROTOCOL_OTHER:
+        return MESSAGE_VERSION;
+    case FRAME_TOO_LONG:
+    case FRAME_LENGTH:
+        return MESSAGE_SIZE;
+    case FRAME_REGISTRY:
+        return MESSAGE_SHAPE;
+    default:
+        return MESSAGE_CORRUPT;
+    }
+    if (m->frame.version != s->round)
+        return MESSAGE_STALE;
+    if (!t || t->state != TURN_WAITING || !t->granted)
+        return MESSAGE_UNEXPECTED;
+    if (m->frame.values != s->n || m->frame.vectors != 1)
+        return MESSAGE_SHAPE;
+    if (m->frame.samples == 0 || !isfinite(m->frame.loss))
+        return MESSAGE_NONFINITE;
+    return MESSAGE_OK;
+}
+
+// A frame that cannot be used gets a row of its own; if it was the awaited one, that client is
+// done.
+static void refuse_update(struct server *s, const struct net_msg *m, struct server_turn *t,
+                          enum message_status why)
+{
+    bool header_read = m->verdict == FRAME_GOOD || m->verdict >= FRAME_TOO_LONG;
+    bool awaited = header_read && t && t->state == TURN_WAITING && m->frame.version == s->round;
+    warn("round %u: a frame from rank %d (client %d) is %s%s%s", s->round,
+         s->peer[m->src].hello.rank, header_read ? (int)m->frame.client : -1,
+         message_status_name[why], m->verdict == FRAME_GOOD ? "" : ": ",
+         m->verdict == FRAME_GOOD ? "" : frame_verdict_name[m->verdict]);
+    if (awaited) {
+        t->row.frame_bytes = (int64_t)m->buf->len;
+        resolve(s, t, why);
+        return;
+    }
+    struct rec_message row = message_row(s, header_read ? m->frame.client : UINT32_MAX, m->src);
+    row.frame_bytes = (int64_t)m->buf->len;
+    row.status = (int32_t)why;
+    s->sink->rows(s->sink->arg, REC_MESSAGES, &row, 1);
+    s->row.rejected++;
+}
+
+static void take_update(struct server *s, const struct net_msg *m)
+{
+    struct server_turn *t = find_turn(s, m->frame.client, m->src);
+    enum message_status status = judge(s, m, t);
+    s->row.uplink_bytes += (int64_t)m->buf->len;
+    if (status != MESSAGE_OK) {
+        refuse_update(s, m, t, status);
+    } else {
+        t->state = TURN_HELD;
+        t->frame = m->frame;
+        t->held = m->buf;
+        transport_ref(m->buf);
+        t->row.frame_bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
+    }
+}
+
+static void take_fail(struct server *s, const struct net_msg *m)
+{
+    struct server_turn *t = find_turn(s, m->frame.client, m->src);
+    if (!t || t->state != TURN_WAITING || m->frame.version != s->round)
+        return;
+    warn("round %u: client %u has no update: %.*s", s->round, t->client,
+         (int)m->frame.payload_bytes, (const char *)m->payload);
+    resolve(s, t,
+            m->frame.reason < MESSAGE_STATUS_COUNT ? (enum message_status)m->frame.reason
+                                                   : MESSAGE_LOST);
+}
+
+static void sync_message(struct server *s, const struct net_msg *m)
+{
+    bool good = m->verdict == FRAME_GOOD;
+    bool header_read = good || m->verdict >= FRAME_TOO_LONG;
+    if (header_read && m->frame.kind == FRAME_EVENTS) {
+        if (good)
+            server_take_events(s, m);
+        if (m->frame.version == s->round)
+            s->peer[m->src].owes_events = false;
+    } else if (!good || m->frame.kind == FRAME_UPDATE) {
+        take_update(s, m);
+    } else if (m->frame.kind == FRAME_FAIL) {
+        take_fail(s, m);
+    }
+    if (s->next_turn < s->n_turns)
+        advance(s);
+    else if (s->next_turn > s->n_turns && settled(s))
+        close_round(s);
+    run_on(s);
+}
+
+static void give_up_on(struct server *s, bool late)
+{
+    for (int i = 0; i < s->n_turns; i++) {
+        struct server_turn *t = &s->turn[i];
+        if (t->state != TURN_WAITING)
+            continue;
+        if (late)
+            server_suspect(s, t->endpoint, "is silent");
+        if (!server_peer_up(s, t->endpoint))
+            resolve(s, t, MESSAGE_LOST);
+    }
+}
+
+static void sync_timer(struct server *s, int64_t now)
+{
+    bool late = now >= s->deadline_ns;
+    if (s->next_turn < s->n_turns) {
+        give_up_on(s, late);
+        advance(s);
+    } else {
+        for (int e = 1; late && e <= s->workers; e++)
+            if (s->peer[e].owes_events)
+                server_suspect(s, e, "is silent");
+        if (settled(s))
+            close_round(s);
+    }
+    run_on(s);
+}
+
+// --- close
+// -------------------------------------------------------------------------------------------
+
+static void add_totals(struct server *s)
+{
+    struct checkpoint_totals *t = &s->totals;
+    t->uplink_bytes += s->row.uplink_bytes;
+    t->downlink_bytes += s->row.downlink_bytes;
+    t->control_bytes += s->row.control_bytes;
+    t->modelled_ns += s->row.time_modelled_ns;
+    t->measured_ns += s->row.time_measured_ns;
+    t->lost += s->row.lost;
+    t->rejected += s->row.rejected;
+    int64_t moved = s->env->transport->bytes_moved;
+    s->row.wire_bytes = moved - s->round_wire_bytes;
+    s->round_wire_bytes = moved;
+    t->wire_bytes += s->row.wire_bytes;
+}
+
+static bool any_worker_left(const struct server *s)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (!s->peer[e].dead)
+            return true;
+    return false;
+}
+
+// Order: client state is on disk (its owner's EVENTS said so), then the checkpoint, then the trace.
+static void close_round(struct server *s)
+{
+    const struct fed_env *env = s->env;
+    for (int i = 0; i < s->n_turns; i++)
+        s->sink->rows(s->sink->arg, REC_MESSAGES, &s->turn[i].row, 1);
+    s->sink->rows(s->sink->arg, REC_LINKS, s->links, (size_t)s->n_links);
+    add_totals(s);
+    server_checkpoint(s);
+    s->row.uplink_total_bytes = s->totals.uplink_bytes;
+    s->row.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n);
+    s->sink->rows(s->sink->arg, REC_ROUNDS, &s->row, 1);
+    int64_t t = clock_ns();
+    recorder_put(env->rec, STAGE_ROUND, -1, s->t_round_ns, t - s->t_round_ns, -1, 0, 0, 0);
+    server_flush_events(s);
+    s->sink->commit(s->sink->arg, (int32_t)s->round);
+    s->sink->progress(s->sink->arg, &s->row);
+    if (!any_worker_left(s))
+        snprintf(s->failure, sizeof s->failure, "every worker is lost");
+    if ((int32_t)s->round >= env->fed->rounds || s->interrupted || s->failure[0])
+        server_finish(s);
+    else
+        s->between = true;
+}
+
+static void next_round(struct server *s)
+{
+    struct recorder *rec = s->env->rec;
+    memset(&s->row, 0, sizeof s->row);
+    s->between = false;
+    s->round++;
+    rec->version = (int32_t)s->round;
+    s->row.run = rec->run;
+    s->row.version = (int32_t)s->round;
+    s->row.attempt = rec->attempt;
+    s->row.score = s->row.eval_loss = s->row.energy_j = s->row.update_norm = NAN;
+    s->row.server_lr = fed_server_lr(s->env->fed, (int32_t)s->round);
+    s->weight_sum = 0;
+    s->next_turn = 0;
+    s->aggregate_ns = 0;
+    memset(s->acc, 0, s->n * sizeof *s->acc);
+    if (s->env->method->codec->row->agg)
+        s->env->method->codec->row->agg->begin(s->env->method->codec, s->agg_state, s->n);
+    for (int e = 1; e <= s->workers; e++)
+        if (s->peer[e].suspect && !s->peer[e].dead && !s->peer[e].pinged) {
+            s->peer[e].pinged =
+                true; // one question at a time: a stopped rank must not be buried in them
+            server_control(s, e, FRAME_PING, (uint8_t[8]){0}, 8, 0);
+        }
+    sample_turns(s);
+    s->t_round_ns = clock_ns();
+    broadcast(s);
+    set_deadline(s);
+    s->collect_span.t_ns = clock_ns();
+    advance(s);
+}
+
+// A round in which nobody can take part closes at once: a loop, not a recursion.
+static void run_on(struct server *s)
+{
+    while (s->between && s->phase == SERVER_ROUNDS)
+        next_round(s);
+}
+
+static void sync_begin(struct server *s, int64_t now)
+{
+    (void)now;
+    s->round_wire_bytes = s->env->transport->bytes_moved;
+    if (s->round == 0) { // the score before anything is learned: the floor of every curve
+        server_evaluate(s);
+        server_flush_events(s);
+        struct rec_round row = {.run = s->env->rec->run,
+                                .attempt = s->env->rec->attempt,
+                                .train_loss = NAN,
+                                .score = s->eval.score,
+                                .eval_loss = s->eval.loss,
+                                .update_norm = NAN,
+                                .energy_j = NAN,
+                                .server_lr = NAN,
+                                .control_bytes = s->row.control_bytes,
+                                .adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n)};
+        s->totals.control_bytes += row.control_bytes;
+        s->sink->rows(s->sink->arg, REC_ROUNDS, &row, 1);
+        s->sink->commit(s->sink->arg, 0);
+    }
+    if ((int32_t)s->round >= s->env->fed->rounds)
+        server_finish(s);
+    else
+        s->between = true;
+    run_on(s);
+}
+
+const struct server_handlers server_sync = {
+    .name = "sync",
+    .begin = sync_begin,
+    .message = sync_message,
+    .timer = sync_timer,
+};

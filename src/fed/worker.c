@@ -1,0 +1,517 @@
+#include "fed/worker.h"
+
+#include "base/bytes.h"
+#include "base/half.h"
+#include "base/mem.h"
+#include "fed/fault.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define WORKER_EVENTS 16384
+
+static int64_t now_ns(const struct worker *w)
+{
+    return transport_now(w->env->transport);
+}
+
+struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *err)
+{
+    (void)err;
+    struct worker *w = mem_alloc(MEM_OTHER, sizeof *w);
+    w->env = env;
+    w->endpoint = endpoint;
+    w->n = env->work->shape.n_values;
+    w->work_floats = fed_work_floats(env);
+    w->state_floats = fed_state_floats(env);
+    w->tasks_cap = env->fed->clients_per_round;
+    w->task = mem_alloc(MEM_OTHER, (size_t)w->tasks_cap * sizeof *w->task);
+    w->report = mem_alloc(MEM_TRACE, (size_t)w->tasks_cap * sizeof *w->report);
+    w->group = env->work->row->group(env->work);
+    if (w->group > w->tasks_cap)
+        w->group = w->tasks_cap;
+    if (env->virtual_time)
+        w->group = 1; // each client begins when its own task arrives
+    size_t g = (size_t)w->group;
+    w->theta = mem_alloc(MEM_ADAPTER, w->n * sizeof *w->theta);
+    w->delta = mem_alloc(MEM_ADAPTER, g * w->n * sizeof *w->delta);
+    w->job = mem_alloc(MEM_OTHER, g * sizeof *w->job);
+    if (w->state_floats) {
+        w->state = mem_alloc(MEM_OPTIMIZER, g * w->state_floats * sizeof *w->state);
+        w->state_next = mem_alloc(MEM_OPTIMIZER, w->state_floats * sizeof *w->state_next);
+    }
+    if (codec_needs(env->method->codec) & CODEC_SENS)
+        w->sens = mem_alloc(MEM_OPTIMIZER, g * w->n * sizeof *w->sens);
+    if (env->fed->nmse)
+        w->x_hat = mem_alloc(MEM_OTHER, w->n * sizeof *w->x_hat);
+    size_t scratch = codec_scratch_bytes(env->method->codec);
+    w->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
+    w->drain_cap = WORKER_EVENTS;
+    w->drain = mem_alloc(MEM_TRACE, w->drain_cap * sizeof *w->drain);
+    return w;
+}
+
+void worker_close(struct worker *w)
+{
+    if (!w)
+        return;
+    for (int i = 0; i < w->n_tasks; i++)
+        if (w->task[i].frame)
+            transport_unref(w->env->transport, w->task[i].frame);
+    slots_close(w->slots);
+    mem_free(w->task);
+    mem_free(w->report);
+    mem_free(w->theta);
+    mem_free(w->delta);
+    mem_free(w->job);
+    mem_free(w->state);
+    mem_free(w->state_next);
+    mem_free(w->sens);
+    mem_free(w->x_hat);
+    mem_free(w->scratch);
+    mem_free(w->drain);
+    mem_free(w);
+}
+
+// --- sending
+// -----------------------------------------------------------------------------------------
+
+static void send_frame(struct worker *w, struct frame *f, struct netbuf *b, int64_t t_deliver)
+{
+    f->registry = w->env->work->shape.hash;
+    if (w->env->net->checksum)
+        f->flags |= FRAME_CHECKSUM;
+    transport_send(w->env->transport, w->endpoint, 0, f, b, t_deliver);
+}
+
+static void send_small(struct worker *w, enum frame_kind kind, uint32_t client, uint8_t reason,
+                       const void *payload, size_t len)
+{
+    struct netbuf *b = transport_buf(w->env->transport, len);
+    struct frame f = {.kind = (uint8_t)kind,
+                      .version = w->round,
+                      .client = client,
+                      .reason = reason,
+                      .payload_bytes = len};
+    if (len)
+        memcpy(netbuf_payload(b), payload, len);
+    send_frame(w, &f, b, now_ns(w));
+    transport_unref(w->env->transport, b);
+}
+
+void worker_start(struct worker *w)
+{
+    struct hello h = {
+        .config_hash = w->env->config_hash, .rank = w->env->rank, .threads = w->env->threads};
+    uint8_t payload[HELLO_BYTES];
+    snprintf(h.host, sizeof h.host, "%s", w->env->host);
+    snprintf(h.cpuset, sizeof h.cpuset, "%s", w->env->cpuset);
+    snprintf(h.gpu, sizeof h.gpu, "%s", w->env->gpu);
+    hello_local(&h);
+    hello_put(&h, payload);
+    w->last_heard_ns = clock_ns();
+    send_small(w, FRAME_HELLO, 0, 0, payload, sizeof payload);
+}
+
+static void take_fault(const struct worker *w, uint32_t client, float *delta)
+{
+    switch (fault_at(client, w->round)) {
+    case FAULT_KILL:
+        raise(SIGKILL);
+        break;
+    case FAULT_STOP:
+        raise(SIGSTOP);
+        break;
+    case FAULT_NAN:
+        delta[w->n / 2] = NAN;
+        break;
+    default:
+        break;
+    }
+}
+
+// In virtual time the update is ready when this client's own compute is over, and its link delivers
+// it.
+static int64_t delivery(const struct worker *w, const struct worker_task *t)
+{
+    const struct fed_env *env = w->env;
+    if (!env->virtual_time)
+        return 0;
+    struct link_state link = {0};
+    int64_t ready =
+        t->t_arrived_ns + env->client->step_ns * env->fed->local_steps + env->client->encode_ns;
+    int64_t at = link_deliver(&env->net->link, &link, env->seed, t->client, true, ready,
+                              (int64_t)(FRAME_HEADER_BYTES + t->head.payload_bytes));
+    return at > now_ns(w) ? at : now_ns(w);
+}
+
+static void send_update(struct worker *w, struct worker_task *t)
+{
+    t->t_sent_ns = clock_ns();
+    send_frame(w, &t->head, t->frame, delivery(w, t));
+    t->sent = true;
+    w->n_sent++;
+}
+
+// The upload's span ends when the bytes have left this rank.
+static void note_uploads(struct worker *w)
+{
+    for (int i = 0; i < w->n_tasks; i++) {
+        struct worker_task *t = &w->task[i];
+        if (!t->sent || !t->frame || t->frame->refs > 1)
+            continue;
+        recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)t->client, t->t_sent_ns,
+                     clock_ns() - t->t_sent_ns, -1, 0, (int64_t)t->frame->len, 0);
+        transport_unref(w->env->transport, t->frame);
+        t->frame = NULL;
+    }
+}
+
+// --- training
+// ----------------------------------------------------------------------------------------
+
+static struct worker_task *find_task(struct worker *w, uint32_t client)
+{
+    for (int i = 0; i < w->n_tasks; i++)
+        if (w->task[i].client == client)
+            return &w->task[i];
+    return NULL;
+}
+
+static void read_slot(struct worker *w, uint32_t client, float *state)
+{
+    struct span span = span_begin(w->env->rec);
+    slots_read(w->slots, client, w->round, state);
+    span_end(w->env->rec, span, STAGE_SLOT, (int32_t)client, (int64_t)(4 * w->state_floats), 0);
+}
+
+static void train(struct worker *w, int first, int n)
+{
+    bool idle = w->env->method->scheme->flags & SCHEME_NO_TRAIN;
+    for (int i = 0; i < n; i++) {
+        struct train_job *job = &w->job[i];
+        memset(job, 0, sizeof *job);
+        job->client = w->task[first + i].client;
+        job->round = w->round;
+        job->theta = w->theta;
+        job->delta = w->delta + (size_t)i * w->n;
+        job->sens = w->sens ? w->sens + (size_t)i * w->n : NULL;
+        if (w->state_floats) {
+            float *state = w->state + (size_t)i * w->state_floats;
+            read_slot(w, job->client, state);
+            job->state = w->work_floats ? state : NULL;
+        }
+        if (idle) {
+            memset(job->delta, 0, w->n * sizeof *job->delta);
+            if (job->sens)
+                memset(job->sens, 0, w->n * sizeof *job->sens);
+            job->samples = 1;
+        }
+    }
+    if (!idle)
+        w->env->work->row->train(w->env->work, w->job, n, w->env->rec);
+}
+
+// The client's own measure of what its message lost, outside every span.
+static double message_error(struct worker *w, const struct codec_key *key, const float *x,
+                            const uint8_t *bytes, size_t len)
+{
+    struct err err;
+    if (!w->x_hat ||
+        codec_decode(w->env->method->codec, key, bytes, len, w->x_hat, w->scratch, &err))
+        return NAN;
+    return codec_nmse(x, w->x_hat, w->n);
+}
+
+static void report_message(struct worker *w, const struct worker_task *t,
+                           const struct codec_report *r, double nmse)
+{
+    struct rec_message m = {.frame_bytes = (int64_t)(FRAME_HEADER_BYTES + t->head.payload_bytes),
+                            .header_bytes = FRAME_HEADER_BYTES + r->parts.header,
+                            .directory_bytes = r->parts.directory,
+                            .scales_bytes = r->parts.scales,
+                            .indices_bytes = r->parts.indices,
+                            .tags_bytes = r->parts.tags,
+                            .values_bytes = r->parts.values,
+                            .nmse = nmse,
+                            .version = (int32_t)w->round,
+                            .client = (int32_t)t->client};
+    memcpy(m.kept, r->kept, sizeof m.kept);
+    w->report[w->n_reports++] = m;
+}
+
+static void damage(struct worker *w, struct worker_task *t)
+{
+    uint8_t *p = netbuf_payload(t->frame);
+    enum fault fault = fault_at(t->client, w->round);
+    for (size_t i = 0; fault == FAULT_WIRE && i < t->head.payload_bytes; i += 7)
+        p[i] ^= 0x5a;
+    if (fault == FAULT_INF && t->head.payload_bytes >= 4)
+        put_f32(p + (t->head.payload_bytes - 4), INFINITY);
+}
+
+// Packs one trained update straight into the frame that will carry it.
+static int64_t encode(struct worker *w, struct worker_task *t, struct train_job *job,
+                      struct err *err)
+{
+    const struct codec_inst *codec = w->env->method->codec;
+    size_t cap = codec_bound(codec);
+    float *state = w->state_floats ? w->state + (size_t)(job - w->job) * w->state_floats : NULL;
+    struct codec_input in = {
+        .x = job->delta,
+        .sens = job->sens,
+        .budget_bytes = -1,
+        .state = state ? state + w->work_floats : NULL,
+        .state_next = state ? w->state_next + w->work_floats : NULL,
+        .key = {.seed = w->env->seed, .client = t->client, .version = w->round}};
+    struct codec_report report;
+    memset(&report, 0, sizeof report);
+    t->frame = transport_buf(w->env->transport, cap);
+    struct span span = span_begin(w->env->rec);
+    int64_t len = codec_encode(codec, &in, netbuf_payload(t->frame), cap, w->scratch, &report, err);
+    span_end(w->env->rec, span, STAGE_ENCODE, (int32_t)t->client, (int64_t)(4 * w->n), len);
+    if (len < 0)
+        return len;
+    struct frame head = {.kind = FRAME_UPDATE,
+                         .vectors = 1,
+                         .version = w->round,
+                         .client = t->client,
+                         .samples = (uint32_t)job->samples,
+                         .values = (uint32_t)w->n,
+                         .loss = (float)job->loss,
+                         .payload_bytes = (uint64_t)len};
+    t->head = head;
+    report_message(w, t, &report,
+                   message_error(w, &in.key, job->delta, netbuf_payload(t->frame), (size_t)len));
+    damage(w, t);
+    return len;
+}
+
+static void give_up(struct worker *w, struct worker_task *t, enum message_status status,
+                    const char *why)
+{
+    if (t->frame)
+        transport_unref(w->env->transport, t->frame);
+    t->frame = NULL;
+    t->sent = true;
+    w->n_sent++;
+    send_small(w, FRAME_FAIL, t->client, (uint8_t)status, why, strlen(why));
+}
+
+static void finish_task(struct worker *w, struct worker_task *t, struct train_job *job)
+{
+    struct err err = {""};
+    t->trained = true;
+    w->n_trained++;
+    take_fault(w, t->client, job->delta);
+    if (job->failed) {
+        give_up(w, t, MESSAGE_LOST, "local training failed");
+        return;
+    }
+    int64_t len = encode(w, t, job, &err);
+    if (len < 0) {
+        give_up(w, t, len == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT, err.text);
+        return;
+    }
+    if (w->state_floats) {
+        if (w->work_floats)
+            memcpy(w->state_next, job->state, w->work_floats * sizeof *w->state_next);
+        struct span span = span_begin(w->env->rec);
+        if (slots_write(w->slots, t->client, w->round, w->state_next, &err))
+            warn("%s", err.text);
+        span_end(w->env->rec, span, STAGE_SLOT, (int32_t)t->client, 0,
+                 (int64_t)(4 * w->state_floats));
+    }
+    if (t->granted)
+        send_update(w, t);
+}
+
+// Work is there when tasks wait and no packed update is held back for want of a grant.
+bool worker_busy(const struct worker *w)
+{
+    if (w->n_trained >= w->n_tasks || w->n_sent < w->n_trained)
+        return false;
+    return w->env->virtual_time || w->n_tasks == w->expected;
+}
+
+void worker_step(struct worker *w)
+{
+    int first = w->n_trained, n = w->n_tasks - first;
+    n = n < w->group ? n : w->group;
+    while (n > 1 && !w->task[first + n - 1].granted)
+        n--; // a group's updates must all be free to leave
+    train(w, first, n);
+    for (int i = 0; i < n; i++)
+        finish_task(w, &w->task[first + i], &w->job[i]);
+    note_uploads(w);
+}
+
+// --- messages
+// ----------------------------------------------------------------------------------------
+
+static void take_welcome(struct worker *w, const struct net_msg *m)
+{
+    struct welcome hi;
+    struct err err;
+    if (m->frame.payload_bytes != WELCOME_BYTES + HELLO_BYTES ||
+        welcome_get(m->payload, WELCOME_BYTES, &hi) ||
+        hello_get(m->payload + WELCOME_BYTES, HELLO_BYTES, &w->server))
+        die(STATUS_ENV, "the server's welcome is malformed; run the same build on every host");
+    w->welcome = true;
+    w->round = hi.resumed_at;
+    if (w->state_floats && !w->slots) {
+        w->slots = slots_open(w->env->run_dir, w->env->rank, hi.run_id, w->state_floats,
+                              (uint32_t)w->env->fed->clients, hi.resumed_at, &err);
+        if (!w->slots)
+            die(STATUS_ENV, "%s", err.text);
+    }
+}
+
+// A new version ends what is left of the old: updates that were never acknowledged did not happen.
+static void take_model(struct worker *w, const struct net_msg *m)
+{
+    if (m->frame.payload_bytes != 4 * w->n)
+        return;
+    for (int i = 0; i < w->n_tasks; i++) {
+        struct worker_task *t = &w->task[i];
+        if (t->frame)
+            transport_unref(w->env->transport, t->frame);
+        if (t->trained && w->slots)
+            slots_drop(w->slots, t->client, w->round);
+    }
+    w->round = m->frame.version;
+    w->env->rec->version = (int32_t)w->round;
+    w->n_tasks = w->n_trained = w->n_sent = w->n_reports = 0;
+    w->expected = 0;
+    for (size_t i = 0; i < w->n; i++)
+        w->theta[i] = get_f32(m->payload + 4 * i);
+}
+
+static void take_task(struct worker *w, const struct net_msg *m)
+{
+    if (m->frame.version != w->round || w->n_tasks == w->tasks_cap || find_task(w, m->frame.client))
+        return;
+    w->expected = (int)m->frame.samples;
+    int at = w->n_tasks++;
+    // Virtual links may deliver tasks in any order; those not yet begun stay in client order.
+    while (at > w->n_trained && w->task[at - 1].client > m->frame.client) {
+        w->task[at] = w->task[at - 1];
+        at--;
+    }
+    w->task[at] = (struct worker_task){
+        .client = m->frame.client, .granted = m->frame.reason != 0, .t_arrived_ns = m->t_ns};
+}
+
+static void take_grant(struct worker *w, const struct net_msg *m)
+{
+    struct worker_task *t = find_task(w, m->frame.client);
+    if (!t || m->frame.version != w->round || t->granted)
+        return;
+    t->granted = true;
+    if (t->trained && !t->sent)
+        send_update(w, t);
+}
+
+static void send_events(struct worker *w)
+{
+    size_t n = recorder_drain(w->env->rec, w->drain, w->drain_cap);
+    size_t len = events_bytes(n, (size_t)w->n_reports);
+    struct netbuf *b = transport_buf(w->env->transport, len);
+    struct frame f = {.kind = FRAME_EVENTS, .version = w->round, .payload_bytes = len};
+    events_put(netbuf_payload(b), w->drain, n, w->report, (size_t)w->n_reports);
+    send_frame(w, &f, b, now_ns(w));
+    transport_unref(w->env->transport, b);
+    w->n_reports = 0;
+}
+
+// The server has decided: state of refused updates is undone, the rest is made durable, then it may
+// go on.
+static void take_ack(struct worker *w, const struct net_msg *m)
+{
+    struct err err;
+    if (m->frame.version != w->round)
+        return;
+    note_uploads(w);
+    struct span span = span_begin(w->env->rec);
+    for (size_t at = 0; at + ACK_ENTRY_BYTES <= m->frame.payload_bytes; at += ACK_ENTRY_BYTES) {
+        struct ack_entry a;
+        ack_get(m->payload + at, &a);
+        if (!a.accepted && w->slots && find_task(w, a.client))
+            slots_drop(w->slots, a.client, w->round);
+    }
+    if (w->slots && *w->env->run_dir) {
+        if (slots_sync(w->slots, &err))
+            warn("%s", err.text);
+        span_end(w->env->rec, span, STAGE_SLOT, -1, 0, 0);
+    }
+    for (int i = 0; i < w->n_tasks; i++)
+        if (w->task[i].frame)
+            transport_unref(w->env->transport, w->task[i].frame);
+    w->n_tasks = w->n_trained = w->n_sent = w->expected = 0;
+    send_events(w);
+}
+
+static void take_ping(struct worker *w, const struct net_msg *m)
+{
+    uint8_t payload[16];
+    if (m->frame.payload_bytes != 8)
+        return;
+    memcpy(payload, m->payload, 8);
+    put_u64(payload + 8, (uint64_t)clock_ns());
+    send_small(w, FRAME_PONG, 0, 0, payload, sizeof payload);
+}
+
+void worker_message(struct worker *w, const struct net_msg *m)
+{
+    w->last_heard_ns = clock_ns();
+    if (m->verdict != FRAME_GOOD) // the server waits, then calls this client lost
+        return;
+    switch (m->frame.kind) {
+    case FRAME_WELCOME:
+        take_welcome(w, m);
+        break;
+    case FRAME_REFUSE:
+        die(STATUS_ENV, "the server refused this rank, which %.*s", (int)m->frame.payload_bytes,
+            (const char *)m->payload);
+    case FRAME_MODEL:
+        take_model(w, m);
+        break;
+    case FRAME_TASK:
+        take_task(w, m);
+        break;
+    case FRAME_GRANT:
+        take_grant(w, m);
+        break;
+    case FRAME_ACK:
+        take_ack(w, m);
+        break;
+    case FRAME_PING:
+        take_ping(w, m);
+        break;
+    case FRAME_STOP:
+        w->clean_stop = m->frame.reason == 1;
+        w->stop = true;
+        send_small(w, FRAME_BYE, 0, 0, NULL, 0);
+        break;
+    default:
+        break;
+    }
+}
+
+// A worker outlives its server only as long as it takes to notice: at once on the same host, else
+// after ten timeouts of silence, for a server may evaluate or write for long.
+void worker_timer(struct worker *w, int64_t now)
+{
+    note_uploads(w);
+    if (w->env->virtual_time || now < w->alive_check_ns)
+        return;
+    w->alive_check_ns = now + 200000000;
+    if (w->welcome && !hello_alive(&w->server))
+        die(STATUS_ENV, "the server (rank 0 on %s) died", w->server.host);
+    int64_t silence = clock_ns() - w->last_heard_ns;
+    if ((double)silence > 10e9 * w->env->net->timeout_s && silence > 600000000000)
+        die(STATUS_ENV, "nothing heard from the server for %lld s",
+            (long long)(silence / 1000000000));
+}

@@ -1,0 +1,115 @@
+#include "fed/workload.h"
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+#include <math.h>
+#include <string.h>
+
+// --- quadratic: least squares with a known optimum; the adapter is the solution matrix itself
+// --------
+
+#define QUADRATIC_CACHE_BYTES ((size_t)64 << 20)
+
+static int quadratic_begin(struct workload *w, struct err *err)
+{
+    const struct quadratic_params *p = &w->env.task->quadratic;
+    int32_t clients = w->env.fed->clients;
+    size_t client_bytes = (size_t)p->samples * (size_t)(p->features + p->outputs) * sizeof(float);
+    int cached = w->env.worker && client_bytes * (size_t)clients <= QUADRATIC_CACHE_BYTES;
+    struct quadratic *q = quadratic_open(p, w->env.seed, clients, cached);
+    if (!q)
+        return err_set(err, "task quadratic: no room for %d clients", clients);
+    w->state = q;
+    shape_add(&w->shape, "X", (uint32_t)p->features, (uint32_t)p->outputs, SHAPE_OTHER);
+    return 0;
+}
+
+static void quadratic_end(struct workload *w)
+{
+    quadratic_close(w->state);
+}
+
+static void quadratic_initial(struct workload *w, float *theta)
+{
+    memset(theta, 0, w->shape.n_values * sizeof *theta);
+}
+
+static size_t quadratic_state(const struct workload *w)
+{
+    return w->env.fed->momentum > 0 ? w->shape.n_values : 0;
+}
+
+static int quadratic_group(const struct workload *w)
+{
+    (void)w;
+    return 1;
+}
+
+static void quadratic_jobs(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
+{
+    const struct fed_params *fed = w->env.fed;
+    size_t dim = w->shape.n_values;
+    for (int j = 0; j < n; j++) {
+        struct train_job *job = &jobs[j];
+        struct span span = span_begin(rec);
+        struct rng batches = rng_stream(w->env.seed, RNG_BATCH, job->round, job->client, 0);
+        memcpy(job->delta, job->theta, dim * sizeof *job->delta);
+        job->loss =
+            quadratic_train(w->state, (int32_t)job->client, job->delta, job->state,
+                            fed->local_steps, fed->batch, fed->local_lr, fed->momentum, &batches);
+        for (size_t i = 0; i < dim; i++)
+            job->delta[i] -= job->theta[i];
+        job->samples = quadratic_samples(w->state, (int32_t)job->client);
+        job->dur_ns = span_end(rec, span, STAGE_TRAIN, (int32_t)job->client, 0, 0);
+    }
+}
+
+static void quadratic_score(struct workload *w, const float *theta, struct eval_result *r)
+{
+    r->score = quadratic_error(w->state, theta);
+    r->loss = quadratic_loss(w->state, theta);
+    r->n_rows = 0;
+}
+
+static const struct workload_row work_quadratic = {
+    .name = "quadratic",
+    .open = quadratic_begin,
+    .close = quadratic_end,
+    .initial = quadratic_initial,
+    .state_floats = quadratic_state,
+    .group = quadratic_group,
+    .train = quadratic_jobs,
+    .evaluate = quadratic_score,
+    .score_name = "error",
+    .lower_is_better = true,
+};
+
+const struct workload_row *const workload_table[] = {&work_quadratic, NULL};
+
+int workload_open(struct workload *w, const struct workload_env *env, struct err *err)
+{
+    memset(w, 0, sizeof *w);
+    w->env = *env;
+    const char *name = task_names[env->task->name];
+    for (int i = 0; workload_table[i]; i++)
+        if (strcmp(workload_table[i]->name, name) == 0)
+            w->row = workload_table[i];
+    if (!w->row)
+        return err_set(err, "task.name = %s: it cannot be trained in a federation", name);
+    shape_init(&w->shape);
+    if (w->row->open(w, err)) {
+        shape_free(&w->shape);
+        return -1;
+    }
+    shape_seal(&w->shape);
+    return 0;
+}
+
+void workload_close(struct workload *w)
+{
+    if (w->row)
+        w->row->close(w);
+    shape_free(&w->shape);
+    w->row = NULL;
+}

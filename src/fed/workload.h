@@ -1,0 +1,75 @@
+// What clients train and the server evaluates, behind one face: the row joins a task (and a model).
+#ifndef FSTQ_FED_WORKLOAD_H
+#define FSTQ_FED_WORKLOAD_H
+
+#include "base/check.h"
+#include "base/record.h"
+#include "base/shape.h"
+#include "fed/fed.h"
+#include "task/task.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define EVAL_MAX 64
+
+struct workload_env {
+    const struct fed_params *fed;
+    const struct task_params *task;
+    uint64_t seed;
+    bool server, worker; // what this process does; both when alone
+};
+
+// One client's local training on one version. Vectors are caller's.
+struct train_job {
+    uint32_t client, round;
+    const float *theta; // (n) the version's adapter
+    float *delta;       // (n) out: trained minus theta
+    float *state;       // (state_floats) in and out, NULL when nothing is kept
+    float *sens;        // (n) out: sensitivities, or NULL
+    int32_t samples;    // out: weight of this client
+    double loss;        // out: mean local loss
+    int64_t dur_ns, cpu_ns;
+    bool failed; // out: no update from this client
+};
+
+struct eval_row {
+    char set[24], metric[24];
+    double value;
+    int64_t n;
+};
+
+struct eval_result {
+    double score, loss; // NaN = has none
+    int n_rows;
+    struct eval_row rows[EVAL_MAX];
+};
+
+struct workload;
+
+struct workload_row {
+    const char *name; // of the task it serves
+    int (*open)(struct workload *w, struct err *err);
+    void (*close)(struct workload *w);
+    void (*initial)(struct workload *w, float *theta);
+    size_t (*state_floats)(const struct workload *w); // client state under fed.opt_state = keep
+    int (*group)(const struct workload *w);           // how many jobs train at once
+    void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
+    void (*evaluate)(struct workload *w, const float *theta, struct eval_result *r);
+    const char *score_name; // "error": what `score` is
+    bool lower_is_better;
+};
+
+struct workload {
+    const struct workload_row *row;
+    struct workload_env env;
+    struct shape shape;
+    void *state;
+};
+
+extern const struct workload_row *const workload_table[]; // NULL-terminated
+
+int workload_open(struct workload *w, const struct workload_env *env, struct err *err);
+void workload_close(struct workload *w);
+
+#endif
