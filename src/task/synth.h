@@ -6,10 +6,12 @@
 
 #include "base/rng.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { SYNTH_VOCAB = 800, SYNTH_LANGUAGES = 8, SYNTH_TOPICS = 6, SYNTH_DOC_TOKENS = 49 };
 enum { SYNTH_PAD, SYNTH_BOS, SYNTH_EOS, SYNTH_Q, SYNTH_ANS, SYNTH_DOT };
+enum { SYNTH_USED = 787, SYNTH_UNK = SYNTH_USED }; // ids from SYNTH_USED on never occur in text
 
 enum synth_kind { SYNTH_QA, SYNTH_MEDICAL, SYNTH_LONG };
 
@@ -31,8 +33,12 @@ struct synth_example {
 // group is the language, or the topic of SYNTH_MEDICAL.
 void synth_example(enum synth_kind kind, struct rng *r, int32_t group, struct synth_example *out);
 
-const char *synth_word(int32_t id);                     // the spelling, UTF-8; "" for PAD
-int32_t synth_find(const char *word, uint32_t n_bytes); // its id, or -1
 extern const char *const synth_languages[SYNTH_LANGUAGES];
+extern const char *const synth_classes[3]; // "yes", "no", "maybe"
+int32_t synth_class_id(int32_t c);
+int32_t synth_language_of(int32_t id);                  // SYNTH_LANGUAGES = the medical block
+const char *synth_word(int32_t id);                     // the spelling, UTF-8; "" for PAD
+const char *synth_spaced(int32_t id);                   // " word"
+int32_t synth_find(const char *word, uint32_t n_bytes); // its id, or -1
 
 #endif

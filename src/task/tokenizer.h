@@ -12,11 +12,13 @@ struct tokenizer;
 
 struct tokenizer_row {
     const char *name, *help;
-    bool needs_file; // task.vocab
-    // Fills t; on error nothing is kept.
-    int (*open)(struct tokenizer *t, const char *path, struct err *err);
+    bool needs_file;  // task.vocab
+    bool space_first; // encode itself puts a space before the first word
+    // Fills t from the bytes of the file (or NULL); on error nothing is kept. A NULL row cell: not
+    // supported here.
+    int (*open)(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err);
     void (*close)(struct tokenizer *t);
-    // Appends at most cap ids and returns how many the text has (more than cap = cut short).
+    // Writes at most cap ids; returns how many the whole text has.
     int32_t (*encode)(const struct tokenizer *t, const char *text, size_t n, int32_t *out,
                       int32_t cap);
     // The bytes of one id that follows previous (-1 = none); not terminated.
@@ -30,12 +32,16 @@ struct tokenizer {
     void *state;
 };
 
+extern const struct tokenizer_row tokenizer_llama2c;
 extern const struct tokenizer_row *const tokenizer_table[]; // NULL-terminated
 extern const char *const tokenizer_names[];                 // the same rows, for task.tokenizer
 
+// err names the file and the offset or key at fault.
 struct tokenizer *tokenizer_open(const char *name, const char *path, struct err *err);
+struct tokenizer *tokenizer_open_bytes(const struct tokenizer_row *row, const uint8_t *bytes,
+                                       size_t n, struct err *err);
 void tokenizer_close(struct tokenizer *t);
-// No BOS or EOS is added: callers do.
+// No BOS or EOS is added: callers do. Writes at most cap ids; returns how many the whole text has.
 int32_t tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int32_t *out,
                          int32_t cap);
 // Writes valid UTF-8 (broken sequences become U+FFFD), terminated, cut at out_size; specials are
