@@ -1,6 +1,7 @@
 #include "base/table.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 // Columns a text takes on the screen: UTF-8 code points.
@@ -12,10 +13,14 @@ static int columns(const char *s)
     return n;
 }
 
+// A row of data begins in column 0 where its first column is left-aligned, under a head that begins
+// after "# ": tools that read such tables look for the size at the start of the line.
 static void line(const struct table *t, char lead, const char *const *cells)
 {
-    fputc(lead, t->out);
-    int owed = 0; // spaces held back, so that no line ends in one
+    bool flush = lead != '#' && t->n_cols > 0 && t->col[0].align == TABLE_LEFT;
+    if (!flush)
+        fputc(lead, t->out);
+    int owed = flush ? -1 : 0; // spaces held back, so that no line ends in one
     for (int i = 0; i < t->n_cols; i++) {
         const char *cell = cells[i] && cells[i][0] ? cells[i] : lead == '#' ? "" : "-";
         int rest = t->col[i].width - columns(cell);
@@ -29,7 +34,7 @@ static void line(const struct table *t, char lead, const char *const *cells)
             fprintf(t->out, "%*s%s", owed, "", cell);
             owed = 0;
         }
-        owed += rest;
+        owed += rest + (flush && i == 0 ? 2 : 0);
     }
     fputc('\n', t->out);
 }

@@ -1,6 +1,7 @@
 #include "net/wire.h"
 
 #include "base/bytes.h"
+#include "net/xxh3_avx2.h"
 
 #include <xxhash.h>
 
@@ -70,7 +71,10 @@ static uint32_t header_hash(const uint8_t h[FRAME_HEADER_BYTES])
 
 uint64_t frame_hash(const uint8_t *payload, uint64_t n)
 {
-    return XXH3_64bits(payload, (size_t)n);
+    static int avx2 = -1;
+    if (avx2 < 0)
+        avx2 = xxh3_avx2_runs();
+    return n > 1024 && avx2 ? xxh3_avx2(payload, n) : XXH3_64bits(payload, n);
 }
 
 void frame_write(const struct frame *f, uint8_t h[FRAME_HEADER_BYTES])

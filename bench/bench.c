@@ -1,0 +1,327 @@
+#include "bench/bench.h"
+
+#include "base/buildinfo.h"
+#include "base/check.h"
+#include "base/clock.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+struct timing {
+    int64_t wall_ns, cpu_ns;
+};
+
+static struct timing run_once(const struct bench_case *k, int64_t n)
+{
+    if (k->prepare)
+        k->prepare(k->arg, n);
+    int64_t cpu = clock_cpu_ns(), wall = clock_ns();
+    k->loop(k->arg, n);
+    wall = clock_ns() - wall;
+    return (struct timing){wall, clock_cpu_ns() - cpu};
+}
+
+// How many iterations last min_time. Grows by what the last run suggests, at most tenfold: the
+// first runs are cold and slow, and would otherwise promise too much of the later ones.
+static int64_t calibrate(const struct bench_case *k, double min_ns)
+{
+    int64_t n = 1;
+    for (;;) {
+        double ns = (double)run_once(k, n).wall_ns;
+        if (ns >= min_ns)
+            return n;
+        double grow = ns > 0 ? 1.2 * min_ns / ns : 10;
+        grow = grow > 10 ? 10 : grow < 1.2 ? 1.2 : grow;
+        n = (int64_t)ceil((double)n * grow);
+    }
+}
+
+// A sample far shorter than calibrated says that the calibration was disturbed: it is discarded and
+// the count corrected.
+static void sample(const struct bench_case *k, double min_ns, int i, struct bench_result *r)
+{
+    for (int tries = 0;; tries++) {
+        struct timing t = run_once(k, r->iterations);
+        if ((double)t.wall_ns >= min_ns / 2 || tries == 3) {
+            r->sample_ns[i] = (double)t.wall_ns / (double)r->iterations;
+            r->sample_cpu_ns[i] = (double)t.cpu_ns / (double)r->iterations;
+            return;
+        }
+        r->discarded++;
+        double grow = t.wall_ns > 0 ? 1.2 * min_ns / (double)t.wall_ns : 10;
+        r->iterations = (int64_t)ceil((double)r->iterations * (grow > 10 ? 10 : grow));
+    }
+}
+
+void bench_measure(const struct bench_ctx *c, const struct bench_case *cases, int n,
+                   struct bench_result *results)
+{
+    assert(n >= 1 && n <= BENCH_CASES_MAX && c->samples >= 1 && c->samples <= BENCH_SAMPLES_MAX);
+    double min_ns = c->min_time_s * 1e9, sorted[BENCH_SAMPLES_MAX];
+    for (int k = 0; k < n; k++) {
+        memset(&results[k], 0, sizeof results[k]);
+        results[k].iterations = calibrate(&cases[k], min_ns);
+        results[k].samples = c->samples;
+    }
+    for (int i = 0; i < c->samples; i++)
+        for (int k = 0; k < n; k++)
+            sample(&cases[k], min_ns, i, &results[k]);
+    for (int k = 0; k < n; k++) {
+        memcpy(sorted, results[k].sample_cpu_ns, sizeof sorted);
+        results[k].cpu_ns = stats_of(sorted, (size_t)c->samples).median;
+        memcpy(sorted, results[k].sample_ns, sizeof sorted);
+        results[k].ns = stats_of(sorted, (size_t)c->samples);
+    }
+}
+
+double bench_ratio(const struct bench_result *a, const struct bench_result *b)
+{
+    double ratio[BENCH_SAMPLES_MAX];
+    int n = a->samples < b->samples ? a->samples : b->samples;
+    for (int i = 0; i < n; i++)
+        ratio[i] = a->sample_ns[i] / b->sample_ns[i];
+    return stats_of(ratio, (size_t)n).median;
+}
+
+const char *bench_check(struct bench_ctx *c, bool ok)
+{
+    c->failures += !ok;
+    return ok ? "Pass" : "Fail";
+}
+
+void bench_fill(uint8_t *to, size_t n, uint32_t salt)
+{
+    uint64_t x = salt * 0x9e3779b97f4a7c15u + 1;
+    for (size_t i = 0; i < n; i += 8) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        uint64_t word = x ^ x >> 29;
+        memcpy(to + i, &word, n - i < 8 ? n - i : 8);
+    }
+}
+
+bool bench_same(const uint8_t *got, size_t n, uint32_t salt)
+{
+    uint64_t x = salt * 0x9e3779b97f4a7c15u + 1;
+    for (size_t i = 0; i < n; i += 8) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        uint64_t word = x ^ x >> 29;
+        if (memcmp(got + i, &word, n - i < 8 ? n - i : 8) != 0)
+            return false;
+    }
+    return true;
+}
+
+double bench_mb_per_s(int64_t bytes, double ns)
+{
+    return (double)bytes / ns * 1e3;
+}
+
+// --- JSON, as Google Benchmark writes it: its compare.py and what reads its files work unchanged
+// ------
+
+static void text_field(struct json *j, const char *key, const char *value)
+{
+    json_key(j, key);
+    json_text(j, value);
+}
+
+static void int_field(struct json *j, const char *key, int64_t value)
+{
+    json_key(j, key);
+    json_int(j, value);
+}
+
+static void num_field(struct json *j, const char *key, double value)
+{
+    json_key(j, key);
+    json_num(j, value);
+}
+
+static bool read_line(const char *path, char *out, size_t size)
+{
+    FILE *f = fopen(path, "r");
+    bool ok = f && fgets(out, (int)size, f);
+    if (ok)
+        out[strcspn(out, "\n")] = '\0';
+    if (f)
+        fclose(f);
+    return ok;
+}
+
+static void write_caches(struct json *j)
+{
+    json_key(j, "caches");
+    json_array(j);
+    for (int i = 0;; i++) {
+        static const char *const files[] = {"type", "level", "size", "shared_cpu_list"};
+        char value[4][64], path[128];
+        bool all = true;
+        for (int k = 0; k < 4; k++) {
+            snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", i,
+                     files[k]);
+            all &= read_line(path, value[k], sizeof value[k]);
+        }
+        if (!all)
+            break;
+        char *unit;
+        int64_t size = strtoll(value[2], &unit, 10);
+        size *= *unit == 'M' ? 1 << 20 : *unit == 'K' ? 1 << 10 : 1;
+        json_object(j);
+        text_field(j, "type", value[0]);
+        int_field(j, "level", strtoll(value[1], NULL, 10));
+        int_field(j, "size", size);
+        text_field(j, "shared_cpu_list", value[3]);
+        json_end(j);
+    }
+    json_end(j);
+}
+
+static double cpu_mhz(void)
+{
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    char line[256];
+    double mhz = (double)NAN;
+    while (f && isnan(mhz) && fgets(line, sizeof line, f))
+        if (strncmp(line, "cpu MHz", 7) == 0)
+            sscanf(line, "cpu MHz : %lf", &mhz);
+    if (f)
+        fclose(f);
+    return mhz;
+}
+
+static void write_context(struct json *j, int argc, char **argv)
+{
+    char date[64], host[64] = "", governor[64], line[4096] = "";
+    time_t now = time(NULL);
+    struct tm tm;
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S%z", localtime_r(&now, &tm));
+    gethostname(host, sizeof host - 1);
+    for (int i = 0; i < argc; i++) {
+        size_t at = strlen(line);
+        snprintf(line + at, sizeof line - at, "%s%s", i ? " " : "", argv[i]);
+    }
+    text_field(j, "date", date);
+    text_field(j, "host_name", host);
+    text_field(j, "executable", "fstq");
+    int_field(j, "num_cpus", sysconf(_SC_NPROCESSORS_ONLN));
+    num_field(j, "mhz_per_cpu", cpu_mhz());
+    json_key(j, "cpu_scaling_enabled");
+    json_bool(j, read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", governor,
+                           sizeof governor) &&
+                     strcmp(governor, "performance") != 0);
+    write_caches(j);
+    double load[3];
+    int n = getloadavg(load, 3);
+    json_key(j, "load_avg");
+    json_array(j);
+    for (int i = 0; i < n; i++)
+        json_num(j, load[i]);
+    json_end(j);
+    text_field(j, "library_version", buildinfo.version);
+    text_field(j, "library_build_type", buildinfo.kind);
+    int_field(j, "json_schema_version", 1);
+    text_field(j, "git_rev", buildinfo.git_rev);
+    text_field(j, "compiler", buildinfo.compiler);
+    text_field(j, "arguments", line);
+}
+
+bool bench_json_begin(struct json *j, FILE *out, int argc, char **argv)
+{
+    json_begin(j, out);
+    json_object(j);
+    json_key(j, "context");
+    json_object(j);
+    write_context(j, argc, argv);
+    json_end(j);
+    json_key(j, "benchmarks");
+    json_array(j);
+    return !ferror(out);
+}
+
+void bench_json_end(struct json *j)
+{
+    json_end(j);
+    json_end(j);
+    fputc('\n', j->out);
+}
+
+struct json_row {
+    const char *name;
+    int family, repetition; // repetition -1: an aggregate
+    const char *aggregate;
+    double real_ns, cpu_ns, bytes_per_second;
+};
+
+static void write_row(struct json *j, const struct json_row *row, const struct bench_result *r,
+                      const struct bench_counter *counters, int n_counters, const char *error)
+{
+    char name[160];
+    snprintf(name, sizeof name, "%s%s%s", row->name, row->aggregate ? "_" : "",
+             row->aggregate ? row->aggregate : "");
+    json_object(j);
+    text_field(j, "name", name);
+    int_field(j, "family_index", row->family);
+    int_field(j, "per_family_instance_index", 0);
+    text_field(j, "run_name", row->name);
+    text_field(j, "run_type", row->aggregate ? "aggregate" : "iteration");
+    int_field(j, "repetitions", r->samples);
+    if (!row->aggregate)
+        int_field(j, "repetition_index", row->repetition);
+    int_field(j, "threads", 1);
+    if (row->aggregate) {
+        text_field(j, "aggregate_name", row->aggregate);
+        text_field(j, "aggregate_unit", "time");
+    }
+    int_field(j, "iterations", row->aggregate ? r->samples : r->iterations);
+    num_field(j, "real_time", row->real_ns);
+    num_field(j, "cpu_time", row->cpu_ns);
+    text_field(j, "time_unit", "ns");
+    if (row->bytes_per_second > 0)
+        num_field(j, "bytes_per_second", row->bytes_per_second);
+    for (int i = 0; i < n_counters; i++)
+        num_field(j, counters[i].name, counters[i].value);
+    if (error) {
+        json_key(j, "error_occurred");
+        json_bool(j, true);
+        text_field(j, "error_message", error);
+    }
+    json_end(j);
+}
+
+void bench_report(struct bench_ctx *c, const char *row, const struct bench_result *r, int64_t bytes,
+                  const struct bench_counter *counters, int n_counters, const char *error)
+{
+    if (!c->json)
+        return;
+    char name[128];
+    snprintf(name, sizeof name, "%s/%s", c->name, row);
+    struct json_row out = {.name = name, .family = c->families++};
+    double sorted[BENCH_SAMPLES_MAX];
+    memcpy(sorted, r->sample_cpu_ns, sizeof sorted);
+    struct stats cpu = stats_of(sorted, (size_t)r->samples);
+    for (int i = 0; i < r->samples; i++) {
+        out.repetition = i;
+        out.real_ns = r->sample_ns[i];
+        out.cpu_ns = r->sample_cpu_ns[i];
+        out.bytes_per_second = (double)bytes / out.real_ns * 1e9;
+        write_row(c->json, &out, r, counters, n_counters, error);
+    }
+    const struct {
+        const char *name;
+        double real_ns, cpu_ns;
+    } aggregates[] = {{"mean", r->ns.mean, cpu.mean},
+                      {"median", r->ns.median, cpu.median},
+                      {"stddev", r->ns.stddev, cpu.stddev},
+                      {"min", r->ns.min, cpu.min}};
+    for (size_t i = 0; i < ARRAY_LEN(aggregates); i++) {
+        out.aggregate = aggregates[i].name;
+        out.real_ns = aggregates[i].real_ns;
+        out.cpu_ns = aggregates[i].cpu_ns;
+        out.bytes_per_second = i == 2 ? 0 : (double)bytes / out.real_ns * 1e9;
+        write_row(c->json, &out, r, counters, n_counters, error);
+    }
+}

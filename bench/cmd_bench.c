@@ -1,0 +1,228 @@
+#include "base/buildinfo.h"
+#include "base/check.h"
+#include "base/mem.h"
+#include "bench/bench.h"
+#include "net/comm_mpi.h"
+#include "src/cmd.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi, &bench_xfer, NULL};
+
+struct request {
+    double min_time_s;
+    long samples;
+    const char *json_path;
+    bool list, help;
+    const struct bench *chosen[32];
+    int n_chosen;
+};
+
+static void usage(FILE *out)
+{
+    fprintf(out, "usage: fstq bench [NAME ...] [options] [NAME.KEY=VALUE ...]\n"
+                 "Microbenchmarks in isolation; without a NAME all that can run here.\n"
+                 "  --list          what there is, with its parameters\n"
+                 "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
+                 "  --min-time S    shortest sample in seconds (0.02)\n"
+                 "  --samples N     samples of every row (11)\n"
+                 "Benchmarks between ranks: mpirun -np 2 fstq bench mpi xfer\n");
+}
+
+static void list(FILE *out)
+{
+    for (const struct bench *const *b = bench_table; *b; b++) {
+        fprintf(out, "%-12s %s%s\n", (*b)->name, (*b)->help,
+                (*b)->ranks > 1 ? " (needs mpirun -np 2)" : "");
+        for (int i = 0; i < (*b)->n_opts; i++) {
+            const struct opt *o = &(*b)->opts[i];
+            fprintf(out, "    %s=%s  %s%s%s\n", o->name, o->dflt, o->help, o->unit[0] ? ", " : "",
+                    o->unit);
+        }
+    }
+}
+
+static const struct bench *find(const char *name, size_t len)
+{
+    for (const struct bench *const *b = bench_table; *b; b++)
+        if (strlen((*b)->name) == len && strncmp((*b)->name, name, len) == 0)
+            return *b;
+    return NULL;
+}
+
+// "memcpy.max_bytes=4096"
+static int set_option(const char *arg, struct err *err)
+{
+    char key[80];
+    const char *equals = strchr(arg, '='), *dot = strchr(arg, '.');
+    size_t len = (size_t)(equals - arg);
+    if (!dot || dot > equals || len >= sizeof key)
+        return err_set(err, "%s: a parameter is written NAME.KEY=VALUE; see fstq bench --list",
+                       arg);
+    memcpy(key, arg, len);
+    key[len] = '\0';
+    const struct bench *b = find(arg, (size_t)(dot - arg));
+    if (!b)
+        return err_set(err, "%s: there is no benchmark of that name; see fstq bench --list", arg);
+    const struct opt *row = opt_find(b->opts, b->n_opts, key);
+    if (!row) {
+        const char *near = opt_nearest(b->opts, b->n_opts, key);
+        return err_set(err, "%s: %s has no such parameter%s%s", arg, b->name,
+                       near ? "; did you mean " : "", near ? near : "");
+    }
+    return opt_set(row, b->params, equals + 1, err);
+}
+
+static int set_number(const char *name, const char *text, double min, double max, double *v,
+                      struct err *err)
+{
+    char *end;
+    *v = strtod(text, &end);
+    if (end == text || *end || !(*v >= min && *v <= max))
+        return err_set(err, "%s %s: it is a number from %g to %g", name, text, min, max);
+    return 0;
+}
+
+static int choose(struct request *q, const char *name, struct err *err)
+{
+    const struct bench *b = find(name, strlen(name));
+    if (!b) {
+        const char *near = NULL;
+        int best = 4;
+        for (const struct bench *const *k = bench_table; *k; k++) {
+            int d = opt_distance(name, (*k)->name);
+            if (d < best) {
+                best = d;
+                near = (*k)->name;
+            }
+        }
+        return err_set(err, "%s: there is no benchmark of that name%s%s; see fstq bench --list",
+                       name, near ? "; did you mean " : "", near ? near : "");
+    }
+    if (q->n_chosen == (int)ARRAY_LEN(q->chosen))
+        return err_set(err, "%s: more than %zu benchmarks at once", name, ARRAY_LEN(q->chosen));
+    q->chosen[q->n_chosen++] = b;
+    return 0;
+}
+
+static int parse(struct request *q, int argc, char **argv, bool speak)
+{
+    static const struct option longs[] = {
+        {"list", no_argument, NULL, 'l'},           {"json", required_argument, NULL, 'j'},
+        {"min-time", required_argument, NULL, 't'}, {"samples", required_argument, NULL, 's'},
+        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0},
+    };
+    int mistakes = 0;
+    struct err err;
+    double v = 0;
+    optind = 0;
+    opterr = speak;
+    for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+        int bad = 0;
+        if (c == 'l')
+            q->list = true;
+        else if (c == 'h')
+            q->help = true;
+        else if (c == 'j')
+            q->json_path = optarg;
+        else if (c == 't')
+            bad = set_number("--min-time", optarg, 1e-6, 100, &q->min_time_s, &err);
+        else if (c == 's' &&
+                 (bad = set_number("--samples", optarg, 1, BENCH_SAMPLES_MAX, &v, &err)) == 0)
+            q->samples = (long)v;
+        else if (c == '?')
+            mistakes++;
+        if (bad && ++mistakes && speak)
+            fprintf(stderr, "fstq bench: %s\n", err.text);
+    }
+    for (; optind < argc; optind++) {
+        int bad = strchr(argv[optind], '=') ? set_option(argv[optind], &err)
+                                            : choose(q, argv[optind], &err);
+        if (bad && ++mistakes && speak)
+            fprintf(stderr, "fstq bench: %s\n", err.text);
+    }
+    for (int i = 0; q->n_chosen == 0 && bench_table[i]; i++)
+        q->chosen[i] = bench_table[i];
+    while (q->n_chosen < (int)ARRAY_LEN(q->chosen) && q->chosen[q->n_chosen])
+        q->n_chosen++;
+    return mistakes;
+}
+
+static void head(const struct bench_ctx *c)
+{
+    double load = -1;
+    getloadavg(&load, 1);
+    fprintf(c->out, "# fstq bench %s (%s, %s, %s)\n", buildinfo.version, buildinfo.git_rev,
+            buildinfo.kind, buildinfo.compiler);
+    fprintf(c->out, "# %d rank%s, host %s, load %.1f; medians of %d samples of at least %g s\n",
+            c->size, c->size == 1 ? "" : "s", comm_get()->host, load, c->samples, c->min_time_s);
+}
+
+static void run_all(struct request *q, struct bench_ctx *c)
+{
+    for (int i = 0; i < q->n_chosen; i++) {
+        const struct bench *b = q->chosen[i];
+        bool wanted = b->ranks > 1 || c->rank == 0;
+        if (c->rank == 0)
+            fprintf(c->out, "#\n# %s: %s\n", b->name, b->help);
+        if (b->ranks > c->size) {
+            fprintf(c->out, "# skipped: needs %d ranks: mpirun -np %d fstq bench %s\n", b->ranks,
+                    b->ranks, b->name);
+            continue;
+        }
+        c->name = b->name;
+        if (wanted)
+            b->run(c);
+    }
+}
+
+static int run(int argc, char **argv)
+{
+    const struct comm *comm = comm_start(&argc, &argv);
+    bool first = comm->rank == 0;
+    for (const struct bench *const *b = bench_table; *b; b++)
+        opt_defaults((*b)->opts, (*b)->n_opts, (*b)->params);
+    struct request q = {.min_time_s = 0.02, .samples = 11};
+    int status = STATUS_VALID;
+    FILE *file = NULL;
+    struct json json;
+    if (parse(&q, argc, argv, first) > 0) {
+        status = STATUS_USAGE;
+    } else if (q.help || q.list) {
+        if (first)
+            q.help ? usage(stdout) : list(stdout);
+    } else {
+        if (first && q.json_path && !(file = fopen(q.json_path, "w")))
+            die(STATUS_ENV, "cannot write %s: %s", q.json_path, strerror(errno));
+        if (file)
+            bench_json_begin(&json, file, argc, argv);
+        struct bench_ctx c = {.min_time_s = q.min_time_s,
+                              .samples = (int)q.samples,
+                              .rank = comm->rank,
+                              .size = comm->size,
+                              .out = stdout,
+                              .json = file ? &json : NULL};
+        if (first)
+            head(&c);
+        run_all(&q, &c);
+        if (file)
+            bench_json_end(&json);
+        if (file && fclose(file) != 0)
+            die(STATUS_ENV, "cannot write %s: %s", q.json_path, strerror(errno));
+        if (first && c.failures)
+            printf("# %d check%s failed\n", c.failures, c.failures == 1 ? "" : "s");
+        status = c.failures ? STATUS_CHECK : STATUS_VALID;
+    }
+    comm_exit(status, 1);
+}
+
+const struct cmd cmd_bench = {
+    .name = "bench",
+    .usage =
+        "bench [NAME ...] [--list] [--json FILE] [--min-time S] [--samples N] [NAME.KEY=VALUE ...]",
+    .help = "microbenchmarks in isolation",
+    .run = run,
+};
