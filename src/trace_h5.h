@@ -41,7 +41,7 @@ void trace_append(struct trace *t, enum record_id id, const void *rows, size_t n
 void trace_commit(struct trace *t, int32_t version);
 const char *trace_degraded(const struct trace *t);                   // NULL = sound, else why
 int64_t trace_time_ns(const struct trace *t, int64_t *fdatasync_ns); // spent so far writing
-void trace_measure_overhead(double *plain_ns, double *cpu_ns); // of one recorded span
+void trace_measure_overhead(double *plain_ns, double *cpu_ns);       // of one recorded span
 void trace_close(struct trace *t, bool complete);
 
 // Reading, for show, export and tests.

@@ -99,8 +99,8 @@ struct codec {
                       size_t cap, void *scratch, struct codec_report *report, struct err *err);
     // Into the sink: to = decoded, or to += weight * decoded, in float, coordinate by coordinate;
     // coordinates that were not sent are left alone when adding and zeroed when setting. Trusts
-    // nothing in the bytes: on any error, it returns -1 (CODEC_NONFINITE for a non-finite decoded value) and
-    // an accumulator is as it was.
+    // nothing in the bytes: on any error, it returns -1 (CODEC_NONFINITE for a non-finite decoded
+    // value) and an accumulator is as it was.
     int (*decode)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                   size_t len, struct quant_sink to, void *scratch, struct err *err);
     const struct codec_agg *agg; // CODEC_OWN_AGG

@@ -155,15 +155,18 @@ static void send_update(struct worker *w, struct worker_task *t)
     w->n_sent++;
 }
 
-// The upload's span ends when the bytes have left this rank.
+// The upload's span ends when the bytes have left this rank; between endpoints of one process
+// nothing leaves.
 static void note_uploads(struct worker *w)
 {
+    bool leaves = !transport_hosts(w->env->transport, 0);
     for (int i = 0; i < w->n_tasks; i++) {
         struct worker_task *t = &w->task[i];
         if (!t->sent || !t->frame || t->frame->refs > 1)
             continue;
-        recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)t->client, t->t_sent_ns,
-                     clock_ns() - t->t_sent_ns, -1, 0, (int64_t)t->frame->len, 0);
+        if (leaves)
+            recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)t->client, t->t_sent_ns,
+                         clock_ns() - t->t_sent_ns, -1, 0, (int64_t)t->frame->len, 0);
         transport_unref(w->env->transport, t->frame);
         t->frame = NULL;
     }
