@@ -34,7 +34,7 @@
 
 // params and args are parenthesised lists; NAME_body args is the body.
 #if KERNEL_X86
-#define KERNEL_VARIANTS_AS(give, ret, name, params, args)                                          \
+#define KERNEL_VARIANTS_AS(give, link, ret, name, params, args)                                    \
     static ret name##_portable params                                                              \
     {                                                                                              \
         give name##_body args;                                                                     \
@@ -47,18 +47,21 @@
     {                                                                                              \
         give name##_body args;                                                                     \
     }                                                                                              \
-    ret name params                                                                                \
+    link ret name params                                                                           \
     {                                                                                              \
         give KERNEL_PICK(name, args);                                                              \
     }
 #else
-#define KERNEL_VARIANTS_AS(give, ret, name, params, args)                                          \
-    ret name params                                                                                \
+#define KERNEL_VARIANTS_AS(give, link, ret, name, params, args)                                    \
+    link ret name params                                                                           \
     {                                                                                              \
         give name##_body args;                                                                     \
     }
 #endif
-#define KERNEL_VARIANTS(ret, name, params, args) KERNEL_VARIANTS_AS(return, ret, name, params, args)
-#define KERNEL_VARIANTS_VOID(name, params, args) KERNEL_VARIANTS_AS(, void, name, params, args)
+#define KERNEL_VARIANTS(ret, name, params, args)                                                   \
+    KERNEL_VARIANTS_AS(return, , ret, name, params, args)
+#define KERNEL_VARIANTS_INNER(name, params, args)                                                  \
+    KERNEL_VARIANTS_AS(, static, void, name, params, args)
+#define KERNEL_VARIANTS_VOID(name, params, args) KERNEL_VARIANTS_AS(, , void, name, params, args)
 
 #endif

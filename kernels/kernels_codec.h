@@ -55,6 +55,50 @@ void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_si
 void quant_bf16_to_le(const float *x, size_t n, uint8_t *out);
 void quant_bf16_from_le(const uint8_t *in, size_t n, struct quant_sink to);
 
+// --- pack.c: fixed-width codes, low bits first
+// ------------------------------------------------------
+size_t pack_bytes(size_t n, unsigned width);                               // of n codes
+void pack_u8(const uint8_t *code, size_t n, unsigned width, uint8_t *out); // width 1 to 8
+void unpack_u8(const uint8_t *in, size_t n, unsigned width, uint8_t *code);
+void pack_u16(const uint16_t *code, size_t n, unsigned width, uint8_t *out); // width 9 to 16
+void unpack_u16(const uint8_t *in, size_t n, unsigned width, uint16_t *code);
+void pack_base3(const uint8_t *code, size_t n, uint8_t *out);  // five codes of 0 to 2 a byte
+void unpack_base3(const uint8_t *in, size_t n, uint8_t *code); // a broken byte gives a code above 2
+uint8_t pack_max_u8(const uint8_t *code, size_t n);
+void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256]);
+
+// --- rans.c: order-0 entropy coding
+// ----------------------------------------------------------------- Interleaved rANS (Duda 2013;
+// Giesen 2014): state 31 bits, words of 16 bits, probabilities of 12 bits; code i belongs to lane i
+// % lanes. Its stream: one 4-byte state a lane, then the words in the order of reading.
+#define RANS_PROB_BITS 12
+#define RANS_LANES_MAX 32
+struct rans_encoder {
+    uint32_t step[256]; // (4096 - freq) | start << 13 | shift << 26
+    uint32_t reciprocal[256];
+};
+struct rans_decoder {
+    uint32_t slot[1 << RANS_PROB_BITS]; // code | freq << 8 | (slot - start) << 20
+};
+// Frequencies that sum to 4096, at least 1 for a code that occurs. At least two codes must occur.
+void rans_frequencies(const uint64_t count[256], uint16_t freq[256]);
+void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256]);
+int rans_decoder_init(struct rans_decoder *d,
+                      const uint16_t freq[256]); // -1: they do not sum to 4096
+unsigned rans_lanes(size_t n);                   // few for short streams: each costs 4 bytes
+size_t rans_bound(size_t n);                     // most bytes of a stream
+// Writes into the end of buf, which has rans_bound(n) bytes; returns the stream's length.
+size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, uint8_t *buf);
+// -1: the bytes are not a stream of n codes.
+int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,
+                size_t n);
+
+// --- philox.c: random words
+// ------------------------------------------------------------------------- Words [first, first +
+// n) of the stream that base/rng.h names, first a multiple of 4.
+void philox_words(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t n,
+                  uint32_t *out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,133 @@
+// Philox4x32-10 (Salmon et al. 2011), the generator of base/rng.h, many counters at a time.
+#include "isa.h"
+
+#include <string.h>
+#if KERNEL_X86
+#include <immintrin.h>
+#endif
+
+#define PHILOX_M0     0xD2511F53u
+#define PHILOX_M1     0xCD9E8D57u
+#define PHILOX_W0     0x9E3779B9u
+#define PHILOX_W1     0xBB67AE85u
+#define PHILOX_ROUNDS 10
+
+static void philox_block(const uint32_t key[2], const uint32_t ctr[4], uint32_t block,
+                         uint32_t out[4])
+{
+    uint32_t c0 = block, c1 = ctr[1], c2 = ctr[2], c3 = ctr[3], k0 = key[0], k1 = key[1];
+    for (int r = 0; r < PHILOX_ROUNDS; r++, k0 += PHILOX_W0, k1 += PHILOX_W1) {
+        uint64_t p0 = (uint64_t)PHILOX_M0 * c0, p1 = (uint64_t)PHILOX_M1 * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)p0;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+static void philox_tail(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t i,
+                        size_t n, uint32_t *out)
+{
+    for (; i < n; i += 4) {
+        uint32_t word[4];
+        philox_block(key, ctr, (uint32_t)((first + i) / 4), word);
+        memcpy(out + i, word, (n - i < 4 ? n - i : 4) * sizeof *out);
+    }
+}
+
+static void philox_words_portable(const uint32_t key[2], const uint32_t ctr[4], uint64_t first,
+                                  size_t n, uint32_t *out)
+{
+    philox_tail(key, ctr, first, 0, n, out);
+}
+
+// A vector holds one counter word of many blocks. Block 4 k + L (or 2 k + L) sits in element k of
+// 128-bit lane L, so that transposing 4 x 4 inside the lanes puts the words into the stream's
+// order.
+#if KERNEL_X86
+
+#define MUL_HI_LO(m, c, hi, lo, P, MASK)                                                           \
+    do {                                                                                           \
+        even_ = P##mul_epu32(m, c);                                                                \
+        odd_ = P##mul_epu32(m, P##srli_epi64(c, 32));                                              \
+        (hi) = MASK(odd_, P##srli_epi64(even_, 32));                                               \
+        (lo) = MASK(P##slli_epi64(odd_, 32), even_);                                               \
+    } while (0)
+
+#define PHILOX_ROUND(P, XOR, MASK)                                                                 \
+    do {                                                                                           \
+        V even_, odd_, hi0, lo0, hi1, lo1;                                                         \
+        MUL_HI_LO(m0, c0, hi0, lo0, P, MASK);                                                      \
+        MUL_HI_LO(m1, c2, hi1, lo1, P, MASK);                                                      \
+        c0 = XOR(XOR(hi1, c1), P##set1_epi32((int)k0));                                            \
+        c1 = lo1;                                                                                  \
+        c2 = XOR(XOR(hi0, c3), P##set1_epi32((int)k1));                                            \
+        c3 = lo0;                                                                                  \
+        k0 += PHILOX_W0;                                                                           \
+        k1 += PHILOX_W1;                                                                           \
+    } while (0)
+
+#define PHILOX_STORE(P, STORE, WIDTH)                                                              \
+    do {                                                                                           \
+        V a = P##unpacklo_epi32(c0, c1), b = P##unpackhi_epi32(c0, c1);                            \
+        V c = P##unpacklo_epi32(c2, c3), d = P##unpackhi_epi32(c2, c3);                            \
+        STORE(out + i, P##unpacklo_epi64(a, c));                                                   \
+        STORE(out + i + (WIDTH), P##unpackhi_epi64(a, c));                                         \
+        STORE(out + i + 2 * (WIDTH), P##unpacklo_epi64(b, d));                                     \
+        STORE(out + i + 3 * (WIDTH), P##unpackhi_epi64(b, d));                                     \
+    } while (0)
+
+TARGET_AVX2 static void philox_words_avx2(const uint32_t key[2], const uint32_t ctr[4],
+                                          uint64_t first, size_t n, uint32_t *out)
+{
+    typedef __m256i V;
+    const V m0 = _mm256_set1_epi32((int)PHILOX_M0), m1 = _mm256_set1_epi32((int)PHILOX_M1);
+    const V order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        V c0 = _mm256_add_epi32(_mm256_set1_epi32((int)(uint32_t)((first + i) / 4)), order);
+        V c1 = _mm256_set1_epi32((int)ctr[1]), c2 = _mm256_set1_epi32((int)ctr[2]),
+          c3 = _mm256_set1_epi32((int)ctr[3]);
+        uint32_t k0 = key[0], k1 = key[1];
+#define MERGE(odd, even) _mm256_blend_epi32(even, odd, 0xaa)
+#define STORE(p, v)      _mm256_storeu_si256((__m256i *)(void *)(p), v)
+        for (int r = 0; r < PHILOX_ROUNDS; r++)
+            PHILOX_ROUND(_mm256_, _mm256_xor_si256, MERGE);
+        PHILOX_STORE(_mm256_, STORE, 8);
+#undef MERGE
+#undef STORE
+    }
+    philox_tail(key, ctr, first, i, n, out);
+}
+
+TARGET_AVX512 static void philox_words_avx512(const uint32_t key[2], const uint32_t ctr[4],
+                                              uint64_t first, size_t n, uint32_t *out)
+{
+    typedef __m512i V;
+    const V m0 = _mm512_set1_epi32((int)PHILOX_M0), m1 = _mm512_set1_epi32((int)PHILOX_M1);
+    const V order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        V c0 = _mm512_add_epi32(_mm512_set1_epi32((int)(uint32_t)((first + i) / 4)), order);
+        V c1 = _mm512_set1_epi32((int)ctr[1]), c2 = _mm512_set1_epi32((int)ctr[2]),
+          c3 = _mm512_set1_epi32((int)ctr[3]);
+        uint32_t k0 = key[0], k1 = key[1];
+#define MERGE(odd, even) _mm512_mask_blend_epi32(0xaaaa, even, odd)
+        for (int r = 0; r < PHILOX_ROUNDS; r++)
+            PHILOX_ROUND(_mm512_, _mm512_xor_si512, MERGE);
+        PHILOX_STORE(_mm512_, _mm512_storeu_si512, 16);
+#undef MERGE
+    }
+    philox_tail(key, ctr, first, i, n, out);
+}
+#endif
+
+void philox_words(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t n,
+                  uint32_t *out)
+{
+    KERNEL_PICK(philox_words, (key, ctr, first, n, out));
+}

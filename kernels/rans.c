@@ -1,0 +1,295 @@
+// Interleaved range ANS, order 0. Every lane is a coder of its own; the lanes share one sequence of
+// words, read in lane order, so that 16 of them advance with one vector instruction. The encoder
+// goes backwards.
+#include "isa.h"
+
+#include <string.h>
+#if KERNEL_X86
+#include <immintrin.h>
+#endif
+
+#define PROB_ONE      (1u << RANS_PROB_BITS)
+#define STATE_LOW     (1u << 15)                 // states lie in [2^15, 2^31)
+#define FULL_SHIFT    (15 - RANS_PROB_BITS + 16) // a state >= freq << FULL_SHIFT sheds a word
+#define WORD_MAX_STEP RANS_LANES_MAX             // most words one step of all lanes reads
+#define STEP_FREQ(s)  (PROB_ONE - ((s)&0x1fffu))
+#define STEP_START(s) ((s) >> 13 & 0x1fffu)
+#define STEP_SHIFT(s) ((s) >> 26)
+
+// --- Tables
+// -----------------------------------------------------------------------------------------
+
+// Rounds down but never to zero, then moves the difference to where it costs least per code: up
+// where the rest is largest, down where the share of one step is smallest.
+void rans_frequencies(const uint64_t count[256], uint16_t freq[256])
+{
+    uint64_t total = 0;
+    for (int s = 0; s < 256; s++)
+        total += count[s];
+    double unit = (double)PROB_ONE / (double)total;
+    int sum = 0;
+    for (int s = 0; s < 256; s++) {
+        double share = (double)count[s] * unit;
+        freq[s] = (uint16_t)(count[s] && share < 1  ? 1
+                             : share > PROB_ONE - 1 ? PROB_ONE - 1
+                                                    : share);
+        sum += freq[s];
+    }
+    for (; sum != (int)PROB_ONE; sum += sum < (int)PROB_ONE ? 1 : -1) {
+        int best = -1;
+        double best_gain = 0;
+        for (int s = 0; s < 256; s++) {
+            double f = freq[s], p = (double)count[s];
+            if (!count[s] || (sum > (int)PROB_ONE && freq[s] < 2))
+                continue;
+            // First-order gain in bits of one step more, or loss of one step less.
+            double gain = sum < (int)PROB_ONE ? p / (f + 0.5) : -p / (f - 0.5);
+            if (best < 0 || gain > best_gain) {
+                best = s;
+                best_gain = gain;
+            }
+        }
+        freq[best] = (uint16_t)(freq[best] + (sum < (int)PROB_ONE ? 1 : -1));
+    }
+}
+
+// x / freq as a high product and a shift (Alverson 1991), exact for x < 2^31; freq 1 through x - 1.
+void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256])
+{
+    uint32_t start = 0;
+    for (int s = 0; s < 256; s++) {
+        uint32_t f = freq[s], shift = 0, bias = start;
+        e->reciprocal[s] = UINT32_MAX;
+        if (f >= 2) {
+            while (f > 1u << shift)
+                shift++;
+            e->reciprocal[s] = (uint32_t)(((UINT64_C(1) << (shift + 31)) + f - 1) / f);
+            shift--;
+        } else {
+            bias = start + PROB_ONE - 1;
+        }
+        e->step[s] = (PROB_ONE - f) | bias << 13 | shift << 26;
+        start += f;
+    }
+}
+
+int rans_decoder_init(struct rans_decoder *d, const uint16_t freq[256])
+{
+    uint32_t start = 0;
+    for (uint32_t s = 0; s < 256; s++) {
+        uint32_t f = freq[s];
+        if (f >= PROB_ONE || f > PROB_ONE - start)
+            return -1;
+        for (uint32_t k = 0; k < f; k++)
+            d->slot[start + k] = s | f << 8 | k << 20;
+        start += f;
+    }
+    return start == PROB_ONE ? 0 : -1;
+}
+
+unsigned rans_lanes(size_t n)
+{
+    return n >= 1u << 18 ? RANS_LANES_MAX : n >= 1u << 14 ? 4 : 1;
+}
+
+// A code costs at most 12 bits, for its frequency is at least 1, plus what the last word leaves
+// open.
+size_t rans_bound(size_t n)
+{
+    return 6 * rans_lanes(n) + n + n / 2 + n / 1024 + 4;
+}
+
+// --- Encoding
+// ---------------------------------------------------------------------------------------
+
+static inline __attribute__((always_inline)) void store_word(uint8_t *p, uint32_t w)
+{
+    p[0] = (uint8_t)w;
+    p[1] = (uint8_t)(w >> 8);
+}
+
+static inline __attribute__((always_inline)) uint8_t *
+encode_one(const struct rans_encoder *e, uint8_t code, uint32_t *state, uint8_t *p)
+{
+    uint32_t x = *state, step = e->step[code];
+    if (x >= STEP_FREQ(step) << FULL_SHIFT) {
+        p -= 2;
+        store_word(p, x & 0xffff);
+        x >>= 16;
+    }
+    uint32_t q = (uint32_t)((uint64_t)x * e->reciprocal[code] >> 32) >> STEP_SHIFT(step);
+    *state = x + STEP_START(step) + q * (step & 0x1fffu);
+    return p;
+}
+
+// The steps [from, to) of whole lanes, last to first.
+static uint8_t *encode_steps_portable(const struct rans_encoder *e, const uint8_t *code,
+                                      size_t from, size_t to, unsigned lanes, uint32_t *state,
+                                      uint8_t *p)
+{
+    for (size_t t = to; t-- > from;)
+        for (unsigned l = lanes; l-- > 0;)
+            p = encode_one(e, code[t * lanes + l], &state[l], p);
+    return p;
+}
+
+#if KERNEL_X86
+TARGET_AVX512 static inline __attribute__((always_inline)) __m512i mul_hi(__m512i a, __m512i b)
+{
+    __m512i even = _mm512_srli_epi64(_mm512_mul_epu32(a, b), 32);
+    __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
+    return _mm512_mask_blend_epi32(0xaaaa, even, odd);
+}
+
+TARGET_AVX512 static inline __attribute__((always_inline)) __m512i
+encode_16(const struct rans_encoder *e, const uint8_t *code, __m512i x, uint8_t **p)
+{
+    __m512i s = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code));
+    __m512i step = _mm512_i32gather_epi32(s, e->step, 4);
+    __m512i rcp = _mm512_i32gather_epi32(s, e->reciprocal, 4);
+    __m512i rest = _mm512_and_si512(step, _mm512_set1_epi32(0x1fff)); // 4096 - freq
+    __m512i full =
+        _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32((int)PROB_ONE), rest), FULL_SHIFT);
+    __mmask16 shed = _mm512_cmpge_epu32_mask(x, full);
+    unsigned words = (unsigned)__builtin_popcount(shed);
+    __m256i w = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(shed, x));
+    *p -= 2 * words;
+    _mm256_mask_storeu_epi16(*p, (__mmask16)((1u << words) - 1), w);
+    x = _mm512_mask_srli_epi32(x, shed, x, 16);
+    __m512i q = _mm512_srlv_epi32(mul_hi(x, rcp), _mm512_srli_epi32(step, 26));
+    __m512i start = _mm512_and_si512(_mm512_srli_epi32(step, 13), _mm512_set1_epi32(0x1fff));
+    return _mm512_add_epi32(_mm512_add_epi32(x, start), _mm512_mullo_epi32(q, rest));
+}
+
+TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, const uint8_t *code,
+                                                  size_t from, size_t to, unsigned lanes,
+                                                  uint32_t *state, uint8_t *p)
+{
+    if (lanes != 32)
+        return encode_steps_portable(e, code, from, to, lanes, state, p);
+    __m512i low = _mm512_loadu_si512(state), high = _mm512_loadu_si512(state + 16);
+    for (size_t t = to; t-- > from;) {
+        high = encode_16(e, code + t * 32 + 16, high, &p);
+        low = encode_16(e, code + t * 32, low, &p);
+    }
+    _mm512_storeu_si512(state, low);
+    _mm512_storeu_si512(state + 16, high);
+    return p;
+}
+
+#define encode_steps_avx2 encode_steps_portable
+#endif
+
+size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, uint8_t *buf)
+{
+    unsigned lanes = rans_lanes(n);
+    uint32_t state[RANS_LANES_MAX];
+    for (unsigned l = 0; l < lanes; l++)
+        state[l] = STATE_LOW;
+    uint8_t *end = buf + rans_bound(n), *p = end;
+    size_t steps = n / lanes;
+    for (size_t i = n; i-- > steps * lanes;)
+        p = encode_one(e, code[i], &state[i % lanes], p);
+    p = KERNEL_PICK(encode_steps, (e, code, 0, steps, lanes, state, p));
+    for (unsigned l = lanes; l-- > 0;) {
+        p -= 4;
+        store_word(p, state[l] & 0xffff);
+        store_word(p + 2, state[l] >> 16);
+    }
+    return (size_t)(end - p);
+}
+
+// --- Decoding
+// ---------------------------------------------------------------------------------------
+
+static inline __attribute__((always_inline)) uint32_t load_word(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8;
+}
+
+// Returns the code; past the end of the words it takes zeros and counts on the check of the final
+// states.
+static inline __attribute__((always_inline)) uint8_t
+decode_one(const struct rans_decoder *d, uint32_t *state, const uint8_t **p, const uint8_t *end)
+{
+    uint32_t slot = d->slot[*state & (PROB_ONE - 1)];
+    uint32_t x = (slot >> 8 & 0xfffu) * (*state >> RANS_PROB_BITS) + (slot >> 20);
+    if (x < STATE_LOW) {
+        bool more = end - *p >= 2;
+        x = more ? x << 16 | load_word(*p) : 0;
+        *p += more ? 2 : 0;
+    }
+    *state = x;
+    return (uint8_t)slot;
+}
+
+static const uint8_t *decode_steps_portable(const struct rans_decoder *d, const uint8_t *p,
+                                            const uint8_t *end, uint8_t *code, size_t steps,
+                                            unsigned lanes, uint32_t *state)
+{
+    for (size_t t = 0; t < steps; t++)
+        for (unsigned l = 0; l < lanes; l++)
+            code[t * lanes + l] = decode_one(d, &state[l], &p, end);
+    return p;
+}
+
+#if KERNEL_X86
+TARGET_AVX512 static inline __attribute__((always_inline)) __m512i
+decode_16(const struct rans_decoder *d, __m512i x, const uint8_t **p, uint8_t *code)
+{
+    __m512i slot =
+        _mm512_i32gather_epi32(_mm512_and_si512(x, _mm512_set1_epi32(PROB_ONE - 1)), d->slot, 4);
+    _mm_storeu_si128((__m128i *)(void *)code, _mm512_cvtepi32_epi8(slot));
+    __m512i freq = _mm512_and_si512(_mm512_srli_epi32(slot, 8), _mm512_set1_epi32(0xfff));
+    x = _mm512_add_epi32(_mm512_mullo_epi32(freq, _mm512_srli_epi32(x, RANS_PROB_BITS)),
+                         _mm512_srli_epi32(slot, 20));
+    __mmask16 need = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32((int)STATE_LOW));
+    __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)*p));
+    *p += 2 * __builtin_popcount(need);
+    return _mm512_mask_or_epi32(x, need, _mm512_slli_epi32(x, 16),
+                                _mm512_maskz_expand_epi32(need, words));
+}
+
+TARGET_AVX512 static const uint8_t *decode_steps_avx512(const struct rans_decoder *d,
+                                                        const uint8_t *p, const uint8_t *end,
+                                                        uint8_t *code, size_t steps, unsigned lanes,
+                                                        uint32_t *state)
+{
+    if (lanes != 32)
+        return decode_steps_portable(d, p, end, code, steps, lanes, state);
+    __m512i low = _mm512_loadu_si512(state), high = _mm512_loadu_si512(state + 16);
+    size_t t = 0;
+    for (; t < steps && end - p >= 2 * (WORD_MAX_STEP + 16); t++) {
+        low = decode_16(d, low, &p, code + 32 * t);
+        high = decode_16(d, high, &p, code + 32 * t + 16);
+    }
+    _mm512_storeu_si512(state, low);
+    _mm512_storeu_si512(state + 16, high);
+    return decode_steps_portable(d, p, end, code + 32 * t, steps - t, lanes, state);
+}
+
+#define decode_steps_avx2 decode_steps_portable
+#endif
+
+int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,
+                size_t n)
+{
+    unsigned lanes = rans_lanes(n);
+    if (len < 4 * (size_t)lanes)
+        return -1;
+    uint32_t state[RANS_LANES_MAX];
+    for (unsigned l = 0; l < lanes; l++) {
+        state[l] = load_word(in + 4 * l) | load_word(in + 4 * l + 2) << 16;
+        if (state[l] < STATE_LOW || state[l] >= 1u << 31)
+            return -1;
+    }
+    const uint8_t *p = in + 4 * (size_t)lanes, *end = in + len;
+    size_t steps = n / lanes;
+    p = KERNEL_PICK(decode_steps, (d, p, end, code, steps, lanes, state));
+    for (size_t i = steps * lanes; i < n; i++)
+        code[i] = decode_one(d, &state[i % lanes], &p, end);
+    for (unsigned l = 0; l < lanes; l++)
+        if (state[l] != STATE_LOW)
+            return -1;
+    return p == end ? 0 : -1;
+}

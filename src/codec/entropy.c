@@ -1,0 +1,197 @@
+#include "codec/entropy.h"
+
+#include "codec/bits.h"
+#include "kernels/kernels_codec.h"
+
+// Long runs are cut into chunks that threads code side by side; the cut does not depend on their
+// number.
+#define CHUNK ((size_t)1 << 20)
+
+enum { ENTROPY_CONSTANT, ENTROPY_RANS, ENTROPY_FIXED };
+
+static size_t chunks_of(size_t n)
+{
+    return (n + CHUNK - 1) / CHUNK;
+}
+
+static size_t chunk_len(size_t n, size_t k)
+{
+    return n - k * CHUNK < CHUNK ? n - k * CHUNK : CHUNK;
+}
+
+unsigned entropy_width(unsigned kinds)
+{
+    return kinds <= 2 ? 1 : bits_log2(kinds - 1) + 1;
+}
+
+size_t entropy_bound(size_t n, unsigned kinds)
+{
+    return n ? 1 + pack_bytes(n, entropy_width(kinds)) : 0;
+}
+
+size_t entropy_scratch(size_t n)
+{
+    return SCRATCH_ROUND(chunks_of(n) * sizeof(size_t)) + chunks_of(n) * rans_bound(CHUNK);
+}
+
+// Frequencies as gamma codes of freq + 1: a code that does not occur costs one bit.
+static size_t write_table(const uint16_t freq[256], unsigned kinds, uint8_t *out, size_t cap)
+{
+    struct bits_out b;
+    bits_out_init(&b, out, cap);
+    for (unsigned s = 0; s < kinds; s++)
+        gamma_put(&b, freq[s] + 1u);
+    return bits_out_end(&b);
+}
+
+#define TABLE_MAX (256 * 25 / 8 + 8)
+
+static int put_fixed(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
+                     unsigned kinds)
+{
+    unsigned w = entropy_width(kinds);
+    uint8_t *p = msg_take(o, part, 1 + pack_bytes(n, w));
+    if (!p)
+        return -1;
+    *p = ENTROPY_FIXED;
+    pack_u8(code, n, w, p + 1);
+    return 0;
+}
+
+static int put_rans(struct msg_out *o, enum part part, const uint8_t *table, size_t table_len,
+                    const uint8_t *streams, const size_t *len, size_t chunks)
+{
+    uint8_t *p = msg_take(o, part, 1 + table_len);
+    if (!p)
+        return -1;
+    *p = ENTROPY_RANS;
+    memcpy(p + 1, table, table_len);
+    for (size_t k = 0; k < chunks; k++)
+        if (msg_put_varint(o, PART_DIRECTORY, len[k]))
+            return -1;
+    for (size_t k = 0; k < chunks; k++) {
+        p = msg_take(o, part, len[k]);
+        if (!p)
+            return -1;
+        memcpy(p, streams + (k + 1) * rans_bound(CHUNK) - len[k], len[k]);
+    }
+    return 0;
+}
+
+int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n, unsigned kinds,
+                void *scratch)
+{
+    if (n == 0)
+        return 0;
+    uint64_t count[256];
+    pack_count_u8(code, n, count);
+    if (count[code[0]] == n) {
+        uint8_t *p = msg_take(o, part, 2);
+        if (!p)
+            return -1;
+        p[0] = ENTROPY_CONSTANT;
+        p[1] = code[0];
+        return 0;
+    }
+    uint16_t freq[256];
+    struct rans_encoder enc;
+    uint8_t table[TABLE_MAX];
+    rans_frequencies(count, freq);
+    rans_encoder_init(&enc, freq);
+    size_t table_len = write_table(freq, kinds, table, sizeof table);
+
+    size_t chunks = chunks_of(n), total = table_len;
+    size_t *len = scratch_take(&scratch, chunks * sizeof *len);
+    uint8_t *streams = scratch;
+#pragma omp parallel for schedule(static) if (chunks > 1)
+    for (size_t k = 0; k < chunks; k++) {
+        size_t m = chunk_len(n, k);
+        // The stream ends where the chunk's place ends.
+        uint8_t *place = streams + (k + 1) * rans_bound(CHUNK) - rans_bound(m);
+        len[k] = rans_encode(&enc, code + k * CHUNK, m, place);
+    }
+    for (size_t k = 0; k < chunks; k++)
+        total += len[k] + bits_log2(len[k]) / 7 + 1;
+    if (total >= pack_bytes(n, entropy_width(kinds)))
+        return put_fixed(o, part, code, n, kinds);
+    return put_rans(o, part, table, table_len, streams, len, chunks);
+}
+
+static int get_fixed(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, struct err *err)
+{
+    unsigned w = entropy_width(kinds);
+    const uint8_t *p = msg_need(m, pack_bytes(n, w));
+    if (!p)
+        return msg_short("codes", err);
+    unpack_u8(p, n, w, code);
+    return 0;
+}
+
+static int get_rans(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
+                    struct err *err)
+{
+    uint16_t freq[256] = {0};
+    struct bits_in b;
+    bits_in_init(&b, m->p, (size_t)(m->end - m->p));
+    size_t bits = 0;
+    for (unsigned s = 0; s < kinds; s++) {
+        uint64_t f = gamma_get(&b) - 1;
+        if (b.bad || f >= 1u << RANS_PROB_BITS)
+            return msg_bad("entropy table", "a frequency is out of range", err);
+        freq[s] = (uint16_t)f;
+        bits += gamma_bits(f + 1);
+    }
+    struct rans_decoder dec;
+    if (rans_decoder_init(&dec, freq))
+        return msg_bad("entropy table", "its frequencies do not sum to one", err);
+    msg_need(m, (bits + 7) / 8);
+
+    size_t chunks = chunks_of(n);
+    size_t *at = scratch_take(&scratch, chunks * sizeof *at), total = 0;
+    for (size_t k = 0; k < chunks; k++) {
+        uint64_t len;
+        if (msg_get_varint(m, &len) || len > (size_t)(m->end - m->p))
+            return msg_short("directory", err);
+        at[k] = (size_t)len;
+    }
+    const uint8_t *streams = m->p;
+    for (size_t k = 0; k < chunks; k++) {
+        size_t len = at[k];
+        at[k] = total;
+        total += len;
+        if (!msg_need(m, len))
+            return msg_short("codes", err);
+    }
+    int bad = 0;
+#pragma omp parallel for schedule(static) reduction(| : bad) if (chunks > 1)
+    for (size_t k = 0; k < chunks; k++) {
+        size_t end = k + 1 < chunks ? at[k + 1] : total;
+        bad |= rans_decode(&dec, streams + at[k], end - at[k], code + k * CHUNK, chunk_len(n, k));
+    }
+    return bad ? msg_bad("codes", "not an entropy-coded stream", err) : 0;
+}
+
+int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
+                struct err *err)
+{
+    if (n == 0)
+        return 0;
+    const uint8_t *mode = msg_need(m, 1);
+    if (!mode)
+        return msg_short("codes", err);
+    if (*mode == ENTROPY_CONSTANT) {
+        const uint8_t *p = msg_need(m, 1);
+        if (!p)
+            return msg_short("codes", err);
+        memset(code, *p, n);
+    } else if (*mode == ENTROPY_RANS) {
+        if (get_rans(m, code, n, kinds, scratch, err))
+            return -1;
+    } else if (*mode == ENTROPY_FIXED) {
+        if (get_fixed(m, code, n, kinds, err))
+            return -1;
+    } else {
+        return msg_bad("codes", "unknown coding", err);
+    }
+    return pack_max_u8(code, n) >= kinds ? msg_bad("codes", "one is out of range", err) : 0;
+}

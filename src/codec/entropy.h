@@ -1,0 +1,18 @@
+// A run of small codes (fewer than 256 kinds) in as few bytes as order 0 allows: one value for all,
+// rANS with its table, or fixed width, whichever is smallest; the first byte says which.
+#ifndef FSTQ_CODEC_ENTROPY_H
+#define FSTQ_CODEC_ENTROPY_H
+
+#include "codec/message.h"
+
+size_t entropy_bound(size_t n, unsigned kinds);
+size_t entropy_scratch(size_t n);       // bytes, for entropy_put and entropy_get
+unsigned entropy_width(unsigned kinds); // bits of one code at fixed width
+
+// Codes lie in [0, kinds), kinds <= 256. -1: the buffer is full.
+int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n, unsigned kinds,
+                void *scratch);
+int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
+                struct err *err);
+
+#endif
