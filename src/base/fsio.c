@@ -86,6 +86,16 @@ static ssize_t read_all(int fd, uint8_t *p, size_t cap)
     return (ssize_t)n;
 }
 
+// A block of size bytes and room for the NUL, with the first n bytes of old, which is freed.
+static uint8_t *regrow(uint8_t *old, size_t n, size_t size, enum mem_purpose purpose)
+{
+    uint8_t *p = mem_alloc(purpose, size + 1);
+    if (n > 0)
+        memcpy(p, old, n);
+    mem_free(old);
+    return p;
+}
+
 static int read_open(int fd, const char *path, size_t max, enum mem_purpose purpose,
                      uint8_t **bytes, size_t *n, struct err *err)
 {
@@ -94,22 +104,34 @@ static int read_open(int fd, const char *path, size_t max, enum mem_purpose purp
         return err_set(err, "%s: %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode))
         return err_set(err, "%s: is a directory", path);
-    if ((uint64_t)st.st_size > max)
-        return err_set(err, "%s: %lld bytes, more than the %zu expected", path,
-                       (long long)st.st_size, max);
-    // A pipe or a file of /proc says size 0: then the limit is what is read.
-    size_t cap = S_ISREG(st.st_mode) && st.st_size > 0 ? (size_t)st.st_size : max;
-    uint8_t *p = mem_alloc(purpose, cap + 1);
-    ssize_t got = read_all(fd, p, cap + 1);
-    if (got < 0 || (size_t)got > cap) {
-        int why = errno;
-        mem_free(p);
-        return got < 0 ? err_set(err, "%s: cannot read: %s", path, strerror(why))
-                       : err_set(err, "%s: more than the %zu bytes expected", path, cap);
+    if (st.st_size > 0 && (uint64_t)st.st_size > max)
+        return err_set(err, "%s: %lld bytes, at most %zu expected", path, (long long)st.st_size,
+                       max);
+    // The size is a first guess: pipes and files of /proc say 0, and a file may grow meanwhile.
+    size_t cap = st.st_size > 0 ? (size_t)st.st_size : max < 65536 ? max : 65536;
+    size_t have = 0;
+    uint8_t *p = regrow(NULL, 0, cap, purpose);
+    for (;;) {
+        ssize_t k =
+            read_all(fd, p + have, cap + 1 - have); // the byte for the NUL shows that there is more
+        if (k < 0) {
+            int why = errno;
+            mem_free(p);
+            return err_set(err, "%s: cannot read: %s", path, strerror(why));
+        }
+        have += (size_t)k;
+        if (have <= cap)
+            break;
+        if (cap >= max) {
+            mem_free(p);
+            return err_set(err, "%s: more than the %zu bytes expected", path, max);
+        }
+        cap = cap < max / 2 ? 2 * cap : max;
+        p = regrow(p, have, cap, purpose);
     }
-    p[got] = 0;
+    p[have] = 0;
     *bytes = p;
-    *n = (size_t)got;
+    *n = have;
     return 0;
 }
 
