@@ -123,22 +123,22 @@ double bench_mb_per_s(int64_t bytes, double ns)
 // --- JSON, as Google Benchmark writes it: its compare.py and what reads its files work unchanged
 // ------
 
-static void text_field(struct json *j, const char *key, const char *value)
+static void text_field(struct jsonw *j, const char *key, const char *value)
 {
-    json_key(j, key);
-    json_text(j, value);
+    jsonw_key(j, key);
+    jsonw_text(j, value);
 }
 
-static void int_field(struct json *j, const char *key, int64_t value)
+static void int_field(struct jsonw *j, const char *key, int64_t value)
 {
-    json_key(j, key);
-    json_int(j, value);
+    jsonw_key(j, key);
+    jsonw_int(j, value);
 }
 
-static void num_field(struct json *j, const char *key, double value)
+static void num_field(struct jsonw *j, const char *key, double value)
 {
-    json_key(j, key);
-    json_num(j, value);
+    jsonw_key(j, key);
+    jsonw_num(j, value);
 }
 
 static bool read_line(const char *path, char *out, size_t size)
@@ -152,10 +152,10 @@ static bool read_line(const char *path, char *out, size_t size)
     return ok;
 }
 
-static void write_caches(struct json *j)
+static void write_caches(struct jsonw *j)
 {
-    json_key(j, "caches");
-    json_array(j);
+    jsonw_key(j, "caches");
+    jsonw_array(j);
     for (int i = 0;; i++) {
         static const char *const files[] = {"type", "level", "size", "shared_cpu_list"};
         char value[4][64], path[128];
@@ -170,14 +170,14 @@ static void write_caches(struct json *j)
         char *unit;
         int64_t size = strtoll(value[2], &unit, 10);
         size *= *unit == 'M' ? 1 << 20 : *unit == 'K' ? 1 << 10 : 1;
-        json_object(j);
+        jsonw_object(j);
         text_field(j, "type", value[0]);
         int_field(j, "level", strtoll(value[1], NULL, 10));
         int_field(j, "size", size);
         text_field(j, "shared_cpu_list", value[3]);
-        json_end(j);
+        jsonw_end(j);
     }
-    json_end(j);
+    jsonw_end(j);
 }
 
 static double cpu_mhz(void)
@@ -193,7 +193,7 @@ static double cpu_mhz(void)
     return mhz;
 }
 
-static void write_context(struct json *j, int argc, char **argv)
+static void write_context(struct jsonw *j, int argc, char **argv)
 {
     char date[64], host[64] = "", governor[64], line[4096] = "";
     time_t now = time(NULL);
@@ -209,18 +209,18 @@ static void write_context(struct json *j, int argc, char **argv)
     text_field(j, "executable", "fstq");
     int_field(j, "num_cpus", sysconf(_SC_NPROCESSORS_ONLN));
     num_field(j, "mhz_per_cpu", cpu_mhz());
-    json_key(j, "cpu_scaling_enabled");
-    json_bool(j, read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", governor,
-                           sizeof governor) &&
-                     strcmp(governor, "performance") != 0);
+    jsonw_key(j, "cpu_scaling_enabled");
+    jsonw_bool(j, read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", governor,
+                            sizeof governor) &&
+                      strcmp(governor, "performance") != 0);
     write_caches(j);
     double load[3];
     int n = getloadavg(load, 3);
-    json_key(j, "load_avg");
-    json_array(j);
+    jsonw_key(j, "load_avg");
+    jsonw_array(j);
     for (int i = 0; i < n; i++)
-        json_num(j, load[i]);
-    json_end(j);
+        jsonw_num(j, load[i]);
+    jsonw_end(j);
     text_field(j, "library_version", buildinfo.version);
     text_field(j, "library_build_type", buildinfo.kind);
     int_field(j, "json_schema_version", 1);
@@ -229,23 +229,23 @@ static void write_context(struct json *j, int argc, char **argv)
     text_field(j, "arguments", line);
 }
 
-bool bench_json_begin(struct json *j, FILE *out, int argc, char **argv)
+bool bench_json_begin(struct jsonw *j, FILE *out, int argc, char **argv)
 {
-    json_begin(j, out);
-    json_object(j);
-    json_key(j, "context");
-    json_object(j);
+    jsonw_begin(j, out);
+    jsonw_object(j);
+    jsonw_key(j, "context");
+    jsonw_object(j);
     write_context(j, argc, argv);
-    json_end(j);
-    json_key(j, "benchmarks");
-    json_array(j);
+    jsonw_end(j);
+    jsonw_key(j, "benchmarks");
+    jsonw_array(j);
     return !ferror(out);
 }
 
-void bench_json_end(struct json *j)
+void bench_json_end(struct jsonw *j)
 {
-    json_end(j);
-    json_end(j);
+    jsonw_end(j);
+    jsonw_end(j);
     fputc('\n', j->out);
 }
 
@@ -256,13 +256,13 @@ struct json_row {
     double real_ns, cpu_ns, bytes_per_second;
 };
 
-static void write_row(struct json *j, const struct json_row *row, const struct bench_result *r,
+static void write_row(struct jsonw *j, const struct json_row *row, const struct bench_result *r,
                       const struct bench_counter *counters, int n_counters, const char *error)
 {
     char name[160];
     snprintf(name, sizeof name, "%s%s%s", row->name, row->aggregate ? "_" : "",
              row->aggregate ? row->aggregate : "");
-    json_object(j);
+    jsonw_object(j);
     text_field(j, "name", name);
     int_field(j, "family_index", row->family);
     int_field(j, "per_family_instance_index", 0);
@@ -285,11 +285,11 @@ static void write_row(struct json *j, const struct json_row *row, const struct b
     for (int i = 0; i < n_counters; i++)
         num_field(j, counters[i].name, counters[i].value);
     if (error) {
-        json_key(j, "error_occurred");
-        json_bool(j, true);
+        jsonw_key(j, "error_occurred");
+        jsonw_bool(j, true);
         text_field(j, "error_message", error);
     }
-    json_end(j);
+    jsonw_end(j);
 }
 
 void bench_report(struct bench_ctx *c, const char *row, const struct bench_result *r, int64_t bytes,

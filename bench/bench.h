@@ -4,7 +4,7 @@
 #ifndef FSTQ_BENCH_BENCH_H
 #define FSTQ_BENCH_BENCH_H
 
-#include "base/json.h"
+#include "base/jsonw.h"
 #include "base/opt.h"
 #include "base/stats.h"
 
@@ -20,10 +20,10 @@ struct bench_ctx {
     double min_time_s; // a shorter sample is no sample
     int samples;
     int rank, size;
-    FILE *out;         // the human's table; rank 0 only
-    struct json *json; // NULL = not asked for
-    int failures;      // checks that failed
-    int families;      // of the JSON file
+    FILE *out;          // the human's table; rank 0 only
+    struct jsonw *json; // NULL = not asked for
+    int failures;       // checks that failed
+    int families;       // of the JSON file
 };
 
 struct bench {
@@ -88,7 +88,7 @@ static inline void bench_use(const void *p)
 }
 
 // The JSON file's frame: context, then rows.
-bool bench_json_begin(struct json *j, FILE *out, int argc, char **argv);
-void bench_json_end(struct json *j);
+bool bench_json_begin(struct jsonw *j, FILE *out, int argc, char **argv);
+void bench_json_end(struct jsonw *j);
 
 #endif

@@ -188,7 +188,7 @@ static int run(int argc, char **argv)
     struct request q = {.min_time_s = 0.02, .samples = 11};
     int status = STATUS_VALID;
     FILE *file = NULL;
-    struct json json;
+    struct jsonw json;
     if (parse(&q, argc, argv, first) > 0) {
         status = STATUS_USAGE;
     } else if (q.help || q.list) {

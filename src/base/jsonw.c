@@ -1,16 +1,16 @@
-#include "base/json.h"
+#include "base/jsonw.h"
 
 #include <assert.h>
 #include <string.h>
 
-static void newline(const struct json *j)
+static void newline(const struct jsonw *j)
 {
     if (!j->compact)
         fprintf(j->out, "\n%*s", 2 * j->depth, "");
 }
 
 // What stands before a value or a key: a comma, a line break, or nothing after a key.
-static void before(struct json *j)
+static void before(struct jsonw *j)
 {
     if (j->after_key) {
         j->after_key = false;
@@ -24,7 +24,7 @@ static void before(struct json *j)
     newline(j);
 }
 
-static void open_level(struct json *j, char open, char close)
+static void open_level(struct jsonw *j, char open, char close)
 {
     before(j);
     fputc(open, j->out);
@@ -34,22 +34,22 @@ static void open_level(struct json *j, char open, char close)
     j->close[j->depth] = close;
 }
 
-void json_begin(struct json *j, FILE *out)
+void jsonw_begin(struct jsonw *j, FILE *out)
 {
-    *j = (struct json){.out = out};
+    *j = (struct jsonw){.out = out};
 }
 
-void json_object(struct json *j)
+void jsonw_object(struct jsonw *j)
 {
     open_level(j, '{', '}');
 }
 
-void json_array(struct json *j)
+void jsonw_array(struct jsonw *j)
 {
     open_level(j, '[', ']');
 }
 
-void json_end(struct json *j)
+void jsonw_end(struct jsonw *j)
 {
     assert(j->depth > 0 && !j->after_key);
     bool empty = j->first[j->depth];
@@ -101,7 +101,7 @@ static void quoted(FILE *out, const char *text)
     fputc('"', out);
 }
 
-void json_key(struct json *j, const char *key)
+void jsonw_key(struct jsonw *j, const char *key)
 {
     assert(j->depth > 0 && j->close[j->depth] == '}' && !j->after_key);
     before(j);
@@ -110,7 +110,7 @@ void json_key(struct json *j, const char *key)
     j->after_key = true;
 }
 
-void json_text(struct json *j, const char *s)
+void jsonw_text(struct jsonw *j, const char *s)
 {
     before(j);
     if (s)
@@ -119,13 +119,13 @@ void json_text(struct json *j, const char *s)
         fputs("null", j->out);
 }
 
-void json_int(struct json *j, int64_t v)
+void jsonw_int(struct jsonw *j, int64_t v)
 {
     before(j);
     fprintf(j->out, "%lld", (long long)v);
 }
 
-void json_num(struct json *j, double v)
+void jsonw_num(struct jsonw *j, double v)
 {
     before(j);
     if (v - v != 0) // NaN or infinite: JSON has no word for it
@@ -134,7 +134,7 @@ void json_num(struct json *j, double v)
         fprintf(j->out, "%.17g", v);
 }
 
-void json_bool(struct json *j, bool v)
+void jsonw_bool(struct jsonw *j, bool v)
 {
     before(j);
     fputs(v ? "true" : "false", j->out);
