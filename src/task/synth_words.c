@@ -2,38 +2,30 @@
 // fixed seed, every word once. It never enters training; it makes text, tokenizer and scores real.
 #include "task/synth.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
+// Syllables are onset and vowel, a word ends in a coda; "_" stands for nothing.
 struct script {
-    const char *onset[32], *vowel[12], *coda[6]; // NULL-terminated
+    const char *onset, *vowel, *coda;
     int32_t syllables_min, syllables_max;
 };
 
-// clang-format off
 static const struct script scripts[SYNTH_LANGUAGES + 1] = {
-    {.onset = {"ب", "ت", "ج", "ح", "د", "ر", "ز", "س", "ش", "ص", "ط", "ع", "ف", "ق", "ك", "ل", "م", "ن", "ه"},
-     .vowel = {"ا", "و", "ي", ""}, .coda = {"", "ن", "ر", "ة"}, .syllables_min = 2, .syllables_max = 3},
-    {.onset = {"b", "br", "cl", "d", "dr", "f", "fl", "g", "gr", "h", "k", "l", "m", "n", "p", "r", "s", "sh", "st", "t", "th", "w"},
-     .vowel = {"a", "e", "i", "o", "u", "ea", "oo"}, .coda = {"", "n", "ck", "rd", "st"}, .syllables_min = 2, .syllables_max = 2},
-    {.onset = {"b", "c", "d", "f", "g", "l", "ll", "m", "n", "ñ", "p", "r", "s", "t", "v"},
-     .vowel = {"a", "o", "i", "u", "ía", "ie", "ó"}, .coda = {"", "s", "ra", "da"}, .syllables_min = 2, .syllables_max = 2},
-    {.onset = {"b", "ch", "d", "f", "gn", "j", "l", "m", "n", "p", "r", "s", "t", "v", "vr"},
-     .vowel = {"a", "é", "è", "i", "ou", "eu", "oi", "eau"}, .coda = {"", "x", "nne", "lle"}, .syllables_min = 2, .syllables_max = 2},
-    {.onset = {"b", "c", "d", "f", "j", "lh", "m", "n", "nh", "p", "r", "s", "t", "v"},
-     .vowel = {"a", "e", "i", "o", "u", "ei", "ou", "á"}, .coda = {"ção", "ã", "r", "z", "l"}, .syllables_min = 2, .syllables_max = 2},
-    {.onset = {"б", "в", "г", "д", "ж", "з", "к", "л", "м", "н", "п", "р", "с", "т", "ф", "х", "ч", "ш"},
-     .vowel = {"а", "е", "и", "о", "у", "ы", "я", "ю"}, .coda = {"", "к", "ль", "н", "й"}, .syllables_min = 2, .syllables_max = 3},
-    {.onset = {"క", "గ", "చ", "జ", "ట", "డ", "త", "ద", "న", "ప", "బ", "మ", "య", "ర", "ల", "వ", "స", "హ"},
-     .vowel = {"", "ా", "ి", "ీ", "ు", "ూ", "ె", "ే", "ొ", "ో"}, .coda = {"", "ం", "ల్", "న్"}, .syllables_min = 2, .syllables_max = 3},
-    {.onset = {"山", "水", "火", "木", "金", "土", "日", "月", "风", "云", "雨", "石", "竹", "松", "花", "草",
-               "江", "湖", "海", "桥", "城", "门", "田", "林", "天", "光", "星", "玉", "雪", "春"},
-     .vowel = {""}, .coda = {""}, .syllables_min = 2, .syllables_max = 3},
-    {.onset = {"b", "c", "d", "f", "gl", "l", "m", "n", "p", "r", "s", "t", "v", "x", "z", "ph", "tr"},
-     .vowel = {"a", "e", "i", "o", "u", "y", "ae"}, .coda = {"l", "x", "ne", "sis", "ma"}, .syllables_min = 2, .syllables_max = 3},
+    {"ب ت ج ح د ر ز س ش ص ط ع ف ق ك ل م ن ه", "ا و ي _", "_ ن ر ة", 2, 3},
+    {"b br cl d dr f fl g gr h k l m n p r s sh st t th w", "a e i o u ea oo", "_ n ck rd st", 2,
+     2},
+    {"b c d f g l ll m n ñ p r s t v", "a o i u ía ie ó", "_ s ra da", 2, 2},
+    {"b ch d f gn j l m n p r s t v vr", "a é è i ou eu oi eau", "_ x nne lle", 2, 2},
+    {"b c d f j lh m n nh p r s t v", "a e i o u ei ou á", "ção ã r z l", 2, 2},
+    {"б в г д ж з к л м н п р с т ф х ч ш", "а е и о у ы я ю", "_ к ль н й", 2, 3},
+    {"క గ చ జ ట డ త ద న ప బ మ య ర ల వ స హ", "_ ా ి ీ ు ూ ె ే ొ ో", "_ ం ల్ న్", 2, 3},
+    {"山 水 火 木 金 土 日 月 风 云 雨 石 竹 松 花 草 江 湖 海 桥 城 门 田 林 天 光 星 玉 雪 春",
+     "_", "_", 2, 3},
+    {"b c d f gl l m n p r s t v x z ph tr", "a e i o u y ae", "l x ne sis ma", 2, 3},
 };
-// clang-format on
 
 enum { WORD_BYTES = 40, SLOTS = 2048 };
 static char spaced[SYNTH_VOCAB][WORD_BYTES]; // " word"
@@ -67,27 +59,37 @@ static void set_word(int32_t id, const char *s)
     slot[i] = (int16_t)(id + 1);
 }
 
-static const char *draw(struct rng *r, const char *const *list)
+// Appends one of the words of a list separated by spaces.
+static size_t draw(struct rng *r, const char *list, char *out, size_t at)
 {
-    uint32_t n = 0;
-    while (list[n])
-        n++;
-    return list[rng_below(r, n)];
+    uint32_t n = 1;
+    for (const char *p = list; *p; p++)
+        n += *p == ' ';
+    for (uint32_t skip = rng_below(r, n); skip; skip--)
+        list = strchr(list, ' ') + 1;
+    size_t len = strcspn(list, " ");
+    if (*list == '_')
+        return at;
+    assert(at + len < WORD_BYTES - 1);
+    memcpy(out + at, list, len);
+    return at + len;
 }
 
 static void spell(struct rng *r, const struct script *s, int32_t id)
 {
     char w[WORD_BYTES - 1];
+    size_t n;
     do {
         uint32_t spread = (uint32_t)(s->syllables_max - s->syllables_min + 1);
-        int32_t syllables = s->syllables_min + (int32_t)rng_below(r, spread);
-        size_t n = 0;
-        for (int32_t i = 0; i < syllables; i++) {
-            const char *onset = draw(r, s->onset), *vowel = draw(r, s->vowel);
-            n += (size_t)snprintf(w + n, sizeof w - n, "%s%s", onset, vowel);
+        uint32_t syllables = (uint32_t)s->syllables_min + rng_below(r, spread);
+        n = 0;
+        for (uint32_t i = 0; i < syllables; i++) {
+            n = draw(r, s->onset, w, n);
+            n = draw(r, s->vowel, w, n);
         }
-        snprintf(w + n, sizeof w - n, "%s", draw(r, s->coda));
-    } while (find(w, (uint32_t)strlen(w)) >= 0);
+        n = draw(r, s->coda, w, n);
+        w[n] = 0;
+    } while (find(w, (uint32_t)n) >= 0);
     set_word(id, w);
 }
 
