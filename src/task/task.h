@@ -6,10 +6,11 @@
 //     struct task *t = task_open(&params, seed, clients, &err);
 //     const struct examples *mine = task_client(t, k);       // made at first ask, then kept
 //     const struct examples *test = task_test(t);
-//     ... generate at most t->max_answer tokens after each prompt ...
+//     ... generate at most t->max_answer tokens after tokens[0 .. answer) of each ...
 //     task_score(t, test, predictions, &overall, by_group);  // by_group[t->n_groups]
 //
-// Everything follows from (params, seed, client): any rank makes the same bytes.
+// Everything follows from (params, seed, client): any rank makes the same bytes. The test set of
+// real data follows from the files alone.
 #ifndef FSTQ_TASK_TASK_H
 #define FSTQ_TASK_TASK_H
 
@@ -30,7 +31,6 @@ struct task_params { // [task]
     double alpha;       // of the Dirichlet mixture
     int32_t client_min, client_max; // examples of a client (synthetic tasks)
     int32_t test;                   // test examples
-    int32_t max_tokens;             // of an example; longer contexts are cut
     int32_t tokenizer;              // index into tokenizer_names
     char vocab[240];                // file of the tokenizer
 };
@@ -39,16 +39,17 @@ extern const struct opt task_options[];
 extern const int task_option_count;
 extern const char *const task_names[]; // NULL-terminated
 
-enum task_metric { TASK_EXACT, TASK_F1, TASK_ROUGE_L, TASK_ACCURACY };
+enum task_metric { TASK_EXACT, TASK_F1, TASK_ROUGE_L, TASK_ACCURACY, TASK_METRICS };
+extern const char *const task_metric_names[TASK_METRICS];
 
 struct task;
 struct task_row {
     const char *name, *help;
     enum task_metric metric; // the one score of a summary
-    bool numeric;            // no text: the members below are NULL
+    bool numeric;            // no text: client, test and forget are NULL
+    // Fills t, or says why not and leaves what task_close can close.
     int (*open)(struct task *t, const struct task_params *p, struct err *err);
-    void (*close)(struct task *t);
-    // Both fill examples that live until task_forget or task_close.
+    void (*close)(struct task *t); // frees t->state; not called where that is NULL
     const struct examples *(*client)(struct task *t, int32_t client);
     const struct examples *(*test)(struct task *t);
     void (*forget)(struct task *t, int32_t client);
@@ -61,14 +62,15 @@ struct task {
     int32_t max_tokens, max_answer; // no example has more; answers count their end
     int32_t n_groups, n_labels;
     const char *const *groups;   // names for scores and the trace: "ar", "en", ...
-    const char *const *labels;   // "yes", "no", "maybe"; n_labels = 0 where answers are free text
+    const char *const *labels;   // "yes", "no", "maybe"; none where answers are free text
     const int32_t *client_sizes; // (clients) N_k
     const int32_t *split;        // (clients, n_groups) the realised partition
     struct tokenizer *tokenizer;
     struct quadratic *quadratic; // of the numeric task, else NULL
-    void *state;
+    void *state;                 // the row's own
 };
 
+extern const struct task_row task_synth_qa, task_synth_medical, task_synth_long;
 extern const struct task_row *const task_table[]; // NULL-terminated, in the order of task_names
 
 // NULL with the reason in err: a file that is missing or malformed is named with line or key.
@@ -78,11 +80,11 @@ void task_close(struct task *t);
 const struct examples *task_client(struct task *t, int32_t client);
 void task_forget(struct task *t, int32_t client); // frees what task_client made
 const struct examples *task_test(struct task *t);
-// predictions[i] answers set->v[i]; by_group (n_groups) may be NULL.
+// predictions[i] answers set->v[i]; by_group (n_groups) may be NULL. An answer that never ended is
+// not an exact match.
 void task_score(const struct task *t, const struct examples *set,
                 const struct prediction *predictions, struct score *overall,
                 struct score *by_group);
-double task_main_score(const struct task *t, const struct score *s);
-extern const char *const task_metric_names[];
+double task_main_score(const struct task *t, const struct score *s); // the one of row->metric
 
 #endif
