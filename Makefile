@@ -53,7 +53,7 @@ endif
 # unless a kernel asks for it by intrinsic). assert() stays on in release.
 CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -fopenmp $(WARN) $(OPTS) \
               -Isrc -I. -Ikernels $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-LDLIBS_ALL := -Wl,--as-needed $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(OPTS) $(LDFLAGS) $(LDLIBS)
+LDLIBS_ALL := -Wl,--as-needed -lhdf5_hl $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(OPTS) $(LDFLAGS) $(LDLIBS)
 
 # --- sources --------------------------------------------------------------------------------------
 SRC   := $(sort $(wildcard src/*.c src/*/*.c kernels/*.c bench/*.c))
@@ -71,6 +71,7 @@ UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
 FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+PRELOADS := $(patsubst tests/preload/%.c,$(O)/tests/preload/%.so,$(sort $(wildcard tests/preload/*.c)))
 
 .PHONY: all demo test test-long bench asan fuzz deps config format install clean help tests base-model
 .PHONY: fuzzers replay
@@ -88,6 +89,9 @@ $(O)/tests/%: $(O)/tests/unit/%.o $(O)/libfstq.a
 $(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
+$(O)/tests/preload/%.so: tests/preload/%.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -O1 -fPIC -shared -Wall -Wextra -Werror -o $@ $< -ldl
 # A fuzz target needs libFuzzer's main, or ours, which replays the corpus.
 $(O)/fuzz/%: $(O)/tests/fuzz/%.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/replay.o) $(O)/libfstq.a
 	@mkdir -p $(@D)
@@ -142,7 +146,7 @@ test-long: deps
 	@$(MAKE) --no-print-directory all tests
 	@$(MAKE) --no-print-directory replay
 	@FSTQ_TEST_LONG=1 tests/run.sh $(O)
-tests: $(UNITBIN) $(PROGBIN)
+tests: $(UNITBIN) $(PROGBIN) $(PRELOADS)
 fuzzers: $(FUZZBIN)
 # Every decoder's corpus under ASan and UBSan, with the compiler at hand.
 replay:

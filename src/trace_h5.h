@@ -1,5 +1,7 @@
-// The trace file: HDF5, one writer, classic format. Created whole as NAME.part and renamed; then
-// only appended in whole chunks, one flush a round. A journal beside it survives a power cut.
+// The trace file: HDF5, one writer, classic format. Created whole as NAME.h5.part and renamed; then
+// only appended in whole chunks, one flush a round. A journal beside it (NAME.h5.journal) takes
+// every round first and survives a power cut; it is deleted once the file is closed complete and
+// synced.
 #ifndef FSTQ_TRACE_H5_H
 #define FSTQ_TRACE_H5_H
 
@@ -39,28 +41,43 @@ void trace_append(struct trace *t, enum record_id id, const void *rows, size_t n
 // Writes what was appended as whole chunks, flushes, updates rounds_committed, syncs the journal. A
 // failure degrades the trace (said once on stderr, kept in trace_degraded) and never stops the run.
 void trace_commit(struct trace *t, int32_t version);
-const char *trace_degraded(const struct trace *t);                   // NULL = sound, else why
-int64_t trace_time_ns(const struct trace *t, int64_t *fdatasync_ns); // spent so far writing
-void trace_measure_overhead(double *plain_ns, double *cpu_ns);       // of one recorded span
+const char *trace_degraded(const struct trace *t); // NULL = sound, else why
+// Spent so far writing, fdatasync not counted; that apart.
+int64_t trace_time_ns(const struct trace *t, int64_t *fdatasync_ns);
+// Commits what is left, marks the file and frees t. Complete and sound: the journal goes.
 void trace_close(struct trace *t, bool complete);
+
+// What recording one span costs here, in a scratch recorder: without and with its CPU time.
+void trace_measure_overhead(double *plain_ns, double *cpu_ns);
 
 // Reading, for show, export and tests.
 struct trace_setting {
     char name[64], text[384];
 };
+struct trace_fact; // an attribute or a text of the file
 struct trace_file {
-    int64_t rounds_committed;
+    int64_t rounds_committed; // rows of /rounds that were flushed, all runs and attempts
     bool complete;
     char *rows[REC_COUNT]; // without padding; superseded attempts dropped
     size_t n[REC_COUNT];
-    char *config_text, *command_line, *hwloc_xml;
+    const char *config_text, *command_line, *hwloc_xml, *environment; // "" = not there
     struct trace_setting *config;
     int n_config;
     char suite_version[32], git_rev[48], created_utc[32];
+    int64_t damaged; // chunks or records that could not be read, and what they held is missing
+    bool exact;      // nothing damaged, and every row in the file was committed
+
+    size_t cap[REC_COUNT]; // of rows, in rows
+    struct trace_fact *facts;
+    int n_facts, cap_facts;
 };
+// Reads what is sound and says in f->damaged what is not; -1 when nothing can be read at all.
 int trace_read(const char *path, struct trace_file *f, struct err *err);
+// The same in a child first, for libhdf5 has been seen to crash on damaged files.
+int trace_read_guarded(const char *path, struct trace_file *f, struct err *err);
 void trace_file_free(struct trace_file *f);
-// Rebuilds NAME.h5 from NAME.h5.journal.
+// Rebuilds NAME.h5 from NAME.h5.journal. A file that holds more rounds than its journal is left as
+// it is (an error); one that is damaged is kept under a free NAME.k.h5.
 int trace_recover(const char *journal_path, const char *h5_path, struct err *err);
 
 #endif

@@ -24,7 +24,7 @@ static int write_all(int fd, const uint8_t *p, size_t n)
 }
 
 // A rename is on disk only when its directory is.
-static int sync_dir_of(const char *path)
+int fsio_sync_dir(const char *path)
 {
     char dir[PATH_MAX];
     const char *slash = strrchr(path, '/');
@@ -63,7 +63,7 @@ int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
         unlink(tmp);
         return err_set(err, "%s: cannot write %zu bytes: %s", path, n, strerror(why));
     }
-    if (sync_dir_of(path) < 0)
+    if (fsio_sync_dir(path) < 0)
         return err_set(err, "%s: written, but its directory cannot be synced: %s", path,
                        strerror(errno));
     return 0;
