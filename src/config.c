@@ -309,6 +309,8 @@ static void load_file(struct source *s)
     }
     strcpy(s->c->path, s->path);
     if (stat(s->path, &st)) {
+        if (!s->loud && errno == ENOENT)
+            return; // a host without the file: rank 0 sends what it has read
         mistake(s, "%s%s", strerror(errno),
                 strchr(s->path, '=') ? "; overrides come after the config file" : "");
         return;

@@ -2,6 +2,7 @@
 #include "net/comm_mpi.h"
 
 #include "base/clock.h"
+#include "base/job.h"
 #include "base/mem.h"
 #include "net/transport.h"
 
@@ -44,6 +45,10 @@ static void must(int rc, const char *what)
 
 static void abort_hook(int status)
 {
+    // With recovery on, MPI_Abort ends this rank only. Without its rank 0 a job is over; without another
+    // it has lost some clients.
+    if (comm.rank == 0)
+        job_leave_status(status);
     MPI_Abort(MPI_COMM_WORLD, status);
 }
 
@@ -124,10 +129,11 @@ void comm_broadcast(void *bytes, size_t n)
 
 void comm_exit(int status, int clean)
 {
-    if (has_mpi && !clean) {
-        fflush(NULL);
+    fflush(NULL);
+    if (comm.rank == 0)
+        job_leave_status(status);
+    if (has_mpi && !clean)
         _exit(status);
-    }
     if (has_mpi)
         MPI_Finalize();
     exit(status);
