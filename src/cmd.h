@@ -3,7 +3,8 @@
 #define FSTQ_CMD_H
 
 struct cmd {
-    const char *name, *usage, *help;
+    const char *name, *usage, *help; // usage: what follows "fstq NAME"; help: one line
+    const char *details; // for `fstq help NAME`: options, examples; NULL = NAME --help has them
     int (*run)(int argc, char **argv); // argv[0] is the subcommand; returns enum status
 };
 

@@ -581,5 +581,16 @@ const struct cmd cmd_run = {
     .name = "run",
     .usage = "[CONFIG] [section.key=value ...]",
     .help = "one method, one seed: rounds, live progress, summary, trace file",
+    .details =
+        "CONFIG is an ini file; what it leaves out has its default, and an argument\n"
+        "section.key=value goes over both. All mistakes are said before anything starts.\n"
+        "The last lines are '# adapter xxh3:HASH', equal for equal results, and the verdict:\n"
+        "# VALID, # INVALID: why, # DEGRADED: what was lost, or # INTERRUPTED: how to go on.\n\n"
+        "SIGINT, SIGTERM and SIGUSR1 stop the run at the end of its round.\n\n"
+        "  fstq run configs/quadratic.ini\n"
+        "  fstq run configs/quadratic.ini fed.method=fedavg/fp16 run.seed=7\n"
+        "  fstq run configs/quadratic.ini net.transport=sim fed.clients=1000\n"
+        "  fstq-run -np 3 run configs/quadratic.ini run.dir=q1            with checkpoints\n"
+        "  fstq-run -np 3 run configs/quadratic.ini run.dir=q1 run.resume=on\n",
     .run = run_main,
 };

@@ -98,37 +98,27 @@ static const struct config_section *find_section(const char *name)
 
 static const char *nearest_section(const char *name)
 {
-    const char *near = NULL;
-    int best = 4;
-    for (int i = 0; i < config_section_count; i++) {
-        int distance = opt_distance(config_sections[i].name, name);
-        if (distance < best && distance < (int)strlen(config_sections[i].name)) {
-            best = distance;
-            near = config_sections[i].name;
-        }
-    }
-    return near;
+    struct opt_guess guess = {.text = name};
+    for (int i = 0; i < config_section_count; i++)
+        opt_guess(&guess, config_sections[i].name);
+    return guess.name;
 }
 
-// The nearest full name, or the one whose key is right and whose section is not.
+// The name whose key is right and whose section is not, else the nearest one.
 static const char *nearest_key(const char *name)
 {
-    const char *dot = strchr(name, '.'), *key = dot ? dot + 1 : name, *near = NULL;
-    int best = 4;
+    const char *dot = strchr(name, '.'), *key = dot ? dot + 1 : name;
+    struct opt_guess guess = {.text = name};
     for (int i = 0; i < config_section_count; i++) {
         const struct config_section *s = &config_sections[i];
         for (int k = 0; k < *s->n; k++) {
             const char *full = s->rows[k].name;
-            int distance = opt_distance(full, name);
             if (!strcmp(strchr(full, '.') + 1, key))
-                distance = distance < 1 ? distance : 1;
-            if (distance < best) {
-                best = distance;
-                near = full;
-            }
+                return full;
+            opt_guess(&guess, full);
         }
     }
-    return near;
+    return guess.name;
 }
 
 static int set_by_name(struct config *c, const char *name, const char *value, struct err *err)

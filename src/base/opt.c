@@ -79,25 +79,44 @@ static void number_text(double v, char out[32])
     memmove(to, from, strlen(from) + 1);
 }
 
-// "from 1 to 1e6 rounds"; empty when any number will do.
-static void range_text(const struct opt *row, char *out, size_t out_size)
+void opt_range(const struct opt *row, char *out, size_t out_size)
 {
-    out[0] = '\0';
-    if (!(row->min < row->max))
-        return;
-    char lo[32], hi[32];
-    number_text(row->min, lo);
-    number_text(row->max, hi);
     const char *unit = row->unit ? row->unit : "";
-    snprintf(out, out_size, " from %s to %s%s%s", lo, hi, *unit ? " " : "", unit);
+    size_t n = 0;
+    char lo[32], hi[32];
+    switch (row->type) {
+    case OPT_BOOL:
+        snprintf(out, out_size, "on, off");
+        return;
+    case OPT_TEXT:
+        snprintf(out, out_size, "text of at most %zu bytes", row->size - 1);
+        return;
+    case OPT_CHOICE:
+        for (int i = 0; row->choices[i] && n < out_size; i++)
+            n += (size_t)snprintf(out + n, out_size - n, "%s%s", i ? ", " : "", row->choices[i]);
+        return;
+    case OPT_I32:
+    case OPT_I64:
+    case OPT_F64:
+        number_text(row->min, lo);
+        number_text(row->max, hi);
+        if (row->min < row->max)
+            snprintf(out, out_size, "%s to %s%s%s", lo, hi, *unit ? " " : "", unit);
+        else
+            snprintf(out, out_size, "any number%s%s", *unit ? " of " : "", unit);
+        return;
+    }
+    assert(0 && "a type that opt.h does not know");
 }
 
 static int bad_number(const struct opt *row, const char *text, const char *what, struct err *err)
 {
     char range[128];
-    range_text(row, range, sizeof range);
+    opt_range(row, range, sizeof range);
     const char *kind = row->type == OPT_F64 ? "a number" : "a whole number";
-    return err_set(err, "%s = %.80s: %s; give %s%s", row->name, text, what, kind, range);
+    bool any = !(row->min < row->max);
+    return err_set(err, "%s = %.80s: %s; give %s%s%s", row->name, text, what, kind,
+                   any ? "" : " from ", any ? "" : range);
 }
 
 static int set_number(const struct opt *row, void *field, const char *text, struct err *err)
@@ -132,26 +151,19 @@ static int set_number(const struct opt *row, void *field, const char *text, stru
 
 static int set_choice(const struct opt *row, void *field, const char *text, struct err *err)
 {
-    char list[256] = "";
-    const char *near = NULL;
-    int best = 4;
+    char list[256];
+    struct opt_guess guess = {.text = text};
     for (int32_t i = 0; row->choices[i]; i++) {
-        const char *name = row->choices[i];
-        if (!strcmp(name, text)) {
+        if (!strcmp(row->choices[i], text)) {
             memcpy(field, &i, sizeof i);
             return 0;
         }
-        size_t used = strlen(list);
-        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", name);
-        int distance = opt_distance(name, text);
-        if (distance < best && distance < (int)strlen(name)) {
-            best = distance;
-            near = name;
-        }
+        opt_guess(&guess, row->choices[i]);
     }
-    if (near)
+    opt_range(row, list, sizeof list);
+    if (guess.name)
         return err_set(err, "%s = %.80s: unknown; did you mean %s? The choices are %s", row->name,
-                       text, near, list);
+                       text, guess.name, list);
     return err_set(err, "%s = %.80s: unknown; the choices are %s", row->name, text, list);
 }
 
@@ -311,17 +323,25 @@ int opt_distance(const char *a, const char *b)
     return row[nb];
 }
 
+void opt_guess(struct opt_guess *g, const char *name)
+{
+    size_t letters = strlen(g->text);
+    int distance = opt_distance(name, g->text);
+    if (letters >= 2 && !strncmp(name, g->text, letters))
+        distance = distance > 0; // the beginning of a word is nearer than another word
+    // Words that share no letter are not near, however short they are.
+    if (distance > 3 || distance >= (int)strlen(name))
+        return;
+    if (!g->name || distance < g->distance) {
+        g->name = name;
+        g->distance = distance;
+    }
+}
+
 const char *opt_nearest(const struct opt *rows, int n, const char *text)
 {
-    const char *near = NULL;
-    int best = 4;
-    for (int i = 0; i < n; i++) {
-        int distance = opt_distance(rows[i].name, text);
-        // Words that share no letter are not near, however short they are.
-        if (distance < best && distance < (int)strlen(rows[i].name)) {
-            best = distance;
-            near = rows[i].name;
-        }
-    }
-    return near;
+    struct opt_guess g = {.text = text};
+    for (int i = 0; i < n; i++)
+        opt_guess(&g, rows[i].name);
+    return g.name;
 }

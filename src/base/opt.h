@@ -45,7 +45,15 @@ int opt_set(const struct opt *row, void *base, const char *text, struct err *err
 // "key=value,key=value" as in the options of a method; unknown keys suggest the nearest name.
 int opt_set_list(const struct opt *rows, int n, void *base, const char *text, struct err *err);
 void opt_format(const struct opt *row, const void *base, char *out, size_t out_size);
-// The name within edit distance 3 nearest to the text, or NULL.
+// What the row takes, for people: "1 to 1e6 ns", "on, off", "mpi, sim".
+void opt_range(const struct opt *row, char *out, size_t out_size);
+// What somebody meant who wrote text: shown each name there is, it keeps the nearest one within
+// three edits, or one that text begins.
+struct opt_guess {
+    const char *text, *name; // name: the guess, NULL = none
+    int distance;
+};
+void opt_guess(struct opt_guess *g, const char *name);
 const char *opt_nearest(const struct opt *rows, int n, const char *text);
 int opt_distance(const char *a, const char *b); // Levenshtein, 99 for long strings
 

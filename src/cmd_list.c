@@ -1,0 +1,251 @@
+#include "base/power.h"
+#include "cmd.h"
+#include "codec/codec.h"
+#include "config.h"
+#include "fed/method.h"
+#include "fed/scheme.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+// A line of data; '#' begins the lines that explain it.
+static void row(const char *name, const char *help)
+{
+    printf("  %-12s %s\n", name, help);
+}
+
+static void options_of(const struct opt *rows, int n)
+{
+    for (int i = 0; i < n; i++) {
+        char range[256];
+        opt_range(&rows[i], range, sizeof range);
+        printf("#     %s=%s  %s (%s)\n", rows[i].name, rows[i].dflt, rows[i].help, range);
+    }
+}
+
+static void codec_rows(const struct codec *const *table)
+{
+    static const struct {
+        unsigned bit;
+        const char *word;
+    } flags[] = {{CODEC_EXACT, "exact"},
+                 {CODEC_UNBIASED, "unbiased"},
+                 {CODEC_MASKABLE, "maskable"},
+                 {CODEC_RANDOM, "random"},
+                 {CODEC_NO_EF, "no error feedback"},
+                 {CODEC_INEXACT_BYTES, "bytes depend on the machine"}},
+      needs[] = {{CODEC_SENS, "needs sensitivities"},
+                 {CODEC_STATE, "keeps state"},
+                 {CODEC_LOCAL_HOOK, "hooks the local loop"},
+                 {CODEC_OWN_AGG, "aggregates its own way"},
+                 {CODEC_GRAD, "needs gradients"}};
+    for (; *table; table++) {
+        const struct codec *c = *table;
+        char words[256] = "";
+        size_t n = 0;
+        for (size_t i = 0; i < ARRAY_LEN(flags); i++)
+            if (c->flags & flags[i].bit)
+                n += (size_t)snprintf(words + n, sizeof words - n, ", %s", flags[i].word);
+        for (size_t i = 0; i < ARRAY_LEN(needs); i++)
+            if (c->needs & needs[i].bit)
+                n += (size_t)snprintf(words + n, sizeof words - n, ", %s", needs[i].word);
+        printf("  %-12s %s%s%s%s\n", c->name, c->help, n ? " (" : "", n ? words + 2 : "",
+               n ? ")" : "");
+        if (strlen(c->source) > 1)
+            printf("#     from %s\n", c->source);
+        options_of(c->options, c->n_options);
+    }
+}
+
+static void list_codecs(void)
+{
+    puts("# codec      what it sends of an update");
+    codec_rows(codec_table);
+    puts("# behind a '+', around another codec");
+    codec_rows(wrapper_table);
+}
+
+static void list_schemes(void)
+{
+    puts("# scheme     what clients and server do");
+    for (const struct scheme *const *s = scheme_table; *s; s++) {
+        row((*s)->name, (*s)->help);
+        if (strlen((*s)->source) > 1)
+            printf("#     from %s\n", (*s)->source);
+        options_of((*s)->options, (*s)->n_options);
+    }
+}
+
+static void list_methods(void)
+{
+    puts("# a method is SCHEME[:opts][~TOKENS[:opts]]/[VIEW@]CODEC[:opts][+WRAPPER[:opts]...]\n"
+         "# tokens: which of them shape the local loss");
+    for (const struct token_source *const *t = token_table; *t; t++)
+        row((*t)->name, (*t)->help);
+    puts("# views: which part of the adapter travels");
+    for (const struct view *const *v = view_table; *v; v++)
+        row((*v)->name, (*v)->help);
+    puts("# short names");
+    for (const struct method_alias *a = method_aliases; a->name; a++)
+        printf("  %-12s %s  %s\n", a->name, a->expansion, a->help);
+}
+
+static void list_links(void)
+{
+    puts("# net.link   the way between a client and the server");
+    for (const struct link_row *const *l = link_table; *l; l++)
+        row((*l)->name, (*l)->help);
+}
+
+static void list_transports(void)
+{
+    puts("# net.transport");
+    for (const struct transport_row *const *t = transport_table; *t; t++)
+        row((*t)->name, (*t)->help);
+}
+
+static void list_tasks(void)
+{
+    puts("# task.name");
+    for (const char *const *t = task_names; *t; t++)
+        printf("  %s\n", *t);
+}
+
+static void list_stages(void)
+{
+    puts("# stage      lane     the clock includes; it excludes");
+    for (int i = STAGE_PAD + 1; i < STAGE_COUNT; i++)
+        printf("  %-12s %-8s %s; %s\n", stage_table[i].name, lane_name[stage_table[i].lane],
+               stage_table[i].includes, stage_table[i].excludes);
+}
+
+static void list_options(void)
+{
+    for (int i = 0; i < config_section_count; i++) {
+        const struct config_section *s = &config_sections[i];
+        printf("%s# [%s]\n", i ? "#\n" : "", s->name);
+        for (int k = 0; k < *s->n; k++) {
+            const struct opt *o = &s->rows[k];
+            char range[256], value[320];
+            opt_range(o, range, sizeof range);
+            snprintf(value, sizeof value, "%s = %s", o->name, o->dflt);
+            printf("  %-36s %s (%s)\n", value, o->help, range);
+        }
+    }
+}
+
+// Markdown's own characters, as they stand in ranges and in the form of a method.
+static void markdown_cell(const char *text)
+{
+    for (; *text; text++) {
+        if (strchr("|*_~<>[]", *text))
+            putchar('\\');
+        putchar(*text);
+    }
+}
+
+static void list_options_markdown(void)
+{
+    for (int i = 0; i < config_section_count; i++) {
+        const struct config_section *s = &config_sections[i];
+        printf("%s**[%s]**\n\n| parameter | default | range | what it is |\n"
+               "|---|---|---|---|\n",
+               i ? "\n" : "", s->name);
+        for (int k = 0; k < *s->n; k++) {
+            const struct opt *o = &s->rows[k];
+            char range[256];
+            opt_range(o, range, sizeof range);
+            printf(*o->dflt ? "| `%s` | `%s` | " : "| `%s` | %s | ", o->name, o->dflt);
+            markdown_cell(range);
+            fputs(" | ", stdout);
+            markdown_cell(o->help);
+            puts(" |");
+        }
+    }
+}
+
+static void list_benches(void)
+{
+    char *argv[] = {(char[]){"bench"}, (char[]){"--list"}, NULL};
+    cmd_bench.run(2, argv);
+}
+
+static void list_sensors(void)
+{
+    puts("# sensor     what it reads");
+    for (const struct power_sensor *const *p = power_sensors; *p; p++)
+        row((*p)->name, (*p)->help);
+    puts("# 'fstq info' says which of them this machine has");
+}
+
+static const struct list {
+    const char *name, *help;
+    void (*print)(void);
+} lists[] = {
+    {"options", "every parameter: default, range, meaning (--markdown: as tables)", list_options},
+    {"codecs", "how an update becomes bytes", list_codecs},
+    {"schemes", "how clients and server learn together", list_schemes},
+    {"methods", "how a method is written; tokens, views, short names", list_methods},
+    {"links", "models of the way between client and server", list_links},
+    {"transports", "what carries the bytes", list_transports},
+    {"tasks", "what is learned", list_tasks},
+    {"stages", "what is timed, and what each clock includes", list_stages},
+    {"sensors", "power and temperature readers", list_sensors},
+    {"benches", "microbenchmarks and their parameters", list_benches},
+};
+
+static int unknown_list(const char *name)
+{
+    struct opt_guess guess = {.text = name};
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        opt_guess(&guess, lists[i].name);
+    fprintf(stderr, "fstq list: %s: no such list%s%s; 'fstq list' names them\n", name,
+            guess.name ? "; did you mean " : "", guess.name ? guess.name : "");
+    return STATUS_USAGE;
+}
+
+static int list_main(int argc, char **argv)
+{
+    static const struct option flags[] = {{"markdown", no_argument, NULL, 'm'}, {0}};
+    bool markdown = false;
+    argv[0] = (char[]){"fstq list"};
+    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
+        if (c != 'm')
+            return STATUS_USAGE;
+        markdown = true;
+    }
+    if (optind == argc) {
+        puts("# fstq list");
+        for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+            row(lists[i].name, lists[i].help);
+        return STATUS_VALID;
+    }
+    for (int i = optind; i < argc; i++) {
+        const struct list *l = lists, *end = lists + ARRAY_LEN(lists);
+        while (l < end && strcmp(l->name, argv[i]) != 0)
+            l++;
+        if (l == end)
+            return unknown_list(argv[i]);
+        if (markdown && l->print != list_options) {
+            fprintf(stderr, "fstq list: --markdown is for options, not for %s\n", l->name);
+            return STATUS_USAGE;
+        }
+        if (markdown)
+            list_options_markdown();
+        else
+            l->print();
+    }
+    return STATUS_VALID;
+}
+
+const struct cmd cmd_list = {
+    .name = "list",
+    .usage = "[NAME ...] [--markdown]",
+    .help = "what there is to choose from: codecs, schemes, links, tasks, stages, options ...",
+    .details = "  --markdown   options as Markdown tables, for documentation\n\n"
+               "  fstq list                 the lists\n"
+               "  fstq list options         every parameter: default, meaning, range\n"
+               "  fstq list codecs schemes  what fed.method can be made of\n",
+    .run = list_main,
+};
