@@ -1,4 +1,5 @@
 #include "base/fsio.h"
+#include "base/job.h"
 #include "base/mem.h"
 #include "base/table.h"
 #include "base/topo.h"
@@ -289,7 +290,7 @@ static void open_all(struct run *r)
 static void print_row(void *arg, const struct opt *row, const char *value)
 {
     (void)arg;
-    if (strcmp(value, row->dflt) != 0)
+    if (!opt_is_default(row, value))
         printf("# %s = %s%s%s\n", row->name, value, *row->unit ? " " : "", row->unit);
 }
 
@@ -536,15 +537,9 @@ static enum status conclude(struct run *r)
 
 static void load_config(struct run *r, int argc, char **argv)
 {
-    struct err err;
     const char *path = argc > 1 && !strchr(argv[1], '=') ? argv[1] : NULL;
     int first = path ? 2 : 1;
     int mistakes = config_load(&r->cfg, path, argc - first, argv + first);
-    if (mistakes == 0 && method_check(r->cfg.fed.method, &err)) {
-        mistakes++;
-        if (config_is_mouthpiece())
-            fprintf(stderr, "fstq: %s\n", err.text);
-    }
     if (mistakes)
         exit(STATUS_USAGE);
 }
@@ -562,7 +557,7 @@ static int run_main(int argc, char **argv)
     share_config(r);
     take_run_dir(r);
     r->last.score = r->last.train_loss = NAN;
-    r->tty = isatty(STDERR_FILENO) && r->comm->rank == 0;
+    r->tty = job_on_terminal() && r->comm->rank == 0;
     open_all(r);
     if (r->server) {
         open_trace(r, argc, argv);

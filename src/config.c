@@ -2,6 +2,7 @@
 
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "fed/method.h"
 
 #include <assert.h>
 #include <ctype.h>
@@ -34,19 +35,14 @@ static const struct opt dev_options[] = {
 };
 static const int dev_option_count = ARRAY_LEN(dev_options);
 
-static int check_net(const struct config *c, struct err *err)
-{
-    return net_check(&c->net, err);
-}
-
 const struct config_section config_sections[] = {
-    {"task", task_options, &task_option_count, offsetof(struct config, task), NULL},
-    {"fed", fed_options, &fed_option_count, offsetof(struct config, fed), NULL},
-    {"client", client_options, &client_option_count, offsetof(struct config, client), NULL},
-    {"net", net_options, &net_option_count, offsetof(struct config, net), check_net},
-    {"dev", dev_options, &dev_option_count, offsetof(struct config, dev), NULL},
-    {"trace", trace_options, &trace_option_count, offsetof(struct config, trace), NULL},
-    {"run", run_options, &run_option_count, offsetof(struct config, run), NULL},
+    {"task", task_options, &task_option_count, offsetof(struct config, task)},
+    {"fed", fed_options, &fed_option_count, offsetof(struct config, fed)},
+    {"client", client_options, &client_option_count, offsetof(struct config, client)},
+    {"net", net_options, &net_option_count, offsetof(struct config, net)},
+    {"dev", dev_options, &dev_option_count, offsetof(struct config, dev)},
+    {"trace", trace_options, &trace_option_count, offsetof(struct config, trace)},
+    {"run", run_options, &run_option_count, offsetof(struct config, run)},
 };
 const int config_section_count = ARRAY_LEN(config_sections);
 
@@ -147,7 +143,7 @@ struct source {
     bool pending; // the line was handed to inih and has not come back as key = value
     char section[SECTION_MAX];
     bool section_known;
-    int seen_line[CONFIG_MAX_KEYS]; // where a key stood, by its place in the tables
+    int where[CONFIG_MAX_KEYS]; // a key's line, or -n for argument n; by its place in the tables
 };
 
 static void mistake(struct source *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -160,6 +156,8 @@ static void mistake(struct source *s, const char *fmt, ...)
         fprintf(stderr, "%s:%d: ", s->path, s->line);
     else if (s->path)
         fprintf(stderr, "%s: ", s->path);
+    else
+        fputs("fstq: ", stderr);
     va_list args;
     va_start(args, fmt);
     vfprintf(stderr, fmt, args);
@@ -272,11 +270,11 @@ static int on_key(void *arg, const char *inih_section, const char *name, const c
     if (row) {
         int place = place_of(row);
         assert(place < CONFIG_MAX_KEYS);
-        if (s->seen_line[place]) {
-            mistake(s, "%s is given twice, first in line %d; keep one", full, s->seen_line[place]);
+        if (s->where[place]) {
+            mistake(s, "%s is given twice, first in line %d; keep one", full, s->where[place]);
             return 1;
         }
-        s->seen_line[place] = s->line;
+        s->where[place] = s->line;
     }
     size_t n = strlen(value);
     struct err err = {""};
@@ -332,6 +330,65 @@ static void load_file(struct source *s)
     mem_free(bytes);
 }
 
+static void load_override(struct source *s, int n, const char *text)
+{
+    char name[128];
+    const char *equals = strchr(text, '=');
+    struct err err = {""};
+    if (!equals || equals == text || (size_t)(equals - text) >= sizeof name) {
+        mistake(s, "argument %d (%.80s): not section.key=value", n, text);
+        return;
+    }
+    snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
+    const struct opt *row = config_find(name, NULL);
+    if (row)
+        s->where[place_of(row)] = -n;
+    if (set_by_name(s->c, name, equals + 1, &err))
+        mistake(s, "argument %d (%.80s): %s", n, text, err.text);
+}
+
+static int check_fed(const struct config *c, struct err *err)
+{
+    return fed_check(&c->fed, err);
+}
+
+static int check_method(const struct config *c, struct err *err)
+{
+    struct err why = {""};
+    if (!method_check(c->fed.method, &why))
+        return 0;
+    if (!strncmp(why.text, "fed.method", 10))
+        return err_set(err, "%s", why.text);
+    return err_set(err, "fed.method = %.120s: %.380s", c->fed.method, why.text);
+}
+
+static int check_net(const struct config *c, struct err *err)
+{
+    return net_check(&c->net, err);
+}
+
+// Values that are right one by one and wrong together. What is wrong begins with the name of a
+// parameter, which tells where it was set.
+static void check_together(struct source *s)
+{
+    static int (*const checks[])(const struct config *, struct err *) = {check_fed, check_method,
+                                                                         check_net};
+    for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
+        struct err err = {""};
+        char name[128];
+        if (!checks[i](s->c, &err))
+            continue;
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(err.text, " :"), err.text);
+        const struct opt *row = config_find(name, NULL);
+        int where = row ? s->where[place_of(row)] : 0;
+        s->line = where > 0 ? where : 0;
+        if (where < 0)
+            mistake(s, "argument %d: %s", -where, err.text);
+        else
+            mistake(s, "%s", err.text);
+    }
+}
+
 int config_load(struct config *c, const char *path, int n_overrides, char *const *overrides)
 {
     config_defaults(c);
@@ -339,28 +396,12 @@ int config_load(struct config *c, const char *path, int n_overrides, char *const
     if (path)
         load_file(&s);
     s.path = NULL;
-    for (int i = 0; i < n_overrides; i++) {
-        char name[128];
-        const char *text = overrides[i], *equals = strchr(text, '=');
-        struct err err = {""};
-        if (!equals || equals == text || (size_t)(equals - text) >= sizeof name) {
-            mistake(&s, "argument %d (%.80s): not section.key=value", i + 1, text);
-            continue;
-        }
-        snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
-        if (set_by_name(c, name, equals + 1, &err))
-            mistake(&s, "argument %d (%.80s): %s", i + 1, text, err.text);
-    }
-    for (int i = 0; i < config_section_count && !s.mistakes; i++) {
-        struct err err = {""};
-        if (config_sections[i].check && config_sections[i].check(c, &err))
-            mistake(&s, "%s", err.text);
-    }
+    for (int i = 0; i < n_overrides; i++)
+        load_override(&s, i + 1, overrides[i]);
+    s.path = path;
+    check_together(&s);
     return s.mistakes;
 }
-
-// --- The canonical text
-// --------------------------------------------------------------------------------
 
 void config_each(const struct config *c,
                  void (*fn)(void *arg, const struct opt *row, const char *value), void *arg)

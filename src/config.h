@@ -34,8 +34,6 @@ struct config_section {
     const struct opt *rows; // names include the section: "fed.rounds"
     const int *n;           // how many
     size_t offset;          // of the section's struct in struct config
-    // Values that are right one by one and wrong together; NULL = nothing to check.
-    int (*check)(const struct config *c, struct err *err);
 };
 
 extern const struct config_section config_sections[];

@@ -301,6 +301,21 @@ void opt_format(const struct opt *row, const void *base, char *out, size_t out_s
     assert(0 && "a type that opt.h does not know");
 }
 
+bool opt_is_default(const struct opt *row, const char *formatted)
+{
+    // The default as it is written in the table may differ: "20e6" for "2e7".
+    _Alignas(8) char field[2048];
+    char dflt[2048];
+    struct opt alone = *row;
+    struct err err;
+    alone.offset = 0;
+    assert(row->size <= sizeof field);
+    if (opt_set(&alone, field, row->dflt, &err))
+        return false;
+    opt_format(&alone, field, dflt, sizeof dflt);
+    return !strcmp(dflt, formatted);
+}
+
 int opt_distance(const char *a, const char *b)
 {
     enum { LONGEST = 63 };

@@ -45,6 +45,7 @@ int opt_set(const struct opt *row, void *base, const char *text, struct err *err
 // "key=value,key=value" as in the options of a method; unknown keys suggest the nearest name.
 int opt_set_list(const struct opt *rows, int n, void *base, const char *text, struct err *err);
 void opt_format(const struct opt *row, const void *base, char *out, size_t out_size);
+bool opt_is_default(const struct opt *row, const char *formatted); // by opt_format
 // What the row takes, for people: "1 to 1e6 ns", "on, off", "mpi, sim".
 void opt_range(const struct opt *row, char *out, size_t out_size);
 // What somebody meant who wrote text: shown each name there is, it keeps the nearest one within

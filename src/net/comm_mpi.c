@@ -45,8 +45,8 @@ static void must(int rc, const char *what)
 
 static void abort_hook(int status)
 {
-    // With recovery on, MPI_Abort ends this rank only. Without its rank 0 a job is over; without another
-    // it has lost some clients.
+    // With recovery on, MPI_Abort ends this rank only. Without its rank 0 a job is over; without
+    // another it has lost some clients.
     if (comm.rank == 0)
         job_leave_status(status);
     MPI_Abort(MPI_COMM_WORLD, status);

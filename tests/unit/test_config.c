@@ -126,10 +126,10 @@ static void every_mistake_at_once(void **state)
     (void)state;
     struct config c;
     const char text[] = "rounds = 3\n"
-                        "fed.clients = 4\n"
+                        "fed.clients = 40\n"
                         "[fed]\n"
                         "round = 13\n"
-                        "clients = 5\n"
+                        "clients = 50\n"
                         "method = \"fedavg/raw\"\n"
                         "dropout = 0.1 # a tenth\n"
                         "just words\n"
@@ -178,6 +178,20 @@ static void every_mistake_at_once(void **state)
         strstr(said, "argument 5 (net.timeout_s=-1): net.timeout_s = -1: out of range"));
     assert_int_equal(n, 21);
     assert_int_equal(lines_said(), n);
+}
+
+// Each value is right, together they are not; where one of them was set is said.
+static void wrong_together(void **state)
+{
+    (void)state;
+    struct config c;
+    const char text[] = "[fed]\nclients = 8\nclients_per_round = 9\nmethod = fedavg/raww\n";
+    assert_int_equal(load_text(&c, text), 2);
+    said_at(3, "fed.clients_per_round = 9 exceeds");
+    said_at(4, "fed.method = fedavg/raww: unknown codec");
+    char *overrides[] = {"run.seed=2", "fed.clients_per_round=10", "fed.method=fedavg/fp32"};
+    assert_int_equal(load(&c, path, 3, overrides), 1);
+    assert_non_null(strstr(said, "argument 2: fed.clients_per_round = 10 exceeds"));
 }
 
 static void long_lines(void **state)
@@ -313,6 +327,7 @@ int main(void)
         cmocka_unit_test(rows_are_sound),
         cmocka_unit_test(file_then_overrides),
         cmocka_unit_test(every_mistake_at_once),
+        cmocka_unit_test(wrong_together),
         cmocka_unit_test(long_lines),
         cmocka_unit_test(not_a_config),
         cmocka_unit_test(one_rank_speaks),

@@ -247,6 +247,33 @@ static void format_reads_back(void **state)
     }
 }
 
+static void defaults_are_recognised(void **state)
+{
+    (void)state;
+    static const struct opt rate = OPT(struct thing, rate, "rate", "20e6", 0, 1e9, "bit/s", "h");
+    assert_true(opt_is_default(&rate, "2e7"));
+    assert_false(opt_is_default(&rate, "2.1e7"));
+    assert_true(opt_is_default(opt_find(rows, N, "colour"), "green"));
+    assert_false(opt_is_default(opt_find(rows, N, "colour"), "red"));
+}
+
+static void ranges(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *range;
+    } cases[] = {{"on", "on, off"},
+                 {"count", "1 to 1e6"},
+                 {"rate", "0 to inf bit/s"},
+                 {"name", "text of at most 15 bytes"},
+                 {"colour", "red, green, blue"}};
+    char out[64];
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        opt_range(opt_find(rows, N, cases[i].name), out, sizeof out);
+        assert_string_equal(out, cases[i].range);
+    }
+}
+
 static void distances(void **state)
 {
     (void)state;
@@ -267,6 +294,7 @@ static void nearest_names(void **state)
     assert_string_equal(opt_nearest(rows, N, "color"), "colour");
     assert_string_equal(opt_nearest(rows, N, "coumt"), "count");
     assert_null(opt_nearest(rows, N, "zzzzzz"));
+    assert_string_equal(opt_nearest(rows, N, "col"), "colour"); // it begins so
     assert_null(opt_nearest(rows, N, "xy")); // two letters from "on", and none in common
 }
 
@@ -283,6 +311,8 @@ int main(void)
         cmocka_unit_test(choices),
         cmocka_unit_test(lists),
         cmocka_unit_test(format_reads_back),
+        cmocka_unit_test(defaults_are_recognised),
+        cmocka_unit_test(ranges),
         cmocka_unit_test(distances),
         cmocka_unit_test(nearest_names),
     };
