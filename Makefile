@@ -119,6 +119,8 @@ $(O)/facts.h: FORCE
 FORCE:
 $(O)/src/base/buildinfo.o: $(O)/facts.h
 CFLAGS_buildinfo = -I$(O)
+# Training kernels may fuse multiply and add; codec kernels (packed bytes) may not.
+$(foreach k,attention ce embed gemm linear norm optim rope swiglu,$(eval CFLAGS_$(k) = -ffp-contract=fast))
 
 CUDA_ARCH ?=
 NVCC_MAJOR := $(if $(filter 1,$(HAVE_CUDA)),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'))

@@ -1,0 +1,459 @@
+// Causal attention with grouped queries, in blocks of query rows: memory is a block times the keys,
+// so it grows with T and not with T^2. Probabilities are made again in backward from the kept
+// log-sums.
+#include "gemm.h"
+#include "kernels.h"
+#include "simd.h"
+
+#include <assert.h>
+#include <math.h>
+
+enum { Q_ROWS = 48 };
+
+// One head of one sequence, as rows of the qkv buffer.
+struct head {
+    const float *q, *k, *v;
+    ptrdiff_t ld;
+    int32_t len, dim;
+};
+
+static int32_t round_up(int32_t n, int32_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static struct head head_of(const struct kernel_attn *a, const float *rows, ptrdiff_t ld,
+                           int32_t len, int32_t h)
+{
+    int32_t kv = h / (a->heads / a->kv_heads);
+    return (struct head){.q = rows + h * a->head_dim,
+                         .k = rows + (a->heads + kv) * a->head_dim,
+                         .v = rows + (a->heads + a->kv_heads + kv) * a->head_dim,
+                         .ld = ld,
+                         .len = len,
+                         .dim = a->head_dim};
+}
+
+// rows of a (n, dim) times the packed transpose of all keys or values, for the first keys of them.
+static void times_packed(const struct head *h, const float *a, ptrdiff_t lda, int32_t n,
+                         const float *packed, int32_t keys, float alpha, float *c, ptrdiff_t ldc)
+{
+    int32_t wide = round_up(keys, GEMM_PANEL);
+    struct gemm g = {.m = n,
+                     .n = wide < h->len ? wide : h->len,
+                     .k = h->dim,
+                     .a = a,
+                     .rsa = lda,
+                     .csa = 1,
+                     .b = {.packed = packed},
+                     .c = c,
+                     .ldc = ldc,
+                     .alpha = alpha};
+    gemm(&g, NULL);
+}
+
+// c (m, dim) = [c +] p b, p (m, k) given by its two strides, b rows of the qkv buffer or of its
+// gradient's.
+static void times_rows(const float *p, ptrdiff_t rs, ptrdiff_t cs, int32_t m, int32_t k,
+                       const float *b, ptrdiff_t ldb, int32_t dim, bool accumulate, float *c,
+                       ptrdiff_t ldc)
+{
+    struct gemm g = {.m = m,
+                     .n = dim,
+                     .k = k,
+                     .a = p,
+                     .rsa = rs,
+                     .csa = cs,
+                     .b = {.w = b, .ld = ldb, .dtype = KERNEL_F32, .readable = true},
+                     .c0 = accumulate ? c : NULL,
+                     .ldc0 = ldc,
+                     .c = c,
+                     .ldc = ldc,
+                     .alpha = 1.0f};
+    gemm(&g, NULL);
+}
+
+// Turns row i of scores into exp(s - max) over its first n keys and 0 up to width; returns the sum.
+SIMD_INLINE float softmax_row(float *s, int32_t n, int32_t width, float *top)
+{
+    simd_f most = (simd_f){0} - INFINITY;
+    int32_t j = 0;
+    for (; j + 16 <= n; j += 16)
+        simd_max(&most, simd_of(s + j));
+    if (j < n) {
+        simd_f v;
+        simd_load_part(&v, s + j, n - j, -INFINITY);
+        simd_max(&most, &v);
+    }
+    float m = simd_top(&most);
+    simd_f sum = {0};
+    for (j = 0; j < n; j += 16) {
+        simd_f v;
+        if (n - j >= 16) {
+            v = *simd_of(s + j) - m;
+            simd_exp(&v);
+        } else {
+            simd_load_part(&v, s + j, n - j, m);
+            v -= m;
+            simd_exp(&v);
+            float lane[16] = {0};
+            simd_store_part(lane, &v, n - j);
+            memcpy(&v, lane, sizeof v);
+        }
+        sum += v;
+        if (width - j >= 16)
+            *simd_at(s + j) = v;
+        else
+            simd_store_part(s + j, &v, width - j);
+    }
+    for (; j < width; j++)
+        s[j] = 0.0f;
+    *top = m;
+    return simd_sum(&sum);
+}
+
+// Rows [q0, q0 + n) of a block: softmax, and what each row is to be divided by.
+SIMD_INLINE void softmax_block_body(float *s, ptrdiff_t lds, int32_t q0, int32_t n, float *inverse,
+                                    float *lse, float *received)
+{
+    int32_t width = q0 + n;
+    for (int32_t i = 0; i < n; i++) {
+        float top, sum = softmax_row(s + i * lds, q0 + i + 1, width, &top);
+        inverse[i] = 1.0f / sum;
+        lse[i] = top + logf(sum);
+        for (int32_t j = 0; j <= q0 + i && received; j++)
+            received[j] += s[i * lds + j] * inverse[i];
+    }
+}
+SIMD_CLONES_STATIC(softmax_block,
+                   (float *s, ptrdiff_t lds, int32_t q0, int32_t n, float *inverse, float *lse,
+                    float *received),
+                   (s, lds, q0, n, inverse, lse, received))
+
+static void scale_rows(float *c, ptrdiff_t ldc, int32_t m, int32_t cols, const float *by)
+{
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t j = 0; j < cols; j++)
+            c[i * ldc + j] *= by[i];
+}
+
+static void pack_keys(const float *rows, ptrdiff_t ld, int32_t len, int32_t dim, float *packed)
+{
+    struct gemm_mat b = {.w = rows, .ld = ld, .dtype = KERNEL_F32, .trans = true};
+    gemm_pack(&b, 0, dim, 0, len, packed);
+}
+
+static void head_fwd(const struct head *h, float scale, const float *keys, float *s, float *out,
+                     ptrdiff_t ldo, float *lse, float *received)
+{
+    ptrdiff_t lds = round_up(h->len, GEMM_PANEL);
+    for (int32_t q0 = 0; q0 < h->len; q0 += Q_ROWS) {
+        int32_t n = h->len - q0 < Q_ROWS ? h->len - q0 : Q_ROWS;
+        float inverse[Q_ROWS];
+        times_packed(h, h->q + q0 * h->ld, h->ld, n, keys, q0 + n, scale, s, lds);
+        softmax_block(s, lds, q0, n, inverse, lse + q0, received);
+        times_rows(s, lds, 1, n, q0 + n, h->v, h->ld, h->dim, false, out + q0 * ldo, ldo);
+        scale_rows(out + q0 * ldo, ldo, n, h->dim, inverse);
+    }
+}
+
+void attention_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq, float *out,
+                       ptrdiff_t ldo, float *lse, float *received)
+{
+    int32_t group = a->heads / a->kv_heads, total = seqs->start[seqs->n];
+    for (int32_t q = 0; q < seqs->n; q++) {
+        int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
+        float *keys = cx->work, *s = keys + round_up(len, GEMM_PANEL) * a->head_dim;
+        assert((size_t)(s - cx->work) + (size_t)round_up(len, GEMM_PANEL) * Q_ROWS <=
+               cx->work_floats);
+        for (int32_t i = 0; i < a->heads; i++) {
+            struct head h = head_of(a, qkv + row * ldq, ldq, len, i);
+            if (i % group == 0)
+                pack_keys(h.k, ldq, len, a->head_dim, keys);
+            head_fwd(&h, a->scale, keys, s, out + row * ldo + i * a->head_dim, ldo,
+                     lse + (ptrdiff_t)i * total + row, received ? received + row : NULL);
+        }
+    }
+}
+
+// p = exp(s - lse), ds = p (dp - d) scale, with 0 beyond the diagonal; dp is replaced by ds.
+SIMD_INLINE void scores_back_body(float *s, float *dp, ptrdiff_t lds, int32_t q0, int32_t n,
+                                  const float *lse, const float *d, float scale)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float *p = s + i * lds, *g = dp + i * lds;
+        int32_t valid = q0 + i + 1, width = q0 + n;
+        for (int32_t j = 0; j < width; j += 16) {
+            simd_f x, y;
+            if (valid - j >= 16) {
+                x = *simd_of(p + j) - lse[i];
+                y = *simd_of(g + j);
+            } else {
+                simd_load_part(&x, p + j, valid - j, -INFINITY);
+                x -= lse[i];
+                simd_load_part(&y, g + j, valid - j, 0.0f);
+            }
+            simd_exp(&x);
+            y = x * (y - d[i]) * scale;
+            if (valid - j < 16) {
+                simd_f zero = {0};
+                float lane[16];
+                memcpy(lane, &zero, sizeof lane);
+                simd_store_part(lane, &x, valid - j > 0 ? valid - j : 0);
+                memcpy(&x, lane, sizeof x);
+                memcpy(lane, &zero, sizeof lane);
+                simd_store_part(lane, &y, valid - j > 0 ? valid - j : 0);
+                memcpy(&y, lane, sizeof y);
+            }
+            *simd_at(p + j) = x;
+            *simd_at(g + j) = y;
+        }
+    }
+}
+SIMD_CLONES_STATIC(scores_back,
+                   (float *s, float *dp, ptrdiff_t lds, int32_t q0, int32_t n, const float *lse,
+                    const float *d, float scale),
+                   (s, dp, lds, q0, n, lse, d, scale))
+
+static void row_dots(const float *a, const float *b, ptrdiff_t ld, int32_t m, int32_t cols,
+                     float *out)
+{
+    for (int32_t i = 0; i < m; i++) {
+        float sum = 0;
+        for (int32_t j = 0; j < cols; j++)
+            sum += a[i * ld + j] * b[i * ld + j];
+        out[i] = sum;
+    }
+}
+
+struct head_back {
+    const float *keys, *values; // packed
+    float *s, *dp;
+    const float *out, *dout, *lse;
+    ptrdiff_t ldo;
+    float *dq, *dk, *dv; // (len, dim) with the strides of qkv; dk and dv are added to
+    float scale;
+};
+
+static void head_bwd(const struct head *h, const struct head_back *b)
+{
+    ptrdiff_t lds = round_up(h->len, GEMM_PANEL);
+    for (int32_t q0 = 0; q0 < h->len; q0 += Q_ROWS) {
+        int32_t n = h->len - q0 < Q_ROWS ? h->len - q0 : Q_ROWS, keys = q0 + n;
+        const float *dout = b->dout + q0 * b->ldo, *q = h->q + q0 * h->ld;
+        float d[Q_ROWS];
+        row_dots(dout, b->out + q0 * b->ldo, b->ldo, n, h->dim, d);
+        times_packed(h, q, h->ld, n, b->keys, keys, b->scale, b->s, lds);
+        times_packed(h, dout, b->ldo, n, b->values, keys, 1.0f, b->dp, lds);
+        scores_back(b->s, b->dp, lds, q0, n, b->lse + q0, d, b->scale);
+        times_rows(b->dp, lds, 1, n, keys, h->k, h->ld, h->dim, false, b->dq + q0 * h->ld, h->ld);
+        times_rows(b->dp, 1, lds, keys, n, q, h->ld, h->dim, true, b->dk, h->ld);
+        times_rows(b->s, 1, lds, keys, n, dout, b->ldo, h->dim, true, b->dv, h->ld);
+    }
+}
+
+void attention_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq,
+                       const float *out, const float *dout, ptrdiff_t ldo, const float *lse,
+                       float *dqkv)
+{
+    int32_t group = a->heads / a->kv_heads, total = seqs->start[seqs->n], dim = a->head_dim;
+    for (int32_t q = 0; q < seqs->n; q++) {
+        int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
+        ptrdiff_t wide = round_up(len, GEMM_PANEL);
+        float *keys = cx->work, *values = keys + wide * dim;
+        struct head_back b = {.keys = keys,
+                              .values = values,
+                              .s = values + wide * dim,
+                              .dp = values + wide * dim + wide * Q_ROWS,
+                              .ldo = ldo,
+                              .scale = a->scale};
+        assert((size_t)(b.dp - cx->work) + (size_t)wide * Q_ROWS <= cx->work_floats);
+        for (int32_t i = 0; i < len; i++)
+            memset(dqkv + (row + i) * ldq + a->heads * dim, 0,
+                   (size_t)(2 * a->kv_heads * dim) * sizeof *dqkv);
+        for (int32_t i = 0; i < a->heads; i++) {
+            struct head h = head_of(a, qkv + row * ldq, ldq, len, i);
+            if (i % group == 0) {
+                pack_keys(h.k, ldq, len, dim, keys);
+                pack_keys(h.v, ldq, len, dim, values);
+            }
+            b.out = out + row * ldo + i * dim;
+            b.dout = dout + row * ldo + i * dim;
+            b.lse = lse + (ptrdiff_t)i * total + row;
+            b.dq = dqkv + row * ldq + i * dim;
+            b.dk = dqkv + row * ldq + (a->heads + i / group) * dim;
+            b.dv = dqkv + row * ldq + (a->heads + a->kv_heads + i / group) * dim;
+            head_bwd(&h, &b);
+        }
+    }
+}
+
+// One query against a cache.
+SIMD_INLINE void step_head_body(const float *q, const float *k, const float *v, ptrdiff_t ld,
+                                int32_t n, int32_t dim, float scale, float *s, float *out)
+{
+    for (int32_t j = 0; j < n; j++) {
+        simd_f sum = {0};
+        int32_t c = 0;
+        for (; c + 16 <= dim; c += 16)
+            sum += *simd_of(q + c) * *simd_of(k + j * ld + c);
+        if (c < dim) {
+            simd_f x, y;
+            simd_load_part(&x, q + c, dim - c, 0.0f);
+            simd_load_part(&y, k + j * ld + c, dim - c, 0.0f);
+            sum += x * y;
+        }
+        s[j] = simd_sum(&sum) * scale;
+    }
+    float top, total = softmax_row(s, n, n, &top);
+    for (int32_t c = 0; c < dim; c++)
+        out[c] = 0.0f;
+    for (int32_t j = 0; j < n; j++)
+        for (int32_t c = 0; c < dim; c++)
+            out[c] += s[j] * v[j * ld + c];
+    for (int32_t c = 0; c < dim; c++)
+        out[c] /= total;
+}
+SIMD_CLONES_STATIC(step_head,
+                   (const float *q, const float *k, const float *v, ptrdiff_t ld, int32_t n,
+                    int32_t dim, float scale, float *s, float *out),
+                   (q, k, v, ld, n, dim, scale, s, out))
+
+static void cache_append(const struct kernel_attn *a, struct kernel_cache *c, const float *row)
+{
+    ptrdiff_t ld = a->kv_heads * a->head_dim;
+    const float *k = row + a->heads * a->head_dim;
+    memcpy(c->k + c->n * ld, k, (size_t)ld * sizeof *k);
+    memcpy(c->v + c->n * ld, k + ld, (size_t)ld * sizeof *k);
+    c->n++;
+}
+
+void attention_step_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                        struct kernel_cache *const *cache, int32_t n, const float *qkv,
+                        ptrdiff_t ldq, float *out, ptrdiff_t ldo)
+{
+    ptrdiff_t ld = a->kv_heads * a->head_dim;
+    int32_t group = a->heads / a->kv_heads;
+    for (int32_t i = 0; i < n; i++) {
+        struct kernel_cache *c = cache[i];
+        const float *row = qkv + i * ldq;
+        cache_append(a, c, row);
+        assert((size_t)c->n <= cx->work_floats);
+        for (int32_t h = 0; h < a->heads; h++)
+            step_head(row + h * a->head_dim, c->k + h / group * a->head_dim,
+                      c->v + h / group * a->head_dim, ld, c->n, a->head_dim, a->scale, cx->work,
+                      out + i * ldo + h * a->head_dim);
+    }
+}
+
+// Probability of key j for query i of head h, and the row's log-sum.
+static double score_ref(const struct head *h, float scale, int32_t i, int32_t j)
+{
+    double sum = 0;
+    for (int32_t c = 0; c < h->dim; c++)
+        sum += (double)h->q[i * h->ld + c] * h->k[j * h->ld + c];
+    return sum * scale;
+}
+
+void attention_fwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq, float *out,
+                       ptrdiff_t ldo, float *lse, float *received)
+{
+    (void)cx;
+    int32_t total = seqs->start[seqs->n];
+    for (int32_t q = 0; q < seqs->n; q++)
+        for (int32_t hd = 0; hd < a->heads; hd++) {
+            int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
+            struct head h = head_of(a, qkv + row * ldq, ldq, len, hd);
+            for (int32_t i = 0; i < len; i++) {
+                double top = -INFINITY, sum = 0;
+                for (int32_t j = 0; j <= i; j++)
+                    top = fmax(top, score_ref(&h, a->scale, i, j));
+                for (int32_t j = 0; j <= i; j++)
+                    sum += exp(score_ref(&h, a->scale, i, j) - top);
+                lse[(ptrdiff_t)hd * total + row + i] = (float)(top + log(sum));
+                float *o = out + (row + i) * ldo + hd * h.dim;
+                for (int32_t c = 0; c < h.dim; c++)
+                    o[c] = 0.0f;
+                for (int32_t j = 0; j <= i; j++) {
+                    double p = exp(score_ref(&h, a->scale, i, j) - top) / sum;
+                    for (int32_t c = 0; c < h.dim; c++)
+                        o[c] += (float)(p * h.v[j * h.ld + c]);
+                    if (received)
+                        received[row + j] += (float)p;
+                }
+            }
+        }
+}
+
+void attention_bwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq,
+                       const float *out, const float *dout, ptrdiff_t ldo, const float *lse,
+                       float *dqkv)
+{
+    (void)cx;
+    int32_t total = seqs->start[seqs->n], group = a->heads / a->kv_heads, dim = a->head_dim;
+    for (int32_t i = 0; i < total; i++)
+        for (int32_t c = 0; c < (a->heads + 2 * a->kv_heads) * dim; c++)
+            dqkv[i * ldq + c] = 0.0f;
+    for (int32_t q = 0; q < seqs->n; q++)
+        for (int32_t hd = 0; hd < a->heads; hd++) {
+            int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
+            struct head h = head_of(a, qkv + row * ldq, ldq, len, hd);
+            float *dq = dqkv + row * ldq + hd * dim;
+            float *dk = dqkv + row * ldq + (a->heads + hd / group) * dim;
+            float *dv = dk + a->kv_heads * dim;
+            for (int32_t i = 0; i < len; i++) {
+                const float *o = out + (row + i) * ldo + hd * dim, *d = dout + (o - out);
+                double dot = 0;
+                for (int32_t c = 0; c < dim; c++)
+                    dot += (double)o[c] * d[c];
+                for (int32_t j = 0; j <= i; j++) {
+                    double p =
+                        exp(score_ref(&h, a->scale, i, j) - lse[(ptrdiff_t)hd * total + row + i]);
+                    double dp = 0;
+                    for (int32_t c = 0; c < dim; c++)
+                        dp += (double)d[c] * h.v[j * h.ld + c];
+                    double ds = p * (dp - dot) * a->scale;
+                    for (int32_t c = 0; c < dim; c++) {
+                        dq[i * ldq + c] += (float)(ds * h.k[j * h.ld + c]);
+                        dk[j * ldq + c] += (float)(ds * h.q[i * h.ld + c]);
+                        dv[j * ldq + c] += (float)(p * d[c]);
+                    }
+                }
+            }
+        }
+}
+
+void attention_step_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                        struct kernel_cache *const *cache, int32_t n, const float *qkv,
+                        ptrdiff_t ldq, float *out, ptrdiff_t ldo)
+{
+    (void)cx;
+    int32_t ld = a->kv_heads * a->head_dim, group = a->heads / a->kv_heads, dim = a->head_dim;
+    for (int32_t i = 0; i < n; i++) {
+        struct kernel_cache *s = cache[i];
+        cache_append(a, s, qkv + i * ldq);
+        for (int32_t hd = 0; hd < a->heads; hd++) {
+            struct head h = {.q = qkv + i * ldq + hd * dim,
+                             .k = s->k + hd / group * dim,
+                             .v = s->v + hd / group * dim,
+                             .ld = ld,
+                             .len = s->n,
+                             .dim = dim};
+            double top = -INFINITY, sum = 0;
+            for (int32_t j = 0; j < s->n; j++)
+                top = fmax(top, score_ref(&h, a->scale, 0, j));
+            for (int32_t j = 0; j < s->n; j++)
+                sum += exp(score_ref(&h, a->scale, 0, j) - top);
+            for (int32_t c = 0; c < dim; c++) {
+                double o = 0;
+                for (int32_t j = 0; j < s->n; j++)
+                    o += exp(score_ref(&h, a->scale, 0, j) - top) / sum * h.v[j * ld + c];
+                out[i * ldo + hd * dim + c] = (float)o;
+            }
+        }
+    }
+}

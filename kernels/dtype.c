@@ -1,0 +1,49 @@
+// Stored types to float and back.
+#include "base/half.h"
+#include "kernels.h"
+#include "simd.h"
+
+#include <assert.h>
+
+SIMD_INLINE void widen_bf16_body(const uint16_t *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = bf16_to_f32(x[i]);
+}
+SIMD_CLONES_STATIC(widen_bf16, (const uint16_t *x, size_t n, float *y), (x, n, y))
+
+// As f16_to_f32, without branches: the exponent is shifted by a multiplication, which also makes
+// subnormals right; infinities and NaNs get their exponent back by a mask.
+SIMD_INLINE void widen_f16_body(const uint16_t *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t h = x[i], magnitude = (h & 0x7fffu) << 13, sign = (h & 0x8000u) << 16;
+        uint32_t special = 0u - (uint32_t)(magnitude >= 0x0f800000u);
+        uint32_t v = f32_bits(f32_from_bits(magnitude) * 0x1p112f);
+        y[i] = f32_from_bits(sign | v | (special & 0x7f800000u));
+    }
+}
+SIMD_CLONES_STATIC(widen_f16, (const uint16_t *x, size_t n, float *y), (x, n, y))
+
+void kernel_to_f32(int32_t dtype, const void *x, size_t n, float *y)
+{
+    assert(dtype >= 0 && dtype < KERNEL_DTYPES);
+    if (dtype == KERNEL_F32)
+        memcpy(y, x, n * sizeof *y);
+    else if (dtype == KERNEL_BF16)
+        widen_bf16((const uint16_t *)x, n, y);
+    else
+        widen_f16((const uint16_t *)x, n, y);
+}
+
+void kernel_from_f32(int32_t dtype, const float *x, size_t n, void *y)
+{
+    assert(dtype >= 0 && dtype < KERNEL_DTYPES);
+    if (dtype == KERNEL_F32) {
+        memcpy(y, x, n * sizeof *x);
+        return;
+    }
+    uint16_t *h = (uint16_t *)y;
+    for (size_t i = 0; i < n; i++)
+        h[i] = dtype == KERNEL_BF16 ? bf16_from_f32(x[i]) : f16_from_f32(x[i]);
+}

@@ -1,0 +1,122 @@
+#include "kernels.h"
+#include "simd.h"
+
+void embed_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_weight *table,
+                   const int32_t *tokens, int32_t m, float *x, ptrdiff_t ldx)
+{
+    (void)cx;
+    size_t row_bytes = (size_t)table->cols * kernel_dtype_bytes(table->dtype);
+    for (int32_t i = 0; i < m; i++)
+        kernel_to_f32(table->dtype, (const char *)table->w + (size_t)tokens[i] * row_bytes,
+                      (size_t)table->cols, x + i * ldx);
+}
+
+SIMD_INLINE void embed_rows_body(const float *dx, ptrdiff_t lddx, const int32_t *tokens, int32_t m,
+                                 int32_t cols, float *token_sq, float *dtable)
+{
+    for (int32_t i = 0; i < m; i++) {
+        const float *row = dx + i * lddx;
+        float *to = dtable ? dtable + (ptrdiff_t)tokens[i] * cols : NULL;
+        simd_f sum = {0};
+        int32_t j = 0;
+        for (; j + 16 <= cols; j += 16) {
+            simd_f v = *simd_of(row + j);
+            sum += v * v;
+            if (to)
+                *simd_at(to + j) += v;
+        }
+        if (j < cols) {
+            simd_f v;
+            simd_load_part(&v, row + j, cols - j, 0.0f);
+            sum += v * v;
+            for (; to && j < cols; j++)
+                to[j] += row[j];
+        }
+        if (token_sq)
+            token_sq[i] = simd_sum(&sum);
+    }
+}
+SIMD_CLONES_STATIC(embed_rows,
+                   (const float *dx, ptrdiff_t lddx, const int32_t *tokens, int32_t m, int32_t cols,
+                    float *token_sq, float *dtable),
+                   (dx, lddx, tokens, m, cols, token_sq, dtable))
+
+void embed_bwd_cpu(const struct kernel_ctx *cx, const float *dx, ptrdiff_t lddx,
+                   const int32_t *tokens, int32_t m, int32_t cols, float *token_sq, float *dtable)
+{
+    (void)cx;
+    embed_rows(dx, lddx, tokens, m, cols, token_sq, dtable);
+}
+
+void gather_rows_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *row,
+                     int32_t n, int32_t cols, float *y, ptrdiff_t ldy)
+{
+    (void)cx;
+    for (int32_t i = 0; i < n; i++)
+        memcpy(y + i * ldy, x + row[i] * ldx, (size_t)cols * sizeof *y);
+}
+
+void scatter_rows_cpu(const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy,
+                      const int32_t *row, int32_t n, int32_t cols, float *x, ptrdiff_t ldx,
+                      int32_t m)
+{
+    (void)cx;
+    int32_t next = 0;
+    for (int32_t i = 0; i < m; i++) {
+        if (next < n && row[next] == i)
+            memcpy(x + i * ldx, y + next++ * ldy, (size_t)cols * sizeof *x);
+        else
+            memset(x + i * ldx, 0, (size_t)cols * sizeof *x);
+    }
+}
+
+void embed_fwd_ref(const struct kernel_ctx *cx, const struct kernel_weight *table,
+                   const int32_t *tokens, int32_t m, float *x, ptrdiff_t ldx)
+{
+    (void)cx;
+    size_t size = kernel_dtype_bytes(table->dtype);
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t j = 0; j < table->cols; j++)
+            kernel_to_f32(table->dtype,
+                          (const char *)table->w +
+                              ((size_t)tokens[i] * (size_t)table->cols + (size_t)j) * size,
+                          1, x + i * ldx + j);
+}
+
+void embed_bwd_ref(const struct kernel_ctx *cx, const float *dx, ptrdiff_t lddx,
+                   const int32_t *tokens, int32_t m, int32_t cols, float *token_sq, float *dtable)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++) {
+        double sum = 0;
+        for (int32_t j = 0; j < cols; j++) {
+            sum += (double)dx[i * lddx + j] * dx[i * lddx + j];
+            if (dtable)
+                dtable[(ptrdiff_t)tokens[i] * cols + j] += dx[i * lddx + j];
+        }
+        if (token_sq)
+            token_sq[i] = (float)sum;
+    }
+}
+
+void gather_rows_ref(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *row,
+                     int32_t n, int32_t cols, float *y, ptrdiff_t ldy)
+{
+    (void)cx;
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t j = 0; j < cols; j++)
+            y[i * ldy + j] = x[row[i] * ldx + j];
+}
+
+void scatter_rows_ref(const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy,
+                      const int32_t *row, int32_t n, int32_t cols, float *x, ptrdiff_t ldx,
+                      int32_t m)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t j = 0; j < cols; j++)
+            x[i * ldx + j] = 0.0f;
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t j = 0; j < cols; j++)
+            x[row[i] * ldx + j] = y[i * ldy + j];
+}

@@ -1,0 +1,397 @@
+#include "gemm.h"
+
+#include "simd.h"
+
+#include <assert.h>
+
+// --- Packing
+// ---------------------------------------------------------------------------------------
+
+#define MIX(a, b, i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i14, i15)            \
+    __builtin_shufflevector(a, b, i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i14, \
+                            i15)
+
+// 16 x 16 transpose: four rounds that swap off-diagonal blocks of 8, 4, 2 and 1.
+SIMD_INLINE void transpose16(simd_f *r)
+{
+    for (int i = 0; i < 8; i++) {
+        simd_f a = r[i], b = r[i + 8];
+        r[i] = MIX(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+        r[i + 8] = MIX(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+    for (int j = 0; j < 8; j++) {
+        int i = (j & 3) | (j & 4) << 1;
+        simd_f a = r[i], b = r[i + 4];
+        r[i] = MIX(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+        r[i + 4] = MIX(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+    }
+    for (int j = 0; j < 8; j++) {
+        int i = (j & 1) | (j & 6) << 1;
+        simd_f a = r[i], b = r[i + 2];
+        r[i] = MIX(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+        r[i + 2] = MIX(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    for (int j = 0; j < 8; j++) {
+        int i = j << 1;
+        simd_f a = r[i], b = r[i + 1];
+        r[i] = MIX(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+        r[i + 1] = MIX(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+    }
+}
+
+// Stored rows (n, ld) become a panel: out[k * width + j] = w[j * ld + k].
+SIMD_INLINE void pack_rows_body(const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width,
+                                float *out)
+{
+    for (ptrdiff_t j0 = 0; j0 < width; j0 += 16) {
+        int32_t k0 = 0;
+        for (; k0 + 16 <= k && j0 + 16 <= n; k0 += 16) {
+            simd_f r[16];
+            for (int j = 0; j < 16; j++)
+                r[j] = *simd_of(w + (j0 + j) * ld + k0);
+            transpose16(r);
+            for (int i = 0; i < 16; i++)
+                *simd_at(out + (k0 + i) * width + j0) = r[i];
+        }
+        for (; k0 < k; k0++)
+            for (ptrdiff_t j = j0; j < j0 + 16; j++)
+                out[k0 * width + j] = j < n ? w[j * ld + k0] : 0.0f;
+    }
+}
+
+SIMD_CLONES_STATIC(pack_rows,
+                   (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width,
+                    float *out),
+                   (w, ld, k, n, width, out))
+
+// out[k * width + j] = w[k * ld + j].
+SIMD_INLINE void pack_columns_body(const float *w, ptrdiff_t ld, int32_t k, int32_t n,
+                                   ptrdiff_t width, float *out)
+{
+    for (ptrdiff_t j = 0; j < width; j += 16) {
+        if (n - j >= 16) {
+            for (int32_t i = 0; i < k; i++)
+                *simd_at(out + i * width + j) = *simd_of(w + i * ld + j);
+        } else {
+            for (int32_t i = 0; i < k; i++) {
+                simd_f v;
+                simd_load_part(&v, w + i * ld + j, n - j, 0.0f);
+                *simd_at(out + i * width + j) = v;
+            }
+        }
+    }
+}
+SIMD_CLONES_STATIC(pack_columns,
+                   (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width,
+                    float *out),
+                   (w, ld, k, n, width, out))
+
+void gemm_pack(const struct gemm_mat *b, int32_t k0, int32_t k, int32_t n0, int32_t n, float *out)
+{
+    enum { ROWS = 32, COLS = 64 };
+    float tile[ROWS * COLS];
+    size_t size = kernel_dtype_bytes(b->dtype);
+    for (int32_t p = 0; p < gemm_panels(n); p++, out += (ptrdiff_t)k * GEMM_PANEL) {
+        int32_t j = n0 + p * GEMM_PANEL, left = n - p * GEMM_PANEL;
+        int32_t take = left < GEMM_PANEL ? left : GEMM_PANEL;
+        ptrdiff_t width = gemm_width(n, p);
+        const char *w =
+            (const char *)b->w + (size_t)(b->trans ? j * b->ld + k0 : k0 * b->ld + j) * size;
+        if (b->dtype == KERNEL_F32) {
+            if (b->trans)
+                pack_rows((const float *)(const void *)w, b->ld, k, take, width, out);
+            else
+                pack_columns((const float *)(const void *)w, b->ld, k, take, width, out);
+            continue;
+        }
+        if (!b->trans) {
+            for (int32_t i = 0; i < k; i++) {
+                kernel_to_f32(b->dtype, w + (size_t)(i * b->ld) * size, (size_t)take, tile);
+                pack_columns(tile, 0, 1, take, width, out + i * width);
+            }
+            continue;
+        }
+        for (int32_t i = 0; i < k; i += COLS) {
+            int32_t cols = k - i < COLS ? k - i : COLS;
+            for (int32_t r = 0; r < take; r++)
+                kernel_to_f32(b->dtype, w + (size_t)(r * b->ld + i) * size, (size_t)cols,
+                              tile + r * COLS);
+            pack_rows(tile, COLS, cols, take, width, out + i * width);
+        }
+    }
+}
+
+size_t kernel_packed_floats(int32_t rows, int32_t cols)
+{
+    return gemm_packed_floats(cols, rows);
+}
+
+void kernel_pack_weight(const struct kernel_weight *w, float *packed)
+{
+    struct gemm_mat b = {.w = w->w, .ld = w->cols, .dtype = w->dtype, .trans = true};
+    gemm_pack(&b, 0, w->cols, 0, w->rows, packed);
+}
+
+// --- The product
+// -----------------------------------------------------------------------------------
+
+// A group of panels and a block of k. Row k of panel p lies at b + p * panel + (k0 + k) * ldb.
+struct block {
+    int32_t m, n, k, k0;
+    const float *a;
+    ptrdiff_t rsa, csa;
+    const float *b;
+    ptrdiff_t panel, ldb, ldb_last;
+    const float *u, *e;
+    ptrdiff_t ldu, lde;
+    const struct gemm_range *range;
+    const float *c0;
+    ptrdiff_t ldc0;
+    float *c;
+    ptrdiff_t ldc;
+    float alpha;
+};
+
+struct chain { // C += A B over k
+    const float *a, *b;
+    ptrdiff_t rsa, csa, ldb;
+    int32_t k;
+};
+
+// mr rows times nv vectors of C in registers; mr and nv are constants where this is inlined.
+SIMD_INLINE void tile_product(const int mr, const int nv, const struct chain *chain, int n_chains,
+                              const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc, float alpha)
+{
+    simd_f r[12][2];
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < nv; j++)
+            r[i][j] = c0 ? *simd_of(c0 + i * ldc0 + 16 * j) : (simd_f){0};
+    for (int q = 0; q < n_chains; q++) {
+        const float *a = chain[q].a, *b = chain[q].b;
+        ptrdiff_t rsa = chain[q].rsa, csa = chain[q].csa, ldb = chain[q].ldb;
+        for (int32_t k = chain[q].k; k > 0; k--, a += csa, b += ldb) {
+            simd_f b0 = *simd_of(b), b1 = nv > 1 ? *simd_of(b + 16) : b0;
+            for (int i = 0; i < mr; i++) {
+                float x = a[i * rsa];
+                r[i][0] += x * b0;
+                if (nv > 1)
+                    r[i][1] += x * b1;
+            }
+        }
+    }
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < nv; j++)
+            *simd_at(c + i * ldc + 16 * j) = r[i][j] * alpha;
+}
+
+#define TILE_CASE(rows)                                                                            \
+    case rows:                                                                                     \
+        tile_product(rows, nv, chain, n_chains, c0, ldc0, c, ldc, alpha);                          \
+        break;
+
+SIMD_INLINE void tile_rows(const int most, const int nv, int mr, const struct chain *chain,
+                           int n_chains, const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc,
+                           float alpha)
+{
+    switch (mr) {
+        TILE_CASE(1)
+        TILE_CASE(2)
+        TILE_CASE(3)
+    default:
+        if (most <= 3)
+            break;
+        switch (mr) {
+            TILE_CASE(4)
+            TILE_CASE(5)
+            TILE_CASE(6)
+        default:
+            if (most <= 6)
+                break;
+            switch (mr) {
+                TILE_CASE(7)
+                TILE_CASE(8)
+                TILE_CASE(9)
+                TILE_CASE(10)
+                TILE_CASE(11)
+                TILE_CASE(12)
+            default:
+                break;
+            }
+        }
+    }
+}
+
+// One tile of mr rows and up to 32 columns. A ragged right edge goes through a buffer.
+SIMD_INLINE void tile_edge(const int most, const int widest, int mr, int32_t n, struct chain *chain,
+                           int n_chains, const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc,
+                           float alpha)
+{
+    float edge[12 * GEMM_PANEL];
+    float *to = c;
+    ptrdiff_t ldto = ldc;
+    if (n % 16) {
+        for (int i = 0; i < mr && c0; i++)
+            for (int32_t j = 0; j < n; j++)
+                edge[i * GEMM_PANEL + j] = c0[i * ldc0 + j];
+        c0 = c0 ? edge : NULL;
+        ldc0 = GEMM_PANEL;
+        to = edge;
+        ldto = GEMM_PANEL;
+    }
+    if (n > 16 && widest == 2) {
+        tile_rows(most, 2, mr, chain, n_chains, c0, ldc0, to, ldto, alpha);
+    } else {
+        for (int32_t j = 0; j < n; j += 16) {
+            tile_rows(most, 1, mr, chain, n_chains, c0 ? c0 + j : NULL, ldc0, to + j, ldto, alpha);
+            for (int q = 0; q < n_chains; q++)
+                chain[q].b += 16;
+        }
+    }
+    if (n % 16)
+        for (int i = 0; i < mr; i++)
+            memcpy(c + i * ldc, edge + i * GEMM_PANEL, (size_t)n * sizeof *c);
+}
+
+SIMD_INLINE void block_rows(const struct block *g, const int most, const int widest)
+{
+    int32_t panels = gemm_panels(g->n);
+    for (int32_t m = 0; m < g->m; m += most) {
+        int mr = g->m - m < most ? g->m - m : most;
+        for (int32_t p = 0; p < panels; p++) {
+            int32_t n = g->n - p * GEMM_PANEL;
+            ptrdiff_t ldb = p == panels - 1 ? g->ldb_last : g->ldb;
+            struct chain chain[2] = {{.a = g->a + m * g->rsa,
+                                      .b = g->b + p * g->panel + g->k0 * ldb,
+                                      .rsa = g->rsa,
+                                      .csa = g->csa,
+                                      .ldb = ldb,
+                                      .k = g->k}};
+            int n_chains = 1;
+            if (g->e && g->range[p].n > 0) {
+                chain[1] = (struct chain){.a = g->u + m * g->ldu + g->range[p].lo,
+                                          .b = g->e + g->range[p].at,
+                                          .rsa = g->ldu,
+                                          .csa = 1,
+                                          .ldb = g->lde    ? g->lde
+                                                 : n <= 16 ? 16
+                                                           : GEMM_PANEL,
+                                          .k = g->range[p].n};
+                n_chains = 2;
+            }
+            tile_edge(most, widest, mr, n < GEMM_PANEL ? n : GEMM_PANEL, chain, n_chains,
+                      g->c0 ? g->c0 + m * g->ldc0 + p * GEMM_PANEL : NULL, g->ldc0,
+                      g->c + m * g->ldc + p * GEMM_PANEL, g->ldc, g->alpha);
+        }
+    }
+}
+
+// Accumulators that fit each register file: 24 of 32 with AVX-512 and NEON, 12 of 16 otherwise.
+#if defined(__x86_64__)
+SIMD_TARGET_AVX512 static void block_avx512(const struct block *g)
+{
+    block_rows(g, 12, 2);
+}
+SIMD_TARGET_AVX2 static void block_avx2(const struct block *g)
+{
+    block_rows(g, 6, 1);
+}
+#endif
+static void block_base(const struct block *g)
+{
+#if defined(__aarch64__)
+    block_rows(g, 6, 1);
+#else
+    block_rows(g, 3, 1);
+#endif
+}
+
+static void block_product(const struct block *g)
+{
+#if defined(__x86_64__)
+    enum simd_isa isa = simd_isa();
+    if (isa == SIMD_AVX512)
+        block_avx512(g);
+    else if (isa == SIMD_AVX2)
+        block_avx2(g);
+    else
+        block_base(g);
+#else
+    block_base(g);
+#endif
+}
+
+// Sets where panel p0's group of B is to be read, packing it into work if it must be.
+static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32_t k0, float *work)
+{
+    const struct gemm_mat *w = &g->b;
+    bool last = p0 * GEMM_PANEL + b->n == g->n;
+    ptrdiff_t narrow = last ? gemm_width(g->n, gemm_panels(g->n) - 1) : GEMM_PANEL;
+    b->k0 = k0;
+    b->ldb = GEMM_PANEL;
+    b->ldb_last = narrow;
+    if (w->packed) {
+        b->panel = (ptrdiff_t)GEMM_PANEL * g->k;
+        b->b = w->packed + p0 * b->panel;
+    } else if (w->readable && !w->trans && w->dtype == KERNEL_F32) {
+        b->panel = GEMM_PANEL;
+        b->b = (const float *)w->w + p0 * GEMM_PANEL;
+        b->ldb = b->ldb_last = w->ld;
+    } else {
+        b->panel = (ptrdiff_t)GEMM_PANEL * b->k;
+        b->b = work;
+        b->k0 = 0;
+        gemm_pack(w, k0, b->k, p0 * GEMM_PANEL, b->n, work);
+    }
+}
+
+void gemm(const struct gemm *g, float *work)
+{
+    assert(g->m >= 0 && g->n >= 0 && g->k >= 0);
+    int32_t panels = gemm_panels(g->n);
+    int32_t blocks = g->k > 0 ? (g->k + GEMM_KC - 1) / GEMM_KC : 1;
+    for (int32_t kb = 0; kb < blocks; kb++) {
+        int32_t k0 = kb * GEMM_KC;
+        bool last = kb == blocks - 1;
+        for (int32_t p0 = 0; p0 < panels; p0 += GEMM_GROUP) {
+            int32_t n0 = p0 * GEMM_PANEL, n = g->n - n0;
+            struct block b = {.m = g->m,
+                              .n = n < GEMM_GROUP * GEMM_PANEL ? n : GEMM_GROUP * GEMM_PANEL,
+                              .k = last ? g->k - k0 : GEMM_KC,
+                              .a = g->a + k0 * g->csa,
+                              .rsa = g->rsa,
+                              .csa = g->csa,
+                              .u = g->u,
+                              .ldu = g->ldu,
+                              .lde = g->lde,
+                              .e = last ? g->e : NULL,
+                              .range = g->range ? g->range + p0 : NULL,
+                              .c0 = kb == 0 ? g->c0 : g->c,
+                              .ldc0 = kb == 0 ? g->ldc0 : g->ldc,
+                              .c = g->c + n0,
+                              .ldc = g->ldc,
+                              .alpha = last ? g->alpha : 1.0f};
+            if (b.c0)
+                b.c0 += n0;
+            block_place(g, &b, p0, k0, work);
+            block_product(&b);
+        }
+    }
+}
+
+void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff_t lda,
+                 const struct kernel_weight *w, float *c, ptrdiff_t ldc)
+{
+    struct gemm g = {
+        .m = m,
+        .n = w->rows,
+        .k = w->cols,
+        .a = a,
+        .rsa = lda,
+        .csa = 1,
+        .b = {.w = w->w, .packed = w->packed, .ld = w->cols, .dtype = w->dtype, .trans = true},
+        .c = c,
+        .ldc = ldc,
+        .alpha = 1.0f};
+    assert(cx->work_floats >= GEMM_WORK);
+    gemm(&g, cx->work);
+}

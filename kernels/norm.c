@@ -1,0 +1,117 @@
+#include "kernels.h"
+#include "simd.h"
+
+#include <math.h>
+
+// y = x r w, r = 1 / sqrt(mean(x^2) + eps).
+SIMD_INLINE void norm_rows_body(const float *x, ptrdiff_t ldx, const float *w, int32_t m,
+                                int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
+{
+    for (int32_t i = 0; i < m; i++, x += ldx, y += ldy) {
+        simd_f sum = {0};
+        int32_t j = 0;
+        for (; j + 16 <= cols; j += 16)
+            sum += *simd_of(x + j) * *simd_of(x + j);
+        if (j < cols) {
+            simd_f v;
+            simd_load_part(&v, x + j, cols - j, 0.0f);
+            sum += v * v;
+        }
+        float r = 1.0f / sqrtf(simd_sum(&sum) / (float)cols + eps);
+        if (rstd)
+            rstd[i] = r;
+        for (j = 0; j + 16 <= cols; j += 16)
+            *simd_at(y + j) = *simd_of(x + j) * r * *simd_of(w + j);
+        for (; j < cols; j++)
+            y[j] = x[j] * r * w[j];
+    }
+}
+SIMD_CLONES_STATIC(norm_rows,
+                   (const float *x, ptrdiff_t ldx, const float *w, int32_t m, int32_t cols,
+                    float eps, float *y, ptrdiff_t ldy, float *rstd),
+                   (x, ldx, w, m, cols, eps, y, ldy, rstd))
+
+void rmsnorm_fwd_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const float *w,
+                     int32_t m, int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
+{
+    (void)cx;
+    norm_rows(x, ldx, w, m, cols, eps, y, ldy, rstd);
+}
+
+// dx += r (w dy - x r^2 mean(w dy x)), dw += sum over rows of dy x r.
+SIMD_INLINE void norm_back_body(const float *dy, ptrdiff_t lddy, const float *x, ptrdiff_t ldx,
+                                const float *w, const float *rstd, int32_t m, int32_t cols,
+                                float *dx, ptrdiff_t lddx, float *dw)
+{
+    for (int32_t i = 0; i < m; i++, dy += lddy, x += ldx, dx += lddx) {
+        simd_f sum = {0};
+        int32_t j = 0;
+        for (; j + 16 <= cols; j += 16)
+            sum += *simd_of(dy + j) * *simd_of(w + j) * *simd_of(x + j);
+        if (j < cols) {
+            simd_f a, b, c;
+            simd_load_part(&a, dy + j, cols - j, 0.0f);
+            simd_load_part(&b, w + j, cols - j, 0.0f);
+            simd_load_part(&c, x + j, cols - j, 0.0f);
+            sum += a * b * c;
+        }
+        float r = rstd[i], pull = simd_sum(&sum) * r * r * r / (float)cols;
+        for (j = 0; j + 16 <= cols; j += 16) {
+            *simd_at(dx + j) += *simd_of(dy + j) * *simd_of(w + j) * r - *simd_of(x + j) * pull;
+            if (dw)
+                *simd_at(dw + j) += *simd_of(dy + j) * *simd_of(x + j) * r;
+        }
+        for (; j < cols; j++) {
+            dx[j] += dy[j] * w[j] * r - x[j] * pull;
+            if (dw)
+                dw[j] += dy[j] * x[j] * r;
+        }
+    }
+}
+SIMD_CLONES_STATIC(norm_back,
+                   (const float *dy, ptrdiff_t lddy, const float *x, ptrdiff_t ldx, const float *w,
+                    const float *rstd, int32_t m, int32_t cols, float *dx, ptrdiff_t lddx,
+                    float *dw),
+                   (dy, lddy, x, ldx, w, rstd, m, cols, dx, lddx, dw))
+
+void rmsnorm_bwd_cpu(const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const float *x,
+                     ptrdiff_t ldx, const float *w, const float *rstd, int32_t m, int32_t cols,
+                     float *dx, ptrdiff_t lddx, float *dw)
+{
+    (void)cx;
+    norm_back(dy, lddy, x, ldx, w, rstd, m, cols, dx, lddx, dw);
+}
+
+void rmsnorm_fwd_ref(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const float *w,
+                     int32_t m, int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++) {
+        double sum = 0;
+        for (int32_t j = 0; j < cols; j++)
+            sum += (double)x[i * ldx + j] * x[i * ldx + j];
+        double r = 1.0 / sqrt(sum / cols + eps);
+        if (rstd)
+            rstd[i] = (float)r;
+        for (int32_t j = 0; j < cols; j++)
+            y[i * ldy + j] = (float)(x[i * ldx + j] * r * w[j]);
+    }
+}
+
+void rmsnorm_bwd_ref(const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const float *x,
+                     ptrdiff_t ldx, const float *w, const float *rstd, int32_t m, int32_t cols,
+                     float *dx, ptrdiff_t lddx, float *dw)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++) {
+        double r = rstd[i], sum = 0;
+        for (int32_t j = 0; j < cols; j++)
+            sum += (double)dy[i * lddy + j] * w[j] * x[i * ldx + j];
+        for (int32_t j = 0; j < cols; j++) {
+            double d = dy[i * lddy + j], v = x[i * ldx + j];
+            dx[i * lddx + j] += (float)(r * (w[j] * d - v * r * r * sum / cols));
+            if (dw)
+                dw[j] += (float)(d * v * r);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+#include "kernels.h"
+#include "simd.h"
+
+#include <math.h>
+
+SIMD_INLINE void fisher_some(const struct kernel_fisher *f, const float *grad, size_t n)
+{
+    float rho = f->rho, rest = 1.0f - f->rho;
+    if (f->ema)
+        for (size_t i = 0; i < n; i++)
+            f->ema[i] = rho * f->ema[i] + rest * (grad[i] * grad[i]);
+    if (f->sum)
+        for (size_t i = 0; i < n; i++)
+            f->sum[i] += grad[i] * grad[i];
+    if (f->grad)
+        for (size_t i = 0; i < n; i++)
+            f->grad[i] = rho * f->grad[i] + rest * grad[i];
+}
+
+// In pieces that stay in L1, so that the Fisher averages cost no second pass over the gradient.
+enum { PIECE = 1024 };
+
+SIMD_INLINE void adamw_all_body(const struct kernel_adamw *h, float *w, float *mean, float *var,
+                                const float *grad, size_t n, const struct kernel_fisher *fisher)
+{
+    float b1 = h->beta1, b2 = h->beta2, r1 = 1.0f - b1, r2 = 1.0f - b2, eps = h->eps;
+    float step = h->lr * h->correct1, c2 = h->correct2, decay = 1.0f - h->lr * h->weight_decay;
+    float scale = h->grad_scale;
+    for (size_t at = 0; at < n; at += PIECE) {
+        size_t some = n - at < PIECE ? n - at : PIECE;
+        float *restrict x = w + at, *restrict m = mean + at, *restrict v = var + at;
+        const float *restrict d = grad + at;
+        for (size_t i = 0; i < some; i++) {
+            float g = d[i] * scale;
+            m[i] = b1 * m[i] + r1 * g;
+            v[i] = b2 * v[i] + r2 * (g * g);
+            x[i] = decay * x[i] - step * m[i] / (sqrtf(v[i] * c2) + eps);
+        }
+        if (fisher) {
+            struct kernel_fisher f = *fisher;
+            f.ema = f.ema ? f.ema + at : NULL;
+            f.sum = f.sum ? f.sum + at : NULL;
+            f.grad = f.grad ? f.grad + at : NULL;
+            fisher_some(&f, d, some);
+        }
+    }
+}
+SIMD_CLONES_STATIC(adamw_all,
+                   (const struct kernel_adamw *h, float *w, float *mean, float *var,
+                    const float *grad, size_t n, const struct kernel_fisher *fisher),
+                   (h, w, mean, var, grad, n, fisher))
+
+void adamw_cpu(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,
+               float *var, const float *grad, size_t n, const struct kernel_fisher *fisher)
+{
+    (void)cx;
+    adamw_all(h, w, mean, var, grad, n, fisher);
+}
+
+SIMD_INLINE void sgd_all_body(const struct kernel_sgd *h, float *w, float *velocity,
+                              const float *grad, size_t n, const struct kernel_fisher *fisher)
+{
+    float lr = h->lr, momentum = h->momentum, decay = h->weight_decay, scale = h->grad_scale;
+    float *restrict x = w, *restrict v = velocity;
+    const float *restrict d = grad;
+    for (size_t i = 0; i < n; i++) {
+        float g = d[i] * scale + decay * x[i];
+        v[i] = momentum * v[i] + g;
+        x[i] -= lr * v[i];
+    }
+    if (fisher)
+        fisher_some(fisher, grad, n);
+}
+SIMD_CLONES_STATIC(sgd_all,
+                   (const struct kernel_sgd *h, float *w, float *velocity, const float *grad,
+                    size_t n, const struct kernel_fisher *fisher),
+                   (h, w, velocity, grad, n, fisher))
+
+void sgd_cpu(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,
+             const float *grad, size_t n, const struct kernel_fisher *fisher)
+{
+    (void)cx;
+    sgd_all(h, w, velocity, grad, n, fisher);
+}
+
+SIMD_INLINE void add_all_body(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+SIMD_CLONES_STATIC(add_all, (const float *x, size_t n, float *y), (x, n, y))
+
+void add_cpu(const struct kernel_ctx *cx, const float *x, size_t n, float *y)
+{
+    (void)cx;
+    add_all(x, n, y);
+}
+
+SIMD_INLINE void sum_squares_all_body(const float *x, size_t n, double *out)
+{
+    double total = 0;
+    for (size_t at = 0; at < n; at += PIECE) {
+        size_t some = n - at < PIECE ? n - at : PIECE, i = 0;
+        simd_f sum = {0};
+        for (; i + 16 <= some; i += 16)
+            sum += *simd_of(x + at + i) * *simd_of(x + at + i);
+        if (i < some) {
+            simd_f v;
+            simd_load_part(&v, x + at + i, (ptrdiff_t)(some - i), 0.0f);
+            sum += v * v;
+        }
+        total += (double)simd_sum(&sum);
+    }
+    *out = total;
+}
+SIMD_CLONES_STATIC(sum_squares_all, (const float *x, size_t n, double *out), (x, n, out))
+
+void sum_squares_cpu(const struct kernel_ctx *cx, const float *x, size_t n, double *out)
+{
+    (void)cx;
+    sum_squares_all(x, n, out);
+}
+
+static void fisher_ref(const struct kernel_fisher *f, const float *grad, size_t n)
+{
+    for (size_t i = 0; f && i < n; i++) {
+        double g = grad[i], rho = f->rho;
+        if (f->ema)
+            f->ema[i] = (float)(rho * f->ema[i] + (1 - rho) * g * g);
+        if (f->sum)
+            f->sum[i] = (float)(f->sum[i] + g * g);
+        if (f->grad)
+            f->grad[i] = (float)(rho * f->grad[i] + (1 - rho) * g);
+    }
+}
+
+void adamw_ref(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,
+               float *var, const float *grad, size_t n, const struct kernel_fisher *fisher)
+{
+    (void)cx;
+    for (size_t i = 0; i < n; i++) {
+        double g = (double)grad[i] * h->grad_scale;
+        double m = h->beta1 * (double)mean[i] + (1.0 - h->beta1) * g;
+        double v = h->beta2 * (double)var[i] + (1.0 - h->beta2) * g * g;
+        mean[i] = (float)m;
+        var[i] = (float)v;
+        double step = m * h->correct1 / (sqrt(v * h->correct2) + h->eps);
+        w[i] = (float)(w[i] - h->lr * (step + h->weight_decay * (double)w[i]));
+    }
+    fisher_ref(fisher, grad, n);
+}
+
+void sgd_ref(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,
+             const float *grad, size_t n, const struct kernel_fisher *fisher)
+{
+    (void)cx;
+    for (size_t i = 0; i < n; i++) {
+        double g = (double)grad[i] * h->grad_scale + (double)h->weight_decay * w[i];
+        double v = (double)h->momentum * velocity[i] + g;
+        velocity[i] = (float)v;
+        w[i] = (float)(w[i] - h->lr * v);
+    }
+    fisher_ref(fisher, grad, n);
+}
+
+void add_ref(const struct kernel_ctx *cx, const float *x, size_t n, float *y)
+{
+    (void)cx;
+    for (size_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+void sum_squares_ref(const struct kernel_ctx *cx, const float *x, size_t n, double *out)
+{
+    (void)cx;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += (double)x[i] * x[i];
+    *out = sum;
+}

@@ -1,0 +1,116 @@
+#include "kernels.h"
+#include "simd.h"
+
+#include <math.h>
+
+// s = 1 / (1 + exp(-g))
+SIMD_INLINE void sigmoid(const simd_f *g, simd_f *s)
+{
+    simd_f e = -*g;
+    simd_exp(&e);
+    *s = 1.0f / (1.0f + e);
+}
+
+SIMD_INLINE void swiglu_rows_body(const float *gu, ptrdiff_t ldg, int32_t m, int32_t hidden,
+                                  float *h, ptrdiff_t ldh)
+{
+    for (int32_t i = 0; i < m; i++) {
+        const float *g = gu + i * ldg, *u = g + hidden;
+        float *y = h + i * ldh;
+        for (int32_t j = 0; j < hidden; j += 16) {
+            int32_t n = hidden - j;
+            simd_f a, b, s;
+            if (n >= 16) {
+                a = *simd_of(g + j);
+                b = *simd_of(u + j);
+            } else {
+                simd_load_part(&a, g + j, n, 0.0f);
+                simd_load_part(&b, u + j, n, 0.0f);
+            }
+            sigmoid(&a, &s);
+            b *= a * s;
+            if (n >= 16)
+                *simd_at(y + j) = b;
+            else
+                simd_store_part(y + j, &b, n);
+        }
+    }
+}
+SIMD_CLONES_STATIC(swiglu_rows,
+                   (const float *gu, ptrdiff_t ldg, int32_t m, int32_t hidden, float *h,
+                    ptrdiff_t ldh),
+                   (gu, ldg, m, hidden, h, ldh))
+
+// dgate = dh up s (1 + gate (1 - s)), dup = dh gate s, s = sigmoid(gate)
+SIMD_INLINE void swiglu_back_body(const float *gu, ptrdiff_t ldg, const float *dh, ptrdiff_t ldh,
+                                  int32_t m, int32_t hidden, float *dgu)
+{
+    for (int32_t i = 0; i < m; i++) {
+        const float *g = gu + i * ldg, *u = g + hidden, *d = dh + i * ldh;
+        float *dg = dgu + i * ldg, *du = dg + hidden;
+        for (int32_t j = 0; j < hidden; j += 16) {
+            int32_t n = hidden - j;
+            simd_f a, b, v, s;
+            if (n >= 16) {
+                a = *simd_of(g + j);
+                b = *simd_of(u + j);
+                v = *simd_of(d + j);
+            } else {
+                simd_load_part(&a, g + j, n, 0.0f);
+                simd_load_part(&b, u + j, n, 0.0f);
+                simd_load_part(&v, d + j, n, 0.0f);
+            }
+            sigmoid(&a, &s);
+            simd_f x = v * b * s * (1.0f + a * (1.0f - s)), y = v * a * s;
+            if (n >= 16) {
+                *simd_at(dg + j) = x;
+                *simd_at(du + j) = y;
+            } else {
+                simd_store_part(dg + j, &x, n);
+                simd_store_part(du + j, &y, n);
+            }
+        }
+    }
+}
+SIMD_CLONES_STATIC(swiglu_back,
+                   (const float *gu, ptrdiff_t ldg, const float *dh, ptrdiff_t ldh, int32_t m,
+                    int32_t hidden, float *dgu),
+                   (gu, ldg, dh, ldh, m, hidden, dgu))
+
+void swiglu_fwd_cpu(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, int32_t m,
+                    int32_t hidden, float *h, ptrdiff_t ldh)
+{
+    (void)cx;
+    swiglu_rows(gu, ldg, m, hidden, h, ldh);
+}
+
+void swiglu_bwd_cpu(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, const float *dh,
+                    ptrdiff_t ldh, int32_t m, int32_t hidden, float *dgu)
+{
+    (void)cx;
+    swiglu_back(gu, ldg, dh, ldh, m, hidden, dgu);
+}
+
+void swiglu_fwd_ref(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, int32_t m,
+                    int32_t hidden, float *h, ptrdiff_t ldh)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t j = 0; j < hidden; j++) {
+            double g = gu[i * ldg + j];
+            h[i * ldh + j] = (float)(g / (1.0 + exp(-g)) * gu[i * ldg + hidden + j]);
+        }
+}
+
+void swiglu_bwd_ref(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, const float *dh,
+                    ptrdiff_t ldh, int32_t m, int32_t hidden, float *dgu)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t j = 0; j < hidden; j++) {
+            double g = gu[i * ldg + j], u = gu[i * ldg + hidden + j], d = dh[i * ldh + j];
+            double s = 1.0 / (1.0 + exp(-g));
+            dgu[i * ldg + j] = (float)(d * u * s * (1.0 + g * (1.0 - s)));
+            dgu[i * ldg + hidden + j] = (float)(d * g * s);
+        }
+}
