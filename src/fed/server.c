@@ -148,18 +148,34 @@ bool server_peer_up(const struct server *s, int endpoint)
     return !s->peer[endpoint].dead && !s->peer[endpoint].suspect;
 }
 
+const char *server_peer_name(const struct server *s, int endpoint)
+{
+    static char name[96];
+    const struct hello *h = &s->peer[endpoint].hello;
+    if (s->env->virtual_time || transport_hosts(s->env->transport, endpoint))
+        snprintf(name, sizeof name, "worker %d", endpoint);
+    else
+        snprintf(name, sizeof name, "rank %d on %s", h->rank, h->host);
+    return name;
+}
+
 void server_suspect(struct server *s, int endpoint, const char *why)
 {
     struct server_peer *p = &s->peer[endpoint];
     if (p->dead || p->suspect)
         return;
     p->suspect = true;
-    p->pinged = false;
     p->dead = !hello_alive(&p->hello);
     s->unclean = true;
     warn("round %u: rank %d on %s %s; its clients are %s", s->round, p->hello.rank, p->hello.host,
          p->dead ? "died" : why, p->dead ? "lost" : "unavailable until it answers");
     transport_forget(s->env->transport, endpoint);
+}
+
+void server_suspect_silent(struct server *s, int endpoint)
+{
+    if (s->peer[endpoint].heard_ns < s->t_begin_ns || !hello_alive(&s->peer[endpoint].hello))
+        server_suspect(s, endpoint, "is silent");
 }
 
 // A rank of this host that died is known at once, not at the deadline.
@@ -428,17 +444,18 @@ void server_message(struct server *s, const struct net_msg *m)
     if (m->src < 1 || m->src > s->workers)
         return;
     bool update = m->verdict == FRAME_GOOD && m->frame.kind == FRAME_UPDATE;
+    if (m->verdict == FRAME_GOOD)
+        s->peer[m->src].heard_ns = m->t_ns;
     if (m->verdict == FRAME_GOOD && !update)
         s->row.control_bytes += (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
     if (m->verdict == FRAME_GOOD && s->peer[m->src].suspect && !s->peer[m->src].dead) {
         s->peer[m->src].suspect = false;
-        warn("round %u: rank %d on %s answers again", s->round, s->peer[m->src].hello.rank,
-             s->peer[m->src].hello.host);
+        warn("round %u: %s answers again", s->round, server_peer_name(s, m->src));
     }
     if (m->verdict == FRAME_GOOD &&
         (m->frame.kind == FRAME_PONG || m->frame.kind == FRAME_HELLO || m->frame.kind == FRAME_BYE))
         common_message(s, m);
-    else if (s->phase == SERVER_ROUNDS)
+    if (s->phase == SERVER_ROUNDS)
         s->env->method->scheme->server->message(s, m);
     else if (m->verdict == FRAME_GOOD && m->frame.kind == FRAME_EVENTS)
         server_take_events(s, m);

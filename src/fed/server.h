@@ -18,11 +18,13 @@ enum server_phase {
 
 struct server_peer { // a worker endpoint
     struct hello hello;
-    bool greeted, dead, suspect, pinged, bye;
+    bool greeted, dead, suspect, bye;
     bool owes_events; // of the round
     uint32_t tasks;   // of the round
     int64_t offset_start_ns, offset_end_ns, rtt_ns;
     int pongs;
+    int64_t ask_again_ns; // of a suspect
+    int64_t heard_ns;     // last good frame, on the transport's clock
 };
 
 enum turn_state { TURN_WAITING, TURN_HELD, TURN_DONE };
@@ -47,8 +49,10 @@ struct server {
     int64_t deadline_ns, alive_check_ns; // on the transport's clock
     int64_t origin_ns;                   // of the run, monotonic clock
     bool interrupted, unclean;
-    bool between;      // the round is closed, the next not begun
-    char failure[160]; // "" = none: why the run ended before its last round
+    bool between;       // the round is closed, the next not begun
+    bool holding;       // nobody is there: the next round waits for somebody, or its deadline
+    int64_t t_begin_ns; // of the round, on the transport's clock
+    char failure[160];  // "" = none: why the run ended before its last round
 
     // model
     size_t n, n_state;
@@ -100,8 +104,12 @@ void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf 
                  int64_t t_deliver);
 void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,
                     size_t len, uint8_t reason);
-bool server_peer_up(const struct server *s, int endpoint); // neither dead nor suspected
+const char *server_peer_name(const struct server *s, int endpoint); // for messages; overwritten
+bool server_peer_up(const struct server *s, int endpoint);          // neither dead nor suspected
 void server_suspect(struct server *s, int endpoint, const char *why);
+// Suspects an endpoint that has said nothing since the round began; one that has is merely slow or
+// unlucky.
+void server_suspect_silent(struct server *s, int endpoint);
 void server_check_alive(struct server *s);
 void server_evaluate(struct server *s);
 void server_checkpoint(struct server *s);

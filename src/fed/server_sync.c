@@ -14,6 +14,8 @@
 #include <xxhash.h>
 
 static void close_round(struct server *s);
+static void begin_round(struct server *s);
+static bool anybody_up(const struct server *s);
 static void run_on(struct server *s);
 
 static int64_t now_ns(const struct server *s)
@@ -386,9 +388,9 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct serv
 {
     bool header_read = m->verdict == FRAME_GOOD || m->verdict >= FRAME_TOO_LONG;
     bool awaited = header_read && t && t->state == TURN_WAITING && m->frame.version == s->round;
-    warn("round %u: a frame from rank %d (client %d) is %s%s%s", s->round,
-         s->peer[m->src].hello.rank, header_read ? (int)m->frame.client : -1,
-         message_status_name[why], m->verdict == FRAME_GOOD ? "" : ": ",
+    warn("round %u: a frame from %s (client %d) is %s%s%s", s->round, server_peer_name(s, m->src),
+         header_read ? (int)m->frame.client : -1, message_status_name[why],
+         m->verdict == FRAME_GOOD ? "" : ": ",
          m->verdict == FRAME_GOOD ? "" : frame_verdict_name[m->verdict]);
     if (awaited) {
         t->row.frame_bytes = (int64_t)m->buf->len;
@@ -444,9 +446,11 @@ static void sync_message(struct server *s, const struct net_msg *m)
     } else if (m->frame.kind == FRAME_FAIL) {
         take_fail(s, m);
     }
-    if (s->next_turn < s->n_turns)
+    if (s->holding && anybody_up(s))
+        begin_round(s);
+    else if (!s->holding && s->next_turn < s->n_turns)
         advance(s);
-    else if (s->next_turn > s->n_turns && settled(s))
+    else if (!s->holding && s->next_turn > s->n_turns && settled(s))
         close_round(s);
     run_on(s);
 }
@@ -458,8 +462,8 @@ static void give_up_on(struct server *s, bool late)
         if (t->state != TURN_WAITING)
             continue;
         if (late)
-            server_suspect(s, t->endpoint, "is silent");
-        if (!server_peer_up(s, t->endpoint))
+            server_suspect_silent(s, t->endpoint);
+        if (late || !server_peer_up(s, t->endpoint))
             resolve(s, t, MESSAGE_LOST);
     }
 }
@@ -467,13 +471,18 @@ static void give_up_on(struct server *s, bool late)
 static void sync_timer(struct server *s, int64_t now)
 {
     bool late = now >= s->deadline_ns;
-    if (s->next_turn < s->n_turns) {
+    if (s->holding) {
+        if (late || s->interrupted)
+            begin_round(s);
+    } else if (s->next_turn < s->n_turns) {
         give_up_on(s, late);
         advance(s);
     } else {
         for (int e = 1; late && e <= s->workers; e++)
-            if (s->peer[e].owes_events)
-                server_suspect(s, e, "is silent");
+            if (s->peer[e].owes_events) {
+                server_suspect_silent(s, e);
+                s->peer[e].owes_events = false;
+            }
         if (settled(s))
             close_round(s);
     }
@@ -532,6 +541,40 @@ static void close_round(struct server *s)
         s->between = true;
 }
 
+static bool anybody_up(const struct server *s)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (server_peer_up(s, e))
+            return true;
+    return false;
+}
+
+// One question a timeout: a stopped rank must not be buried in them.
+static void ask_suspects(struct server *s)
+{
+    int64_t now = now_ns(s);
+    for (int e = 1; e <= s->workers; e++) {
+        struct server_peer *p = &s->peer[e];
+        if (!p->suspect || p->dead || now < p->ask_again_ns)
+            continue;
+        p->ask_again_ns = now + (int64_t)(s->env->net->timeout_s * 1e9);
+        server_control(s, e, FRAME_PING, (uint8_t[8]){0}, 8, 0);
+    }
+}
+
+static void begin_round(struct server *s)
+{
+    s->holding = false;
+    sample_turns(s);
+    s->t_round_ns = clock_ns();
+    s->t_begin_ns = now_ns(s);
+    broadcast(s);
+    set_deadline(s);
+    s->collect_span.t_ns = clock_ns();
+    advance(s);
+}
+
+// With every worker under suspicion the round waits for one of them to answer, up to the timeout.
 static void next_round(struct server *s)
 {
     struct recorder *rec = s->env->rec;
@@ -550,18 +593,13 @@ static void next_round(struct server *s)
     memset(s->acc, 0, s->n * sizeof *s->acc);
     if (s->env->method->codec->row->agg)
         s->env->method->codec->row->agg->begin(s->env->method->codec, s->agg_state, s->n);
-    for (int e = 1; e <= s->workers; e++)
-        if (s->peer[e].suspect && !s->peer[e].dead && !s->peer[e].pinged) {
-            s->peer[e].pinged =
-                true; // one question at a time: a stopped rank must not be buried in them
-            server_control(s, e, FRAME_PING, (uint8_t[8]){0}, 8, 0);
-        }
-    sample_turns(s);
-    s->t_round_ns = clock_ns();
-    broadcast(s);
-    set_deadline(s);
-    s->collect_span.t_ns = clock_ns();
-    advance(s);
+    ask_suspects(s);
+    s->t_begin_ns = now_ns(s);
+    s->holding = !anybody_up(s) && any_worker_left(s) && !s->interrupted;
+    if (s->holding)
+        s->deadline_ns = s->t_begin_ns + (int64_t)(s->env->net->timeout_s * 1e9);
+    else
+        begin_round(s);
 }
 
 // A round in which nobody can take part closes at once: a loop, not a recursion.

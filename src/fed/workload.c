@@ -11,6 +11,11 @@
 
 #define QUADRATIC_CACHE_BYTES ((size_t)64 << 20)
 
+struct quadratic_work {
+    struct quadratic *task;
+    float *velocity; // of the client in training, when none is kept between rounds
+};
+
 static int quadratic_begin(struct workload *w, struct err *err)
 {
     const struct quadratic_params *p = &w->env.task->quadratic;
@@ -20,14 +25,21 @@ static int quadratic_begin(struct workload *w, struct err *err)
     struct quadratic *q = quadratic_open(p, w->env.seed, clients, cached);
     if (!q)
         return err_set(err, "task quadratic: no room for %d clients", clients);
-    w->state = q;
+    struct quadratic_work *work = mem_alloc(MEM_OTHER, sizeof *work);
+    work->task = q;
+    if (w->env.fed->momentum > 0)
+        work->velocity = mem_alloc(MEM_OPTIMIZER, quadratic_dim(q) * sizeof *work->velocity);
+    w->state = work;
     shape_add(&w->shape, "X", (uint32_t)p->features, (uint32_t)p->outputs, SHAPE_OTHER);
     return 0;
 }
 
 static void quadratic_end(struct workload *w)
 {
-    quadratic_close(w->state);
+    struct quadratic_work *work = w->state;
+    quadratic_close(work->task);
+    mem_free(work->velocity);
+    mem_free(work);
 }
 
 static void quadratic_initial(struct workload *w, float *theta)
@@ -49,26 +61,31 @@ static int quadratic_group(const struct workload *w)
 static void quadratic_jobs(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
 {
     const struct fed_params *fed = w->env.fed;
+    const struct quadratic_work *work = w->state;
     size_t dim = w->shape.n_values;
     for (int j = 0; j < n; j++) {
         struct train_job *job = &jobs[j];
         struct span span = span_begin(rec);
+        float *velocity = job->state ? job->state : work->velocity;
+        if (velocity && !job->state)
+            memset(velocity, 0, dim * sizeof *velocity);
         struct rng batches = rng_stream(w->env.seed, RNG_BATCH, job->round, job->client, 0);
         memcpy(job->delta, job->theta, dim * sizeof *job->delta);
         job->loss =
-            quadratic_train(w->state, (int32_t)job->client, job->delta, job->state,
+            quadratic_train(work->task, (int32_t)job->client, job->delta, velocity,
                             fed->local_steps, fed->batch, fed->local_lr, fed->momentum, &batches);
         for (size_t i = 0; i < dim; i++)
             job->delta[i] -= job->theta[i];
-        job->samples = quadratic_samples(w->state, (int32_t)job->client);
+        job->samples = quadratic_samples(work->task, (int32_t)job->client);
         job->dur_ns = span_end(rec, span, STAGE_TRAIN, (int32_t)job->client, 0, 0);
     }
 }
 
 static void quadratic_score(struct workload *w, const float *theta, struct eval_result *r)
 {
-    r->score = quadratic_error(w->state, theta);
-    r->loss = quadratic_loss(w->state, theta);
+    const struct quadratic_work *work = w->state;
+    r->score = quadratic_error(work->task, theta);
+    r->loss = quadratic_loss(work->task, theta);
     r->n_rows = 0;
 }
 

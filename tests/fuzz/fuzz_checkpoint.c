@@ -1,0 +1,48 @@
+// The server's checkpoint and the workers' EVENTS payload: lengths come from a file or another
+// host.
+#include "base/bytes.h"
+#include "fed/checkpoint.h"
+#include "fed/protocol.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void try_checkpoint(const uint8_t *bytes, size_t size)
+{
+    struct checkpoint c;
+    struct err err;
+    const uint8_t *floats;
+    if (checkpoint_parse(bytes, size, &c, &floats, &err) == 0) {
+        volatile uint8_t sink = 0;
+        for (size_t i = 0; i < 4 * (c.n + c.n_state); i++)
+            sink = (uint8_t)(sink + floats[i]);
+    } else {
+        assert(err.text[0]);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    const uint8_t *events, *messages;
+    size_t n_events, n_messages;
+    struct hello h;
+    struct welcome w;
+    try_checkpoint(data, size);
+    if (size >= 8) { // with the hash made right, so that what lies behind it is reached
+        uint8_t *copy = malloc(size);
+        memcpy(copy, data, size);
+        put_u64(copy + size - 8, XXH3_64bits(copy, size - 8));
+        try_checkpoint(copy, size);
+        free(copy);
+    }
+    if (events_get(data, size, &events, &n_events, &messages, &n_messages) == 0)
+        assert(messages + n_messages * sizeof(struct rec_message) == data + size);
+    hello_get(data, size, &h);
+    welcome_get(data, size, &w);
+    return 0;
+}

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Faults on purpose over real ranks, through the launcher: the run survives, says DEGRADED, and the launcher
+# returns rank 0's status even where mpirun alone would hang.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+here=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-faults.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+args=(fed.rounds=8 fed.clients=10 fed.clients_per_round=10 trace.file= net.timeout_s=1.5)
+adapter() { sed -n 's/^# adapter //p' "$1"; }
+arrived() { awk -v r="$2" '$1 == r && $2 ~ "/" { print $2 }' "$1"; }
+launch() # fault log args...
+{
+    FSTQ_FAULT=$1 timeout 60 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" "${@:3}" >"$2" 2>&1
+}
+
+launch "" sound
+check "no fault: status 0" equal "$?" 0
+
+launch kill:client=7,round=3 kill
+check "a killed rank: status 3" equal "$?" 3
+check "a killed rank: DEGRADED" contains kill "# DEGRADED:"
+check "a killed rank: it is named" contains kill "died; its clients are lost"
+check "a killed rank: the others go on to the last round" equal "$(arrived kill 8)" "5/10"
+
+launch stop:client=7,round=3 stop
+check "a stopped rank: status 3" equal "$?" 3
+check "a stopped rank: it is suspected" contains stop "is silent; its clients are unavailable"
+
+launch nan:client=4,round=2 nan
+check "a NaN in an update: status 3" equal "$?" 3
+check "a NaN in an update: the tensor is named" contains nan "the update is not finite: X["
+check "a NaN in an update: the others count" equal "$(arrived nan 2)" "9/10"
+check "a NaN in an update: the next round is whole" equal "$(arrived nan 3)" "10/10"
+
+launch inf:client=4,round=2 inf fed.method=fedavg/raw
+check "bytes that decode to infinity: status 3" equal "$?" 3
+check "bytes that decode to infinity: rejected as such" contains inf "not finite"
+launch wire:client=4,round=2 wire
+check "damaged bytes: status 3" equal "$?" 3
+check "the same update left out in any way: the same adapter" equal "$(adapter wire)" "$(adapter nan)"
+check "a rejected update never reaches the adapter" equal "$(adapter inf)" "$(adapter nan)"
+
+# A stopped rank that goes on: what it sends is of an old round, is recognised, and it takes part again.
+FSTQ_FAULT=stop:client=7,round=3 timeout 90 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" \
+    fed.rounds=400 run.dir=cont >cont 2>&1 &
+pid=$!
+for _ in $(seq 400); do
+    grep -q "is silent" cont && break
+    sleep 0.02
+done
+pkill -CONT -f "run.dir=cont"
+wait $pid
+check "a rank that goes on: status 3" equal "$?" 3
+check "a rank that goes on: it answers again" contains cont "answers again"
+check "a rank that goes on: its late update is recognised" contains cont "is stale"
+check "a rank that goes on: the last round is whole" equal "$(arrived cont 400)" "10/10"
+
+# The server dies: no worker stays behind, and the launcher says so.
+timeout 60 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" fed.rounds=100000 run.dir=dead >dead 2>&1 &
+pid=$!
+for _ in $(seq 400); do
+    [ -f dead/server.a.ckpt ] && break
+    sleep 0.02
+done
+pkill -KILL -o -f "fstq run .*run.dir=dead"
+wait $pid
+check "a dead server: status 4" equal "$?" 4
+sleep 0.5
+check "a dead server: nobody stays behind" test -z "$(pgrep -f 'run.dir=dead')"
+
+# In the simulated network every kind of trouble comes from one seed, and comes again.
+trouble=(net.transport=sim fed.rounds=300 net.sim_drop=0.05 net.sim_corrupt=0.03 net.sim_duplicate=0.05
+    net.sim_delay=0.05 net.sim_reorder=0.1 fed.momentum=0.3 fed.opt_state=keep client.step_ns=1000000)
+"$FSTQ" run "${args[@]}" "${trouble[@]}" >sim1 2>/dev/null
+check "trouble in sim: status 3" equal "$?" 3
+"$FSTQ" run "${args[@]}" "${trouble[@]}" >sim2 2>/dev/null
+check "trouble in sim: the same seed ends the same" equal "$(adapter sim1)" "$(adapter sim2)"
+"$FSTQ" run "${args[@]}" "${trouble[@]}" run.seed=2 >sim3 2>/dev/null
+check "trouble in sim: another seed ends elsewhere" test "$(adapter sim1)" != "$(adapter sim3)"
+check "trouble in sim: it still learns" test "$(sed -n 's/^# error 0\.\(...\).*/\1/p' sim1)" -lt 200
+finish

@@ -1,0 +1,36 @@
+# TAP for shell tests: source this, call check/skip, end with finish.
+if [ "$(id -u)" = 0 ]; then # mpirun wants to be asked twice
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+tap_n=0
+tap_bad=0
+check() # name condition-command...
+{
+    local name=$1
+    shift
+    tap_n=$((tap_n + 1))
+    if "$@"; then
+        echo "ok $tap_n - $name"
+    else
+        echo "not ok $tap_n - $name"
+        echo "#   failed: $*"
+        tap_bad=$((tap_bad + 1))
+        return 1
+    fi
+}
+skip() # name reason
+{
+    tap_n=$((tap_n + 1))
+    echo "ok $tap_n - $1 # SKIP $2"
+}
+equal() { # got expected
+    [ "$1" = "$2" ] || { echo "#   got '$1', expected '$2'"; false; }
+}
+contains() # file text
+{
+    grep -qF -- "$2" "$1" || { echo "#   no '$2' in:"; sed 's/^/#     /' "$1" | tail -n 20; false; }
+}
+finish() {
+    echo "1..$tap_n"
+    exit $((tap_bad > 0))
+}

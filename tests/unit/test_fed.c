@@ -1,0 +1,467 @@
+// The parts of fed/ that need no network: the clients' sequence, methods, schemes, checkpoints,
+// slots, payloads.
+#include "base/check.h"
+#include "base/fsio.h"
+#include "base/mem.h"
+#include "fed/checkpoint.h"
+#include "fed/fed.h"
+#include "fed/method.h"
+#include "fed/protocol.h"
+#include "fed/slots.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char dir[256];
+
+static int setup(void **state)
+{
+    (void)state;
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%s/fstq-test-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    char path[600];
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    while (d && (e = readdir(d)))
+        if (e->d_name[0] != '.') {
+            snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+            unlink(path);
+        }
+    closedir(d);
+    return rmdir(dir);
+}
+
+static void test_sample_is_ascending_and_covers(void **state)
+{
+    (void)state;
+    int seen[20] = {0};
+    for (uint32_t round = 1; round <= 400; round++) {
+        uint32_t s[5];
+        fed_sample(7, round, 20, 5, s);
+        for (int i = 0; i < 5; i++) {
+            assert_true(s[i] < 20);
+            assert_true(i == 0 || s[i] > s[i - 1]);
+            seen[s[i]]++;
+        }
+    }
+    for (int c = 0; c < 20; c++) // 100 expected, standard deviation below 9
+        assert_in_range(seen[c], 60, 140);
+    uint32_t all[20];
+    fed_sample(7, 1, 20, 20, all);
+    for (uint32_t i = 0; i < 20; i++)
+        assert_int_equal(all[i], i);
+}
+
+static void test_sample_depends_on_seed_and_round(void **state)
+{
+    (void)state;
+    uint32_t a[10], b[10], c[10], again[10];
+    fed_sample(1, 1, 100, 10, a);
+    fed_sample(2, 1, 100, 10, b);
+    fed_sample(1, 2, 100, 10, c);
+    fed_sample(1, 1, 100, 10, again);
+    assert_memory_not_equal(a, b, sizeof a);
+    assert_memory_not_equal(a, c, sizeof a);
+    assert_memory_equal(a, again, sizeof a);
+}
+
+static void test_dropout_has_its_rate(void **state)
+{
+    (void)state;
+    int dropped = 0;
+    for (uint32_t round = 1; round <= 1000; round++)
+        for (uint32_t c = 0; c < 10; c++)
+            dropped += fed_drops(3, round, c, 0.1);
+    assert_in_range(dropped, 880, 1120); // 1000 expected, standard deviation 30
+    assert_false(fed_drops(3, 1, 1, 0));
+    assert_true(fed_drops(3, 1, 1, 1));
+}
+
+static void test_server_step_decays_over_the_second_half(void **state)
+{
+    (void)state;
+    struct fed_params p = {.rounds = 10, .server_lr = 3, .server_lr_end = 1};
+    assert_true(fed_server_lr(&p, 1) == 3 && fed_server_lr(&p, 5) == 3);
+    assert_true(fabs(fed_server_lr(&p, 6) - 2.6) < 1e-12);
+    assert_true(fabs(fed_server_lr(&p, 10) - 1) < 1e-12);
+    p.server_lr_end = -1;
+    assert_true(fed_server_lr(&p, 10) == 3);
+}
+
+static void tiny_shape(struct shape *s)
+{
+    shape_init(s);
+    shape_add(s, "A", 2, 4, SHAPE_LORA_A);
+    shape_add(s, "B", 4, 2, SHAPE_LORA_B);
+    shape_seal(s);
+}
+
+static void test_methods_are_printed_expanded(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct method m, again;
+    struct err err;
+    tiny_shape(&shape);
+    assert_int_equal(method_open(&m, "fedadam:beta1=0.5/fp16", &shape, &err), 0);
+    assert_non_null(strstr(m.text, "fedadam:beta1=0.5,beta2=0.99,tau=0.001/fp16"));
+    assert_int_equal(method_open(&again, m.text, &shape, &err), 0); // what is printed can be given
+    assert_string_equal(again.text, m.text);
+    method_close(&again);
+    method_close(&m);
+    assert_int_equal(method_open(&m, "fedavg", &shape, &err), 0); // an alias
+    assert_non_null(strstr(m.text, "fedavg/fp32"));
+    method_close(&m);
+    assert_int_equal(method_open(&m, "fedavg~uniform/AB@raw", &shape, &err), 0);
+    method_close(&m);
+    shape_free(&shape);
+}
+
+static void test_bad_methods_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *complaint;
+    } bad[] = {
+        {"fedsomething/fp32", "no scheme 'fedsomething'"},
+        {"fedavg:lr=1/fp32", "takes no options"},
+        {"fedadam:beta3=1/fp32", "beta3"},
+        {"fedadam:beta1=2/fp32", "beta1"},
+        {"fedadam:beta1=0.5x/fp32", "beta1"},
+        {"fp32", "no '/'"},
+        {"fedavg~nosuch/fp32", "no token source 'nosuch'"},
+        {"fedavg/XY@fp32", "no view 'XY'"},
+        {"fedavg/nosuch", "nosuch"},
+        {"fedavg/", ""},
+        {"/fp32", ""},
+        {"", ""},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        struct err err = {""};
+        assert_int_equal(method_check(bad[i].text, &err), -1);
+        assert_true(err.text[0]);
+        assert_non_null(strstr(err.text, bad[i].complaint));
+    }
+}
+
+// One step from theta = 1, D = 0.5, lr = 0.1; Reddi et al. 2021, Algorithm 2, by hand.
+static void test_adaptive_servers_by_hand(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct method m;
+    struct err err;
+    tiny_shape(&shape);
+    float theta = 1, delta = 0.5f, s[2];
+    assert_int_equal(method_open(&m, "fedadam:beta1=0.9,beta2=0.99,tau=0.1/raw", &shape, &err), 0);
+    m.scheme->init(m.scheme_opt, s, 1);
+    assert_true(s[0] == 0 && fabsf(s[1] - 0.01f) < 1e-9f);
+    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, 0.1);
+    // m = 0.05; v = 0.99 * 0.01 + 0.01 * 0.25 = 0.0124; step = 0.1 * 0.05 / (0.111355 + 0.1)
+    assert_true(fabsf(s[0] - 0.05f) < 1e-7f && fabsf(s[1] - 0.0124f) < 1e-7f);
+    assert_true(fabsf(theta - 1.0236569f) < 1e-5f);
+    method_close(&m);
+    theta = 1;
+    assert_int_equal(method_open(&m, "fedyogi:beta1=0.9,beta2=0.99,tau=0.1/raw", &shape, &err), 0);
+    m.scheme->init(m.scheme_opt, s, 1);
+    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, 0.1);
+    // v = 0.01 - 0.01 * 0.25 * sign(0.01 - 0.25) = 0.0125
+    assert_true(fabsf(s[1] - 0.0125f) < 1e-7f);
+    assert_true(fabsf(theta - (1 + 0.1f * 0.05f / (0.1118034f + 0.1f))) < 1e-5f);
+    method_close(&m);
+    shape_free(&shape);
+}
+
+// --- checkpoints
+// -------------------------------------------------------------------------------------
+
+#define CK_N 37
+
+static struct checkpoint ck_expect(void)
+{
+    return (struct checkpoint){.config_hash = 1, .registry = 3, .n = CK_N, .n_state = 2 * CK_N};
+}
+
+static void ck_write(uint32_t round)
+{
+    struct checkpoint c = ck_expect();
+    struct err err;
+    float theta[CK_N], s[2 * CK_N];
+    c.round = round;
+    c.run_id = 99;
+    c.totals.uplink_bytes = 1000 * round;
+    for (int i = 0; i < CK_N; i++)
+        theta[i] = (float)(i + 100 * (int)round);
+    for (int i = 0; i < 2 * CK_N; i++)
+        s[i] = (float)i * 0.5f;
+    assert_int_equal(checkpoint_write(dir, &c, theta, s, &err), 0);
+}
+
+static int ck_read(struct checkpoint *c, float *theta, struct err *err)
+{
+    float s[2 * CK_N];
+    *c = ck_expect();
+    return checkpoint_read(dir, c, theta, s, err);
+}
+
+static void test_checkpoint_returns_the_newest(void **state)
+{
+    (void)state;
+    struct checkpoint c;
+    struct err err;
+    float theta[CK_N];
+    assert_int_equal(ck_read(&c, theta, &err), 0);
+    for (uint32_t round = 1; round <= 5; round++)
+        ck_write(round);
+    assert_int_equal(ck_read(&c, theta, &err), 1);
+    assert_int_equal(c.round, 5);
+    assert_int_equal(c.run_id, 99);
+    assert_int_equal(c.totals.uplink_bytes, 5000);
+    for (int i = 0; i < CK_N; i++)
+        assert_true(theta[i] == (float)(i + 500));
+}
+
+static void file_path(char *out, size_t size, int generation)
+{
+    snprintf(out, size, "%s/server.%c.ckpt", dir, 'a' + generation);
+}
+
+// Truncated at every length, and with every byte flipped: the other generation is taken, never a
+// wrong one.
+static void test_damaged_checkpoints_fall_back(void **state)
+{
+    (void)state;
+    char path[600];
+    struct checkpoint c;
+    struct err err;
+    float theta[CK_N];
+    uint8_t *sound;
+    size_t len;
+    ck_write(8);
+    ck_write(9);
+    file_path(path, sizeof path, 1); // round 9 is odd
+    assert_int_equal(fsio_read(path, 1 << 20, MEM_OTHER, &sound, &len, &err), 0);
+    assert_int_equal(freopen("/dev/null", "w", stderr) != NULL, 1); // one warning a try is expected
+    for (size_t cut = 0; cut < len; cut += 16) {
+        assert_int_equal(fsio_replace(path, sound, cut, &err), 0);
+        assert_int_equal(ck_read(&c, theta, &err), 1);
+        assert_int_equal(c.round, 8);
+    }
+    for (size_t at = 0; at < len; at += 3) {
+        sound[at] ^= (uint8_t)(1u << (at % 8));
+        assert_int_equal(fsio_replace(path, sound, len, &err), 0);
+        assert_int_equal(ck_read(&c, theta, &err), 1);
+        assert_int_equal(c.round, 8);
+        sound[at] ^= (uint8_t)(1u << (at % 8));
+    }
+    assert_int_equal(fsio_replace(path, sound, len, &err), 0);
+    assert_int_equal(ck_read(&c, theta, &err), 1);
+    assert_int_equal(c.round, 9);
+    // Both damaged: an error, not a fresh start.
+    assert_int_equal(fsio_replace(path, sound, 40, &err), 0);
+    file_path(path, sizeof path, 0);
+    assert_int_equal(fsio_replace(path, sound, 41, &err), 0);
+    assert_int_equal(ck_read(&c, theta, &err), -1);
+    assert_non_null(strstr(err.text, dir));
+    mem_free(sound);
+}
+
+static void test_checkpoint_of_another_config_is_refused(void **state)
+{
+    (void)state;
+    struct checkpoint c;
+    struct err err;
+    float theta[CK_N], s[2 * CK_N];
+    ck_write(2);
+    c = ck_expect();
+    c.config_hash = 2;
+    assert_int_equal(checkpoint_read(dir, &c, theta, s, &err), -1);
+    assert_non_null(strstr(err.text, "another configuration"));
+    c = ck_expect();
+    c.registry = 4;
+    assert_int_equal(checkpoint_read(dir, &c, theta, s, &err), -1);
+    assert_non_null(strstr(err.text, "another shape"));
+}
+
+// --- slots
+// -------------------------------------------------------------------------------------------
+
+static struct slots *open_slots(int rank, uint32_t resumed_at)
+{
+    struct err err;
+    struct slots *s = slots_open(dir, rank, 77, 3, 10, resumed_at, &err);
+    assert_non_null(s);
+    return s;
+}
+
+static void put(struct slots *s, uint32_t client, uint32_t round)
+{
+    struct err err;
+    float v[3] = {(float)client, (float)round, 1};
+    assert_int_equal(slots_write(s, client, round, v, &err), 0);
+}
+
+static void expect(struct slots *s, uint32_t client, uint32_t before, uint32_t round)
+{
+    float v[3];
+    assert_int_equal(slots_read(s, client, before, v), round);
+    assert_true(v[0] == (round ? (float)client : 0) && v[1] == (float)round &&
+                v[2] == (round ? 1 : 0));
+}
+
+static void test_slots_keep_three_generations(void **state)
+{
+    (void)state;
+    struct slots *s = open_slots(1, 0);
+    expect(s, 4, 1, 0);
+    for (uint32_t r = 2; r <= 5; r++)
+        put(s, 4, r);
+    expect(s, 4, 6, 5);
+    expect(s, 4, 5, 4);
+    expect(s, 4, 4, 3);
+    expect(s, 4, 3, 0); // the oldest is gone
+    expect(s, 5, 6, 0); // a neighbour has nothing
+    slots_drop(s, 4, 5);
+    expect(s, 4, 6, 4);
+    put(s, 4, 6); // takes the dropped place
+    expect(s, 4, 7, 6);
+    expect(s, 4, 6, 4);
+    slots_close(s);
+}
+
+static void test_slots_after_a_resume(void **state)
+{
+    (void)state;
+    struct slots *s = open_slots(1, 0), *other = open_slots(2, 0);
+    put(s, 1, 3);
+    put(s, 1, 4);
+    put(other, 2, 3);
+    put(other, 2, 5);
+    slots_close(s);
+    slots_close(other);
+    s = open_slots(1, 3); // round 4 and 5 never were
+    expect(s, 1, 4, 3);
+    expect(s, 1, 9, 3);
+    expect(s, 2, 4, 3); // found in the other rank's file
+    expect(s, 2, 9, 3);
+    put(s, 2, 6); // and from now on in its own
+    expect(s, 2, 9, 6);
+    slots_close(s);
+    struct err err;
+    s = slots_open(dir, 1, 78, 3, 10, 3, &err); // another run's slots do not exist
+    expect(s, 1, 9, 0);
+    slots_close(s);
+}
+
+static void test_a_damaged_slot_does_not_exist(void **state)
+{
+    (void)state;
+    char path[600];
+    struct slots *s = open_slots(1, 0);
+    put(s, 0, 1);
+    put(s, 0, 2);
+    slots_close(s);
+    snprintf(path, sizeof path, "%s/slots.1", dir);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, 32 + 12 + 32 + 5, SEEK_SET); // a byte of the second generation's floats
+    fputc(0x5a, f);
+    fclose(f);
+    s = open_slots(1, 2);
+    expect(s, 0, 9, 1);
+    slots_close(s);
+}
+
+// --- payloads
+// ----------------------------------------------------------------------------------------
+
+static void test_hello_and_welcome_round_trip(void **state)
+{
+    (void)state;
+    struct hello h = {.config_hash = 5, .rank = 3, .threads = 2}, g;
+    uint8_t b[HELLO_BYTES + 1];
+    hello_local(&h);
+    snprintf(h.host, sizeof h.host, "jetson-7");
+    hello_put(&h, b);
+    assert_int_equal(hello_get(b, HELLO_BYTES, &g), 0);
+    assert_int_equal(g.config_hash, 5);
+    assert_int_equal(g.pid, getpid());
+    assert_string_equal(g.host, "jetson-7");
+    assert_string_equal(g.build, h.build);
+    assert_true(hello_alive(&g));
+    g.pid = 0x3fffff0; // beyond any pid_max of ours
+    assert_false(hello_alive(&g));
+    g.pid_space++; // of another container: nothing can be said
+    assert_true(hello_alive(&g));
+    assert_int_equal(hello_get(b, HELLO_BYTES - 1, &g), -1);
+    assert_int_equal(hello_get(b, HELLO_BYTES + 1, &g), -1);
+    uint8_t t = b[0];
+    b[0] = b[3];
+    b[3] = t;
+    assert_int_equal(hello_get(b, HELLO_BYTES, &g), -1); // another byte order
+    struct welcome w = {1, 2, 3, -4}, v;
+    uint8_t wb[WELCOME_BYTES];
+    welcome_put(&w, wb);
+    assert_int_equal(welcome_get(wb, WELCOME_BYTES, &v), 0);
+    assert_true(v.run_id == 1 && v.max_payload_bytes == 2 && v.resumed_at == 3 &&
+                v.origin_ns == -4);
+}
+
+static void test_events_lengths_are_checked(void **state)
+{
+    (void)state;
+    struct rec_event e[3] = {{.client = 1}, {.client = 2}, {.client = 3}};
+    struct rec_message m = {.client = 9};
+    size_t len = events_bytes(3, 1), n_e, n_m;
+    uint8_t *b = mem_alloc(MEM_OTHER, len);
+    const uint8_t *pe, *pm;
+    events_put(b, e, 3, &m, 1);
+    assert_int_equal(events_get(b, len, &pe, &n_e, &pm, &n_m), 0);
+    assert_int_equal(n_e, 3);
+    assert_memory_equal(pe, e, sizeof e);
+    assert_memory_equal(pm, &m, sizeof m);
+    for (size_t cut = 0; cut < len; cut++)
+        assert_int_equal(events_get(b, cut, &pe, &n_e, &pm, &n_m), -1);
+    memset(b, 0xff, 8);
+    assert_int_equal(events_get(b, len, &pe, &n_e, &pm, &n_m), -1);
+    mem_free(b);
+}
+
+#define IN_DIR(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sample_is_ascending_and_covers),
+        cmocka_unit_test(test_sample_depends_on_seed_and_round),
+        cmocka_unit_test(test_dropout_has_its_rate),
+        cmocka_unit_test(test_server_step_decays_over_the_second_half),
+        cmocka_unit_test(test_methods_are_printed_expanded),
+        cmocka_unit_test(test_bad_methods_are_named),
+        cmocka_unit_test(test_adaptive_servers_by_hand),
+        IN_DIR(test_checkpoint_returns_the_newest),
+        IN_DIR(test_damaged_checkpoints_fall_back),
+        IN_DIR(test_checkpoint_of_another_config_is_refused),
+        IN_DIR(test_slots_keep_three_generations),
+        IN_DIR(test_slots_after_a_resume),
+        IN_DIR(test_a_damaged_slot_does_not_exist),
+        cmocka_unit_test(test_hello_and_welcome_round_trip),
+        cmocka_unit_test(test_events_lengths_are_checked),
+    };
+    return cmocka_run_group_tests_name("fed", tests, NULL, NULL);
+}
