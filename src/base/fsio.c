@@ -112,8 +112,8 @@ static int read_open(int fd, const char *path, size_t max, enum mem_purpose purp
     size_t have = 0;
     uint8_t *p = regrow(NULL, 0, cap, purpose);
     for (;;) {
-        ssize_t k =
-            read_all(fd, p + have, cap + 1 - have); // the byte for the NUL shows that there is more
+        // One byte more than cap (the place of the NUL) shows whether there is more.
+        ssize_t k = read_all(fd, p + have, cap + 1 - have);
         if (k < 0) {
             int why = errno;
             mem_free(p);
