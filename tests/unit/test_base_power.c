@@ -1,0 +1,226 @@
+// Sensors, on trees of files as the kernels of each board lay them out.
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/power.h"
+#include "scratch.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+static const struct power_sensor *sensor(const char *name)
+{
+    for (int i = 0; power_sensors[i]; i++)
+        if (strcmp(power_sensors[i]->name, name) == 0)
+            return power_sensors[i];
+    fail_msg("no sensor %s", name);
+    return NULL;
+}
+
+static struct power_rail rails[POWER_RAILS];
+static char why[96];
+
+static int find(const char *name)
+{
+    memset(why, 'x', sizeof why);
+    int n = sensor(name)->find(scratch_dir, rails, POWER_RAILS, why);
+    assert_non_null(memchr(why, 0, sizeof why));
+    assert_true((n == 0) == (why[0] != 0)); // nothing found: why
+    return n;
+}
+
+static void near(double got, double want)
+{
+    if (!(fabs(got - want) <= 1e-9 * fabs(want)))
+        fail_msg("%g, wanted %g", got, want);
+}
+
+// JetPack 5 and later, AGX Orin: two chips, a channel without a wire, and the sums that are no
+// rails.
+#define A "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3/"
+#define B "sys/bus/i2c/drivers/ina3221/1-0041/hwmon/hwmon4/"
+static void jetpack5_rails(void **state)
+{
+    (void)state;
+    assert_int_equal(find("ina3221"), 0);
+    assert_non_null(strstr(why, "ina3221"));
+    scratch_write(A "in1_label", "VDD_GPU_SOC\n");
+    scratch_write(A "in1_input", "19160\n");
+    scratch_write(A "curr1_input", "272\n");
+    scratch_write(A "in2_label", "VDD_CPU_CV\n");
+    scratch_write(A "in2_input", "19152\n");
+    scratch_write(A "curr2_input", "41\n");
+    scratch_write(A "in7_label", "sum of shunt voltages\n");
+    scratch_write(A "in7_input", "626\n");
+    scratch_write(B "in1_label", "NC\n");
+    scratch_write(B "in1_input", "0\n");
+    scratch_write(B "curr1_input", "0\n");
+    scratch_write(B "in2_label", "VIN_SYS_5V0\n");
+    scratch_write(B "in2_input", "5064\n");
+    scratch_write(B "curr2_input", "1000\n");
+    assert_int_equal(find("ina3221"), 3);
+    assert_string_equal(rails[0].name, "VDD_GPU_SOC");
+    near(rails[0].mw, 19160.0 * 272 / 1000);
+    assert_string_equal(rails[1].name, "VDD_CPU_CV");
+    assert_int_equal(rails[1].channel, 2);
+    assert_string_equal(rails[2].name, "VIN_SYS_5V0");
+    near(rails[2].mw, 5064);
+    scratch_write(A "curr1_input", "100\n");
+    near(sensor("ina3221")->read_mw(&rails[0]), 1916);
+    near(rails[0].mw, 1916);
+    assert_int_equal(sensor("ina3221")->find(scratch_dir, rails, 2, why),
+                     2); // no more than asked for
+}
+
+static void broken_readings_are_nan(void **state)
+{
+    (void)state;
+    assert_int_equal(find("ina3221"), 3);
+    const struct power_sensor *s = sensor("ina3221");
+    scratch_write(A "curr1_input", "12 apples\n");
+    assert_true(isnan(s->read_mw(&rails[0])));
+    scratch_write(A "curr1_input", "");
+    assert_true(isnan(s->read_mw(&rails[0])));
+    remove(scratch_path(A "curr1_input"));
+    assert_true(isnan(s->read_mw(&rails[0])));
+    assert_int_equal(find("ina3221"), 2); // and such a rail is not found
+    remove(scratch_path(A "curr2_input"));
+    remove(scratch_path(B "curr2_input"));
+    assert_int_equal(find("ina3221"), 0);
+    assert_non_null(strstr(why, "No such file"));
+}
+
+// JetPack 4, Nano and TX2: milliwatt by rail.
+#define C "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0/"
+static void jetpack4_rails(void **state)
+{
+    (void)state;
+    assert_int_equal(find("ina3221x"), 0);
+    scratch_write(C "rail_name_0", "POM_5V_IN\n");
+    scratch_write(C "in_power0_input", "2532\n");
+    scratch_write(C "rail_name_1", "POM_5V_GPU\n");
+    scratch_write(C "in_power1_input", "41\n");
+    scratch_write(C "rail_name_2", "NC\n");
+    scratch_write(C "in_power2_input", "0\n");
+    assert_int_equal(find("ina3221x"), 2);
+    assert_string_equal(rails[0].name, "POM_5V_IN");
+    assert_true(rails[0].mw == 2532 && rails[1].mw == 41);
+}
+
+#define P "sys/class/powercap/intel-rapl:0/"
+#define Q "sys/class/powercap/intel-rapl:0:1/"
+static void rapl_counts_and_wraps(void **state)
+{
+    (void)state;
+    assert_int_equal(find("rapl"), 0);
+    scratch_write(P "name", "package-0\n");
+    scratch_write(P "energy_uj", "1000000\n");
+    scratch_write(P "max_energy_range_uj", "2000000\n");
+    scratch_write(Q "name", "dram\n");
+    scratch_write(Q "energy_uj", "0\n");
+    scratch_write(Q "max_energy_range_uj", "65532610987\n");
+    assert_int_equal(find("rapl"), 2);
+    assert_string_equal(rails[0].name, "package-0");
+    assert_string_equal(rails[1].name, "dram:0");
+    assert_true(isnan(rails[0].mw)); // one reading of a counter is no power yet
+    const struct power_sensor *s = sensor("rapl");
+    // As if the reading before lay one second back: the clock's own progress is far below a
+    // percent.
+    int64_t second = 1000000000;
+    scratch_write(P "energy_uj", "1500000\n");
+    rails[0].last_ns = clock_ns() - second;
+    double mw = s->read_mw(&rails[0]);
+    assert_true(mw > 400 && mw <= 500);
+    scratch_write(P "energy_uj", "100000\n"); // 500000 to the top, then 100000
+    rails[0].last_ns = clock_ns() - second;
+    mw = s->read_mw(&rails[0]);
+    assert_true(mw > 500 && mw <= 600);
+    remove(scratch_path(P "energy_uj"));
+    assert_true(isnan(s->read_mw(&rails[0])));
+}
+
+static void rapl_for_root_only(void **state)
+{
+    (void)state;
+    if (geteuid() == 0) {
+        print_message("# root may read everything\n");
+        skip();
+    }
+    scratch_write(P "energy_uj", "1\n");
+    scratch_write(Q "energy_uj", "1\n");
+    chmod(scratch_path(P "energy_uj"), 0);
+    chmod(scratch_path(Q "energy_uj"), 0);
+    assert_int_equal(find("rapl"), 0);
+    assert_non_null(strstr(why, "Permission denied"));
+}
+
+#define H "sys/class/hwmon/hwmon"
+static void hwmon_inputs(void **state)
+{
+    (void)state;
+    assert_int_equal(find("hwmon"), 0);
+    scratch_write(H "0/name", "coretemp\n"); // no power
+    scratch_write(H "0/temp1_input", "45000\n");
+    scratch_write(H "1/name", "amdgpu\n");
+    scratch_write(H "1/power1_average", "33000000\n");
+    scratch_write(H "1/power1_cap", "100000000\n");
+    scratch_write(H "2/name", "acpi\n");
+    scratch_write(H "2/power1_input", "1500000\n");
+    scratch_write(H "2/power1_average", "9000000\n");
+    scratch_write(H "2/power1_label", "board\n");
+    assert_int_equal(find("hwmon"), 2);
+    assert_string_equal(rails[0].name, "amdgpu power1");
+    near(rails[0].mw, 33000);
+    assert_string_equal(rails[1].name, "acpi board");
+    near(rails[1].mw, 1500);
+}
+
+static void root_comes_from_the_environment(void **state)
+{
+    (void)state;
+    unsetenv("FSTQ_SYSFS_ROOT");
+    assert_string_equal(power_sysfs_root(), "");
+    setenv("FSTQ_SYSFS_ROOT", "/elsewhere", 1);
+    assert_string_equal(power_sysfs_root(), "/elsewhere");
+}
+
+// Whatever this machine has, looking for it ends well.
+static void this_machine(void **state)
+{
+    (void)state;
+    for (int i = 0; power_sensors[i]; i++) {
+        assert_true(power_sensors[i]->help[0]);
+        int n = power_sensors[i]->find("", rails, POWER_RAILS, why);
+        assert_in_range(n, 0, POWER_RAILS);
+        assert_true((n == 0) == (why[0] != 0));
+    }
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    return scratch_make();
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    return scratch_drop();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(jetpack5_rails),
+        cmocka_unit_test(broken_readings_are_nan),
+        cmocka_unit_test(jetpack4_rails),
+        cmocka_unit_test(rapl_counts_and_wraps),
+        cmocka_unit_test(rapl_for_root_only),
+        cmocka_unit_test(hwmon_inputs),
+        cmocka_unit_test(root_comes_from_the_environment),
+        cmocka_unit_test(this_machine),
+    };
+    return cmocka_run_group_tests_name("base power", tests, setup, teardown);
+}
