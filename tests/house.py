@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unicodedata
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES = ('base', 'dev', 'model', 'task', 'codec', 'net', 'fed')
@@ -138,12 +139,21 @@ def rule_have_cuda(tree):
         yield users[2], 0, 'HAVE_CUDA in more than two files: ' + ' '.join(users)
 
 
+def columns(line):
+    """Cells the line takes on a screen: marks stand over letters, and ideographs take two."""
+    if line.isascii():
+        return len(line)
+    wide = sum(unicodedata.east_asian_width(c) in 'WF' for c in line)
+    return len(line) + wide - sum(unicodedata.category(c) in ('Mn', 'Me', 'Cf') for c in line)
+
+
 def rule_columns(tree):
     """no line is longer than 100 columns"""
     for path in tree.ending(*C_LIKE, '.sh', '.py'):
         for n, line in tree.lines(path):
-            if len(line) > COLUMNS and not re.search(r'https?://\S{60}', line):
-                yield path, n, f'{len(line)} columns'
+            n_columns = columns(line)
+            if n_columns > COLUMNS and not re.search(r'https?://\S{60}', line):
+                yield path, n, f'{n_columns} columns'
 
 
 def rule_blanks(tree):
