@@ -116,6 +116,7 @@ $(O)/facts.h: FORCE
 	@mkdir -p $(@D)
 	@printf '#define BUILD_GIT_REV "%s"\n#define BUILD_COMPILER "%s"\n#define BUILD_CFLAGS "%s"\n#define BUILD_KIND "%s"\n#define BUILD_TARGET "%s"\n#define BUILD_CUDA "%s"\n' $(FACTS) > $@.new
 	@cmp -s $@ $@.new && rm $@.new || mv $@.new $@
+.PHONY: FORCE
 FORCE:
 $(O)/src/base/buildinfo.o: $(O)/facts.h
 CFLAGS_buildinfo = -I$(O)
