@@ -1,0 +1,233 @@
+// What must not hurt the transport over ranks:
+//   hostile frames   rank 1 sends what is too long, forged, damaged or no frame at all
+//   hostile forget   rank 1 does not listen for a while; what is sent to it is given up
+//   hostile dead     the last rank kills itself; the others go on (mpirun with
+//   orte_enable_recovery)
+// Prints TAP on rank 0.
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "net/comm_mpi.h"
+#include "net/transport.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { SECOND = 1000000000 };
+
+static struct net_params params;
+static struct transport t;
+static int n_tests, n_failed;
+
+static void ok(bool good, const char *what)
+{
+    n_failed += !good;
+    printf("%sok %d - %s\n", good ? "" : "not ", ++n_tests, what);
+    fflush(stdout);
+}
+
+static struct netbuf *make(size_t n, uint32_t version)
+{
+    struct netbuf *b = transport_buf(&t, n);
+    memset(netbuf_payload(b), (int)version, n);
+    return b;
+}
+
+static void post(int dst, struct netbuf *b, uint8_t kind, size_t n, uint32_t version)
+{
+    struct frame f = {.kind = kind, .client = 7, .version = version, .payload_bytes = n};
+    transport_send(&t, comm_get()->rank, dst, &f, b, 0);
+    transport_unref(&t, b);
+}
+
+// Past the sealing: bytes as they are.
+static void post_raw(int dst, struct netbuf *b)
+{
+    t.row->send(&t, comm_get()->rank, dst, b, 0);
+}
+
+static bool take(struct net_msg *m, double seconds)
+{
+    return transport_poll(&t, m, transport_now(&t) + (int64_t)(seconds * SECOND));
+}
+
+// --- frames
+// ----------------------------------------------------------------------------------------
+
+enum { LIMIT = 1000 };
+
+static const struct {
+    const char *name;
+    enum frame_verdict want;
+} hostile[] = {
+    {"a good frame", FRAME_GOOD},
+    {"a payload one byte over the limit", FRAME_TOO_LONG},
+    {"8 MiB where 1000 bytes were agreed", FRAME_TOO_LONG},
+    {"a long message that says it is short", FRAME_TOO_LONG},
+    {"an empty message", FRAME_SHORT},
+    {"63 bytes", FRAME_SHORT},
+    {"64 bytes of noise", FRAME_ALIEN},
+    {"a flipped bit in the header", FRAME_GARBLED},
+    {"a flipped bit in the payload", FRAME_PAYLOAD},
+    {"a tail cut off", FRAME_LENGTH},
+    {"a payload at the limit", FRAME_GOOD},
+};
+
+static void send_hostile(uint32_t i)
+{
+    size_t n = i == 1 ? LIMIT + 1 : i == 2 || i == 3 ? 8 << 20 : i == 10 ? LIMIT : 500;
+    struct netbuf *b = make(n, i);
+    struct frame f = {.kind = FRAME_UPDATE, .client = 7, .version = i, .payload_bytes = n};
+    if (i <= 2 || i == 10) {
+        post(0, b, FRAME_UPDATE, n, i);
+        return;
+    }
+    f.flags = FRAME_CHECKSUM;
+    if (i == 3)
+        f.payload_bytes = 10;
+    frame_seal(&f, b->bytes, netbuf_payload(b));
+    b->len = i == 4 ? 0 : i == 5 ? 63 : i == 6 ? 64 : FRAME_HEADER_BYTES + n - (i == 9);
+    if (i == 6)
+        memset(b->bytes, 0xab, 64);
+    if (i == 7)
+        b->bytes[20] ^= 4;
+    if (i == 8)
+        b->bytes[FRAME_HEADER_BYTES + 99] ^= 4;
+    post_raw(0, b);
+}
+
+static void receive_hostile(void)
+{
+    size_t booked = mem_now(MEM_NET);
+    for (uint32_t i = 0; i < ARRAY_LEN(hostile); i++) {
+        struct net_msg m;
+        char what[160];
+        bool good = take(&m, 20);
+        snprintf(what, sizeof what, "%s: %s", hostile[i].name,
+                 good ? frame_verdict_name[m.verdict] : "never came");
+        bool readable = i <= 2 || i >= 8; // its header can be believed
+        ok(good && m.verdict == hostile[i].want && m.src == 1 &&
+               (m.verdict == FRAME_GOOD) == (m.payload != NULL) &&
+               (!readable || (m.frame.version == i && m.frame.client == 7)),
+           what);
+        if (good)
+            transport_unref(&t, m.buf);
+    }
+    ok(mem_now(MEM_NET) - booked < 200000, "nothing was allocated for the long ones");
+    ok(t.mpi_errors == 0, "none of it is an error of MPI");
+}
+
+static void frames(void)
+{
+    t.limits.max_payload_bytes = LIMIT;
+    if (comm_get()->rank == 0) {
+        receive_hostile();
+        post(1, make(0, 0), FRAME_STOP, 0, 0);
+        ok(transport_flush(&t, transport_now(&t) + SECOND), "the last word leaves");
+        return;
+    }
+    for (uint32_t i = 0; i < ARRAY_LEN(hostile); i++)
+        send_hostile(i);
+    struct net_msg m;
+    if (!take(&m, 30))
+        die(STATUS_CHECK, "rank 0 did not answer");
+    transport_unref(&t, m.buf);
+}
+
+// --- forget
+// ----------------------------------------------------------------------------------------
+
+static void forget(void)
+{
+    enum { N = 16 << 20 };
+    t.limits.max_payload_bytes = N;
+    struct net_msg m;
+    if (comm_get()->rank != 0) {
+        clock_sleep_until(clock_ns() + SECOND / 2);
+        for (uint32_t i = 0; i < 2; i++) { // both arrive after all, whole and in order
+            if (!take(&m, 20) || m.verdict != FRAME_GOOD || m.frame.version != i)
+                die(STATUS_CHECK, "frame %u did not arrive", i);
+            transport_unref(&t, m.buf);
+        }
+        post(0, make(5, 2), FRAME_BYE, 5, 2);
+        transport_flush(&t, transport_now(&t) + SECOND);
+        return;
+    }
+    struct netbuf *b = make(N, 0);
+    transport_ref(b);
+    post(1, b, FRAME_MODEL, N, 0);
+    ok(b->refs == 2, "the transport holds what it sends");
+    ok(!transport_flush(&t, transport_now(&t) + SECOND / 20), "a flush gives up at its deadline");
+    transport_forget(&t, 1);
+    ok(transport_flush(&t, transport_now(&t) + SECOND / 20), "what is forgotten is not waited for");
+    ok(b->refs == 2, "its bytes stay, for they may still be read");
+    post(1, make(100, 1), FRAME_TASK, 100, 1);
+    ok(take(&m, 20) && m.frame.kind == FRAME_BYE, "a rank that wakes up is heard again");
+    transport_unref(&t, m.buf);
+    while (b->refs > 1 && take(&m, 0.01))
+        transport_unref(&t, m.buf);
+    ok(b->refs == 1, "and the bytes come home");
+    transport_unref(&t, b);
+}
+
+// --- dead
+// ------------------------------------------------------------------------------------------
+
+static void dead(void)
+{
+    enum { N = 8 << 20, ROUNDS = 100 };
+    t.limits.max_payload_bytes = N;
+    int rank = comm_get()->rank, last = comm_get()->size - 1;
+    struct net_msg m;
+    if (rank == last) {
+        take(&m, 20); // connected once
+        raise(SIGKILL);
+    }
+    if (rank == 1) {
+        for (uint32_t i = 0; i < ROUNDS; i++) {
+            if (!take(&m, 30) || m.verdict != FRAME_GOOD || m.frame.version != i)
+                die(STATUS_CHECK, "frame %u did not arrive", i);
+            transport_unref(&t, m.buf);
+            post(0, make(3000, i), FRAME_UPDATE, 3000, i);
+        }
+        transport_flush(&t, transport_now(&t) + SECOND);
+        return;
+    }
+    post(last, make(10, 0), FRAME_TASK, 10, 0);
+    clock_sleep_until(clock_ns() + SECOND / 2);
+    for (int i = 0; i < 3; i++)
+        post(last, make(N, 0), FRAME_MODEL, N, 0);
+    uint32_t answered = 0;
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        post(1, make(100000, i), FRAME_TASK, 100000, i);
+        if (!take(&m, 20))
+            break;
+        answered += m.src == 1 && m.verdict == FRAME_GOOD && m.frame.version == i;
+        transport_unref(&t, m.buf);
+    }
+    ok(answered == ROUNDS, "the living are served while a send to the dead hangs");
+    transport_forget(&t, last);
+    ok(transport_flush(&t, transport_now(&t) + SECOND), "forgotten sends do not hold up the end");
+}
+
+int main(int argc, char **argv)
+{
+    const char *mode = argc > 1 ? argv[1] : "";
+    const struct comm *c = comm_start(&argc, &argv);
+    opt_defaults(net_options, net_option_count, &params);
+    struct err err;
+    if (transport_open(&t, &params, 1, &err) != 0)
+        die(STATUS_ENV, "%s", err.text);
+    if (strcmp(mode, "frames") == 0 && c->size == 2)
+        frames();
+    else if (strcmp(mode, "forget") == 0 && c->size == 2)
+        forget();
+    else if (strcmp(mode, "dead") == 0 && c->size >= 3)
+        dead();
+    else
+        die(STATUS_USAGE, "usage: mpirun -np 2|3 hostile frames|forget|dead");
+    bool clean = strcmp(mode, "dead") != 0;
+    transport_close(&t, clean);
+    comm_exit(n_failed ? STATUS_CHECK : STATUS_VALID, clean);
+}

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The transports between real processes: every kind of frame over 1 to 5 ranks (and in the simulation),
+# hostile messages, silent and dead ranks. More ranks than cores on purpose.
+set -u
+bin=${FSTQ_BUILD:-build/release}/tests/mpi
+export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 # Open MPI's own
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+n=0
+check() # name command...
+{
+    local name=$1
+    shift
+    n=$((n + 1))
+    if timeout -k 5 120 "$@" >"$scratch/log" 2>&1 </dev/null; then
+        echo "ok $n - $name"
+    else
+        echo "not ok $n - $name: status $?"
+        sed 's/^/#   /' "$scratch/log"
+    fi
+}
+tap() # name command...: a program that prints TAP of its own
+{
+    local name=$1 line
+    shift
+    timeout -k 5 120 "$@" >"$scratch/log" 2>"$scratch/err" </dev/null
+    local status=$?
+    if [ "$status" -ne 0 ] || ! grep -q '^ok' "$scratch/log"; then
+        n=$((n + 1))
+        echo "not ok $n - $name: status $status"
+        sed 's/^/#   /' "$scratch/err"
+    fi
+    while IFS= read -r line; do
+        case $line in
+        "ok "*) n=$((n + 1)) && echo "ok $n - $name: ${line#ok * - }" ;;
+        "not ok "*) n=$((n + 1)) && echo "not ok $n - $name: ${line#not ok * - }" ;;
+        esac
+    done <"$scratch/log"
+}
+
+check "soak, one rank as server and worker" "$bin/soak" mpi
+for np in 2 3 5; do
+    check "soak, $np ranks" mpirun --oversubscribe -np $np "$bin/soak" mpi
+done
+check "soak, 3 ranks over TCP" mpirun --oversubscribe --mca btl self,tcp -np 3 "$bin/soak" mpi 140
+check "soak, 3 ranks without single copy" \
+    mpirun --oversubscribe --mca btl_vader_single_copy_mechanism none -np 3 "$bin/soak" mpi 140
+check "soak, simulated" "$bin/soak" sim
+for btl in self,vader self,tcp; do
+    tap "frames over ${btl#self,}" mpirun --oversubscribe --mca btl $btl -np 2 "$bin/hostile" frames
+    tap "forget over ${btl#self,}" mpirun --oversubscribe --mca btl $btl -np 2 "$bin/hostile" forget
+    tap "dead over ${btl#self,}" mpirun --oversubscribe --mca btl $btl \
+        --mca orte_enable_recovery 1 -np 3 "$bin/hostile" dead
+done
+echo "1..$n"

@@ -1,0 +1,194 @@
+// Link models in closed form, and the parameters of [net].
+#include "net/link.h"
+#include "net/transport.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static int32_t row_of(const char *name)
+{
+    for (int32_t i = 0; link_names[i]; i++)
+        if (strcmp(link_names[i], name) == 0)
+            return i;
+    fail_msg("no link %s", name);
+    return -1;
+}
+
+static struct link_params fixed(double up_bps, double down_bps, int64_t latency_ns)
+{
+    return (struct link_params){row_of("fixed"), up_bps, down_bps, latency_ns};
+}
+
+static void names_and_rows_agree(void **state)
+{
+    (void)state;
+    int n = 0;
+    for (; link_table[n]; n++) {
+        assert_string_equal(link_table[n]->name, link_names[n]);
+        assert_true(strlen(link_table[n]->help) > 10);
+        assert_non_null(link_table[n]->rate_bps);
+        assert_non_null(link_table[n]->latency_ns);
+    }
+    assert_null(link_names[n]);
+    assert_string_equal(link_names[0], "loopback"); // the floor row
+    for (n = 0; transport_table[n]; n++)
+        assert_string_equal(transport_table[n]->name, transport_names[n]);
+    assert_null(transport_names[n]);
+}
+
+static void loopback_costs_nothing(void **state)
+{
+    (void)state;
+    struct link_params p = {row_of("loopback"), 1, 1, 1000};
+    struct link_state link = {0};
+    assert_int_equal(link_deliver(&p, &link, 1, 2, true, 12345, INT64_MAX), 12345);
+    assert_int_equal(link_deliver(&p, &link, 1, 2, false, 12345, 0), 12345);
+    assert_int_equal(link.free_ns, 12345);
+}
+
+static void fixed_takes_bytes_over_rate_plus_latency(void **state)
+{
+    (void)state;
+    struct link_params p = fixed(20e6, 80e6, 10000000);
+    struct link_state up = {0}, down = {0};
+    // 2.5 MB at 20 Mbit/s: one second.
+    assert_int_equal(link_deliver(&p, &up, 1, 0, true, 0, 2500000), 1010000000);
+    assert_int_equal(up.free_ns, 1000000000); // latency does not occupy the link
+    assert_int_equal(link_deliver(&p, &down, 1, 0, false, 0, 2500000), 260000000);
+    // One byte: 400 ns; none: the latency alone.
+    struct link_state idle = {0};
+    assert_int_equal(link_deliver(&p, &idle, 1, 0, true, 0, 1), 10000400);
+    assert_int_equal(link_deliver(&p, &idle, 1, 0, true, 5000, 0), 10005000);
+}
+
+static void a_busy_link_makes_wait(void **state)
+{
+    (void)state;
+    struct link_params p = fixed(8e9, 8e9, 50); // a byte a nanosecond
+    struct link_state link = {0};
+    assert_int_equal(link_deliver(&p, &link, 1, 0, true, 100, 1000), 1150);
+    assert_int_equal(link_deliver(&p, &link, 1, 0, true, 200, 1000), 2150); // queued
+    assert_int_equal(link_deliver(&p, &link, 1, 0, true, 2100, 10), 2160);  // just free
+    assert_int_equal(link_deliver(&p, &link, 1, 0, true, 9000, 10), 9060);  // idle before
+    assert_int_equal(link.free_ns, 9010);
+}
+
+static void terabytes_do_not_overflow(void **state)
+{
+    (void)state;
+    struct link_params p = fixed(1e3, 1e15, 7);
+    struct link_state link = {0};
+    // 1 TB at 1 kbit/s: 8e9 seconds, 253 years.
+    int64_t t = link_deliver(&p, &link, 1, 0, true, 0, 1000000000000);
+    assert_int_equal(t, 8000000000000000007);
+    // Another one would end beyond the clock: never, and never stays never.
+    assert_true(link_deliver(&p, &link, 1, 0, true, 0, 1000000000000) == INT64_MAX);
+    assert_true(link.free_ns == INT64_MAX);
+    assert_true(link_deliver(&p, &link, 1, 0, true, 0, 1) == INT64_MAX);
+    struct link_state late = {INT64_MAX - 3};
+    assert_true(link_deliver(&p, &late, 1, 0, false, 0, 0) == INT64_MAX);
+    struct link_state whole = {0};
+    assert_true(link_deliver(&p, &whole, 1, 0, true, 0, INT64_MAX) == INT64_MAX);
+    assert_true(link_deliver(&p, &(struct link_state){0}, 1, 0, false, 0, INT64_MAX) <
+                80000000000000); // 9.2e18 bytes at 1 Pbit/s: 20 hours
+}
+
+static void a_dead_link_never_delivers(void **state)
+{
+    (void)state;
+    struct link_params p = fixed(0, 1e6, 0);
+    struct link_state link = {0};
+    assert_int_equal(link_deliver(&p, &link, 1, 0, true, 5, 0), 5);
+    assert_true(link_deliver(&p, &link, 1, 0, true, 5, 1) == INT64_MAX);
+}
+
+// More bytes never arrive earlier, and two halves take as long as the whole (to the rounding).
+static void delivery_is_monotone_and_additive(void **state)
+{
+    (void)state;
+    struct link_params p = fixed(3.7e6, 1e6, 11);
+    int64_t last = 0;
+    for (int64_t n = 0; n < 100000000; n = n * 3 / 2 + 1) {
+        struct link_state whole = {0}, halves = {0};
+        int64_t t = link_deliver(&p, &whole, 1, 0, true, 0, n);
+        assert_true(t >= last);
+        last = t;
+        link_deliver(&p, &halves, 1, 0, true, 0, n / 2);
+        int64_t both = link_deliver(&p, &halves, 1, 0, true, 0, n - n / 2);
+        assert_in_range(both - t + 1, 0, 2);
+    }
+}
+
+static struct net_params defaults(void)
+{
+    struct net_params p;
+    opt_defaults(net_options, net_option_count, &p);
+    return p;
+}
+
+static void defaults_stand(void **state)
+{
+    (void)state;
+    struct net_params p = defaults();
+    struct err err = {""};
+    assert_int_equal(net_check(&p, &err), 0);
+    assert_int_equal(p.link.link, row_of("loopback"));
+    assert_true(p.link.up_bps == 20e6 && p.link.down_bps == 20e6);
+    assert_true(p.checksum);
+    assert_int_equal(p.pace, NET_PACE_MODEL);
+    assert_string_equal(transport_names[p.transport], "mpi");
+    assert_true(p.sim_drop == 0 && p.sim_corrupt == 0 && p.sim_workers >= 1);
+}
+
+static void set(struct net_params *p, const char *name, const char *value)
+{
+    struct err err = {""};
+    const struct opt *row = opt_find(net_options, net_option_count, name);
+    assert_non_null(row);
+    if (opt_set(row, p, value, &err) != 0)
+        fail_msg("%s", err.text);
+}
+
+static void senseless_mixes_are_refused(void **state)
+{
+    (void)state;
+    static const char *const faults[] = {"net.sim_drop", "net.sim_corrupt", "net.sim_delay",
+                                         "net.sim_duplicate", "net.sim_reorder"};
+    struct err err;
+    for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
+        struct net_params p = defaults();
+        set(&p, faults[i], "0.1");
+        assert_int_equal(net_check(&p, &err), -1);
+        assert_non_null(strstr(err.text, "net.transport = sim"));
+        set(&p, "net.transport", "sim");
+        assert_int_equal(net_check(&p, &err), 0);
+    }
+    struct net_params p = defaults();
+    set(&p, "net.pace", "real");
+    assert_int_equal(net_check(&p, &err), -1);
+    assert_non_null(strstr(err.text, "net.pace"));
+    set(&p, "net.pace", "none");
+    assert_int_equal(net_check(&p, &err), 0);
+    set(&p, "net.transport", "sim");
+    assert_int_equal(net_check(&p, &err), -1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_and_rows_agree),
+        cmocka_unit_test(loopback_costs_nothing),
+        cmocka_unit_test(fixed_takes_bytes_over_rate_plus_latency),
+        cmocka_unit_test(a_busy_link_makes_wait),
+        cmocka_unit_test(terabytes_do_not_overflow),
+        cmocka_unit_test(a_dead_link_never_delivers),
+        cmocka_unit_test(delivery_is_monotone_and_additive),
+        cmocka_unit_test(defaults_stand),
+        cmocka_unit_test(senseless_mixes_are_refused),
+    };
+    return cmocka_run_group_tests_name("link", tests, NULL, NULL);
+}
