@@ -167,7 +167,7 @@ void server_suspect(struct server *s, int endpoint, const char *why)
     p->suspect = true;
     p->dead = !hello_alive(&p->hello);
     s->unclean = true;
-    warn("round %u: rank %d on %s %s; its clients are %s", s->round, p->hello.rank, p->hello.host,
+    warn("round %u: %s %s; its clients are %s", s->round, server_peer_name(s, endpoint),
          p->dead ? "died" : why, p->dead ? "lost" : "unavailable until it answers");
     transport_forget(s->env->transport, endpoint);
 }
