@@ -35,9 +35,12 @@ static const struct task_row task_quadratic = {
 // --- tables -------------------------------------------------------------------------------------
 
 const struct task_row *const task_table[] = {
-    &task_quadratic, &task_synth_qa, &task_synth_medical, &task_synth_long, NULL,
+    &task_quadratic,  &task_synth_qa, &task_synth_medical,
+    &task_synth_long, &task_squad,    &task_pubmedqa,
+    &task_medmcqa,    &task_jsonl,    NULL,
 };
-const char *const task_names[] = {"quadratic", "synth-qa", "synth-medical", "synth-long", NULL};
+const char *const task_names[] = {"quadratic", "synth-qa", "synth-medical", "synth-long", "squad",
+                                  "pubmedqa",  "medmcqa",  "jsonl",         NULL};
 const char *const task_metric_names[TASK_METRICS] = {"exact", "f1", "rouge_l", "accuracy"};
 
 #define ROW(f, n, d, lo, hi, h) OPT(struct task_params, f, n, d, lo, hi, "", h)
@@ -52,12 +55,21 @@ const struct opt task_options[] = {
     ROW(quadratic.ridge, "task.ridge", "0.1", 1e-6, 1e6, "quadratic: weight of ||X||^2 / 2"),
     ROW(quadratic.noise, "task.noise", "0.01", 0, 100,
         "quadratic: standard deviation of the noise on B"),
+    TEXT(path, "task.path", "", "real data: a file, a folder, or several separated by commas"),
     TEXT(partition, "task.partition", "dirichlet",
          "who holds which data: iid, dirichlet, dirichlet:FIELD or field:NAME"),
     ROW(alpha, "task.alpha", "0.1", 1e-3, 1e6, "of the Dirichlet mixture; small = skewed"),
     ROW(client_min, "task.client_min", "40", 1, 1e6, "fewest examples of a client (synthetic)"),
     ROW(client_max, "task.client_max", "160", 1, 1e6, "most examples of a client (synthetic)"),
     ROW(test, "task.test", "256", 1, 1e6, "test examples"),
+    TEXT(test_ids, "task.test_ids", "", "real data: JSON of the ids that are the test set instead"),
+    TEXT(
+        prompt, "task.prompt", "",
+        "real data: template with {field}, [part left out without its field], \\n; empty: its own"),
+    ROW(max_tokens, "task.max_tokens", "256", 16, 65536,
+        "real data: tokens of an example; a longer context is cut to a window round the answer"),
+    ROW(max_answer, "task.max_answer", "32", 2, 4096,
+        "real data: tokens of an answer with its end; a longer one is cut"),
     OPT_ENUM(struct task_params, tokenizer, "task.tokenizer", "auto", tokenizer_names,
              "auto: words for the synthetic tasks, llama2c where task.vocab is set, else bytes"),
     TEXT(vocab, "task.vocab", "", "file of the tokenizer"),
@@ -71,6 +83,7 @@ struct task *task_open(const struct task_params *p, uint64_t seed, int32_t clien
     assert(clients > 0 && p->name >= 0 && p->name < (int32_t)ARRAY_LEN(task_table) - 1);
     struct task *t = mem_alloc(MEM_DATA, sizeof *t);
     t->row = task_table[p->name];
+    t->metric = t->row->metric;
     t->seed = seed;
     t->clients = clients;
     if (t->row->open(t, p, err) == 0)
@@ -161,7 +174,7 @@ void task_score(const struct task *t, const struct examples *set,
 
 double task_main_score(const struct task *t, const struct score *s)
 {
-    switch (t->row->metric) {
+    switch (t->metric) {
     case TASK_F1:
         return s->f1;
     case TASK_ROUGE_L:

@@ -31,6 +31,9 @@ struct task_params { // [task]
     double alpha;       // of the Dirichlet mixture
     int32_t client_min, client_max; // examples of a client (synthetic tasks)
     int32_t test;                   // test examples
+    char test_ids[240];             // JSON of an official test set's ids
+    char prompt[512];               // template, "" = the reader's own
+    int32_t max_tokens, max_answer; // of an example of real data, and of its answer
     int32_t tokenizer;              // index into tokenizer_names
     char vocab[240];                // file of the tokenizer
 };
@@ -45,7 +48,7 @@ extern const char *const task_metric_names[TASK_METRICS];
 struct task;
 struct task_row {
     const char *name, *help;
-    enum task_metric metric; // the one score of a summary
+    enum task_metric metric; // the one score of a summary, unless open finds another
     bool numeric;            // no text: client, test and forget are NULL
     // Fills t, or says why not and leaves what task_close can close.
     int (*open)(struct task *t, const struct task_params *p, struct err *err);
@@ -57,6 +60,7 @@ struct task_row {
 
 struct task {
     const struct task_row *row;
+    enum task_metric metric; // the one score of a summary
     uint64_t seed;
     int32_t clients;
     int32_t max_tokens, max_answer; // no example has more; answers count their end
@@ -71,6 +75,7 @@ struct task {
 };
 
 extern const struct task_row task_synth_qa, task_synth_medical, task_synth_long;
+extern const struct task_row task_squad, task_pubmedqa, task_medmcqa, task_jsonl;
 extern const struct task_row *const task_table[]; // NULL-terminated, in the order of task_names
 
 // NULL with the reason in err: a file that is missing or malformed is named with line or key.
@@ -85,6 +90,6 @@ const struct examples *task_test(struct task *t);
 void task_score(const struct task *t, const struct examples *set,
                 const struct prediction *predictions, struct score *overall,
                 struct score *by_group);
-double task_main_score(const struct task *t, const struct score *s); // the one of row->metric
+double task_main_score(const struct task *t, const struct score *s); // the one of t->metric
 
 #endif
