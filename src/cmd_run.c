@@ -69,8 +69,13 @@ static void sink_commit(void *arg, int32_t version)
     if (!r->trace)
         return;
     struct span span = span_begin(&r->server_rec);
+    int64_t before, after;
+    trace_time_ns(r->trace, &before);
     trace_commit(r->trace, version);
     span_end(&r->server_rec, span, STAGE_TRACE, -1, 0, 0);
+    trace_time_ns(r->trace, &after);
+    recorder_put(&r->server_rec, STAGE_SYNC, -1, clock_ns() - (after - before), after - before, -1,
+                 0, 0, 0);
 }
 
 static const struct table_col round_cols[] = {

@@ -1,5 +1,7 @@
 #include "base/fsio.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -40,6 +42,21 @@ int fsio_sync_dir(const char *path)
     return r < 0 && errno != EINVAL ? -1 : 0; // EINVAL: a file system that cannot and need not
 }
 
+static int64_t sync_ns;
+
+int64_t fsio_sync_ns(void)
+{
+    return sync_ns;
+}
+
+static int timed_sync(int fd)
+{
+    int64_t t = clock_ns();
+    int rc = fsync(fd);
+    sync_ns += clock_ns() - t;
+    return rc;
+}
+
 int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
 {
     char tmp[PATH_MAX];
@@ -49,7 +66,7 @@ int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
         return err_set(err, "%s: cannot create: %s", tmp, strerror(errno));
-    int bad = write_all(fd, bytes, n) < 0 || fsync(fd) < 0;
+    int bad = write_all(fd, bytes, n) < 0 || timed_sync(fd) < 0;
     int why = errno;
     if (close(fd) < 0 && !bad) {
         bad = 1;
@@ -63,7 +80,10 @@ int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
         unlink(tmp);
         return err_set(err, "%s: cannot write %zu bytes: %s", path, n, strerror(why));
     }
-    if (fsio_sync_dir(path) < 0)
+    int64_t t = clock_ns();
+    int rc = fsio_sync_dir(path);
+    sync_ns += clock_ns() - t;
+    if (rc < 0)
         return err_set(err, "%s: written, but its directory cannot be synced: %s", path,
                        strerror(errno));
     return 0;

@@ -10,6 +10,7 @@
 
 // Writes path.tmp, fsyncs, renames, fsyncs the directory. On error path is what it was.
 int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err);
+int64_t fsio_sync_ns(void); // spent waiting for the disk in fsio_replace by this process so far
 // Whole file, at most max bytes, NUL-terminated beyond n; free with mem_free.
 int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
               struct err *err);

@@ -71,6 +71,9 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "clipping and noise", "accounting"},
     [STAGE_SETUP] = {"setup", LANE_IO, false,
         "start to the first round: data, weights, hello", "rounds"},
+    [STAGE_SYNC] = {"sync", LANE_IO, true,
+        "the part of checkpoint, slot and trace that waits for the disk (fsync, fdatasync)",
+        "writing"},
 };
 // clang-format on
 

@@ -37,6 +37,7 @@ enum stage {
     STAGE_MASK,       // inside train: refreshing a token mask
     STAGE_PRIVACY,    // clip and noise
     STAGE_SETUP,
+    STAGE_SYNC, // inside checkpoint, slot and trace: waiting for the disk
     STAGE_COUNT
 };
 

@@ -35,15 +35,20 @@ static void generation_path(const char *dir, int g, char *out, size_t size)
     snprintf(out, size, "%s/server.%c.ckpt", dir, 'a' + g);
 }
 
-int checkpoint_write(const char *dir, const struct checkpoint *c, const float *theta,
-                     const float *state, struct err *err)
+size_t checkpoint_bytes(const struct checkpoint *c)
 {
-    size_t len = CKPT_HEAD + 4 * (c->n + c->n_state) + 8;
-    uint8_t *b = mem_alloc(MEM_SERVER, len);
+    return CKPT_HEAD + 4 * (c->n + c->n_state) + 8;
+}
+
+int checkpoint_write(const char *dir, const struct checkpoint *c, const float *theta,
+                     const float *state, uint8_t *b, struct err *err)
+{
+    size_t len = checkpoint_bytes(c);
     const int64_t *totals = &c->totals.uplink_bytes;
     put_u32(b, CKPT_MAGIC);
     put_u32(b + 4, CKPT_FORMAT);
     put_u32(b + 8, c->round);
+    put_u32(b + 12, 0);
     put_u64(b + 16, c->config_hash);
     put_u64(b + 24, c->run_id);
     put_u64(b + 32, c->registry);
@@ -57,9 +62,7 @@ int checkpoint_write(const char *dir, const struct checkpoint *c, const float *t
     put_u64(b + len - 8, XXH3_64bits(b, len - 8));
     char path[1024];
     generation_path(dir, (int)(c->round & 1), path, sizeof path);
-    int rc = fsio_replace(path, b, len, err);
-    mem_free(b);
-    return rc;
+    return fsio_replace(path, b, len, err);
 }
 
 bool checkpoint_present(const char *dir)

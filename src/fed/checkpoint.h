@@ -24,8 +24,10 @@ struct checkpoint {
     struct checkpoint_totals totals;
 };
 
+size_t checkpoint_bytes(const struct checkpoint *c);
+// buf: checkpoint_bytes of scratch, so that rounds allocate nothing.
 int checkpoint_write(const char *dir, const struct checkpoint *c, const float *theta,
-                     const float *state, struct err *err);
+                     const float *state, uint8_t *buf, struct err *err);
 // The newest generation that verifies. theta (c->n) and state (c->n_state) are filled; c says what
 // is expected (config_hash, registry, n, n_state) and receives the rest. Returns 1 = restored, 0 =
 // nothing there to restore, -1 with err: there is one, but of another config or shape, or none that

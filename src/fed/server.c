@@ -1,6 +1,7 @@
 #include "fed/server.h"
 
 #include "base/bytes.h"
+#include "base/fsio.h"
 #include "base/mem.h"
 
 #include <math.h>
@@ -23,13 +24,21 @@ static int64_t timeout_ns(const struct server *s)
 // --- opening
 // ---------------------------------------------------------------------------------------
 
+static struct checkpoint checkpoint_of(const struct server *s)
+{
+    return (struct checkpoint){.config_hash = s->env->config_hash,
+                               .run_id = s->run_id,
+                               .registry = s->env->work->shape.hash,
+                               .round = s->round,
+                               .n = s->n,
+                               .n_state = s->n_state,
+                               .totals = s->totals};
+}
+
 static void restore(struct server *s, struct err *err, int *rc)
 {
     const struct fed_env *env = s->env;
-    struct checkpoint c = {.config_hash = env->config_hash,
-                           .registry = env->work->shape.hash,
-                           .n = s->n,
-                           .n_state = s->n_state};
+    struct checkpoint c = checkpoint_of(s);
     *rc = checkpoint_read(env->run_dir, &c, s->theta, s->state, err);
     if (*rc == 1) {
         s->run_id = c.run_id;
@@ -62,6 +71,10 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->drain_cap = SERVER_EVENTS;
     s->drain = mem_alloc(MEM_TRACE, s->drain_cap * sizeof *s->drain);
     int64_t window = env->net->arena_bytes / (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
+    struct checkpoint c = checkpoint_of(s);
+    s->ckpt = *env->run_dir ? mem_alloc(MEM_SERVER, checkpoint_bytes(&c)) : NULL;
+    s->sampled = mem_alloc(MEM_SERVER, per_round * sizeof *s->sampled);
+    s->acks = mem_alloc(MEM_SERVER, per_round * ACK_ENTRY_BYTES);
     s->n_window = window < 1                             ? 1
                   : window > env->fed->clients_per_round ? env->fed->clients_per_round
                                                          : (int)window;
@@ -106,6 +119,9 @@ void server_close(struct server *s)
     mem_free(s->agg_state);
     mem_free(s->turn);
     mem_free(s->links);
+    mem_free(s->ckpt);
+    mem_free(s->sampled);
+    mem_free(s->acks);
     mem_free(s->drain);
     mem_free(s);
 }
@@ -315,16 +331,13 @@ void server_checkpoint(struct server *s)
         return;
     struct err err;
     struct span span = span_begin(env->rec);
-    struct checkpoint c = {.config_hash = env->config_hash,
-                           .run_id = s->run_id,
-                           .registry = env->work->shape.hash,
-                           .round = s->round,
-                           .n = s->n,
-                           .n_state = s->n_state,
-                           .totals = s->totals};
-    if (checkpoint_write(env->run_dir, &c, s->theta, s->state, &err))
+    int64_t synced = fsio_sync_ns();
+    struct checkpoint c = checkpoint_of(s);
+    if (checkpoint_write(env->run_dir, &c, s->theta, s->state, s->ckpt, &err))
         snprintf(s->failure, sizeof s->failure, "no checkpoint: %.140s", err.text);
-    span_end(env->rec, span, STAGE_CHECKPOINT, -1, 0, (int64_t)(4 * (s->n + s->n_state)));
+    span_end(env->rec, span, STAGE_CHECKPOINT, -1, 0, (int64_t)checkpoint_bytes(&c));
+    synced = fsio_sync_ns() - synced;
+    recorder_put(env->rec, STAGE_SYNC, -1, clock_ns() - synced, synced, -1, 0, 0, 0);
 }
 
 void server_flush_events(struct server *s)

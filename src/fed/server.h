@@ -73,6 +73,8 @@ struct server {
     struct rec_link *links;
     int n_links;
     struct eval_result eval;
+    uint8_t *ckpt, *acks; // scratch: a checkpoint's bytes, acknowledgements
+    uint32_t *sampled;
     struct rec_event *drain; // scratch for rows
     size_t drain_cap;
     struct checkpoint_totals at_start; // of this process, for rates after a resume

@@ -52,19 +52,18 @@ static struct rec_message message_row(const struct server *s, uint32_t client, i
 static void sample_turns(struct server *s)
 {
     const struct fed_params *fed = s->env->fed;
-    uint32_t *sampled = mem_alloc(MEM_SERVER, (size_t)fed->clients_per_round * sizeof *sampled);
     fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)fed->clients_per_round,
-               sampled);
+               s->sampled);
     s->n_turns = 0;
     for (int i = 0; i < fed->clients_per_round; i++) {
-        if (fed_drops(s->env->seed, s->round, sampled[i], fed->dropout)) {
+        if (fed_drops(s->env->seed, s->round, s->sampled[i], fed->dropout)) {
             s->row.dropped++;
             continue;
         }
         struct server_turn *t = &s->turn[s->n_turns++];
         memset(t, 0, sizeof *t);
-        t->client = sampled[i];
-        t->endpoint = fed_owner(sampled[i], s->workers);
+        t->client = s->sampled[i];
+        t->endpoint = fed_owner(s->sampled[i], s->workers);
         t->row = message_row(s, t->client, t->endpoint);
         if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
             t->state = TURN_DONE;
@@ -72,7 +71,6 @@ static void sample_turns(struct server *s)
         }
     }
     s->row.sampled = fed->clients_per_round;
-    mem_free(sampled);
 }
 
 static void pack_model(struct server *s)
@@ -242,19 +240,17 @@ static void commit(struct server *s)
 
 static void send_acks(struct server *s)
 {
-    uint8_t *payload = mem_alloc(MEM_SERVER, (size_t)(s->n_turns + 1) * ACK_ENTRY_BYTES);
     for (int e = 1; e <= s->workers; e++) {
         size_t len = 0;
         for (int i = 0; i < s->n_turns; i++)
             if (s->turn[i].endpoint == e) {
                 struct ack_entry a = {s->turn[i].client, s->turn[i].accepted};
-                ack_put(&a, payload + len);
+                ack_put(&a, s->acks + len);
                 len += ACK_ENTRY_BYTES;
             }
         if (len && !s->peer[e].dead)
-            server_control(s, e, FRAME_ACK, payload, len, 0);
+            server_control(s, e, FRAME_ACK, s->acks, len, 0);
     }
-    mem_free(payload);
 }
 
 // Modelled terms: the round takes as long as its slowest client, plus the server.

@@ -209,7 +209,9 @@ static void ck_write(uint32_t round)
         theta[i] = (float)(i + 100 * (int)round);
     for (int i = 0; i < 2 * CK_N; i++)
         s[i] = (float)i * 0.5f;
-    assert_int_equal(checkpoint_write(dir, &c, theta, s, &err), 0);
+    uint8_t *buf = mem_alloc(MEM_OTHER, checkpoint_bytes(&c));
+    assert_int_equal(checkpoint_write(dir, &c, theta, s, buf, &err), 0);
+    mem_free(buf);
 }
 
 static int ck_read(struct checkpoint *c, float *theta, struct err *err)
