@@ -88,5 +88,6 @@ const struct cmd cmd_info = {
     .details = "  --topology   the tree of packages, caches and cores as hwloc sees it\n"
                "  --json       the facts for machines\n\n"
                "What cannot be known is \"unavailable: why\". Needs no mpirun.\n",
+    .alone = true,
     .run = info_main,
 };

@@ -200,8 +200,10 @@ static int unknown_list(const char *name)
     struct opt_guess guess = {.text = name};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++)
         opt_guess(&guess, lists[i].name);
-    fprintf(stderr, "fstq list: %s: no such list%s%s; 'fstq list' names them\n", name,
-            guess.name ? "; did you mean " : "", guess.name ? guess.name : "");
+    fprintf(stderr,
+            guess.name ? "fstq list: %s: no such list; did you mean %s?\n"
+                       : "fstq list: %s: no such list; 'fstq list' names them%.0s\n",
+            name, guess.name ? guess.name : "");
     return STATUS_USAGE;
 }
 
@@ -247,5 +249,6 @@ const struct cmd cmd_list = {
                "  fstq list                 the lists\n"
                "  fstq list options         every parameter: default, meaning, range\n"
                "  fstq list codecs schemes  what fed.method can be made of\n",
+    .alone = true,
     .run = list_main,
 };

@@ -300,7 +300,9 @@ static void load_file(struct source *s)
         if (!s->loud && errno == ENOENT)
             return; // a host without the file: rank 0 sends what it has read
         mistake(s, "%s%s", strerror(errno),
-                strchr(s->path, '=') ? "; overrides come after the config file" : "");
+                s->path[0] == '-'      ? "; parameters are written section.key=value"
+                : strchr(s->path, '=') ? "; overrides come after the config file"
+                                       : "");
         return;
     }
     if (!S_ISREG(st.st_mode)) {

@@ -104,6 +104,8 @@ static int dispatch(int argc, char **argv)
     for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
         if (cmd->details && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")))
             return print_help(cmd);
+    if (cmd->alone && !config_is_mouthpiece())
+        return STATUS_VALID;
     return cmd->run(argc - 1, argv + 1);
 }
 

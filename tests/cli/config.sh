@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Mistakes in a config as a user meets them: all at once, with file and line, before anything starts.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-config.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+run() { "$FSTQ" run "$@" >out 2>err; }
+
+cat >bad.ini <<'INI'
+# three mistakes
+[fed]
+round = 3
+clients = ten
+method = fedavg/fp33
+[net]
+link = fixed
+INI
+run bad.ini net.pase=model trace.file=bad.h5 run.dir=bad.dir
+check "mistakes: status 2" equal "$?" 2
+check "unknown key: line and nearest" \
+    contains err "bad.ini:3: fed.round: unknown key; did you mean fed.rounds?"
+check "not a number: line, value and range" \
+    contains err "bad.ini:4: fed.clients = ten: not a whole number; give a whole number from 1 to"
+check "unknown codec: line and nearest" contains err "bad.ini:5: fed.method = fedavg/fp33"
+check "argument: its number and the nearest" \
+    contains err "argument 1 (net.pase=model): net.pase: unknown key; did you mean net.pace?"
+check "one line a mistake" equal "$(wc -l <err)" 4
+check "nothing on stdout" test ! -s out
+check "nothing was made" equal "$(ls | tr '\n' ' ')" "bad.ini err out "
+
+run nowhere.ini
+check "missing file: status 2" equal "$?" 2
+check "missing file: named" contains err "nowhere.ini: No such file"
+run .
+check "a directory: status 2" equal "$?" 2
+check "a directory: said" contains err "a directory"
+head -c 4096 "$FSTQ" >program
+run program
+check "a program: status 2" equal "$?" 2
+check "a program: not a text file" contains err "not a text file"
+run --resume
+check "a flag: status 2" equal "$?" 2
+check "a flag: how parameters are written" contains err "section.key=value"
+
+# The same by real ranks: said once, and by the status of the launcher.
+start=$SECONDS
+FSTQ=$FSTQ "$root/scripts/fstq-run" -np 3 run bad.ini >out 2>err
+check "three ranks: status 2" equal "$?" 2
+check "three ranks: each mistake once" equal "$(grep -c unknown\ key err)" 1
+check "three ranks: without waiting for anybody" test $((SECONDS - start)) -lt 15
+
+# Every config of the repository loads, and the header says what is not as by default.
+for config in "$root"/configs/*.ini; do
+    name=$(basename "$config")
+    cat >"$name" <"$config"
+    printf '[fed]\nnot_a_key = 1\n' >>"$name"
+    run "$name"
+    check "$name loads" equal "$(wc -l <err)" 1
+done
+run "$root/configs/quadratic.ini" fed.rounds=2 trace.file=
+check "quadratic.ini runs" equal "$?" 0
+check "its last line is the verdict" equal "$(tail -n 1 out)" "# VALID"
+check "the header: what was changed" contains out "# fed.rounds = 2"
+check "the header: with its unit" contains out "# client.step_ns = 2000000 ns"
+check "the header: not what is the default" test "$(grep -c '^# net.up_bps' out)" = 0
+printf '\r\n[fed]\r\n  rounds = 2 ; few\r\n[trace]\r\nfile =' >crlf.ini
+run crlf.ini
+check "CRLF, indentation, comments, no newline at the end" equal "$?" 0
+check "CRLF: it was read" contains out "# fed.rounds = 2"
+finish
