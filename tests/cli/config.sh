@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mistakes in a config as a user meets them: all at once, with file and line, before anything starts.
+# Mistakes in a config as a user meets them: all at once, with file and line, before a start.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
