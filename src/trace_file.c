@@ -210,7 +210,7 @@ static void drop_superseded(struct trace_file *f)
 {
     struct attempt_map rounds = {0}, others = {0};
     struct attempt_key k = {0};
-    for (int id = 0; id < REC_COUNT; id++)
+    for (enum record_id id = REC_RUNS; id < REC_COUNT; id++)
         for (size_t i = 0; i < f->n[id]; i++) {
             if (!attempt_of(id, f->rows[id] + i * record_tables[id].row_bytes, &k))
                 break;
@@ -218,7 +218,7 @@ static void drop_superseded(struct trace_file *f)
         }
     attempt_seal(&rounds);
     attempt_seal(&others);
-    for (int id = 0; id < REC_COUNT; id++) {
+    for (enum record_id id = REC_RUNS; id < REC_COUNT; id++) {
         size_t row_bytes = record_tables[id].row_bytes, kept = 0;
         for (size_t i = 0; i < f->n[id]; i++) {
             char *row = f->rows[id] + i * row_bytes;
