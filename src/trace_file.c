@@ -212,7 +212,7 @@ static void drop_superseded(struct trace_file *f)
     struct attempt_key k = {0};
     for (enum record_id id = REC_RUNS; id < REC_COUNT; id++)
         for (size_t i = 0; i < f->n[id]; i++) {
-            if (!attempt_of(id, f->rows[id] + i * record_tables[id].row_bytes, &k))
+            if (!attempt_of((enum record_id)id, f->rows[id] + i * record_tables[id].row_bytes, &k))
                 break;
             attempt_note(id == REC_ROUNDS ? &rounds : &others, k);
         }
@@ -222,7 +222,7 @@ static void drop_superseded(struct trace_file *f)
         size_t row_bytes = record_tables[id].row_bytes, kept = 0;
         for (size_t i = 0; i < f->n[id]; i++) {
             char *row = f->rows[id] + i * row_bytes;
-            if (attempt_of(id, row, &k)) {
+            if (attempt_of((enum record_id)id, row, &k)) {
                 const struct attempt_key *best = attempt_best(&rounds, k);
                 if (!best)
                     best = attempt_best(&others, k);
