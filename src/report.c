@@ -173,10 +173,10 @@ static void print_text(FILE *out, const char *head, const char *text)
 void report_meta(FILE *out, const struct trace_file *f)
 {
     static const struct table_col cols[] = {
-        {"rank", "", 5, TABLE_RIGHT},      {"host", "", 16, TABLE_LEFT},
-        {"role", "", 7, TABLE_LEFT},       {"threads", "", 7, TABLE_RIGHT},
-        {"cpuset", "", 12, TABLE_LEFT},    {"gpu", "", 12, TABLE_LEFT},
-        {"pid", "", 8, TABLE_RIGHT},       {"clock", "at start", 10, TABLE_RIGHT},
+        {"rank", "", 5, TABLE_RIGHT},         {"host", "", 16, TABLE_LEFT},
+        {"role", "", 7, TABLE_LEFT},          {"threads", "", 7, TABLE_RIGHT},
+        {"cpuset", "", 12, TABLE_LEFT},       {"gpu", "", 12, TABLE_LEFT},
+        {"pid", "", 8, TABLE_RIGHT},          {"clock", "at start", 10, TABLE_RIGHT},
         {"clock", "at end", 10, TABLE_RIGHT}, {"+-", "", 10, TABLE_RIGHT},
         {"peak", "MiB", 9, TABLE_RIGHT}};
     size_t n;
@@ -222,10 +222,10 @@ static const struct rec_round *last_round(const struct trace_file *f, int32_t ru
 void report_runs(FILE *out, const struct trace_file *f)
 {
     static const struct table_col cols[] = {
-        {"run", "", 4, TABLE_RIGHT},    {"seed", "", 8, TABLE_RIGHT},
-        {"rounds", "", 7, TABLE_RIGHT}, {"loss", "last", 11, TABLE_RIGHT},
+        {"run", "", 4, TABLE_RIGHT},        {"seed", "", 8, TABLE_RIGHT},
+        {"rounds", "", 7, TABLE_RIGHT},     {"loss", "last", 11, TABLE_RIGHT},
         {"score", "last", 11, TABLE_RIGHT}, {"uplink", "total", 11, TABLE_RIGHT},
-        {"method", "", 40, TABLE_LEFT}, {"setting", "", 20, TABLE_LEFT}};
+        {"method", "", 40, TABLE_LEFT},     {"setting", "", 20, TABLE_LEFT}};
     size_t n;
     const struct rec_run *runs = report_rows(f, REC_RUNS, &n);
     struct table t;
@@ -247,8 +247,9 @@ void report_runs(FILE *out, const struct trace_file *f)
 
 void report_summary(FILE *out, const struct trace_file *f, int32_t run)
 {
-    static const struct table_col cols[] = {
-        {"figure", "", 28, TABLE_LEFT}, {"value", "", 14, TABLE_RIGHT}, {"unit", "", 8, TABLE_LEFT}};
+    static const struct table_col cols[] = {{"figure", "", 28, TABLE_LEFT},
+                                            {"value", "", 14, TABLE_RIGHT},
+                                            {"unit", "", 8, TABLE_LEFT}};
     size_t n;
     const struct rec_summary *s = report_rows(f, REC_SUMMARY, &n);
     struct table t;
@@ -279,11 +280,11 @@ static bool shown(size_t i, size_t n, size_t most)
 }
 
 static const struct table_col round_cols[] = {
-    {"round", "", 7, TABLE_RIGHT},     {"sampled", "", 7, TABLE_RIGHT},
-    {"arrived", "", 7, TABLE_RIGHT},   {"lost", "", 5, TABLE_RIGHT},
-    {"refused", "", 7, TABLE_RIGHT},   {"loss", "", 11, TABLE_RIGHT},
-    {"score", "", 11, TABLE_RIGHT},    {"uplink", "", 10, TABLE_RIGHT},
-    {"uplink", "total", 10, TABLE_RIGHT}, {"time", "measured", 10, TABLE_RIGHT},
+    {"round", "", 7, TABLE_RIGHT},         {"sampled", "", 7, TABLE_RIGHT},
+    {"arrived", "", 7, TABLE_RIGHT},       {"lost", "", 5, TABLE_RIGHT},
+    {"refused", "", 7, TABLE_RIGHT},       {"loss", "", 11, TABLE_RIGHT},
+    {"score", "", 11, TABLE_RIGHT},        {"uplink", "", 10, TABLE_RIGHT},
+    {"uplink", "total", 10, TABLE_RIGHT},  {"time", "measured", 10, TABLE_RIGHT},
     {"time", "modelled", 10, TABLE_RIGHT}, {"energy", "J", 9, TABLE_RIGHT}};
 
 void report_rounds(FILE *out, const struct trace_file *f, int32_t run, size_t most)
@@ -312,8 +313,8 @@ void report_rounds(FILE *out, const struct trace_file *f, int32_t run, size_t mo
         fmt_time(text[9], r[i].time_measured_ns);
         fmt_time(text[10], r[i].time_modelled_ns);
         fmt_fixed(text[11], r[i].energy_j, 9, 3);
-        table_row(&t, (const char *[]){text[0], text[1], text[2], text[3], text[4], text[5], text[6],
-                                       text[7], text[8], text[9], text[10], text[11]});
+        table_row(&t, (const char *[]){text[0], text[1], text[2], text[3], text[4], text[5],
+                                       text[6], text[7], text[8], text[9], text[10], text[11]});
         printed++;
     }
     if (printed < of_run)
@@ -330,10 +331,11 @@ void report_stages(FILE *out, const struct trace_file *f, int32_t run)
 
 void report_bytes(FILE *out, const struct trace_file *f, int32_t run)
 {
-    static const struct table_col cols[] = {
-        {"part", "", 12, TABLE_LEFT},       {"bytes", "", 14, TABLE_RIGHT},
-        {"share", "%", 7, TABLE_RIGHT},     {"a frame", "B", 12, TABLE_RIGHT},
-        {"a value", "bit", 9, TABLE_RIGHT}};
+    static const struct table_col cols[] = {{"part", "", 12, TABLE_LEFT},
+                                            {"bytes", "", 14, TABLE_RIGHT},
+                                            {"share", "%", 7, TABLE_RIGHT},
+                                            {"a frame", "B", 12, TABLE_RIGHT},
+                                            {"a value", "bit", 9, TABLE_RIGHT}};
     struct report_bytes b = report_sum_bytes(f, run);
     struct table t;
     char text[4][32];
@@ -398,11 +400,12 @@ void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t m
         fmt_count(text[5], c[i].refused);
         fmt_bytes(text[6], c[i].bytes);
         fmt_time(text[7], c[i].trained ? c[i].train_ns / c[i].trained : -1);
-        table_row(&t, (const char *[]){text[0], text[1], text[2], text[3], text[4], text[5], text[6],
-                                       text[7]});
+        table_row(&t, (const char *[]){text[0], text[1], text[2], text[3], text[4], text[5],
+                                       text[6], text[7]});
     }
     if (!few)
-        fprintf(out, "# %zu of %zu clients, those with most losses and bytes; --clients prints all\n",
+        fprintf(out,
+                "# %zu of %zu clients, those with most losses and bytes; --clients prints all\n",
                 most, n);
     mem_free(c);
 }
@@ -428,12 +431,14 @@ int report_verdict(FILE *out, const struct trace_file *f)
     if (last)
         fprintf(out, "# adapter xxh3:%016llx\n", (unsigned long long)last->adapter_xxh3);
     if (f->damaged)
-        fprintf(out, "# DAMAGED: %lld parts of the file could not be read; where its journal is "
-                     "left, --recover rebuilds it\n",
+        fprintf(out,
+                "# DAMAGED: %lld parts of the file could not be read; where its journal is "
+                "left, --recover rebuilds it\n",
                 (long long)f->damaged);
     else if (!f->complete)
-        fprintf(out, "# INCOMPLETE: the run goes on, was interrupted or was killed; what is here was "
-                     "committed\n");
+        fprintf(out,
+                "# INCOMPLETE: the run goes on, was interrupted or was killed; what is here was "
+                "committed\n");
     else if (status == STATUS_CHECK)
         fprintf(out, "# INVALID: a check failed\n");
     else if (status == STATUS_DEGRADED)

@@ -1,5 +1,5 @@
-// What a trace comes to, for people and for machines: one section a function. Tables have '#' on every
-// line that is not data.
+// What a trace comes to, for people and for machines: one section a function. Tables have '#' on
+// every line that is not data.
 #ifndef FSTQ_REPORT_H
 #define FSTQ_REPORT_H
 
@@ -20,7 +20,8 @@ void report_bytes(FILE *out, const struct trace_file *f, int32_t run);
 void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t most);
 // The two lines that end every command: the adapter's hash and the verdict. Returns enum status.
 int report_verdict(FILE *out, const struct trace_file *f);
-void report_json(FILE *out, const struct trace_file *f, const char *path);
+// run < 0: all of them.
+void report_json(FILE *out, const struct trace_file *f, const char *path, int64_t run);
 
 // Typed access: rows of table id in the order they were written.
 static inline const void *report_rows(const struct trace_file *f, enum record_id id, size_t *n)

@@ -160,11 +160,10 @@ static void put_clients(struct jsonw *j, const struct trace_file *f, int32_t run
         const struct {
             const char *name;
             int64_t v;
-        } ints[] = {{"client", c[i].client},     {"rank", c[i].rank},
-                    {"asked", c[i].asked},       {"arrived", c[i].ok},
-                    {"lost", c[i].lost},         {"refused", c[i].refused},
-                    {"uplink_bytes", c[i].bytes}, {"trained", c[i].trained},
-                    {"train_ns", c[i].train_ns}};
+        } ints[] = {
+            {"client", c[i].client},      {"rank", c[i].rank},       {"asked", c[i].asked},
+            {"arrived", c[i].ok},         {"lost", c[i].lost},       {"refused", c[i].refused},
+            {"uplink_bytes", c[i].bytes}, {"trained", c[i].trained}, {"train_ns", c[i].train_ns}};
         jsonw_object(j);
         for (size_t k = 0; k < ARRAY_LEN(ints); k++) {
             jsonw_key(j, ints[k].name);
@@ -176,7 +175,7 @@ static void put_clients(struct jsonw *j, const struct trace_file *f, int32_t run
     mem_free(c);
 }
 
-void report_json(FILE *out, const struct trace_file *f, const char *path)
+void report_json(FILE *out, const struct trace_file *f, const char *path, int64_t only)
 {
     struct jsonw j;
     jsonw_begin(&j, out);
@@ -211,6 +210,8 @@ void report_json(FILE *out, const struct trace_file *f, const char *path)
     jsonw_array(&j);
     for (size_t i = 0; i < report_run_count(f); i++) {
         int32_t run = report_run_id(f, i);
+        if (only >= 0 && run != only)
+            continue;
         jsonw_object(&j);
         jsonw_key(&j, "run");
         jsonw_int(&j, run);

@@ -288,7 +288,8 @@ static void facts_settle(struct trace_file *f)
     } meta[] = {{"config", &f->config_text},
                 {"command_line", &f->command_line},
                 {"hwloc_xml", &f->hwloc_xml},
-                {"environment", &f->environment}};
+                {"environment", &f->environment},
+                {"build", &f->build}};
     for (size_t i = 0; i < ARRAY_LEN(meta); i++) {
         const char *text = trace_fact_get(f, TRACE_META, meta[i].name);
         *meta[i].out = text ? text : "";

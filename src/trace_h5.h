@@ -60,7 +60,7 @@ struct trace_file {
     bool complete;
     char *rows[REC_COUNT]; // without padding; superseded attempts dropped
     size_t n[REC_COUNT];
-    const char *config_text, *command_line, *hwloc_xml, *environment; // "" = not there
+    const char *config_text, *command_line, *hwloc_xml, *environment, *build; // "" = not there
     struct trace_setting *config;
     int n_config;
     char suite_version[32], git_rev[48], created_utc[32];
@@ -76,6 +76,8 @@ int trace_read(const char *path, struct trace_file *f, struct err *err);
 // The same in a child first, for libhdf5 has been seen to crash on damaged files.
 int trace_read_guarded(const char *path, struct trace_file *f, struct err *err);
 void trace_file_free(struct trace_file *f);
+size_t trace_field_bytes(const struct record_field *f);    // of all its elements
+int trace_field_find(enum record_id id, const char *name); // index, or -1
 // Rebuilds NAME.h5 from NAME.h5.journal. A file that holds more rounds than its journal is left as
 // it is (an error); one that is damaged is kept under a free NAME.k.h5.
 int trace_recover(const char *journal_path, const char *h5_path, struct err *err);

@@ -32,8 +32,6 @@ void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, s
 // Text is cut at its first NUL and filled with zeros behind it, so that equal rows are equal bytes.
 void trace_rows_clean(enum record_id id, void *rows, size_t n);
 bool trace_has_text(enum record_id id);
-size_t trace_field_bytes(const struct record_field *f);    // with its count
-int trace_field_find(enum record_id id, const char *name); // index, or -1
 int trace_errno_set(struct err *err, const char *path, const char *what);
 
 // The journal: a header, then records of (magic, type, length, XXH3 over type, length and payload)
