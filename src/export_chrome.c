@@ -481,6 +481,15 @@ static void put_links_of(struct chrome *c, const struct rec_round *r, int32_t pi
     }
 }
 
+static void name_model(struct jsonw *j, int32_t pid, int32_t run)
+{
+    char name[96];
+    snprintf(name, sizeof name, "run %d, modelled time (not on the clock of the others)", run);
+    put_metadata(j, "process_name", pid, 0, name);
+    put_sort_index(j, "process_sort_index", pid, 0, pid);
+    put_metadata(j, "thread_name", pid, 0, "rounds");
+}
+
 static void put_model_of_run(struct chrome *c, int32_t run)
 {
     enum { CLIENTS = 1 << 20 };
@@ -490,13 +499,11 @@ static void put_model_of_run(struct chrome *c, int32_t run)
     int64_t start = 0;
     char name[256];
     bool *named = mem_alloc(MEM_TRACE, CLIENTS * sizeof *named);
-    snprintf(name, sizeof name, "run %d, modelled time (not on the clock of the others)", run);
-    put_metadata(&c->j, "process_name", pid, 0, name);
-    put_sort_index(&c->j, "process_sort_index", pid, 0, pid);
-    put_metadata(&c->j, "thread_name", pid, 0, "rounds");
     for (size_t i = 0; i < n; i++) {
         if (r[i].run != run || r[i].time_modelled_ns <= 0)
             continue;
+        if (start == 0)
+            name_model(&c->j, pid, run);
         snprintf(name, sizeof name, "round %d", r[i].version);
         put_modelled(&c->j, name, pid, 0, start, r[i].time_modelled_ns, r[i].version,
                      r[i].uplink_bytes);
