@@ -333,7 +333,7 @@ static void add_example(struct task *t, struct dataset *d, int32_t record)
                         .answer = n,
                         .group = s->group[record],
                         .label = label_of(t, r->answer),
-                        .reference = reference ? reference : r->answer};
+                        .reference = reference ? reference + (reference[0] == ' ') : r->answer};
     memcpy(tokens + n, answer, (size_t)n_answer * sizeof *answer);
     n += n_answer;
     tokens[n++] = k->eos;
