@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Writes the reference of parameters in README.md from the tables of the program, between its markers.
+#   scripts/readme-options.sh [--check] [README]     --check: change nothing, status 1 when it is stale
+# The program is $FSTQ, else build/release/fstq.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+check=
+if [ "${1:-}" = --check ]; then
+    check=1
+    shift
+fi
+readme=${1:-$root/README.md}
+fstq=${FSTQ:-$root/build/release/fstq}
+begin='<!-- options:begin -->' end='<!-- options:end -->'
+for marker in "$begin" "$end"; do
+    [ "$(grep -cxF -e "$marker" "$readme")" = 1 ] || {
+        echo "$readme: there has to be one line '$marker'" >&2
+        exit 2
+    }
+done
+
+new=$(mktemp)
+trap 'rm -f "$new"' EXIT
+{
+    sed "/^$begin\$/q" "$readme"
+    echo
+    "$fstq" list options --markdown
+    echo
+    sed -n "/^$end\$/,\$p" "$readme"
+} >"$new"
+if cmp -s "$new" "$readme"; then
+    exit 0
+fi
+if [ -n "$check" ]; then
+    echo "$readme: its parameters are not those of $fstq; run scripts/readme-options.sh" >&2
+    diff "$readme" "$new" >&2 || true
+    exit 1
+fi
+cat "$new" >"$readme"

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# What `make install` puts down works where it lies, and knows nothing of the checkout.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}" "${FSTQ_BUILD:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-install.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+
+# -o all: as it is built, whatever it was built with.
+make -C "$root" -o all install O="$FSTQ_BUILD" DESTDIR="$dir/stage" PREFIX=/opt/fstq >log 2>&1
+check "make install: status 0" equal "$?" 0
+check "nothing outside DESTDIR/PREFIX" equal "$(find stage -type f | grep -vc '^stage/opt/fstq/')" 0
+prefix=$dir/stage/opt/fstq
+check "the program" cmp "$prefix/bin/fstq" "$FSTQ"
+for config in "$root"/configs/*.ini; do
+    check "$(basename "$config")" cmp "$prefix/share/fstq/configs/$(basename "$config")" "$config"
+done
+
+unset FSTQ
+mv stage moved
+prefix=$dir/moved/opt/fstq
+check "the launcher finds the program beside it" \
+    eval "'$prefix/bin/fstq-run' -np 2 --dry-run run x | grep -q ' $prefix/bin/fstq run x'"
+ln -s "$prefix/bin/fstq-run" link
+check "also through a link" \
+    eval "./link -np 2 --dry-run run x | grep -q ' $prefix/bin/fstq run x'"
+"$prefix/bin/fstq-run" -np 2 run "$prefix/share/fstq/configs/quadratic.ini" fed.rounds=2 >out 2>err
+check "an installed run: status 0" equal "$?" 0
+check "an installed run: VALID" equal "$(tail -n 1 out)" "# VALID"
+check "an installed run: its trace is where it was started" test -s quadratic.h5
+finish

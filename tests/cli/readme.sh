@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# README.md is true: its parameters are those of the program, its commands run, its files exist.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-readme.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+readme=$root/README.md
+cd "$dir" || exit 1
+
+check "the parameters are up to date" "$root/scripts/readme-options.sh" --check
+sed 's/^| `run\.seed` |/| `run.sede` |/' "$readme" >stale.md
+check "an old table is noticed" eval "! '$root/scripts/readme-options.sh' --check stale.md 2>/dev/null"
+"$root/scripts/readme-options.sh" stale.md
+check "and written anew" cmp stale.md "$readme"
+grep -v 'options:end' "$readme" >cut.md
+check "a missing marker is an error" eval "! '$root/scripts/readme-options.sh' cut.md 2>/dev/null"
+
+# Blocks of "sh" are commands from a checkout's root; each has to succeed, or to end with the status
+# that a comment behind it names. What installs, builds and tests is left to others.
+mkdir bin
+printf '#!/bin/sh\nexec "%s" "$@"\n' "$FSTQ" >bin/fstq
+printf '#!/bin/sh\nFSTQ="%s" exec "%s/scripts/fstq-run" "$@"\n' "$FSTQ" "$root" >bin/fstq-run
+chmod +x bin/fstq bin/fstq-run
+ln -s "$root/configs" "$root/scripts" .
+export PATH=$dir/bin:$PATH
+sed -n '/^```sh$/,/^```$/p' "$readme" | grep -E '^(fstq|fstq-run) ' >commands
+check "there are commands to try" test "$(wc -l <commands)" -ge 8
+while IFS= read -r line; do
+    expected=$(sed -n 's/.*# status \([0-9]*\).*/\1/p' <<<"$line")
+    bash -c "${line%% # *}" >log 2>&1 </dev/null
+    status=$?
+    [ "$status" = "${expected:-0}" ] || sed 's/^/#   /' log | tail -n 20
+    check "$(sed 's/#/no. /g' <<<"${line%% # *}")" equal "$status" "${expected:-0}"
+done <commands
+
+# Paths between backquotes or in links that look like ours.
+grep -oE '(src|scripts|configs|tests|bench|kernels)/[A-Za-z0-9_./-]*[A-Za-z0-9_]' "$readme" |
+    sort -u >paths
+while IFS= read -r path; do
+    check "$path exists" test -e "$root/$path"
+done <paths
+finish
