@@ -70,5 +70,6 @@ const struct cmd cmd_export = {
         "                      loss and score as counters; modelled transfers apart\n"
         "  --csv DIR           a file a table (RFC 4180), units.csv, config.csv\n\n"
         "  fstq export fstq-run/trace.h5 --chrome round.json\n",
+    .alone = true,
     .run = export_main,
 };

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #define RUN_SPANS      65536
 #define RUN_TABLE_ROWS 40
@@ -510,8 +511,13 @@ static enum status verdict(const struct run *r, char *text, size_t size)
 
 static enum status conclude(struct run *r)
 {
-    const struct server *s = r->server;
+    struct server *s = r->server;
     char text[512], t[5][32];
+    if (r->rounds_done == 0) { // resumed after the last round, or stopped before the first
+        server_evaluate(s);
+        r->last.score = s->eval.score;
+        r->last.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n);
+    }
     add_summary(r, "score", r->last.score, "1");
     add_summary(r, "uplink", (double)s->totals.uplink_bytes, "byte");
     add_summary(r, "downlink", (double)s->totals.downlink_bytes, "byte");

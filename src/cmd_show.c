@@ -175,5 +175,6 @@ const struct cmd cmd_show = {
         "               may be needed; a damaged FILE.h5 is kept under another name\n\n"
         "  fstq show fstq-run/trace.h5\n"
         "  fstq show fstq-run/trace.h5 --rounds --clients\n",
+    .alone = true,
     .run = show_main,
 };
