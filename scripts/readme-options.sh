@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the reference of parameters in README.md from the tables of the program, between its markers.
-#   scripts/readme-options.sh [--check] [README]     --check: change nothing, status 1 when it is stale
+# Writes the reference of parameters in README.md, between its markers, from the program's tables.
+#   scripts/readme-options.sh [--check] [README]    --check: change nothing, status 1 when stale
 # The program is $FSTQ, else build/release/fstq.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -9,13 +9,14 @@ trap 'rm -rf "$dir"' EXIT
 readme=$root/README.md
 cd "$dir" || exit 1
 
-check "the parameters are up to date" "$root/scripts/readme-options.sh" --check
+options=$root/scripts/readme-options.sh
+check "the parameters are up to date" "$options" --check
 sed 's/^| `run\.seed` |/| `run.sede` |/' "$readme" >stale.md
-check "an old table is noticed" eval "! '$root/scripts/readme-options.sh' --check stale.md 2>/dev/null"
-"$root/scripts/readme-options.sh" stale.md
+check "an old table is noticed" eval "! '$options' --check stale.md 2>/dev/null"
+"$options" stale.md
 check "and written anew" cmp stale.md "$readme"
 grep -v 'options:end' "$readme" >cut.md
-check "a missing marker is an error" eval "! '$root/scripts/readme-options.sh' cut.md 2>/dev/null"
+check "a missing marker is an error" eval "! '$options' cut.md 2>/dev/null"
 
 # Blocks of "sh" are commands from a checkout's root; each has to succeed, or to end with the status
 # that a comment behind it names. What installs, builds and tests is left to others.
