@@ -44,9 +44,35 @@ uint32_t quant_absmax_bits_bf16(const uint8_t *x, size_t n); // >= 0x7f80 is not
 
 // Sums in double over 1024-value blocks: 16 lanes, a fixed tree, blocks in order. The same on every
 // machine.
+double quant_sum(const float *x, size_t n);
+double quant_dot(const float *x, const float *y, size_t n);
 double quant_sum_abs(const float *x, size_t n);
 double quant_sum_sq(const float *x, size_t n);
 double quant_sum_sq_diff(const float *x, const float *y, size_t n); // sum of (x - y)^2
+
+size_t quant_count_nonneg(const float *x, size_t n); // x >= 0, -0 too
+
+// Scalar quantisers: one code a value. rnd holds a random word a value; its upper 24 bits are u in
+// [0, 1).
+void quant_nearest_u8(const float *x, size_t n, float inv, int q,
+                      uint8_t *code); // q + rne(x inv), clipped
+// q + sign(x) floor(|x| inv + u), clipped to 2 q: unbiased stochastic rounding
+void quant_stochastic_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q,
+                         uint8_t *code);
+// q + floor(x inv + u), clipped: with u subtracted again by the receiver, dithering
+void quant_dither_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q,
+                     uint8_t *code);
+void quant_sign_u8(const float *x, size_t n, uint8_t *code); // 1 where x >= 0
+void quant_coin_u8(const float *x, const uint32_t *rnd, size_t n, float inv,
+                   uint8_t *code); // u < (x inv + 1) / 2
+void quant_bounds_u8(const float *x, size_t n, float inv, const float *bound, int n_bounds,
+                     uint8_t *code); // how many ascending bounds are at or below x inv
+void quant_linear_from_u8(const uint8_t *code, size_t n, int zero, float step,
+                          struct quant_sink to);
+void quant_dither_from_u8(const uint8_t *code, const uint32_t *rnd, size_t n, int zero, float step,
+                          struct quant_sink to);
+void quant_table_from_u8(const uint8_t *code, size_t n, const float table[16],
+                         struct quant_sink to);
 
 void quant_f32_to_le(const float *x, size_t n, uint8_t *out);
 void quant_f32_from_le(const uint8_t *in, size_t n, struct quant_sink to);

@@ -122,58 +122,115 @@ uint32_t quant_absmax_bits_bf16(const uint8_t *x, size_t n)
 
 // --- Sums
 // -------------------------------------------------------------------------------------------
-// Squares of floats neither overflow nor vanish in double.
+// Squares of floats neither overflow nor vanish in double. Two vectors of eight lanes: value i of a
+// block goes to lane i % 16.
 
-#define SUM_LANES 16
 #define SUM_BLOCK 1024
+typedef double lanes8 __attribute__((vector_size(64)));
+typedef float floats8 __attribute__((vector_size(32)));
+typedef uint32_t words8 __attribute__((vector_size(32)));
 
-KERNEL_BODY double lanes_tree(double lane[SUM_LANES])
+// Eight floats in double, their bits masked first.
+#define LANES_MASKED_AT(v, p, mask)                                                                \
+    do {                                                                                           \
+        words8 bits_;                                                                              \
+        floats8 f_;                                                                                \
+        memcpy(&bits_, p, sizeof bits_);                                                           \
+        bits_ &= (mask);                                                                           \
+        memcpy(&f_, &bits_, sizeof f_);                                                            \
+        (v) = __builtin_convertvector(f_, lanes8);                                                 \
+    } while (0)
+#define LANES_AT(v, p) LANES_MASKED_AT(v, p, UINT32_MAX)
+
+KERNEL_BODY double lanes_tree(double lane[16])
 {
-    for (int half = SUM_LANES / 2; half; half /= 2)
+    for (int half = 8; half; half /= 2)
         for (int l = 0; l < half; l++)
             lane[l] += lane[l + half];
     return lane[0];
 }
 
-// The sum of TERM, which says what value i adds.
-#define SUM_BODY(n, TERM)                                                                          \
+// Sums TERM(i) over values; VECTOR(v, i) sets v to the terms of the eight values from i on.
+#define SUM_BODY(n, TERM, VECTOR)                                                                  \
     double total = 0;                                                                              \
     for (size_t begin = 0; begin < (n); begin += SUM_BLOCK) {                                      \
-        size_t end = begin + SUM_BLOCK < (n) ? begin + SUM_BLOCK : (n);                            \
-        double lane[SUM_LANES] = {0};                                                              \
-        size_t i = begin;                                                                          \
-        for (; i + SUM_LANES <= end; i += SUM_LANES)                                               \
-            for (size_t l = 0; l < SUM_LANES; l++)                                                 \
-                lane[l] += TERM(i + l);                                                            \
+        size_t end = begin + SUM_BLOCK < (n) ? begin + SUM_BLOCK : (n), i = begin;                 \
+        lanes8 low = {0}, high = {0}, v;                                                           \
+        for (; i + 16 <= end; i += 16) {                                                           \
+            VECTOR(v, i);                                                                          \
+            low += v;                                                                              \
+            VECTOR(v, i + 8);                                                                      \
+            high += v;                                                                             \
+        }                                                                                          \
+        double lane[16];                                                                           \
+        memcpy(lane, &low, sizeof low);                                                            \
+        memcpy(lane + 8, &high, sizeof high);                                                      \
         for (size_t l = 0; i + l < end; l++)                                                       \
             lane[l] += TERM(i + l);                                                                \
         total += lanes_tree(lane);                                                                 \
     }                                                                                              \
     return total
 
+KERNEL_BODY double quant_sum_body(const float *x, size_t n)
+{
+#define TERM(i)      (double)x[i]
+#define VECTOR(v, i) LANES_AT(v, x + (i))
+    SUM_BODY(n, TERM, VECTOR);
+#undef TERM
+#undef VECTOR
+}
+KERNEL_VARIANTS(double, quant_sum, (const float *x, size_t n), (x, n))
+
 KERNEL_BODY double quant_sum_abs_body(const float *x, size_t n)
 {
-#define TERM(i) (double)f32_from_bits(f32_bits(x[i]) & 0x7fffffffu)
-    SUM_BODY(n, TERM);
+#define TERM(i)      (double)f32_from_bits(f32_bits(x[i]) & 0x7fffffffu)
+#define VECTOR(v, i) LANES_MASKED_AT(v, x + (i), 0x7fffffffu)
+    SUM_BODY(n, TERM, VECTOR);
 #undef TERM
+#undef VECTOR
 }
 KERNEL_VARIANTS(double, quant_sum_abs, (const float *x, size_t n), (x, n))
 
 KERNEL_BODY double quant_sum_sq_body(const float *x, size_t n)
 {
 #define TERM(i) (double)x[i] * (double)x[i]
-    SUM_BODY(n, TERM);
+#define VECTOR(v, i)                                                                               \
+    LANES_AT(v, x + (i));                                                                          \
+    (v) *= (v)
+    SUM_BODY(n, TERM, VECTOR);
 #undef TERM
+#undef VECTOR
 }
 KERNEL_VARIANTS(double, quant_sum_sq, (const float *x, size_t n), (x, n))
 
 KERNEL_BODY double quant_sum_sq_diff_body(const float *x, const float *y, size_t n)
 {
+    lanes8 w;
 #define TERM(i) ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i])
-    SUM_BODY(n, TERM);
+#define VECTOR(v, i)                                                                               \
+    LANES_AT(v, x + (i));                                                                          \
+    LANES_AT(w, y + (i));                                                                          \
+    (v) -= w;                                                                                      \
+    (v) *= (v)
+    SUM_BODY(n, TERM, VECTOR);
 #undef TERM
+#undef VECTOR
 }
 KERNEL_VARIANTS(double, quant_sum_sq_diff, (const float *x, const float *y, size_t n), (x, y, n))
+
+KERNEL_BODY double quant_dot_body(const float *x, const float *y, size_t n)
+{
+    lanes8 w;
+#define TERM(i) (double)x[i] * (double)y[i]
+#define VECTOR(v, i)                                                                               \
+    LANES_AT(v, x + (i));                                                                          \
+    LANES_AT(w, y + (i));                                                                          \
+    (v) *= w
+    SUM_BODY(n, TERM, VECTOR);
+#undef TERM
+#undef VECTOR
+}
+KERNEL_VARIANTS(double, quant_dot, (const float *x, const float *y, size_t n), (x, y, n))
 
 // --- Dense formats
 // ----------------------------------------------------------------------------------
@@ -313,4 +370,189 @@ void quant_f16_to_le(const float *x, size_t n, float scale, uint8_t *out)
 void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_sink to)
 {
     KERNEL_PICK(quant_f16_from_le, (in, n, scale, to));
+}
+
+// --- Scalar quantisers
+// ------------------------------------------------------------------------------ Adding 1.5 * 2^23
+// leaves the nearest integer, ties to even, in the low bits of a float: the same with every
+// instruction set, and no conversion that could differ.
+
+#define ROUND_MAGIC      12582912.0f
+#define ROUND_MAGIC_BITS 0x4b400000
+
+KERNEL_BODY int nearest_int(float v) // |v| < 2^22
+{
+    return (int)(f32_bits(v + ROUND_MAGIC)) - ROUND_MAGIC_BITS;
+}
+KERNEL_BODY float clip(float v, float most)
+{
+    v = v < most ? v : most;
+    return v > -most ? v : -most;
+}
+KERNEL_BODY float unit_of(uint32_t word)
+{
+    return (float)(int32_t)(word >> 8) * 0x1p-24f;
+}
+
+KERNEL_BODY size_t quant_count_nonneg_body(const float *x, size_t n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += x[i] >= 0;
+    return count;
+}
+KERNEL_VARIANTS(size_t, quant_count_nonneg, (const float *x, size_t n), (x, n))
+
+KERNEL_BODY void quant_nearest_u8_body(const float *x, size_t n, float inv, int q, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = (uint8_t)(nearest_int(clip(x[i] * inv, (float)q)) + q);
+}
+KERNEL_VARIANTS_VOID(quant_nearest_u8, (const float *x, size_t n, float inv, int q, uint8_t *code),
+                     (x, n, inv, q, code))
+
+KERNEL_BODY void quant_stochastic_u8_body(const float *x, const uint32_t *rnd, size_t n, float inv,
+                                          int q, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++) {
+        float v = x[i] * inv, a = (v < 0 ? -v : v) + unit_of(rnd[i]);
+        int level = (int)(a < (float)q ? a : (float)q);
+        code[i] = (uint8_t)(v < 0 ? q - level : q + level);
+    }
+}
+KERNEL_VARIANTS_VOID(quant_stochastic_u8,
+                     (const float *x, const uint32_t *rnd, size_t n, float inv, int q,
+                      uint8_t *code),
+                     (x, rnd, n, inv, q, code))
+
+KERNEL_BODY void quant_dither_u8_body(const float *x, const uint32_t *rnd, size_t n, float inv,
+                                      int q, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = (uint8_t)(int)(clip(x[i] * inv, (float)q - 1) + unit_of(rnd[i]) + (float)q);
+}
+KERNEL_VARIANTS_VOID(quant_dither_u8,
+                     (const float *x, const uint32_t *rnd, size_t n, float inv, int q,
+                      uint8_t *code),
+                     (x, rnd, n, inv, q, code))
+
+KERNEL_BODY void quant_sign_u8_body(const float *x, size_t n, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = x[i] >= 0;
+}
+KERNEL_VARIANTS_VOID(quant_sign_u8, (const float *x, size_t n, uint8_t *code), (x, n, code))
+
+KERNEL_BODY void quant_coin_u8_body(const float *x, const uint32_t *rnd, size_t n, float inv,
+                                    uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = unit_of(rnd[i]) < x[i] * inv * 0.5f + 0.5f;
+}
+KERNEL_VARIANTS_VOID(quant_coin_u8,
+                     (const float *x, const uint32_t *rnd, size_t n, float inv, uint8_t *code),
+                     (x, rnd, n, inv, code))
+
+KERNEL_BODY void quant_bounds_u8_body(const float *x, size_t n, float inv, const float *bound,
+                                      int n_bounds, uint8_t *code)
+{
+    for (size_t begin = 0; begin < n; begin += 256) {
+        size_t m = n - begin < 256 ? n - begin : 256;
+        float v[256];
+        uint8_t c[256] = {0};
+        for (size_t i = 0; i < m; i++)
+            v[i] = x[begin + i] * inv;
+        for (int b = 0; b < n_bounds; b++)
+            for (size_t i = 0; i < m; i++)
+                c[i] = (uint8_t)(c[i] + (v[i] >= bound[b]));
+        memcpy(code + begin, c, m);
+    }
+}
+KERNEL_VARIANTS_VOID(quant_bounds_u8,
+                     (const float *x, size_t n, float inv, const float *bound, int n_bounds,
+                      uint8_t *code),
+                     (x, n, inv, bound, n_bounds, code))
+
+KERNEL_BODY void quant_linear_from_u8_body(const uint8_t *code, size_t n, int zero, float step,
+                                           struct quant_sink to)
+{
+    if (to.add)
+        for (size_t i = 0; i < n; i++)
+            to.to[i] += to.weight * ((float)((int)code[i] - zero) * step);
+    else
+        for (size_t i = 0; i < n; i++)
+            to.to[i] = (float)((int)code[i] - zero) * step;
+}
+KERNEL_VARIANTS_VOID(quant_linear_from_u8,
+                     (const uint8_t *code, size_t n, int zero, float step, struct quant_sink to),
+                     (code, n, zero, step, to))
+
+KERNEL_BODY void quant_dither_from_u8_body(const uint8_t *code, const uint32_t *rnd, size_t n,
+                                           int zero, float step, struct quant_sink to)
+{
+#define VALUE ((float)((int)code[i] - zero) + (0.5f - unit_of(rnd[i]))) * step
+    if (to.add)
+        for (size_t i = 0; i < n; i++)
+            to.to[i] += to.weight * (VALUE);
+    else
+        for (size_t i = 0; i < n; i++)
+            to.to[i] = VALUE;
+#undef VALUE
+}
+KERNEL_VARIANTS_VOID(quant_dither_from_u8,
+                     (const uint8_t *code, const uint32_t *rnd, size_t n, int zero, float step,
+                      struct quant_sink to),
+                     (code, rnd, n, zero, step, to))
+
+static void table_tail(const uint8_t *code, size_t begin, size_t n, const float table[16],
+                       struct quant_sink to)
+{
+    for (size_t i = begin; i < n; i++) {
+        float v = table[code[i] & 15];
+        to.to[i] = to.add ? to.to[i] + to.weight * v : v;
+    }
+}
+static void quant_table_from_u8_portable(const uint8_t *code, size_t n, const float table[16],
+                                         struct quant_sink to)
+{
+    table_tail(code, 0, n, table, to);
+}
+#if KERNEL_X86
+TARGET_AVX2 static void quant_table_from_u8_avx2(const uint8_t *code, size_t n,
+                                                 const float table[16], struct quant_sink to)
+{
+    const __m256 low = _mm256_loadu_ps(table), high = _mm256_loadu_ps(table + 8);
+    const __m256 w = _mm256_set1_ps(to.weight);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256i c =
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(code + i)));
+        __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(c, 28)); // bit 3 to the sign
+        __m256 v = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, c),
+                                    _mm256_permutevar8x32_ps(high, c), upper);
+        if (to.add)
+            v = _mm256_add_ps(_mm256_loadu_ps(to.to + i), _mm256_mul_ps(w, v));
+        _mm256_storeu_ps(to.to + i, v);
+    }
+    table_tail(code, i, n, table, to);
+}
+TARGET_AVX512 static void quant_table_from_u8_avx512(const uint8_t *code, size_t n,
+                                                     const float table[16], struct quant_sink to)
+{
+    const __m512 t = _mm512_loadu_ps(table), w = _mm512_set1_ps(to.weight);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512i c =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(code + i)));
+        __m512 v = _mm512_permutexvar_ps(c, t);
+        if (to.add)
+            v = _mm512_add_ps(_mm512_loadu_ps(to.to + i), _mm512_mul_ps(w, v));
+        _mm512_storeu_ps(to.to + i, v);
+    }
+    table_tail(code, i, n, table, to);
+}
+#endif
+void quant_table_from_u8(const uint8_t *code, size_t n, const float table[16], struct quant_sink to)
+{
+    KERNEL_PICK(quant_table_from_u8, (code, n, table, to));
 }

@@ -9,12 +9,18 @@
 #include <string.h>
 
 const struct codec *const codec_table[] = {
-    &codec_raw, &codec_fp32, &codec_fp16, &codec_bf16, NULL,
+    &codec_raw,  &codec_fp32,     &codec_fp16, &codec_bf16,   &codec_int,    &codec_nf4,
+    &codec_qsgd, &codec_terngrad, &codec_sign, &codec_onebit, &codec_fedbat, &codec_uniform,
+    NULL,
 };
 
 const struct codec *const wrapper_table[] = {NULL};
 
 const struct codec_alias codec_alias_table[] = {
+    {"int8", "int:bits=8", "8-bit blocks scaled by their largest value"},
+    {"int4", "int:bits=4", "4-bit blocks scaled by their largest value"},
+    {"int2", "int:bits=2", "2-bit (ternary) blocks scaled by their largest value"},
+    {"fedpaq", "qsgd:norm=l2", "QSGD as FedPAQ uses it: several local steps, unweighted mean"},
     {NULL, NULL, NULL},
 };
 

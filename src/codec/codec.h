@@ -104,6 +104,7 @@ struct codec {
     int (*decode)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                   size_t len, struct quant_sink to, void *scratch, struct err *err);
     const struct codec_agg *agg; // CODEC_OWN_AGG
+    const void *family;          // what functions shared by several rows tell them apart by
 };
 
 // A codec with its options, ready for one shape. Wrappers (+ef, +zstd) are codecs with an inner

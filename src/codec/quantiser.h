@@ -1,0 +1,80 @@
+// What dense scalar quantisers share: coordinates in groups that have scales of their own, one
+// small code a coordinate, the codes packed or entropy-coded. A quantiser says how to fit a group's
+// scales, how to make codes and what they mean; the rest (message, threads, error paths) is here
+// once.
+//
+// Message: header, scales of all groups, codes of all coordinates in order.
+#ifndef FSTQ_CODEC_QUANTISER_H
+#define FSTQ_CODEC_QUANTISER_H
+
+#include "codec/codec.h"
+
+enum q_group {
+    Q_TENSOR, // one group a tensor, or blocks inside it where q_common.block > 0
+    Q_CLASS,  // all A, all B, all others
+    Q_RANK,   // one a rank component: the rows of A, the columns of B and of others
+};
+enum q_coder { Q_FIXED, Q_RANS, Q_GAMMA, Q_DELTA, Q_OMEGA, Q_BASE3 };
+enum q_scale { Q_FP32, Q_BF16, Q_LOG8 };
+extern const char *const q_group_choices[], *const q_coder_choices[], *const q_scale_choices[];
+
+// The first member of every quantiser's options. What a row does not offer stays 0.
+struct q_common {
+    int32_t group, block, coder, scale;
+};
+#define Q_OPT_BLOCK(dflt)                                                                          \
+    OPT(struct q_common, block, "block", dflt, 0, 1 << 20, "values",                               \
+        "values that share a scale; 0 = the whole group")
+#define Q_OPT_GROUP(dflt, what)                                                                    \
+    OPT_ENUM(struct q_common, group, "group", dflt, q_group_choices, what)
+#define Q_OPT_CODER(dflt)                                                                          \
+    OPT_ENUM(struct q_common, coder, "code", dflt, q_coder_choices, "coding of the codes")
+#define Q_OPT_SCALE(dflt)                                                                          \
+    OPT_ENUM(struct q_common, scale, "scale", dflt, q_scale_choices, "format of the scales")
+
+// Sums over a group, as far as asked for.
+enum { STAT_SUM = 1, STAT_ABS = 2, STAT_SQ = 4, STAT_NONNEG = 8 };
+struct q_stats {
+    double sum, abs, sq;
+    size_t n, nonneg; // nonneg: values >= 0
+    float max;        // of |x|
+};
+
+// Meaning of a code: (code - zero) * step, or a table of up to 16 values.
+struct q_levels {
+    bool linear;
+    int zero;
+    float step;
+    float table[16];
+};
+
+#define Q_SCALES_MAX 2
+// Below this a group is sent as zeros: reciprocals of scales stay finite.
+#define Q_TINY 0x1p-110f
+
+struct quantiser {
+    unsigned scales; // floats a group
+    unsigned stats;  // STAT_* that fit reads
+    unsigned (*kinds)(const void *opt);
+    bool (*random)(const void *opt); // NULL = no
+    void (*fit)(const void *opt, const struct q_stats *s, float scale[Q_SCALES_MAX]);
+    void (*encode)(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
+                   size_t n, uint8_t *code);
+    void (*levels)(const void *opt, const float *scale, struct q_levels *levels);
+    bool (*dithered)(const void *opt); // the receiver draws the same words; NULL = no
+};
+
+// The functions of a row whose family points to a struct quantiser.
+int quantiser_check(const struct codec_inst *c, struct err *err);
+size_t quantiser_scratch(const struct codec_inst *c);
+size_t quantiser_bound(const struct codec_inst *c);
+int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                         size_t cap, void *scratch, struct codec_report *report, struct err *err);
+int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                     size_t len, struct quant_sink to, void *scratch, struct err *err);
+
+#define QUANTISER_ROW(q)                                                                           \
+    .check = quantiser_check, .scratch_bytes = quantiser_scratch, .bound = quantiser_bound,        \
+    .encode = quantiser_encode, .decode = quantiser_decode, .family = &(q)
+
+#endif

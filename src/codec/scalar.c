@@ -1,0 +1,607 @@
+// Dense scalar quantisers: one code a coordinate, a scale or two a group.
+#include "codec/quantiser.h"
+#include "codec/rows.h"
+#include "kernels/kernels_codec.h"
+
+#include <math.h>
+
+static float reciprocal(float scale)
+{
+    return scale != 0 ? 1 / scale : 0;
+}
+
+static void levels_around(int zero, float step, struct q_levels *l)
+{
+    l->linear = true;
+    l->zero = zero;
+    l->step = step;
+}
+
+static void levels_two(float low, float high, struct q_levels *l)
+{
+    l->linear = false;
+    l->table[0] = low;
+    l->table[1] = high;
+}
+
+static unsigned two_kinds(const void *opt)
+{
+    (void)opt;
+    return 2;
+}
+
+static bool always(const void *opt)
+{
+    (void)opt;
+    return true;
+}
+
+// --- int: largest magnitude to the largest code, round to nearest
+// -----------------------------------
+
+struct int_opt {
+    struct q_common common;
+    int32_t bits;
+};
+
+static const struct opt int_options[] = {
+    OPT(struct int_opt, bits, "bits", "8", 2, 8, "bits", "bits of a value; q = 2^(bits-1) - 1"),
+    Q_OPT_BLOCK("256"),
+    Q_OPT_GROUP("tensor", "what shares a scale"),
+    Q_OPT_SCALE("fp32"),
+    Q_OPT_CODER("fixed"),
+};
+
+static int int_q(const void *opt)
+{
+    return (1 << (((const struct int_opt *)opt)->bits - 1)) - 1;
+}
+
+static unsigned int_kinds(const void *opt)
+{
+    return 2 * (unsigned)int_q(opt) + 1;
+}
+
+static void int_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    *scale = s->max / (float)int_q(opt);
+}
+
+static void int_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
+                       size_t n, uint8_t *code)
+{
+    (void)rnd;
+    quant_nearest_u8(x, n, reciprocal(*scale), int_q(opt), code);
+}
+
+static void int_levels(const void *opt, const float *scale, struct q_levels *l)
+{
+    levels_around(int_q(opt), *scale, l);
+}
+
+static const struct quantiser int_quantiser = {
+    .scales = 1,
+    .kinds = int_kinds,
+    .fit = int_fit,
+    .encode = int_encode,
+    .levels = int_levels,
+};
+
+const struct codec codec_int = {
+    .name = "int",
+    .help = "integers scaled by the largest value of a block, round to nearest",
+    .source = "block-wise absmax, e.g. Dettmers et al. 2022",
+    .options = int_options,
+    .n_options = ARRAY_LEN(int_options),
+    .option_bytes = sizeof(struct int_opt),
+    .flags = CODEC_SELF_CHECK,
+    QUANTISER_ROW(int_quantiser),
+};
+
+// --- nf4: quantiles of a normal distribution
+// --------------------------------------------------------
+
+struct nf4_opt {
+    struct q_common common;
+};
+
+static const struct opt nf4_options[] = {
+    Q_OPT_BLOCK("64"),
+    Q_OPT_SCALE("fp32"),
+    Q_OPT_CODER("fixed"),
+};
+
+// Quantiles of N(0, 1) at equal steps of probability, eight above zero and seven below, scaled to
+// [-1, 1].
+static const float nf4_table[16] = {
+    -1.0f,     -0.696193f, -0.525073f, -0.394917f, -0.284441f, -0.184773f, -0.091050f, 0.0f,
+    0.079580f, 0.160930f,  0.246112f,  0.337915f,  0.440710f,  0.562617f,  0.722957f,  1.0f};
+
+static unsigned nf4_kinds(const void *opt)
+{
+    (void)opt;
+    return 16;
+}
+
+static void nf4_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    (void)opt;
+    *scale = s->max;
+}
+
+static void nf4_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
+                       size_t n, uint8_t *code)
+{
+    (void)opt, (void)rnd;
+    float bound[15];
+    for (int i = 0; i < 15; i++)
+        bound[i] = (nf4_table[i] + nf4_table[i + 1]) * 0.5f;
+    quant_bounds_u8(x, n, reciprocal(*scale), bound, 15, code);
+}
+
+static void nf4_levels(const void *opt, const float *scale, struct q_levels *l)
+{
+    (void)opt;
+    l->linear = false;
+    for (int i = 0; i < 16; i++)
+        l->table[i] = nf4_table[i] * *scale;
+}
+
+static const struct quantiser nf4_quantiser = {
+    .scales = 1,
+    .kinds = nf4_kinds,
+    .fit = nf4_fit,
+    .encode = nf4_encode,
+    .levels = nf4_levels,
+};
+
+const struct codec codec_nf4 = {
+    .name = "nf4",
+    .help = "4-bit normal-float blocks; scale=log8 codes the scales in 8 bits once more",
+    .source = "Dettmers et al. 2023 (QLoRA)",
+    .options = nf4_options,
+    .n_options = ARRAY_LEN(nf4_options),
+    .option_bytes = sizeof(struct nf4_opt),
+    .flags = CODEC_SELF_CHECK,
+    QUANTISER_ROW(nf4_quantiser),
+};
+
+// --- QSGD
+// ------------------------------------------------------------------------------------------- l =
+// floor(s |v| / norm + u); v_hat = sign(v) norm l / s. What is sent as the scale is norm / s.
+
+enum { QSGD_L2, QSGD_MAX };
+static const char *const qsgd_norms[] = {"l2", "max", NULL};
+
+struct qsgd_opt {
+    struct q_common common;
+    int32_t bits, levels, norm;
+};
+
+static const struct opt qsgd_options[] = {
+    OPT(struct qsgd_opt, bits, "bits", "4", 2, 8, "bits", "bits of a code; s = 2^(bits-1) - 1"),
+    OPT(struct qsgd_opt, levels, "levels", "0", 0, 127, "", "s itself; 0 = from bits"),
+    OPT(struct q_common, block, "bucket", "512", 0, 1 << 20, "values",
+        "values that share a norm; 0 = a tensor"),
+    OPT_ENUM(struct qsgd_opt, norm, "norm", "l2", qsgd_norms, "what levels are fractions of"),
+    Q_OPT_CODER("fixed"),
+};
+
+static int qsgd_s(const void *opt)
+{
+    const struct qsgd_opt *o = opt;
+    return o->levels ? o->levels : (1 << (o->bits - 1)) - 1;
+}
+
+static unsigned qsgd_kinds(const void *opt)
+{
+    return 2 * (unsigned)qsgd_s(opt) + 1;
+}
+
+static void qsgd_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    const struct qsgd_opt *o = opt;
+    float norm = o->norm == QSGD_MAX ? s->max : (float)sqrt(s->sq);
+    *scale = norm / (float)qsgd_s(opt);
+}
+
+static void qsgd_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
+                        size_t n, uint8_t *code)
+{
+    quant_stochastic_u8(x, rnd, n, reciprocal(*scale), qsgd_s(opt), code);
+}
+
+static void qsgd_levels(const void *opt, const float *scale, struct q_levels *l)
+{
+    levels_around(qsgd_s(opt), *scale, l);
+}
+
+// E ||v_hat - v||^2 <= min(d / s^2, sqrt(d) / s) ||v||^2 under the L2 norm, and nearly reached.
+static unsigned qsgd_flags(const struct codec_inst *c)
+{
+    const struct qsgd_opt *o = c->opt;
+    double d = o->common.block, s = qsgd_s(o);
+    for (uint32_t t = 0; t < c->shape->n_tensors && o->common.block == 0; t++) {
+        double n = (double)c->shape->tensors[t].rows * c->shape->tensors[t].cols;
+        d = n > d ? n : d;
+    }
+    bool diverges = o->norm == QSGD_L2 && d >= s * s && sqrt(d) >= s;
+    return c->row->flags | (diverges ? CODEC_NO_EF : 0u);
+}
+
+static const struct quantiser qsgd_quantiser = {
+    .scales = 1,
+    .stats = STAT_SQ,
+    .kinds = qsgd_kinds,
+    .random = always,
+    .fit = qsgd_fit,
+    .encode = qsgd_encode,
+    .levels = qsgd_levels,
+};
+
+const struct codec codec_qsgd = {
+    .name = "qsgd",
+    .help =
+        "stochastic levels of a bucket's norm; sparse codes with code=gamma, delta, omega or rans",
+    .source = "Alistarh et al. 2017",
+    .options = qsgd_options,
+    .n_options = ARRAY_LEN(qsgd_options),
+    .option_bytes = sizeof(struct qsgd_opt),
+    .flags = CODEC_SELF_CHECK | CODEC_UNBIASED | CODEC_RANDOM,
+    .flags_of = qsgd_flags,
+    QUANTISER_ROW(qsgd_quantiser),
+};
+
+// --- TernGrad
+// --------------------------------------------------------------------------------------- Clip at c
+// standard deviations, s = the largest magnitude left, P(+-s) = |v| / s.
+
+struct terngrad_opt {
+    struct q_common common;
+    double clip;
+};
+
+static const struct opt terngrad_options[] = {
+    OPT(struct terngrad_opt, clip, "clip", "2.5", 0, 100, "sigma", "standard deviations; 0 = none"),
+    Q_OPT_BLOCK("0"),
+    Q_OPT_CODER("fixed"),
+};
+
+static unsigned three_kinds(const void *opt)
+{
+    (void)opt;
+    return 3;
+}
+
+static void terngrad_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    double clip = ((const struct terngrad_opt *)opt)->clip, n = (double)s->n;
+    double mean = s->sum / n, var = s->sq / n - mean * mean;
+    *scale = s->max;
+    if (clip > 0 && var > 0 && clip * sqrt(var) < (double)s->max)
+        *scale = (float)(clip * sqrt(var));
+}
+
+static void terngrad_encode(const void *opt, const float *scale, const float *x,
+                            const uint32_t *rnd, size_t n, uint8_t *code)
+{
+    (void)opt;
+    quant_stochastic_u8(x, rnd, n, reciprocal(*scale), 1, code);
+}
+
+static void terngrad_levels(const void *opt, const float *scale, struct q_levels *l)
+{
+    (void)opt;
+    levels_around(1, *scale, l);
+}
+
+static unsigned terngrad_flags(const struct codec_inst *c)
+{
+    bool clips = ((const struct terngrad_opt *)c->opt)->clip > 0;
+    return c->row->flags | (clips ? 0u : CODEC_UNBIASED);
+}
+
+static const struct quantiser terngrad_quantiser = {
+    .scales = 1,
+    .stats = STAT_SUM | STAT_SQ,
+    .kinds = three_kinds,
+    .random = always,
+    .fit = terngrad_fit,
+    .encode = terngrad_encode,
+    .levels = terngrad_levels,
+};
+
+const struct codec codec_terngrad = {
+    .name = "terngrad",
+    .help = "-s, 0 or s at random; 2 bits, base 3 (code=base3) or rANS",
+    .source = "Wen et al. 2017",
+    .options = terngrad_options,
+    .n_options = ARRAY_LEN(terngrad_options),
+    .option_bytes = sizeof(struct terngrad_opt),
+    .flags = CODEC_SELF_CHECK | CODEC_RANDOM | CODEC_NO_EF,
+    .flags_of = terngrad_flags,
+    QUANTISER_ROW(terngrad_quantiser),
+};
+
+// --- sign
+// ------------------------------------------------------------------------------------------- One
+// bit and the mean magnitude: EF-signSGD's compressor per tensor, "sgn2" per class of A and B.
+
+struct sign_opt {
+    struct q_common common;
+};
+
+static const struct opt sign_options[] = {
+    Q_OPT_GROUP("tensor", "what shares a scale"),
+    Q_OPT_BLOCK("0"),
+    Q_OPT_SCALE("fp32"),
+};
+
+static void sign_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    (void)opt;
+    *scale = (float)(s->abs / (double)s->n);
+}
+
+static void sign_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
+                        size_t n, uint8_t *code)
+{
+    (void)opt, (void)scale, (void)rnd;
+    quant_sign_u8(x, n, code);
+}
+
+static void sign_levels(const void *opt, const float *scale, struct q_levels *l)
+{
+    (void)opt;
+    levels_two(-*scale, *scale, l);
+}
+
+static const struct quantiser sign_quantiser = {
+    .scales = 1,
+    .stats = STAT_ABS,
+    .kinds = two_kinds,
+    .fit = sign_fit,
+    .encode = sign_encode,
+    .levels = sign_levels,
+};
+
+const struct codec codec_sign = {
+    .name = "sign",
+    .help = "one bit a value, scaled by the mean magnitude of its tensor or class",
+    .source = "Karimireddy et al. 2019 (EF-signSGD, with +ef)",
+    .options = sign_options,
+    .n_options = ARRAY_LEN(sign_options),
+    .option_bytes = sizeof(struct sign_opt),
+    .flags = CODEC_SELF_CHECK,
+    QUANTISER_ROW(sign_quantiser),
+};
+
+// --- 1-bit SGD
+// -------------------------------------------------------------------------------------- Two means
+// a column, of the values >= 0 and of those below. A column is a rank component: a row of A, a
+// column of B (rows of B have only r values, two scales would double them).
+
+struct onebit_opt {
+    struct q_common common;
+};
+
+static const struct opt onebit_options[] = {
+    Q_OPT_GROUP("rank", "what shares its two means"),
+    Q_OPT_SCALE("fp32"),
+};
+
+static void onebit_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    (void)opt;
+    size_t below = s->n - s->nonneg;
+    scale[0] = below ? (float)((s->sum - s->abs) / 2 / (double)below) : 0;
+    scale[1] = s->nonneg ? (float)((s->sum + s->abs) / 2 / (double)s->nonneg) : 0;
+}
+
+static void onebit_levels(const void *opt, const float *scale, struct q_levels *l)
+{
+    (void)opt;
+    levels_two(scale[0], scale[1], l);
+}
+
+static const struct quantiser onebit_quantiser = {
+    .scales = 2,
+    .stats = STAT_SUM | STAT_ABS | STAT_NONNEG,
+    .kinds = two_kinds,
+    .fit = onebit_fit,
+    .encode = sign_encode,
+    .levels = onebit_levels,
+};
+
+static int onebit_check(const struct codec_inst *c, struct err *err)
+{
+    if (((const struct onebit_opt *)c->opt)->common.scale == Q_LOG8)
+        return err_set(err, "scale=log8 is for scales above zero; give fp32 or bf16");
+    return quantiser_check(c, err);
+}
+
+const struct codec codec_onebit = {
+    .name = "onebit",
+    .help = "one bit a value, two means a column (rank component)",
+    .source = "Seide et al. 2014",
+    .options = onebit_options,
+    .n_options = ARRAY_LEN(onebit_options),
+    .option_bytes = sizeof(struct onebit_opt),
+    .flags = CODEC_SELF_CHECK,
+    .check = onebit_check,
+    .scratch_bytes = quantiser_scratch,
+    .bound = quantiser_bound,
+    .encode = quantiser_encode,
+    .decode = quantiser_decode,
+    .family = &onebit_quantiser,
+};
+
+// --- FedBAT, post-training
+// -------------------------------------------------------------------------- alpha = mean |m|
+// within bounds; P(+alpha) = clip((m / alpha + 1) / 2), unbiased where |m| <= alpha.
+
+struct fedbat_opt {
+    struct q_common common;
+    double alpha_min, alpha_max;
+};
+
+static const struct opt fedbat_options[] = {
+    OPT(struct fedbat_opt, alpha_min, "alpha_min", "0", 0, 1, "", "least alpha; 5e-4 in the paper"),
+    OPT(struct fedbat_opt, alpha_max, "alpha_max", "1", 0, 1e6, "", "most; 5e-2 in the paper"),
+    Q_OPT_SCALE("fp32"),
+};
+
+static void fedbat_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    const struct fedbat_opt *o = opt;
+    double alpha = s->abs / (double)s->n;
+    if (s->max > 0 && alpha < o->alpha_min)
+        alpha = o->alpha_min;
+    *scale = (float)(alpha > o->alpha_max ? o->alpha_max : alpha);
+}
+
+static void fedbat_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
+                          size_t n, uint8_t *code)
+{
+    (void)opt;
+    quant_coin_u8(x, rnd, n, reciprocal(*scale), code);
+}
+
+static const struct quantiser fedbat_quantiser = {
+    .scales = 1,
+    .stats = STAT_ABS,
+    .kinds = two_kinds,
+    .random = always,
+    .fit = fedbat_fit,
+    .encode = fedbat_encode,
+    .levels = sign_levels,
+};
+
+static int fedbat_check(const struct codec_inst *c, struct err *err)
+{
+    const struct fedbat_opt *o = c->opt;
+    if (o->alpha_min > o->alpha_max)
+        return err_set(err, "alpha_min=%g is above alpha_max=%g", o->alpha_min, o->alpha_max);
+    return quantiser_check(c, err);
+}
+
+const struct codec codec_fedbat = {
+    .name = "fedbat",
+    .help = "stochastic sign times alpha, after training (the wire of FedBAT)",
+    .source = "Li et al. 2024",
+    .options = fedbat_options,
+    .n_options = ARRAY_LEN(fedbat_options),
+    .option_bytes = sizeof(struct fedbat_opt),
+    .flags = CODEC_SELF_CHECK | CODEC_RANDOM,
+    .check = fedbat_check,
+    .scratch_bytes = quantiser_scratch,
+    .bound = quantiser_bound,
+    .encode = quantiser_encode,
+    .decode = quantiser_decode,
+    .family = &fedbat_quantiser,
+};
+
+// --- uniform: a fixed step, the rate adapts
+// --------------------------------------------------------- step is in units of the group's root
+// mean square, so that one setting fits every tensor; a group whose largest value lies beyond code
+// 126 gets a coarser step.
+
+enum { UNIFORM_NEAREST, UNIFORM_STOCHASTIC, UNIFORM_DITHER };
+static const char *const uniform_roundings[] = {"nearest", "stochastic", "dither", NULL};
+
+struct uniform_opt {
+    struct q_common common;
+    double step;
+    int32_t rounding;
+};
+
+static const struct opt uniform_options[] = {
+    OPT(struct uniform_opt, step, "step", "1", 1e-3, 1e3, "rms", "width of a step"),
+    OPT_ENUM(struct uniform_opt, rounding, "round", "nearest", uniform_roundings,
+             "dither: subtractive, the receiver draws the same numbers"),
+    Q_OPT_GROUP("tensor", "what shares a step"),
+    Q_OPT_BLOCK("0"),
+    Q_OPT_SCALE("fp32"),
+    Q_OPT_CODER("rans"),
+};
+
+#define UNIFORM_ZERO 127
+
+static unsigned uniform_kinds(const void *opt)
+{
+    (void)opt;
+    return 2 * UNIFORM_ZERO + 1;
+}
+
+static bool uniform_random(const void *opt)
+{
+    return ((const struct uniform_opt *)opt)->rounding != UNIFORM_NEAREST;
+}
+
+static bool uniform_dithered(const void *opt)
+{
+    return ((const struct uniform_opt *)opt)->rounding == UNIFORM_DITHER;
+}
+
+static void uniform_fit(const void *opt, const struct q_stats *s, float *scale)
+{
+    double step = ((const struct uniform_opt *)opt)->step * sqrt(s->sq / (double)s->n);
+    double least = (double)s->max / (UNIFORM_ZERO - 1);
+    *scale = (float)(step > least ? step : least);
+}
+
+static void uniform_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
+                           size_t n, uint8_t *code)
+{
+    float inv = reciprocal(*scale);
+    int rounding = ((const struct uniform_opt *)opt)->rounding;
+    if (rounding == UNIFORM_NEAREST)
+        quant_nearest_u8(x, n, inv, UNIFORM_ZERO, code);
+    else if (rounding == UNIFORM_STOCHASTIC)
+        quant_stochastic_u8(x, rnd, n, inv, UNIFORM_ZERO, code);
+    else
+        quant_dither_u8(x, rnd, n, inv, UNIFORM_ZERO, code);
+}
+
+static void uniform_levels(const void *opt, const float *scale, struct q_levels *l)
+{
+    (void)opt;
+    levels_around(UNIFORM_ZERO, *scale, l);
+}
+
+// Error: up to step^2 / 4 when rounding at random, step^2 / 12 when dithering.
+static unsigned uniform_flags(const struct codec_inst *c)
+{
+    const struct uniform_opt *o = c->opt;
+    unsigned flags = c->row->flags;
+    if (o->rounding != UNIFORM_NEAREST)
+        flags |= CODEC_UNBIASED | CODEC_RANDOM;
+    if (o->rounding == UNIFORM_STOCHASTIC && o->step >= 2)
+        flags |= CODEC_NO_EF;
+    if (o->rounding == UNIFORM_DITHER && o->step >= 3.4)
+        flags |= CODEC_NO_EF;
+    return flags;
+}
+
+static const struct quantiser uniform_quantiser = {
+    .scales = 1,
+    .stats = STAT_SQ,
+    .kinds = uniform_kinds,
+    .random = uniform_random,
+    .dithered = uniform_dithered,
+    .fit = uniform_fit,
+    .encode = uniform_encode,
+    .levels = uniform_levels,
+};
+
+const struct codec codec_uniform = {
+    .name = "uniform",
+    .help = "a fixed step and entropy coding; nearest, stochastic or dithered rounding",
+    .source = "Mitchell et al. 2022 (rate-distortion view)",
+    .options = uniform_options,
+    .n_options = ARRAY_LEN(uniform_options),
+    .option_bytes = sizeof(struct uniform_opt),
+    .flags = CODEC_SELF_CHECK,
+    .flags_of = uniform_flags,
+    QUANTISER_ROW(uniform_quantiser),
+};
