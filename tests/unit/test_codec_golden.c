@@ -1,0 +1,162 @@
+// Published and measured figures of each codec: error and bits on a million Gaussian and Laplace
+// values, unbiasedness by averaging, hashes of packed bytes.
+#include "codec_cases.h"
+
+#define N   (1u << 20)
+#define ANY (-1.0)
+
+struct golden {
+    const char *text;
+    uint32_t tensors; // of N values in all
+    double nmse[2];   // Gaussian, Laplace
+    double bits[2];   // of the indices, tags and values sections, a value; ANY = not stated
+    double tol_nmse, tol_bits;
+};
+
+// Blockwise rows within 2 %, rows scaled by the largest value of a tensor within 20 %.
+static const struct golden golden_rows[] = {
+    {"qsgd:levels=1,code=rans", 1, {17.0, 15.0}, {.255, .232}, .02, .02},
+    {"qsgd:levels=1,code=gamma", 1, {17.0, 15.0}, {.364, ANY}, .02, .02},
+    {"qsgd:levels=1,code=delta", 1, {17.0, 15.0}, {.358, ANY}, .02, .02},
+    {"qsgd:levels=1,code=omega", 1, {17.0, 15.0}, {.394, ANY}, .02, .02},
+    {"qsgd:levels=3,code=rans", 1, {5.01, 4.34}, {.592, .544}, .02, .02},
+    {"qsgd:levels=3,code=gamma", 1, {5.01, 4.34}, {.800, ANY}, .02, .02},
+    {"qsgd:levels=3,code=delta", 1, {5.01, 4.34}, {.844, ANY}, .02, .02},
+    {"qsgd:levels=3,code=omega", 1, {5.01, 4.34}, {.863, ANY}, .02, .02},
+    {"qsgd:levels=7", 1, {1.58, 1.33}, {4, 4}, .02, 0},
+    {"qsgd:levels=7,code=rans", 1, {1.58, 1.33}, {1.054, .986}, .02, .02},
+    {"qsgd:levels=7,code=gamma", 1, {1.58, 1.33}, {1.398, ANY}, .02, .02},
+    {"qsgd:levels=7,code=delta", 1, {1.58, 1.33}, {1.509, ANY}, .02, .02},
+    {"qsgd:levels=7,code=omega", 1, {1.58, 1.33}, {1.476, ANY}, .02, .02},
+    {"qsgd:levels=7,bucket=128,code=rans", 1, {.434, .402}, {1.614, 1.571}, .02, .02},
+    {"qsgd:levels=7,bucket=128,code=gamma", 1, {.434, .402}, {2.106, ANY}, .02, .02},
+    {"qsgd:levels=7,norm=max,code=rans", 1, {.0364, .0813}, {3.195, 2.596}, .02, .02},
+    {"qsgd:levels=7,norm=max,code=gamma", 1, {.0364, .0813}, {3.96, ANY}, .02, .02},
+    {"qsgd:levels=7,norm=max,code=delta", 1, {.0364, .0813}, {4.49, ANY}, .02, .02},
+    {"qsgd:levels=7,norm=max,code=omega", 1, {.0364, .0813}, {4.08, ANY}, .02, .02},
+    {"qsgd:levels=7,bucket=0,code=rans", 1, {115.6, 102.3}, {.054, .049}, .03, .04},
+    {"qsgd:levels=15,code=rans", 1, {.379, .353}, {1.686, 1.638}, .02, .02},
+    {"qsgd:levels=15,code=omega", 1, {.379, .353}, {2.25, ANY}, .02, .02},
+    {"terngrad:clip=0,code=rans", 1, {3.06, 6.5}, {.784, .423}, .2, .2},
+    {"terngrad:clip=0,code=base3", 1, {3.06, 6.5}, {1.6, 1.6}, .2, 1e-5},
+    {"terngrad:code=rans", 1, {1.010, .876}, {1.219, 1.122}, .02, .02},
+    {"onebit:group=tensor", 1, {.3636, .501}, {1, 1}, .02, 0},
+    {"sign", 1, {.3636, .501}, {1, 1}, .02, 0},
+    {"int4:block=64", 1, {.0116, .0199}, {4, 4}, .02, 0},
+    {"int4:block=64,code=rans", 1, {.0116, .0199}, {3.50, ANY}, .02, .02},
+    {"int4:block=256", 1, {.0159, .0323}, {4, 4}, .02, 0},
+    {"int4:block=256,code=rans", 1, {.0159, .0323}, {3.28, ANY}, .02, .02},
+    {"int4:block=0", 16, {.0335, .109}, {4, 4}, .2, 0},
+    {"int4:block=0,code=rans", 16, {.0335, .109}, {2.74, ANY}, .2, .2},
+    {"int2:block=64", 1, {.516, .527}, {2, 2}, .02, 0},
+    {"int2:block=64,code=rans", 1, {.516, .527}, {.94, ANY}, .02, .02},
+    {"int2:block=256", 1, {.651, .691}, {2, 2}, .02, 0},
+    {"int2:block=256,code=rans", 1, {.651, .691}, {.71, ANY}, .02, .02},
+    {"int2:block=0", 16, {.911, .964}, {2, 2}, .2, 0},
+    {"int2:block=0,code=rans", 16, {.911, .964}, {.22, ANY}, .2, .4},
+    {"bf16", 1, {2.7e-6, ANY}, {16, 16}, .05, 0},
+    {"fp16:prescale=off", 1, {5.4e-8, ANY}, {16, 16}, .5, 0},
+};
+
+static void make_shape(struct shape *s, uint32_t tensors)
+{
+    shape_init(s);
+    for (uint32_t t = 0; t < tensors; t++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%u", t);
+        shape_add(s, name, 16, N / 16 / tensors, SHAPE_LORA_A);
+    }
+    shape_seal(s);
+}
+
+static double value_bits(const struct session *s)
+{
+    const struct codec_parts *p = &s->report.parts;
+    return 8.0 * (double)(p->indices + p->tags + p->values) / (double)s->shape.n_values;
+}
+
+static void check(const char *text, const char *what, double got, double want, double tol)
+{
+    if (want != ANY && fabs(got - want) > tol * want + 1e-9)
+        fail_msg("%s: %s %.5g, want %.5g within %g %%", text, what, got, want, 100 * tol);
+}
+
+static void test_error_and_bits(void **state)
+{
+    (void)state;
+    float *x[2] = {mem_alloc(MEM_CODEC, sizeof(float) * N),
+                   mem_alloc(MEM_CODEC, sizeof(float) * N)};
+    fill(x[0], N, DIST_NORMAL, 0);
+    fill(x[1], N, DIST_LAPLACE, 0);
+    for (size_t k = 0; k < ARRAY_LEN(golden_rows); k++) {
+        const struct golden *g = &golden_rows[k];
+        struct session s;
+        make_shape(&s.shape, g->tensors);
+        session_open(&s, g->text);
+        for (int d = 0; d < 2; d++) {
+            session_trip(&s, x[d], (struct codec_key){1, 2, 3});
+            check(g->text, d ? "NMSE (Laplace)" : "NMSE (Gaussian)", codec_nmse(x[d], s.x_hat, N),
+                  g->nmse[d], g->tol_nmse);
+            check(g->text, d ? "bits (Laplace)" : "bits (Gaussian)", value_bits(&s), g->bits[d],
+                  g->tol_bits);
+        }
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+    mem_free(x[0]);
+    mem_free(x[1]);
+}
+
+// The mean of R independent draws: NMSE / R where unbiased, and the clipped share where not.
+struct average {
+    const char *text;
+    int draws;
+    double nmse;
+};
+
+static void test_averages(void **state)
+{
+    (void)state;
+    static const struct average rows[] = {
+        {"qsgd:levels=7", 16, .0989},
+        {"terngrad", 16, .0655},
+        {"uniform:step=2,round=stochastic", 8, ANY},
+        {"uniform:step=2,round=dither", 8, ANY},
+        {"qsgd:levels=7,norm=max", 8, ANY},
+        {"terngrad:clip=0", 8, ANY},
+    };
+    float *x = mem_alloc(MEM_CODEC, sizeof *x * N), *mean = mem_alloc(MEM_CODEC, sizeof *x * N);
+    fill(x, N, DIST_NORMAL, 0);
+    for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
+        struct session s;
+        make_shape(&s.shape, 1);
+        session_open(&s, rows[k].text);
+        memset(mean, 0, sizeof *mean * N);
+        double single = 0;
+        for (int r = 0; r < rows[k].draws; r++) {
+            struct codec_key key = {5, 1, (uint32_t)r};
+            int64_t len = session_trip(&s, x, key);
+            single += codec_nmse(x, s.x_hat, N) / rows[k].draws;
+            assert_int_equal(codec_decode_add(s.c, &key, s.msg, (size_t)len,
+                                              1.0f / (float)rows[k].draws, mean, s.scratch, &s.err),
+                             0);
+        }
+        bool unbiased = codec_flags(s.c) & CODEC_UNBIASED;
+        double want = rows[k].nmse != ANY ? rows[k].nmse : single / rows[k].draws;
+        assert_true(rows[k].nmse != ANY || unbiased);
+        check(rows[k].text, "NMSE of the mean", codec_nmse(x, mean, N), want, .02);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+    mem_free(x);
+    mem_free(mean);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_error_and_bits),
+        cmocka_unit_test(test_averages),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
