@@ -19,16 +19,16 @@ void pingpong_open(struct pingpong *p, size_t max_bytes)
     if (transport_open(&p->t, &p->net, 1, &err) != 0)
         die(STATUS_ENV, "%s", err.text);
     p->t.limits.max_payload_bytes = max_bytes > 64 ? max_bytes : 64;
-    p->raw = mem_alloc(MEM_NET, max_bytes + 1);
-    for (int i = 0; i < 2; i++)
-        p->ping[i] = transport_buf(&p->t, max_bytes);
+    p->raw_out = mem_alloc(MEM_NET, max_bytes + 1);
+    p->raw_in = mem_alloc(MEM_NET, max_bytes + 1);
+    p->ping = transport_buf(&p->t, max_bytes);
 }
 
 void pingpong_close(struct pingpong *p)
 {
-    for (int i = 0; i < 2; i++)
-        transport_unref(&p->t, p->ping[i]);
-    mem_free(p->raw);
+    transport_unref(&p->t, p->ping);
+    mem_free(p->raw_out);
+    mem_free(p->raw_in);
     transport_close(&p->t, true);
 }
 
@@ -40,10 +40,10 @@ static struct net_msg next(struct pingpong *p)
     return m;
 }
 
-// Sends a frame over what lies in the next ping buffer.
+// Sends a frame over what lies in the ping buffer.
 static void post(struct pingpong *p, int to, uint8_t kind, size_t bytes)
 {
-    struct netbuf *b = p->ping[p->turn & 1];
+    struct netbuf *b = p->ping;
     // A buffer that is still shared would keep its hash: what is measured is a frame with a hash of
     // its own.
     while (b->refs > 1)
@@ -93,8 +93,8 @@ static void serve_loop(struct pingpong *p, enum pingpong_mode mode, size_t bytes
     answer(p, 0);
     for (int64_t i = 0; i < n; i++) {
         if (mode == PINGPONG_RAW) {
-            comm_raw_recv(0, p->raw, bytes);
-            comm_raw_send(0, p->raw, bytes);
+            comm_raw_recv(0, p->raw_in, bytes);
+            comm_raw_send(0, p->raw_out, bytes);
         } else {
             take_frame(p, bytes);
             post(p, 0, FRAME_UPDATE, bytes);
@@ -107,16 +107,16 @@ static void serve_check(struct pingpong *p, enum pingpong_mode mode, size_t byte
     answer(p, 0);
     bool ok;
     if (mode == PINGPONG_RAW) {
-        comm_raw_recv(0, p->raw, bytes);
-        ok = bench_same(p->raw, bytes, salt);
-        bench_fill(p->raw, bytes, salt + 1);
-        comm_raw_send(0, p->raw, bytes);
+        comm_raw_recv(0, p->raw_in, bytes);
+        ok = bench_same(p->raw_in, bytes, salt);
+        bench_fill(p->raw_out, bytes, salt + 1);
+        comm_raw_send(0, p->raw_out, bytes);
     } else {
         struct net_msg m = next(p);
         ok = m.verdict == FRAME_GOOD && m.frame.payload_bytes == bytes &&
              bench_same(m.payload, bytes, salt);
         transport_unref(&p->t, m.buf);
-        bench_fill(netbuf_payload(p->ping[p->turn & 1]), bytes, salt + 1);
+        bench_fill(netbuf_payload(p->ping), bytes, salt + 1);
         post(p, 0, FRAME_UPDATE, bytes);
     }
     answer(p, !ok || p->bad > 0);
@@ -173,8 +173,8 @@ void pingpong_loop(void *arg, int64_t n)
     struct pingpong *p = a->p;
     for (int64_t i = 0; i < n; i++) {
         if (a->mode == PINGPONG_RAW) {
-            comm_raw_send(1, p->raw, a->bytes);
-            comm_raw_recv(1, p->raw, a->bytes);
+            comm_raw_send(1, p->raw_out, a->bytes);
+            comm_raw_recv(1, p->raw_in, a->bytes);
         } else {
             post(p, 1, FRAME_UPDATE, a->bytes);
             take_frame(p, a->bytes);
@@ -189,13 +189,13 @@ bool pingpong_intact(struct pingpong *p, enum pingpong_mode mode, size_t bytes)
     order(p, ORDER_CHECK, mode, bytes, salt);
     bool ok;
     if (mode == PINGPONG_RAW) {
-        bench_fill(p->raw, bytes, salt);
-        comm_raw_send(1, p->raw, bytes);
-        memset(p->raw, 0, bytes);
-        comm_raw_recv(1, p->raw, bytes);
-        ok = bench_same(p->raw, bytes, salt + 1);
+        bench_fill(p->raw_out, bytes, salt);
+        comm_raw_send(1, p->raw_out, bytes);
+        memset(p->raw_in, 0, bytes);
+        comm_raw_recv(1, p->raw_in, bytes);
+        ok = bench_same(p->raw_in, bytes, salt + 1);
     } else {
-        bench_fill(netbuf_payload(p->ping[p->turn & 1]), bytes, salt);
+        bench_fill(netbuf_payload(p->ping), bytes, salt);
         post(p, 1, FRAME_UPDATE, bytes);
         struct net_msg m = next(p);
         ok = m.verdict == FRAME_GOOD && m.frame.payload_bytes == bytes &&

@@ -13,8 +13,10 @@ enum pingpong_mode { PINGPONG_RAW, PINGPONG_FRAME, PINGPONG_HASHED, PINGPONG_MOD
 struct pingpong {
     struct net_params net;
     struct transport t;
-    struct netbuf *ping[2]; // by turns: the one before may still be on its way out
-    uint8_t *raw;           // as many bytes for raw messages
+    struct netbuf *ping;
+    // Raw messages leave from one buffer and arrive in another, as frames do: to write into what
+    // was just sent makes the next copy fetch every line from the other core.
+    uint8_t *raw_out, *raw_in;
     uint32_t turn;
     int64_t bad; // frames that did not arrive as they were sent
 };

@@ -127,15 +127,48 @@ void comm_broadcast(void *bytes, size_t n)
     }
 }
 
+enum { SPIN_NS = 200 * 1000, NAP_MIN_NS = 20 * 1000, NAP_MAX_NS = 500 * 1000 };
+
+// Waiting takes turns: up to 200 us of spinning where every rank has a core, for the answer to a
+// short message is faster than any sleep; then naps. Ranks that spin without cores of their own
+// stretch the others' computing eightfold, and MPI_Recv spins for ever. A nap lasts 1/32 of the
+// time waited so far, within 20 and 500 us, so that it lengthens no wait by more than a few per
+// cent.
+static void rest(int64_t t_begin_ns, int64_t until_ns)
+{
+    int64_t now = clock_ns(), waited = now - t_begin_ns;
+    if (may_spin && comm.size > 1 && waited < SPIN_NS)
+        return;
+    int64_t nap = waited / 32;
+    nap = nap < NAP_MIN_NS ? NAP_MIN_NS : nap > NAP_MAX_NS ? NAP_MAX_NS : nap;
+    clock_sleep_until(nap < until_ns - now ? now + nap : until_ns);
+}
+
+void comm_barrier(void)
+{
+    MPI_Request request;
+    int done = 0;
+    if (comm.size == 1)
+        return;
+    must(MPI_Ibarrier(MPI_COMM_WORLD, &request), "MPI_Ibarrier");
+    for (int64_t t_begin_ns = clock_ns();;) {
+        must(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+        if (done)
+            return;
+        rest(t_begin_ns, INT64_MAX);
+    }
+}
+
 void comm_exit(int status, int clean)
 {
-    fflush(NULL);
-    if (comm.rank == 0)
-        job_leave_status(status);
-    if (has_mpi && !clean)
+    if (has_mpi && !clean) {
+        fflush(NULL);
         _exit(status);
-    if (has_mpi)
+    }
+    if (has_mpi) {
+        comm_barrier(); // MPI_Finalize would spin until the last one comes
         MPI_Finalize();
+    }
     exit(status);
 }
 
@@ -268,12 +301,6 @@ void comm_raw_recv(int from, void *bytes, size_t n)
     free_type(&type);
 }
 
-void comm_raw_barrier(void)
-{
-    if (comm.size > 1)
-        must(MPI_Barrier(MPI_COMM_WORLD), "MPI_Barrier");
-}
-
 // --- The transport
 // ---------------------------------------------------------------------------------
 
@@ -307,12 +334,7 @@ struct mpi_state {
     int n_receives;
 };
 
-enum {
-    SPIN_NS = 200 * 1000,
-    NAP_MIN_NS = 20 * 1000,
-    NAP_MAX_NS = 500 * 1000,
-    RECEIVES_MAX = 1024, // a flood beyond it waits inside MPI
-};
+enum { RECEIVES_MAX = 1024 }; // a flood beyond it waits inside MPI
 
 static struct mpi_state *mpi_of(const struct transport *t)
 {
@@ -584,21 +606,6 @@ static bool take(struct transport *t, struct net_msg *m)
         if (take_received(t, m))
             return true;
     return false;
-}
-
-// Waiting takes turns: up to 200 us of spinning where every rank has a core, for the answer to a
-// short message is faster than any sleep; then naps. Ranks that spin without cores of their own
-// stretch the others' computing eightfold, and MPI_Recv spins for ever. A nap lasts 1/32 of the
-// time waited so far, within 20 and 500 us, so that it lengthens no wait by more than a few per
-// cent.
-static void rest(int64_t t_begin_ns, int64_t until_ns)
-{
-    int64_t now = clock_ns(), waited = now - t_begin_ns;
-    if (may_spin && comm.size > 1 && waited < SPIN_NS)
-        return;
-    int64_t nap = waited / 32;
-    nap = nap < NAP_MIN_NS ? NAP_MIN_NS : nap > NAP_MAX_NS ? NAP_MAX_NS : nap;
-    clock_sleep_until(nap < until_ns - now ? now + nap : until_ns);
 }
 
 static bool mpi_poll(struct transport *t, struct net_msg *m, int64_t until_ns)

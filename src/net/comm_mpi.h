@@ -23,6 +23,7 @@ const struct comm *comm_start(int *argc, char ***argv);
 const struct comm *comm_get(void); // {0, 1, ...} before comm_start
 // Start-up only: same text on every rank, from rank 0. Used for the config before any round.
 void comm_broadcast(void *bytes, size_t n);
+void comm_barrier(void); // by naps: nobody spins. Only while every rank is known to live
 // Ends the job. Clean: MPI_Finalize; not clean (a peer was lost): flush and _exit, for Finalize may
 // hang.
 _Noreturn void comm_exit(int status, int clean);
@@ -35,6 +36,5 @@ int comm_describe(char *out, size_t size);
 // Raw ping-pong for `bench mpi`: the yardstick of frames. Ranks 0 and 1 only.
 void comm_raw_send(int to, const void *bytes, size_t n);
 void comm_raw_recv(int from, void *bytes, size_t n);
-void comm_raw_barrier(void);
 
 #endif

@@ -1,7 +1,7 @@
 #include "net/wire.h"
 
 #include "base/bytes.h"
-#include "net/xxh3_avx2.h"
+#include "net/xxh3_x86.h"
 
 #include <xxhash.h>
 
@@ -69,12 +69,17 @@ static uint32_t header_hash(const uint8_t h[FRAME_HEADER_BYTES])
     return (uint32_t)XXH3_64bits(rest, sizeof rest);
 }
 
+static uint64_t library_hash(const void *bytes, size_t n)
+{
+    return XXH3_64bits(bytes, n);
+}
+
 uint64_t frame_hash(const uint8_t *payload, uint64_t n)
 {
-    static int avx2 = -1;
-    if (avx2 < 0)
-        avx2 = xxh3_avx2_runs();
-    return n > 1024 && avx2 ? xxh3_avx2(payload, n) : XXH3_64bits(payload, n);
+    static xxh3_fn *fastest;
+    if (!fastest)
+        fastest = xxh3_avx512() ? xxh3_avx512() : xxh3_avx2() ? xxh3_avx2() : library_hash;
+    return fastest(payload, n);
 }
 
 void frame_write(const struct frame *f, uint8_t h[FRAME_HEADER_BYTES])

@@ -1,7 +1,4 @@
-// XXH3 with AVX2, for frames at the speed of memory: the distribution's library is built for any
-// x86-64 and hashes at half the rate at which one core copies. Same function, same value (a unit
-// test compares).
-#include "net/xxh3_avx2.h"
+#include "net/xxh3_x86.h"
 
 #ifdef __x86_64__
 
@@ -13,11 +10,11 @@
 #endif
 
 #include <immintrin.h>
-#define XXH_VECTOR 2 // AVX2
+#define XXH_VECTOR 2 // XXH_AVX2
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-uint64_t xxh3_avx2(const void *bytes, size_t n)
+static uint64_t hash(const void *bytes, size_t n)
 {
     return XXH3_64bits(bytes, n);
 }
@@ -28,22 +25,16 @@ uint64_t xxh3_avx2(const void *bytes, size_t n)
 #pragma GCC pop_options
 #endif
 
-bool xxh3_avx2_runs(void)
+xxh3_fn *xxh3_avx2(void)
 {
-    return __builtin_cpu_supports("avx2");
+    return __builtin_cpu_supports("avx2") ? hash : NULL;
 }
 
 #else
 
-uint64_t xxh3_avx2(const void *bytes, size_t n)
+xxh3_fn *xxh3_avx2(void)
 {
-    (void)bytes, (void)n;
-    return 0;
-}
-
-bool xxh3_avx2_runs(void)
-{
-    return false;
+    return NULL;
 }
 
 #endif

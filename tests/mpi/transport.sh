@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The transports between real processes: every kind of frame over 1 to 5 ranks (and in the simulation),
-# hostile messages, silent and dead ranks. More ranks than cores on purpose.
+# The transports between real processes: every kind of frame over 1 to 5 ranks (and in the
+# simulation), hostile messages, silent and dead ranks. More ranks than cores on purpose.
 set -u
 bin=${FSTQ_BUILD:-build/release}/tests/mpi
-export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 # Open MPI's own
+export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0 # Open MPI leaks
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 n=0

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# fstq bench: list, rows, JSON, skips and mistakes.
+set -u
+fstq=${FSTQ:-build/release/fstq}
+python=${PYTHON:-/usr/bin/python3}
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+n=0
+result() # status name
+{
+    n=$((n + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $n - $2"
+    else
+        echo "not ok $n - $2"
+        sed 's/^/#   /' "$scratch/out" "$scratch/err"
+    fi
+}
+bench() # arguments...: output and status are kept
+{
+    "$fstq" bench "$@" >"$scratch/out" 2>"$scratch/err"
+    status=$?
+}
+says() # pattern: in what the command printed, on either stream
+{
+    grep -qE -- "$1" "$scratch/out" "$scratch/err"
+}
+
+bench --list
+for name in memcpy mpi xfer; do
+    says "^$name +[a-z]"
+    result $? "--list has $name"
+done
+[ "$status" -eq 0 ] && says 'memcpy.max_bytes=[0-9]+ '
+result $? "--list has the parameters"
+
+quick="--min-time 0.0005 --samples 7"
+# shellcheck disable=SC2086 # options
+bench memcpy $quick --json "$scratch/b.json" memcpy.max_bytes=16384
+[ "$status" -eq 0 ] && says '^4096 .*Pass$' && says '^16384 .*Pass$' && ! says '^65536'
+result $? "memcpy: a row a size, each validated"
+grep -vE '^(#|[0-9])' "$scratch/out" >"$scratch/err"
+[ ! -s "$scratch/err" ]
+result $? "# begins every line that is not data"
+
+if "$python" -c 'import json' 2>/dev/null; then
+    "$python" - "$scratch/b.json" >"$scratch/out" 2>"$scratch/err" <<'PY'
+import json, sys
+def refuse(word):
+    raise ValueError("not JSON: " + word)
+d = json.load(open(sys.argv[1]), parse_constant=refuse)
+for key in "date host_name num_cpus mhz_per_cpu caches load_avg library_build_type".split():
+    assert key in d["context"], key
+assert d["context"]["json_schema_version"] == 1
+rows = d["benchmarks"]
+names = {r["run_name"] for r in rows}
+assert names == {f"memcpy/{k}/{n}" for k in ("memcpy", "xxh3") for n in (4096, 16384)}, names
+for name in names:
+    runs = [r for r in rows if r["run_name"] == name and r["run_type"] == "iteration"]
+    assert [r["repetition_index"] for r in runs] == list(range(7))
+    assert all(r["name"] == name and r["iterations"] >= 1 and r["time_unit"] == "ns" for r in runs)
+    assert all(r["real_time"] > 0 and r["cpu_time"] > 0 for r in runs)
+    size = int(name.split("/")[-1])
+    assert all(abs(r["bytes_per_second"] * r["real_time"] / 1e9 / size - 1) < 1e-9 for r in runs)
+    whole = {r["aggregate_name"]: r for r in rows
+             if r["run_name"] == name and r["run_type"] == "aggregate"}
+    assert set(whole) == {"mean", "median", "stddev", "min"}, whole
+    assert whole["median"]["name"] == name + "_median"
+    times = sorted(r["real_time"] for r in runs)
+    assert whole["median"]["real_time"] == times[3] and whole["min"]["real_time"] == times[0]
+PY
+    result $? "--json is Google Benchmark's schema"
+else
+    n=$((n + 1))
+    echo "ok $n - --json is Google Benchmark's schema # SKIP no $python"
+fi
+
+bench mpi xfer
+[ "$status" -eq 0 ] && [ "$(grep -c '^# skipped: needs 2 ranks: mpirun' "$scratch/out")" -eq 2 ]
+result $? "alone, what needs two ranks is skipped with a word"
+
+mistake() # name pattern arguments...
+{
+    local name=$1 pattern=$2
+    shift 2
+    bench "$@"
+    [ "$status" -eq 2 ] && says "$pattern" && [ ! -s "$scratch/out" ]
+    result $? "$name"
+}
+mistake "an unknown name suggests one" 'did you mean memcpy' memcopy
+mistake "an unknown parameter suggests one" 'did you mean memcpy.max_bytes' memcpy.max_byte=1
+mistake "a value out of range" 'memcpy.max_bytes' memcpy.max_bytes=-5
+mistake "trailing junk" 'memcpy.max_bytes' memcpy.max_bytes=12x
+mistake "a parameter of nobody" 'NAME.KEY=VALUE' max_bytes=12
+mistake "a parameter of an unknown benchmark" 'no benchmark of that name' foo.max_bytes=12
+mistake "a number that is none" '--samples many' memcpy --samples many
+mistake "a time out of range" '--min-time 0' memcpy --min-time 0
+mistake "an unknown option" 'wibble' --wibble
+bench memcopy --samples x
+[ "$(wc -l <"$scratch/err")" -eq 2 ]
+result $? "all mistakes are reported at once"
+# shellcheck disable=SC2086
+bench memcpy $quick memcpy.max_bytes=4096 --json "$scratch/no/such/dir"
+[ "$status" -eq 4 ] && says 'no/such/dir'
+result $? "a JSON file that cannot be written"
+echo "1..$n"

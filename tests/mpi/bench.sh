@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# fstq bench between ranks: every size is validated, rows look like OSU's, extra ranks wait.
+set -u
+fstq=${FSTQ:-build/release/fstq}
+export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+n=0
+check() # name, then commands as one string
+{
+    n=$((n + 1))
+    if eval "$2" >"$scratch/log" 2>&1; then
+        echo "ok $n - $1"
+    else
+        echo "not ok $n - $1"
+        sed 's/^/#   /' "$scratch/out" "$scratch/err"
+    fi
+}
+quick="--min-time 0.0005 --samples 3"
+for np in 2 3; do
+    timeout 100 mpirun --oversubscribe -np $np "$fstq" bench mpi xfer memcpy $quick \
+        mpi.max_bytes=300000 xfer.max_bytes=1048576 memcpy.max_bytes=4096 \
+        --json "$scratch/b.json" >"$scratch/out" 2>"$scratch/err" </dev/null
+    status=$?
+    check "$np ranks: status 0" '[ $status -eq 0 ]'
+    check "$np ranks: one table each, from rank 0" \
+        '[ "$(grep -c "^# fstq bench" "$scratch/out")" -eq 1 ]'
+    check "$np ranks: mpi, eleven sizes" \
+        '[ "$(sed "/^# xfer/,\$d" "$scratch/out" | grep -cE "^[0-9].*Pass\$")" -eq 11 ]'
+    check "$np ranks: xfer, twelve sizes" \
+        '[ "$(sed -n "/^# xfer/,/^# memcpy/p" "$scratch/out" | grep -cE "^[0-9].*Pass\$")" -eq 12 ]'
+    check "$np ranks: nothing failed" '! grep -q Fail "$scratch/out"'
+    check "$np ranks: JSON has every case" \
+        '[ "$(grep -cE "\"name\": \"(mpi/pingpong/0|xfer/raw/64|xfer/frame(_xxh3)?/1048576)\"," \
+             "$scratch/b.json")" -eq 12 ]'
+done
+timeout 60 mpirun --oversubscribe -np 2 "$fstq" bench nosuch >"$scratch/out" 2>"$scratch/err" </dev/null
+status=$?
+check "a mistake is reported once, by rank 0" \
+    '[ $status -eq 2 ] && [ "$(grep -c "no benchmark of that name" "$scratch/err")" -eq 1 ]'
+echo "1..$n"
