@@ -28,7 +28,8 @@ last() { equal "$(tail -n 1 log)" "$1"; }
 count() { equal "$(grep -cE "$1" log)" "$2"; }
 
 program good 'echo 1..3' 'echo ok 1 - a' 'echo "ok 2 - b # SKIP no data"' 'echo ok 3 - c'
-program cmocka 'printf "1..2\nnot ok 1 # SKIP left_out\n"' 'printf "no newline ok 2 - b\n# ok - g\n"'
+program cmocka 'printf "1..2\nnot ok 1 # SKIP left_out\n"' \
+    'printf "no newline ok 2 - b\n# ok - g\n"'
 program env 'set -- "$FSTQ" "$FSTQ_BUILD" "$CMOCKA_MESSAGE_OUTPUT"' \
     'case $*:${OMPI_MCA_x-none}:${MAKEFLAGS-none} in' \
     '/*/out/fstq\ /*/out\ TAP:none:none) echo "ok 1 - environment" ;;' \
