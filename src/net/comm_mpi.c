@@ -161,10 +161,11 @@ void comm_barrier(void)
 
 void comm_exit(int status, int clean)
 {
-    if (has_mpi && !clean) {
-        fflush(NULL);
+    fflush(NULL);
+    if (comm.rank == 0)
+        job_leave_status(status);
+    if (has_mpi && !clean)
         _exit(status);
-    }
     if (has_mpi) {
         comm_barrier(); // MPI_Finalize would spin until the last one comes
         MPI_Finalize();
