@@ -34,7 +34,8 @@ for np in 2 3; do
         '[ "$(grep -cE "\"name\": \"(mpi/pingpong/0|xfer/raw/64|xfer/frame(_xxh3)?/1048576)\"," \
              "$scratch/b.json")" -eq 12 ]'
 done
-timeout 60 mpirun --oversubscribe -np 2 "$fstq" bench nosuch >"$scratch/out" 2>"$scratch/err" </dev/null
+timeout 60 mpirun --oversubscribe -np 2 "$fstq" bench nosuch \
+    >"$scratch/out" 2>"$scratch/err" </dev/null
 status=$?
 check "a mistake is reported once, by rank 0" \
     '[ $status -eq 2 ] && [ "$(grep -c "no benchmark of that name" "$scratch/err")" -eq 1 ]'

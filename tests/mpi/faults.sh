@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Faults on purpose over real ranks, through the launcher: the run survives, says DEGRADED, and the launcher
-# returns rank 0's status even where mpirun alone would hang.
+# Faults on purpose over real ranks, through the launcher: the run survives, says DEGRADED, and the
+# launcher returns rank 0's status even where mpirun alone would hang.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
@@ -13,7 +13,8 @@ adapter() { sed -n 's/^# adapter //p' "$1"; }
 arrived() { awk -v r="$2" '$1 == r && $2 ~ "/" { print $2 }' "$1"; }
 launch() # fault log args...
 {
-    FSTQ_FAULT=$1 timeout 60 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" "${@:3}" >"$2" 2>&1
+    FSTQ_FAULT=$1 timeout 60 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" "${@:3}" \
+        >"$2" 2>&1
 }
 
 launch "" sound
@@ -40,12 +41,14 @@ check "bytes that decode to infinity: status 3" equal "$?" 3
 check "bytes that decode to infinity: rejected as such" contains inf "not finite"
 launch wire:client=4,round=2 wire
 check "damaged bytes: status 3" equal "$?" 3
-check "the same update left out in any way: the same adapter" equal "$(adapter wire)" "$(adapter nan)"
+check "the same update left out in any way: the same adapter" \
+    equal "$(adapter wire)" "$(adapter nan)"
 check "a rejected update never reaches the adapter" equal "$(adapter inf)" "$(adapter nan)"
 
-# A stopped rank that goes on: what it sends is of an old round, is recognised, and it takes part again.
-FSTQ_FAULT=stop:client=7,round=3 timeout 90 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" \
-    fed.rounds=400 run.dir=cont.d >cont 2>&1 &
+# A stopped rank that goes on: what it sends is of an old round, is recognised, and it takes part
+# again.
+FSTQ_FAULT=stop:client=7,round=3 timeout 90 "$here/scripts/fstq-run" -np 3 --grace 2 \
+    run "${args[@]}" fed.rounds=400 run.dir=cont.d >cont 2>&1 &
 pid=$!
 for _ in $(seq 400); do
     grep -q "is silent" cont && break
@@ -59,14 +62,16 @@ check "a rank that goes on: its late update is recognised" contains cont "is sta
 check "a rank that goes on: the last round is whole" equal "$(arrived cont 400)" "10/10"
 
 # The server dies: no worker stays behind, and the launcher says so.
-timeout 60 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" fed.rounds=100000 run.dir=dead.d >dead 2>&1 &
+timeout 60 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" fed.rounds=100000 \
+    run.dir=dead.d >dead 2>&1 &
 pid=$!
 for _ in $(seq 400); do
     [ -f dead.d/server.a.ckpt ] && break
     sleep 0.02
 done
 for p in $(pgrep -f 'run.dir=dead.d'); do # rank 0 of them
-    tr '\0' '\n' <"/proc/$p/environ" 2>/dev/null | grep -qx OMPI_COMM_WORLD_RANK=0 && kill -KILL "$p"
+    tr '\0' '\n' <"/proc/$p/environ" 2>/dev/null | grep -qx OMPI_COMM_WORLD_RANK=0 &&
+        kill -KILL "$p"
 done
 wait $pid
 check "a dead server: status 4" equal "$?" 4
@@ -74,8 +79,9 @@ sleep 0.5
 check "a dead server: nobody stays behind" test -z "$(pgrep -f 'run.dir=dead.d')"
 
 # In the simulated network every kind of trouble comes from one seed, and comes again.
-trouble=(net.transport=sim fed.rounds=300 net.sim_drop=0.05 net.sim_corrupt=0.03 net.sim_duplicate=0.05
-    net.sim_delay=0.05 net.sim_reorder=0.1 fed.momentum=0.3 fed.opt_state=keep client.step_ns=1000000)
+trouble=(net.transport=sim fed.rounds=300 net.sim_drop=0.05 net.sim_corrupt=0.03
+    net.sim_duplicate=0.05 net.sim_delay=0.05 net.sim_reorder=0.1 fed.momentum=0.3
+    fed.opt_state=keep client.step_ns=1000000)
 "$FSTQ" run "${args[@]}" "${trouble[@]}" >sim1 2>/dev/null
 check "trouble in sim: status 3" equal "$?" 3
 "$FSTQ" run "${args[@]}" "${trouble[@]}" >sim2 2>/dev/null

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The federation over real ranks: the same adapter and the same bytes for any number of ranks, threads and
-# either transport; schemes, codecs, links; the bytes counted are the bytes sent.
+# The federation over real ranks: the same adapter and the same bytes for any number of ranks,
+# threads and either transport; schemes, codecs, links; the bytes counted are the bytes sent.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
@@ -23,7 +23,8 @@ run() # ranks log args...
 adapter() { sed -n 's/^# adapter //p' "$1"; }
 score() { sed -n 's/^# error \([^,]*\),.*/\1/p' "$1"; }
 uplink() { sed -n 's/^# uplink \([^,]*\),.*/\1/p' "$1"; }
-rounds() { grep -E '^ +[0-9]' "$1" | awk '{print $1, $2, $3, $4, $5, $6, $7}'; } # all but measured times
+# All but measured times.
+rounds() { grep -E '^ +[0-9]' "$1" | awk '{print $1, $2, $3, $4, $5, $6, $7}'; }
 
 run 1 p1
 check "one rank runs to the end" contains p1 "# VALID"
@@ -40,7 +41,8 @@ for w in 1 4; do
     check "sim with $w workers sends the same bytes" equal "$(rounds "s$w")" "$(rounds p1)"
 done
 run 3 window net.arena_bytes=4096
-check "one update at a time in the arena: the same adapter" equal "$(adapter window)" "$(adapter p1)"
+check "one update at a time in the arena: the same adapter" \
+    equal "$(adapter window)" "$(adapter p1)"
 run 3 sum net.checksum=off
 check "without checksums: the same adapter" equal "$(adapter sum)" "$(adapter p1)"
 run 1 other run.seed=6
@@ -50,7 +52,8 @@ run 2 raw fed.method=fedavg/raw
 check "raw and fp32 are the same model" equal "$(adapter raw)" "$(adapter p1)"
 for codec in fp16 bf16; do
     run 2 "$codec" fed.method=fedavg/$codec
-    check "$codec runs, and rounds" test "$(adapter $codec)" != "$(adapter p1)" -a -n "$(score $codec)"
+    check "$codec runs, and rounds" \
+        test "$(adapter $codec)" != "$(adapter p1)" -a -n "$(score $codec)"
 done
 run 1 fp16c fed.method=fedavg/fp16
 check "fp16 has the same bytes for any ranks" equal "$(adapter fp16)" "$(adapter fp16c)"
@@ -66,7 +69,9 @@ run 2 noop fed.method=noop
 check "noop learns nothing" equal "$(score noop)" "1.00000"
 
 # A fixed link: 8 updates of 1000 floats; the slowest client is as slow as all others here.
-run 2 link net.link=fixed net.up_bps=1e6 net.down_bps=4e6 net.latency_ns=1000000 client.step_ns=2000000 fed.dropout=0 fed.method=fedavg/raw
+run 2 link net.link=fixed net.up_bps=1e6 net.down_bps=4e6 net.latency_ns=1000000 \
+    client.step_ns=2000000 fed.dropout=0 fed.method=fedavg/raw
 # down 4064 B at 4 Mbit/s = 8.128 ms + 1; 5 steps = 10 ms; up 4064 B at 1 Mbit/s = 32.512 ms + 1
-check "modelled time of a fixed link by hand" equal "$(grep -E '^ +1 ' link | awk '{print $(NF-1), $NF}')" "52.6 ms"
+check "modelled time of a fixed link by hand" \
+    equal "$(grep -E '^ +1 ' link | awk '{print $(NF-1), $NF}')" "52.6 ms"
 finish

@@ -9,7 +9,8 @@ cd "$dir" || exit 1
 tries=${FSTQ_TEST_LONG:+40}
 tries=${tries:-6}
 # Client state on: momentum is kept between rounds, so the slots matter.
-args=(fed.rounds=60 fed.clients=12 fed.clients_per_round=5 fed.dropout=0.1 fed.momentum=0.5 fed.opt_state=keep
+args=(fed.rounds=60 fed.clients=12 fed.clients_per_round=5 fed.dropout=0.1 fed.momentum=0.5
+    fed.opt_state=keep
     trace.file= run.seed=9)
 adapter() { sed -n 's/^# adapter //p' "$1"; }
 
@@ -75,7 +76,8 @@ for i in $(seq "$tries"); do
     wait $!
     [ "$(adapter "klog$i")" = "$want" ] && same=$((same + 1)) || sed 's/^/# /' "klog$i" | tail -n 5
 done
-check "killed $tries times at any moment, resumed on other ranks: always the same" equal "$same" "$tries"
+check "killed $tries times at any moment, resumed on other ranks: always the same" \
+    equal "$same" "$tries"
 
 # The newest generation damaged: the run falls back one round and still ends the same.
 for how in truncated flipped; do
@@ -85,7 +87,8 @@ for how in truncated flipped; do
     kill -KILL $pid
     wait $pid 2>/dev/null
     newest=g-$how/server.a.ckpt
-    [ "$(od -An -tu4 -j8 -N4 "g-$how/server.b.ckpt")" -gt "$(od -An -tu4 -j8 -N4 $newest)" ] && newest=g-$how/server.b.ckpt
+    [ "$(od -An -tu4 -j8 -N4 "g-$how/server.b.ckpt")" -gt "$(od -An -tu4 -j8 -N4 $newest)" ] &&
+        newest=g-$how/server.b.ckpt
     if [ $how = truncated ]; then
         truncate -s 1000 "$newest"
     else
