@@ -41,7 +41,9 @@ struct run {
     struct rec_round last; // newest row, and the newest values in it that are known
     int64_t start_ns, rounds_done;
     int lock_fd, table_every;
-    bool tty;
+    FILE *progress; // NULL = nobody watches
+    int64_t progress_ns;
+    bool progress_shown;
     char cpuset[64], run_dir[240];
 };
 
@@ -118,6 +120,32 @@ static void print_round(const struct rec_round *row)
     table_row(&table, cells);
 }
 
+static void clear_progress(struct run *r)
+{
+    if (!r->progress_shown)
+        return;
+    fputs("\r\033[K", r->progress);
+    fflush(r->progress);
+    r->progress_shown = false;
+}
+
+// One line that is written over, ten times a second at most.
+static void show_progress(struct run *r)
+{
+    int64_t now = clock_ns(), spent = now - r->start_ns;
+    if (!r->progress || now - r->progress_ns < 100000000)
+        return;
+    r->progress_ns = now;
+    char t[4][32];
+    int64_t left = spent / r->rounds_done * (r->cfg.fed.rounds - r->last.version);
+    fprintf(r->progress, "\r\033[K# round %d/%d  loss %s  %s %s  uplink %s  left %s",
+            r->last.version, r->cfg.fed.rounds, fmt_number(t[0], r->last.train_loss),
+            r->work.row->score_name, fmt_number(t[1], r->last.score),
+            fmt_bytes(t[2], r->last.uplink_total_bytes), fmt_time(t[3], left));
+    fflush(r->progress);
+    r->progress_shown = true;
+}
+
 static void sink_progress(void *arg, const struct rec_round *row)
 {
     struct run *r = arg;
@@ -128,25 +156,13 @@ static void sink_progress(void *arg, const struct rec_round *row)
     r->last.train_loss = loss;
     r->rounds_done++;
     int32_t rounds = r->cfg.fed.rounds;
-    if (r->tty) {
-        char t[4][32];
-        int64_t spent = clock_ns() - r->start_ns,
-                left = spent / r->rounds_done * (rounds - row->version);
-        fprintf(stderr, "\r\033[K# round %d/%d  loss %s  %s %s  uplink %s  left %s", row->version,
-                rounds, fmt_number(t[0], loss), r->work.row->score_name, fmt_number(t[1], score),
-                fmt_bytes(t[2], row->uplink_total_bytes), fmt_time(t[3], left));
-        if (row->version == rounds)
-            fprintf(stderr, "\r\033[K");
-        fflush(stderr);
-    }
     if (row->version % r->table_every == 0 || row->version == rounds) {
-        if (r->tty && isatty(STDOUT_FILENO))
-            fprintf(stderr, "\r\033[K");
-        struct rec_round shown = *row;
-        shown.score = row->score;
-        print_round(&shown);
+        clear_progress(r);
+        print_round(row);
         fflush(stdout);
     }
+    if (row->version < rounds)
+        show_progress(r);
 }
 
 // --- setting up
@@ -513,6 +529,7 @@ static enum status conclude(struct run *r)
 {
     struct server *s = r->server;
     char text[512], t[5][32];
+    clear_progress(r);
     if (r->rounds_done == 0) { // resumed after the last round, or stopped before the first
         server_evaluate(s);
         r->last.score = s->eval.score;
@@ -568,7 +585,7 @@ static int run_main(int argc, char **argv)
     share_config(r);
     take_run_dir(r);
     r->last.score = r->last.train_loss = NAN;
-    r->tty = job_on_terminal() && r->comm->rank == 0;
+    r->progress = r->comm->rank == 0 ? job_progress() : NULL;
     open_all(r);
     if (r->server) {
         open_trace(r, argc, argv);

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 void job_leave_status(int status)
@@ -23,8 +24,10 @@ void job_leave_status(int status)
     unlink(part);
 }
 
-bool job_on_terminal(void)
+FILE *job_progress(void)
 {
-    const char *launcher = getenv("FSTQ_PROGRESS");
-    return isatty(STDERR_FILENO) || (launcher && *launcher);
+    const char *behind = getenv("FSTQ_PROGRESS");
+    if (behind && !strcmp(behind, "stdout"))
+        return stdout;
+    return isatty(STDERR_FILENO) || (behind && !strcmp(behind, "stderr")) ? stderr : NULL;
 }
