@@ -33,7 +33,8 @@ ONE_PLACE = (
 )
 CUDA = re.compile(r'(cuda\w*|cublas\w*|nvml|curand\w*|cooperative_groups|cub/.*)(\.h|\.cuh)?$')
 C_LIKE = ('.c', '.h', '.cu', '.cuh')
-TEXT = C_LIKE + ('.sh', '.py', '.ini', '.md', '.yml', '.txt')
+SCRIPT = ('.sh', '.bash', '.py')
+TEXT = C_LIKE + SCRIPT + ('.ini', '.md', '.yml', '.txt')
 COLUMNS, FUNCTION_LINES = 100, 100
 SKIP_DIRS = {'.git', 'build', 'runs', '__pycache__', 'corpus', 'data', 'golden'}
 
@@ -59,6 +60,11 @@ class Tree:
 
     def lines(self, path):
         return enumerate(self.read(path).split('\n'), 1)
+
+    def scripts(self):
+        """Also those without an ending, which say in their first line what they are."""
+        return [f for f in self.files
+                if f.endswith(SCRIPT) or '.' not in f.split('/')[-1] and self.read(f)[:2] == '#!']
 
     def ending(self, *ends, under=('',)):
         return [f for f in self.files if f.endswith(ends) and f.startswith(tuple(under))]
@@ -149,7 +155,7 @@ def columns(line):
 
 def rule_columns(tree):
     """no line is longer than 100 columns"""
-    for path in tree.ending(*C_LIKE, '.sh', '.py'):
+    for path in tree.ending(*C_LIKE) + tree.scripts():
         for n, line in tree.lines(path):
             n_columns = columns(line)
             if n_columns > COLUMNS and not re.search(r'https?://\S{60}', line):
@@ -160,7 +166,7 @@ def rule_blanks(tree):
     """no tabs, no blanks at line ends, no CR, one newline at the end"""
     for path in tree.files:
         makefile = os.path.basename(path) == 'Makefile'
-        if not (path.endswith(TEXT) or makefile):
+        if not (path.endswith(TEXT) or makefile or path in tree.scripts()):
             continue
         for n, line in tree.lines(path):
             if '\t' in line and not (makefile and line.startswith('\t') and '\t' not in line[1:]):
@@ -234,7 +240,7 @@ def rule_fuzz_seeds(tree):
 
 def rule_scripts(tree):
     """scripts can be executed and their syntax is right"""
-    for path in tree.ending('.sh', '.py', under=('scripts/', 'tests/')):
+    for path in tree.scripts():
         full = os.path.join(tree.root, path)
         first = tree.read(path).split('\n', 1)[0]
         if not first.startswith('#!'):
@@ -243,7 +249,7 @@ def rule_scripts(tree):
             continue
         if not os.access(full, os.X_OK):
             yield path, 0, 'not executable'
-        if path.endswith('.py'):
+        if 'python' in first:
             try:
                 compile(tree.read(path), path, 'exec')
             except SyntaxError as e:
@@ -312,7 +318,10 @@ PLANTED = {
         {f'src/{x}.c': '#ifdef HAVE_CUDA\n#endif\n' for x in 'abc'},
         {f'src/{x}.c': '#if defined(HAVE_CUDA)\n#endif\n' for x in 'abc'},
     ],
-    rule_columns: [{'src/a.c': '// ' + 'x' * 98 + '\n'}],
+    rule_columns: [
+        {'src/a.c': '// ' + 'x' * 98 + '\n'},
+        {'scripts/a': '#!/bin/sh\n' + 'x' * 101 + '\n'},
+    ],
     rule_blanks: [
         {'src/a.c': '\tint x;\n'},
         {'src/a.c': 'int x; \n'},
