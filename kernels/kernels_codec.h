@@ -74,6 +74,7 @@ void quant_dither_from_u8(const uint8_t *code, const uint32_t *rnd, size_t n, in
 void quant_table_from_u8(const uint8_t *code, size_t n, const float table[16],
                          struct quant_sink to);
 
+void quant_f32_give(const float *x, size_t n, struct quant_sink to);
 void quant_f32_to_le(const float *x, size_t n, uint8_t *out);
 void quant_f32_from_le(const uint8_t *in, size_t n, struct quant_sink to);
 void quant_f16_to_le(const float *x, size_t n, float scale, uint8_t *out); // clamped to +-65504
@@ -118,6 +119,12 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
 // -1: the bytes are not a stream of n codes.
 int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,
                 size_t n);
+
+// --- rotate.c: randomised Hadamard rotation
+// ---------------------------------------------------------
+void rotate_signs(const float *x, const uint32_t *bits, size_t n,
+                  float *out);        // -x where bit i is set
+void rotate_fwht(float *x, size_t n); // unnormalised, in place; n a power of two
 
 // --- philox.c: random words
 // ------------------------------------------------------------------------- Words [first, first +

@@ -242,6 +242,17 @@ KERNEL_BODY void quant_f32_to_le_body(const float *x, size_t n, uint8_t *out)
 }
 KERNEL_VARIANTS_VOID(quant_f32_to_le, (const float *x, size_t n, uint8_t *out), (x, n, out))
 
+KERNEL_BODY void quant_f32_give_body(const float *x, size_t n, struct quant_sink to)
+{
+    if (to.add)
+        for (size_t i = 0; i < n; i++)
+            to.to[i] += to.weight * x[i];
+    else
+        for (size_t i = 0; i < n; i++)
+            to.to[i] = x[i];
+}
+KERNEL_VARIANTS_VOID(quant_f32_give, (const float *x, size_t n, struct quant_sink to), (x, n, to))
+
 KERNEL_BODY void quant_f32_from_le_body(const uint8_t *in, size_t n, struct quant_sink to)
 {
     if (to.add)

@@ -9,9 +9,9 @@
 #include <string.h>
 
 const struct codec *const codec_table[] = {
-    &codec_raw,  &codec_fp32,     &codec_fp16, &codec_bf16,   &codec_int,    &codec_nf4,
-    &codec_qsgd, &codec_terngrad, &codec_sign, &codec_onebit, &codec_fedbat, &codec_uniform,
-    NULL,
+    &codec_raw,    &codec_fp32,    &codec_fp16,     &codec_bf16, &codec_int,
+    &codec_nf4,    &codec_qsgd,    &codec_terngrad, &codec_sign, &codec_onebit,
+    &codec_fedbat, &codec_uniform, &codec_eden,     NULL,
 };
 
 const struct codec *const wrapper_table[] = {NULL};
@@ -20,6 +20,7 @@ const struct codec_alias codec_alias_table[] = {
     {"int8", "int:bits=8", "8-bit blocks scaled by their largest value"},
     {"int4", "int:bits=4", "4-bit blocks scaled by their largest value"},
     {"int2", "int:bits=2", "2-bit (ternary) blocks scaled by their largest value"},
+    {"drive", "eden:bits=1", "one rotated bit a value"},
     {"fedpaq", "qsgd:norm=l2", "QSGD as FedPAQ uses it: several local steps, unweighted mean"},
     {NULL, NULL, NULL},
 };

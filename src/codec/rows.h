@@ -7,5 +7,6 @@
 extern const struct codec codec_raw, codec_fp32, codec_fp16, codec_bf16; // dense.c
 extern const struct codec codec_int, codec_qsgd, codec_terngrad, codec_sign, codec_onebit,
     codec_fedbat, codec_uniform, codec_nf4; // scalar.c
+extern const struct codec codec_eden;       // rotated.c
 
 #endif

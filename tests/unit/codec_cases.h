@@ -55,6 +55,12 @@ static const char *const codec_cases[] = {
     "uniform:step=0.1,round=stochastic",
     "uniform:step=3,round=dither,group=class",
     "uniform:step=0.5,code=fixed",
+    "eden",
+    "drive:scale=mse,slice=64",
+    "eden:bits=0.3",
+    "eden:bits=2.5,slice=512",
+    "eden:bits=4",
+    "eden:bits=3",
     NULL,
 };
 
