@@ -317,7 +317,10 @@ int trace_read_guarded(const char *path, struct trace_file *f, struct err *err)
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0) {
+        static const int crashes[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
         struct trace_file scratch;
+        for (size_t i = 0; i < ARRAY_LEN(crashes); i++)
+            signal(crashes[i], SIG_DFL);
         alarm(120); // a damaged index may send the library in circles
         _exit(trace_read(path, &scratch, NULL) < 0 ? 1 : 0);
     }

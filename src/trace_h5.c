@@ -819,7 +819,7 @@ static void load_facts(hid_t file, struct trace_file *f)
     for (int i = 0; i < 2; i++) {
         struct attr_visit v = {f, i ? TRACE_CONFIG : TRACE_ROOT};
         hsize_t at = 0;
-        if (H5Aiterate_by_name(file, groups[i], H5_INDEX_NAME, H5_ITER_NATIVE, &at, visit_attr, &v,
+        if (H5Aiterate_by_name(file, groups[i], H5_INDEX_NAME, H5_ITER_INC, &at, visit_attr, &v,
                                H5P_DEFAULT) < 0)
             f->damaged++;
     }
