@@ -53,9 +53,10 @@ void dev_close(struct dev *d);
 // Makes every lane's work memory at least this large. Not while work is under way.
 void dev_reserve(struct dev *d, size_t work_floats);
 
-// Calls fn once for each item in [0, n), on up to d->threads lanes at a time. Which lane takes an
-// item is not fixed, so results must not depend on it.
-void dev_parallel(struct dev *d, int32_t n, void (*fn)(void *arg, int32_t item, int32_t lane),
-                  void *arg);
+// Calls fn once for each item in [0, n), on up to d->threads lanes at a time; which lane takes an
+// item is not fixed. in_order (or NULL) is called after fn for the same item and lane, for one item
+// at a time, in the order of items: sums made there are the same for any number of lanes.
+typedef void dev_work(void *arg, int32_t item, int32_t lane);
+void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg);
 
 #endif

@@ -24,17 +24,26 @@ static void cpu_copy(struct dev *d, void *to, const void *from, size_t size_byte
     memcpy(to, from, size_bytes);
 }
 
-void dev_parallel(struct dev *d, int32_t n, void (*fn)(void *arg, int32_t item, int32_t lane),
-                  void *arg)
+void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg)
 {
-    if (d->threads == 1 || n == 1) {
-        for (int32_t i = 0; i < n; i++)
+    if (d->threads == 1 || n <= 1) {
+        for (int32_t i = 0; i < n; i++) {
             fn(arg, i, 0);
-        return;
-    }
+            if (in_order)
+                in_order(arg, i, 0);
+        }
+    } else if (in_order) {
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic, 1) ordered
+        for (int32_t i = 0; i < n; i++) {
+            fn(arg, i, omp_get_thread_num());
+#pragma omp ordered
+            in_order(arg, i, omp_get_thread_num());
+        }
+    } else {
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic, 1)
-    for (int32_t i = 0; i < n; i++)
-        fn(arg, i, omp_get_thread_num());
+        for (int32_t i = 0; i < n; i++)
+            fn(arg, i, omp_get_thread_num());
+    }
 }
 
 static const struct dev_ops cpu_ops = {

@@ -1,0 +1,512 @@
+// Weights from files. Each kind of file is a row of loader_table; what they share is here.
+#include "model/load.h"
+
+#include "base/bytes.h"
+#include "base/fsio.h"
+#include "base/mem.h"
+#include "model/inner.h"
+#include "model/safetensors.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+const struct loader *const loader_table[] = {&loader_llama2c, &loader_hf, &loader_own, NULL};
+
+enum { CHUNK = 1 << 15 }; // values read at a time
+
+struct file {
+    const char *path;
+    int fd;
+    uint64_t bytes;
+};
+
+static int file_open(struct file *f, const char *path, struct err *err)
+{
+    struct stat s;
+    f->path = path;
+    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (f->fd < 0)
+        return err_set(err, "%s: %s", path, strerror(errno));
+    if (fstat(f->fd, &s) || !S_ISREG(s.st_mode)) {
+        close(f->fd);
+        return err_set(err, "%s is not a file", path);
+    }
+    f->bytes = (uint64_t)s.st_size;
+    return 0;
+}
+
+static int file_read(const struct file *f, uint64_t at, void *to, size_t n, struct err *err)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(f->fd, (char *)to + done, n - done, (off_t)(at + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return err_set(err, "%s: %s at byte %llu", f->path,
+                           got < 0 ? strerror(errno) : "ends early",
+                           (unsigned long long)(at + done));
+        done += (size_t)got;
+    }
+    return 0;
+}
+
+// n values of a stored type at a byte of the file become a tensor of the model.
+static int read_slot(struct model *m, const struct slot *s, const struct file *f, uint64_t at,
+                     int32_t dtype, struct err *err)
+{
+    static _Thread_local float raw[CHUNK], x[CHUNK];
+    size_t n = (size_t)(s->rows ? s->rows : 1) * (size_t)s->cols, size = kernel_dtype_bytes(dtype);
+    for (size_t i = 0; i < n; i += CHUNK) {
+        size_t some = n - i < CHUNK ? n - i : CHUNK;
+        if (file_read(f, at + i * size, raw, some * size, err))
+            return -1;
+        kernel_to_f32(dtype, raw, some, x);
+        for (size_t j = 0; j < some; j++)
+            if (!isfinite(x[j]))
+                return err_set(err, "%s: %s: value %zu is not finite", f->path, s->name, i + j);
+        model_slot_put(m, s, i, some, x);
+    }
+    return 0;
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), k = strlen(end);
+    return n >= k && !strcmp(s + n - k, end);
+}
+
+// Prefixes what went wrong with the file it went wrong in.
+static int in_file(struct err *err, const char *path)
+{
+    if (err) {
+        struct err was = *err;
+        err_set(err, "%.250s: %.250s", path, was.text);
+    }
+    return -1;
+}
+
+// --- llama2.c
+// --------------------------------------------------------------------------------------
+
+int llama2c_config(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct model_config *c,
+                   struct err *err)
+{
+    if (n < LLAMA2C_HEADER)
+        return err_set(err, "%zu bytes are no llama2.c model: its header has %d", n,
+                       LLAMA2C_HEADER);
+    int32_t v[7];
+    for (int i = 0; i < 7; i++)
+        v[i] = (int32_t)get_u32(bytes + 4 * i);
+    *c = (struct model_config){.dim = v[0],
+                               .hidden = v[1],
+                               .layers = v[2],
+                               .heads = v[3],
+                               .kv_heads = v[4],
+                               .vocab = v[5] > 0            ? v[5]
+                                        : v[5] > -INT32_MAX ? -v[5]
+                                                            : 0,
+                               .max_positions = v[6],
+                               .rope_style = KERNEL_ROPE_PAIR,
+                               .tied = v[5] > 0,
+                               .rope_theta = 10000.0,
+                               .norm_eps = 1e-5};
+    if (c->heads < 1 || c->dim % c->heads)
+        return err_set(err, "%d columns do not part into %d heads: no llama2.c v0 model", c->dim,
+                       c->heads);
+    c->head_dim = c->dim / c->heads;
+    if (model_config_check(c, err))
+        return -1;
+    uint64_t want = model_config_values(c) + (uint64_t)c->max_positions * (uint64_t)c->head_dim;
+    want = LLAMA2C_HEADER + 4 * want;
+    if (want != file_bytes)
+        return err_set(err, "%llu bytes, but its llama2.c v0 header asks for %llu",
+                       (unsigned long long)file_bytes, (unsigned long long)want);
+    return 0;
+}
+
+static bool llama2c_takes(const char *path)
+{
+    return ends_with(path, ".bin");
+}
+
+// Where a tensor begins, in values after the header: all layers of one kind lie together.
+static uint64_t llama2c_place(const struct model_config *c, const char *name)
+{
+    uint64_t dim = (uint64_t)c->dim, kv = (uint64_t)model_kv_cols(c), hid = (uint64_t)c->hidden;
+    const struct {
+        const char *part;
+        uint64_t each;
+    } kind[] = {{"input_layernorm", dim}, {"q_proj", dim * dim},    {"k_proj", dim * kv},
+                {"v_proj", dim * kv},     {"o_proj", dim * dim},    {"post_attention", dim},
+                {"gate_proj", dim * hid}, {"down_proj", dim * hid}, {"up_proj", dim * hid}};
+    uint64_t at = 0, layer = 0;
+    if (strstr(name, "embed_tokens"))
+        return at;
+    const char *l = strstr(name, "layers.");
+    if (l)
+        layer = strtoull(l + 7, NULL, 10);
+    at = (uint64_t)c->vocab * dim;
+    for (size_t i = 0; i < ARRAY_LEN(kind); i++) {
+        if (strstr(name, kind[i].part))
+            return at + layer * kind[i].each;
+        at += (uint64_t)c->layers * kind[i].each;
+    }
+    if (strstr(name, "lm_head"))
+        at += dim + (uint64_t)c->max_positions * (uint64_t)c->head_dim;
+    return at;
+}
+
+static struct model *llama2c_load(struct dev *dev, const struct model_params *p, struct err *err)
+{
+    struct file f;
+    struct model *m = NULL;
+    struct model_config c;
+    uint8_t header[LLAMA2C_HEADER] = {0};
+    if (file_open(&f, p->path, err))
+        return NULL;
+    size_t n = f.bytes < sizeof header ? (size_t)f.bytes : sizeof header;
+    int bad = file_read(&f, 0, header, n, err);
+    if (!bad && llama2c_config(header, n, f.bytes, &c, err))
+        bad = in_file(err, p->path);
+    if (!bad)
+        m = model_shell(dev, p, &c, KERNEL_F32, err);
+    for (int32_t i = 0; m && !bad && i < model_slots(m); i++) {
+        struct slot s = model_slot(m, i);
+        bad = read_slot(m, &s, &f, LLAMA2C_HEADER + 4 * llama2c_place(&c, s.name), KERNEL_F32, err);
+    }
+    close(f.fd);
+    if (bad) {
+        model_close(m);
+        m = NULL;
+    }
+    if (m)
+        model_ready(m);
+    return m;
+}
+
+const struct loader loader_llama2c = {.name = "llama2c",
+                                      .help = "llama2.c .bin, version 0",
+                                      .takes = llama2c_takes,
+                                      .load = llama2c_load};
+
+// --- config.json
+// -----------------------------------------------------------------------------------
+
+static int get_int(const json_t *root, const char *key, int32_t dflt, int32_t *out, struct err *err)
+{
+    const json_t *v = json_object_get(root, key);
+    if (!v || json_is_null(v)) {
+        *out = dflt;
+        return dflt < 0 ? err_set(err, "%s is missing", key) : 0;
+    }
+    if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
+        return err_set(err, "%s is not a whole number within 0 and 2^31", key);
+    *out = (int32_t)json_integer_value(v);
+    return 0;
+}
+
+static int get_num(const json_t *root, const char *key, double dflt, double *out, struct err *err)
+{
+    const json_t *v = json_object_get(root, key);
+    if (v && !json_is_null(v) && !json_is_number(v))
+        return err_set(err, "%s is not a number", key);
+    *out = v && !json_is_null(v) ? json_number_value(v) : dflt;
+    return 0;
+}
+
+// What a Llama does not have; a checkpoint that has it would give wrong results silently.
+static int refuse_others(const json_t *root, struct err *err)
+{
+    static const char *const off[] = {"attention_bias", "mlp_bias", "rope_scaling",
+                                      "sliding_window"};
+    const char *type = json_string_value(json_object_get(root, "model_type"));
+    const char *act = json_string_value(json_object_get(root, "hidden_act"));
+    if (type && strcmp(type, "llama") && strcmp(type, "mistral"))
+        return err_set(err, "model_type is %.60s: only llama (and mistral) are known here", type);
+    if (act && strcmp(act, "silu"))
+        return err_set(err, "hidden_act is %.60s: only silu is known here", act);
+    for (size_t i = 0; i < ARRAY_LEN(off); i++) {
+        const json_t *v = json_object_get(root, off[i]);
+        if (v && !json_is_null(v) && !json_is_false(v))
+            return err_set(err, "%s is set: not supported", off[i]);
+    }
+    return 0;
+}
+
+int model_config_json(const char *text, size_t n, struct model_config *c, struct err *err)
+{
+    json_error_t why;
+    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
+    if (!root)
+        return err_set(err, "line %d: %s", why.line, why.text);
+    *c = (struct model_config){0};
+    int bad = json_is_object(root) ? refuse_others(root, err)
+                                   : err_set(err, "the config is not an object");
+    bad = bad || get_int(root, "hidden_size", -1, &c->dim, err) ||
+          get_int(root, "intermediate_size", -1, &c->hidden, err) ||
+          get_int(root, "num_hidden_layers", -1, &c->layers, err) ||
+          get_int(root, "num_attention_heads", -1, &c->heads, err) ||
+          get_int(root, "num_key_value_heads", c->heads, &c->kv_heads, err) ||
+          get_int(root, "vocab_size", -1, &c->vocab, err) ||
+          get_int(root, "max_position_embeddings", 2048, &c->max_positions, err) ||
+          get_int(root, "head_dim", c->heads > 0 ? c->dim / c->heads : 0, &c->head_dim, err) ||
+          get_num(root, "rope_theta", 10000.0, &c->rope_theta, err) ||
+          get_num(root, "rms_norm_eps", 1e-6, &c->norm_eps, err);
+    if (!bad) {
+        c->tied = json_is_true(json_object_get(root, "tie_word_embeddings"));
+        c->rope_style = json_is_true(json_object_get(root, "rope_interleaved")) ? KERNEL_ROPE_PAIR
+                                                                                : KERNEL_ROPE_HALF;
+        bad = model_config_check(c, err);
+    }
+    json_decref(root);
+    return bad ? -1 : 0;
+}
+
+static char *config_text(const struct model_config *c)
+{
+    json_t *root = json_pack(
+        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:b, s:b}", "model_type", "llama",
+        "hidden_size", c->dim, "intermediate_size", c->hidden, "num_hidden_layers", c->layers,
+        "num_attention_heads", c->heads, "num_key_value_heads", c->kv_heads, "head_dim",
+        c->head_dim, "vocab_size", c->vocab, "max_position_embeddings", c->max_positions,
+        "rope_theta", c->rope_theta, "rms_norm_eps", c->norm_eps, "tie_word_embeddings",
+        (int)c->tied, "rope_interleaved", (int)(c->rope_style == KERNEL_ROPE_PAIR));
+    char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    json_decref(root);
+    return text;
+}
+
+// --- safetensors
+// -----------------------------------------------------------------------------------
+
+static int open_safetensors(struct file *f, const char *path, struct safetensors *st,
+                            struct err *err)
+{
+    uint8_t head[8] = {0};
+    if (file_open(f, path, err))
+        return -1;
+    size_t n = f->bytes < 8 ? (size_t)f->bytes : 8;
+    uint8_t *bytes = NULL;
+    int bad = file_read(f, 0, head, n, err);
+    if (!bad && n == 8) {
+        uint64_t header = get_u64(head);
+        uint64_t take = header > SAFETENSORS_HEADER_MAX || header > f->bytes - 8 ? 8 : 8 + header;
+        n = (size_t)take;
+        bytes = mem_alloc(MEM_OTHER, n);
+        bad = file_read(f, 0, bytes, n, err);
+    }
+    if (!bad && safetensors_parse(bytes ? bytes : head, n, f->bytes, st, err))
+        bad = in_file(err, path);
+    mem_free(bytes);
+    if (bad)
+        close(f->fd);
+    return bad;
+}
+
+static int read_tensors(struct model *m, const struct file *f, const struct safetensors *st,
+                        struct err *err)
+{
+    for (int32_t i = 0; i < model_slots(m); i++) {
+        struct slot s = model_slot(m, i);
+        const struct safetensor *t = safetensors_find(st, s.name);
+        if (!t)
+            return err_set(err, "%s: tensor %s is missing", f->path, s.name);
+        bool fits = s.rows ? t->dims == 2 && t->dim[0] == s.rows && t->dim[1] == s.cols
+                           : t->dims == 1 && t->dim[0] == s.cols;
+        if (!fits)
+            return err_set(err, "%s: tensor %s has not the shape %d x %d of the config", f->path,
+                           s.name, s.rows ? s.rows : 1, s.cols);
+        if (t->dtype < 0)
+            return err_set(err, "%s: tensor %s is stored as none of F32, BF16, F16", f->path,
+                           s.name);
+        if (read_slot(m, &s, f, t->at, t->dtype, err))
+            return -1;
+    }
+    return 0;
+}
+
+static struct model *load_tensors(struct dev *dev, const struct model_params *p,
+                                  const struct model_config *c, const struct file *f,
+                                  const struct safetensors *st, struct err *err)
+{
+    // Before anything as large as the config says is allocated: the file must hold it.
+    uint64_t held = 0, asked = model_config_values(c);
+    for (int32_t i = 0; i < st->n; i++)
+        held += st->tensor[i].dtype >= 0 ? st->tensor[i].n : 0;
+    if (asked > held) {
+        err_set(err, "%s: the config asks for %llu values, the file holds %llu", f->path,
+                (unsigned long long)asked, (unsigned long long)held);
+        return NULL;
+    }
+    const struct safetensor *first = safetensors_find(st, "model.embed_tokens.weight");
+    struct model *m =
+        model_shell(dev, p, c, first && first->dtype > 0 ? first->dtype : KERNEL_F32, err);
+    if (m && read_tensors(m, f, st, err)) {
+        model_close(m);
+        m = NULL;
+    }
+    if (m)
+        model_ready(m);
+    return m;
+}
+
+static bool hf_takes(const char *path)
+{
+    struct stat s;
+    return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
+}
+
+static struct model *hf_load(struct dev *dev, const struct model_params *p, struct err *err)
+{
+    char path[300];
+    uint8_t *text;
+    size_t n;
+    struct model_config c;
+    snprintf(path, sizeof path, "%s/config.json", p->path);
+    if (fsio_read(path, 1 << 20, MEM_OTHER, &text, &n, err))
+        return NULL;
+    int bad = model_config_json((const char *)text, n, &c, err);
+    mem_free(text);
+    if (bad) {
+        in_file(err, path);
+        return NULL;
+    }
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", p->path);
+    if (access(path, F_OK) == 0) {
+        err_set(err, "%s: weights in several files are not supported; save them as one", path);
+        return NULL;
+    }
+    struct file f;
+    struct safetensors st;
+    snprintf(path, sizeof path, "%s/model.safetensors", p->path);
+    if (open_safetensors(&f, path, &st, err))
+        return NULL;
+    struct model *m = load_tensors(dev, p, &c, &f, &st, err);
+    safetensors_free(&st);
+    close(f.fd);
+    return m;
+}
+
+const struct loader loader_hf = {.name = "huggingface",
+                                 .help = "a directory with config.json and model.safetensors",
+                                 .takes = hf_takes,
+                                 .load = hf_load};
+
+static bool own_takes(const char *path)
+{
+    return ends_with(path, ".safetensors");
+}
+
+static struct model *own_load(struct dev *dev, const struct model_params *p, struct err *err)
+{
+    struct file f;
+    struct safetensors st;
+    struct model_config c;
+    struct model *m = NULL;
+    if (open_safetensors(&f, p->path, &st, err))
+        return NULL;
+    if (!st.config)
+        err_set(err,
+                "%s: its metadata has no fstq_config; a checkpoint of another program is "
+                "loaded as a directory with its config.json",
+                p->path);
+    else if (model_config_json(st.config, strlen(st.config), &c, err))
+        in_file(err, p->path);
+    else
+        m = load_tensors(dev, p, &c, &f, &st, err);
+    safetensors_free(&st);
+    close(f.fd);
+    return m;
+}
+
+const struct loader loader_own = {.name = "fstq",
+                                  .help = "a .safetensors of fstq pretrain",
+                                  .takes = own_takes,
+                                  .load = own_load};
+
+// --- Saving
+// ----------------------------------------------------------------------------------------
+
+// Adds scale * B A of the target whose rows these are, to row n of it.
+static void merge_row(const struct model *m, const struct slot *s, const float *adapter, int32_t n,
+                      float *row)
+{
+    for (int32_t l = 0; l < m->cfg.layers && adapter && !s->norm; l++)
+        for (int i = 0; i < LINS; i++) {
+            const struct kernel_linear *k = &m->layer[l].lin[i];
+            int32_t rank0 = 0;
+            for (int t = 0; t < k->n_lora; rank0 += k->lora[t++].rank) {
+                const struct kernel_lora *f = &k->lora[t];
+                if (m->layer[l].at[i] + (size_t)f->row0 * (size_t)k->w.cols != s->at)
+                    continue;
+                for (int32_t r = 0; r < f->rank; r++) {
+                    float b = k->scale * adapter[f->b + (size_t)n * (size_t)f->rank + (size_t)r];
+                    const float *a = adapter + k->a + (size_t)(rank0 + r) * (size_t)s->cols;
+                    for (int32_t c = 0; c < s->cols; c++)
+                        row[c] += b * a[c];
+                }
+            }
+        }
+}
+
+// The header, padded with spaces to a multiple of 8; *data: bytes of all tensors.
+static char *save_header(const struct model *m, int32_t dtype, size_t *data)
+{
+    static const char *const name[KERNEL_DTYPES] = {
+        [KERNEL_F32] = "F32", [KERNEL_BF16] = "BF16", [KERNEL_F16] = "F16"};
+    char *config = config_text(&m->cfg);
+    json_t *root =
+        json_pack("{s:{s:s, s:s}}", "__metadata__", "format", "pt", "fstq_config", config);
+    free(config);
+    *data = 0;
+    for (int32_t i = 0; i < model_slots(m); i++) {
+        struct slot s = model_slot(m, i);
+        int32_t type = s.norm ? KERNEL_F32 : dtype;
+        size_t n = (size_t)(s.norm ? 1 : s.rows) * (size_t)s.cols;
+        size_t end = *data + n * kernel_dtype_bytes(type);
+        json_t *shape = s.norm ? json_pack("[i]", s.cols) : json_pack("[i, i]", s.rows, s.cols);
+        json_object_set_new(root, s.name,
+                            json_pack("{s:s, s:o, s:[I, I]}", "dtype", name[type], "shape", shape,
+                                      "data_offsets", (json_int_t)*data, (json_int_t)end));
+        *data = end;
+    }
+    char *text = json_dumps(root, JSON_COMPACT | JSON_PRESERVE_ORDER);
+    json_decref(root);
+    return text;
+}
+
+int model_save(const struct model *m, const char *path, int32_t dtype, const float *adapter,
+               struct err *err)
+{
+    size_t data;
+    char *header = save_header(m, dtype, &data);
+    size_t len = strlen(header), padded = (len + 7) / 8 * 8;
+    uint8_t *bytes = mem_alloc(MEM_OTHER, 8 + padded + data), *to = bytes + 8 + padded;
+    float *row = mem_alloc(MEM_OTHER, (size_t)(m->cfg.dim + m->cfg.hidden + model_q_cols(&m->cfg)) *
+                                          sizeof *row);
+    put_u64(bytes, padded);
+    memset(bytes + 8, ' ', padded);
+    memcpy(bytes + 8, header, len);
+    free(header);
+    for (int32_t i = 0; i < model_slots(m); i++) {
+        struct slot s = model_slot(m, i);
+        int32_t type = s.norm ? KERNEL_F32 : dtype, rows = s.norm ? 1 : s.rows;
+        for (int32_t n = 0; n < rows; n++) {
+            model_slot_get(m, &s, (size_t)n * (size_t)s.cols, (size_t)s.cols, row);
+            merge_row(m, &s, adapter, n, row);
+            kernel_from_f32(type, row, (size_t)s.cols, to);
+            to += (size_t)s.cols * kernel_dtype_bytes(type);
+        }
+    }
+    int bad = fsio_replace(path, bytes, (size_t)(to - bytes), err);
+    mem_free(row);
+    mem_free(bytes);
+    return bad;
+}

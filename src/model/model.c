@@ -1,0 +1,430 @@
+#include "base/fmath.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "model/inner.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const recompute_names[] = {"none", "layer", NULL};
+static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
+static const char *const optim_names[] = {"adamw", "sgd", NULL};
+
+const struct opt model_options[] = {
+    OPT_STRING(struct model_params, path, "model.path", "",
+               "weights: a llama2.c .bin, a Hugging Face directory, or our own .safetensors"),
+    OPT(struct model_params, lora_rank, "model.lora_rank", "8", 0, 1024, "", "rank of the adapter"),
+    OPT(struct model_params, lora_alpha, "model.lora_alpha", "16", 0, 1e6, "",
+        "the adapter adds alpha / rank * B A x"),
+    OPT_STRING(struct model_params, lora_targets, "model.lora_targets", "all",
+               "projections with an adapter: all, or some of q,k,v,o,gate,up,down"),
+    OPT_ENUM(struct model_params, recompute, "model.recompute", "none", recompute_names,
+             "layer: keep only the input of each layer and compute the rest again in backward"),
+    OPT_ENUM(struct model_params, dtype, "model.dtype", "auto", dtype_names,
+             "how weights are held; auto: as stored, small models fp32; arithmetic is fp32"),
+};
+const int model_option_count = ARRAY_LEN(model_options);
+
+const struct opt optim_options[] = {
+    OPT_ENUM(struct optim_params, kind, "optim.kind", "adamw", optim_names, "local optimizer"),
+    OPT(struct optim_params, lr, "optim.lr", "0.004", 0, 1e3, "", "local learning rate"),
+    OPT(struct optim_params, beta1, "optim.beta1", "0.9", 0, 0.999999, "",
+        "adamw: decay of the mean"),
+    OPT(struct optim_params, beta2, "optim.beta2", "0.999", 0, 0.999999, "",
+        "adamw: decay of the square"),
+    OPT(struct optim_params, eps, "optim.eps", "1e-8", 1e-20, 1, "", "adamw: added to the root"),
+    OPT(struct optim_params, weight_decay, "optim.weight_decay", "0", 0, 10, "",
+        "decoupled for adamw, L2 for sgd"),
+    OPT(struct optim_params, momentum, "optim.momentum", "0", 0, 0.9999, "", "sgd: momentum"),
+    OPT(struct optim_params, clip, "optim.clip", "0", 0, 1e6, "",
+        "largest norm of the gradient, 0 = no limit"),
+};
+const int optim_option_count = ARRAY_LEN(optim_options);
+
+// Models up to this many values keep every W^T packed, in fp32.
+#define SMALL_VALUES ((size_t)2 << 20)
+
+static const struct {
+    const char *name;
+    int32_t lin;
+} target[] = {{"q", LIN_QKV},   {"k", LIN_QKV}, {"v", LIN_QKV},    {"o", LIN_O},
+              {"gate", LIN_GU}, {"up", LIN_GU}, {"down", LIN_DOWN}};
+enum { TARGETS = ARRAY_LEN(target) };
+
+static int32_t target_rows(const struct model_config *c, int t)
+{
+    const int32_t rows[TARGETS] = {
+        model_q_cols(c), model_kv_cols(c), model_kv_cols(c), c->dim, c->hidden, c->hidden, c->dim};
+    return rows[t];
+}
+
+static int32_t lin_rows(const struct model_config *c, int lin)
+{
+    const int32_t rows[LINS] = {model_qkv_cols(c), c->dim, 2 * c->hidden, c->dim};
+    return rows[lin];
+}
+
+static int32_t lin_cols(const struct model_config *c, int lin)
+{
+    const int32_t cols[LINS] = {c->dim, model_q_cols(c), c->dim, c->hidden};
+    return cols[lin];
+}
+
+// "all" or a list; sets bit t for target t.
+static int parse_targets(const char *text, unsigned *mask, struct err *err)
+{
+    *mask = (1u << TARGETS) - 1;
+    if (!strcmp(text, "all"))
+        return 0;
+    *mask = 0;
+    for (const char *p = text; *p;) {
+        size_t n = strcspn(p, ",+ ");
+        unsigned bit = 0;
+        for (int t = 0; t < TARGETS; t++)
+            if (strlen(target[t].name) == n && !memcmp(target[t].name, p, n))
+                bit = 1u << t;
+        if (!bit)
+            return err_set(err,
+                           "model.lora_targets = %s: '%.*s' is none of q,k,v,o,gate,up,down, all",
+                           text, (int)n, p);
+        *mask |= bit;
+        p += n;
+        p += strspn(p, ",+ ");
+    }
+    return *mask ? 0 : err_set(err, "model.lora_targets is empty: name a target or say all");
+}
+
+int model_config_check(const struct model_config *c, struct err *err)
+{
+    const struct {
+        const char *name;
+        int32_t value, most;
+    } field[] = {{"dim", c->dim, 1 << 16},        {"hidden", c->hidden, 1 << 18},
+                 {"layers", c->layers, 1024},     {"heads", c->heads, 1024},
+                 {"kv_heads", c->kv_heads, 1024}, {"head_dim", c->head_dim, 1024},
+                 {"vocab", c->vocab, 1 << 24},    {"max_positions", c->max_positions, 1 << 24}};
+    for (size_t i = 0; i < ARRAY_LEN(field); i++)
+        if (field[i].value < 1 || field[i].value > field[i].most)
+            return err_set(err, "%s is %d, not within 1 and %d", field[i].name, field[i].value,
+                           field[i].most);
+    if (c->heads % c->kv_heads)
+        return err_set(err, "%d heads cannot share %d key-value heads evenly", c->heads,
+                       c->kv_heads);
+    if (c->head_dim % 2)
+        return err_set(err, "head_dim %d is odd: rotary positions turn pairs", c->head_dim);
+    if (!(c->rope_theta >= 1 && c->rope_theta <= 1e12))
+        return err_set(err, "rope_theta %g is not within 1 and 1e12", c->rope_theta);
+    if (!(c->norm_eps > 0 && c->norm_eps < 1))
+        return err_set(err, "norm epsilon %g is not within 0 and 1", c->norm_eps);
+    return 0;
+}
+
+uint64_t model_config_values(const struct model_config *c)
+{
+    // No product exceeds 2^62: model_config_check bounds the factors.
+    uint64_t dim = (uint64_t)c->dim, hidden = (uint64_t)c->hidden, head = (uint64_t)c->vocab * dim;
+    uint64_t q = (uint64_t)model_q_cols(c), kv = (uint64_t)model_kv_cols(c);
+    uint64_t layer = 2 * dim + 2 * dim * q + 2 * dim * kv + 3 * dim * hidden;
+    return head * (c->tied ? 1 : 2) + (uint64_t)c->layers * layer + dim;
+}
+
+// Gives every matrix and norm its place; returns the number of matrix values.
+static size_t lay_out(struct model *m)
+{
+    const struct model_config *c = &m->cfg;
+    size_t at = 0;
+    m->embed_at = at;
+    at += (size_t)c->vocab * (size_t)c->dim;
+    for (int32_t l = 0; l < c->layers; l++)
+        for (int i = 0; i < LINS; i++) {
+            m->layer[l].at[i] = at;
+            at += (size_t)lin_rows(c, i) * (size_t)lin_cols(c, i);
+        }
+    m->head_at = c->tied ? m->embed_at : at;
+    return at + (c->tied ? 0 : (size_t)c->vocab * (size_t)c->dim);
+}
+
+static struct kernel_weight weight_at(const struct model *m, size_t at, int32_t rows, int32_t cols)
+{
+    return (struct kernel_weight){.w = (char *)m->weights + at * kernel_dtype_bytes(m->dtype),
+                                  .dtype = m->dtype,
+                                  .rows = rows,
+                                  .cols = cols};
+}
+
+// Adapter tensors: in each group of projections with one input all A, then all B, so that the A of
+// a group are one matrix.
+static void lay_out_adapter(struct model *m, unsigned mask)
+{
+    static const char *const name[TARGETS] = {"q", "k", "v", "o", "gate", "up", "down"};
+    uint32_t rank = (uint32_t)m->params.lora_rank;
+    shape_init(&m->shape);
+    for (int32_t l = 0; l < m->cfg.layers; l++)
+        for (int lin = 0; lin < LINS; lin++) {
+            struct kernel_linear *k = &m->layer[l].lin[lin];
+            int32_t row0 = 0;
+            k->scale = rank ? (float)(m->params.lora_alpha / rank) : 0.0f;
+            for (int t = 0; t < TARGETS; t++) {
+                if (target[t].lin != lin)
+                    continue;
+                int32_t rows = target_rows(&m->cfg, t);
+                if (rank && mask >> t & 1)
+                    k->lora[k->n_lora++] = (struct kernel_lora){
+                        .row0 = row0, .rows = rows, .rank = (int32_t)rank, .b = (size_t)t};
+                row0 += rows;
+            }
+            k->ranks = k->n_lora * (int32_t)rank;
+            k->a = m->shape.n_values;
+            char text[48];
+            for (int i = 0; i < k->n_lora; i++) {
+                snprintf(text, sizeof text, "layers.%d.%s.A", l, name[k->lora[i].b]);
+                shape_add(&m->shape, text, rank, (uint32_t)lin_cols(&m->cfg, lin), SHAPE_LORA_A);
+            }
+            for (int i = 0; i < k->n_lora; i++) {
+                snprintf(text, sizeof text, "layers.%d.%s.B", l, name[k->lora[i].b]);
+                k->lora[i].b = m->shape.n_values;
+                shape_add(&m->shape, text, (uint32_t)k->lora[i].rows, rank, SHAPE_LORA_B);
+            }
+        }
+    shape_seal(&m->shape);
+}
+
+static int32_t choose_dtype(const struct model *m, int32_t stored)
+{
+    switch (m->params.dtype) {
+    case MODEL_DTYPE_F32:
+        return KERNEL_F32;
+    case MODEL_DTYPE_BF16:
+        return KERNEL_BF16;
+    case MODEL_DTYPE_F16:
+        return KERNEL_F16;
+    default:
+        return m->n_matrix <= SMALL_VALUES ? KERNEL_F32 : stored;
+    }
+}
+
+struct model *model_shell(struct dev *dev, const struct model_params *p,
+                          const struct model_config *c, int32_t stored, struct err *err)
+{
+    unsigned mask;
+    if (parse_targets(p->lora_targets, &mask, err) || model_config_check(c, err))
+        return NULL;
+    struct model *m = mem_alloc(MEM_OTHER, sizeof *m);
+    m->dev = dev;
+    m->params = *p;
+    m->cfg = *c;
+    m->layer = mem_alloc(MEM_OTHER, (size_t)c->layers * sizeof *m->layer);
+    m->n_matrix = lay_out(m);
+    m->n_norm = ((size_t)c->layers * 2 + 1) * (size_t)c->dim;
+    m->dtype = choose_dtype(m, stored);
+    size_t size = kernel_dtype_bytes(m->dtype);
+    size_t matrix_bytes = (m->n_matrix * size + 3) / 4 * 4;
+    m->weights = dev->row->alloc(dev, MEM_WEIGHTS,
+                                 matrix_bytes + (m->n_norm + KERNEL_SLACK) * sizeof(float));
+    m->norms = (float *)(void *)((char *)m->weights + matrix_bytes);
+    m->embed = weight_at(m, m->embed_at, c->vocab, c->dim);
+    m->head = weight_at(m, m->head_at, c->vocab, c->dim);
+    for (int32_t l = 0; l < c->layers; l++) {
+        struct layer *y = &m->layer[l];
+        for (int i = 0; i < LINS; i++)
+            y->lin[i].w = weight_at(m, y->at[i], lin_rows(c, i), lin_cols(c, i));
+        y->norm_att = m->norms + (ptrdiff_t)(2 * l) * c->dim;
+        y->norm_mlp = y->norm_att + c->dim;
+    }
+    m->norm_final = m->norms + (ptrdiff_t)(2 * c->layers) * c->dim;
+    lay_out_adapter(m, mask);
+    m->lane = mem_alloc(MEM_OTHER, (size_t)dev->threads * sizeof *m->lane);
+    return m;
+}
+
+// Packed copies: the projections in order, then the head.
+void model_ready(struct model *m)
+{
+    const struct model_config *c = &m->cfg;
+    if (!m->dev->row->host || m->n_matrix > SMALL_VALUES)
+        return;
+    size_t n = kernel_packed_floats(c->vocab, c->dim), at = 0;
+    for (int i = 0; i < LINS; i++)
+        n += (size_t)c->layers * kernel_packed_floats(lin_rows(c, i), lin_cols(c, i));
+    if (!m->packed)
+        m->packed = mem_alloc(MEM_WEIGHTS, n * sizeof *m->packed);
+    for (int32_t l = 0; l < c->layers; l++)
+        for (int i = 0; i < LINS; i++) {
+            struct kernel_weight *w = &m->layer[l].lin[i].w;
+            kernel_pack_weight(w, m->packed + at);
+            w->packed = m->packed + at;
+            at += kernel_packed_floats(w->rows, w->cols);
+        }
+    kernel_pack_weight(&m->head, m->packed + at);
+    m->head.packed = m->packed + at;
+}
+
+struct model *model_open(struct dev *dev, const struct model_params *p, struct err *err)
+{
+    if (!p->path[0]) {
+        err_set(err, "model.path is empty: name a llama2.c .bin, a Hugging Face directory or a "
+                     ".safetensors of ours");
+        return NULL;
+    }
+    for (int i = 0; loader_table[i]; i++)
+        if (loader_table[i]->takes(p->path))
+            return loader_table[i]->load(dev, p, err);
+    err_set(err, "model.path = %s: there is no such file, or it is no kind of model known here",
+            p->path);
+    return NULL;
+}
+
+static void fill_normal(struct model *m, const struct slot *s, uint64_t seed, uint32_t id,
+                        double sigma)
+{
+    struct rng r = rng_stream(seed, RNG_INIT, id, 1, 0);
+    float row[256];
+    size_t n = (size_t)s->rows * (size_t)s->cols;
+    for (size_t i = 0; i < n; i += ARRAY_LEN(row)) {
+        size_t some = n - i < ARRAY_LEN(row) ? n - i : ARRAY_LEN(row);
+        for (size_t j = 0; j < some; j++)
+            row[j] = (float)(sigma * rng_normal(&r));
+        model_slot_put(m, s, i, some, row);
+    }
+}
+
+struct model *model_create(struct dev *dev, const struct model_params *p,
+                           const struct model_config *c, uint64_t seed, struct err *err)
+{
+    struct model *m = model_shell(dev, p, c, KERNEL_F32, err);
+    if (!m)
+        return NULL;
+    for (int32_t i = 0; i < model_slots(m); i++) {
+        struct slot s = model_slot(m, i);
+        bool out = strstr(s.name, "o_proj") || strstr(s.name, "down_proj");
+        double sigma = strstr(s.name, "embed") || strstr(s.name, "lm_head")
+                           ? 0.05
+                           : 0.7 / sqrt((double)s.cols) / (out ? sqrt(2.0 * c->layers) : 1.0);
+        if (!s.norm)
+            fill_normal(m, &s, seed, (uint32_t)i, sigma);
+        for (int32_t j = 0; j < s.cols && s.norm; j++)
+            m->norms[s.at + (size_t)j] = 1.0f;
+    }
+    model_ready(m);
+    return m;
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    for (int32_t i = 0; i < m->dev->threads; i++) {
+        if (m->lane[i].acts.base)
+            arena_free(&m->lane[i].acts);
+        mem_free(m->lane[i].grad);
+    }
+    m->dev->row->free(m->dev, m->weights);
+    void *all[] = {m->packed, m->cosine, m->sine,      m->lane,
+                   m->slice,  m->grads,  m->full_grad, m->layer};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        mem_free(all[i]);
+    shape_free(&m->shape);
+    mem_free(m);
+}
+
+const struct model_config *model_config(const struct model *m)
+{
+    return &m->cfg;
+}
+
+const struct shape *model_shape(const struct model *m)
+{
+    return &m->shape;
+}
+
+size_t model_weight_count(const struct model *m)
+{
+    return m->n_matrix + m->n_norm;
+}
+
+void model_init_adapter(const struct model *m, uint64_t seed, float *adapter)
+{
+    for (uint32_t i = 0; i < m->shape.n_tensors; i++) {
+        const struct shape_tensor *t = &m->shape.tensors[i];
+        struct rng r = rng_stream(seed, RNG_INIT, i, 0, 0);
+        size_t n = (size_t)t->rows * t->cols;
+        double sigma = 1.0 / sqrt((double)t->cols);
+        for (size_t j = 0; j < n; j++)
+            adapter[t->offset + j] =
+                t->kind == SHAPE_LORA_A ? (float)(sigma * rng_normal(&r)) : 0.0f;
+    }
+}
+
+// --- Tensors by name
+// -------------------------------------------------------------------------------
+
+enum { PER_LAYER = 9 };
+
+int32_t model_slots(const struct model *m)
+{
+    return 2 + PER_LAYER * m->cfg.layers + (m->cfg.tied ? 0 : 1);
+}
+
+struct slot model_slot(const struct model *m, int32_t i)
+{
+    static const struct {
+        const char *name;
+        int32_t lin, target; // lin < 0: a norm
+    } part[PER_LAYER] = {
+        {"input_layernorm", -1, 0},       {"self_attn.q_proj", LIN_QKV, 0},
+        {"self_attn.k_proj", LIN_QKV, 1}, {"self_attn.v_proj", LIN_QKV, 2},
+        {"self_attn.o_proj", LIN_O, 3},   {"post_attention_layernorm", -1, 1},
+        {"mlp.gate_proj", LIN_GU, 4},     {"mlp.up_proj", LIN_GU, 5},
+        {"mlp.down_proj", LIN_DOWN, 6},
+    };
+    const struct model_config *c = &m->cfg;
+    struct slot s = {.rows = c->vocab, .cols = c->dim};
+    if (i == 0) {
+        snprintf(s.name, sizeof s.name, "model.embed_tokens.weight");
+        s.at = m->embed_at;
+        return s;
+    }
+    int32_t l = (i - 1) / PER_LAYER, j = (i - 1) % PER_LAYER;
+    if (l == c->layers) {
+        snprintf(s.name, sizeof s.name, j == 0 ? "model.norm.weight" : "lm_head.weight");
+        s.norm = j == 0;
+        s.rows = s.norm ? 0 : c->vocab;
+        s.at = s.norm ? (size_t)(2 * c->layers) * (size_t)c->dim : m->head_at;
+        return s;
+    }
+    snprintf(s.name, sizeof s.name, "model.layers.%d.%s.weight", l, part[j].name);
+    if (part[j].lin < 0) {
+        s.norm = true;
+        s.rows = 0;
+        s.at = (size_t)(2 * l + part[j].target) * (size_t)c->dim;
+        return s;
+    }
+    s.rows = target_rows(c, part[j].target);
+    s.cols = lin_cols(c, part[j].lin);
+    s.at = m->layer[l].at[part[j].lin];
+    for (int t = 0; t < part[j].target; t++)
+        if (target[t].lin == part[j].lin)
+            s.at += (size_t)target_rows(c, t) * (size_t)s.cols;
+    return s;
+}
+
+void model_slot_put(struct model *m, const struct slot *s, size_t from, size_t n, const float *x)
+{
+    if (s->norm)
+        memcpy(m->norms + s->at + from, x, n * sizeof *x);
+    else
+        kernel_from_f32(m->dtype, x, n,
+                        (char *)m->weights + (s->at + from) * kernel_dtype_bytes(m->dtype));
+}
+
+void model_slot_get(const struct model *m, const struct slot *s, size_t from, size_t n, float *x)
+{
+    if (s->norm)
+        memcpy(x, m->norms + s->at + from, n * sizeof *x);
+    else
+        kernel_to_f32(m->dtype,
+                      (const char *)m->weights + (s->at + from) * kernel_dtype_bytes(m->dtype), n,
+                      x);
+}

@@ -1,0 +1,162 @@
+// Transformers of the Llama family, trained through low-rank adapters on a frozen backbone.
+//
+//     struct model *m = model_open(&dev, &params, &err);      // weights from a file
+//     model_init_adapter(m, seed, theta);                      // A Gaussian, B zero; (n) = shape
+//     struct model_job job = {.batch = &batch, .adapter = theta, .optim = &state};
+//     model_train_step(m, &job, 1, &optim, rec);               // forward, backward, optimizer
+//     model_evaluate(m, &job, 1);                              // loss only
+//     model_generate(m, &gen);                                 // greedy, with a cache
+//
+// Several clients' steps may go in one call: each job has its own adapter, batch and optimizer
+// state. A batch is cut into slices of whole sequences, about MODEL_SLICE_TOKENS long, that depend
+// on the batch alone; a lane (thread) takes a slice through forward and backward, and slices'
+// gradients are summed in order. So results are the same to the bit for any number of threads, and
+// for a job alone or beside others.
+#ifndef FSTQ_MODEL_MODEL_H
+#define FSTQ_MODEL_MODEL_H
+
+#include "base/check.h"
+#include "base/opt.h"
+#include "base/record.h"
+#include "base/shape.h"
+#include "dev/dev.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define MODEL_SLICE_TOKENS 512
+
+struct model_params { // [model]
+    char path[240];
+    int32_t lora_rank; // 0 = no adapter
+    double lora_alpha;
+    char lora_targets[64]; // "all", or q,k,v,o,gate,up,down
+    int32_t recompute;     // MODEL_KEEP_*
+    int32_t dtype;         // MODEL_DTYPE_*: how weights are held
+};
+enum { MODEL_KEEP_ALL, MODEL_KEEP_LAYER }; // recompute = none | layer
+enum { MODEL_DTYPE_AUTO, MODEL_DTYPE_F32, MODEL_DTYPE_BF16, MODEL_DTYPE_F16 };
+
+extern const struct opt model_options[];
+extern const int model_option_count;
+
+struct optim_params { // [optim]: the local optimizer
+    int32_t kind;     // OPTIM_*
+    double lr, beta1, beta2, eps, weight_decay, momentum;
+    double clip; // of the gradient's norm, 0 = off
+};
+enum { OPTIM_ADAMW, OPTIM_SGD };
+
+extern const struct opt optim_options[];
+extern const int optim_option_count;
+
+struct model_config {
+    int32_t dim, hidden, layers, heads, kv_heads, head_dim, vocab, max_positions;
+    int32_t rope_style; // enum kernel_rope_style
+    bool tied;          // the head is the embedding
+    double rope_theta, norm_eps;
+};
+
+struct model;
+
+// The weights of a file: llama2.c's .bin, a Hugging Face directory, or our own .safetensors.
+struct model *model_open(struct dev *dev, const struct model_params *p, struct err *err);
+// Fresh weights: E ~ N(0, 0.05^2), W ~ N(0, (0.7 / sqrt(d_in))^2), o and down smaller by 1 / sqrt(2
+// L).
+struct model *model_create(struct dev *dev, const struct model_params *p,
+                           const struct model_config *c, uint64_t seed, struct err *err);
+void model_close(struct model *m);
+// Every mistake that bytes from outside can make in a config.
+int model_config_check(const struct model_config *c, struct err *err);
+uint64_t model_config_values(const struct model_config *c); // weights of a checked config
+const struct model_config *model_config(const struct model *m);
+const struct shape *model_shape(const struct model *m); // of the adapter
+size_t model_weight_count(const struct model *m);
+void model_init_adapter(const struct model *m, uint64_t seed, float *adapter);
+// Own checkpoint: safetensors with the config in its metadata. dtype: enum kernel_dtype. adapter:
+// merged into the weights, or NULL.
+int model_save(const struct model *m, const char *path, int32_t dtype, const float *adapter,
+               struct err *err);
+
+struct model_batch {
+    int32_t n_seqs;
+    const int32_t *start;   // (n_seqs + 1): rows of each sequence; no padding is needed
+    const int32_t *tokens;  // (rows)
+    const int32_t *targets; // (rows): the token to come, < 0 = no loss here (prompt, padding)
+    const float *weights;   // (rows) or NULL for 1: multiplies a token's loss; 0 = no loss here
+    bool sum;               // loss = sum of weight * loss; else divided by the sum of weights
+};
+
+struct model_optim_state {
+    float *moments; // optim_floats(kind, n), zero at the start
+    int32_t step;   // taken so far
+};
+size_t optim_floats(int32_t kind, size_t n);
+
+struct model_job {
+    const struct model_batch *batch;
+    float *adapter; // (n) of model_shape; trained in place
+    struct model_optim_state *optim;
+    const struct kernel_fisher *fisher; // averages of the unclipped gradient, or NULL
+    int32_t client;                     // for spans
+
+    // Outputs, each or NULL. Per token they have the batch's rows.
+    float *grad;       // (n) the gradient
+    float *token_loss; // 0 where there is no target; weights do not matter
+    float *token_sq;   // ||dL/de_i||^2: asks backward to go down to the embeddings
+    float *embed_grad; // (rows, dim) dL/de_i: likewise
+    float *received;   // attention each token gets, summed over queries, heads and layers
+    int32_t *best;     // most likely next token, where there is a target; else -1
+
+    double loss;      // out
+    double weight;    // out: sum of weights of tokens with a target
+    double grad_norm; // out: before clipping
+};
+
+// Makes memory for batches of up to this many jobs with sequences up to `longest`; calls beyond it
+// make more. Nothing is allocated while training then.
+void model_reserve(struct model *m, int32_t longest, int32_t jobs);
+
+// Loss only (and token_loss, best, received).
+void model_evaluate(struct model *m, struct model_job *jobs, int32_t n);
+// Gradients of every job, no update. rec: spans FORWARD, BACKWARD and EMBED_GRAD, or NULL.
+void model_backward(struct model *m, struct model_job *jobs, int32_t n, struct recorder *rec);
+// The gradient a job's last backward left (n): job->grad, or the model's own. It may be changed
+// before model_update.
+float *model_gradient(struct model *m, struct model_job *jobs, int32_t job);
+// Clips and steps, span OPTIMIZER.
+void model_update(struct model *m, struct model_job *jobs, int32_t n, const struct optim_params *p,
+                  struct recorder *rec);
+void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
+                      const struct optim_params *p, struct recorder *rec);
+
+// What the last backward and update took: wall time, shared out by the lanes' own clocks.
+struct model_times {
+    int64_t forward_ns, backward_ns, embed_ns, optimizer_ns;
+};
+struct model_times model_times(const struct model *m);
+// Activations that one lane must keep between forward and backward of a slice, in bytes.
+size_t model_kept_bytes(const struct model *m, int32_t tokens);
+
+struct model_gen {
+    const float *adapter; // or NULL
+    int32_t n_seqs;
+    const int32_t *start, *tokens; // prompts, none empty
+    int32_t max_new, end; // end: token that stops a sequence and is not part of it, -1 = none
+    int32_t *out;         // (n_seqs, max_new)
+    int32_t *out_len;     // (n_seqs)
+    bool *ended;          // (n_seqs) whether the end came, or NULL
+};
+void model_generate(struct model *m, const struct model_gen *g);
+
+// Training of all weights, for the base model: fp32 weights and no adapter (lora_rank = 0), else an
+// error. model_full_backward leaves the gradient of every weight; write weights through
+// model_full_weights and say so with model_full_changed.
+int model_full_begin(struct model *m, struct err *err);
+void model_full_backward(struct model *m, struct model_job *job);
+void model_full_update(struct model *m, struct model_job *job, const struct optim_params *p);
+float *model_full_weights(struct model *m);  // (model_weight_count)
+float *model_full_gradient(struct model *m); // likewise
+void model_full_changed(struct model *m);
+
+#endif

@@ -1,0 +1,34 @@
+// The safetensors container: eight bytes of header length, a JSON header, then the tensors' bytes.
+// The header is trusted in nothing.
+#ifndef FSTQ_MODEL_SAFETENSORS_H
+#define FSTQ_MODEL_SAFETENSORS_H
+
+#include "base/check.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SAFETENSORS_DIMS       4
+#define SAFETENSORS_HEADER_MAX ((uint64_t)100 << 20)
+
+struct safetensor {
+    char name[128];
+    int32_t dtype; // enum kernel_dtype, -1 = another type
+    int32_t dims;
+    int64_t dim[SAFETENSORS_DIMS];
+    uint64_t at, n; // first byte in the file, values
+};
+
+struct safetensors {
+    struct safetensor *tensor;
+    int32_t n;
+    char *config; // "fstq_config" of the metadata, NULL = none
+};
+
+// bytes: the first n of a file of file_bytes; the whole header must be among them.
+int safetensors_parse(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct safetensors *st,
+                      struct err *err);
+void safetensors_free(struct safetensors *st);
+const struct safetensor *safetensors_find(const struct safetensors *st, const char *name);
+
+#endif

@@ -1,0 +1,556 @@
+// The model against itself: gradients against differences of the loss, the fast kernels against the
+// reference device, and the same bits however work is divided.
+#include "base/rng.h"
+#include "model/model.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { CPU, REF };
+
+static const struct model_config small = {.dim = 24,
+                                          .hidden = 40,
+                                          .layers = 2,
+                                          .heads = 4,
+                                          .kv_heads = 2,
+                                          .head_dim = 6,
+                                          .vocab = 50,
+                                          .max_positions = 64,
+                                          .rope_theta = 1000,
+                                          .norm_eps = 1e-5};
+static const struct optim_params adamw = {
+    .kind = OPTIM_ADAMW, .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip = 1};
+
+static struct model_params params_of(const char *targets, int32_t rank)
+{
+    struct model_params p;
+    opt_defaults(model_options, model_option_count, &p);
+    snprintf(p.lora_targets, sizeof p.lora_targets, "%s", targets);
+    p.lora_rank = rank;
+    p.lora_alpha = 8;
+    return p;
+}
+
+// A model on its own device, with an adapter whose B is not zero.
+struct bed {
+    struct dev dev;
+    struct model *m;
+    float *adapter;
+    size_t n;
+};
+
+static void bed_close(struct bed *b)
+{
+    model_close(b->m);
+    mem_free(b->adapter);
+    dev_close(&b->dev);
+}
+
+#define BED(name, kind, threads, config, params)                                                   \
+    struct bed name;                                                                               \
+    bed_into(&name, kind, threads, config, params)
+
+static void bed_into(struct bed *b, int32_t kind, int32_t threads, const struct model_config *c,
+                     const struct model_params *p)
+{
+    struct err err = {""};
+    *b = (struct bed){0};
+    assert_int_equal(dev_open(&b->dev, kind, threads, &err), 0);
+    b->m = model_create(&b->dev, p, c, 5, &err);
+    if (!b->m)
+        fail_msg("%s", err.text);
+    b->n = model_shape(b->m)->n_values;
+    b->adapter = mem_alloc(MEM_ADAPTER, (b->n + KERNEL_SLACK) * sizeof *b->adapter);
+    model_init_adapter(b->m, 6, b->adapter);
+    struct rng r = rng_stream(9, RNG_TEST, 0, 0, 0);
+    for (size_t i = 0; i < b->n; i++)
+        b->adapter[i] += (float)(0.1 * rng_normal(&r));
+}
+
+enum { ROWS_MAX = 4096 };
+
+struct text {
+    int32_t start[257], tokens[ROWS_MAX], targets[ROWS_MAX];
+    float weights[ROWS_MAX];
+    struct model_batch batch;
+};
+
+// Sequences of lengths 3 to 20; about a third of the tokens have no loss, weights differ.
+static void make_text(struct text *t, int32_t seqs, uint32_t id, int32_t vocab)
+{
+    struct rng r = rng_stream(11, RNG_TEST, id, 0, 0);
+    int32_t n = 0;
+    t->start[0] = 0;
+    for (int32_t s = 0; s < seqs; s++) {
+        int32_t len = 3 + (int32_t)rng_below(&r, 18);
+        for (int32_t i = 0; i < len; i++, n++) {
+            t->tokens[n] = (int32_t)rng_below(&r, (uint32_t)vocab);
+            t->targets[n] = rng_below(&r, 3) ? (int32_t)rng_below(&r, (uint32_t)vocab) : -1;
+            t->weights[n] = (float)rng_below(&r, 4) * 0.5f;
+        }
+        t->start[s + 1] = n;
+    }
+    assert_true(n <= ROWS_MAX);
+    t->batch = (struct model_batch){.n_seqs = seqs,
+                                    .start = t->start,
+                                    .tokens = t->tokens,
+                                    .targets = t->targets,
+                                    .weights = t->weights};
+}
+
+static int32_t rows_of(const struct text *t)
+{
+    return t->start[t->batch.n_seqs];
+}
+
+static double distance(const float *a, const float *b, size_t n)
+{
+    double most = 1e-30, apart = 0;
+    for (size_t i = 0; i < n; i++) {
+        most = fmax(most, fabs((double)b[i]));
+        apart = isnan(a[i]) ? INFINITY : fmax(apart, fabs((double)a[i] - b[i]));
+    }
+    return apart / most;
+}
+
+static double loss_of(struct bed *b, const struct text *t)
+{
+    struct model_job job = {.batch = &t->batch, .adapter = b->adapter};
+    model_evaluate(b->m, &job, 1);
+    return job.loss;
+}
+
+static void gradients_match_differences(void **state)
+{
+    (void)state;
+    static struct text t;
+    make_text(&t, 4, 1, small.vocab);
+    static const char *const targets[] = {"all", "q,v", "down", "o,up"};
+    for (size_t k = 0; k < ARRAY_LEN(targets); k++) {
+        struct model_params p = params_of(targets[k], 3);
+        BED(b, REF, 1, &small, &p);
+        float *grad = mem_alloc(MEM_OTHER, (b.n + KERNEL_SLACK) * sizeof *grad);
+        float *along = mem_alloc(MEM_OTHER, b.n * sizeof *along);
+        struct model_job job = {.batch = &t.batch, .adapter = b.adapter, .grad = grad};
+        model_backward(b.m, &job, 1, NULL);
+        assert_true(fabs(job.loss - loss_of(&b, &t)) < 1e-6);
+        for (uint32_t i = 0; i < model_shape(b.m)->n_tensors; i++) {
+            const struct shape_tensor *s = &model_shape(b.m)->tensors[i];
+            struct rng r = rng_stream(3, RNG_TEST, i, 0, 0);
+            size_t n = (size_t)s->rows * s->cols;
+            double want = 0, size = 0, h = 5e-4;
+            for (size_t j = 0; j < n; j++) {
+                along[j] = (float)rng_normal(&r);
+                want += (double)grad[s->offset + j] * along[j];
+                size += (double)grad[s->offset + j] * grad[s->offset + j];
+                b.adapter[s->offset + j] += (float)h * along[j];
+            }
+            double up = loss_of(&b, &t);
+            for (size_t j = 0; j < n; j++)
+                b.adapter[s->offset + j] -= (float)(2 * h) * along[j];
+            double slope = (up - loss_of(&b, &t)) / (2 * h);
+            for (size_t j = 0; j < n; j++)
+                b.adapter[s->offset + j] += (float)h * along[j];
+            if (!(fabs(slope - want) <= 0.02 * sqrt(size) + 1e-4))
+                fail_msg("%s (%s): slope %g, gradient says %g", s->name, targets[k], slope, want);
+        }
+        mem_free(grad);
+        mem_free(along);
+        bed_close(&b);
+    }
+}
+
+static void cpu_matches_reference(void **state)
+{
+    (void)state;
+    static struct text t;
+    make_text(&t, 6, 2, small.vocab);
+    int32_t rows = rows_of(&t);
+    struct model_config c = small;
+    for (int variant = 0; variant < 4; variant++) {
+        c.tied = variant & 1;
+        c.rope_style = variant & 2 ? KERNEL_ROPE_PAIR : KERNEL_ROPE_HALF;
+        struct model_params p = params_of("all", 3);
+        p.recompute = variant & 1;
+        BED(a, CPU, 1, &c, &p);
+        BED(b, REF, 1, &c, &p);
+        struct bed *bed[2] = {&a, &b};
+        float *grad[2], *embed[2], *loss[2], *sq[2], *received[2];
+        int32_t best[2][ROWS_MAX];
+        struct model_job job[2];
+        for (int i = 0; i < 2; i++) {
+            grad[i] = mem_alloc(MEM_OTHER, (a.n + KERNEL_SLACK) * sizeof(float));
+            embed[i] = mem_alloc(MEM_OTHER, (size_t)(rows * c.dim) * sizeof(float));
+            loss[i] = mem_alloc(MEM_OTHER, (size_t)rows * sizeof(float));
+            sq[i] = mem_alloc(MEM_OTHER, (size_t)rows * sizeof(float));
+            received[i] = mem_alloc(MEM_OTHER, (size_t)rows * sizeof(float));
+            job[i] = (struct model_job){.batch = &t.batch,
+                                        .adapter = bed[i]->adapter,
+                                        .grad = grad[i],
+                                        .token_loss = loss[i],
+                                        .token_sq = sq[i],
+                                        .embed_grad = embed[i],
+                                        .received = received[i],
+                                        .best = best[i]};
+            model_backward(bed[i]->m, &job[i], 1, NULL);
+        }
+        assert_true(fabs(job[0].loss - job[1].loss) < 1e-6);
+        assert_true(distance(grad[0], grad[1], a.n) < 2e-5);
+        assert_true(distance(embed[0], embed[1], (size_t)(rows * c.dim)) < 2e-5);
+        assert_true(distance(loss[0], loss[1], (size_t)rows) < 1e-5);
+        assert_true(distance(sq[0], sq[1], (size_t)rows) < 2e-5);
+        assert_true(distance(received[0], received[1], (size_t)rows) < 1e-5);
+        assert_memory_equal(best[0], best[1], (size_t)rows * sizeof **best);
+        for (int32_t i = 0; i < rows; i++) {
+            double sum = 0;
+            for (int32_t j = 0; j < c.dim; j++)
+                sum += (double)embed[0][i * c.dim + j] * embed[0][i * c.dim + j];
+            assert_true(fabs(sum - sq[0][i]) <= 1e-5 * sum);
+            assert_true((loss[0][i] != 0) == (t.targets[i] >= 0) &&
+                        (best[0][i] < 0) == (t.targets[i] < 0));
+        }
+        for (int i = 0; i < 2; i++) {
+            void *all[] = {grad[i], embed[i], loss[i], sq[i], received[i]};
+            for (size_t k = 0; k < ARRAY_LEN(all); k++)
+                mem_free(all[k]);
+            bed_close(bed[i]);
+        }
+    }
+}
+
+// Three jobs, the second of several slices; 4 steps. One call a job and step, or all in one.
+static void train_three(struct bed *b, bool together, float *out)
+{
+    static struct text t[3];
+    struct model_optim_state state[3] = {0};
+    struct model_job job[3];
+    make_text(&t[0], 4, 20, small.vocab);
+    make_text(&t[1], 150, 21, small.vocab);
+    make_text(&t[2], 7, 22, small.vocab);
+    for (int j = 0; j < 3; j++) {
+        state[j].moments =
+            mem_alloc(MEM_OPTIMIZER, optim_floats(OPTIM_ADAMW, b->n) * sizeof(float));
+        memcpy(out + (size_t)j * b->n, b->adapter, b->n * sizeof *out);
+        job[j] = (struct model_job){
+            .batch = &t[j].batch, .adapter = out + (size_t)j * b->n, .optim = &state[j]};
+    }
+    for (int step = 0; step < 4; step++)
+        if (together)
+            model_train_step(b->m, job, 3, &adamw, NULL);
+        else
+            for (int j = 2; j >= 0; j--)
+                model_train_step(b->m, &job[j], 1, &adamw, NULL);
+    for (int j = 0; j < 3; j++)
+        mem_free(state[j].moments);
+}
+
+static void division_of_work_changes_no_bit(void **state)
+{
+    (void)state;
+    struct model_params p = params_of("all", 3);
+    float *first = NULL, *other = NULL;
+    size_t n = 0;
+    for (int way = 0; way < 8; way++) {
+        p.recompute = way >> 2;
+        BED(b, CPU, way & 1 ? 3 : 1, &small, &p);
+        n = b.n;
+        if (!first) {
+            first = mem_alloc(MEM_OTHER, (3 * n + KERNEL_SLACK) * sizeof *first);
+            other = mem_alloc(MEM_OTHER, (3 * n + KERNEL_SLACK) * sizeof *first);
+        }
+        train_three(&b, way & 2, way == 0 ? first : other);
+        if (way == 0)
+            assert_true(distance(first, b.adapter, n) > 1e-3); // it moved
+        else
+            assert_memory_equal(first, other, 3 * n * sizeof *first);
+        bed_close(&b);
+    }
+    mem_free(first);
+    mem_free(other);
+}
+
+static void masks_and_weights_shape_the_loss(void **state)
+{
+    (void)state;
+    static struct text t, u;
+    struct model_params p = params_of("all", 3);
+    BED(b, CPU, 1, &small, &p);
+    float loss[ROWS_MAX];
+    make_text(&t, 5, 3, small.vocab);
+    struct model_job job = {.batch = &t.batch, .adapter = b.adapter, .token_loss = loss};
+    model_evaluate(b.m, &job, 1);
+    double sum = 0, weight = 0;
+    for (int32_t i = 0; i < rows_of(&t); i++)
+        if (t.targets[i] >= 0) {
+            sum += (double)t.weights[i] * (double)loss[i];
+            weight += (double)t.weights[i];
+        }
+    assert_true(fabs(job.weight - weight) < 1e-9 && fabs(job.loss - sum / weight) < 1e-5);
+    t.batch.sum = true;
+    assert_true(fabs(loss_of(&b, &t) - sum) < 1e-4);
+    t.batch.sum = false;
+    // A weight of 0 is the same as no target, to the bit.
+    make_text(&u, 5, 3, small.vocab);
+    for (int32_t i = 0; i < rows_of(&u); i++)
+        if (u.weights[i] == 0)
+            u.targets[i] = -1;
+    assert_true(loss_of(&b, &t) == loss_of(&b, &u));
+    // No loss at all is 0 and leaves the adapter's gradient 0.
+    for (int32_t i = 0; i < rows_of(&u); i++)
+        u.weights[i] = 0;
+    float *grad = mem_alloc(MEM_OTHER, (b.n + KERNEL_SLACK) * sizeof *grad);
+    struct model_job none = {.batch = &u.batch, .adapter = b.adapter, .grad = grad};
+    model_backward(b.m, &none, 1, NULL);
+    assert_true(none.loss == 0);
+    for (size_t i = 0; i < b.n; i++)
+        assert_true(grad[i] == 0);
+    mem_free(grad);
+    bed_close(&b);
+}
+
+static void optimizer_averages_and_clips(void **state)
+{
+    (void)state;
+    static struct text t;
+    struct model_params p = params_of("q,down", 2);
+    BED(b, CPU, 1, &small, &p);
+    make_text(&t, 3, 4, small.vocab);
+    float *ema = mem_alloc(MEM_OTHER, b.n * 4), *sum = mem_alloc(MEM_OTHER, b.n * 4);
+    float *grad = mem_alloc(MEM_OTHER, b.n * 4), *was = mem_alloc(MEM_OTHER, b.n * 4);
+    struct model_optim_state s = {.moments = mem_alloc(MEM_OPTIMIZER, b.n * 4)};
+    struct kernel_fisher f = {.ema = ema, .sum = sum, .rho = 0.75f};
+    struct model_job job = {
+        .batch = &t.batch, .adapter = b.adapter, .optim = &s, .fisher = &f, .grad = grad};
+    struct optim_params sgd = {.kind = OPTIM_SGD, .lr = 0.5, .clip = 0.01};
+    memcpy(was, b.adapter, b.n * 4);
+    model_train_step(b.m, &job, 1, &sgd, NULL);
+    assert_true(job.grad_norm > 0.02 && s.step == 1);
+    double moved = 0;
+    for (size_t i = 0; i < b.n; i++) {
+        double d = (double)b.adapter[i] - was[i], g2 = (double)grad[i] * grad[i];
+        moved += d * d;
+        assert_true(fabs(ema[i] - 0.25 * g2) <= 1e-5 * g2 + 1e-12);
+        assert_true(fabs(sum[i] - g2) <= 1e-5 * g2 + 1e-12);
+    }
+    assert_true(fabs(sqrt(moved) - 0.5 * 0.01) < 1e-5);
+    void *all[] = {ema, sum, grad, was, s.moments};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        mem_free(all[i]);
+    bed_close(&b);
+}
+
+static void training_lowers_the_loss(void **state)
+{
+    (void)state;
+    static struct text t;
+    struct model_params p = params_of("all", 4);
+    BED(b, CPU, 2, &small, &p);
+    make_text(&t, 6, 5, small.vocab);
+    struct model_optim_state s = {
+        .moments = mem_alloc(MEM_OPTIMIZER, optim_floats(OPTIM_ADAMW, b.n) * sizeof(float))};
+    struct model_job job = {.batch = &t.batch, .adapter = b.adapter, .optim = &s};
+    struct optim_params o = adamw;
+    o.lr = 1e-2;
+    double before = loss_of(&b, &t);
+    for (int step = 0; step < 60; step++)
+        model_train_step(b.m, &job, 1, &o, NULL);
+    double after = loss_of(&b, &t);
+    if (!(after < 0.8 * before))
+        fail_msg("loss %g became %g", before, after);
+    mem_free(s.moments);
+    bed_close(&b);
+}
+
+// Greedy tokens through the cache against a full forward for every new token.
+static void generation_matches_forward(void **state)
+{
+    (void)state;
+    enum { NEW = 9, SEQS = 70 };
+    static struct text t;
+    static int32_t out[SEQS * NEW], len[SEQS];
+    static bool ended[SEQS];
+    make_text(&t, SEQS, 6, small.vocab);
+    struct model_params p = params_of("all", 3);
+    BED(b, CPU, 2, &small, &p);
+    int32_t ends = 0;
+    for (int32_t end = -1; end < 20; end += 20) {
+        struct model_gen g = {.adapter = b.adapter,
+                              .n_seqs = SEQS,
+                              .start = t.start,
+                              .tokens = t.tokens,
+                              .max_new = NEW,
+                              .end = end,
+                              .out = out,
+                              .out_len = len,
+                              .ended = ended};
+        model_generate(b.m, &g);
+        for (int32_t q = 0; q < SEQS; q++) {
+            int32_t n = t.start[q + 1] - t.start[q], seq[64], target[64], best[64];
+            memcpy(seq, t.tokens + t.start[q], (size_t)n * sizeof *seq);
+            bool stop = false;
+            for (int32_t i = 0; i < NEW && !stop; i++) {
+                int32_t span[2] = {0, n};
+                struct model_batch one = {
+                    .n_seqs = 1, .start = span, .tokens = seq, .targets = target};
+                for (int32_t j = 0; j < n; j++)
+                    target[j] = j == n - 1 ? 0 : -1;
+                struct model_job job = {.batch = &one, .adapter = b.adapter, .best = best};
+                model_evaluate(b.m, &job, 1);
+                stop = best[n - 1] == end;
+                if (stop)
+                    assert_int_equal(len[q], i);
+                else
+                    assert_int_equal(out[q * NEW + i], best[n - 1]);
+                seq[n] = best[n - 1];
+                n++;
+            }
+            assert_true(ended[q] == stop && (stop || len[q] == NEW));
+            ends += stop;
+        }
+    }
+    assert_true(ends > 0);
+    bed_close(&b);
+}
+
+static void all_weights_train(void **state)
+{
+    (void)state;
+    static struct text t;
+    struct model_params p = params_of("all", 0);
+    struct model_config c = small;
+    for (int tied = 0; tied < 2; tied++) {
+        c.tied = tied;
+        BED(b, CPU, 2, &c, &p);
+        struct err err;
+        assert_int_equal(b.n, 0);
+        assert_int_equal(model_full_begin(b.m, &err), 0);
+        make_text(&t, 120, 7, c.vocab); // several slices
+        size_t n = model_weight_count(b.m);
+        float *w = model_full_weights(b.m);
+        struct model_optim_state s = {.moments = mem_alloc(MEM_OPTIMIZER, 2 * n * sizeof(float))};
+        struct model_job job = {.batch = &t.batch, .optim = &s};
+        model_full_backward(b.m, &job);
+        const float *g = model_full_gradient(b.m);
+        struct rng r = rng_stream(3, RNG_TEST, 77, 0, 0);
+        for (int round = 0; round < 12; round++) { // slopes along random stretches of all weights
+            size_t from = (size_t)round * n / 12, to = (size_t)(round + 1) * n / 12;
+            float *along = mem_alloc(MEM_OTHER, n * sizeof *along);
+            double want = 0, size = 0, h = 5e-4;
+            for (size_t i = from; i < to; i++) {
+                along[i] = (float)rng_normal(&r);
+                want += (double)g[i] * along[i];
+                size += (double)g[i] * g[i];
+                w[i] += (float)h * along[i];
+            }
+            model_full_changed(b.m);
+            double up = loss_of(&b, &t);
+            for (size_t i = from; i < to; i++)
+                w[i] -= (float)(2 * h) * along[i];
+            model_full_changed(b.m);
+            double slope = (up - loss_of(&b, &t)) / (2 * h);
+            for (size_t i = from; i < to; i++)
+                w[i] += (float)h * along[i];
+            if (!(fabs(slope - want) <= 0.02 * sqrt(size) + 1e-3))
+                fail_msg("weights %zu to %zu: slope %g, gradient says %g", from, to, slope, want);
+            mem_free(along);
+        }
+        model_full_changed(b.m);
+        double before = loss_of(&b, &t);
+        for (int step = 0; step < 30; step++) {
+            model_full_backward(b.m, &job);
+            model_full_update(b.m, &job, &adamw);
+        }
+        assert_true(loss_of(&b, &t) < 0.9 * before);
+        mem_free(s.moments);
+        bed_close(&b);
+    }
+}
+
+static void shapes_and_targets(void **state)
+{
+    (void)state;
+    struct model_params p = params_of("all", 3);
+    BED(b, CPU, 1, &small, &p);
+    const struct shape *s = model_shape(b.m);
+    assert_int_equal(s->n_tensors, 2 * 7 * 2);
+    assert_int_equal(b.n, 2 * 3 * (4 * (24 + 24) - 2 * 12 + 2 * (24 + 40) + (40 + 24)));
+    assert_string_equal(s->tensors[0].name, "layers.0.q.A");
+    assert_string_equal(s->tensors[27].name, "layers.1.down.B");
+    model_init_adapter(b.m, 1, b.adapter);
+    double a2 = 0, bb = 0;
+    for (uint32_t i = 0; i < s->n_tensors; i++)
+        for (size_t j = 0; j < (size_t)s->tensors[i].rows * s->tensors[i].cols; j++) {
+            double v = b.adapter[s->tensors[i].offset + j];
+            if (s->tensors[i].kind == SHAPE_LORA_A)
+                a2 += v * v;
+            else
+                bb += fabs(v);
+        }
+    assert_true(bb == 0 && fabs(a2 - 2 * 3 * 7) < 6); // each row of A has norm 1 in the mean
+    bed_close(&b);
+    struct err err = {""};
+    struct dev dev;
+    assert_int_equal(dev_open(&dev, CPU, 1, &err), 0);
+    p = params_of("q,k,w", 3);
+    assert_null(model_create(&dev, &p, &small, 1, &err));
+    assert_non_null(strstr(err.text, "'w'"));
+    struct model_config c = small;
+    c.kv_heads = 3;
+    p = params_of("all", 3);
+    assert_null(model_create(&dev, &p, &c, 1, &err));
+    dev_close(&dev);
+}
+
+static void saved_and_loaded(void **state)
+{
+    (void)state;
+    static struct text t;
+    char path[] = "/tmp/test_model_XXXXXX.safetensors";
+    close(mkstemps(path, 12));
+    struct model_params p = params_of("all", 3);
+    BED(b, CPU, 1, &small, &p);
+    make_text(&t, 4, 8, small.vocab);
+    struct err err = {""};
+    double with = loss_of(&b, &t);
+    static const double apart[KERNEL_DTYPES] = {1e-5, 3e-2, 5e-3};
+    for (int dtype = 0; dtype < KERNEL_DTYPES; dtype++) {
+        assert_int_equal(model_save(b.m, path, dtype, b.adapter, &err), 0);
+        struct model_params q = params_of("all", 0);
+        snprintf(q.path, sizeof q.path, "%s", path);
+        q.dtype = dtype == KERNEL_F16 ? MODEL_DTYPE_F16 : MODEL_DTYPE_AUTO;
+        struct bed l = {.dev = b.dev, .m = model_open(&b.dev, &q, &err)};
+        if (!l.m)
+            fail_msg("%s", err.text);
+        assert_true(fabs(loss_of(&l, &t) - with) < apart[dtype]); // the adapter is merged
+        assert_int_equal(model_config(l.m)->heads, small.heads);
+        model_close(l.m);
+    }
+    unlink(path);
+    bed_close(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradients_match_differences),
+        cmocka_unit_test(cpu_matches_reference),
+        cmocka_unit_test(division_of_work_changes_no_bit),
+        cmocka_unit_test(masks_and_weights_shape_the_loss),
+        cmocka_unit_test(optimizer_averages_and_clips),
+        cmocka_unit_test(training_lowers_the_loss),
+        cmocka_unit_test(generation_matches_forward),
+        cmocka_unit_test(all_weights_train),
+        cmocka_unit_test(shapes_and_targets),
+        cmocka_unit_test(saved_and_loaded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
