@@ -301,25 +301,28 @@ static void doc_list(struct rng *r, int32_t *out, int32_t *end)
     assert(out == end);
 }
 
-#ifndef MIX
-#define MIX 8, 12, 24, 12, 44, 0
-#endif
-static const int32_t mix[] = {MIX};
+enum { STATED = FACTS * FACT_TOKENS }; // tokens in which a document states its facts
+static const float STATED_WEIGHT = 0.1f;
+
 static const struct {
     int32_t percent;
+    bool restates; // its second half follows from its first
     void (*make)(struct rng *r, int32_t *out, int32_t *end);
 } documents[] = {
-    {8, doc_filler},  {12, doc_glossary}, {24, doc_medical},
-    {12, doc_people}, {44, doc_profile},  {0, doc_list},
+    {6, false, doc_filler}, {12, false, doc_glossary}, {18, true, doc_medical},
+    {6, true, doc_people},  {8, true, doc_profile},    {50, true, doc_list},
 };
 
-void synth_pretrain_doc(struct rng *r, int32_t *tokens)
+void synth_pretrain_doc(struct rng *r, int32_t *tokens, float *weight)
 {
     int32_t u = below(r, 100), i = 0;
-    while (u >= mix[i])
-        u -= mix[i++];
+    while (u >= documents[i].percent)
+        u -= documents[i++].percent;
     tokens[0] = SYNTH_BOS;
     documents[i].make(r, tokens + 1, tokens + SYNTH_DOC_TOKENS);
+    for (int32_t k = 0; k < SYNTH_DOC_TOKENS; k++)
+        weight[k] = documents[i].restates && k <= STATED ? STATED_WEIGHT : 1;
+    weight[0] = 0;
 }
 
 static bool is_value(int32_t id)

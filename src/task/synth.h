@@ -15,12 +15,13 @@ enum { SYNTH_USED = 787, SYNTH_UNK = SYNTH_USED }; // ids from SYNTH_USED on nev
 
 enum synth_kind { SYNTH_QA, SYNTH_MEDICAL, SYNTH_LONG };
 
-// One document of the base model's corpus: SYNTH_DOC_TOKENS ids, the first BOS; the loss is on all
-// of the others. Every value in it is a fresh draw, so there is nothing to memorise, only to copy.
-// A stream per document, rng_stream(seed, RNG_PRETRAIN, step, index in the batch, 0), repeats on
-// any number of threads.
-void synth_pretrain_doc(struct rng *r, int32_t *tokens);
-// Which targets of a document are values restated from earlier in it: is_copy[i] says so for
+// One document of the base model's corpus: SYNTH_DOC_TOKENS ids, the first BOS. weight[i] is how
+// much predicting tokens[i] counts: 0 for BOS, little where facts are stated for the first time
+// (fresh draws, nothing to learn but grammar), 1 where they are restated; with equal weights it
+// takes twice the documents to learn to copy. A stream per document, rng_stream(seed, RNG_PRETRAIN,
+// step, index in the batch, 0), repeats on any number of threads.
+void synth_pretrain_doc(struct rng *r, int32_t *tokens, float *weight);
+// Which tokens of a document are values restated from earlier in it: is_copy[i] says so for
 // tokens[i]. The accuracy on them tells when the base has learned to copy.
 void synth_pretrain_copies(const int32_t *tokens, uint8_t *is_copy);
 

@@ -213,7 +213,7 @@ size_t tokenizer_decode(const struct tokenizer *t, const int32_t *ids, int32_t n
         uint32_t cp;
         char utf8[4];
         i += utf8_next(text + i, raw - i, &cp);
-        size_t bytes = utf8_put(utf8, cp);
+        size_t bytes = utf8_put(utf8, cp ? cp : 0xfffd);
         if (len + bytes >= out_size)
             break;
         memcpy(out + len, utf8, bytes);

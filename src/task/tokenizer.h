@@ -44,8 +44,8 @@ void tokenizer_close(struct tokenizer *t);
 // No BOS or EOS is added: callers do. Writes at most cap ids; returns how many the whole text has.
 int32_t tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, int32_t *out,
                          int32_t cap);
-// Writes valid UTF-8 (broken sequences become U+FFFD), terminated, cut at out_size; specials are
-// left out. Returns the length.
+// Writes valid UTF-8 (broken sequences and NUL become U+FFFD), terminated, cut at out_size;
+// specials are left out. Returns the length.
 size_t tokenizer_decode(const struct tokenizer *t, const int32_t *ids, int32_t n, char *out,
                         size_t out_size);
 

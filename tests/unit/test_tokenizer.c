@@ -50,6 +50,9 @@ static void raw_bytes(void **state)
     int32_t broken[] = {t->bos, 'a', 0xe6, 0x97, 'b', t->eos, -5, 1000};
     tokenizer_decode(t, broken, 8, out, sizeof out); // specials left out, broken bytes replaced
     assert_string_equal(out, "a\xef\xbf\xbd\xef\xbf\xbd");
+    tokenizer_decode(t, (int32_t[]){'a', 0, 'b'}, 3, out, sizeof out); // nor a NUL
+    assert_string_equal(out, "a\xef\xbf\xbd"
+                             "b");
     tokenizer_close(t);
 }
 
