@@ -120,6 +120,28 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
 int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,
                 size_t n);
 
+// --- select.c: the k largest
+// ------------------------------------------------------------------------
+#define SELECT_BINS   2048
+#define SELECT_LEVELS 3
+enum select_side { SELECT_ABS, SELECT_POSITIVE, SELECT_NEGATIVE };
+// Begin with k; at each of three levels count all values, with prefix, and go to the next. Then
+// prefix holds the bits of the k-th largest magnitude and left the number of its ties to take.
+struct select_cut {
+    int level;
+    uint32_t prefix;
+    size_t left;
+};
+void select_cut_begin(struct select_cut *c, size_t k);
+void select_cut_next(struct select_cut *c, const uint32_t count[SELECT_BINS]);
+// Adds to count; values that are not on the side count as zero.
+void select_count(const float *x, size_t n, enum select_side side, int level, uint32_t prefix,
+                  uint32_t count[SELECT_BINS]);
+// Appends base + i of values above the cut and of the first *ties at it (*ties goes down); returns
+// how many.
+size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
+                   uint32_t base, uint32_t *at);
+
 // --- rotate.c: randomised Hadamard rotation
 // ---------------------------------------------------------
 void rotate_signs(const float *x, const uint32_t *bits, size_t n,

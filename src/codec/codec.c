@@ -9,9 +9,12 @@
 #include <string.h>
 
 const struct codec *const codec_table[] = {
-    &codec_raw,    &codec_fp32,    &codec_fp16,     &codec_bf16, &codec_int,
-    &codec_nf4,    &codec_qsgd,    &codec_terngrad, &codec_sign, &codec_onebit,
-    &codec_fedbat, &codec_uniform, &codec_eden,     NULL,
+    &codec_raw,     &codec_fp32,   &codec_fp16,    &codec_bf16,                  // dense
+    &codec_int,     &codec_nf4,    &codec_qsgd,    &codec_terngrad, &codec_sign, // scalar
+    &codec_onebit,  &codec_fedbat, &codec_uniform,
+    &codec_eden,                                                                // rotated
+    &codec_topk,    &codec_randk,  &codec_stc,     &codec_sbc,      &codec_dgc, // sparse
+    &codec_ecolora, NULL,
 };
 
 const struct codec *const wrapper_table[] = {NULL};
@@ -239,7 +242,8 @@ size_t codec_bound(const struct codec_inst *c)
 
 unsigned codec_needs(const struct codec_inst *c)
 {
-    return c->row->needs | (c->inner ? codec_needs(c->inner) : 0);
+    unsigned own = c->row->needs | (codec_state_floats(c) ? CODEC_STATE : 0u);
+    return own | (c->inner ? codec_needs(c->inner) : 0);
 }
 
 unsigned codec_flags(const struct codec_inst *c)
@@ -250,7 +254,7 @@ unsigned codec_flags(const struct codec_inst *c)
 // --- Encoding and decoding
 // --------------------------------------------------------------------------
 
-static int check_input(const struct codec_inst *c, const float *x, struct err *err)
+int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
 {
     size_t n = c->shape->n_values;
     float limit = codec_flags(c) & CODEC_ANY_SIZE ? 0x1.fffffep127f : CODEC_LIMIT;
@@ -291,7 +295,7 @@ int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, u
         report = &own;
     memset(report, 0, sizeof *report);
     report->staleness = -1;
-    if (!(codec_flags(c) & CODEC_SELF_CHECK) && check_input(c, in->x, err))
+    if (!(codec_flags(c) & CODEC_SELF_CHECK) && codec_check_limit(c, in->x, err))
         return -1;
     int64_t len = c->row->encode(c, in, out, cap, scratch, report, err);
     const struct codec_parts *p = &report->parts;

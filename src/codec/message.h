@@ -78,6 +78,8 @@ static inline int msg_nonfinite(struct err *err)
 // Why this update cannot be coded, naming the tensor and the coordinate; for codecs that check
 // themselves.
 int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err);
+// -1 with the reason when a value of x (n) is not finite or too large for this codec.
+int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err);
 
 // A scale as it may stand in a message: finite, and small enough that no decoded value overflows.
 static inline int msg_scale_ok(float s)

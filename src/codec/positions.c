@@ -11,9 +11,9 @@ static unsigned index_width(size_t n)
     return n <= 2 ? 1 : bits_log2(n - 1) + 1;
 }
 
-static uint64_t rice_cost(const uint32_t *at, size_t count, unsigned k)
+static uint64_t rice_cost(const uint32_t *at, size_t count, size_t base, unsigned k)
 {
-    uint64_t bits = (uint64_t)count * (1 + k), next = 0;
+    uint64_t bits = (uint64_t)count * (1 + k), next = base;
     for (size_t i = 0; i < count; i++) {
         bits += (at[i] - next) >> k;
         next = (uint64_t)at[i] + 1;
@@ -36,20 +36,20 @@ static unsigned rice_start(double p)
     return k;
 }
 
-unsigned rice_best(const uint32_t *at, size_t count, uint64_t *bits)
+unsigned rice_best(const uint32_t *at, size_t count, size_t base, uint64_t *bits)
 {
     if (count == 0) {
         *bits = 0;
         return 0;
     }
-    unsigned k = rice_start((double)count / ((double)at[count - 1] + 1));
-    *bits = rice_cost(at, count, k);
+    unsigned k = rice_start((double)count / ((double)(at[count - 1] - base) + 1));
+    *bits = rice_cost(at, count, base, k);
     for (int step = -1; step <= 1; step += 2)
         for (;;) {
             unsigned next = k + (unsigned)step;
             if (next > RICE_K_MAX) // also below zero
                 break;
-            uint64_t cost = rice_cost(at, count, next);
+            uint64_t cost = rice_cost(at, count, base, next);
             if (cost >= *bits)
                 break;
             *bits = cost;
@@ -103,14 +103,15 @@ size_t positions_estimate(size_t count, size_t n, enum positions_code code)
 }
 
 // The coding's byte: code in the low three bits, Rice's parameter above.
-static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, unsigned k, uint64_t bits)
+static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, size_t base, unsigned k,
+                    uint64_t bits)
 {
     uint8_t *p = msg_take(o, PART_INDICES, (size_t)((bits + 7) / 8));
     if (!p)
         return -1;
     struct bits_out b;
     bits_out_init(&b, p, (size_t)((bits + 7) / 8));
-    uint64_t next = 0;
+    uint64_t next = base;
     for (size_t i = 0; i < count; i++) {
         rice_put(&b, at[i] - next, k);
         next = (uint64_t)at[i] + 1;
@@ -119,7 +120,7 @@ static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, unsigne
     return b.full ? -1 : 0;
 }
 
-static int put_fixed(struct msg_out *o, const uint32_t *at, size_t count, size_t n,
+static int put_fixed(struct msg_out *o, const uint32_t *at, size_t count, size_t base, size_t n,
                      enum positions_code code)
 {
     size_t len = fixed_cost(count, n, code);
@@ -129,18 +130,18 @@ static int put_fixed(struct msg_out *o, const uint32_t *at, size_t count, size_t
     if (code == POSITIONS_BITMAP) {
         memset(p, 0, len);
         for (size_t i = 0; i < count; i++)
-            p[at[i] >> 3] |= (uint8_t)(1u << (at[i] & 7));
+            p[(at[i] - base) >> 3] |= (uint8_t)(1u << ((at[i] - base) & 7));
         return 0;
     }
     struct bits_out b;
     bits_out_init(&b, p, len);
     for (size_t i = 0; i < count; i++)
-        bits_put(&b, at[i], code == POSITIONS_LOG2 ? index_width(n) : 32);
+        bits_put(&b, at[i] - base, code == POSITIONS_LOG2 ? index_width(n) : 32);
     bits_out_end(&b);
     return 0;
 }
 
-int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t n,
+int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t base, size_t n,
                   enum positions_code code)
 {
     if (count == 0)
@@ -148,7 +149,7 @@ int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t n,
     uint64_t rice_bits = 0;
     unsigned k = 0;
     if (code == POSITIONS_AUTO || code == POSITIONS_RICE)
-        k = rice_best(at, count, &rice_bits);
+        k = rice_best(at, count, base, &rice_bits);
     if (code == POSITIONS_AUTO) {
         uint64_t best = (rice_bits + 7) / 8;
         code = POSITIONS_RICE;
@@ -161,12 +162,12 @@ int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t n,
     uint8_t *p = msg_take(o, PART_INDICES, 1);
     if (!p)
         return -1;
-    *p = (uint8_t)((unsigned)code | k << 3);
-    return code == POSITIONS_RICE ? put_rice(o, at, count, k, rice_bits)
-                                  : put_fixed(o, at, count, n, code);
+    *p = (uint8_t)((unsigned)code | (code == POSITIONS_RICE ? k << 3 : 0));
+    return code == POSITIONS_RICE ? put_rice(o, at, count, base, k, rice_bits)
+                                  : put_fixed(o, at, count, base, n, code);
 }
 
-static int get_rice(struct msg_in *m, uint32_t *at, size_t count, size_t n, unsigned k,
+static int get_rice(struct msg_in *m, uint32_t *at, size_t count, size_t base, size_t n, unsigned k,
                     struct err *err)
 {
     struct bits_in b;
@@ -179,13 +180,14 @@ static int get_rice(struct msg_in *m, uint32_t *at, size_t count, size_t n, unsi
         if (b.bad)
             return msg_bad("indices", "cut off, or a position is out of range", err);
         bits += (gap >> k) + 1 + k;
-        at[i] = (uint32_t)(next + gap);
+        at[i] = (uint32_t)(base + next + gap);
         next += gap + 1;
     }
     return msg_need(m, (size_t)((bits + 7) / 8)) ? 0 : msg_short("indices", err);
 }
 
-static int get_bitmap(const uint8_t *p, uint32_t *at, size_t count, size_t n, struct err *err)
+static int get_bitmap(const uint8_t *p, uint32_t *at, size_t count, size_t base, size_t n,
+                      struct err *err)
 {
     size_t found = 0;
     for (size_t i = 0; i < (n + 7) / 8; i++)
@@ -193,12 +195,13 @@ static int get_bitmap(const uint8_t *p, uint32_t *at, size_t count, size_t n, st
             size_t pos = 8 * i + (unsigned)__builtin_ctz(v);
             if (pos >= n || found == count)
                 return msg_bad("indices", "the bitmap has too many positions", err);
-            at[found++] = (uint32_t)pos;
+            at[found++] = (uint32_t)(base + pos);
         }
     return found == count ? 0 : msg_bad("indices", "the bitmap has too few positions", err);
 }
 
-int positions_get(struct msg_in *m, uint32_t *at, size_t count, size_t n, struct err *err)
+int positions_get(struct msg_in *m, uint32_t *at, size_t count, size_t base, size_t n,
+                  struct err *err)
 {
     if (count == 0)
         return 0;
@@ -209,7 +212,7 @@ int positions_get(struct msg_in *m, uint32_t *at, size_t count, size_t n, struct
         return msg_short("indices", err);
     unsigned code = *how & 7u, k = *how >> 3;
     if (code == POSITIONS_RICE)
-        return get_rice(m, at, count, n, k, err);
+        return get_rice(m, at, count, base, n, k, err);
     if (code < POSITIONS_BITMAP || code > POSITIONS_RAW32 || k)
         return msg_bad("indices", "unknown coding", err);
     size_t len = fixed_cost(count, n, (enum positions_code)code);
@@ -217,14 +220,14 @@ int positions_get(struct msg_in *m, uint32_t *at, size_t count, size_t n, struct
     if (!p)
         return msg_short("indices", err);
     if (code == POSITIONS_BITMAP)
-        return get_bitmap(p, at, count, n, err);
+        return get_bitmap(p, at, count, base, n, err);
     struct bits_in b;
     bits_in_init(&b, p, len);
     for (size_t i = 0; i < count; i++) {
         uint64_t v = bits_get(&b, code == POSITIONS_LOG2 ? index_width(n) : 32);
-        if (v >= n || (i && v <= at[i - 1]))
+        if (v >= n || (i && base + v <= at[i - 1]))
             return msg_bad("indices", "positions are not ascending below n", err);
-        at[i] = (uint32_t)v;
+        at[i] = (uint32_t)(base + v);
     }
     return 0;
 }

@@ -15,15 +15,17 @@ enum positions_code {
 extern const char *const positions_choices[]; // the names, for OPT_ENUM
 
 size_t positions_bound(size_t most, size_t n, enum positions_code code);
-// One byte of coding, then the positions. -1: the buffer is full.
-int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t n,
+// Positions lie in [base, base + n). One byte of coding, then the positions. -1: the buffer is
+// full.
+int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t base, size_t n,
                   enum positions_code code);
-// Ascending and below n, or an error.
-int positions_get(struct msg_in *m, uint32_t *at, size_t count, size_t n, struct err *err);
+// Ascending and in range, or an error.
+int positions_get(struct msg_in *m, uint32_t *at, size_t count, size_t base, size_t n,
+                  struct err *err);
 // Bytes that positions_put would take for a random set of this size, within a few per cent.
 size_t positions_estimate(size_t count, size_t n, enum positions_code code);
 
 // The Rice parameter that costs least for these gaps, and its cost.
-unsigned rice_best(const uint32_t *at, size_t count, uint64_t *bits);
+unsigned rice_best(const uint32_t *at, size_t count, size_t base, uint64_t *bits);
 
 #endif

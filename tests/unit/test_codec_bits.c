@@ -140,7 +140,7 @@ static void test_rice_costs(void **state)
     for (int k = 0; k < 4; k++) {
         size_t count = random_set(at, n, density[k], (uint32_t)k);
         uint64_t cost;
-        rice_best(at, count, &cost);
+        rice_best(at, count, 0, &cost);
         double got = (double)cost / (double)count;
         if (fabs(got / bits[k] - 1) > 0.01)
             fail_msg("p = %g: %.3f bits a position, want %.2f", density[k], got, bits[k]);
@@ -164,17 +164,17 @@ static void test_positions_trip(void **state)
                 struct codec_report report = {0};
                 struct msg_out o;
                 msg_init(&o, buf, positions_bound(count, n, (enum positions_code)code), &report);
-                assert_int_equal(positions_put(&o, at, count, n, (enum positions_code)code), 0);
+                assert_int_equal(positions_put(&o, at, count, 0, n, (enum positions_code)code), 0);
                 struct msg_in m = {buf, buf + msg_len(&o)};
                 struct err err;
-                if (positions_get(&m, back, count, n, &err))
+                if (positions_get(&m, back, count, 0, n, &err))
                     fail_msg("n = %zu, %zu positions, %s: %s", n, count, positions_choices[code],
                              err.text);
                 assert_ptr_equal(m.p, m.end);
                 assert_memory_equal(at, back, 4 * count);
                 for (size_t cut = 0; cut < (size_t)msg_len(&o); cut++) {
                     m = (struct msg_in){buf, buf + cut};
-                    assert_int_equal(positions_get(&m, back, count, n, &err), -1);
+                    assert_int_equal(positions_get(&m, back, count, 0, n, &err), -1);
                 }
             }
 }

@@ -1,0 +1,149 @@
+// The k largest magnitudes without sorting: three histograms of 11, 10 and 10 bits find the exact
+// k-th value, one pass takes what lies above it, ties from the lowest index.
+#include "isa.h"
+
+#include "base/half.h"
+
+#include <string.h>
+#if KERNEL_X86
+#include <immintrin.h>
+#endif
+
+// Bits of |x| order as the values do. A side that x is not on counts as zero.
+KERNEL_BODY uint32_t magnitude(float x, enum select_side side)
+{
+    uint32_t u = f32_bits(x), a = u & 0x7fffffffu;
+    if (side == SELECT_POSITIVE)
+        return u >> 31 ? 0 : a;
+    if (side == SELECT_NEGATIVE)
+        return u >> 31 ? a : 0;
+    return a;
+}
+
+static void count_top(const float *x, size_t n, enum select_side side, uint32_t count[SELECT_BINS])
+{
+    uint32_t second[SELECT_BINS] = {0}; // so that equal neighbours do not wait for each other
+    size_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+        count[magnitude(x[i], side) >> 20]++;
+        second[magnitude(x[i + 1], side) >> 20]++;
+    }
+    if (i < n)
+        count[magnitude(x[i], side) >> 20]++;
+    for (int b = 0; b < SELECT_BINS; b++)
+        count[b] += second[b];
+}
+
+// Level 1: bits 19..10 of values whose upper bits are prefix; level 2: bits 9..0.
+KERNEL_BODY void count_one(uint32_t a, unsigned shift, uint32_t prefix, uint32_t *count)
+{
+    if (a >> (shift + 10) == prefix)
+        count[a >> shift & 1023]++;
+}
+
+static void count_within_portable(const float *x, size_t n, enum select_side side, unsigned shift,
+                                  uint32_t prefix, uint32_t *count)
+{
+    for (size_t i = 0; i < n; i++)
+        count_one(magnitude(x[i], side), shift, prefix, count);
+}
+
+static size_t take_portable(const float *x, size_t n, enum select_side side, uint32_t cut,
+                            size_t *ties, uint32_t base, uint32_t *at)
+{
+    size_t taken = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t a = magnitude(x[i], side);
+        bool tie = a == cut && *ties > 0;
+        if (a > cut || tie) {
+            at[taken++] = base + (uint32_t)i;
+            *ties -= tie;
+        }
+    }
+    return taken;
+}
+
+#if KERNEL_X86
+TARGET_AVX512 static inline __attribute__((always_inline)) __m512i magnitudes(const float *x,
+                                                                              enum select_side side)
+{
+    __m512i u = _mm512_loadu_si512(x);
+    __m512i a = _mm512_and_si512(u, _mm512_set1_epi32(0x7fffffff));
+    if (side == SELECT_ABS)
+        return a;
+    __mmask16 negative = _mm512_movepi32_mask(u);
+    return _mm512_maskz_mov_epi32(side == SELECT_NEGATIVE ? negative : (__mmask16)~negative, a);
+}
+
+TARGET_AVX512 static void count_within_avx512(const float *x, size_t n, enum select_side side,
+                                              unsigned shift, uint32_t prefix, uint32_t *count)
+{
+    const __m512i want = _mm512_set1_epi32((int)prefix);
+    const __m128i by = _mm_cvtsi32_si128((int)shift + 10);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512i a = magnitudes(x + i, side);
+        unsigned hits = _mm512_cmpeq_epi32_mask(_mm512_srl_epi32(a, by), want);
+        for (; hits; hits &= hits - 1)
+            count[magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> shift & 1023]++;
+    }
+    count_within_portable(x + i, n - i, side, shift, prefix, count);
+}
+
+TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_side side,
+                                        uint32_t cut, size_t *ties, uint32_t base, uint32_t *at)
+{
+    const __m512i limit = _mm512_set1_epi32((int)cut);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    size_t taken = 0, i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512i a = magnitudes(x + i, side);
+        __mmask16 hits = _mm512_cmpge_epu32_mask(a, limit);
+        if (!hits)
+            continue;
+        if (_mm512_mask_cmpeq_epi32_mask(hits, a, limit)) {
+            taken += take_portable(x + i, 16, side, cut, ties, base + (uint32_t)i, at + taken);
+            continue;
+        }
+        __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32((int)(base + (uint32_t)i)));
+        unsigned found = (unsigned)__builtin_popcount(hits);
+        _mm512_mask_storeu_epi32(at + taken, (__mmask16)((1u << found) - 1),
+                                 _mm512_maskz_compress_epi32(hits, index));
+        taken += found;
+    }
+    return taken + take_portable(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
+}
+
+#define count_within_avx2 count_within_portable
+#define take_avx2         take_portable
+#endif
+
+void select_count(const float *x, size_t n, enum select_side side, int level, uint32_t prefix,
+                  uint32_t count[SELECT_BINS])
+{
+    if (level == 0)
+        count_top(x, n, side, count);
+    else
+        KERNEL_PICK(count_within, (x, n, side, level == 1 ? 10 : 0, prefix, count));
+}
+
+size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
+                   uint32_t base, uint32_t *at)
+{
+    return KERNEL_PICK(take, (x, n, side, cut, ties, base, at));
+}
+
+void select_cut_begin(struct select_cut *c, size_t k)
+{
+    *c = (struct select_cut){.left = k};
+}
+
+// Walks the bins from the top; what is left of k after the full ones is sought in the next level.
+void select_cut_next(struct select_cut *c, const uint32_t count[SELECT_BINS])
+{
+    int bins = c->level == 0 ? SELECT_BINS : 1024, b = bins - 1;
+    for (; b > 0 && count[b] < c->left; b--)
+        c->left -= count[b];
+    c->prefix = c->prefix << (c->level == 0 ? 11 : 10) | (uint32_t)b;
+    c->level++;
+}
