@@ -120,9 +120,7 @@ double bench_mb_per_s(int64_t bytes, double ns)
     return (double)bytes / ns * 1e3;
 }
 
-// --- JSON, as Google Benchmark writes it: its compare.py and what reads its files work unchanged
-// ------
-
+// JSON as Google Benchmark writes it: its compare.py and all that reads its files work unchanged.
 static void text_field(struct jsonw *j, const char *key, const char *value)
 {
     jsonw_key(j, key);

@@ -59,9 +59,6 @@ static void take_frame(struct pingpong *p, size_t bytes)
     transport_unref(&p->t, m.buf);
 }
 
-// --- Orders
-// ----------------------------------------------------------------------------------------
-
 static void order(struct pingpong *p, int what, enum pingpong_mode mode, size_t bytes, int64_t n)
 {
     struct netbuf *b = transport_buf(&p->t, 24);
@@ -157,9 +154,6 @@ void pingpong_stop(struct pingpong *p)
     }
     transport_flush(&p->t, transport_now(&p->t) + WAIT_NS);
 }
-
-// --- Rank 0
-// ----------------------------------------------------------------------------------------
 
 void pingpong_prepare(void *arg, int64_t n)
 {

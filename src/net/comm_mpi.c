@@ -20,9 +20,6 @@ enum { TAG_RAW = 11, TAG_FRAME = 12 };
 static struct comm comm = {.size = 1, .local_size = 1, .compute_local = 1};
 static bool started, has_mpi, may_spin = true;
 
-// --- The process
-// -----------------------------------------------------------------------------------
-
 bool comm_launched(void)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK",  "PMI_RANK", "PMI_FD",
@@ -133,12 +130,15 @@ enum { SPIN_NS = 200 * 1000, NAP_MIN_NS = 20 * 1000, NAP_MAX_NS = 500 * 1000 };
 // short message is faster than any sleep; then naps. Ranks that spin without cores of their own
 // stretch the others' computing eightfold, and MPI_Recv spins for ever. A nap lasts 1/32 of the
 // time waited so far, within 20 and 500 us, so that it lengthens no wait by more than a few per
-// cent.
-static void rest(int64_t t_begin_ns, int64_t until_ns)
+// cent. Until busy_ns a transfer of our own is under way and moves only while we call MPI.
+static void rest(int64_t t_begin_ns, int64_t until_ns, int64_t busy_ns)
 {
     int64_t now = clock_ns(), waited = now - t_begin_ns;
-    if (may_spin && comm.size > 1 && waited < SPIN_NS)
+    if (comm.size > 1 && (now < busy_ns || (may_spin && waited < SPIN_NS))) {
+        if (!may_spin)
+            sched_yield();
         return;
+    }
     int64_t nap = waited / 32;
     nap = nap < NAP_MIN_NS ? NAP_MIN_NS : nap > NAP_MAX_NS ? NAP_MAX_NS : nap;
     clock_sleep_until(nap < until_ns - now ? now + nap : until_ns);
@@ -155,7 +155,7 @@ void comm_barrier(void)
         must(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
         if (done)
             return;
-        rest(t_begin_ns, INT64_MAX);
+        rest(t_begin_ns, INT64_MAX, 0);
     }
 }
 
@@ -181,9 +181,6 @@ const char *comm_library_version(void)
         MPI_Get_library_version(text, &len);
     return text;
 }
-
-// --- MPI_T: the settings in force
-// ------------------------------------------------------------------
 
 // One control variable as text; false where this library has none of that name.
 bool comm_cvar(const char *name, char *out, size_t size)
@@ -255,9 +252,6 @@ int comm_describe(char *out, size_t size)
     return (int)at;
 }
 
-// --- Bytes
-// -----------------------------------------------------------------------------------------
-
 // MPI 3.1 counts in int. Beyond 1 GiB a message is one element of a made-up type of so many MiB and
 // the rest, whose signature is still that many bytes. The type may be freed as soon as it is in
 // use.
@@ -302,9 +296,6 @@ void comm_raw_recv(int from, void *bytes, size_t n)
     free_type(&type);
 }
 
-// --- The transport
-// ---------------------------------------------------------------------------------
-
 // A send or a receive under way, or a message between endpoints of this rank. Nothing ever waits on
 // one of them: a receive from a dead rank never completes and never fails, so all are tested in
 // turn.
@@ -314,6 +305,7 @@ struct op {
     int src, dst;
     bool forgotten; // the peer was given up; the bytes stay until MPI lets go of them
     bool too_long;  // only the header is kept
+    bool moving;    // counted in n_moving
     struct op *next;
 };
 
@@ -333,6 +325,8 @@ struct mpi_state {
     uint32_t *waits; // per rank: the last pass in which a receive from it was incomplete
     uint32_t pass;
     int n_receives;
+    int n_moving;    // sends and receives under way that nobody has given up
+    int64_t busy_ns; // how long they may take
 };
 
 enum { RECEIVES_MAX = 1024 }; // a flood beyond it waits inside MPI
@@ -340,6 +334,26 @@ enum { RECEIVES_MAX = 1024 }; // a flood beyond it waits inside MPI
 static struct mpi_state *mpi_of(const struct transport *t)
 {
     return t->state;
+}
+
+// A long message without single copy, or over TCP, is pieced through buffers by both sides' calls:
+// naps would slow it down to a piece a nap (measured: 40 times). So a transfer may keep us awake
+// for as long as 250 MB/s would need; a peer that computes meanwhile, or is dead, costs no more
+// than that.
+enum { MOVING_NS_PER_BYTE = 4 };
+
+static void moves(struct mpi_state *s, struct op *op, size_t bytes)
+{
+    int64_t now = clock_ns();
+    s->busy_ns = (s->n_moving > 0 && s->busy_ns > now ? s->busy_ns : now) +
+                 MOVING_NS_PER_BYTE * (int64_t)bytes;
+    s->n_moving++;
+    op->moving = true;
+}
+
+static int64_t busy_until(const struct mpi_state *s)
+{
+    return s->n_moving > 0 ? s->busy_ns : 0;
 }
 
 static void list_init(struct op_list *l)
@@ -384,6 +398,7 @@ static struct op *op_new(struct mpi_state *s, int src, int dst, struct netbuf *b
 
 static void op_free(struct mpi_state *s, struct op *op)
 {
+    s->n_moving -= op->moving;
     op->next = s->spare;
     s->spare = op;
 }
@@ -443,6 +458,7 @@ static void mpi_send(struct transport *t, int src, int dst, struct netbuf *b, in
         lost(t, "cannot send to", dst, rc);
     if (rc == MPI_SUCCESS && !done) {
         list_add(&s->sends, op);
+        moves(s, op, b->len);
         return;
     }
     transport_unref(t, b);
@@ -583,6 +599,8 @@ static bool start_receive(struct transport *t)
     }
     list_add(&s->receives, op);
     s->n_receives++;
+    if (n > 4096) // shorter ones are here already
+        moves(s, op, (size_t)n);
     return true;
 }
 
@@ -619,8 +637,15 @@ static bool mpi_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
             return false;
         if (t_begin_ns == 0)
             t_begin_ns = now;
-        rest(t_begin_ns, until_ns);
+        rest(t_begin_ns, until_ns, busy_until(mpi_of(t)));
     }
+}
+
+static void give_up(struct mpi_state *s, struct op *op)
+{
+    op->forgotten = true;
+    s->n_moving -= op->moving;
+    op->moving = false;
 }
 
 // A send to a rank that died may never complete, and its bytes belong to MPI until it does: they
@@ -631,12 +656,13 @@ static void mpi_forget(struct transport *t, int endpoint)
     struct mpi_state *s = mpi_of(t);
     for (struct op *op = s->sends.first; op; op = op->next) {
         if (op->dst == endpoint && !op->forgotten) {
-            op->forgotten = true;
+            give_up(s, op);
             MPI_Cancel(&op->request);
         }
     }
     for (struct op *op = s->receives.first; op; op = op->next)
-        op->forgotten |= op->src == endpoint;
+        if (op->src == endpoint)
+            give_up(s, op);
     for (struct op **at = &s->local.first; *at;) {
         if ((*at)->dst != endpoint) {
             at = &(*at)->next;
@@ -664,7 +690,7 @@ static bool mpi_flush(struct transport *t, int64_t until_ns)
         if (clock_ns() >= until_ns)
             return false;
         if (!start_receive(t))
-            rest(t_begin_ns, until_ns);
+            rest(t_begin_ns, until_ns, busy_until(mpi_of(t)));
     }
 }
 

@@ -45,9 +45,6 @@ static bool may_fail(uint8_t kind)
     }
 }
 
-// --- Heap
-// ------------------------------------------------------------------------------------------
-
 static bool before(const struct sim_event *a, const struct sim_event *b)
 {
     if (a->t_ns != b->t_ns)
@@ -95,9 +92,6 @@ static struct sim_event heap_pop(struct sim *s)
         sift_down(s, 0);
     return e;
 }
-
-// --- Faults
-// ----------------------------------------------------------------------------------------
 
 // A copy, for others may share the buffer: the sender for one, who would resend it.
 static struct netbuf *damaged(struct transport *t, struct netbuf *b, struct rng *r)
@@ -157,9 +151,6 @@ static void send_with_faults(struct transport *t, struct sim_event e)
     }
     heap_push(sim_of(t), e);
 }
-
-// --- The row
-// ---------------------------------------------------------------------------------------
 
 static int sim_open(struct transport *t, struct err *err)
 {

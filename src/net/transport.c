@@ -56,9 +56,6 @@ int net_check(const struct net_params *p, struct err *err)
     return 0;
 }
 
-// --- Buffers
-// ---------------------------------------------------------------------------------------
-
 static size_t class_bytes(unsigned c)
 {
     return (size_t)(4 + (c & 3)) << (6 + (c >> 2));
@@ -111,9 +108,6 @@ void transport_unref(struct transport *t, struct netbuf *b)
     b->next = t->pool[b->size_class];
     t->pool[b->size_class] = b;
 }
-
-// --- Frames
-// ----------------------------------------------------------------------------------------
 
 // The buffer to send: b with its header written, or, where b is still on its way with another
 // header, a copy. A model that goes to many workers is hashed once.
@@ -174,9 +168,6 @@ bool transport_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
     }
     return true;
 }
-
-// --- The rest passes through
-// -----------------------------------------------------------------------
 
 int transport_open(struct transport *t, const struct net_params *params, uint64_t seed,
                    struct err *err)

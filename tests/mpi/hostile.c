@@ -1,6 +1,7 @@
 // What must not hurt the transport over ranks:
 //   hostile frames   rank 1 sends what is too long, forged, damaged or no frame at all
 //   hostile forget   rank 1 does not listen for a while; what is sent to it is given up
+//   hostile huge     a frame whose length is beyond MPI's comfortable counts
 //   hostile dead     the last rank kills itself; the others go on (mpirun with
 //   orte_enable_recovery)
 // Prints TAP on rank 0.
@@ -51,9 +52,6 @@ static bool take(struct net_msg *m, double seconds)
 {
     return transport_poll(&t, m, transport_now(&t) + (int64_t)(seconds * SECOND));
 }
-
-// --- frames
-// ----------------------------------------------------------------------------------------
 
 enum { LIMIT = 1000 };
 
@@ -135,9 +133,6 @@ static void frames(void)
     transport_unref(&t, m.buf);
 }
 
-// --- forget
-// ----------------------------------------------------------------------------------------
-
 static void forget(void)
 {
     enum { N = 16 << 20 };
@@ -171,8 +166,28 @@ static void forget(void)
     transport_unref(&t, b);
 }
 
-// --- dead
-// ------------------------------------------------------------------------------------------
+static void huge(void)
+{
+    const size_t n = ((size_t)1 << 30) + ((size_t)1 << 27) + 12345;
+    t.limits.max_payload_bytes = n;
+    struct net_msg m;
+    if (comm_get()->rank == 0) {
+        post(1, make(n, 1), FRAME_MODEL, n, 1);
+        ok(take(&m, 100) && m.verdict == FRAME_GOOD && m.frame.reason == 0,
+           "a frame of more than 1 GiB arrives intact");
+        transport_unref(&t, m.buf);
+        return;
+    }
+    if (!take(&m, 100))
+        die(STATUS_CHECK, "nothing arrived");
+    struct frame f = {.kind = FRAME_ACK,
+                      .reason = m.verdict != FRAME_GOOD || m.frame.payload_bytes != n};
+    transport_unref(&t, m.buf);
+    struct netbuf *b = make(0, 0);
+    transport_send(&t, 1, 0, &f, b, 0);
+    transport_unref(&t, b);
+    transport_flush(&t, transport_now(&t) + SECOND);
+}
 
 static void dead(void)
 {
@@ -223,10 +238,12 @@ int main(int argc, char **argv)
         frames();
     else if (strcmp(mode, "forget") == 0 && c->size == 2)
         forget();
+    else if (strcmp(mode, "huge") == 0 && c->size == 2)
+        huge();
     else if (strcmp(mode, "dead") == 0 && c->size >= 3)
         dead();
     else
-        die(STATUS_USAGE, "usage: mpirun -np 2|3 hostile frames|forget|dead");
+        die(STATUS_USAGE, "usage: mpirun -np 2|3 hostile frames|forget|huge|dead");
     bool clean = strcmp(mode, "dead") != 0;
     transport_close(&t, clean);
     comm_exit(n_failed ? STATUS_CHECK : STATUS_VALID, clean);

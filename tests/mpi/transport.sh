@@ -46,6 +46,28 @@ check "soak, 3 ranks over TCP" mpirun --oversubscribe --mca btl self,tcp -np 3 "
 check "soak, 3 ranks without single copy" \
     mpirun --oversubscribe --mca btl_vader_single_copy_mechanism none -np 3 "$bin/soak" mpi 140
 check "soak, simulated" "$bin/soak" sim
+
+# What we count is what Open MPI saw leave (it also counts a few short messages of the start-up).
+counted() # ours, in soak's last line; theirs, in a file a rank
+{
+    mpirun --oversubscribe --mca pml_monitoring_enable 1 --mca pml_monitoring_enable_output 3 \
+        --mca pml_monitoring_filename "$scratch/seen" -np 3 \
+        "$bin/soak" mpi 100 >"$scratch/ours" || return 1
+    cat "$scratch/ours" "$scratch"/seen.*.prof | tee "$scratch/log" | awk '
+        $1 == "E" && ($2 == 0 || $3 == 0) { seen += $4 }
+        /^# .* workers/ { ours = $6 }
+        END { exit !(ours > 0 && seen >= ours && seen < ours + 4096) }'
+}
+n=$((n + 1))
+if counted; then
+    echo "ok $n - bytes counted are bytes sent"
+else
+    echo "not ok $n - bytes counted are bytes sent"
+    sed 's/^/#   /' "$scratch/log"
+fi
+if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
+    tap "frames beyond 1 GiB" mpirun --oversubscribe -np 2 "$bin/hostile" huge
+fi
 for btl in self,vader self,tcp; do
     tap "frames over ${btl#self,}" mpirun --oversubscribe --mca btl $btl -np 2 "$bin/hostile" frames
     tap "forget over ${btl#self,}" mpirun --oversubscribe --mca btl $btl -np 2 "$bin/hostile" forget
