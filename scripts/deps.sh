@@ -25,6 +25,7 @@ libinih-dev         m:inih
 libzstd-dev         m:libzstd
 liblz4-dev          m:liblz4
 libcmocka-dev       m:cmocka
+procps              c:pgrep
 hdf5-tools          c:h5dump
 python3             p:sys
 python3-h5py        p:h5py
