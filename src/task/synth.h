@@ -2,8 +2,8 @@
 // enough that a 330 K-parameter model learns it in 30 federated rounds. One token is one word;
 // words are spelled in the script of their language, so text, tokenizer and scores are real.
 //
-// A fact is six words: a name, an attribute directly before its value of two words, a particle and a
-// full stop, in an order that depends on the language. A context is four facts about one name.
+// A fact is six words: a name, an attribute directly before its value of two words, a particle and
+// a full stop, in an order that depends on the language. A context is four facts about one name.
 //   SYNTH_QA       context, Q: which of the attributes (by its name, or by a wh-word that only the
 //                  corpus's glossary links to it) and whose, A: the attribute and its value, end
 //   SYNTH_LONG     context, Q: three attributes in some order, A: those three facts in full, end
