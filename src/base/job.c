@@ -24,6 +24,17 @@ void job_leave_status(int status)
     unlink(part);
 }
 
+void job_report_up(void)
+{
+    const char *path = getenv("FSTQ_STATUS_FILE");
+    char up[4096];
+    if (!path || snprintf(up, sizeof up, "%s.up", path) >= (int)sizeof up)
+        return;
+    FILE *f = fopen(up, "w");
+    if (f)
+        fclose(f);
+}
+
 FILE *job_progress(void)
 {
     const char *behind = getenv("FSTQ_PROGRESS");

@@ -8,6 +8,8 @@
 // trusted. It appears whole, and the first one written stays. For rank 0 as its last act, and for
 // whoever gives up.
 void job_leave_status(int status);
+// Rank 0: all ranks have met. Without this word the launcher gives up on the start.
+void job_report_up(void);
 // Where a line of progress belongs: stderr if it is a terminal. The launcher's ranks write to pipes
 // of mpirun; it says what stands behind them ($FSTQ_PROGRESS): "stderr", or "stdout" when both are
 // the terminal, for two pipes do not keep their order. NULL = nowhere.

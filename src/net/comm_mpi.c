@@ -100,6 +100,8 @@ const struct comm *comm_start(int *argc, char ***argv)
         if (level < MPI_THREAD_FUNNELED)
             die(STATUS_ENV, "this MPI library has no MPI_THREAD_FUNNELED");
         find_neighbours();
+        if (comm.rank == 0)
+            job_report_up();
     } else {
         check_identity(0, 1, comm.host);
     }
