@@ -16,21 +16,10 @@ struct request {
     double min_time_s;
     long samples;
     const char *json_path;
-    bool list, help;
+    bool list;
     const struct bench *chosen[32];
     int n_chosen;
 };
-
-static void usage(FILE *out)
-{
-    fprintf(out, "usage: fstq bench [NAME ...] [options] [NAME.KEY=VALUE ...]\n"
-                 "Microbenchmarks in isolation; without a NAME all that can run here.\n"
-                 "  --list          what there is, with its parameters\n"
-                 "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
-                 "  --min-time S    shortest sample in seconds (0.02)\n"
-                 "  --samples N     samples of every row (11)\n"
-                 "Benchmarks between ranks: mpirun -np 2 fstq bench mpi xfer\n");
-}
 
 static void list(FILE *out)
 {
@@ -111,21 +100,21 @@ static int choose(struct request *q, const char *name, struct err *err)
 static int parse(struct request *q, int argc, char **argv, bool speak)
 {
     static const struct option longs[] = {
-        {"list", no_argument, NULL, 'l'},           {"json", required_argument, NULL, 'j'},
-        {"min-time", required_argument, NULL, 't'}, {"samples", required_argument, NULL, 's'},
-        {"help", no_argument, NULL, 'h'},           {NULL, 0, NULL, 0},
+        {"list", no_argument, NULL, 'l'},
+        {"json", required_argument, NULL, 'j'},
+        {"min-time", required_argument, NULL, 't'},
+        {"samples", required_argument, NULL, 's'},
+        {NULL, 0, NULL, 0},
     };
     int mistakes = 0;
     struct err err;
     double v = 0;
     optind = 0;
     opterr = speak;
-    for (int c; (c = getopt_long(argc, argv, "h", longs, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         int bad = 0;
         if (c == 'l')
             q->list = true;
-        else if (c == 'h')
-            q->help = true;
         else if (c == 'j')
             q->json_path = optarg;
         else if (c == 't')
@@ -191,9 +180,9 @@ static int run(int argc, char **argv)
     struct jsonw json;
     if (parse(&q, argc, argv, first) > 0) {
         status = STATUS_USAGE;
-    } else if (q.help || q.list) {
+    } else if (q.list) {
         if (first)
-            q.help ? usage(stdout) : list(stdout);
+            list(stdout);
     } else {
         if (first && q.json_path && !(file = fopen(q.json_path, "w")))
             die(STATUS_ENV, "cannot write %s: %s", q.json_path, strerror(errno));
@@ -221,8 +210,13 @@ static int run(int argc, char **argv)
 
 const struct cmd cmd_bench = {
     .name = "bench",
-    .usage =
-        "bench [NAME ...] [--list] [--json FILE] [--min-time S] [--samples N] [NAME.KEY=VALUE ...]",
-    .help = "microbenchmarks in isolation",
+    .usage = "[NAME ...] [options] [NAME.KEY=VALUE ...]",
+    .help = "microbenchmarks in isolation; without a NAME all that can run here",
+    .details = "  --list          what there is, with its parameters\n"
+               "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
+               "  --min-time S    shortest sample in seconds (0.02)\n"
+               "  --samples N     samples of every row (11)\n\n"
+               "  fstq bench memcpy memcpy.max_bytes=1048576\n"
+               "  fstq-run -np 2 bench mpi xfer              those between ranks\n",
     .run = run,
 };

@@ -5,9 +5,9 @@
 #include <stdbool.h>
 
 struct cmd {
-    const char *name, *usage, *help; // usage: what follows "fstq NAME"; help: one line
-    const char *details; // for `fstq help NAME`: options, examples; NULL = NAME --help has them
-    bool alone;          // rank 0 does it; under mpirun the others have nothing to do
+    const char *name, *usage, *help;   // usage: what follows "fstq NAME"; help: one line
+    const char *details;               // for --help: options, examples
+    bool alone;                        // rank 0 does it; under mpirun the others have nothing to do
     int (*run)(int argc, char **argv); // argv[0] is the subcommand; returns enum status
 };
 

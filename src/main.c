@@ -8,7 +8,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,10 +41,6 @@ static void print_overview(FILE *out)
 
 static int print_help(const struct cmd *cmd)
 {
-    if (!cmd->details) {
-        char *argv[] = {(char *)(uintptr_t)cmd->name, "--help", NULL};
-        return cmd->run(2, argv);
-    }
     printf("usage: fstq %s %s\n\n%s\n\n%s\n%s", cmd->name, cmd->usage, cmd->help, cmd->details,
            statuses);
     return STATUS_VALID;
@@ -103,7 +98,7 @@ static int dispatch(int argc, char **argv)
     if (!cmd)
         return unknown_command(name);
     for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
-        if (cmd->details && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")))
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
             return print_help(cmd);
     if (cmd->alone && !config_is_mouthpiece())
         return STATUS_VALID;

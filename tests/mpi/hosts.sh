@@ -57,7 +57,8 @@ cat >program <<'PROGRAM'
 exec "$REAL" "$@"
 PROGRAM
 chmod +x program
-REAL=$FSTQ FSTQ=$dir/program launch --start 3 "${run[@]}" run.dir=never >out 2>err
+export REAL=$FSTQ
+FSTQ=$dir/program launch --start 3 "${run[@]}" run.dir=never >out 2>err
 check "a rank that never comes: status 4" equal "$?" 4
 check "a rank that never comes: said" contains err "have not found each other"
 check "a rank that never comes: nobody stays behind" test -z "$(pgrep -f 'run.dir=never')"
