@@ -136,29 +136,31 @@ $(O)/%.cu.o: %.cu
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
 
 # --- the two commands, and the rest ---------------------------------------------------------------
+# As many jobs as there are cores, unless -j says how many.
+SUBMAKE = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 deps:
 	@scripts/deps.sh
 demo: deps
-	@$(MAKE) --no-print-directory all
+	+@$(SUBMAKE) all
 	@scripts/demo.sh $(O)
 test: deps
-	@$(MAKE) --no-print-directory all tests
-	@$(MAKE) --no-print-directory replay
+	+@$(SUBMAKE) all tests
+	+@$(SUBMAKE) replay
 	@tests/run.sh $(O)
 test-long: deps
-	@$(MAKE) --no-print-directory all tests
-	@$(MAKE) --no-print-directory replay
+	+@$(SUBMAKE) all tests
+	+@$(SUBMAKE) replay
 	@FSTQ_TEST_LONG=1 tests/run.sh $(O)
 tests: $(UNITBIN) $(PROGBIN) $(PRELOADS)
 fuzzers: $(FUZZBIN)
 # Every decoder's corpus under ASan and UBSan, with the compiler at hand.
 replay:
-	@$(MAKE) --no-print-directory BUILD=asan CUDA=0 O=build/asan fuzzers
+	+@$(SUBMAKE) BUILD=asan CUDA=0 O=build/asan fuzzers
 bench: deps
-	@$(MAKE) --no-print-directory all
+	+@$(SUBMAKE) all
 	@$(O)/fstq bench
 asan: deps
-	@$(MAKE) --no-print-directory BUILD=asan CUDA=0 O=build/asan all tests
+	+@$(SUBMAKE) BUILD=asan CUDA=0 O=build/asan all tests
 fuzz: deps
 	@tests/fuzz/run.sh
 format:
