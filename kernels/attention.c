@@ -73,41 +73,30 @@ static void times_rows(const float *p, ptrdiff_t rs, ptrdiff_t cs, int32_t m, in
     gemm(&g, NULL);
 }
 
-// Turns row i of scores into exp(s - max) over its first n keys and 0 up to width; returns the sum.
+// Turns scores into exp(s - max) over the first n keys and 0 up to width; returns the sum. Rows may
+// be read and written up to the next multiple of 16.
 SIMD_INLINE float softmax_row(float *s, int32_t n, int32_t width, float *top)
 {
     simd_f most = (simd_f){0} - INFINITY;
     int32_t j = 0;
-    for (; j + 16 <= n; j += 16)
-        simd_max(&most, simd_of(s + j));
-    if (j < n) {
-        simd_f v;
-        simd_load_part(&v, s + j, n - j, -INFINITY);
+    for (; j < n; j += 16) {
+        simd_f v = *simd_of(s + j);
+        if (n - j < 16)
+            simd_keep(&v, n - j, -INFINITY);
         simd_max(&most, &v);
     }
     float m = simd_top(&most);
     simd_f sum = {0};
     for (j = 0; j < n; j += 16) {
-        simd_f v;
-        if (n - j >= 16) {
-            v = *simd_of(s + j) - m;
-            simd_exp(&v);
-        } else {
-            simd_load_part(&v, s + j, n - j, m);
-            v -= m;
-            simd_exp(&v);
-            float lane[16] = {0};
-            simd_store_part(lane, &v, n - j);
-            memcpy(&v, lane, sizeof v);
-        }
+        simd_f v = *simd_of(s + j) - m;
+        simd_exp(&v);
+        if (n - j < 16)
+            simd_keep(&v, n - j, 0.0f);
         sum += v;
-        if (width - j >= 16)
-            *simd_at(s + j) = v;
-        else
-            simd_store_part(s + j, &v, width - j);
+        *simd_at(s + j) = v;
     }
-    for (; j < width; j++)
-        s[j] = 0.0f;
+    for (; j < width; j += 16)
+        *simd_at(s + j) = (simd_f){0};
     *top = m;
     return simd_sum(&sum);
 }
@@ -184,30 +173,19 @@ SIMD_INLINE void scores_back_body(float *s, float *dp, ptrdiff_t lds, int32_t q0
     for (int32_t i = 0; i < n; i++) {
         float *p = s + i * lds, *g = dp + i * lds;
         int32_t valid = q0 + i + 1, width = q0 + n;
-        for (int32_t j = 0; j < width; j += 16) {
-            simd_f x, y;
-            if (valid - j >= 16) {
-                x = *simd_of(p + j) - lse[i];
-                y = *simd_of(g + j);
-            } else {
-                simd_load_part(&x, p + j, valid - j, -INFINITY);
-                x -= lse[i];
-                simd_load_part(&y, g + j, valid - j, 0.0f);
-            }
+        for (int32_t j = 0; j < valid; j += 16) {
+            simd_f x = *simd_of(p + j) - lse[i], y = *simd_of(g + j);
             simd_exp(&x);
-            y = x * (y - d[i]) * scale;
             if (valid - j < 16) {
-                simd_f zero = {0};
-                float lane[16];
-                memcpy(lane, &zero, sizeof lane);
-                simd_store_part(lane, &x, valid - j > 0 ? valid - j : 0);
-                memcpy(&x, lane, sizeof x);
-                memcpy(lane, &zero, sizeof lane);
-                simd_store_part(lane, &y, valid - j > 0 ? valid - j : 0);
-                memcpy(&y, lane, sizeof y);
+                simd_keep(&x, valid - j, 0.0f);
+                simd_keep(&y, valid - j, 0.0f);
             }
             *simd_at(p + j) = x;
-            *simd_at(g + j) = y;
+            *simd_at(g + j) = x * (y - d[i]) * scale;
+        }
+        for (int32_t j = (valid + 15) / 16 * 16; j < width; j += 16) {
+            *simd_at(p + j) = (simd_f){0};
+            *simd_at(g + j) = (simd_f){0};
         }
     }
 }

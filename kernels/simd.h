@@ -82,6 +82,15 @@ SIMD_INLINE void simd_min(simd_f *a, const simd_f *b)
     *a = (simd_f)(((simd_i)*a & ~take) | ((simd_i)*b & take));
 }
 
+// Lanes from n on become fill.
+SIMD_INLINE void simd_keep(simd_f *v, int32_t n, float fill)
+{
+    const simd_i lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    simd_i keep = lane < n;
+    simd_f other = (simd_f){0} + fill;
+    *v = (simd_f)(((simd_i)*v & keep) | ((simd_i)other & ~keep));
+}
+
 // The first n lanes of p, the others filled.
 SIMD_INLINE void simd_load_part(simd_f *v, const float *p, ptrdiff_t n, float fill)
 {
