@@ -118,7 +118,8 @@ struct kernel_cache {
     /* turns x in place; row i stands at position pos[i] */                                        \
     OP(rope, (const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,        \
               int32_t m, float *x, ptrdiff_t ldx))                                                 \
-    /* y = y0 + x W^T + scale x A^T B^T; y0 (ldy) or NULL for 0, may be y; u (m, ranks) kept */    \
+    /* y = y0 + x W^T + scale x A^T B^T; y0 (ldy) or NULL for 0, may be y; u (m, ranks) kept;      \
+       adapter NULL: y = y0 + x W^T */                                                             \
     OP(linear_fwd, (const struct kernel_ctx *cx, const struct kernel_linear *l,                    \
                     const float *adapter, const float *x, ptrdiff_t ldx, int32_t m,                \
                     const float *y0, float *y, ptrdiff_t ldy, float *u, ptrdiff_t ldu))            \

@@ -75,7 +75,7 @@ void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
                      .ldc = ldy,
                      .alpha = 1.0f};
     float *work = cx->work;
-    if (l->n_lora > 0) {
+    if (l->n_lora > 0 && adapter) {
         struct gemm down = {.m = m,
                             .n = l->ranks,
                             .k = l->w.cols,
@@ -233,7 +233,7 @@ void linear_fwd_ref(const struct kernel_ctx *cx, const struct kernel_linear *l,
             y[i * ldy + n] = (float)sum;
         }
     int32_t rank0 = 0;
-    for (int32_t t = 0; t < l->n_lora; rank0 += l->lora[t++].rank) {
+    for (int32_t t = 0; t < l->n_lora && adapter; rank0 += l->lora[t++].rank) {
         const struct kernel_lora *f = &l->lora[t];
         for (int32_t i = 0; i < m; i++) {
             for (int32_t r = 0; r < f->rank; r++) {

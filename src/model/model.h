@@ -95,7 +95,7 @@ size_t optim_floats(int32_t kind, size_t n);
 
 struct model_job {
     const struct model_batch *batch;
-    float *adapter; // (n) of model_shape; trained in place
+    float *adapter; // (n) of model_shape; trained in place. NULL: the backbone alone, to evaluate
     struct model_optim_state *optim;
     const struct kernel_fisher *fisher; // averages of the unclipped gradient, or NULL
     int32_t client;                     // for spans

@@ -1,0 +1,402 @@
+// The model against others: PyTorch's numbers for a small Llama
+// (tests/golden/make_llama_fixture.py), a real llama2.c checkpoint, and what the loaders say about
+// files that are not what they should be.
+#include "base/bytes.h"
+#include "base/fsio.h"
+#include "model/load.h"
+#include "model/safetensors.h"
+#include "task/tokenizer.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define DIR "tests/golden/llama"
+
+struct fixture {
+    uint8_t *bytes;
+    struct safetensors st;
+    struct dev dev;
+    struct model *m;
+    int32_t rows, start[16], tokens[256], targets[256];
+    float weights[256];
+    struct model_batch batch;
+    float *adapter;
+    size_t n;
+};
+
+static const float *values(const struct fixture *f, const char *name, size_t n)
+{
+    const struct safetensor *t = safetensors_find(&f->st, name);
+    if (!t || t->n != n)
+        fail_msg("fixture has no %s of %zu values", name, n);
+    return (const float *)(const void *)(f->bytes + t->at); // the file's data is aligned to 8
+}
+
+static float *adapter_part(const struct fixture *f, const char *prefix, float *out)
+{
+    const struct shape *s = model_shape(f->m);
+    for (uint32_t i = 0; i < s->n_tensors; i++) {
+        char name[80];
+        size_t n = (size_t)s->tensors[i].rows * s->tensors[i].cols;
+        snprintf(name, sizeof name, "%s.%s", prefix, s->tensors[i].name);
+        memcpy(out + s->tensors[i].offset, values(f, name, n), n * sizeof *out);
+    }
+    return out;
+}
+
+static float *adapter_alloc(const struct fixture *f)
+{
+    return mem_alloc(MEM_ADAPTER, (f->n + KERNEL_SLACK) * sizeof(float));
+}
+
+static void open_fixture(struct fixture *f, int32_t dev_kind, int32_t recompute)
+{
+    struct err err = {""};
+    size_t n;
+    *f = (struct fixture){0};
+    assert_int_equal(fsio_read(DIR "/fixture.safetensors", 1 << 20, MEM_OTHER, &f->bytes, &n, &err),
+                     0);
+    assert_int_equal(safetensors_parse(f->bytes, n, n, &f->st, &err), 0);
+    struct model_params p;
+    opt_defaults(model_options, model_option_count, &p);
+    snprintf(p.path, sizeof p.path, DIR);
+    p.lora_rank = (int32_t)values(f, "lora", 2)[0];
+    p.lora_alpha = (double)values(f, "lora", 2)[1];
+    p.recompute = recompute;
+    assert_int_equal(dev_open(&f->dev, dev_kind, 1, &err), 0);
+    f->m = model_open(&f->dev, &p, &err);
+    if (!f->m)
+        fail_msg("%s", err.text);
+    const float *start = values(f, "starts", 5);
+    for (int i = 0; i < 5; i++)
+        f->start[i] = (int32_t)start[i];
+    f->rows = f->start[4];
+    size_t rows = (size_t)f->rows;
+    for (size_t i = 0; i < rows; i++) {
+        f->tokens[i] = (int32_t)values(f, "tokens", rows)[i];
+        f->targets[i] = (int32_t)values(f, "targets", rows)[i];
+        f->weights[i] = values(f, "weights", rows)[i];
+    }
+    f->batch = (struct model_batch){.n_seqs = 4,
+                                    .start = f->start,
+                                    .tokens = f->tokens,
+                                    .targets = f->targets,
+                                    .weights = f->weights};
+    f->n = model_shape(f->m)->n_values;
+    f->adapter = adapter_part(f, "adapter", adapter_alloc(f));
+}
+
+static void close_fixture(struct fixture *f)
+{
+    model_close(f->m);
+    dev_close(&f->dev);
+    safetensors_free(&f->st);
+    mem_free(f->bytes);
+    mem_free(f->adapter);
+}
+
+// The largest difference relative to the largest value is at most 1e-4.
+#define CLOSE(what, a, b, n)                                                                       \
+    do {                                                                                           \
+        double most = 1e-12, apart = 0;                                                            \
+        for (size_t i_ = 0; i_ < (size_t)(n); i_++) {                                              \
+            most = fmax(most, fabs((double)(b)[i_]));                                              \
+            apart = fmax(apart, fabs((double)(a)[i_] - (double)(b)[i_]));                          \
+        }                                                                                          \
+        if (!(apart <= 1e-4 * most))                                                               \
+            fail_msg("%s is %g away from PyTorch", what, apart / most);                            \
+    } while (0)
+
+static void loss_and_gradients_are_pytorchs(void **state)
+{
+    (void)state;
+    for (int way = 0; way < 3; way++) { // cpu, cpu with recompute, reference
+        struct fixture f;
+        open_fixture(&f, way == 2, way == 1);
+        int32_t dim = model_config(f.m)->dim;
+        float *grad = adapter_alloc(&f), *want = adapter_part(&f, "grad", adapter_alloc(&f));
+        float *embed = mem_alloc(MEM_OTHER, (size_t)(f.rows * dim) * sizeof *embed);
+        float *sq = mem_alloc(MEM_OTHER, (size_t)f.rows * sizeof *sq);
+        struct model_job job = {.batch = &f.batch,
+                                .adapter = f.adapter,
+                                .grad = grad,
+                                .embed_grad = embed,
+                                .token_sq = sq};
+        model_backward(f.m, &job, 1, NULL);
+        float loss = (float)job.loss;
+        CLOSE("the loss", &loss, values(&f, "loss", 1), 1);
+        const float *torch = values(&f, "embed_grad", (size_t)(f.rows * dim));
+        CLOSE("the gradient of the embeddings", embed, torch, f.rows * dim);
+        for (int32_t i = 0; i < f.rows; i++) {
+            float sum = 0;
+            for (int32_t j = 0; j < dim; j++)
+                sum += torch[i * dim + j] * torch[i * dim + j];
+            assert_true(fabsf(sq[i] - sum) <= 2e-4f * sum + 1e-9f);
+        }
+        for (uint32_t i = 0; i < model_shape(f.m)->n_tensors; i++) {
+            const struct shape_tensor *t = &model_shape(f.m)->tensors[i];
+            CLOSE(t->name, grad + t->offset, want + t->offset, (size_t)t->rows * t->cols);
+        }
+        mem_free(grad);
+        mem_free(want);
+        mem_free(embed);
+        mem_free(sq);
+        close_fixture(&f);
+    }
+}
+
+// Logits are never stored; the loss of every possible target gives their log-softmax.
+static void logits_are_pytorchs(void **state)
+{
+    (void)state;
+    struct fixture f;
+    open_fixture(&f, 0, 0);
+    int32_t vocab = model_config(f.m)->vocab, best[256];
+    const float *want = values(&f, "log_softmax", (size_t)(f.rows * vocab));
+    float *got = mem_alloc(MEM_OTHER, (size_t)(f.rows * vocab) * sizeof *got), loss[256];
+    struct model_job job = {
+        .batch = &f.batch, .adapter = f.adapter, .token_loss = loss, .best = best};
+    for (int32_t v = 0; v < vocab; v++) {
+        for (int32_t i = 0; i < f.rows; i++)
+            f.targets[i] = v;
+        model_evaluate(f.m, &job, 1);
+        for (int32_t i = 0; i < f.rows; i++)
+            got[i * vocab + v] = -loss[i];
+    }
+    CLOSE("log-softmax", got, want, f.rows * vocab);
+    for (int32_t i = 0; i < f.rows; i++)
+        for (int32_t v = 0; v < vocab; v++)
+            assert_true(want[i * vocab + best[i]] >= want[i * vocab + v]);
+    mem_free(got);
+    close_fixture(&f);
+}
+
+static void ten_steps_are_pytorchs(void **state)
+{
+    (void)state;
+    struct fixture f;
+    open_fixture(&f, 0, 0);
+    const float *h = values(&f, "adamw", 6), *curve = values(&f, "curve", 10);
+    struct optim_params o = {.kind = OPTIM_ADAMW,
+                             .lr = (double)h[0],
+                             .beta1 = (double)h[1],
+                             .beta2 = (double)h[2],
+                             .eps = (double)h[3],
+                             .weight_decay = (double)h[4],
+                             .clip = (double)h[5]};
+    struct model_optim_state s = {.moments = mem_alloc(MEM_OPTIMIZER, 2 * f.n * sizeof *s.moments)};
+    struct model_job job = {.batch = &f.batch, .adapter = f.adapter, .optim = &s};
+    for (int step = 0; step < 10; step++) {
+        model_train_step(f.m, &job, 1, &o, NULL);
+        float loss = (float)job.loss;
+        CLOSE("the loss curve", &loss, curve + step, 1);
+    }
+    float *want = adapter_part(&f, "final", adapter_alloc(&f));
+    CLOSE("the trained adapter", f.adapter, want, f.n);
+    mem_free(want);
+    mem_free(s.moments);
+    close_fixture(&f);
+}
+
+// --- stories260K
+// -----------------------------------------------------------------------------------
+
+static const char story[] =
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
+    "One day, she saw a big, red ball. She wanted to play with it, but it was too high.\n"
+    "Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know what to do. She "
+    "said, \"I want to play with your ball, but I can't find it.\"\n"
+    "Lily was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to "
+    "do.\"\n"
+    "Lily didn't want to help her mom, so she said, \"I'm sorry, mom. I didn't know what to do.\" "
+    "Her mom said, \"Don't worry, Lily. We can help you.";
+
+static void stories260k_tells_its_story(void **state)
+{
+    (void)state;
+    enum { N = 256 };
+    const char *shared = getenv("FSTQ_SHARED");
+    char path[512];
+    snprintf(path, sizeof path, "%s/models/stories260K/stories260K.bin",
+             shared ? shared : "../shared");
+    if (access(path, R_OK) != 0) {
+        print_message("no %s\n", path);
+        skip();
+    }
+    struct err err = {""};
+    struct dev dev;
+    struct model_params p;
+    opt_defaults(model_options, model_option_count, &p);
+    snprintf(p.path, sizeof p.path, "%.200s", path);
+    assert_int_equal(dev_open(&dev, 0, 1, &err), 0);
+    struct model *m = model_open(&dev, &p, &err);
+    if (!m)
+        fail_msg("%s", err.text);
+    snprintf(path, sizeof path, "%s/models/stories260K/tok512.bin", shared ? shared : "../shared");
+    struct tokenizer *t = tokenizer_open("llama2c", path, &err);
+    assert_non_null(t);
+    int32_t tokens[N + 1] = {1}, targets[N + 1], out[N], len;
+    int32_t n = tokenizer_encode(t, story, strlen(story), tokens + 1, N);
+    assert_int_equal(n, N);
+    // What llama2.c prints with -t 0 is in the checkpoint's description, and it is this story.
+    struct model_gen g = {.n_seqs = 1,
+                          .start = (const int32_t[]){0, 1},
+                          .tokens = tokens,
+                          .max_new = N,
+                          .end = 1,
+                          .out = out,
+                          .out_len = &len};
+    model_generate(m, &g);
+    char text[2048];
+    tokenizer_decode(t, out, len, text, sizeof text);
+    assert_string_equal(text, story);
+    assert_memory_equal(out, tokens + 1, sizeof out);
+    // 0.45735 nats a token in an independent forward pass in double precision (NumPy).
+    memcpy(targets, tokens + 1, N * sizeof *targets);
+    targets[N] = -1;
+    struct model_batch b = {
+        .n_seqs = 1, .start = (const int32_t[]){0, N + 1}, .tokens = tokens, .targets = targets};
+    struct model_job job = {.batch = &b};
+    model_evaluate(m, &job, 1);
+    assert_true(fabs(job.loss - 0.45735) < 2e-4);
+    tokenizer_close(t);
+    model_close(m);
+    dev_close(&dev);
+}
+
+// --- Files that are not what they should be
+// --------------------------------------------------------
+
+static void refuses(const char *path, const char *word)
+{
+    struct err err = {""};
+    struct dev dev;
+    struct model_params p;
+    opt_defaults(model_options, model_option_count, &p);
+    snprintf(p.path, sizeof p.path, "%s", path);
+    assert_int_equal(dev_open(&dev, 0, 1, &err), 0);
+    struct model *m = model_open(&dev, &p, &err);
+    assert_null(m);
+    if (!strstr(err.text, word) || (path[0] && !strstr(err.text, path)))
+        fail_msg("%s: said \"%s\", expected the path and \"%s\"", path, err.text, word);
+    dev_close(&dev);
+}
+
+static void write_file(const char *path, const void *bytes, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+static void broken_files_say_what_is_wrong(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/test_model_XXXXXX", path[300], config[300];
+    uint8_t *good, *bytes;
+    size_t n, n_config;
+    char *text;
+    struct err err;
+    assert_non_null(mkdtemp(dir));
+    refuses("", "model.path is empty");
+    refuses("/nowhere/model.gguf", "no such file");
+    snprintf(path, sizeof path, "%s/none.bin", dir);
+    refuses(path, "No such file");
+    uint8_t header[28 + 4] = {0};
+    write_file(path, header, 10);
+    refuses(path, "header");
+    put_u32(header, 8);
+    put_u32(header + 4, 8);
+    put_u32(header + 8, 1);
+    put_u32(header + 12, 2);
+    put_u32(header + 16, 1);
+    put_u32(header + 20, 5);
+    put_u32(header + 24, 4);
+    write_file(path, header, sizeof header);
+    refuses(path, "asks for");
+    put_u32(header + 12, 3);
+    write_file(path, header, sizeof header);
+    refuses(path, "3 heads");
+
+    // A Hugging Face directory, broken in one place at a time.
+    assert_int_equal(fsio_read(DIR "/model.safetensors", 1 << 20, MEM_OTHER, &good, &n, &err), 0);
+    assert_int_equal(
+        fsio_read(DIR "/config.json", 1 << 20, MEM_OTHER, (uint8_t **)&text, &n_config, &err), 0);
+    snprintf(config, sizeof config, "%s/config.json", dir);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    refuses(dir, "config.json");
+    write_file(config, text, n_config);
+    refuses(dir, "model.safetensors");
+    write_file(path, good, n - 4);
+    refuses(dir, "cut short");
+    write_file(path, good, 5);
+    refuses(dir, "first 8");
+    bytes = mem_alloc(MEM_OTHER, n);
+    memcpy(bytes, good, n);
+    put_u64(bytes, UINT64_MAX);
+    write_file(path, bytes, n);
+    refuses(dir, "no safetensors file");
+    memcpy(bytes, good, n);
+    char *name = memmem(bytes, n, "layers.1.mlp.up_proj", 20);
+    name[19] = 'x';
+    write_file(path, bytes, n);
+    refuses(dir, "layers.1.mlp.up_proj.weight is missing");
+    memcpy(bytes, good, n);
+    put_f32(bytes + n - 400, NAN);
+    write_file(path, bytes, n);
+    refuses(dir, "not finite");
+    write_file(path, good, n);
+    static const struct {
+        const char *from, *to, *word;
+    } edit[] = {{"\"intermediate_size\": 56", "\"intermediate_size\": 55", "of the config"},
+                {"\"hidden_size\": 32", "\"hidden_size\": 31", "head_dim 7 is odd"},
+                {"\"hidden_size\": 32", "\"hidden_size\": -2", "hidden_size"},
+                {"\"hidden_size\": 32", "\"hidden_xize\": 32", "hidden_size is missing"},
+                {"\"vocab_size\": 61", "\"vocab_size\": 99", "the file holds"},
+                {"\"model_type\": \"llama\"", "\"model_type\": \"gpt_2\"", "model_type"},
+                {"\"attention_bias\": false", "\"attention_bias\":  true", "attention_bias"},
+                {"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "3 key-value heads"}};
+    for (size_t i = 0; i < ARRAY_LEN(edit); i++) {
+        char *other = mem_alloc(MEM_OTHER, n_config + 1);
+        memcpy(other, text, n_config);
+        char *at = strstr(other, edit[i].from);
+        assert_non_null(at);
+        assert_int_equal(strlen(edit[i].from), strlen(edit[i].to));
+        memcpy(at, edit[i].to, strlen(edit[i].to));
+        write_file(config, other, n_config);
+        refuses(dir, edit[i].word);
+        mem_free(other);
+    }
+    refuses(path, "fstq_config"); // a foreign safetensors file without its directory
+    unlink(config);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/none.bin", dir);
+    unlink(path);
+    rmdir(dir);
+    mem_free(good);
+    mem_free(bytes);
+    mem_free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(loss_and_gradients_are_pytorchs),
+        cmocka_unit_test(logits_are_pytorchs),
+        cmocka_unit_test(ten_steps_are_pytorchs),
+        cmocka_unit_test(stories260k_tells_its_story),
+        cmocka_unit_test(broken_files_say_what_is_wrong),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
