@@ -1,5 +1,5 @@
-// A llama2.c header from any bytes: what is accepted passes every check of a config and agrees with the
-// size of the file.
+// A llama2.c header from any bytes: what is accepted passes every check of a config and agrees with
+// the size of the file.
 #include "model/load.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-// A safetensors header from any bytes, said to begin a file of more: whatever opens has tensors that lie inside
-// the file and are as long as their shapes.
+// A safetensors header from any bytes, said to begin a file of more: whatever opens has tensors
+// that lie inside the file and are as long as their shapes.
 #include "dev/dev.h"
 #include "model/safetensors.h"
 
