@@ -9,21 +9,26 @@
 #include <string.h>
 
 const struct codec *const codec_table[] = {
-    &codec_raw,     &codec_fp32,   &codec_fp16,    &codec_bf16,                  // dense
-    &codec_int,     &codec_nf4,    &codec_qsgd,    &codec_terngrad, &codec_sign, // scalar
-    &codec_onebit,  &codec_fedbat, &codec_uniform,
-    &codec_eden,                                                                // rotated
-    &codec_topk,    &codec_randk,  &codec_stc,     &codec_sbc,      &codec_dgc, // sparse
-    &codec_ecolora, NULL,
+    &codec_raw,     &codec_fp32,    &codec_fp16,     &codec_bf16, // dense
+    &codec_int,     &codec_nf4,     &codec_qsgd,     &codec_terngrad,
+    &codec_sign, // scalar
+    &codec_onebit,  &codec_fedbat,  &codec_uniform,
+    &codec_eden, // rotated
+    &codec_topk,    &codec_randk,   &codec_stc,      &codec_sbc,
+    &codec_dgc, // sparse
+    &codec_ecolora, &codec_signsgd, &codec_powersgd, NULL,
 };
 
-const struct codec *const wrapper_table[] = {NULL};
+const struct codec *const wrapper_table[] = {
+    &wrapper_ef, &wrapper_rans, &wrapper_zstd, &wrapper_lz4, NULL,
+};
 
 const struct codec_alias codec_alias_table[] = {
     {"int8", "int:bits=8", "8-bit blocks scaled by their largest value"},
     {"int4", "int:bits=4", "4-bit blocks scaled by their largest value"},
     {"int2", "int:bits=2", "2-bit (ternary) blocks scaled by their largest value"},
     {"drive", "eden:bits=1", "one rotated bit a value"},
+    {"efsign", "sign:group=tensor+ef", "EF-signSGD: signs, mean magnitudes, error feedback"},
     {"fedpaq", "qsgd:norm=l2", "QSGD as FedPAQ uses it: several local steps, unweighted mean"},
     {NULL, NULL, NULL},
 };

@@ -9,6 +9,9 @@ extern const struct codec codec_int, codec_qsgd, codec_terngrad, codec_sign, cod
     codec_fedbat, codec_uniform, codec_nf4; // scalar.c
 extern const struct codec codec_eden;       // rotated.c
 extern const struct codec codec_topk, codec_randk, codec_stc, codec_sbc, codec_dgc,
-    codec_ecolora; // sparse.c
+    codec_ecolora;                                                             // sparse.c
+extern const struct codec codec_signsgd;                                       // vote.c
+extern const struct codec codec_powersgd;                                      // lowrank.c
+extern const struct codec wrapper_ef, wrapper_rans, wrapper_zstd, wrapper_lz4; // wrap.c
 
 #endif

@@ -118,7 +118,7 @@ static bool part_of(const struct codec_inst *c, struct range r, uint32_t t, size
 
 static size_t share(double ratio, size_t n)
 {
-    double k = ceil(ratio * (double)n);
+    double k = ceil(ratio * (double)n - 1e-6); // 0.1 of 1000 is 100, whatever 0.1 is in binary
     return k >= (double)n ? n : k < 1 ? (n > 0) : (size_t)k;
 }
 

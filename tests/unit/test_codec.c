@@ -145,7 +145,8 @@ static void test_special_values(void **state)
         for (int what = 0; what < SPECIAL_COUNT; what++) {
             fill_special(x, &s.shape, (enum special)what);
             check_trip(&s, x, special_name[what]);
-            if (what != ALL_ZERO && what != SIGNED_ZEROS)
+            bool votes = codec_needs(s.c) & CODEC_OWN_AGG; // they always take a step
+            if ((what != ALL_ZERO && what != SIGNED_ZEROS) || votes)
                 continue;
             session_trip(&s, x, key0);
             for (size_t i = 0; i < s.shape.n_values; i++)

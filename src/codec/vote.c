@@ -1,0 +1,153 @@
+// signSGD with majority vote: clients send signs and nothing else, the server goes one step along
+// the sign of their sum. Votes are not weighted: a client has one vote however much data it holds.
+#include "codec/message.h"
+#include "codec/rows.h"
+#include "kernels/kernels_codec.h"
+
+#define TILE 1024
+
+enum { TIE_PLUS, TIE_ZERO };
+static const char *const vote_ties[] = {"plus", "zero", NULL};
+
+struct vote_opt {
+    double step, momentum;
+    int32_t tie;
+};
+
+static const struct opt vote_options[] = {
+    OPT(struct vote_opt, step, "step", "0.001", 1e-12, 1e3, "", "length of the server's step"),
+    OPT(struct vote_opt, momentum, "momentum", "0", 0, 0.999, "",
+        "Signum: signs of m = beta m + (1 - beta) x, kept by the client"),
+    OPT_ENUM(struct vote_opt, tie, "tie", "plus", vote_ties, "what an even vote does"),
+};
+
+static size_t vote_state(const struct codec_inst *c)
+{
+    return ((const struct vote_opt *)c->opt)->momentum > 0 ? c->shape->n_values : 0;
+}
+
+static size_t vote_bound(const struct codec_inst *c)
+{
+    return 1 + pack_bytes(c->shape->n_values, 1);
+}
+
+static int64_t vote_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    (void)scratch;
+    size_t n = c->shape->n_values;
+    float beta = (float)((const struct vote_opt *)c->opt)->momentum;
+    struct msg_out o;
+    msg_init(&o, out, cap, report);
+    uint8_t *p = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_VALUES, pack_bytes(n, 1));
+    if (!p)
+        return msg_full(&o, err);
+    const float *x = in->x;
+    if (beta > 0) {
+        for (size_t i = 0; i < n; i++)
+            in->state_next[i] = beta * in->state[i] + (1 - beta) * in->x[i];
+        x = in->state_next;
+    }
+    uint8_t code[TILE];
+    for (size_t at = 0; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE;
+        quant_sign_u8(x + at, m, code);
+        pack_u8(code, m, 1, p + at / 8);
+    }
+    report->kept[1] = (int64_t)n;
+    return msg_len(&o);
+}
+
+static int vote_payload(const struct codec_inst *c, const uint8_t *in, size_t len,
+                        const uint8_t **bits, struct err *err)
+{
+    struct msg_in m;
+    unsigned flags;
+    if (msg_open(&m, in, len, &flags, err))
+        return -1;
+    if (flags)
+        return msg_bad("header", "unknown flags", err);
+    *bits = msg_need(&m, pack_bytes(c->shape->n_values, 1));
+    return *bits ? msg_end(&m, err) : msg_short("values", err);
+}
+
+// One vote alone: the step along its sign.
+static int vote_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+{
+    (void)key, (void)scratch;
+    const uint8_t *bits;
+    if (vote_payload(c, in, len, &bits, err))
+        return -1;
+    float step = (float)((const struct vote_opt *)c->opt)->step;
+    const float table[16] = {-step, step};
+    uint8_t code[TILE];
+    for (size_t at = 0, n = c->shape->n_values; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE;
+        unpack_u8(bits + at / 8, m, 1, code);
+        quant_table_from_u8(code, m, table, quant_sink_at(to, at));
+    }
+    return 0;
+}
+
+// --- The vote: a signed count a coordinate
+// ------------------------------------------------------------
+
+static size_t agg_state(const struct codec_inst *c, size_t n)
+{
+    (void)c;
+    return n * sizeof(int32_t);
+}
+
+static void agg_begin(const struct codec_inst *c, void *state, size_t n)
+{
+    (void)c;
+    memset(state, 0, n * sizeof(int32_t));
+}
+
+static int agg_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                   size_t len, double weight, void *state, struct err *err)
+{
+    (void)key, (void)weight;
+    int32_t *sum = state;
+    const uint8_t *bits;
+    if (vote_payload(c, in, len, &bits, err))
+        return -1;
+    uint8_t code[TILE];
+    for (size_t at = 0, n = c->shape->n_values; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE;
+        unpack_u8(bits + at / 8, m, 1, code);
+        for (size_t i = 0; i < m; i++)
+            sum[at + i] += 2 * (int32_t)code[i] - 1;
+    }
+    return 0;
+}
+
+static void agg_finish(const struct codec_inst *c, void *state, double weight_sum, float *delta,
+                       size_t n)
+{
+    (void)weight_sum;
+    const struct vote_opt *o = c->opt;
+    const int32_t *sum = state;
+    float step = (float)o->step, tie = o->tie == TIE_PLUS ? step : 0;
+    for (size_t i = 0; i < n; i++)
+        delta[i] = sum[i] > 0 ? step : sum[i] < 0 ? -step : tie;
+}
+
+static const struct codec_agg vote_agg = {agg_state, agg_begin, agg_add, agg_finish};
+
+const struct codec codec_signsgd = {
+    .name = "signsgd",
+    .help = "signs only, aggregated by majority vote, one vote a client",
+    .source = "Bernstein et al. 2018, 2019",
+    .options = vote_options,
+    .n_options = ARRAY_LEN(vote_options),
+    .option_bytes = sizeof(struct vote_opt),
+    .needs = CODEC_OWN_AGG,
+    .flags = CODEC_MASKABLE | CODEC_NO_EF,
+    .state_floats = vote_state,
+    .bound = vote_bound,
+    .encode = vote_encode,
+    .decode = vote_decode,
+    .agg = &vote_agg,
+};
