@@ -138,6 +138,13 @@ static int by_attempt(const void *a, const void *b)
     return x->attempt < y->attempt ? -1 : x->attempt > y->attempt;
 }
 
+// A damaged file may hold any number; sums of these stay far from overflow.
+static int64_t clamped(int64_t ns, int64_t low)
+{
+    const int64_t high = (int64_t)1 << 53; // 104 days
+    return ns < low ? low : ns > high ? high : ns;
+}
+
 static size_t find_attempts(const struct rec_event *e, size_t n, struct attempt_span *a, size_t max)
 {
     size_t found = 0;
@@ -151,8 +158,9 @@ static size_t find_attempts(const struct rec_event *e, size_t n, struct attempt_
             a[found++] = (struct attempt_span){e[i].run, e[i].attempt, INT64_MAX, INT64_MIN, 0};
             k = found;
         }
-        int64_t end = e[i].t_start_ns + (e[i].dur_ns > 0 ? e[i].dur_ns : 0);
-        a[k - 1].first = e[i].t_start_ns < a[k - 1].first ? e[i].t_start_ns : a[k - 1].first;
+        int64_t begin = clamped(e[i].t_start_ns, -((int64_t)1 << 53));
+        int64_t end = begin + clamped(e[i].dur_ns, 0);
+        a[k - 1].first = begin < a[k - 1].first ? begin : a[k - 1].first;
         a[k - 1].last = end > a[k - 1].last ? end : a[k - 1].last;
     }
     if (found)
@@ -184,8 +192,9 @@ static void make_slices(struct chrome *c)
                                                     : of_server(&e[i])        ? GROUP_SERVER
                                                                               : GROUP_SHARED,
                                            .lane = (int32_t)stage_table[e[i].stage].lane,
-                                           .ts = e[i].t_start_ns + (span ? span->shift : 0),
-                                           .dur = e[i].dur_ns > 0 ? e[i].dur_ns : 0,
+                                           .ts = clamped(e[i].t_start_ns, -((int64_t)1 << 53)) +
+                                                 (span ? span->shift : 0),
+                                           .dur = clamped(e[i].dur_ns, 0),
                                            .event = &e[i]};
     }
     mem_free(spans);

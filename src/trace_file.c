@@ -114,6 +114,8 @@ static bool row_sound(enum record_id id, const char *row)
 void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, size_t n)
 {
     size_t row_bytes = record_tables[id].row_bytes;
+    if (n == 0)
+        return;
     if (f->cap[id] - f->n[id] < n) {
         size_t cap = 2 * f->cap[id] > f->n[id] + n ? 2 * f->cap[id] : f->n[id] + n;
         f->rows[id] = grown(f->rows[id], f->n[id] * row_bytes, cap * row_bytes);
@@ -296,6 +298,15 @@ static void facts_settle(struct trace_file *f)
     }
 }
 
+void trace_file_settle(struct trace_file *f)
+{
+    drop_superseded(f);
+    keep_last(f, REC_RUNS, (const char *const[]){"run", NULL});
+    keep_last(f, REC_SUMMARY, (const char *const[]){"run", "key", NULL});
+    keep_last(f, REC_RANKS, (const char *const[]){"rank", NULL});
+    facts_settle(f);
+}
+
 int trace_read(const char *path, struct trace_file *f, struct err *err)
 {
     memset(f, 0, sizeof *f);
@@ -303,11 +314,7 @@ int trace_read(const char *path, struct trace_file *f, struct err *err)
         trace_file_free(f);
         return -1;
     }
-    drop_superseded(f);
-    keep_last(f, REC_RUNS, (const char *const[]){"run", NULL});
-    keep_last(f, REC_SUMMARY, (const char *const[]){"run", "key", NULL});
-    keep_last(f, REC_RANKS, (const char *const[]){"rank", NULL});
-    facts_settle(f);
+    trace_file_settle(f);
     return 0;
 }
 

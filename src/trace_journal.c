@@ -19,8 +19,8 @@
 // u64. Rows are the structs of base/record.h as this machine lays them out; `layout` is a hash of
 // that.
 #define JOURNAL_VERSION 1
-#define HEADER_BYTES    32
-#define RECORD_BYTES    24
+#define HEADER_BYTES    TRACE_JOURNAL_HEADER
+#define RECORD_BYTES    TRACE_JOURNAL_RECORD
 #define RECORD_MAGIC    0x4c4e524au // "JRNL"
 #define FACTS_MAX       4096
 static const char file_magic[8] = "FSTQJRNL";
@@ -43,7 +43,7 @@ static uint64_t layout_hash(void)
     return h;
 }
 
-static void header_write(uint8_t h[HEADER_BYTES])
+void trace_journal_header(uint8_t h[HEADER_BYTES])
 {
     memcpy(h, file_magic, sizeof file_magic);
     put_u32(h + 8, JOURNAL_VERSION);
@@ -75,7 +75,7 @@ static uint8_t *reserve(struct trace_journal *j, size_t n)
     return at;
 }
 
-static void record_seal(uint8_t *record, uint32_t type, uint64_t payload_bytes)
+void trace_journal_seal(uint8_t *record, uint32_t type, uint64_t payload_bytes)
 {
     put_u32(record, RECORD_MAGIC);
     put_u32(record + 4, type);
@@ -92,7 +92,7 @@ void trace_journal_fact(struct trace_journal *j, const struct trace_fact *f)
     put_u32(p + 4, (uint32_t)name);
     memcpy(p + 8, f->name, name);
     memcpy(p + 8 + name, f->text, f->len);
-    record_seal(r, RECORD_FACT, n);
+    trace_journal_seal(r, RECORD_FACT, n);
 }
 
 // Payload: table u32, row bytes u32, rows.
@@ -105,7 +105,7 @@ void trace_journal_rows(struct trace_journal *j, enum record_id id, const void *
     put_u32(p, (uint32_t)id);
     put_u32(p + 4, (uint32_t)row_bytes);
     memcpy(p + 8, rows, n * row_bytes);
-    record_seal(r, RECORD_ROWS, payload);
+    trace_journal_seal(r, RECORD_ROWS, payload);
 }
 
 static int write_all(int fd, const uint8_t *p, size_t n)
@@ -129,7 +129,7 @@ int trace_journal_commit(struct trace_journal *j, int32_t version, int64_t round
     put_u32(p, (uint32_t)version);
     put_u32(p + 4, 0);
     put_u64(p + 8, (uint64_t)rounds);
-    record_seal(r, RECORD_COMMIT, 16);
+    trace_journal_seal(r, RECORD_COMMIT, 16);
     int bad = write_all(j->fd, j->buf, j->len);
     int64_t t = clock_ns();
     if (!bad)
@@ -169,7 +169,7 @@ int trace_journal_create(struct trace_journal *j, const char *path, struct err *
     if (open_locked(j, path, O_RDWR | O_CREAT, err) < 0)
         return -1;
     uint8_t header[HEADER_BYTES];
-    header_write(header);
+    trace_journal_header(header);
     if (ftruncate(j->fd, 0) < 0 || write_all(j->fd, header, sizeof header) < 0) {
         trace_errno_set(err, path, "write");
         trace_journal_close(j);

@@ -29,6 +29,8 @@ const char *trace_fact_get(const struct trace_file *f, enum trace_place place, c
 // Takes what a reader can trust: padding is dropped, rows with an impossible stage or status too
 // (counted as damaged), text is terminated.
 void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, size_t n);
+// Drops superseded attempts and repeated rows, and fills in what readers look at.
+void trace_file_settle(struct trace_file *f);
 // Text is cut at its first NUL and filled with zeros behind it, so that equal rows are equal bytes.
 void trace_rows_clean(enum record_id id, void *rows, size_t n);
 bool trace_has_text(enum record_id id);
@@ -59,6 +61,11 @@ void trace_journal_close(struct trace_journal *j);
 int trace_journal_parse(const uint8_t *bytes, size_t n, struct trace_file *f, size_t *good,
                         struct err *err);
 int trace_journal_load(const char *path, struct trace_file *f, size_t *good, struct err *err);
+// The bytes of a header; and a record's head in front of its payload, which is there already.
+#define TRACE_JOURNAL_HEADER 32
+#define TRACE_JOURNAL_RECORD 24
+void trace_journal_header(uint8_t header[TRACE_JOURNAL_HEADER]);
+void trace_journal_seal(uint8_t *record, uint32_t type, uint64_t payload_bytes);
 // Is a live process writing it?
 bool trace_journal_busy(const char *path);
 
