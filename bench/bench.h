@@ -35,7 +35,7 @@ struct bench {
     void (*run)(struct bench_ctx *c); // on every rank where ranks > 1, else on rank 0
 };
 
-extern const struct bench bench_memcpy, bench_mpi, bench_xfer;
+extern const struct bench bench_memcpy, bench_mpi, bench_xfer, bench_trace;
 extern const struct bench *const bench_table[]; // NULL-terminated; cmd_bench.c
 
 // One loop to measure. prepare stands outside the clock: it tells a peer what comes, cools or

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi, &bench_xfer, NULL};
+const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi, &bench_xfer, &bench_trace,
+                                           NULL};
 
 struct request {
     double min_time_s;
