@@ -13,13 +13,17 @@
 // of its own.
 enum { GROUP_ROUNDS = -2, GROUP_SERVER = -1, GROUP_SHARED = 0 }; // else client + 1
 #define TRACKS_MAX 64                                            // of one lane that overlap
-#define MODEL_PID  1000000
+#define MODEL_PID  1000000000
 
 struct slice {
-    int32_t pid, group, lane, track; // track: of those on one lane that overlap
-    int32_t tid;
-    int64_t ts, dur; // ns
+    int64_t group;
+    int32_t pid, lane, track, tid; // track: of those on one lane that overlap
+    int64_t ts, dur;               // ns
     const struct rec_event *event;
+};
+
+struct place { // where a process of the timeline is: its number is its place among them
+    int32_t run, rank;
 };
 
 struct chrome {
@@ -27,13 +31,36 @@ struct chrome {
     struct jsonw j;
     struct slice *slices;
     size_t n;
-    int32_t max_rank;
+    struct place *places;
+    size_t n_places;
     int64_t flows;
 };
 
-static int32_t pid_of(const struct chrome *c, int32_t run, int32_t rank)
+static int by_rank(const void *a, const void *b)
 {
-    return run * (c->max_rank + 1) + rank;
+    const struct place *x = a, *y = b;
+    if (x->run != y->run)
+        return x->run < y->run ? -1 : 1;
+    return x->rank < y->rank ? -1 : x->rank > y->rank;
+}
+
+static void find_places(struct chrome *c, const struct rec_event *e, size_t n)
+{
+    c->places = mem_alloc(MEM_TRACE, (n + 1) * sizeof *c->places);
+    for (size_t i = 0; i < n; i++)
+        c->places[i] = (struct place){e[i].run, e[i].rank};
+    if (n)
+        qsort(c->places, n, sizeof *c->places, by_rank);
+    for (size_t i = 0; i < n; i++)
+        if (i == 0 || by_rank(&c->places[i], &c->places[c->n_places - 1]) != 0)
+            c->places[c->n_places++] = c->places[i];
+}
+
+static int32_t pid_of(const struct chrome *c, const struct rec_event *e)
+{
+    const struct place key = {e->run, e->rank};
+    const struct place *hit = bsearch(&key, c->places, c->n_places, sizeof key, by_rank);
+    return (int32_t)(hit - c->places);
 }
 
 // --- Slices onto threads ---
@@ -100,14 +127,13 @@ static bool stack_lanes(struct slice *s, size_t n)
 // Clients that overlap on a rank's shared lanes are taken apart.
 static void split_clients(struct slice *s, size_t n)
 {
-    for (size_t i = 0; i < n;) {
-        size_t end = i;
-        while (end < n && s[end].pid == s[i].pid && s[end].group == s[i].group)
+    for (struct slice *first = s, *end = s; first < s + n; first = end) {
+        while (end < s + n && end->pid == first->pid && end->group == first->group)
             end++;
-        if (s[i].group == GROUP_SHARED && !stack_lanes(s + i, end - i))
-            for (size_t k = i; k < end; k++)
-                s[k].group = s[k].event->client + 1;
-        i = end;
+        if (first->group != GROUP_SHARED || stack_lanes(first, (size_t)(end - first)))
+            continue;
+        for (struct slice *x = first; x < end; x++)
+            x->group = (int64_t)x->event->client + 1;
     }
 }
 
@@ -138,10 +164,10 @@ static int by_attempt(const void *a, const void *b)
     return x->attempt < y->attempt ? -1 : x->attempt > y->attempt;
 }
 
-// A damaged file may hold any number; sums of these stay far from overflow.
+// A damaged file may hold any number; sums of these are exact also as the double of a JSON reader.
 static int64_t clamped(int64_t ns, int64_t low)
 {
-    const int64_t high = (int64_t)1 << 53; // 104 days
+    const int64_t high = (int64_t)1 << 50; // 13 days
     return ns < low ? low : ns > high ? high : ns;
 }
 
@@ -158,7 +184,7 @@ static size_t find_attempts(const struct rec_event *e, size_t n, struct attempt_
             a[found++] = (struct attempt_span){e[i].run, e[i].attempt, INT64_MAX, INT64_MIN, 0};
             k = found;
         }
-        int64_t begin = clamped(e[i].t_start_ns, -((int64_t)1 << 53));
+        int64_t begin = clamped(e[i].t_start_ns, -((int64_t)1 << 50));
         int64_t end = begin + clamped(e[i].dur_ns, 0);
         a[k - 1].first = begin < a[k - 1].first ? begin : a[k - 1].first;
         a[k - 1].last = end > a[k - 1].last ? end : a[k - 1].last;
@@ -180,19 +206,17 @@ static void make_slices(struct chrome *c)
     struct attempt_span *spans = mem_alloc(MEM_TRACE, ATTEMPTS * sizeof *spans);
     size_t n_spans = find_attempts(e, n, spans, ATTEMPTS);
     c->slices = mem_alloc(MEM_TRACE, (n + 1) * sizeof *c->slices);
-    for (size_t i = 0; i < n; i++)
-        c->max_rank =
-            e[i].rank > c->max_rank && e[i].rank < MODEL_PID / 2 ? e[i].rank : c->max_rank;
+    find_places(c, e, n);
     for (size_t i = 0; i < n; i++) {
         const struct attempt_span key = {.run = e[i].run, .attempt = e[i].attempt};
         const struct attempt_span *span =
             n_spans ? bsearch(&key, spans, n_spans, sizeof key, by_attempt) : NULL;
-        c->slices[c->n++] = (struct slice){.pid = pid_of(c, e[i].run, e[i].rank),
+        c->slices[c->n++] = (struct slice){.pid = pid_of(c, &e[i]),
                                            .group = e[i].stage == STAGE_ROUND ? GROUP_ROUNDS
                                                     : of_server(&e[i])        ? GROUP_SERVER
                                                                               : GROUP_SHARED,
                                            .lane = (int32_t)stage_table[e[i].stage].lane,
-                                           .ts = clamped(e[i].t_start_ns, -((int64_t)1 << 53)) +
+                                           .ts = clamped(e[i].t_start_ns, -((int64_t)1 << 50)) +
                                                  (span ? span->shift : 0),
                                            .dur = clamped(e[i].dur_ns, 0),
                                            .event = &e[i]};
@@ -290,7 +314,7 @@ static void thread_name(const struct slice *s, char *out, size_t size)
     if (s->group == GROUP_SERVER)
         snprintf(who, sizeof who, "server ");
     else if (s->group > 0)
-        snprintf(who, sizeof who, "client %d ", s->group - 1);
+        snprintf(who, sizeof who, "client %d ", s->event->client);
     if (s->group == GROUP_ROUNDS)
         snprintf(out, size, "rounds%s", again);
     else
@@ -448,6 +472,7 @@ static void put_modelled(struct jsonw *j, const char *name, int32_t pid, int32_t
 {
     if (dur < 0)
         return;
+    dur = clamped(dur, 0);
     begin_event(j, "X", name, pid, tid);
     key_text(j, "cat", "modelled");
     key_us(j, "ts", ts);
@@ -475,6 +500,7 @@ static void put_links_of(struct chrome *c, const struct rec_round *r, int32_t pi
         if (x->client < 0 || x->client >= named_cap)
             continue;
         int32_t tid = x->client + 1;
+        int64_t ready = clamped(x->t_ready_ns, 0), delivered = clamped(x->t_deliver_ns, 0);
         if (!named[x->client]) {
             char name[48];
             snprintf(name, sizeof name, "client %d", x->client);
@@ -482,11 +508,11 @@ static void put_links_of(struct chrome *c, const struct rec_round *r, int32_t pi
             named[x->client] = true;
         }
         if (x->up && x[-1].client == x->client && x > l)
-            put_modelled(&c->j, "compute", pid, tid, start + down_end, x->t_ready_ns - down_end,
-                         r->version, -1);
-        put_modelled(&c->j, x->up ? "upload" : "download", pid, tid, start + x->t_ready_ns,
-                     x->t_deliver_ns - x->t_ready_ns, r->version, x->bytes);
-        down_end = x->t_deliver_ns;
+            put_modelled(&c->j, "compute", pid, tid, start + down_end, ready - down_end, r->version,
+                         -1);
+        put_modelled(&c->j, x->up ? "upload" : "download", pid, tid, start + ready,
+                     delivered - ready, r->version, x->bytes);
+        down_end = delivered;
     }
 }
 
@@ -499,12 +525,11 @@ static void name_model(struct jsonw *j, int32_t pid, int32_t run)
     put_metadata(j, "thread_name", pid, 0, "rounds");
 }
 
-static void put_model_of_run(struct chrome *c, int32_t run)
+static void put_model_of_run(struct chrome *c, int32_t run, int32_t pid)
 {
     enum { CLIENTS = 1 << 20 };
     size_t n, from = 0;
     const struct rec_round *r = report_rows(c->f, REC_ROUNDS, &n);
-    int32_t pid = MODEL_PID + run;
     int64_t start = 0;
     char name[256];
     bool *named = mem_alloc(MEM_TRACE, CLIENTS * sizeof *named);
@@ -517,7 +542,7 @@ static void put_model_of_run(struct chrome *c, int32_t run)
         put_modelled(&c->j, name, pid, 0, start, r[i].time_modelled_ns, r[i].version,
                      r[i].uplink_bytes);
         put_links_of(c, &r[i], pid, start, &from, named, CLIENTS);
-        start += r[i].time_modelled_ns;
+        start += clamped(r[i].time_modelled_ns, 0);
     }
     mem_free(named);
 }
@@ -534,8 +559,8 @@ void export_chrome(const struct trace_file *f, FILE *out)
     put_arrows(&c);
     put_counters(&c);
     for (size_t i = 0; f->n[REC_LINKS] && i < report_run_count(f); i++)
-        put_model_of_run(&c, report_run_id(f, i));
+        put_model_of_run(&c, report_run_id(f, i), MODEL_PID + (int32_t)i);
     jsonw_end(&c.j);
-    fputc('\n', out);
     mem_free(c.slices);
+    mem_free(c.places);
 }

@@ -225,5 +225,4 @@ void report_json(FILE *out, const struct trace_file *f, const char *path, int64_
     }
     jsonw_end(&j);
     jsonw_end(&j);
-    fputc('\n', out);
 }

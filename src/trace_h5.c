@@ -743,13 +743,11 @@ static char *read_text_attr(hid_t a)
     size_t size = type < 0 ? 0 : H5Tget_size(type);
     if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0 && size > 0 &&
         size <= 1 << 16 && H5Sget_simple_extent_npoints(space) == 1) {
-        hid_t mem = text_type(size);
         text = mem_alloc(MEM_TRACE, size + 1);
-        if (H5Aread(a, mem, text) < 0) {
+        if (H5Aread(a, type, text) < 0) {
             mem_free(text);
             text = NULL;
         }
-        H5Tclose(mem);
     }
     H5Sclose(space);
     H5Tclose(type);
@@ -800,12 +798,10 @@ static void load_text(hid_t file, const char *name, struct trace_file *f)
     if (H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0 && size > 0 &&
         size <= TRACE_TEXT_MAX && H5Sget_simple_extent_npoints(space) == 1) {
         char *text = mem_alloc(MEM_TRACE, size + 1);
-        hid_t mem = text_type(size);
-        if (H5Dread(d, mem, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0)
+        if (H5Dread(d, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, text) >= 0)
             trace_fact_add(f, TRACE_META, name, text, strlen(text));
         else
             f->damaged++;
-        H5Tclose(mem);
         mem_free(text);
     }
     H5Sclose(space);
