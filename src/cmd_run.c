@@ -541,6 +541,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "control", (double)s->totals.control_bytes, "byte");
     add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
     add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
+    add_summary(r, "status", (double)verdict(r, text, sizeof text), "");
     trace_ranks(r);
     server_flush_events(r->server);
     if (r->trace)

@@ -95,7 +95,7 @@ def check_show(path, run):
     tail = [line for line in run.stdout.splitlines() if line.startswith('# adapter')]
     shown = r.stdout.splitlines()
     ok(len(tail) == 1 and tail[0] in shown, 'show: the adapter hash that the run printed')
-    ok(shown[-1].startswith('# ') and shown[-2] == (tail or [''])[0], 'show: the verdict comes last')
+    ok(shown[-2:] == run.stdout.splitlines()[-2:], "show: the run's verdict comes last", shown[-1])
     bad = [line for line in shown if line and line[0] not in '# ' and not line[0].isalpha()]
     ok(not bad, "show: '#' on every line that is not data", '\n'.join(bad))
     rounds = call(FSTQ, 'show', path, '--rounds').stdout
