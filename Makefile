@@ -2,6 +2,7 @@
 #   make                    the program, build/release/fstq
 #   make demo | test        set-up, build and a first run | the test suite
 #   make config             what was found
+#   make bench | asan | fuzz | test-long | format | clean | install PREFIX=/usr/local DESTDIR=
 #   BUILD=release|debug|asan   CUDA=auto|0|1   CUDA_HOME=/usr/local/cuda   CC=gcc|clang   V=1
 BUILD  ?= release
 CUDA   ?= auto
@@ -42,7 +43,7 @@ endif
 # --- flags ----------------------------------------------------------------------------------------
 WARN   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 OPTS_release := -O3 -g
-OPTS_debug   := -O0 -g3
+OPTS_debug   := -O1 -g3
 OPTS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 OPTS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 OPTS   := $(OPTS_$(BUILD))
@@ -175,9 +176,10 @@ config:
 	@echo "BUILD     $(BUILD)  $(OPTS)"
 	@$(foreach p,$(REQUIRED),echo "$(p)" | awk '{printf "%-10s", $$1}'; $(PKG_CONFIG) --modversion $(p) 2>/dev/null || echo "not found";)
 	@echo "cmocka    $(shell $(PKG_CONFIG) --modversion cmocka 2>/dev/null || echo 'not found (tests only)')"
-	@echo "CUDA      $(if $(filter 1,$(HAVE_CUDA)),$(NVCC), arch $(ARCHES),no ($(if $(NVCC),CUDA=$(CUDA),no nvcc)))"
+	@echo "CUDA      $(if $(filter 1,$(HAVE_CUDA)),$(NVCC) for $(ARCHES),no: $(if $(NVCC),CUDA=$(CUDA),no nvcc))"
 	@echo "python    $(shell $(PYTHON) -c 'import sys,h5py,numpy,matplotlib;print(sys.executable,sys.version.split()[0],"h5py",h5py.__version__)' 2>/dev/null || echo 'no h5py, numpy or matplotlib: plots only')"
 clean:
 	rm -rf build
 help:
-	@sed -n '2,6p' Makefile; grep -E '^[a-z-]+:' Makefile | cut -d: -f1 | sort -u | tr '\n' ' '; echo
+	@sed -n '2,6s/^# *//p' Makefile; echo; echo Targets:
+	@sed -n 's/^\([a-z][a-z-]*\):.*/\1/p' Makefile | sort -u | tr '\n' ' '; echo
