@@ -124,6 +124,8 @@ CFLAGS_buildinfo = -I$(O)
 # Training kernels may fuse multiply and add; codec kernels (packed bytes) may not.
 $(foreach k,attention ce embed gemm linear norm optim rope swiglu,$(eval CFLAGS_$(k) = -ffp-contract=fast))
 
+$(O)/src/model/builtin.o: src/model/base.safetensors
+
 CUDA_ARCH ?=
 NVCC_MAJOR := $(if $(filter 1,$(HAVE_CUDA)),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'))
 ARCHES := $(if $(CUDA_ARCH),$(subst ;, ,$(CUDA_ARCH)),$(if $(filter 13,$(NVCC_MAJOR)),87 90 110 120,$(if $(filter 12,$(NVCC_MAJOR)),72 87 80 90,72 87)))
@@ -164,6 +166,12 @@ asan: deps
 	+@$(SUBMAKE) BUILD=asan CUDA=0 O=build/asan all tests
 fuzz: deps
 	@tests/fuzz/run.sh
+# The embedded base model again, from its config and seed; it must come out as the committed file.
+base-model: deps
+	@$(MAKE) --no-print-directory all
+	$(O)/fstq pretrain configs/base-model.ini pretrain.file=$(O)/base.safetensors
+	@cmp $(O)/base.safetensors src/model/base.safetensors && echo "base-model: the same as src/model/base.safetensors" || \
+	  { echo "base-model: differs from src/model/base.safetensors (other compiler or processor?); copy $(O)/base.safetensors there to use it"; exit 1; }
 format:
 	@clang-format -i $(shell git ls-files '*.c' '*.h')
 install: all

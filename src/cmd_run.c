@@ -140,7 +140,7 @@ static void show_progress(struct run *r)
     int64_t left = spent / r->rounds_done * (r->cfg.fed.rounds - r->last.version);
     fprintf(r->progress, "\r\033[K# round %d/%d  loss %s  %s %s  uplink %s  left %s",
             r->last.version, r->cfg.fed.rounds, fmt_number(t[0], r->last.train_loss),
-            r->work.row->score_name, fmt_number(t[1], r->last.score),
+            r->work.row->score_name(&r->work), fmt_number(t[1], r->last.score),
             fmt_bytes(t[2], r->last.uplink_total_bytes), fmt_time(t[3], left));
     fflush(r->progress);
     r->progress_shown = true;
@@ -165,8 +165,7 @@ static void sink_progress(void *arg, const struct rec_round *row)
         show_progress(r);
 }
 
-// --- setting up
-// --------------------------------------------------------------------------------------
+// --- setting up ----------------------------------------------------------------------------------
 
 // The same configuration everywhere: rank 0's.
 static void share_config(struct run *r)
@@ -290,6 +289,10 @@ static void open_all(struct run *r)
          worker = r->comm->rank > 0 || r->comm->size == 1;
     struct workload_env wenv = {.fed = &r->cfg.fed,
                                 .task = &r->cfg.task,
+                                .model = &r->cfg.model,
+                                .optim = &r->cfg.optim,
+                                .dev_kind = config_dev_kind(&r->cfg),
+                                .threads = threads,
                                 .seed = (uint64_t)r->cfg.run.seed,
                                 .server = server,
                                 .worker = worker};
@@ -350,6 +353,11 @@ static void add_attr(void *arg, const struct opt *row, const char *value)
     l->attr[l->n++] = (struct trace_attr){row->name, copy};
 }
 
+static void put_split(void *arg, const struct rec_split *row)
+{
+    trace_append(arg, REC_SPLIT, row, 1);
+}
+
 static void open_trace(struct run *r, int argc, char **argv)
 {
     struct err err;
@@ -390,6 +398,8 @@ static void open_trace(struct run *r, int argc, char **argv)
     snprintf(run.method, sizeof run.method, "%.383s", r->method.text);
     if (attempt == 0)
         trace_append(r->trace, REC_RUNS, &run, 1);
+    if (attempt == 0 && r->work.row->split)
+        r->work.row->split(&r->work, put_split, r->trace);
     double plain_ns, cpu_ns;
     trace_measure_overhead(&plain_ns, &cpu_ns);
     struct rec_summary rows[2] = {{.value = plain_ns, .key = "span_overhead", .unit = "ns"},
@@ -466,33 +476,40 @@ static void add_summary(struct run *r, const char *key, double value, const char
     sink_rows(r, REC_SUMMARY, &row, 1);
 }
 
+static void put_rank(struct run *r, const struct hello *h, const struct bye *b, const char *role,
+                     const struct server_peer *clock)
+{
+    struct rec_rank row = {.pid = h->pid, .rank = h->rank, .threads = h->threads};
+    bool told = b->rss_peak_bytes > 0;
+    row.rss_peak_bytes = told ? b->rss_peak_bytes : -1;
+    for (int i = 0; i < MEM_PURPOSES; i++)
+        row.mem_peak_bytes[i] = told ? b->mem_peak_bytes[i] : -1;
+    if (clock) {
+        row.clock_offset_start_ns = clock->offset_start_ns;
+        row.clock_offset_end_ns = clock->offset_end_ns;
+        row.clock_rtt_ns = clock->rtt_ns;
+    }
+    snprintf(row.host, sizeof row.host, "%s", h->host);
+    snprintf(row.role, sizeof row.role, "%s", role);
+    snprintf(row.cpuset, sizeof row.cpuset, "%s", h->cpuset);
+    snprintf(row.gpu, sizeof row.gpu, "%s", h->gpu);
+    sink_rows(r, REC_RANKS, &row, 1);
+}
+
 static void trace_ranks(struct run *r)
 {
     const struct server *s = r->server;
-    struct rec_rank row = {.pid = (int64_t)getpid(),
-                           .rank = 0,
-                           .threads = r->env.threads,
-                           .clock_rtt_ns = 0,
-                           .rss_peak_bytes = (int64_t)mem_rss_peak()};
-    snprintf(row.host, sizeof row.host, "%s", r->comm->host);
-    snprintf(row.role, sizeof row.role, "%s", r->worker[1] ? "both" : "server");
-    snprintf(row.cpuset, sizeof row.cpuset, "%s", r->cpuset);
-    sink_rows(r, REC_RANKS, &row, 1);
-    for (int e = 1; e <= s->workers && !r->worker[1]; e++) {
-        const struct server_peer *p = &s->peer[e];
-        struct rec_rank peer = {.pid = p->hello.pid,
-                                .rank = p->hello.rank,
-                                .threads = p->hello.threads,
-                                .clock_offset_start_ns = p->offset_start_ns,
-                                .clock_offset_end_ns = p->offset_end_ns,
-                                .clock_rtt_ns = p->rtt_ns,
-                                .rss_peak_bytes = -1};
-        snprintf(peer.host, sizeof peer.host, "%s", p->hello.host);
-        snprintf(peer.role, sizeof peer.role, "%s", p->dead ? "lost" : "worker");
-        snprintf(peer.cpuset, sizeof peer.cpuset, "%s", p->hello.cpuset);
-        snprintf(peer.gpu, sizeof peer.gpu, "%s", p->hello.gpu);
-        sink_rows(r, REC_RANKS, &peer, 1);
-    }
+    struct hello own = {.rank = 0, .threads = r->env.threads};
+    struct bye mem;
+    bool alone = r->worker[1] != NULL;
+    hello_local(&own);
+    bye_local(&mem);
+    snprintf(own.host, sizeof own.host, "%s", r->comm->host);
+    snprintf(own.cpuset, sizeof own.cpuset, "%s", r->cpuset);
+    put_rank(r, &own, &mem, alone ? "both" : "server", NULL);
+    for (int e = 1; e <= s->workers && !alone; e++)
+        put_rank(r, &s->peer[e].hello, &s->peer[e].last, s->peer[e].dead ? "lost" : "worker",
+                 &s->peer[e]);
 }
 
 static enum status verdict(const struct run *r, char *text, size_t size)
@@ -525,6 +542,22 @@ static enum status verdict(const struct run *r, char *text, size_t size)
     return STATUS_VALID;
 }
 
+// What the process has booked, beside what the system says it took.
+static void print_memory(void)
+{
+    char t[2][32];
+    size_t booked = 0;
+    printf("# memory of rank 0:");
+    for (int i = 0; i < MEM_PURPOSES; i++) {
+        size_t peak = mem_peak((enum mem_purpose)i);
+        booked += peak;
+        if (peak >= (size_t)1 << 20)
+            printf(" %s %s,", mem_purpose_name[i], fmt_mib(t[0], peak));
+    }
+    printf(" booked %s in all, resident at most %s\n", fmt_mib(t[0], booked),
+           fmt_mib(t[1], mem_rss_peak()));
+}
+
 static enum status conclude(struct run *r)
 {
     struct server *s = r->server;
@@ -547,13 +580,14 @@ static enum status conclude(struct run *r)
     if (r->trace)
         trace_commit(r->trace, (int32_t)s->round);
     tally_print(&r->tally, stdout);
-    printf("# %s %s, loss %s\n", r->work.row->score_name, fmt_number(t[0], r->last.score),
+    printf("# %s %s, loss %s\n", r->work.row->score_name(&r->work), fmt_number(t[0], r->last.score),
            fmt_number(t[1], r->last.train_loss));
     printf("# uplink %s, ", fmt_bytes(t[0], s->totals.uplink_bytes));
     printf("downlink %s, ", fmt_bytes(t[0], s->totals.downlink_bytes));
     printf("control %s; ", fmt_bytes(t[0], s->totals.control_bytes));
     printf("rounds took %s measured, ", fmt_time(t[0], s->totals.measured_ns));
     printf("%s modelled\n", fmt_time(t[0], s->totals.modelled_ns));
+    print_memory();
     enum status status = verdict(r, text, sizeof text);
     if (r->trace) {
         trace_close(r->trace, status != STATUS_INTERRUPTED);

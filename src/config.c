@@ -1,5 +1,7 @@
 #include "config.h"
 
+#include "dev/dev.h"
+
 #include "base/fsio.h"
 #include "base/mem.h"
 #include "fed/method.h"
@@ -25,11 +27,12 @@ static const struct opt run_options[] = {
 };
 static const int run_option_count = ARRAY_LEN(run_options);
 
-static const char *const dev_kinds[] = {"auto", "cpu", "cuda", NULL};
+static const char *const dev_kinds[] = {"auto", "cpu", "ref", "cuda", NULL};
 
 static const struct opt dev_options[] = {
-    OPT_ENUM(struct dev_params_cfg, kind, "dev.kind", "auto", dev_kinds,
-             "who computes; auto takes a GPU where the build and the machine have one"),
+    OPT_ENUM(
+        struct dev_params_cfg, kind, "dev.kind", "auto", dev_kinds,
+        "who computes; auto takes a GPU where the build and the machine have one, ref is slow"),
     OPT(struct dev_params_cfg, threads, "dev.threads", "0", 0, 1024, "",
         "threads a rank; 0 = cores / ranks that compute on the node"),
 };
@@ -37,14 +40,33 @@ static const int dev_option_count = ARRAY_LEN(dev_options);
 
 const struct config_section config_sections[] = {
     {"task", task_options, &task_option_count, offsetof(struct config, task)},
+    {"model", model_options, &model_option_count, offsetof(struct config, model)},
+    {"optim", optim_options, &optim_option_count, offsetof(struct config, optim)},
     {"fed", fed_options, &fed_option_count, offsetof(struct config, fed)},
     {"client", client_options, &client_option_count, offsetof(struct config, client)},
     {"net", net_options, &net_option_count, offsetof(struct config, net)},
     {"dev", dev_options, &dev_option_count, offsetof(struct config, dev)},
+    {"pretrain", pretrain_options, &pretrain_option_count, offsetof(struct config, pretrain)},
     {"trace", trace_options, &trace_option_count, offsetof(struct config, trace)},
     {"run", run_options, &run_option_count, offsetof(struct config, run)},
 };
 const int config_section_count = ARRAY_LEN(config_sections);
+
+// auto takes a GPU where the build has the column and the machine has one.
+int32_t config_dev_kind(const struct config *c)
+{
+    if (c->dev.kind > 0)
+        return c->dev.kind - 1; // dev_kinds is "auto", then dev_table's rows
+    for (int32_t i = 0; dev_table[i]; i++) {
+        struct dev d;
+        struct err err;
+        if (!dev_table[i]->host && dev_open(&d, i, 1, &err) == 0) {
+            dev_close(&d);
+            return i;
+        }
+    }
+    return 0;
+}
 
 bool config_is_mouthpiece(void)
 {

@@ -3,6 +3,7 @@
 #define FSTQ_CONFIG_H
 
 #include "fed/fed.h"
+#include "model/model.h"
 #include "net/transport.h"
 #include "task/task.h"
 #include "trace_h5.h"
@@ -12,6 +13,16 @@ struct run_params { // [run]
     char dir[240];
     bool resume;
 };
+
+struct pretrain_params { // [pretrain]
+    int32_t steps, batch, warmup;
+    double constant, lr_end;
+    int32_t dim, hidden, layers, heads, kv_heads;
+    char file[240];
+};
+
+extern const struct opt pretrain_options[]; // cmd_pretrain.c
+extern const int pretrain_option_count;
 
 struct dev_params_cfg { // [dev]
     int32_t kind;       // cpu, cuda, auto
@@ -23,9 +34,12 @@ struct config {
     struct client_params client;
     struct net_params net;
     struct task_params task;
+    struct model_params model;
+    struct optim_params optim;
     struct trace_params trace;
     struct run_params run;
     struct dev_params_cfg dev;
+    struct pretrain_params pretrain;
     char path[240]; // of the file, "" = defaults only
 };
 
@@ -48,6 +62,7 @@ int config_apply_text(struct config *c, const char *text, struct err *err);
 // Whether this process speaks for the job before MPI has started: it was given rank 0 or no rank.
 // Every rank reads the config, one of them complains.
 bool config_is_mouthpiece(void);
+int32_t config_dev_kind(const struct config *c); // row of dev_table; auto is resolved
 const struct opt *config_find(const char *name, const struct config_section **section);
 // Every parameter by name, in order; for the header, the trace and the hash.
 void config_each(const struct config *c,

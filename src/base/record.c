@@ -102,7 +102,8 @@ _Static_assert(sizeof(struct rec_link) == 5 * 8 + 6 * 4, "hole in rec_link");
 _Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sensor");
 _Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 504, "hole in rec_run");
 _Static_assert(sizeof(struct rec_summary) == 8 + 2 * 4 + 56, "hole in rec_summary");
-_Static_assert(sizeof(struct rec_rank) == 5 * 8 + 2 * 4 + 208, "hole in rec_rank");
+_Static_assert(sizeof(struct rec_rank) == (5 + MEM_PURPOSES) * 8 + 2 * 4 + 208, "hole in rec_rank");
+_Static_assert(sizeof(struct rec_split) == 8 + 4 * 4 + 24, "hole in rec_split");
 
 // clang-format off
 #define TYPE_OF(x)                                                                                 \
@@ -264,6 +265,19 @@ static const struct record_field rank_fields[] = {
     FIELD(clock_offset_end_ns, "ns", "and at the end"),
     FIELD(clock_rtt_ns, "ns", "its round trip: twice the largest error of the offset"),
     FIELD(rss_peak_bytes, "bytes", "peak of resident memory"),
+    FIELD(mem_peak_bytes, "bytes",
+          "peak by purpose: weights, adapter, optimizer, activations, data, codec, net, server, "
+          "trace, other"),
+    {0},
+};
+#undef ROW
+#define ROW struct rec_split
+static const struct record_field split_fields[] = {
+    FIELD(run, "", "row of /runs"),
+    FIELD(client, "", "client"),
+    FIELD(group, "", "number of the group"),
+    FIELD(name, "", "its name: language, topic, collection"),
+    FIELD(n, "", "examples"),
     {0},
 };
 #undef ROW
@@ -294,7 +308,9 @@ const struct record_table record_tables[REC_COUNT] = {
     [REC_SUMMARY] = TABLE("/summary", struct rec_summary, 16, run, summary_fields,
         "one row a figure of the whole run"),
     [REC_RANKS] = TABLE("/meta/ranks", struct rec_rank, 1, rank, rank_fields,
-        "one row a rank: host, binding, clock"),
+        "one row a rank: host, binding, clock, memory"),
+    [REC_SPLIT] = TABLE("/split", struct rec_split, 128, run, split_fields,
+        "one row a client and group: the realised partition"),
 };
 // clang-format on
 

@@ -4,6 +4,7 @@
 #define FSTQ_BASE_RECORD_H
 
 #include "base/clock.h"
+#include "base/mem.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -63,7 +64,7 @@ struct rec_event {
     int32_t run, version, attempt, client, rank; // client -1: the server's own
     uint8_t stage, flags, pad[2];
 };
-enum { EVENT_MODELLED = 1, EVENT_LOW_CONFIDENCE = 2 };
+enum { EVENT_MODELLED = 1, EVENT_LOW_CONFIDENCE = 2, EVENT_SHARED = 4 };
 
 struct rec_round {
     int64_t uplink_bytes, downlink_bytes, control_bytes; // as counted per client
@@ -141,8 +142,15 @@ struct rec_summary {
     char key[40], unit[16];
 };
 
+struct rec_split { // the realised partition: examples of a group at a client
+    int64_t n;
+    int32_t run, client, group, pad;
+    char name[24];
+};
+
 struct rec_rank {
     int64_t pid, clock_offset_start_ns, clock_offset_end_ns, clock_rtt_ns, rss_peak_bytes;
+    int64_t mem_peak_bytes[MEM_PURPOSES]; // by purpose, -1 = not told
     int32_t rank, threads;
     char host[64], role[16], cpuset[64], gpu[64];
 };
@@ -158,6 +166,7 @@ enum record_id {
     REC_SENSORS,
     REC_SUMMARY,
     REC_RANKS,
+    REC_SPLIT,
     REC_COUNT
 };
 

@@ -106,31 +106,67 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
     return 0;
 }
 
-int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *state,
-                    struct err *err)
+// The newest generation of two that verifies: 0 or 1, -1 = none does. present: how many files there
+// are.
+static int newest(const char *dir, struct checkpoint found[2], uint8_t *bytes[2],
+                  const uint8_t *floats[2], int *present, struct err *why)
 {
-    struct checkpoint found[2];
-    uint8_t *bytes[2] = {NULL, NULL};
-    const uint8_t *floats[2];
-    int best = -1, present = 0;
     char path[1024];
-    struct err why = {""};
+    int best = -1;
+    *present = 0;
     for (int g = 0; g < 2; g++) {
         size_t len;
         struct err e = {""};
+        bytes[g] = NULL;
         generation_path(dir, g, path, sizeof path);
         if (access(path, F_OK) != 0)
             continue;
-        present++;
+        ++*present;
         if (fsio_read(path, CKPT_MAX, MEM_SERVER, &bytes[g], &len, &e) ||
             checkpoint_parse(bytes[g], len, &found[g], &floats[g], &e)) {
-            err_set(&why, "%s: %s", path, e.text);
-            warn("%s; trying the other generation", why.text);
+            err_set(why, "%s: %s", path, e.text);
+            warn("%s; trying the other generation", why->text);
             continue;
         }
         if (best < 0 || found[g].round > found[best].round)
             best = g;
     }
+    return best;
+}
+
+int checkpoint_adapter(const char *dir, uint64_t registry, size_t n, float *theta, uint32_t *round,
+                       struct err *err)
+{
+    struct checkpoint found[2];
+    uint8_t *bytes[2];
+    const uint8_t *floats[2];
+    struct err why = {""};
+    int present, rc = 0, best = newest(dir, found, bytes, floats, &present, &why);
+    if (best < 0)
+        rc = err_set(err, "no checkpoint in '%s' to take an adapter from%s%s", dir,
+                     present ? ": " : "", why.text);
+    else if (found[best].registry != registry || found[best].n != n)
+        rc = err_set(err,
+                     "the checkpoint in '%s' holds an adapter of another shape; give the "
+                     "model.* keys of its run",
+                     dir);
+    if (rc == 0) {
+        get_floats(floats[best], theta, n);
+        *round = found[best].round;
+    }
+    mem_free(bytes[0]);
+    mem_free(bytes[1]);
+    return rc;
+}
+
+int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *state,
+                    struct err *err)
+{
+    struct checkpoint found[2];
+    uint8_t *bytes[2];
+    const uint8_t *floats[2];
+    struct err why = {""};
+    int present, best = newest(dir, found, bytes, floats, &present, &why);
     int rc = 0;
     if (best < 0 && present)
         rc = err_set(err, "no checkpoint in '%s' verifies (%s)", dir, why.text);

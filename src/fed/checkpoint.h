@@ -34,6 +34,9 @@ int checkpoint_write(const char *dir, const struct checkpoint *c, const float *t
 // verifies.
 int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *state,
                     struct err *err);
+// Only the adapter of the newest sound generation, whatever the configuration was.
+int checkpoint_adapter(const char *dir, uint64_t registry, size_t n, float *theta, uint32_t *round,
+                       struct err *err);
 bool checkpoint_present(const char *dir); // is there any, sound or not?
 // One generation from bytes; for the tests and the fuzzer. Returns 0 or -1 with err.
 int checkpoint_parse(const uint8_t *bytes, size_t len, struct checkpoint *c, const uint8_t **floats,

@@ -13,7 +13,7 @@
 struct fed_params { // [fed]
     char method[256];
     int32_t clients, clients_per_round, rounds, local_steps, batch;
-    double local_lr, momentum, dropout;
+    double dropout;
     double server_lr, server_lr_end;
     int32_t opt_state; // FED_STATE_*
     int32_t eval_every;

@@ -107,6 +107,30 @@ int welcome_get(const uint8_t *p, size_t len, struct welcome *w)
     return 0;
 }
 
+void bye_local(struct bye *b)
+{
+    b->rss_peak_bytes = (int64_t)mem_rss_peak();
+    for (int i = 0; i < MEM_PURPOSES; i++)
+        b->mem_peak_bytes[i] = (int64_t)mem_peak((enum mem_purpose)i);
+}
+
+void bye_put(const struct bye *b, uint8_t *p)
+{
+    put_u64(p, (uint64_t)b->rss_peak_bytes);
+    for (int i = 0; i < MEM_PURPOSES; i++)
+        put_u64(p + 8 * (i + 1), (uint64_t)b->mem_peak_bytes[i]);
+}
+
+int bye_get(const uint8_t *p, size_t len, struct bye *b)
+{
+    if (len != BYE_BYTES)
+        return -1;
+    b->rss_peak_bytes = (int64_t)get_u64(p);
+    for (int i = 0; i < MEM_PURPOSES; i++)
+        b->mem_peak_bytes[i] = (int64_t)get_u64(p + 8 * (i + 1));
+    return 0;
+}
+
 void ack_put(const struct ack_entry *e, uint8_t *p)
 {
     put_u32(p, e->client);

@@ -23,6 +23,11 @@ struct welcome { // server to worker
 };
 #define WELCOME_BYTES 28
 
+struct bye { // worker to server, last: peaks of memory
+    int64_t rss_peak_bytes, mem_peak_bytes[MEM_PURPOSES];
+};
+#define BYE_BYTES (8 * (1 + MEM_PURPOSES))
+
 struct ack_entry {
     uint32_t client;
     uint8_t accepted;
@@ -37,6 +42,10 @@ bool hello_alive(
 
 void welcome_put(const struct welcome *w, uint8_t *out);
 int welcome_get(const uint8_t *in, size_t len, struct welcome *w);
+
+void bye_local(struct bye *b);
+void bye_put(const struct bye *b, uint8_t *out);
+int bye_get(const uint8_t *in, size_t len, struct bye *b);
 
 void ack_put(const struct ack_entry *e, uint8_t *out);
 void ack_get(const uint8_t *in, struct ack_entry *e);

@@ -306,7 +306,8 @@ void server_evaluate(struct server *s)
         rows[n] = base;
         rows[n].value = s->eval.score;
         snprintf(rows[n].set, sizeof rows[n].set, "all");
-        snprintf(rows[n++].metric, sizeof rows[0].metric, "%s", s->env->work->row->score_name);
+        snprintf(rows[n++].metric, sizeof rows[0].metric, "%s",
+                 s->env->work->row->score_name(s->env->work));
     }
     if (!isnan(s->eval.loss)) {
         rows[n] = base;
@@ -447,6 +448,7 @@ static void common_message(struct server *s, const struct net_msg *m)
         take_hello(s, m);
     } else if (m->frame.kind == FRAME_BYE) {
         s->peer[m->src].bye = true;
+        bye_get(m->payload, m->frame.payload_bytes, &s->peer[m->src].last);
         if (s->phase == SERVER_STOPPING && byes_in(s))
             s->phase = SERVER_DONE;
     }

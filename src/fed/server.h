@@ -18,6 +18,7 @@ enum server_phase {
 
 struct server_peer { // a worker endpoint
     struct hello hello;
+    struct bye last; // its memory; rss_peak_bytes 0 = not told
     bool greeted, dead, suspect, bye;
     bool owes_events; // of the round
     uint32_t tasks;   // of the round

@@ -254,7 +254,7 @@ static void send_acks(struct server *s)
 }
 
 // Modelled terms: the round takes as long as its slowest client, plus the server.
-static void model_times(struct server *s)
+static void modelled_times(struct server *s)
 {
     const struct fed_env *env = s->env;
     const struct recorder *rec = env->rec;
@@ -313,7 +313,7 @@ static void finish_collect(struct server *s)
     else
         s->row.train_loss = NAN;
     s->row.time_measured_ns = clock_ns() - s->t_round_ns;
-    model_times(s);
+    modelled_times(s);
     send_acks(s);
     bool last = (int32_t)s->round == fed->rounds;
     if (last || (fed->eval_every > 0 && (int32_t)s->round % fed->eval_every == 0)) {

@@ -147,29 +147,29 @@ static int64_t delivery(const struct worker *w, const struct worker_task *t)
     return at > now_ns(w) ? at : now_ns(w);
 }
 
+static void note_upload(struct worker *w, struct worker_task *t)
+{
+    recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)t->client, t->t_sent_ns,
+                 clock_ns() - t->t_sent_ns, -1, 0, (int64_t)t->frame->len, 0);
+}
+
+// MPI moves bytes only while somebody calls it, so training on would hold the upload up and blur
+// its span: the rank waits until its bytes have left. Between endpoints of one process nothing
+// leaves.
 static void send_update(struct worker *w, struct worker_task *t)
 {
+    struct transport *transport = w->env->transport;
     t->t_sent_ns = clock_ns();
     send_frame(w, &t->head, t->frame, delivery(w, t));
     t->sent = true;
     w->n_sent++;
-}
-
-// The upload's span ends when the bytes have left this rank; between endpoints of one process
-// nothing leaves.
-static void note_uploads(struct worker *w)
-{
-    bool leaves = !transport_hosts(w->env->transport, 0);
-    for (int i = 0; i < w->n_tasks; i++) {
-        struct worker_task *t = &w->task[i];
-        if (!t->sent || !t->frame || t->frame->refs > 1)
-            continue;
-        if (leaves)
-            recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)t->client, t->t_sent_ns,
-                         clock_ns() - t->t_sent_ns, -1, 0, (int64_t)t->frame->len, 0);
-        transport_unref(w->env->transport, t->frame);
-        t->frame = NULL;
+    if (!transport_hosts(transport, 0)) {
+        int64_t patience = (int64_t)(w->env->net->timeout_s * 1e9);
+        if (transport_flush(transport, transport_now(transport) + patience))
+            note_upload(w, t);
     }
+    transport_unref(transport, t->frame);
+    t->frame = NULL;
 }
 
 // --- training
@@ -348,7 +348,6 @@ void worker_step(struct worker *w)
     train(w, first, n);
     for (int i = 0; i < n; i++)
         finish_task(w, &w->task[first + i], &w->job[i]);
-    note_uploads(w);
 }
 
 // --- messages
@@ -436,7 +435,6 @@ static void take_ack(struct worker *w, const struct net_msg *m)
     struct err err;
     if (m->frame.version != w->round)
         return;
-    note_uploads(w);
     struct span span = span_begin(w->env->rec);
     for (size_t at = 0; at + ACK_ENTRY_BYTES <= m->frame.payload_bytes; at += ACK_ENTRY_BYTES) {
         struct ack_entry a;
@@ -464,6 +462,15 @@ static void take_ping(struct worker *w, const struct net_msg *m)
     memcpy(payload, m->payload, 8);
     put_u64(payload + 8, (uint64_t)clock_ns());
     send_small(w, FRAME_PONG, 0, 0, payload, sizeof payload);
+}
+
+static void send_bye(struct worker *w)
+{
+    struct bye b;
+    uint8_t payload[BYE_BYTES];
+    bye_local(&b);
+    bye_put(&b, payload);
+    send_small(w, FRAME_BYE, 0, 0, payload, sizeof payload);
 }
 
 void worker_message(struct worker *w, const struct net_msg *m)
@@ -496,7 +503,7 @@ void worker_message(struct worker *w, const struct net_msg *m)
     case FRAME_STOP:
         w->clean_stop = m->frame.reason == 1;
         w->stop = true;
-        send_small(w, FRAME_BYE, 0, 0, NULL, 0);
+        send_bye(w);
         break;
     default:
         break;
@@ -507,7 +514,6 @@ void worker_message(struct worker *w, const struct net_msg *m)
 // after ten timeouts of silence, for a server may evaluate or write for long.
 void worker_timer(struct worker *w, int64_t now)
 {
-    note_uploads(w);
     if (w->env->virtual_time || now < w->alive_check_ns)
         return;
     w->alive_check_ns = now + 200000000;

@@ -22,12 +22,14 @@ static int quadratic_begin(struct workload *w, struct err *err)
     int32_t clients = w->env.fed->clients;
     size_t client_bytes = (size_t)p->samples * (size_t)(p->features + p->outputs) * sizeof(float);
     int cached = w->env.worker && client_bytes * (size_t)clients <= QUADRATIC_CACHE_BYTES;
+    if (w->env.optim->kind != OPTIM_SGD)
+        return err_set(err, "task.name = quadratic trains by plain SGD: set optim.kind = sgd");
     struct quadratic *q = quadratic_open(p, w->env.seed, clients, cached);
     if (!q)
         return err_set(err, "task quadratic: no room for %d clients", clients);
     struct quadratic_work *work = mem_alloc(MEM_OTHER, sizeof *work);
     work->task = q;
-    if (w->env.fed->momentum > 0)
+    if (w->env.optim->momentum > 0)
         work->velocity = mem_alloc(MEM_OPTIMIZER, quadratic_dim(q) * sizeof *work->velocity);
     w->state = work;
     shape_add(&w->shape, "X", (uint32_t)p->features, (uint32_t)p->outputs, SHAPE_OTHER);
@@ -49,7 +51,7 @@ static void quadratic_initial(struct workload *w, float *theta)
 
 static size_t quadratic_state(const struct workload *w)
 {
-    return w->env.fed->momentum > 0 ? w->shape.n_values : 0;
+    return w->env.optim->momentum > 0 ? w->shape.n_values : 0;
 }
 
 static int quadratic_group(const struct workload *w)
@@ -61,6 +63,7 @@ static int quadratic_group(const struct workload *w)
 static void quadratic_jobs(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
 {
     const struct fed_params *fed = w->env.fed;
+    const struct optim_params *optim = w->env.optim;
     const struct quadratic_work *work = w->state;
     size_t dim = w->shape.n_values;
     for (int j = 0; j < n; j++) {
@@ -73,7 +76,7 @@ static void quadratic_jobs(struct workload *w, struct train_job *jobs, int n, st
         memcpy(job->delta, job->theta, dim * sizeof *job->delta);
         job->loss =
             quadratic_train(work->task, (int32_t)job->client, job->delta, velocity,
-                            fed->local_steps, fed->batch, fed->local_lr, fed->momentum, &batches);
+                            fed->local_steps, fed->batch, optim->lr, optim->momentum, &batches);
         for (size_t i = 0; i < dim; i++)
             job->delta[i] -= job->theta[i];
         job->samples = quadratic_samples(work->task, (int32_t)job->client);
@@ -89,7 +92,13 @@ static void quadratic_score(struct workload *w, const float *theta, struct eval_
     r->n_rows = 0;
 }
 
-static const struct workload_row work_quadratic = {
+static const char *quadratic_score_name(const struct workload *w)
+{
+    (void)w;
+    return "error";
+}
+
+const struct workload_row work_quadratic = {
     .name = "quadratic",
     .open = quadratic_begin,
     .close = quadratic_end,
@@ -98,25 +107,17 @@ static const struct workload_row work_quadratic = {
     .group = quadratic_group,
     .train = quadratic_jobs,
     .evaluate = quadratic_score,
-    .score_name = "error",
-    .lower_is_better = true,
+    .score_name = quadratic_score_name,
 };
-
-const struct workload_row *const workload_table[] = {&work_quadratic, NULL};
 
 int workload_open(struct workload *w, const struct workload_env *env, struct err *err)
 {
     memset(w, 0, sizeof *w);
     w->env = *env;
-    const char *name = task_names[env->task->name];
-    for (int i = 0; workload_table[i]; i++)
-        if (strcmp(workload_table[i]->name, name) == 0)
-            w->row = workload_table[i];
-    if (!w->row)
-        return err_set(err, "task.name = %s: it cannot be trained in a federation", name);
+    w->row = task_table[env->task->name]->numeric ? &work_quadratic : &work_lm;
     shape_init(&w->shape);
     if (w->row->open(w, err)) {
-        shape_free(&w->shape);
+        workload_close(w);
         return -1;
     }
     shape_seal(&w->shape);
@@ -125,7 +126,7 @@ int workload_open(struct workload *w, const struct workload_env *env, struct err
 
 void workload_close(struct workload *w)
 {
-    if (w->row)
+    if (w->row && w->state)
         w->row->close(w);
     shape_free(&w->shape);
     w->row = NULL;

@@ -5,7 +5,9 @@
 #include "base/check.h"
 #include "base/record.h"
 #include "base/shape.h"
+#include "dev/dev.h"
 #include "fed/fed.h"
+#include "model/model.h"
 #include "task/task.h"
 
 #include <stdbool.h>
@@ -16,6 +18,9 @@
 struct workload_env {
     const struct fed_params *fed;
     const struct task_params *task;
+    const struct model_params *model;
+    const struct optim_params *optim;
+    int32_t dev_kind, threads;
     uint64_t seed;
     bool server, worker; // what this process does; both when alone
 };
@@ -48,7 +53,7 @@ struct eval_result {
 struct workload;
 
 struct workload_row {
-    const char *name; // of the task it serves
+    const char *name;
     int (*open)(struct workload *w, struct err *err);
     void (*close)(struct workload *w);
     void (*initial)(struct workload *w, float *theta);
@@ -56,8 +61,10 @@ struct workload_row {
     int (*group)(const struct workload *w);           // how many jobs train at once
     void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
     void (*evaluate)(struct workload *w, const float *theta, struct eval_result *r);
-    const char *score_name; // "error": what `score` is
-    bool lower_is_better;
+    // The realised partition, one row a client and group that has examples; NULL = there is none.
+    void (*split)(const struct workload *w, void (*fn)(void *arg, const struct rec_split *row),
+                  void *arg);
+    const char *(*score_name)(const struct workload *w); // what `score` is: "error", "exact", ...
 };
 
 struct workload {
@@ -67,7 +74,7 @@ struct workload {
     void *state;
 };
 
-extern const struct workload_row *const workload_table[]; // NULL-terminated
+extern const struct workload_row work_quadratic, work_lm;
 
 int workload_open(struct workload *w, const struct workload_env *env, struct err *err);
 void workload_close(struct workload *w);

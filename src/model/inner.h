@@ -155,7 +155,9 @@ struct loader {
     bool (*takes)(const char *path); // by name and kind of file
     struct model *(*load)(struct dev *dev, const struct model_params *p, struct err *err);
 };
-extern const struct loader *const loader_table[]; // NULL-terminated
+#define MODEL_BUILTIN "builtin"                            // as model.path
+extern const uint8_t base_model_begin[], base_model_end[]; // builtin.c
+extern const struct loader *const loader_table[];          // NULL-terminated
 extern const struct loader loader_llama2c, loader_hf, loader_own;
 
 #endif

@@ -23,14 +23,20 @@ enum { CHUNK = 1 << 15 }; // values read at a time
 
 struct file {
     const char *path;
-    int fd;
+    int fd;             // -1: in memory
+    const uint8_t *mem; // the base model that the program carries
     uint64_t bytes;
 };
 
 static int file_open(struct file *f, const char *path, struct err *err)
 {
     struct stat s;
-    f->path = path;
+    *f = (struct file){.path = path, .fd = -1};
+    if (strcmp(path, MODEL_BUILTIN) == 0) {
+        f->mem = base_model_begin;
+        f->bytes = (uint64_t)(base_model_end - base_model_begin);
+        return 0;
+    }
     f->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (f->fd < 0)
         return err_set(err, "%s: %s", path, strerror(errno));
@@ -42,8 +48,20 @@ static int file_open(struct file *f, const char *path, struct err *err)
     return 0;
 }
 
+static void file_close(struct file *f)
+{
+    if (f->fd >= 0)
+        close(f->fd);
+}
+
 static int file_read(const struct file *f, uint64_t at, void *to, size_t n, struct err *err)
 {
+    if (f->mem) {
+        if (at > f->bytes || n > f->bytes - at)
+            return err_set(err, "%s: ends early", f->path);
+        memcpy(to, f->mem + at, n);
+        return 0;
+    }
     for (size_t done = 0; done < n;) {
         ssize_t got = pread(f->fd, (char *)to + done, n - done, (off_t)(at + done));
         if (got < 0 && errno == EINTR)
@@ -181,7 +199,7 @@ static struct model *llama2c_load(struct dev *dev, const struct model_params *p,
         struct slot s = model_slot(m, i);
         bad = read_slot(m, &s, &f, LLAMA2C_HEADER + 4 * llama2c_place(&c, s.name), KERNEL_F32, err);
     }
-    close(f.fd);
+    file_close(&f);
     if (bad) {
         model_close(m);
         m = NULL;
@@ -306,7 +324,7 @@ static int open_safetensors(struct file *f, const char *path, struct safetensors
         bad = in_file(err, path);
     mem_free(bytes);
     if (bad)
-        close(f->fd);
+        file_close(f);
     return bad;
 }
 
@@ -390,7 +408,7 @@ static struct model *hf_load(struct dev *dev, const struct model_params *p, stru
         return NULL;
     struct model *m = load_tensors(dev, p, &c, &f, &st, err);
     safetensors_free(&st);
-    close(f.fd);
+    file_close(&f);
     return m;
 }
 
@@ -401,7 +419,7 @@ const struct loader loader_hf = {.name = "huggingface",
 
 static bool own_takes(const char *path)
 {
-    return ends_with(path, ".safetensors");
+    return ends_with(path, ".safetensors") || strcmp(path, MODEL_BUILTIN) == 0;
 }
 
 static struct model *own_load(struct dev *dev, const struct model_params *p, struct err *err)
@@ -422,14 +440,15 @@ static struct model *own_load(struct dev *dev, const struct model_params *p, str
     else
         m = load_tensors(dev, p, &c, &f, &st, err);
     safetensors_free(&st);
-    close(f.fd);
+    file_close(&f);
     return m;
 }
 
-const struct loader loader_own = {.name = "fstq",
-                                  .help = "a .safetensors of fstq pretrain",
-                                  .takes = own_takes,
-                                  .load = own_load};
+const struct loader loader_own = {
+    .name = "fstq",
+    .help = "a .safetensors of fstq pretrain, or 'builtin': the one inside",
+    .takes = own_takes,
+    .load = own_load};
 
 // --- Saving
 // ----------------------------------------------------------------------------------------

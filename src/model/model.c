@@ -13,8 +13,9 @@ static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
 static const char *const optim_names[] = {"adamw", "sgd", NULL};
 
 const struct opt model_options[] = {
-    OPT_STRING(struct model_params, path, "model.path", "",
-               "weights: a llama2.c .bin, a Hugging Face directory, or our own .safetensors"),
+    OPT_STRING(struct model_params, path, "model.path", MODEL_BUILTIN,
+               "weights: a llama2.c .bin, a Hugging Face directory, our own .safetensors, or the "
+               "base model inside the program"),
     OPT(struct model_params, lora_rank, "model.lora_rank", "8", 0, 1024, "", "rank of the adapter"),
     OPT(struct model_params, lora_alpha, "model.lora_alpha", "16", 0, 1e6, "",
         "the adapter adds alpha / rank * B A x"),

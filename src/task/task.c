@@ -46,7 +46,7 @@ const char *const task_metric_names[TASK_METRICS] = {"exact", "f1", "rouge_l", "
 #define ROW(f, n, d, lo, hi, h) OPT(struct task_params, f, n, d, lo, hi, "", h)
 #define TEXT(f, n, d, h)        OPT_STRING(struct task_params, f, n, d, h)
 const struct opt task_options[] = {
-    OPT_ENUM(struct task_params, name, "task.name", "quadratic", task_names, "what is learned"),
+    OPT_ENUM(struct task_params, name, "task.name", "synth-qa", task_names, "what is learned"),
     ROW(quadratic.features, "task.features", "100", 1, 4096, "quadratic: features d of X (d, m)"),
     ROW(quadratic.outputs, "task.outputs", "10", 1, 4096, "quadratic: outputs m of X (d, m)"),
     ROW(quadratic.samples, "task.samples", "50", 1, 1e6, "quadratic: samples of each client"),

@@ -8,7 +8,8 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-faults.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
-args=(fed.rounds=8 fed.clients=10 fed.clients_per_round=10 trace.file= net.timeout_s=1.5)
+args=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
+    fed.rounds=8 fed.clients=10 fed.clients_per_round=10 trace.file= net.timeout_s=1.5)
 adapter() { sed -n 's/^# adapter //p' "$1"; }
 arrived() { awk -v r="$2" '$1 == r && $2 ~ "/" { print $2 }' "$1"; }
 launch() # fault log args...
@@ -80,7 +81,7 @@ check "a dead server: nobody stays behind" test -z "$(pgrep -f 'run.dir=dead.d')
 
 # In the simulated network every kind of trouble comes from one seed, and comes again.
 trouble=(net.transport=sim fed.rounds=300 net.sim_drop=0.05 net.sim_corrupt=0.03
-    net.sim_duplicate=0.05 net.sim_delay=0.05 net.sim_reorder=0.1 fed.momentum=0.3
+    net.sim_duplicate=0.05 net.sim_delay=0.05 net.sim_reorder=0.1 optim.momentum=0.3
     fed.opt_state=keep client.step_ns=1000000)
 "$FSTQ" run "${args[@]}" "${trouble[@]}" >sim1 2>/dev/null
 check "trouble in sim: status 3" equal "$?" 3

@@ -7,7 +7,8 @@ set -u
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-fed.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
-common=(fed.rounds=12 fed.clients=20 fed.clients_per_round=8 fed.dropout=0.15 fed.momentum=0.5
+common=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
+    fed.rounds=12 fed.clients=20 fed.clients_per_round=8 fed.dropout=0.15 optim.momentum=0.5
     fed.opt_state=keep trace.file= run.seed=5)
 
 run() # ranks log args...

@@ -1,0 +1,396 @@
+// Language models: clients fine-tune a low-rank adapter on their examples, the server scores the
+// global one.
+#include "fed/workload.h"
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LM_GROUP       16                  // clients trained at once, at most
+#define LM_GROUP_BYTES ((size_t)256 << 20) // and as many as fit here with gradient and optimizer
+#define LM_EVAL_SEQS   64
+
+// Minibatch of one client, laid out for the model; reused from step to step.
+struct lm_batch {
+    int32_t *start, *tokens, *targets; // (batch + 1), (batch * longest) twice
+    struct model_batch batch;
+};
+
+struct lm {
+    struct task *task;
+    struct dev dev;
+    struct model *model;
+    int group;
+    size_t n, optim_n;            // adapter, floats of optimizer state
+    struct lm_batch *batch;       // (group)
+    struct model_job *job;        // (group)
+    struct model_optim_state *os; // (group)
+    float *moments;               // (group, optim_n)
+    struct rng *rng;              // (group)
+    struct lm_batch eval;
+    int32_t *best, *gen, *gen_len, *wrong;
+    struct prediction *prediction;
+    struct score *group_score; // (task.n_groups)
+};
+
+static void batch_init(struct lm_batch *b, int32_t seqs, int32_t longest)
+{
+    size_t rows = (size_t)seqs * (size_t)longest;
+    b->start = mem_alloc(MEM_DATA, (size_t)(seqs + 1) * sizeof *b->start);
+    b->tokens = mem_alloc(MEM_DATA, rows * sizeof *b->tokens);
+    b->targets = mem_alloc(MEM_DATA, rows * sizeof *b->targets);
+    b->batch = (struct model_batch){.start = b->start, .tokens = b->tokens, .targets = b->targets};
+}
+
+static void batch_free(struct lm_batch *b)
+{
+    mem_free(b->start);
+    mem_free(b->tokens);
+    mem_free(b->targets);
+}
+
+static void batch_clear(struct lm_batch *b)
+{
+    b->batch.n_seqs = 0;
+    b->start[0] = 0;
+}
+
+// The loss is on the answer and its end; the last token predicts nothing.
+static void batch_add(struct lm_batch *b, const struct example *e)
+{
+    int32_t at = b->start[b->batch.n_seqs];
+    for (int32_t i = 0; i + 1 < e->n; i++) {
+        b->tokens[at + i] = e->tokens[i];
+        b->targets[at + i] = i + 1 >= e->answer ? e->tokens[i + 1] : -1;
+    }
+    b->start[++b->batch.n_seqs] = at + e->n - 1;
+}
+
+// --- opening -------------------------------------------------------------------------------------
+
+static int lm_group_size(const struct lm *lm, const struct fed_params *fed)
+{
+    size_t each = (4 * lm->n + lm->optim_n) * sizeof(float);
+    size_t fit = LM_GROUP_BYTES / each;
+    int group = fit < 1 ? 1 : fit > LM_GROUP ? LM_GROUP : (int)fit;
+    return group < fed->clients_per_round ? group : fed->clients_per_round;
+}
+
+static void lm_train_memory(struct workload *w, struct lm *lm)
+{
+    const struct fed_params *fed = w->env.fed;
+    lm->group = lm_group_size(lm, fed);
+    size_t g = (size_t)lm->group;
+    lm->batch = mem_alloc(MEM_DATA, g * sizeof *lm->batch);
+    lm->job = mem_alloc(MEM_OTHER, g * sizeof *lm->job);
+    lm->os = mem_alloc(MEM_OTHER, g * sizeof *lm->os);
+    lm->rng = mem_alloc(MEM_OTHER, g * sizeof *lm->rng);
+    lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
+    for (size_t i = 0; i < g; i++)
+        batch_init(&lm->batch[i], fed->batch, lm->task->max_tokens);
+    model_reserve(lm->model, lm->task->max_tokens, lm->group);
+}
+
+static void lm_eval_memory(struct lm *lm)
+{
+    size_t n = (size_t)task_test(lm->task)->n, longest = (size_t)lm->task->max_tokens;
+    size_t answer = (size_t)lm->task->max_answer;
+    batch_init(&lm->eval, LM_EVAL_SEQS, lm->task->max_tokens);
+    lm->best = mem_alloc(MEM_DATA, LM_EVAL_SEQS * longest * sizeof *lm->best);
+    lm->wrong = mem_alloc(MEM_DATA, LM_EVAL_SEQS * sizeof *lm->wrong);
+    lm->gen = mem_alloc(MEM_DATA, n * answer * sizeof *lm->gen);
+    lm->gen_len = mem_alloc(MEM_DATA, LM_EVAL_SEQS * sizeof *lm->gen_len);
+    lm->prediction = mem_alloc(MEM_DATA, n * sizeof *lm->prediction);
+    size_t groups = lm->task->n_groups > 0 ? (size_t)lm->task->n_groups : 1;
+    lm->group_score = mem_alloc(MEM_DATA, groups * sizeof *lm->group_score);
+}
+
+static int lm_check(const struct workload *w, const struct lm *lm, struct err *err)
+{
+    const struct model_config *c = model_config(lm->model);
+    if (lm->task->tokenizer->vocab > c->vocab)
+        return err_set(err,
+                       "task.tokenizer has %d tokens, model.path = '%s' embeds %d; give the "
+                       "tokenizer of the model",
+                       lm->task->tokenizer->vocab, w->env.model->path, c->vocab);
+    if (lm->task->max_tokens > c->max_positions)
+        return err_set(err, "the task's longest example has %d tokens, the model takes %d",
+                       lm->task->max_tokens, c->max_positions);
+    if (w->env.model->lora_rank == 0)
+        return err_set(err, "model.lora_rank = 0: there is no adapter to train; give at least 1");
+    return 0;
+}
+
+static int lm_open(struct workload *w, struct err *err)
+{
+    struct lm *lm = mem_alloc(MEM_OTHER, sizeof *lm);
+    w->state = lm;
+    lm->task = task_open(w->env.task, w->env.seed, w->env.fed->clients, err);
+    if (!lm->task || dev_open(&lm->dev, w->env.dev_kind, w->env.threads, err))
+        return -1;
+    lm->model = model_open(&lm->dev, w->env.model, err);
+    if (!lm->model || lm_check(w, lm, err))
+        return -1;
+    const struct shape *shape = model_shape(lm->model);
+    for (uint32_t i = 0; i < shape->n_tensors; i++)
+        shape_add(&w->shape, shape->tensors[i].name, shape->tensors[i].rows, shape->tensors[i].cols,
+                  (enum shape_kind)shape->tensors[i].kind);
+    lm->n = shape->n_values;
+    lm->optim_n = optim_floats(w->env.optim->kind, lm->n);
+    if (w->env.worker)
+        lm_train_memory(w, lm);
+    if (w->env.server)
+        lm_eval_memory(lm);
+    return 0;
+}
+
+static void lm_close(struct workload *w)
+{
+    struct lm *lm = w->state;
+    for (int i = 0; lm->batch && i < lm->group; i++)
+        batch_free(&lm->batch[i]);
+    batch_free(&lm->eval);
+    void *blocks[] = {lm->batch,   lm->job,        lm->os,    lm->rng, lm->moments,    lm->best,
+                      lm->gen_len, lm->prediction, lm->wrong, lm->gen, lm->group_score};
+    for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
+        mem_free(blocks[i]);
+    if (lm->model)
+        model_close(lm->model);
+    if (lm->dev.row)
+        dev_close(&lm->dev);
+    if (lm->task)
+        task_close(lm->task);
+    mem_free(lm);
+}
+
+static void lm_initial(struct workload *w, float *theta)
+{
+    const struct lm *lm = w->state;
+    model_init_adapter(lm->model, w->env.seed, theta);
+}
+
+// Kept between rounds: the moments, and the number of steps behind them.
+static size_t lm_state_floats(const struct workload *w)
+{
+    const struct lm *lm = w->state;
+    return lm->optim_n + 1;
+}
+
+static int lm_group(const struct workload *w)
+{
+    const struct lm *lm = w->state;
+    return lm->group;
+}
+
+// --- training ------------------------------------------------------------------------------------
+
+static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    float *moments = job->state ? job->state : lm->moments + (size_t)i * (lm->optim_n + 1);
+    if (!job->state)
+        memset(moments, 0, (lm->optim_n + 1) * sizeof *moments);
+    memcpy(job->delta, job->theta, lm->n * sizeof *job->delta); // trained in place
+    lm->os[i] =
+        (struct model_optim_state){.moments = moments, .step = (int32_t)moments[lm->optim_n]};
+    lm->rng[i] = rng_stream(w->env.seed, RNG_BATCH, job->round, job->client, 0);
+    lm->job[i] = (struct model_job){.batch = &lm->batch[i].batch,
+                                    .adapter = job->delta,
+                                    .optim = &lm->os[i],
+                                    .client = (int32_t)job->client};
+    job->samples = task_client(lm->task, (int32_t)job->client)->n;
+    job->loss = 0;
+}
+
+static void draw_batch(struct lm *lm, const struct train_job *job, int i, int32_t batch)
+{
+    const struct examples *own = task_client(lm->task, (int32_t)job->client);
+    batch_clear(&lm->batch[i]);
+    for (int32_t b = 0; b < batch; b++)
+        batch_add(&lm->batch[i], &own->v[rng_below(&lm->rng[i], (uint32_t)own->n)]);
+}
+
+static void job_end(struct lm *lm, struct train_job *job, int i, int32_t steps)
+{
+    lm->os[i].moments[lm->optim_n] = (float)lm->os[i].step;
+    for (size_t j = 0; j < lm->n; j++)
+        job->delta[j] -= job->theta[j];
+    job->loss /= steps;
+    job->failed = !isfinite(job->loss);
+    task_forget(lm->task, (int32_t)job->client);
+}
+
+// Clients trained together share the time by their steps, which are alike: equal parts, laid end to
+// end.
+static void share_time(struct train_job *jobs, int n, struct recorder *rec, struct span span)
+{
+    int64_t dur = (clock_ns() - span.t_ns) / n;
+    int64_t cpu = span.cpu_ns < 0 ? -1 : (clock_cpu_ns() - span.cpu_ns) / n;
+    for (int i = 0; i < n; i++) {
+        jobs[i].dur_ns = dur;
+        recorder_put(rec, STAGE_TRAIN, (int32_t)jobs[i].client, span.t_ns + i * dur, dur, cpu, 0, 0,
+                     n > 1 ? EVENT_SHARED : 0);
+    }
+}
+
+static void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
+{
+    struct lm *lm = w->state;
+    const struct fed_params *fed = w->env.fed;
+    struct span span = span_begin(rec);
+    assert(n <= lm->group);
+    for (int i = 0; i < n; i++)
+        job_begin(w, lm, &jobs[i], i);
+    for (int32_t s = 0; s < fed->local_steps; s++) {
+        for (int i = 0; i < n; i++)
+            draw_batch(lm, &jobs[i], i, fed->batch);
+        model_train_step(lm->model, lm->job, n, w->env.optim, rec);
+        for (int i = 0; i < n; i++)
+            jobs[i].loss += lm->job[i].loss;
+    }
+    for (int i = 0; i < n; i++)
+        job_end(lm, &jobs[i], i, fed->local_steps);
+    share_time(jobs, n, rec, span);
+}
+
+// --- scoring -------------------------------------------------------------------------------------
+
+// Where every token of the answer is the likeliest one, greedy decoding gives the answer itself.
+static bool answered(const struct lm *lm, const struct example *e, int32_t row)
+{
+    for (int32_t i = e->answer; i < e->n; i++)
+        if (lm->best[row + i - 1] != e->tokens[i])
+            return false;
+    return true;
+}
+
+// Greedy answers of the examples the model did not get right under teacher forcing.
+static void generate(struct lm *lm, const float *theta, const struct examples *set, int32_t first,
+                     int32_t n_wrong)
+{
+    struct lm_batch *b = &lm->eval;
+    int32_t answer = lm->task->max_answer;
+    int32_t *out = lm->gen + (size_t)first * (size_t)answer;
+    b->start[0] = 0;
+    for (int32_t i = 0; i < n_wrong; i++) {
+        const struct example *e = &set->v[lm->wrong[i]];
+        memcpy(b->tokens + b->start[i], e->tokens, (size_t)e->answer * sizeof *e->tokens);
+        b->start[i + 1] = b->start[i] + e->answer;
+    }
+    struct model_gen g = {.adapter = theta,
+                          .n_seqs = n_wrong,
+                          .start = b->start,
+                          .tokens = b->tokens,
+                          .max_new = answer,
+                          .end = lm->task->tokenizer->eos,
+                          .out = out,
+                          .out_len = lm->gen_len};
+    model_generate(lm->model, &g);
+    for (int32_t i = 0; i < n_wrong; i++) {
+        bool ended = lm->gen_len[i] <= answer;
+        lm->prediction[lm->wrong[i]] =
+            (struct prediction){.tokens = out + (size_t)i * (size_t)answer,
+                                .n = ended ? lm->gen_len[i] : answer,
+                                .ended = ended};
+    }
+}
+
+// One block of the test set: its loss, and what the model answers.
+static void eval_block(struct lm *lm, const float *theta, const struct examples *set, int32_t first,
+                       int32_t n, double *loss, double *weight)
+{
+    struct model_job job = {.batch = &lm->eval.batch,
+                            .adapter = (float *)(uintptr_t)theta,
+                            .best = lm->best,
+                            .client = -1};
+    int32_t n_wrong = 0;
+    batch_clear(&lm->eval);
+    for (int32_t i = 0; i < n; i++)
+        batch_add(&lm->eval, &set->v[first + i]);
+    model_evaluate(lm->model, &job, 1);
+    *loss += job.loss * job.weight;
+    *weight += job.weight;
+    for (int32_t i = 0; i < n; i++) {
+        const struct example *e = &set->v[first + i];
+        if (answered(lm, e, lm->eval.start[i]))
+            lm->prediction[first + i] = (struct prediction){
+                .tokens = e->tokens + e->answer, .n = e->n - e->answer - 1, .ended = true};
+        else
+            lm->wrong[n_wrong++] = first + i;
+    }
+    if (n_wrong)
+        generate(lm, theta, set, first, n_wrong);
+}
+
+static void put_score(struct eval_result *r, const char *set, const struct score *s)
+{
+    const double value[TASK_METRICS] = {[TASK_EXACT] = s->exact,
+                                        [TASK_F1] = s->f1,
+                                        [TASK_ROUGE_L] = s->rouge_l,
+                                        [TASK_ACCURACY] = s->accuracy};
+    for (int m = 0; m < TASK_METRICS && r->n_rows < EVAL_MAX; m++) {
+        if (isnan(value[m]) || s->n == 0)
+            continue;
+        struct eval_row *row = &r->rows[r->n_rows++];
+        row->value = value[m];
+        row->n = s->n;
+        snprintf(row->set, sizeof row->set, "%s", set);
+        snprintf(row->metric, sizeof row->metric, "%s", task_metric_names[m]);
+    }
+}
+
+static void lm_evaluate(struct workload *w, const float *theta, struct eval_result *r)
+{
+    struct lm *lm = w->state;
+    const struct examples *set = task_test(lm->task);
+    struct score all;
+    double loss = 0, weight = 0;
+    for (int32_t first = 0; first < set->n; first += LM_EVAL_SEQS) {
+        int32_t n = set->n - first < LM_EVAL_SEQS ? set->n - first : LM_EVAL_SEQS;
+        eval_block(lm, theta, set, first, n, &loss, &weight);
+    }
+    task_score(lm->task, set, lm->prediction, &all, lm->group_score);
+    r->loss = weight > 0 ? loss / weight : NAN;
+    r->score = task_main_score(lm->task, &all);
+    r->n_rows = 0;
+    put_score(r, "all", &all);
+    for (int32_t g = 0; g < lm->task->n_groups; g++)
+        put_score(r, lm->task->groups[g], &lm->group_score[g]);
+}
+
+static const char *lm_score_name(const struct workload *w)
+{
+    const struct lm *lm = w->state;
+    return task_metric_names[lm->task->row->metric];
+}
+
+static void lm_split(const struct workload *w, void (*fn)(void *arg, const struct rec_split *row),
+                     void *arg)
+{
+    const struct task *t = ((const struct lm *)w->state)->task;
+    for (int32_t c = 0; t->split && c < t->clients; c++)
+        for (int32_t g = 0; g < t->n_groups; g++) {
+            struct rec_split row = {.n = t->split[(size_t)c * (size_t)t->n_groups + (size_t)g],
+                                    .client = c,
+                                    .group = g};
+            snprintf(row.name, sizeof row.name, "%s", t->groups[g]);
+            if (row.n > 0)
+                fn(arg, &row);
+        }
+}
+
+const struct workload_row work_lm = {
+    .name = "language model",
+    .open = lm_open,
+    .close = lm_close,
+    .initial = lm_initial,
+    .state_floats = lm_state_floats,
+    .group = lm_group,
+    .train = lm_train,
+    .evaluate = lm_evaluate,
+    .split = lm_split,
+    .score_name = lm_score_name,
+};
