@@ -75,10 +75,10 @@ static void sink_commit(void *arg, int32_t version)
     int64_t before, after;
     trace_time_ns(r->trace, &before);
     trace_commit(r->trace, version);
-    span_end(&r->server_rec, span, STAGE_TRACE, -1, 0, 0);
     trace_time_ns(r->trace, &after);
     recorder_put(&r->server_rec, STAGE_SYNC, -1, clock_ns() - (after - before), after - before, -1,
                  0, 0, 0);
+    span_end(&r->server_rec, span, STAGE_TRACE, -1, 0, 0);
 }
 
 static const struct table_col round_cols[] = {
@@ -269,6 +269,7 @@ static void open_workers(struct run *r)
         if (!transport_hosts(&r->transport, e))
             continue;
         recorder_init(&r->worker_rec[e], RUN_SPANS / 4, r->comm->rank, r->cfg.trace.cpu);
+        r->worker_rec[e].origin_ns = 0; // the server puts its spans on rank 0's clock
         r->worker_env[e] = r->env;
         r->worker_env[e].rec = &r->worker_rec[e];
         r->worker[e] = worker_open(&r->worker_env[e], e, &err);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -20,8 +21,13 @@ const struct opt trace_options[] = {
                "HDF5 file with everything measured; one of that name is kept as NAME.k.h5; empty = "
                "no trace"),
     OPT(struct trace_params, journal, "trace.journal", "on", 0, 0, "",
-        "write each round to NAME.h5.journal first, synced: it survives a power cut, and fstq show "
-        "--recover rebuilds the file from it"),
+        "write each round to NAME.h5.journal first: it survives a power cut, and fstq show "
+        "--recover "
+        "rebuilds the file from it; deleted when a run has ended well"),
+    OPT(struct trace_params, sync_ms, "trace.sync_ms", "100", 0, 3600000, "ms",
+        "at least so long between two waits for the disk, so that rounds shorter than that do not "
+        "wait for it each; 0 = every round. A power cut costs the rounds of that time, a crash "
+        "none"),
     OPT(struct trace_params, cpu, "trace.cpu", "on", 0, 0, "",
         "take the CPU time of spans too; costs under 1 us each"),
     OPT(struct trace_params, events_per_round, "trace.events_per_round", "256", 1, 1048576, "rows",
@@ -40,7 +46,7 @@ struct trace {
     bool h5_sound, journal_sound;
     char path[PATH_MAX], journal_path[PATH_MAX];
     struct row_buffer buf[REC_COUNT];
-    int64_t rounds, time_ns, sync_ns;
+    int64_t rounds, time_ns, sync_ns, synced_at_ns, sync_every_ns;
     int32_t attempt, version; // version: of the last commit
     char degraded[640];
 };
@@ -51,6 +57,51 @@ static void fact(struct trace_file *f, enum trace_place place, const char *name,
 {
     if (text && text[0])
         trace_fact_add(f, place, name, text, strlen(text));
+}
+
+// What bears on speed or results, and nothing that might be a secret.
+static bool environment_counts(const char *line)
+{
+    static const char *const prefixes[] = {
+        "OMP_",   "OPENBLAS_", "GOTO_", "MKL_",   "OMPI_MCA_", "OMPI_COMM_WORLD_", "UCX_",
+        "CUDA_",  "NVIDIA_",   "HDF5_", "HWLOC_", "FSTQ_",     "SLURM_",           "MALLOC_",
+        "LD_LIB", "LD_PRE",    "LC_",   "LANG=",  "TZ="};
+    static const char *const secrets[] = {"KEY",  "TOKEN", "SECRET", "PASS",
+                                          "CRED", "AUTH",  "URI",    "transports"};
+    for (size_t i = 0; i < ARRAY_LEN(secrets); i++) {
+        const char *hit = strstr(line, secrets[i]);
+        if (hit && hit < strchr(line, '='))
+            return false;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(prefixes); i++)
+        if (strncmp(line, prefixes[i], strlen(prefixes[i])) == 0)
+            return true;
+    return false;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static void environment_fact(struct trace_file *f)
+{
+    enum { LINES = 512 };
+    const char *lines[LINES];
+    size_t n = 0, len = 0;
+    for (char **e = environ; *e && n < LINES; e++)
+        if (strchr(*e, '=') && environment_counts(*e)) {
+            lines[n++] = *e;
+            len += strlen(*e) + 1;
+        }
+    if (!n)
+        return;
+    qsort(lines, n, sizeof *lines, by_text);
+    char *text = mem_alloc(MEM_TRACE, len + 1), *at = text;
+    for (size_t i = 0; i < n; i++)
+        at += sprintf(at, "%s\n", lines[i]);
+    trace_fact_add(f, TRACE_META, "environment", text, len);
+    mem_free(text);
 }
 
 static void build_facts(struct trace_file *f, const struct trace_meta *meta)
@@ -69,7 +120,10 @@ static void build_facts(struct trace_file *f, const struct trace_meta *meta)
     fact(f, TRACE_ROOT, "command_line", meta->command_line);
     fact(f, TRACE_META, "command_line", meta->command_line);
     fact(f, TRACE_META, "config", meta->config_text);
-    fact(f, TRACE_META, "environment", meta->environment);
+    if (meta->environment)
+        fact(f, TRACE_META, "environment", meta->environment);
+    else
+        environment_fact(f);
     fact(f, TRACE_META, "build", build);
     fact(f, TRACE_META, "hwloc_xml", meta->hwloc_xml);
     for (int i = 0; i < meta->n_config; i++)
@@ -120,7 +174,8 @@ static int journal_start(struct trace *t, const struct trace_file *f, struct err
         trace_journal_fact(&t->journal, &f->facts[i]);
     for (int id = 0; id < REC_COUNT; id++)
         trace_journal_rows(&t->journal, (enum record_id)id, f->rows[id], f->n[id]);
-    if (trace_journal_commit(&t->journal, -1, t->rounds, &t->sync_ns, err) < 0)
+    if (trace_journal_commit(&t->journal, -1, t->rounds, err) < 0 ||
+        trace_journal_sync(&t->journal, err) < 0)
         return -1;
     if (rename(part, t->journal_path) < 0 || fsio_sync_dir(t->journal_path) < 0)
         return trace_errno_set(err, t->journal_path, "put in place");
@@ -271,6 +326,7 @@ struct trace *trace_open(const struct trace_params *p, const struct trace_meta *
         trace_free(t);
         return NULL;
     }
+    t->sync_every_ns = (int64_t)p->sync_ms * 1000000;
     snprintf(t->journal_path, sizeof t->journal_path, "%.*s.journal",
              (int)sizeof t->journal_path - 16, t->path);
     int r = resume ? open_again(t, p, meta, err) : open_new(t, p, meta, err);
@@ -319,12 +375,26 @@ static void degrade(struct trace *t, const char *lost, const char *why)
     warn("the trace is degraded: %s", t->degraded);
 }
 
+static int sync_journal(struct trace *t, bool now, struct err *err)
+{
+    int64_t start = clock_ns();
+    if (!now && start - t->synced_at_ns < t->sync_every_ns)
+        return 0;
+    int r = trace_journal_sync(&t->journal, err);
+    t->synced_at_ns = clock_ns();
+    t->sync_ns += t->synced_at_ns - start;
+    return r;
+}
+
 static void commit_journal(struct trace *t)
 {
     struct err err = {0};
     for (int id = 0; id < REC_COUNT; id++)
         trace_journal_rows(&t->journal, (enum record_id)id, t->buf[id].rows, t->buf[id].n);
-    if (trace_journal_commit(&t->journal, t->version, t->rounds, &t->sync_ns, &err) == 0)
+    int r = trace_journal_commit(&t->journal, t->version, t->rounds, &err);
+    if (r == 0)
+        r = sync_journal(t, false, &err);
+    if (r == 0)
         return;
     t->journal_sound = false;
     degrade(t, "no journal", err.text);
@@ -380,7 +450,22 @@ int64_t trace_time_ns(const struct trace *t, int64_t *fdatasync_ns)
     return t->time_ns;
 }
 
-void trace_close(struct trace *t, bool complete)
+static void close_h5(struct trace *t, bool complete)
+{
+    struct err err = {0};
+    bool sound = !t->degraded[0];
+    if ((sound && complete && trace_h5_complete(&t->h5, true, &err) < 0) ||
+        trace_h5_sync(&t->h5, &err) < 0) {
+        degrade(t, "the file is not marked complete", err.text);
+        trace_h5_abandon(&t->h5);
+        return;
+    }
+    trace_h5_close(&t->h5);
+    if (sound && complete && t->journal_sound && unlink(t->journal_path) < 0)
+        warn("%s: cannot delete: %s", t->journal_path, strerror(errno));
+}
+
+bool trace_close(struct trace *t, bool complete)
 {
     struct err err = {0};
     bool waiting = false;
@@ -388,20 +473,13 @@ void trace_close(struct trace *t, bool complete)
         waiting |= t->buf[id].n > 0;
     if (waiting)
         trace_commit(t, t->version);
-    bool sound = t->h5_sound && !t->degraded[0];
-    if (t->h5_sound) {
-        bool bad = (sound && complete && trace_h5_complete(&t->h5, true, &err) < 0) ||
-                   trace_h5_sync(&t->h5, &err) < 0;
-        if (bad) {
-            degrade(t, "the file is not marked complete", err.text);
-            trace_h5_abandon(&t->h5);
-        } else {
-            trace_h5_close(&t->h5);
-        }
-        if (!bad && sound && complete && t->journal_sound && unlink(t->journal_path) < 0)
-            warn("%s: cannot delete: %s", t->journal_path, strerror(errno));
-    }
+    if (t->journal_sound && !complete && sync_journal(t, true, &err) < 0)
+        degrade(t, "no journal", err.text);
+    if (t->h5_sound)
+        close_h5(t, complete);
+    bool sound = !t->degraded[0];
     trace_free(t);
+    return sound;
 }
 
 // --- Recovery ---

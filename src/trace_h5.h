@@ -13,6 +13,7 @@ struct trace_params { // [trace]
     char file[240];   // "" = no trace
     bool journal, cpu;
     int32_t events_per_round; // rows of a chunk of /events
+    int32_t sync_ms;          // at least so long between two fdatasync of the journal
 };
 
 extern const struct opt trace_options[];
@@ -23,7 +24,7 @@ struct trace_attr { // attributes of / and /config; text or number
 };
 
 struct trace_meta {
-    // Environment: filtered, NAME=value lines.
+    // Environment: NAME=value lines; NULL = what of our own bears on a run.
     const char *command_line, *config_text, *hwloc_xml, *environment;
     const struct trace_attr *config; // every parameter by its one name
     int n_config;
@@ -44,8 +45,9 @@ void trace_commit(struct trace *t, int32_t version);
 const char *trace_degraded(const struct trace *t); // NULL = sound, else why
 // Spent so far writing, fdatasync not counted; that apart.
 int64_t trace_time_ns(const struct trace *t, int64_t *fdatasync_ns);
-// Commits what is left, marks the file and frees t. Complete and sound: the journal goes.
-void trace_close(struct trace *t, bool complete);
+// Commits what is left, marks the file and frees t. Complete and sound: the journal goes. False:
+// the trace is degraded, if only now.
+bool trace_close(struct trace *t, bool complete);
 
 // What recording one span costs here, in a scratch recorder: without and with its CPU time.
 void trace_measure_overhead(double *plain_ns, double *cpu_ns);

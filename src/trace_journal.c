@@ -1,7 +1,6 @@
 #include "trace_store.h"
 
 #include "base/bytes.h"
-#include "base/clock.h"
 #include "base/fsio.h"
 #include "base/mem.h"
 
@@ -122,8 +121,7 @@ static int write_all(int fd, const uint8_t *p, size_t n)
     return 0;
 }
 
-int trace_journal_commit(struct trace_journal *j, int32_t version, int64_t rounds, int64_t *sync_ns,
-                         struct err *err)
+int trace_journal_commit(struct trace_journal *j, int32_t version, int64_t rounds, struct err *err)
 {
     uint8_t *r = reserve(j, RECORD_BYTES + 16), *p = r + RECORD_BYTES;
     put_u32(p, (uint32_t)version);
@@ -131,10 +129,6 @@ int trace_journal_commit(struct trace_journal *j, int32_t version, int64_t round
     put_u64(p + 8, (uint64_t)rounds);
     trace_journal_seal(r, RECORD_COMMIT, 16);
     int bad = write_all(j->fd, j->buf, j->len);
-    int64_t t = clock_ns();
-    if (!bad)
-        bad = fdatasync(j->fd);
-    *sync_ns += clock_ns() - t;
     if (bad) {
         trace_errno_set(err, j->path, "write");
         // Best effort: a reader stops at the last whole commit with or without it.
@@ -146,6 +140,11 @@ int trace_journal_commit(struct trace_journal *j, int32_t version, int64_t round
     j->size += (int64_t)j->len;
     j->len = 0;
     return 0;
+}
+
+int trace_journal_sync(struct trace_journal *j, struct err *err)
+{
+    return fdatasync(j->fd) < 0 ? trace_errno_set(err, j->path, "sync") : 0;
 }
 
 static int open_locked(struct trace_journal *j, const char *path, int flags, struct err *err)

@@ -51,9 +51,9 @@ int trace_journal_create(struct trace_journal *j, const char *path, struct err *
 int trace_journal_reopen(struct trace_journal *j, const char *path, size_t good, struct err *err);
 void trace_journal_fact(struct trace_journal *j, const struct trace_fact *f); // into memory
 void trace_journal_rows(struct trace_journal *j, enum record_id id, const void *rows, size_t n);
-// Ends a commit, writes it and syncs. On failure the file is cut back to its last whole commit.
-int trace_journal_commit(struct trace_journal *j, int32_t version, int64_t rounds, int64_t *sync_ns,
-                         struct err *err);
+// Ends a commit and writes it. On failure the file is cut back to its last whole commit.
+int trace_journal_commit(struct trace_journal *j, int32_t version, int64_t rounds, struct err *err);
+int trace_journal_sync(struct trace_journal *j, struct err *err); // now it survives a power cut
 void trace_journal_close(struct trace_journal *j);
 // Reads bytes that nobody vouches for. Rows behind the last commit are left out; damaged records
 // are skipped and counted. good: the offset behind the last whole commit. -1: not a journal of this

@@ -336,16 +336,14 @@ void server_checkpoint(struct server *s)
     struct checkpoint c = checkpoint_of(s);
     if (checkpoint_write(env->run_dir, &c, s->theta, s->state, s->ckpt, &err))
         snprintf(s->failure, sizeof s->failure, "no checkpoint: %.140s", err.text);
-    span_end(env->rec, span, STAGE_CHECKPOINT, -1, 0, (int64_t)checkpoint_bytes(&c));
     synced = fsio_sync_ns() - synced;
     recorder_put(env->rec, STAGE_SYNC, -1, clock_ns() - synced, synced, -1, 0, 0, 0);
+    span_end(env->rec, span, STAGE_CHECKPOINT, -1, 0, (int64_t)checkpoint_bytes(&c));
 }
 
 void server_flush_events(struct server *s)
 {
     size_t n = recorder_drain(s->env->rec, s->drain, s->drain_cap);
-    for (size_t i = 0; i < n; i++)
-        s->drain[i].t_start_ns -= s->origin_ns;
     s->sink->rows(s->sink->arg, REC_EVENTS, s->drain, n);
 }
 

@@ -97,8 +97,8 @@ static void test_round_trip(void **state)
     write_rounds(t, 0, 5);
     int64_t sync = -1;
     assert_true(trace_time_ns(t, &sync) > 0);
-    assert_true(sync >= 0);
-    trace_close(t, true);
+    assert_true(sync > 0);
+    assert_true(trace_close(t, true));
     assert_false(exists(journal_path));
 
     struct trace_file f;
@@ -204,6 +204,47 @@ static void test_long_texts(void **state)
     assert_int_equal((uint8_t)cut[len - 1], 0xa9);
     trace_file_free(&f);
     mem_free(command);
+}
+
+// What bears on a run is kept, what might be a secret is not.
+static void test_environment(void **state)
+{
+    (void)state;
+    struct trace_params p = params(false);
+    const struct trace_meta meta = {.command_line = "x"};
+    setenv("OMP_NUM_THREADS", "3", 1);
+    setenv("OMPI_MCA_orte_precondition_transports", "0123", 1);
+    setenv("SLURM_SOME_TOKEN", "0123", 1);
+    setenv("HOME_MADE", "0123", 1);
+    struct trace *t = trace_open(&p, &meta, false, NULL);
+    assert_non_null(t);
+    trace_close(t, true);
+    struct trace_file f;
+    read_back(&f);
+    assert_non_null(strstr(f.environment, "OMP_NUM_THREADS=3\n"));
+    assert_null(strstr(f.environment, "0123"));
+    trace_file_free(&f);
+}
+
+// Rounds faster than trace.sync_ms do not wait for the disk each.
+static void test_sync_interval(void **state)
+{
+    (void)state;
+    int64_t waited[2];
+    for (int i = 0; i < 2; i++) {
+        struct trace_params p = params(true);
+        struct trace_meta meta = test_meta();
+        p.sync_ms = i ? 3600000 : 0;
+        struct trace *t = trace_open(&p, &meta, false, NULL);
+        assert_non_null(t);
+        write_rounds(t, 0, 1);
+        trace_time_ns(t, &waited[0]);
+        write_rounds(t, 1, 4);
+        trace_time_ns(t, &waited[1]);
+        assert_int_equal(waited[1] == waited[0], i);
+        trace_close(t, false);
+        expect_rounds(4);
+    }
 }
 
 static void test_live_reader(void **state)
@@ -492,7 +533,6 @@ static void test_journal_lies(void **state)
     const struct trace_fact fact = {
         .place = TRACE_ROOT, .name = "a", .text = (char[]){"b"}, .len = 1};
     char row[TEST_ROW_MAX];
-    int64_t sync = 0;
     assert_int_equal(trace_journal_create(&j, journal_path, &err), 0);
     trace_journal_fact(&j, &fact);
     struct trace_fact long_name = fact;
@@ -508,7 +548,7 @@ static void test_journal_lies(void **state)
     test_fill_row(REC_EVAL, 0, 0, 0, row);
     memset(((struct rec_eval *)(void *)row)->set, 'x', 24); // not terminated
     trace_journal_rows(&j, REC_EVAL, row, 1);
-    assert_int_equal(trace_journal_commit(&j, 0, 0, &sync, &err), 0);
+    assert_int_equal(trace_journal_commit(&j, 0, 0, &err), 0);
     trace_journal_close(&j);
     struct trace_file f = {0};
     assert_int_equal(trace_journal_load(journal_path, &f, &good, &err), 0);
@@ -620,8 +660,7 @@ static void write_against_a_limit(void *arg)
     const char *why = trace_degraded(t);
     if (!why || !strstr(why, "t.h5"))
         _exit(3);
-    trace_close(t, true);
-    _exit(0);
+    _exit(trace_close(t, true) ? 5 : 0);
 }
 
 static void test_disk_full(void **state)
@@ -690,6 +729,8 @@ int main(void)
         TEST(test_chunks),
         TEST(test_index_splits),
         TEST(test_long_texts),
+        TEST(test_environment),
+        TEST(test_sync_interval),
         TEST(test_live_reader),
         TEST(test_nothing_is_overwritten),
         TEST(test_two_writers),
