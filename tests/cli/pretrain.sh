@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A shortened making of the base model: it learns, repeats to the bit for any threads, and can be used.
+# A shortened making of the base model: it learns, repeats to the bit for any threads, can be used.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

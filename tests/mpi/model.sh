@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The federation with a language model: the same adapter and bytes for any number of ranks and threads and
+# either transport, also after an interruption; the score moves off its floor.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-model.XXXXXX")
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+export OMP_WAIT_POLICY=passive
+common=("$root/configs/quick.ini" fed.rounds=3 fed.clients=9 fed.clients_per_round=5 fed.local_steps=4
+    task.test=32 dev.threads=1 trace.file=)
+run() # ranks log args...
+{
+    local np=$1 log=$2
+    shift 2
+    if [ "$np" = 1 ]; then
+        "$FSTQ" run "${common[@]}" "$@" >"$log" 2>&1
+    else
+        mpirun --oversubscribe -np "$np" "$FSTQ" run "${common[@]}" "$@" >"$log" 2>&1
+    fi
+}
+adapter() { sed -n 's/^# adapter //p' "$1"; }
+rounds() { grep -E '^ +[0-9]' "$1" | awk '{print $1, $2, $3, $4, $5, $6, $7}'; }
+
+run 1 p1
+check "one rank runs to the end" contains p1 "# VALID"
+for np in 2 3; do
+    run $np p$np
+    check "$np ranks: the same adapter" equal "$(adapter p$np)" "$(adapter p1)"
+    check "$np ranks: the same bytes and scores" equal "$(rounds p$np)" "$(rounds p1)"
+done
+run 1 t3 dev.threads=3
+check "three threads: the same adapter" equal "$(adapter t3)" "$(adapter p1)"
+run 1 sim net.transport=sim net.sim_workers=3
+check "sim, one client at a time: the same adapter" equal "$(adapter sim)" "$(adapter p1)"
+run 1 layer model.recompute=layer
+check "recomputing layers: the same adapter" equal "$(adapter layer)" "$(adapter p1)"
+run 1 central fed.clients=1 fed.clients_per_round=1 task.partition=iid
+check "centralised: one client with all languages" contains central "# VALID"
+
+# Moments kept between rounds are client state; killed and resumed, the run ends the same.
+keep=(fed.opt_state=keep fed.rounds=6)
+run 1 kept "${keep[@]}"
+check "kept moments matter" test "$(adapter kept)" != "$(adapter p1)"
+"$FSTQ" run "${common[@]}" "${keep[@]}" run.dir=d >killed 2>&1 &
+pid=$!
+for _ in $(seq 1000); do
+    [ -f d/server.a.ckpt ] && break # after round 2
+    sleep 0.01
+done
+kill -KILL $pid
+wait $pid 2>/dev/null
+run 2 resumed "${keep[@]}" run.dir=d run.resume=on
+check "killed and resumed on other ranks: the same adapter" equal "$(adapter resumed)" "$(adapter kept)"
+"$FSTQ" score "${common[@]}" "${keep[@]}" run.dir=d >scored 2>&1
+check "score: the checkpoint's adapter has the run's score" equal \
+    "$(sed -n 's/^# exact \([0-9.]*\), loss \([0-9.]*\)$/\1/p' scored | cut -c1-6)" \
+    "$(sed -n 's/^# exact \([0-9.]*\),.*/\1/p' resumed | cut -c1-6)"
+finish
