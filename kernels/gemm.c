@@ -7,9 +7,12 @@
 // --- Packing
 // ---------------------------------------------------------------------------------------
 
-#define MIX(a, b, i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i14, i15)            \
-    __builtin_shufflevector(a, b, i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i14, \
-                            i15)
+// GCC knows clang's name for it since version 12.
+#if defined(__clang__) || __GNUC__ >= 12
+#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIX(a, b, ...) __builtin_shuffle(a, b, (simd_i){__VA_ARGS__})
+#endif
 
 // 16 x 16 transpose: four rounds that swap off-diagonal blocks of 8, 4, 2 and 1.
 SIMD_INLINE void transpose16(simd_f *r)

@@ -16,11 +16,19 @@ KERNEL_VARIANTS_VOID(rotate_signs, (const float *x, const uint32_t *bits, size_t
 
 typedef float floats16 __attribute__((vector_size(64)));
 
+// GCC knows clang's name for it since version 12.
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+typedef int32_t ints16 __attribute__((vector_size(64)));
+#define SHUFFLE(v, ...) __builtin_shuffle(v, (ints16){__VA_ARGS__})
+#endif
+
 // One stage inside sixteen values: x[i] and x[i ^ h] become their sum and difference.
 #define STAGE(v, SWAP, SIGNS)                                                                      \
     do {                                                                                           \
         const floats16 signs_ = {SIGNS};                                                           \
-        (v) = __builtin_shufflevector(v, v, SWAP) + (v)*signs_;                                    \
+        (v) = SHUFFLE(v, SWAP) + (v)*signs_;                                                       \
     } while (0)
 #define SWAP8  8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
 #define SWAP4  4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11
