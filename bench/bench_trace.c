@@ -26,7 +26,7 @@ static const struct opt options[] = {
     OPT_STRING(struct trace_bench, dir, "trace.dir", ".", "where the files are written"),
 };
 
-// --- Spans ---
+// Spans.
 
 static void clock_loop(void *arg, int64_t n)
 {
@@ -54,7 +54,7 @@ static void span_loop(void *arg, int64_t n)
     bench_use(r->ring);
 }
 
-// --- Rounds ---
+// Rounds.
 
 #define ROUNDS_KEPT 8192 // of the newest commits
 
@@ -157,7 +157,7 @@ static const char *close_rounds(struct rounds *r)
     return wrong;
 }
 
-// --- Table ---
+// Table.
 
 static void put_row(struct bench_ctx *c, const struct table *t, const char *name,
                     const struct stats *ns, double cpu_ns, const char *wrong)

@@ -4,8 +4,7 @@
 
 #include <assert.h>
 
-// --- Packing
-// ---------------------------------------------------------------------------------------
+// Packing.
 
 // GCC knows clang's name for it since version 12.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -135,8 +134,7 @@ void kernel_pack_weight(const struct kernel_weight *w, float *packed)
     gemm_pack(&b, 0, w->cols, 0, w->rows, packed);
 }
 
-// --- The product
-// -----------------------------------------------------------------------------------
+// The product.
 
 // A group of panels and a block of k. Row k of panel p lies at b + p * panel + (k0 + k) * ldb.
 struct block {

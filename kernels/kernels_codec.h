@@ -11,15 +11,13 @@
 extern "C" {
 #endif
 
-// --- Vector width
-// -----------------------------------------------------------------------------------
+// Vector width.
 enum codec_isa { CODEC_ISA_PORTABLE, CODEC_ISA_AVX2, CODEC_ISA_AVX512, CODEC_ISA_COUNT };
 extern const char *const codec_isa_name[CODEC_ISA_COUNT];
 enum codec_isa codec_isa(void);               // in use: the best of this machine, or the limit
 void codec_isa_limit(enum codec_isa at_most); // for tests and benches; not while kernels run
 
-// --- Where decoded values go
-// ----------------------------------------------------------------------------
+// Where decoded values go.
 struct quant_sink {
     float *to;
     float weight;
@@ -31,9 +29,8 @@ static inline struct quant_sink quant_sink_at(struct quant_sink s, size_t offset
     return s;
 }
 
-// --- quant.c: floats to codes and back
-// -------------------------------------------------------------- Messages have no alignment: bytes
-// in and out are uint8_t, little-endian.
+// quant.c: floats to codes and back. Messages have no alignment: bytes in and out are uint8_t,
+// little-endian.
 
 // The largest |x| as bits of a float. At least 0x7f800000 if and only if a value is not finite.
 uint32_t quant_absmax_bits(const float *x, size_t n);
@@ -82,8 +79,7 @@ void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_si
 void quant_bf16_to_le(const float *x, size_t n, uint8_t *out);
 void quant_bf16_from_le(const uint8_t *in, size_t n, struct quant_sink to);
 
-// --- pack.c: fixed-width codes, low bits first
-// ------------------------------------------------------
+// pack.c: fixed-width codes, low bits first.
 size_t pack_bytes(size_t n, unsigned width);                               // of n codes
 void pack_u8(const uint8_t *code, size_t n, unsigned width, uint8_t *out); // width 1 to 8
 void unpack_u8(const uint8_t *in, size_t n, unsigned width, uint8_t *code);
@@ -94,10 +90,9 @@ void unpack_base3(const uint8_t *in, size_t n, uint8_t *code); // a broken byte 
 uint8_t pack_max_u8(const uint8_t *code, size_t n);
 void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256]);
 
-// --- rans.c: order-0 entropy coding
-// ----------------------------------------------------------------- Interleaved rANS (Duda 2013;
-// Giesen 2014): state 31 bits, words of 16 bits, probabilities of 12 bits; code i belongs to lane i
-// % lanes. Its stream: one 4-byte state a lane, then the words in the order of reading.
+// rans.c: order-0 entropy coding. Interleaved rANS (Duda 2013; Giesen 2014): state 31 bits, words
+// of 16 bits, probabilities of 12 bits; code i belongs to lane i % lanes. Its stream: one 4-byte
+// state a lane, then the words in the order of reading.
 #define RANS_PROB_BITS 12
 #define RANS_LANES_MAX 32
 struct rans_encoder {
@@ -120,8 +115,7 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
 int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,
                 size_t n);
 
-// --- select.c: the k largest
-// ------------------------------------------------------------------------
+// select.c: the k largest.
 #define SELECT_BINS   2048
 #define SELECT_LEVELS 3
 enum select_side { SELECT_ABS, SELECT_POSITIVE, SELECT_NEGATIVE };
@@ -142,15 +136,13 @@ void select_count(const float *x, size_t n, enum select_side side, int level, ui
 size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
                    uint32_t base, uint32_t *at);
 
-// --- rotate.c: randomised Hadamard rotation
-// ---------------------------------------------------------
+// rotate.c: randomised Hadamard rotation.
 void rotate_signs(const float *x, const uint32_t *bits, size_t n,
                   float *out);        // -x where bit i is set
 void rotate_fwht(float *x, size_t n); // unnormalised, in place; n a power of two
 
-// --- philox.c: random words
-// ------------------------------------------------------------------------- Words [first, first +
-// n) of the stream that base/rng.h names, first a multiple of 4.
+// philox.c: random words. Words [first, first + n) of the stream that base/rng.h names, first a
+// multiple of 4.
 void philox_words(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t n,
                   uint32_t *out);
 

@@ -56,8 +56,7 @@ KERNEL_BODY uint64_t load_bytes(const uint8_t *p, unsigned n)
     return v;
 }
 
-// --- Bytes of 1 to 8 bits
-// ---------------------------------------------------------------------------
+// Bytes of 1 to 8 bits.
 
 // Gathers the low w bits of eight bytes: neighbours move together, three times.
 KERNEL_BODY uint64_t squeeze8(uint64_t v, unsigned w)
@@ -221,9 +220,7 @@ void unpack_u8(const uint8_t *in, size_t n, unsigned w, uint8_t *code)
         code[i] = (uint8_t)tail[i - whole];
 }
 
-// --- Words of 9 to 16 bits
-// -------------------------------------------------------------------------- Four codes make 4 w
-// bits, at most 64; two such halves are w whole bytes.
+// Words of 9 to 16 bits. Four codes make 4 w bits, at most 64; two such halves are w whole bytes.
 
 KERNEL_BODY uint64_t squeeze4(const uint16_t *c, unsigned w)
 {
@@ -316,8 +313,7 @@ void unpack_u16(const uint8_t *in, size_t n, unsigned w, uint16_t *code)
         code[i] = tail[i - whole];
 }
 
-// --- Base 3: five ternary codes a byte
-// --------------------------------------------------------------
+// Base 3: five ternary codes a byte.
 
 void pack_base3(const uint8_t *code, size_t n, uint8_t *out)
 {
@@ -342,8 +338,7 @@ void unpack_base3(const uint8_t *in, size_t n, uint8_t *code)
     }
 }
 
-// --- Facts about codes
-// ------------------------------------------------------------------------------
+// Facts about codes.
 
 KERNEL_BODY uint8_t pack_max_u8_body(const uint8_t *code, size_t n)
 {

@@ -77,10 +77,8 @@ KERNEL_BODY void store_u32(uint8_t *p, uint32_t u)
     memcpy(p, &u, sizeof u);
 }
 
-// --- Largest magnitude
-// ------------------------------------------------------------------------------ Bits of |x| order
-// as the values do, Inf above every finite one and NaN above Inf: one integer maximum finds the
-// scale and tells whether the input is finite.
+// Largest magnitude. Bits of |x| order as the values do, Inf above every finite one and NaN above
+// Inf: one integer maximum finds the scale and tells whether the input is finite.
 
 KERNEL_BODY uint32_t quant_absmax_bits_body(const float *x, size_t n)
 {
@@ -120,8 +118,7 @@ uint32_t quant_absmax_bits_bf16(const uint8_t *x, size_t n)
     return quant_absmax_bits_f16(x, n); // both keep the sign in the top bit
 }
 
-// --- Sums
-// -------------------------------------------------------------------------------------------
+// Sums.
 // Squares of floats neither overflow nor vanish in double. Two vectors of eight lanes: value i of a
 // block goes to lane i % 16.
 
@@ -232,8 +229,7 @@ KERNEL_BODY double quant_dot_body(const float *x, const float *y, size_t n)
 }
 KERNEL_VARIANTS(double, quant_dot, (const float *x, const float *y, size_t n), (x, y, n))
 
-// --- Dense formats
-// ----------------------------------------------------------------------------------
+// Dense formats.
 
 KERNEL_BODY void quant_f32_to_le_body(const float *x, size_t n, uint8_t *out)
 {
@@ -383,10 +379,8 @@ void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_si
     KERNEL_PICK(quant_f16_from_le, (in, n, scale, to));
 }
 
-// --- Scalar quantisers
-// ------------------------------------------------------------------------------ Adding 1.5 * 2^23
-// leaves the nearest integer, ties to even, in the low bits of a float: the same with every
-// instruction set, and no conversion that could differ.
+// Scalar quantisers. Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits of
+// a float: the same with every instruction set, and no conversion that could differ.
 
 #define ROUND_MAGIC      12582912.0f
 #define ROUND_MAGIC_BITS 0x4b400000

@@ -16,8 +16,7 @@
 #define STEP_START(s) ((s) >> 13 & 0x1fffu)
 #define STEP_SHIFT(s) ((s) >> 26)
 
-// --- Tables
-// -----------------------------------------------------------------------------------------
+// Tables.
 
 // Rounds down but never to zero, then moves the difference to where it costs least per code: up
 // where the rest is largest, down where the share of one step is smallest.
@@ -99,8 +98,7 @@ size_t rans_bound(size_t n)
     return 6 * rans_lanes(n) + n + n / 2 + n / 1024 + 4;
 }
 
-// --- Encoding
-// ---------------------------------------------------------------------------------------
+// Encoding.
 
 static inline __attribute__((always_inline)) void store_word(uint8_t *p, uint32_t w)
 {
@@ -199,8 +197,7 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
     return (size_t)(end - p);
 }
 
-// --- Decoding
-// ---------------------------------------------------------------------------------------
+// Decoding.
 
 static inline __attribute__((always_inline)) uint32_t load_word(const uint8_t *p)
 {

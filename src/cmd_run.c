@@ -54,8 +54,7 @@ static void on_signal(int sig)
     interrupted = sig;
 }
 
-// --- rows
-// --------------------------------------------------------------------------------------------
+// rows.
 
 static void sink_rows(void *arg, enum record_id id, const void *rows, size_t n)
 {
@@ -165,7 +164,7 @@ static void sink_progress(void *arg, const struct rec_round *row)
         show_progress(r);
 }
 
-// --- setting up ----------------------------------------------------------------------------------
+// setting up.
 
 // The same configuration everywhere: rank 0's.
 static void share_config(struct run *r)
@@ -310,8 +309,7 @@ static void open_all(struct run *r)
     open_workers(r);
 }
 
-// --- trace and header
-// --------------------------------------------------------------------------------
+// trace and header.
 
 static void print_row(void *arg, const struct opt *row, const char *value)
 {
@@ -408,8 +406,7 @@ static void open_trace(struct run *r, int argc, char **argv)
     trace_append(r->trace, REC_SUMMARY, rows, 2);
 }
 
-// --- the main loop
-// -----------------------------------------------------------------------------------
+// the main loop.
 
 static struct worker *busy_worker(const struct run *r)
 {
@@ -466,8 +463,7 @@ static void run_loop(struct run *r)
     }
 }
 
-// --- the end
-// -----------------------------------------------------------------------------------------
+// the end.
 
 static void add_summary(struct run *r, const char *key, double value, const char *unit)
 {

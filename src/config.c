@@ -103,8 +103,7 @@ void config_defaults(struct config *c)
     }
 }
 
-// --- What to say about a name that is not there
-// ------------------------------------------------------
+// What to say about a name that is not there.
 
 static const struct config_section *find_section(const char *name)
 {
@@ -151,8 +150,7 @@ static int set_by_name(struct config *c, const char *name, const char *value, st
     return err_set(err, "%.80s: unknown key; 'fstq list options' prints them all", name);
 }
 
-// --- The file
-// ------------------------------------------------------------------------------------------
+// The file.
 
 enum { CONFIG_MAX_BYTES = 1 << 20, CONFIG_MAX_KEYS = 512, SECTION_MAX = 32 };
 

@@ -63,7 +63,7 @@ static int32_t pid_of(const struct chrome *c, const struct rec_event *e)
     return (int32_t)(hit - c->places);
 }
 
-// --- Slices onto threads ---
+// Slices onto threads.
 
 static bool of_server(const struct rec_event *e)
 {
@@ -231,7 +231,7 @@ static void make_slices(struct chrome *c)
     number_threads(c->slices, c->n);
 }
 
-// --- Writing ---
+// Writing.
 
 static void key_text(struct jsonw *j, const char *key, const char *text)
 {
@@ -364,7 +364,7 @@ static void put_slice(struct jsonw *j, const struct slice *s)
     end_event(j);
 }
 
-// --- Arrows: from the end of a client's upload to the server's decoding of it ---
+// Arrows: from the end of a client's upload to the server's decoding of it.
 
 static int by_update(const void *a, const void *b)
 {
@@ -424,7 +424,7 @@ static void put_arrows(struct chrome *c)
     mem_free(up);
 }
 
-// --- Counters: at the end of each round ---
+// Counters: at the end of each round.
 
 static void put_counter(struct jsonw *j, const char *name, int32_t pid, int64_t ts, const char *key,
                         double v)
@@ -465,7 +465,7 @@ static void put_counters(struct chrome *c)
     }
 }
 
-// --- Modelled time: rounds end to end, each client's download, computation and upload ---
+// Modelled time: rounds end to end, each client's download, computation and upload.
 
 static void put_modelled(struct jsonw *j, const char *name, int32_t pid, int32_t tid, int64_t ts,
                          int64_t dur, int32_t version, int64_t bytes)

@@ -34,7 +34,7 @@ const char *report_method(const struct trace_file *f, int32_t run)
     return "";
 }
 
-// --- Sums ---
+// Sums.
 
 struct report_bytes report_sum_bytes(const struct trace_file *f, int32_t run)
 {
@@ -123,7 +123,7 @@ void report_tally(const struct trace_file *f, int32_t run, struct tally *t)
             tally_add(t, &e[i], 1);
 }
 
-// --- Sections ---
+// Sections.
 
 static void print_table(FILE *out, const struct table_col *cols, size_t n, struct table *t)
 {
@@ -410,7 +410,7 @@ void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t m
     mem_free(c);
 }
 
-// --- Verdict ---
+// Verdict.
 
 static double summary_value(const struct trace_file *f, const char *key)
 {

@@ -51,7 +51,7 @@ struct trace {
     char degraded[640];
 };
 
-// --- Opening ---
+// Opening.
 
 static void fact(struct trace_file *f, enum trace_place place, const char *name, const char *text)
 {
@@ -344,7 +344,7 @@ int32_t trace_attempt(const struct trace *t)
     return t->attempt;
 }
 
-// --- Writing ---
+// Writing.
 
 void trace_append(struct trace *t, enum record_id id, const void *rows, size_t n)
 {
@@ -482,7 +482,7 @@ bool trace_close(struct trace *t, bool complete)
     return sound;
 }
 
-// --- Recovery ---
+// Recovery.
 
 int trace_recover(const char *journal_path, const char *h5_path, struct err *err)
 {
@@ -512,7 +512,7 @@ int trace_recover(const char *journal_path, const char *h5_path, struct err *err
     return r;
 }
 
-// --- What recording costs ---
+// What recording costs.
 
 static double span_cost_ns(bool cpu)
 {

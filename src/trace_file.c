@@ -134,8 +134,7 @@ void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, s
     trace_rows_clean(id, f->rows[id] + first * row_bytes, f->n[id] - first);
 }
 
-// --- Attempts. A resumed run may do a round again: then only the newest rows of that round count.
-// ---
+// Attempts. A resumed run may do a round again: then only the newest rows of that round count.
 
 struct attempt_key {
     int32_t run, version, attempt;

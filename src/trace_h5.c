@@ -57,7 +57,7 @@ static int h5_error(struct err *err, const char *path, const char *what)
     return -1;
 }
 
-// --- Types ---
+// Types.
 
 static hid_t text_type(size_t size)
 {
@@ -130,7 +130,7 @@ static hid_t row_type(enum record_id id)
     return t;
 }
 
-// --- Creation ---
+// Creation.
 
 // Every HDF5 id of a creation step goes through these: the first failure is kept, later ones
 // ignored.
@@ -450,7 +450,7 @@ int trace_h5_create(struct trace_h5 *h, const char *path, const struct trace_fil
     return -1;
 }
 
-// --- Appending ---
+// Appending.
 
 static size_t chunk_rows_of(hid_t dataset)
 {
@@ -734,7 +734,7 @@ void trace_h5_close(struct trace_h5 *h)
     trace_h5_abandon(h);
 }
 
-// --- Reading. The file may be damaged in any way; what cannot be read is left out and counted. ---
+// Reading. The file may be damaged in any way; what cannot be read is left out and counted.
 
 static char *read_text_attr(hid_t a)
 {

@@ -56,7 +56,7 @@ static uint64_t record_hash(uint32_t type, uint64_t len, const uint8_t *payload)
     return XXH3_64bits_withSeed(payload, (size_t)len, len ^ ((uint64_t)type << 56));
 }
 
-// --- Writing ---
+// Writing.
 
 static uint8_t *reserve(struct trace_journal *j, size_t n)
 {
@@ -211,7 +211,7 @@ bool trace_journal_busy(const char *path)
     return busy;
 }
 
-// --- Reading bytes that nobody vouches for ---
+// Reading bytes that nobody vouches for.
 
 static int take_fact(const uint8_t *p, uint64_t n, struct trace_file *f)
 {

@@ -191,6 +191,14 @@ def rule_functions(tree):
                 start = 0
 
 
+def rule_banners(tree):
+    """no comment is a banner"""
+    for path in tree.ending(*C_LIKE):
+        for n, line in tree.lines(path):
+            if re.match(r'\s*(//|/\*) ?([-=*#~])\2\2', line):
+                yield path, n, 'a banner; a short sentence says as much'
+
+
 def rule_unique_names(tree):
     """file names are unique across src, kernels and bench"""
     seen = {}
@@ -330,6 +338,10 @@ PLANTED = {
         {'README.md': 'x\n\n'},
     ],
     rule_functions: [{'src/a.c': LONG_FUNCTION}],
+    rule_banners: [
+        {'src/a.c': '// --- Part two ------\n'},
+        {'src/a.c': '/******\n'},
+    ],
     rule_unique_names: [{'src/net/a.c': '', 'bench/a.c': ''}],
     rule_guards: [
         {'src/base/a.h': 'int x;\n'},

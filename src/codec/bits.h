@@ -117,8 +117,7 @@ static inline unsigned bits_log2(uint64_t v) // floor, v > 0
     return 63u - (unsigned)__builtin_clzll(v);
 }
 
-// --- Unary: q zeros and a one
-// -------------------------------------------------------------------------
+// Unary: q zeros and a one.
 
 static inline void bits_put_unary(struct bits_out *b, uint64_t q)
 {
@@ -152,8 +151,7 @@ static inline uint64_t bits_get_unary(struct bits_in *b, uint64_t limit)
     return q > limit ? limit : q;
 }
 
-// --- Rice (Golomb with a power of two): quotient in unary, k low bits
-// -----------------------------------
+// Rice (Golomb with a power of two): quotient in unary, k low bits.
 
 #define RICE_K_MAX 31
 
@@ -172,8 +170,7 @@ static inline uint64_t rice_get(struct bits_in *b, unsigned k, uint64_t limit)
     return v > limit ? limit : v;
 }
 
-// --- Elias 1975: positive integers
-// -----------------------------------------------------------------------
+// Elias 1975: positive integers.
 
 static inline void gamma_put(struct bits_out *b, uint64_t v) // 1 <= v < 2^56
 {

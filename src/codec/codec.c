@@ -33,8 +33,7 @@ const struct codec_alias codec_alias_table[] = {
     {NULL, NULL, NULL},
 };
 
-// --- Names
-// ------------------------------------------------------------------------------------------
+// Names.
 
 static const struct codec *find_in(const struct codec *const *table, const char *name)
 {
@@ -81,8 +80,7 @@ static int unknown(const char *what, const char *name, const struct codec *const
     return err_set(err, "unknown %s '%s'; 'fstq list codecs' shows all", what, name);
 }
 
-// --- Opening
-// ----------------------------------------------------------------------------------------
+// Opening.
 
 #define TEXT_MAX sizeof(((struct codec_inst *)0)->text)
 
@@ -227,8 +225,7 @@ void codec_close(struct codec_inst *c)
     }
 }
 
-// --- Facts
-// ------------------------------------------------------------------------------------------
+// Facts.
 
 size_t codec_state_floats(const struct codec_inst *c)
 {
@@ -256,8 +253,7 @@ unsigned codec_flags(const struct codec_inst *c)
     return c->row->flags_of ? c->row->flags_of(c) : c->row->flags;
 }
 
-// --- Encoding and decoding
-// --------------------------------------------------------------------------
+// Encoding and decoding.
 
 int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
 {

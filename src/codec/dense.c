@@ -16,10 +16,8 @@ static int want_values(struct msg_in *m, size_t size_bytes, const uint8_t **valu
     return msg_end(m, err);
 }
 
-// --- raw: the floor
-// --------------------------------------------------------------------------------- The floats as
-// they lie in memory, little-endian, without a header: what a copy costs. Not even the version
-// byte, so that its message is exactly 4 bytes a value.
+// raw: the floor. The floats as they lie in memory, little-endian, without a header: what a copy
+// costs. Not even the version byte, so that its message is exactly 4 bytes a value.
 
 static size_t raw_bound(const struct codec_inst *c)
 {
@@ -75,8 +73,7 @@ const struct codec codec_raw = {
     .decode = raw_decode,
 };
 
-// --- fp32: the same values through the message path of every other codec
-// -------------------------------
+// fp32: the same values through the message path of every other codec.
 
 static size_t fp32_bound(const struct codec_inst *c)
 {
@@ -129,8 +126,7 @@ const struct codec codec_fp32 = {
     .decode = fp32_decode,
 };
 
-// --- fp16
-// -------------------------------------------------------------------------------------------
+// fp16.
 // Updates of 1e-6 are subnormal halves: below 6e-5 their relative error explodes, below 6e-8 they
 // vanish. prescale: a power of two per tensor, one signed byte e with values sent as x 2^e, so that
 // the largest lies in [2^14, 2^15).
@@ -248,8 +244,7 @@ const struct codec codec_fp16 = {
     .decode = fp16_decode,
 };
 
-// --- bf16
-// -------------------------------------------------------------------------------------------
+// bf16.
 
 static size_t bf16_bound(const struct codec_inst *c)
 {

@@ -39,8 +39,7 @@ static const struct powersgd_opt *options(const struct codec_inst *c)
     return c->opt;
 }
 
-// --- Sizes
-// ------------------------------------------------------------------------------------------
+// Sizes.
 
 // Factors of one tensor: P (rows, rank) and Q (cols, rank), both stored column after column.
 struct sizes {
@@ -127,8 +126,7 @@ static size_t powersgd_bound(const struct codec_inst *c)
     return 1 + (even > odd ? even : odd);
 }
 
-// --- Linear algebra: sums in a fixed order
-// ------------------------------------------------------------
+// Linear algebra: sums in a fixed order.
 
 // Gram-Schmidt on columns of n values; a column that depends on those before it becomes zero.
 static void orthonormalise(float *v, size_t n, size_t rank)
@@ -176,8 +174,7 @@ static void transposed_times(const float *m, const struct sizes *s, const float 
         }
 }
 
-// --- Encoding
-// ---------------------------------------------------------------------------------------
+// Encoding.
 
 static uint8_t *put_floats(const struct codec_inst *c, const float *v, size_t n, uint8_t *p)
 {
@@ -245,8 +242,7 @@ static int64_t powersgd_encode(const struct codec_inst *c, const struct codec_in
     return msg_len(&o);
 }
 
-// --- Decoding
-// ---------------------------------------------------------------------------------------
+// Decoding.
 
 static const uint8_t *get_floats(const struct codec_inst *c, const uint8_t *in, size_t n, float *v)
 {

@@ -42,8 +42,7 @@ static bool is_dithered(const struct codec_inst *c)
     return of(c)->dithered && of(c)->dithered(c->opt);
 }
 
-// --- Groups
-// -----------------------------------------------------------------------------------------
+// Groups.
 
 // Values of one group inside a tensor; groups follow one another, the last may be shorter.
 static size_t group_len(const struct codec_inst *c, const struct shape_tensor *t)
@@ -109,10 +108,8 @@ static size_t places_count(const struct codec_inst *c)
     return c->shape->n_tensors > CLASSES ? c->shape->n_tensors : CLASSES;
 }
 
-// --- Scales
-// ----------------------------------------------------------------------------------------- log8:
-// the largest of 256 scales as a float, each as a byte: 0 is zero, b is the largest times 2^(-(255
-// - b) / 16), rounded up, so that no value is clipped.
+// Scales. log8: the largest of 256 scales as a float, each as a byte: 0 is zero, b is the largest
+// times 2^(-(255 - b) / 16), rounded up, so that no value is clipped.
 
 static const float sixteenth[16] = { // 2^(-k/16), rounded up
     0x1p+0f,        0x1.ea4afcp-1f, 0x1.d5818ep-1f, 0x1.c199bep-1f, 0x1.ae89fap-1f, 0x1.9c491ap-1f,
@@ -184,8 +181,7 @@ static int read_scales(enum q_scale format, const uint8_t *in, size_t n, float *
     return ok ? 0 : -1;
 }
 
-// --- Fitting
-// ----------------------------------------------------------------------------------------
+// Fitting.
 
 // Adds a run of values; false when one is not finite or too large.
 static bool add_stats(unsigned wanted, const float *x, size_t n, struct q_stats *s)
@@ -242,8 +238,7 @@ static bool fit_classes(const struct codec_inst *c, const float *x, const struct
     return true;
 }
 
-// --- Codes
-// ------------------------------------------------------------------------------------------
+// Codes.
 
 // (rows, cols) to (cols, rows)
 static void transpose(const float *x, size_t rows, size_t cols, float *out)
@@ -407,9 +402,8 @@ static bool code_all(const struct work *w, const float *x, uint8_t *scales)
     return !bad;
 }
 
-// --- Elias codes of sparse levels
-// ------------------------------------------------------------------- As in QSGD's paper: for each
-// value that is not zero the gap to it, its sign and its level.
+// Elias codes of sparse levels. As in QSGD's paper: for each value that is not zero the gap to it,
+// its sign and its level.
 
 static void elias_put(struct bits_out *b, enum q_coder coder, uint64_t v)
 {
@@ -469,8 +463,7 @@ static int get_elias(struct msg_in *m, enum q_coder coder, uint8_t *code, size_t
     return 0;
 }
 
-// --- The message
-// ------------------------------------------------------------------------------------
+// The message.
 
 static int zero_code(const struct codec_inst *c)
 {
@@ -595,8 +588,7 @@ int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *i
     return msg_len(&o);
 }
 
-// --- Decoding
-// ---------------------------------------------------------------------------------------
+// Decoding.
 
 static int get_scales(struct msg_in *m, const struct work *w, struct err *err)
 {

@@ -62,8 +62,7 @@ static void eden_encode_run(unsigned bits, const float *y, size_t n, float inv, 
     quant_bounds_u8(y, n, inv, bound, n_bounds, code);
 }
 
-// --- Slices
-// -----------------------------------------------------------------------------------------
+// Slices.
 
 struct slice {
     uint32_t tensor;
@@ -148,8 +147,7 @@ static size_t eden_bound(const struct codec_inst *c)
     return 1 + 4 * n + bytes;
 }
 
-// --- One slice
-// --------------------------------------------------------------------------------------
+// One slice.
 
 static void draw_signs(const struct codec_inst *c, const struct codec_key *key,
                        const struct slice *s, uint32_t bits[SLICE_MAX / 32])
@@ -246,8 +244,7 @@ static void decode_slice(const struct codec_inst *c, const struct codec_key *key
     quant_f32_give(y, s->n, to);
 }
 
-// --- The message: header, a scale a slice, codes
-// ------------------------------------------------------
+// The message: header, a scale a slice, codes.
 
 static int64_t eden_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                            size_t cap, void *scratch, struct codec_report *report, struct err *err)

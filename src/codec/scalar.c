@@ -36,8 +36,7 @@ static bool always(const void *opt)
     return true;
 }
 
-// --- int: largest magnitude to the largest code, round to nearest
-// -----------------------------------
+// int: largest magnitude to the largest code, round to nearest.
 
 struct int_opt {
     struct q_common common;
@@ -98,8 +97,7 @@ const struct codec codec_int = {
     QUANTISER_ROW(int_quantiser),
 };
 
-// --- nf4: quantiles of a normal distribution
-// --------------------------------------------------------
+// nf4: quantiles of a normal distribution.
 
 struct nf4_opt {
     struct q_common common;
@@ -166,9 +164,8 @@ const struct codec codec_nf4 = {
     QUANTISER_ROW(nf4_quantiser),
 };
 
-// --- QSGD
-// ------------------------------------------------------------------------------------------- l =
-// floor(s |v| / norm + u); v_hat = sign(v) norm l / s. What is sent as the scale is norm / s.
+// QSGD. l = floor(s |v| / norm + u); v_hat = sign(v) norm l / s. What is sent as the scale is norm
+// / s.
 
 enum { QSGD_L2, QSGD_MAX };
 static const char *const qsgd_norms[] = {"l2", "max", NULL};
@@ -252,9 +249,7 @@ const struct codec codec_qsgd = {
     QUANTISER_ROW(qsgd_quantiser),
 };
 
-// --- TernGrad
-// --------------------------------------------------------------------------------------- Clip at c
-// standard deviations, s = the largest magnitude left, P(+-s) = |v| / s.
+// TernGrad. Clip at c standard deviations, s = the largest magnitude left, P(+-s) = |v| / s.
 
 struct terngrad_opt {
     struct q_common common;
@@ -323,9 +318,8 @@ const struct codec codec_terngrad = {
     QUANTISER_ROW(terngrad_quantiser),
 };
 
-// --- sign
-// ------------------------------------------------------------------------------------------- One
-// bit and the mean magnitude: EF-signSGD's compressor per tensor, "sgn2" per class of A and B.
+// sign. One bit and the mean magnitude: EF-signSGD's compressor per tensor, "sgn2" per class of A
+// and B.
 
 struct sign_opt {
     struct q_common common;
@@ -376,10 +370,9 @@ const struct codec codec_sign = {
     QUANTISER_ROW(sign_quantiser),
 };
 
-// --- 1-bit SGD
-// -------------------------------------------------------------------------------------- Two means
-// a column, of the values >= 0 and of those below. A column is a rank component: a row of A, a
-// column of B (rows of B have only r values, two scales would double them).
+// 1-bit SGD. Two means a column, of the values >= 0 and of those below. A column is a rank
+// component: a row of A, a column of B (rows of B have only r values, two scales would double
+// them).
 
 struct onebit_opt {
     struct q_common common;
@@ -436,9 +429,8 @@ const struct codec codec_onebit = {
     .family = &onebit_quantiser,
 };
 
-// --- FedBAT, post-training
-// -------------------------------------------------------------------------- alpha = mean |m|
-// within bounds; P(+alpha) = clip((m / alpha + 1) / 2), unbiased where |m| <= alpha.
+// FedBAT, post-training. alpha = mean |m| within bounds; P(+alpha) = clip((m / alpha + 1) / 2),
+// unbiased where |m| <= alpha.
 
 struct fedbat_opt {
     struct q_common common;
@@ -501,10 +493,9 @@ const struct codec codec_fedbat = {
     .family = &fedbat_quantiser,
 };
 
-// --- uniform: a fixed step, the rate adapts
-// --------------------------------------------------------- step is in units of the group's root
-// mean square, so that one setting fits every tensor; a group whose largest value lies beyond code
-// 126 gets a coarser step.
+// uniform: a fixed step, the rate adapts. step is in units of the group's root mean square, so that
+// one setting fits every tensor; a group whose largest value lies beyond code 126 gets a coarser
+// step.
 
 enum { UNIFORM_NEAREST, UNIFORM_STOCHASTIC, UNIFORM_DITHER };
 static const char *const uniform_roundings[] = {"nearest", "stochastic", "dither", NULL};

@@ -65,8 +65,7 @@ static size_t tensor_values(const struct shape_tensor *t)
     return (size_t)t->rows * t->cols;
 }
 
-// --- Groups
-// -----------------------------------------------------------------------------------------
+// Groups.
 
 struct group {
     size_t n, k; // values in range, and how many to take
@@ -158,8 +157,7 @@ static size_t groups_total(const struct codec_inst *c, const struct group *g)
     return k;
 }
 
-// --- Picking
-// ----------------------------------------------------------------------------------------
+// Picking.
 
 static void find_cuts(const struct codec_inst *c, struct range r, const float *x, struct group *g)
 {
@@ -262,8 +260,7 @@ static size_t draw_positions(const struct codec_inst *c, const struct codec_key 
     return total;
 }
 
-// --- Values
-// -----------------------------------------------------------------------------------------
+// Values.
 
 static uint32_t tensor_at(const struct codec_inst *c, size_t pos, uint32_t t)
 {
@@ -362,8 +359,7 @@ static void put_signs(const float *x, const uint32_t *at, size_t count, uint8_t 
     }
 }
 
-// --- The message
-// ------------------------------------------------------------------------------------
+// The message.
 
 static int sparse_check(const struct codec_inst *c, struct err *err)
 {
@@ -516,8 +512,7 @@ static int64_t sparse_encode(const struct codec_inst *c, const struct codec_inpu
     return encode_of(c, in, in->x, out, cap, scratch, &kept, &count, report, err);
 }
 
-// --- Decoding
-// ---------------------------------------------------------------------------------------
+// Decoding.
 
 // What decoding needs once the message has been found good.
 struct parsed {
@@ -634,8 +629,7 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     .check = sparse_check, .scratch_bytes = sparse_scratch, .bound = sparse_bound,                 \
     .decode = sparse_decode, .family = &(kind)
 
-// --- Rows
-// -------------------------------------------------------------------------------------------
+// Rows.
 
 static const struct opt topk_options[] = {
     S_OPT_RATIO("0.01"),

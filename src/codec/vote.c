@@ -90,8 +90,7 @@ static int vote_decode(const struct codec_inst *c, const struct codec_key *key, 
     return 0;
 }
 
-// --- The vote: a signed count a coordinate
-// ------------------------------------------------------------
+// The vote: a signed count a coordinate.
 
 static size_t agg_state(const struct codec_inst *c, size_t n)
 {

@@ -22,10 +22,9 @@ static unsigned inherited(const struct codec_inst *c, unsigned without)
     return (codec_flags(c->inner) & ~without) | c->row->flags;
 }
 
-// --- Error feedback
-// --------------------------------------------------------------------------------- v = x + decay
-// e; C(v) is sent; e = v - C(v), committed when the message is acknowledged, so that a lost one
-// changes nothing. State: e, then round + 1 of the last commit, then the inner codec's state.
+// Error feedback. v = x + decay e; C(v) is sent; e = v - C(v), committed when the message is
+// acknowledged, so that a lost one changes nothing. State: e, then round + 1 of the last commit,
+// then the inner codec's state.
 
 struct ef_opt {
     double decay;
@@ -139,10 +138,9 @@ const struct codec wrapper_ef = {
     .decode = ef_decode,
 };
 
-// --- Compression of whole messages
-// ------------------------------------------------------------------ Message: header, length of the
-// inner message, then the bytes, compressed or as they are (flag STORED). The inner parts are no
-// longer apart: all of them are booked as values.
+// Compression of whole messages. Message: header, length of the inner message, then the bytes,
+// compressed or as they are (flag STORED). The inner parts are no longer apart: all of them are
+// booked as values.
 
 enum { STORED = 1 };
 
@@ -248,8 +246,7 @@ static int squeeze_decode(const struct codec_inst *c, const struct codec_key *ke
     .scratch_bytes = squeeze_scratch, .bound = squeeze_bound, .encode = squeeze_encode,            \
     .decode = squeeze_decode, .family = &(s)
 
-// --- rans
-// -------------------------------------------------------------------------------------------
+// rans.
 
 static size_t rans_room(size_t n)
 {
@@ -292,8 +289,7 @@ const struct codec wrapper_rans = {
     SQUEEZE_ROW(rans_squeezer),
 };
 
-// --- zstd
-// -------------------------------------------------------------------------------------------
+// zstd.
 
 struct zstd_opt {
     int32_t level;
@@ -359,8 +355,7 @@ const struct codec wrapper_zstd = {
     SQUEEZE_ROW(zstd_squeezer),
 };
 
-// --- lz4
-// --------------------------------------------------------------------------------------------
+// lz4.
 
 static size_t lz4_room(size_t n)
 {

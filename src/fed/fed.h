@@ -31,8 +31,8 @@ extern const struct opt fed_options[], client_options[];
 extern const int fed_option_count, client_option_count;
 int fed_check(const struct fed_params *p, struct err *err); // combinations
 
-// --- The clients' sequence: from the seed alone, the same for every method
-// --------------------------- Sampled clients of a round, ascending.
+// The clients' sequence: from the seed alone, the same for every method. Sampled clients of a
+// round, ascending.
 void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t *out);
 bool fed_drops(uint64_t seed, uint32_t round, uint32_t client, double p); // unavailable this round?
 // Worker endpoint of a client: always the same, so that its state stays where it is.

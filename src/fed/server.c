@@ -21,8 +21,7 @@ static int64_t timeout_ns(const struct server *s)
     return (int64_t)(s->env->net->timeout_s * 1e9);
 }
 
-// --- opening
-// ---------------------------------------------------------------------------------------
+// opening.
 
 static struct checkpoint checkpoint_of(const struct server *s)
 {
@@ -126,8 +125,7 @@ void server_close(struct server *s)
     mem_free(s);
 }
 
-// --- sending and peers
-// -----------------------------------------------------------------------------
+// sending and peers.
 
 void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
                  int64_t t_deliver)
@@ -204,8 +202,7 @@ void server_check_alive(struct server *s)
         }
 }
 
-// --- clocks
-// ----------------------------------------------------------------------------------------
+// clocks.
 
 static bool clocks_known(const struct server *s)
 {
@@ -245,8 +242,7 @@ static void start_clocks(struct server *s, enum server_phase phase)
     }
 }
 
-// --- greeting
-// --------------------------------------------------------------------------------------
+// greeting.
 
 static void refuse(struct server *s, int endpoint, const struct hello *h, const char *why)
 {
@@ -288,8 +284,7 @@ static void take_hello(struct server *s, const struct net_msg *m)
     start_clocks(s, SERVER_CLOCKS);
 }
 
-// --- shared services of the handlers
-// -----------------------------------------------------------------
+// shared services of the handlers.
 
 void server_evaluate(struct server *s)
 {
@@ -393,8 +388,7 @@ void server_take_events(struct server *s, const struct net_msg *m)
     }
 }
 
-// --- the end
-// -----------------------------------------------------------------------------------------
+// the end.
 
 static bool byes_in(const struct server *s)
 {
@@ -422,8 +416,7 @@ void server_finish(struct server *s)
         send_stops(s);
 }
 
-// --- the machine
-// -------------------------------------------------------------------------------------
+// the machine.
 
 static void clocks_done(struct server *s)
 {

@@ -100,9 +100,8 @@ static inline bool server_done(const struct server *s)
     return s->phase == SERVER_DONE;
 }
 
-// --- for the handlers
-// ------------------------------------------------------------------------------ Seals and sends;
-// payload already in b. Everything but models and updates is counted as control bytes.
+// for the handlers. Seals and sends; payload already in b. Everything but models and updates is
+// counted as control bytes.
 void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
                  int64_t t_deliver);
 void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,

@@ -23,8 +23,7 @@ static int64_t now_ns(const struct server *s)
     return transport_now(s->env->transport);
 }
 
-// --- broadcast
-// ---------------------------------------------------------------------------------------
+// broadcast.
 
 static struct rec_message message_row(const struct server *s, uint32_t client, int endpoint)
 {
@@ -133,8 +132,7 @@ static void set_deadline(struct server *s)
     s->deadline_ns = now_ns(s) + longest + (int64_t)(s->env->net->timeout_s * 1e9);
 }
 
-// --- collect
-// -----------------------------------------------------------------------------------------
+// collect.
 
 static void resolve(struct server *s, struct server_turn *t, enum message_status status)
 {
@@ -196,8 +194,7 @@ static void grant_window(struct server *s)
     }
 }
 
-// --- commit
-// ------------------------------------------------------------------------------------------
+// commit.
 
 static bool all_finite(const float *v, size_t n)
 {
@@ -339,8 +336,7 @@ static void advance(struct server *s)
         finish_collect(s);
 }
 
-// --- messages
-// ----------------------------------------------------------------------------------------
+// messages.
 
 static struct server_turn *find_turn(struct server *s, uint32_t client, int endpoint)
 {
@@ -485,8 +481,7 @@ static void sync_timer(struct server *s, int64_t now)
     run_on(s);
 }
 
-// --- close
-// -------------------------------------------------------------------------------------------
+// close.
 
 static void add_totals(struct server *s)
 {

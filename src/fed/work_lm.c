@@ -70,7 +70,7 @@ static void batch_add(struct lm_batch *b, const struct example *e)
     b->start[++b->batch.n_seqs] = at + e->n - 1;
 }
 
-// --- opening -------------------------------------------------------------------------------------
+// opening.
 
 static int lm_group_size(const struct lm *lm, const struct fed_params *fed)
 {
@@ -186,7 +186,7 @@ static int lm_group(const struct workload *w)
     return lm->group;
 }
 
-// --- training ------------------------------------------------------------------------------------
+// training.
 
 static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
@@ -256,7 +256,7 @@ static void lm_train(struct workload *w, struct train_job *jobs, int n, struct r
     share_time(jobs, n, rec, span);
 }
 
-// --- scoring -------------------------------------------------------------------------------------
+// scoring.
 
 // Where every token of the answer is the likeliest one, greedy decoding gives the answer itself.
 static bool answered(const struct lm *lm, const struct example *e, int32_t row)

@@ -75,8 +75,7 @@ void worker_close(struct worker *w)
     mem_free(w);
 }
 
-// --- sending
-// -----------------------------------------------------------------------------------------
+// sending.
 
 static void send_frame(struct worker *w, struct frame *f, struct netbuf *b, int64_t t_deliver)
 {
@@ -172,8 +171,7 @@ static void send_update(struct worker *w, struct worker_task *t)
     t->frame = NULL;
 }
 
-// --- training
-// ----------------------------------------------------------------------------------------
+// training.
 
 static struct worker_task *find_task(struct worker *w, uint32_t client)
 {
@@ -350,8 +348,7 @@ void worker_step(struct worker *w)
         finish_task(w, &w->task[first + i], &w->job[i]);
 }
 
-// --- messages
-// ----------------------------------------------------------------------------------------
+// messages.
 
 static void take_welcome(struct worker *w, const struct net_msg *m)
 {

@@ -6,8 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-// --- quadratic: least squares with a known optimum; the adapter is the solution matrix itself
-// --------
+// quadratic: least squares with a known optimum; the adapter is the solution matrix itself.
 
 #define QUADRATIC_CACHE_BYTES ((size_t)64 << 20)
 

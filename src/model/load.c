@@ -110,8 +110,7 @@ static int in_file(struct err *err, const char *path)
     return -1;
 }
 
-// --- llama2.c
-// --------------------------------------------------------------------------------------
+// llama2.c.
 
 int llama2c_config(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct model_config *c,
                    struct err *err)
@@ -214,8 +213,7 @@ const struct loader loader_llama2c = {.name = "llama2c",
                                       .takes = llama2c_takes,
                                       .load = llama2c_load};
 
-// --- config.json
-// -----------------------------------------------------------------------------------
+// config.json.
 
 static int get_int(const json_t *root, const char *key, int32_t dflt, int32_t *out, struct err *err)
 {
@@ -301,8 +299,7 @@ static char *config_text(const struct model_config *c)
     return text;
 }
 
-// --- safetensors
-// -----------------------------------------------------------------------------------
+// safetensors.
 
 static int open_safetensors(struct file *f, const char *path, struct safetensors *st,
                             struct err *err)
@@ -450,8 +447,7 @@ const struct loader loader_own = {
     .takes = own_takes,
     .load = own_load};
 
-// --- Saving
-// ----------------------------------------------------------------------------------------
+// Saving.
 
 // Adds scale * B A of the target whose rows these are, to row n of it.
 static void merge_row(const struct model *m, const struct slot *s, const float *adapter, int32_t n,

@@ -358,8 +358,7 @@ void model_init_adapter(const struct model *m, uint64_t seed, float *adapter)
     }
 }
 
-// --- Tensors by name
-// -------------------------------------------------------------------------------
+// Tensors by name.
 
 enum { PER_LAYER = 9 };
 

@@ -44,8 +44,7 @@ float *model_gradient(struct model *m, struct model_job *jobs, int32_t job)
     return jobs[job].grad ? jobs[job].grad : m->grads + (size_t)job * m->shape.n_values;
 }
 
-// --- Slices
-// ----------------------------------------------------------------------------------------
+// Slices.
 
 static void cut(struct model *m, const struct model_batch *b, int32_t job)
 {
@@ -124,8 +123,7 @@ static void prepare(struct work *w, int32_t n)
     lanes_reserve(m, rows, longest, acts);
 }
 
-// --- One slice on one lane
-// -------------------------------------------------------------------------
+// One slice on one lane.
 
 // Which rows have a loss, and their targets and weights, divided by the batch's sum.
 static void choose_top(struct run *r)
@@ -380,8 +378,7 @@ static void slice_add(void *arg, int32_t item, int32_t lane)
         m->dev->ops->add(&m->dev->lane[lane].cx, m->lane[lane].grad, w->n_grad, to);
 }
 
-// --- The calls
-// -------------------------------------------------------------------------------------
+// The calls.
 
 static void run_slices(struct work *w, int32_t n, struct recorder *rec)
 {
@@ -538,8 +535,7 @@ struct model_times model_times(const struct model *m)
     return m->times;
 }
 
-// --- All weights
-// -----------------------------------------------------------------------------------
+// All weights.
 
 int model_full_begin(struct model *m, struct err *err)
 {

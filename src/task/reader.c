@@ -59,7 +59,7 @@ static void add_record(struct corpus *c, const struct field *fields, int32_t n, 
     c->records[c->n++] = r;
 }
 
-// --- JSON with a place for every complaint ------------------------------------------------------
+// JSON with a place for every complaint.
 
 // The value of a key, which must be of the type; "where: 'key' ..." otherwise.
 static json_t *need(json_t *object, const char *key, json_type type, const char *where,
@@ -93,7 +93,7 @@ static json_t *parse(const char *path, const uint8_t *bytes, size_t n, struct er
     return root;
 }
 
-// --- SQuAD: data[].paragraphs[].qas[] -----------------------------------------------------------
+// SQuAD: data[].paragraphs[].qas[].
 
 // "xquad.ar.json" is in "ar"; "und" (undetermined, BCP 47) where the name does not say.
 static const char *language_of(struct corpus *c, const char *path)
@@ -229,7 +229,7 @@ const struct reader reader_squad = {
     .read = squad_read,
 };
 
-// --- PubMedQA: id -> {QUESTION, CONTEXTS[], final_decision} -------------------------------------
+// PubMedQA: id -> {QUESTION, CONTEXTS[], final_decision}.
 
 static const char *join(struct corpus *c, json_t *texts, const char *where, struct err *err)
 {
@@ -299,7 +299,7 @@ const struct reader reader_pubmedqa = {
     .read = pubmedqa_read,
 };
 
-// --- JSON lines ---------------------------------------------------------------------------------
+// JSON lines.
 
 static int with_lines(struct corpus *c, const char *path, const uint8_t *bytes, size_t n,
                       int (*take)(struct corpus *, json_t *, const char *, struct err *),
@@ -437,7 +437,7 @@ const struct reader reader_jsonl = {
 const struct reader *const reader_table[] = {&reader_squad, &reader_pubmedqa, &reader_medmcqa,
                                              &reader_jsonl, NULL};
 
-// --- files --------------------------------------------------------------------------------------
+// files.
 
 static int read_file(struct corpus *c, const struct reader *r, const char *path, struct err *err)
 {

@@ -209,7 +209,7 @@ static void draw_findings(struct rng *r, int32_t topic, struct fact f[FACTS])
     }
 }
 
-// --- documents ----------------------------------------------------------------------------------
+// documents.
 
 // Four words, twice, again and again: keeps the words of questions alive without teaching what they
 // stand for.
@@ -341,7 +341,7 @@ void synth_pretrain_copies(const int32_t *tokens, uint8_t *is_copy)
     }
 }
 
-// --- questions ----------------------------------------------------------------------------------
+// questions.
 
 static int32_t *put_question(struct rng *r, int32_t *out, int32_t l, const struct fact *f,
                              const int32_t *asked, int32_t n)

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-// --- the numeric task ---------------------------------------------------------------------------
+// the numeric task.
 
 // Data of all clients is kept up to this size; beyond it a client's data is made when it trains.
 static const double QUADRATIC_KEEP_BYTES = 64 << 20;
@@ -32,7 +32,7 @@ static const struct task_row task_quadratic = {
     .open = open_quadratic,
 };
 
-// --- tables -------------------------------------------------------------------------------------
+// tables.
 
 const struct task_row *const task_table[] = {
     &task_quadratic,  &task_synth_qa, &task_synth_medical,
@@ -76,7 +76,7 @@ const struct opt task_options[] = {
 };
 const int task_option_count = ARRAY_LEN(task_options);
 
-// --- opening and asking -------------------------------------------------------------------------
+// opening and asking.
 
 struct task *task_open(const struct task_params *p, uint64_t seed, int32_t clients, struct err *err)
 {
@@ -124,7 +124,7 @@ const struct examples *task_test(struct task *t)
     return t->row->test(t);
 }
 
-// --- scores -------------------------------------------------------------------------------------
+// scores.
 
 static void add(struct score *sum, const struct score *s)
 {

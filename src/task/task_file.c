@@ -25,7 +25,7 @@ struct file_state {
     struct dataset **clients, *test_set;
 };
 
-// --- groups: the distinct values of one field, in the order of their bytes ----------------------
+// groups: the distinct values of one field, in the order of their bytes.
 
 static int by_text(const void *a, const void *b)
 {
@@ -99,7 +99,7 @@ static void assign_labels(struct file_state *s, struct task *t)
     mem_free(answer);
 }
 
-// --- the test set: the records whose ids hash lowest, so that it follows from the data alone ----
+// the test set: the records whose ids hash lowest, so that it follows from the data alone.
 
 struct ranked {
     uint64_t hash;
@@ -232,7 +232,7 @@ static int deal(struct file_state *s, struct task *t, const struct partition *q,
     return status;
 }
 
-// --- from text to tokens ------------------------------------------------------------------------
+// from text to tokens.
 
 static bool continues(const char *s, size_t at) // a byte inside a UTF-8 sequence
 {
@@ -377,7 +377,7 @@ static void file_forget(struct task *t, int32_t client)
     s->clients[client] = NULL;
 }
 
-// --- opening ------------------------------------------------------------------------------------
+// opening.
 
 static void file_close(struct task *t)
 {

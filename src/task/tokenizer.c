@@ -9,7 +9,7 @@
 #include <limits.h>
 #include <string.h>
 
-// --- raw bytes: an id is a byte -----------------------------------------------------------------
+// raw bytes: an id is a byte.
 
 enum { BYTES_BOS = 256, BYTES_EOS, BYTES_PAD, BYTES_VOCAB };
 
@@ -57,7 +57,7 @@ static const struct tokenizer_row tokenizer_bytes = {
     .piece = bytes_piece,
 };
 
-// --- the embedded task's words ------------------------------------------------------------------
+// the embedded task's words.
 
 static int words_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err)
 {
@@ -110,7 +110,7 @@ static const struct tokenizer_row tokenizer_words = {
     .piece = words_piece,
 };
 
-// --- the table ----------------------------------------------------------------------------------
+// the table.
 
 static const struct tokenizer_row tokenizer_hf = {
     .name = "hf",

@@ -19,8 +19,7 @@ static void each_isa(void (*fn)(void))
     codec_isa_limit(CODEC_ISA_AVX512);
 }
 
-// --- Bit cursor
-// -------------------------------------------------------------------------------------
+// Bit cursor.
 
 static void test_cursor_reads_what_it_wrote(void **state)
 {
@@ -117,8 +116,7 @@ static void test_integer_codes(void **state)
     assert_true(in.bad);
 }
 
-// --- Positions
-// --------------------------------------------------------------------------------------
+// Positions.
 
 static size_t random_set(uint32_t *at, size_t n, double p, uint32_t stream)
 {
@@ -179,8 +177,7 @@ static void test_positions_trip(void **state)
             }
 }
 
-// --- Packing
-// ----------------------------------------------------------------------------------------
+// Packing.
 
 static void pack_sweep(void)
 {
@@ -240,8 +237,7 @@ static void test_base3(void **state)
     assert_true(pack_max_u8(back, 101) > 2);
 }
 
-// --- rANS
-// -------------------------------------------------------------------------------------------
+// rANS.
 
 static double entropy_of(const uint64_t count[256], size_t n)
 {
@@ -385,8 +381,7 @@ static void test_entropy_trip(void **state)
     mem_free(scratch);
 }
 
-// --- Random words
-// -----------------------------------------------------------------------------------
+// Random words.
 
 static void philox_sweep(void)
 {

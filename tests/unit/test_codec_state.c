@@ -28,8 +28,7 @@ static void close_one(struct session *s)
     shape_free(&s->shape);
 }
 
-// --- Error feedback
-// ---------------------------------------------------------------------------------
+// Error feedback.
 
 // Top-1 of 3 by hand: what is not sent waits, and a lost message changes nothing.
 static void test_residual_by_hand(void **state)
@@ -128,8 +127,7 @@ static void test_divergent_feedback_is_refused(void **state)
     }
 }
 
-// --- DGC
-// --------------------------------------------------------------------------------------------
+// DGC.
 
 static void test_dgc_by_hand(void **state)
 {
@@ -158,8 +156,7 @@ static void test_dgc_by_hand(void **state)
     close_one(&s);
 }
 
-// --- Majority vote
-// ----------------------------------------------------------------------------------
+// Majority vote.
 
 static void test_majority_vote(void **state)
 {
@@ -193,8 +190,7 @@ static void test_majority_vote(void **state)
     }
 }
 
-// --- PowerSGD
-// ---------------------------------------------------------------------------------------
+// PowerSGD.
 
 static void test_powersgd_is_exact_on_low_rank(void **state)
 {
@@ -267,8 +263,7 @@ static void test_powersgd_alternating_is_linear(void **state)
     close_one(&s);
 }
 
-// --- Budgets
-// ----------------------------------------------------------------------------------------
+// Budgets.
 
 static void test_budget_is_kept(void **state)
 {

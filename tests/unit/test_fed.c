@@ -187,8 +187,7 @@ static void test_adaptive_servers_by_hand(void **state)
     shape_free(&shape);
 }
 
-// --- checkpoints
-// -------------------------------------------------------------------------------------
+// checkpoints.
 
 #define CK_N 37
 
@@ -300,8 +299,7 @@ static void test_checkpoint_of_another_config_is_refused(void **state)
     assert_non_null(strstr(err.text, "another shape"));
 }
 
-// --- slots
-// -------------------------------------------------------------------------------------------
+// slots.
 
 static struct slots *open_slots(int rank, uint32_t resumed_at)
 {
@@ -389,8 +387,7 @@ static void test_a_damaged_slot_does_not_exist(void **state)
     slots_close(s);
 }
 
-// --- payloads
-// ----------------------------------------------------------------------------------------
+// payloads.
 
 static void test_hello_and_welcome_round_trip(void **state)
 {

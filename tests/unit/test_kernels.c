@@ -85,8 +85,7 @@ static double distance(const float *a, const float *b, size_t n)
         }                                                                                          \
     } while (0)
 
-// --- the product
-// -----------------------------------------------------------------------------------
+// the product.
 
 static void products_of_all_shapes(void **state)
 {
@@ -133,8 +132,7 @@ static void rows_do_not_depend_on_the_batch(void **state)
     mem_free(one);
 }
 
-// --- linear with adapters
-// --------------------------------------------------------------------------
+// linear with adapters.
 
 struct lin { // q, k, v-like: three outputs of one input, the second without an adapter when sparse
     struct kernel_linear l;
@@ -228,8 +226,7 @@ static void linear_with_adapters(void **state)
     check_linear(3, 270, true);
 }
 
-// --- norm, rope, swiglu
-// ----------------------------------------------------------------------------
+// norm, rope, swiglu.
 
 static double weighted_norm(const float *x, const float *w, int32_t m, int32_t n, const float *r)
 {
@@ -332,8 +329,7 @@ static void swiglu(void **state)
         mem_free(gone[i]);
 }
 
-// --- attention
-// -------------------------------------------------------------------------------------
+// attention.
 
 static double weighted_attention(const struct kernel_attn *a, const struct kernel_seqs *s,
                                  const float *qkv, int32_t ld, const float *r, int32_t ldo)
@@ -402,8 +398,7 @@ static void attention(void **state)
     check_attention(48, (const int32_t[]){0, 5}, 1);
 }
 
-// --- head
-// ------------------------------------------------------------------------------------------
+// head.
 
 static double weighted_ce(const struct kernel_weight *w, const float *x, int32_t m,
                           const int32_t *target, const float *weight)
@@ -456,8 +451,7 @@ static void cross_entropy(void **state)
     check_ce(1500, 17, 6, false); // three tiles
 }
 
-// --- embedding, optimizers, rows, stored types
-// -----------------------------------------------------
+// embedding, optimizers, rows, stored types.
 
 static void embeddings(void **state)
 {

@@ -208,8 +208,7 @@ static void ten_steps_are_pytorchs(void **state)
     close_fixture(&f);
 }
 
-// --- stories260K
-// -----------------------------------------------------------------------------------
+// stories260K.
 
 static const char story[] =
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
@@ -274,8 +273,7 @@ static void stories260k_tells_its_story(void **state)
     dev_close(&dev);
 }
 
-// --- Files that are not what they should be
-// --------------------------------------------------------
+// Files that are not what they should be.
 
 static void refuses(const char *path, const char *word)
 {

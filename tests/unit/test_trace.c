@@ -87,7 +87,7 @@ static const char *in_scratch(const char *name)
     return path[turn];
 }
 
-// --- Round trip ---
+// Round trip.
 
 static void test_round_trip(void **state)
 {
@@ -315,7 +315,7 @@ static void test_unusable_names(void **state)
     assert_null(trace_open(&p, &meta, false, &err));
 }
 
-// --- Attempts ---
+// Attempts.
 
 static void test_resume(void **state)
 {
@@ -430,7 +430,7 @@ static void test_resume_behind_the_journal(void **state)
     assert_false(exists(in_scratch("t.1.h5"))); // all it held is in the new one
 }
 
-// --- Recovery ---
+// Recovery.
 
 static void test_recover(void **state)
 {
@@ -561,7 +561,7 @@ static void test_journal_lies(void **state)
     trace_file_free(&f);
 }
 
-// --- Damage to the HDF5 file. The library may crash on it: each case is tried in a child. ---
+// Damage to the HDF5 file. The library may crash on it: each case is tried in a child.
 
 static void try_reading(void *arg)
 {
@@ -641,7 +641,7 @@ static void test_not_a_trace(void **state)
     assert_non_null(strstr(err.text, "not a file"));
 }
 
-// --- A full disk ---
+// A full disk.
 
 static void write_against_a_limit(void *arg)
 {
@@ -694,7 +694,7 @@ static void test_overhead(void **state)
     assert_true(cpu > 0 && cpu < 1e6);
 }
 
-// --- Frame ---
+// Frame.
 
 static int setup(void **state)
 {
