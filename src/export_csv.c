@@ -63,13 +63,16 @@ static void put_cell(FILE *out, const struct record_field *f, const char *at)
     }
 }
 
-// An array of RECORD_WIDTHS is by width: kept_4bit. Any other is numbered.
+// An array is by width (kept_4bit) or by what memory is for (mem_peak_bytes_codec); any other is
+// numbered.
 static void column_name(const struct record_field *f, int k, char *out, size_t size)
 {
     if (f->type == FIELD_TEXT || f->count <= 1)
         snprintf(out, size, "%s", f->name);
-    else if (f->count == RECORD_WIDTHS)
+    else if (strcmp(f->name, "kept") == 0 && f->count == RECORD_WIDTHS)
         snprintf(out, size, "%s_%dbit", f->name, record_width_bits[k]);
+    else if (strcmp(f->name, "mem_peak_bytes") == 0 && f->count == MEM_PURPOSES)
+        snprintf(out, size, "%s_%s", f->name, mem_purpose_name[k]);
     else
         snprintf(out, size, "%s_%d", f->name, k);
 }

@@ -170,6 +170,23 @@ static void print_text(FILE *out, const char *head, const char *text)
     }
 }
 
+static void print_memory(FILE *out, const struct rec_rank *r)
+{
+    bool any = false;
+    for (int k = 0; k < MEM_PURPOSES; k++) {
+        char text[32];
+        if (r->mem_peak_bytes[k] <= 0)
+            continue;
+        if (!any)
+            fprintf(out, "# memory at most booked by rank %d:", r->rank);
+        fprintf(out, "%s %s %s", any ? "," : "", mem_purpose_name[k],
+                fmt_mib(text, (uint64_t)r->mem_peak_bytes[k]));
+        any = true;
+    }
+    if (any)
+        fprintf(out, "\n");
+}
+
 void report_meta(FILE *out, const struct trace_file *f)
 {
     static const struct table_col cols[] = {
@@ -197,6 +214,8 @@ void report_meta(FILE *out, const struct trace_file *f)
                                        r[i].gpu, text[2], text[3], text[4], text[5],
                                        r[i].rss_peak_bytes > 0 ? text[6] : "-"});
     }
+    for (size_t i = 0; i < n; i++)
+        print_memory(out, &r[i]);
     fprintf(out, "# config\n");
     for (int i = 0; i < f->n_config; i++)
         fprintf(out, "#   %s = %s\n", f->config[i].name, f->config[i].text);

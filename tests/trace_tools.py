@@ -258,6 +258,8 @@ def check_csv(path, where):
     out = os.path.join(where, 'csv')
     r = call(FSTQ, 'export', path, '--csv', out)
     ok(r.returncode == 0, 'csv: status 0', r.stderr)
+    with open(os.path.join(out, 'messages.csv'), encoding='utf-8') as f:
+        ok(',kept_0bit,kept_1bit,' in f.readline(), 'csv: an array is a column an element')
     units = {(u['table'], u['column']): u for u in read_csv(os.path.join(out, 'units.csv'))}
     with h5py.File(path) as f:
         for name, rows in zip(f['tables'][:], f['rows_committed'][:]):
@@ -267,7 +269,7 @@ def check_csv(path, where):
             mark = 'stage' if base == 'events' else 'rank' if base == 'ranks' else 'run'
             data = data[data[mark] != (0 if mark == 'stage' else -1)]
             got = read_csv(os.path.join(out, base + '.csv'))
-            wrong = compare_table(f, name, data, got, units, np)
+            wrong = compare_table(f, name, data, got, units, np) if got else ['no rows']
             ok(not wrong and len(got) == len(data) > 0,
                f'csv: {base} is as in the file, {len(data)} rows', '\n'.join(wrong[:5]))
 
@@ -279,12 +281,14 @@ def read_csv(path):
 
 def compare_table(f, name, data, got, units, np):
     base = name.rsplit('/', 1)[1]
-    widths = f['width_bits'][:]
+    columns = iter(got[0])
     wrong = []
     for field in data.dtype.names:
         enum = h5_enum(f[name], field)
         for k in range(max(1, int(np.prod(data.dtype[field].shape)))):
-            column = f'{field}_{widths[k]}bit' if data.dtype[field].shape else field
+            column = next(columns, '')
+            if not column.startswith(field):
+                wrong.append(f'{column} stands where {field} should')
             if (base, column) not in units:
                 wrong.append(f'{column} is not in units.csv')
             for row, cell in zip(data[field], (g.get(column) for g in got)):
