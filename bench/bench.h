@@ -36,6 +36,7 @@ struct bench {
 };
 
 extern const struct bench bench_memcpy, bench_mpi, bench_xfer, bench_trace;
+extern const struct bench bench_gemm, bench_ops, bench_step;
 extern const struct bench *const bench_table[]; // NULL-terminated; cmd_bench.c
 
 // One loop to measure. prepare stands outside the clock: it tells a peer what comes, cools or

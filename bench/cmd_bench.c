@@ -11,7 +11,7 @@
 #include <string.h>
 
 const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi, &bench_xfer, &bench_trace,
-                                           NULL};
+                                           &bench_gemm,   &bench_ops, &bench_step, NULL};
 
 struct request {
     double min_time_s;

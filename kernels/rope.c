@@ -3,29 +3,53 @@
 #include "kernels.h"
 #include "simd.h"
 
+SIMD_INLINE void turn_half(float *restrict a, float *restrict b, const float *restrict c,
+                           const float *restrict s, int32_t half, float sign)
+{
+    int32_t j = 0;
+    for (; j + 16 <= half; j += 16) {
+        simd_f x = *simd_of(a + j), y = *simd_of(b + j);
+        simd_f t = *simd_of(s + j) * sign, u = *simd_of(c + j);
+        *simd_at(a + j) = x * u - y * t;
+        *simd_at(b + j) = y * u + x * t;
+    }
+    if (j + 8 <= half) {
+        simd_h x = *simd_half_of(a + j), y = *simd_half_of(b + j);
+        simd_h t = *simd_half_of(s + j) * sign, u = *simd_half_of(c + j);
+        *simd_half_at(a + j) = x * u - y * t;
+        *simd_half_at(b + j) = y * u + x * t;
+        j += 8;
+    }
+    for (; j < half; j++) {
+        float x = a[j], y = b[j], t = s[j] * sign;
+        a[j] = x * c[j] - y * t;
+        b[j] = y * c[j] + x * t;
+    }
+}
+
+SIMD_INLINE void turn_pairs(float *restrict v, const float *restrict c, const float *restrict s,
+                            int32_t half, float sign)
+{
+    for (int32_t j = 0; j < half; j++) {
+        float x = v[2 * j], y = v[2 * j + 1], t = s[j] * sign;
+        v[2 * j] = x * c[j] - y * t;
+        v[2 * j + 1] = y * c[j] + x * t;
+    }
+}
+
 SIMD_INLINE void rope_rows_body(const struct kernel_rope *r, const int32_t *pos, int32_t m,
                                 float *x, ptrdiff_t ldx)
 {
     int32_t half = r->head_dim / 2;
-    float sign = r->sign;
     for (int32_t i = 0; i < m; i++) {
-        const float *restrict c = r->cosine + (ptrdiff_t)pos[i] * half;
-        const float *restrict s = r->sine + (ptrdiff_t)pos[i] * half;
+        const float *c = r->cosine + (ptrdiff_t)pos[i] * half;
+        const float *s = r->sine + (ptrdiff_t)pos[i] * half;
         for (int32_t h = 0; h < r->heads; h++) {
-            float *restrict v = x + i * ldx + h * r->head_dim;
-            if (r->style == KERNEL_ROPE_HALF) {
-                for (int32_t j = 0; j < half; j++) {
-                    float a = v[j], b = v[j + half], t = s[j] * sign;
-                    v[j] = a * c[j] - b * t;
-                    v[j + half] = b * c[j] + a * t;
-                }
-            } else {
-                for (int32_t j = 0; j < half; j++) {
-                    float a = v[2 * j], b = v[2 * j + 1], t = s[j] * sign;
-                    v[2 * j] = a * c[j] - b * t;
-                    v[2 * j + 1] = b * c[j] + a * t;
-                }
-            }
+            float *v = x + i * ldx + h * r->head_dim;
+            if (r->style == KERNEL_ROPE_HALF)
+                turn_half(v, v + half, c, s, half, r->sign);
+            else
+                turn_pairs(v, c, s, half, r->sign);
         }
     }
 }

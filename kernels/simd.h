@@ -10,6 +10,7 @@
 #include <string.h>
 
 typedef float simd_f __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float simd_h __attribute__((vector_size(32), aligned(4), may_alias)); // half as many
 typedef int32_t simd_i __attribute__((vector_size(64), aligned(4), may_alias));
 
 #define SIMD_LANES  16
@@ -67,6 +68,16 @@ SIMD_INLINE simd_f *simd_at(float *p)
 SIMD_INLINE const simd_f *simd_of(const float *p)
 {
     return (const simd_f *)p;
+}
+
+SIMD_INLINE simd_h *simd_half_at(float *p)
+{
+    return (simd_h *)p;
+}
+
+SIMD_INLINE const simd_h *simd_half_of(const float *p)
+{
+    return (const simd_h *)p;
 }
 
 // Vectors pass by pointer: by value their calling convention would depend on the instruction set.

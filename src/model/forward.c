@@ -89,12 +89,24 @@ void acts_take(const struct model *m, struct acts *a, int32_t rows, bool train, 
     b->used = b->used > most ? b->used : most;
 }
 
-size_t model_kept_bytes(const struct model *m, int32_t tokens)
+size_t acts_bytes(const struct model *m, int32_t rows, bool train)
 {
     struct acts a;
     struct bump b = {0};
-    acts_take(m, &a, tokens, true, &b);
+    acts_take(m, &a, rows, train, &b);
     return b.used;
+}
+
+size_t model_kept_bytes(const struct model *m, int32_t tokens)
+{
+    struct acts a;
+    struct bump all = {0}, one = {0};
+    acts_take(m, &a, 0, true, &all); // for the strides
+    all.used = 0;
+    take_kept(m, &a, NULL, tokens, &one);
+    for (int32_t l = 0; l <= m->cfg.layers; l++)
+        take(&all, tokens, a.ld_dim);
+    return all.used + one.used * (size_t)(a.shared ? 1 : m->cfg.layers);
 }
 
 void model_positions(struct model *m, int32_t n)

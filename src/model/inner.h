@@ -121,6 +121,7 @@ struct acts {
 };
 
 void acts_take(const struct model *m, struct acts *a, int32_t rows, bool train, struct bump *b);
+size_t acts_bytes(const struct model *m, int32_t rows, bool train);
 
 // A slice, or a step of generation, on its lane.
 struct run {

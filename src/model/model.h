@@ -115,6 +115,7 @@ struct model_job {
 
 // Makes memory for batches of up to this many jobs with sequences up to `longest`; calls beyond it
 // make more. Nothing is allocated while training then.
+int32_t model_slice_rows(const struct model *m); // of the largest slice of the last call
 void model_reserve(struct model *m, int32_t longest, int32_t jobs);
 
 // Loss only (and token_loss, best, received).
@@ -135,7 +136,7 @@ struct model_times {
     int64_t forward_ns, backward_ns, embed_ns, optimizer_ns;
 };
 struct model_times model_times(const struct model *m);
-// Activations that one lane must keep between forward and backward of a slice, in bytes.
+// Activations that one lane must keep from forward to backward of a slice of so many tokens.
 size_t model_kept_bytes(const struct model *m, int32_t tokens);
 
 struct model_gen {

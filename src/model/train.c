@@ -35,7 +35,7 @@ void model_reserve(struct model *m, int32_t longest, int32_t jobs)
 {
     // A slice ends with the sequence that crosses its even share.
     int32_t rows = MODEL_SLICE_TOKENS + longest;
-    lanes_reserve(m, rows, longest, model_kept_bytes(m, rows));
+    lanes_reserve(m, rows, longest, acts_bytes(m, rows, true));
     grads_reserve(m, m->shape.n_values, true, (size_t)jobs * m->shape.n_values);
 }
 
@@ -109,18 +109,11 @@ static void prepare(struct work *w, int32_t n)
     }
     for (int32_t i = 0; i < m->n_slices; i++)
         rows = m->slice[i].rows > rows ? m->slice[i].rows : rows;
-    size_t acts = 0;
-    if (w->mode == MODE_EVALUATE) {
-        struct acts a;
-        struct bump b = {0};
-        acts_take(m, &a, rows, false, &b);
-        acts = b.used;
-    } else {
-        acts = model_kept_bytes(m, rows);
+    if (w->mode != MODE_EVALUATE) {
         bool own = w->mode == MODE_TRAIN;
         grads_reserve(m, w->n_grad, several, own ? (size_t)n * w->n_grad : 0);
     }
-    lanes_reserve(m, rows, longest, acts);
+    lanes_reserve(m, rows, longest, acts_bytes(m, rows, w->mode != MODE_EVALUATE));
 }
 
 // One slice on one lane.
@@ -528,6 +521,14 @@ void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
 {
     model_backward(m, jobs, n, rec);
     model_update(m, jobs, n, p, rec);
+}
+
+int32_t model_slice_rows(const struct model *m)
+{
+    int32_t rows = 0;
+    for (int32_t i = 0; i < m->n_slices; i++)
+        rows = m->slice[i].rows > rows ? m->slice[i].rows : rows;
+    return rows;
 }
 
 struct model_times model_times(const struct model *m)
