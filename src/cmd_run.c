@@ -277,6 +277,20 @@ static void open_workers(struct run *r)
     }
 }
 
+// Methods that need tokens or gradients, on a task that has none.
+static void check_method(const struct run *r)
+{
+    unsigned needs = codec_needs(r->method.codec) & (CODEC_SENS | CODEC_GRAD | CODEC_LOCAL_HOOK);
+    if (r->work.row->fisher && !(needs & CODEC_LOCAL_HOOK))
+        return;
+    if (needs || r->method.tokens != token_table[0])
+        die(STATUS_USAGE, "fed.method = %s: task %s cannot give what it needs (%s); choose another",
+            r->method.text, task_names[r->cfg.task.name],
+            r->method.tokens != token_table[0] ? "tokens to choose from"
+            : needs & CODEC_LOCAL_HOOK         ? "a hook in the local loop"
+                                               : "gradients by coordinate");
+}
+
 static void open_all(struct run *r)
 {
     struct err err;
@@ -288,6 +302,7 @@ static void open_all(struct run *r)
     bool server = transport_hosts(&r->transport, 0),
          worker = r->comm->rank > 0 || r->comm->size == 1;
     struct workload_env wenv = {.fed = &r->cfg.fed,
+                                .fisher = &r->cfg.fisher,
                                 .task = &r->cfg.task,
                                 .model = &r->cfg.model,
                                 .optim = &r->cfg.optim,
@@ -299,6 +314,7 @@ static void open_all(struct run *r)
     if (workload_open(&r->work, &wenv, &err) ||
         method_open(&r->method, r->cfg.fed.method, &r->work.shape, &err))
         die(STATUS_USAGE, "%s", err.text);
+    check_method(r);
     open_env(r, threads);
     r->sink = (struct fed_sink){r, sink_rows, sink_commit, sink_progress};
     if (server) {

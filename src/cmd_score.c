@@ -105,6 +105,7 @@ static int score_main(int argc, char **argv)
         return STATUS_USAGE;
     int threads = cfg.dev.threads ? cfg.dev.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     struct workload_env env = {.fed = &cfg.fed,
+                               .fisher = &cfg.fisher,
                                .task = &cfg.task,
                                .model = &cfg.model,
                                .optim = &cfg.optim,

@@ -43,6 +43,7 @@ const struct config_section config_sections[] = {
     {"model", model_options, &model_option_count, offsetof(struct config, model)},
     {"optim", optim_options, &optim_option_count, offsetof(struct config, optim)},
     {"fed", fed_options, &fed_option_count, offsetof(struct config, fed)},
+    {"fisher", fisher_options, &fisher_option_count, offsetof(struct config, fisher)},
     {"client", client_options, &client_option_count, offsetof(struct config, client)},
     {"net", net_options, &net_option_count, offsetof(struct config, net)},
     {"dev", dev_options, &dev_option_count, offsetof(struct config, dev)},

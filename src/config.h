@@ -31,6 +31,7 @@ struct dev_params_cfg { // [dev]
 
 struct config {
     struct fed_params fed;
+    struct fisher_params fisher;
     struct client_params client;
     struct net_params net;
     struct task_params task;

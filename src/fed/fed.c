@@ -40,6 +40,16 @@ const struct opt client_options[] = {
 };
 const int client_option_count = ARRAY_LEN(client_options);
 
+static const char *const accumulate_names[] = {"ema", "sum", NULL};
+
+const struct opt fisher_options[] = {
+    OPT(struct fisher_params, rho, "fisher.rho", "0.9", 0, 0.999999, "",
+        "decay of the diagonal Fisher and of the gradient's average"),
+    OPT_ENUM(struct fisher_params, accumulate, "fisher.accumulate", "ema", accumulate_names,
+             "squared gradients of a round: moving average (19) or sum (20)"),
+};
+const int fisher_option_count = ARRAY_LEN(fisher_options);
+
 int fed_check(const struct fed_params *p, struct err *err)
 {
     if (p->clients_per_round > p->clients)

@@ -22,13 +22,19 @@ struct fed_params { // [fed]
 };
 enum { FED_STATE_RESET, FED_STATE_KEEP };
 
+struct fisher_params { // [fisher]: what clients measure for codecs that ask for it
+    double rho;
+    int32_t accumulate; // FISHER_*
+};
+enum { FISHER_EMA, FISHER_SUM };
+
 struct client_params { // [client]
     int64_t step_ns;   // configured compute of one local step; 0 = compute is not modelled
     int64_t encode_ns; // configured time to encode one update
 };
 
-extern const struct opt fed_options[], client_options[];
-extern const int fed_option_count, client_option_count;
+extern const struct opt fed_options[], client_options[], fisher_options[];
+extern const int fed_option_count, client_option_count, fisher_option_count;
 int fed_check(const struct fed_params *p, struct err *err); // combinations
 
 // The clients' sequence: from the seed alone, the same for every method. Sampled clients of a

@@ -8,10 +8,6 @@
 static const struct view view_ab = {"AB", "the whole adapter"};
 const struct view *const view_table[] = {&view_ab, NULL};
 
-static const struct token_source tokens_uniform = {"uniform",
-                                                   "every token of the answer counts alike"};
-const struct token_source *const token_table[] = {&tokens_uniform, NULL};
-
 const struct method_alias method_aliases[] = {
     {"fedavg", "fedavg/fp32", "the dense reference"},
     {"noop", "noop/raw", "the floor: no training, no compression"},
@@ -40,6 +36,18 @@ static void name_list(char *out, size_t size, const char *const *names)
         at += (size_t)snprintf(out + at, size - at, "%s%s", i ? ", " : "", names[i]);
 }
 
+// Every option by name, after the text so far.
+static void expand_options(struct method *m, const struct opt *rows, int n, const void *values)
+{
+    size_t at = strlen(m->text);
+    for (int i = 0; i < n && at < sizeof m->text; i++) {
+        char value[64];
+        opt_format(&rows[i], values, value, sizeof value);
+        at += (size_t)snprintf(m->text + at, sizeof m->text - at, "%c%s=%s", i ? ',' : ':',
+                               rows[i].name, value);
+    }
+}
+
 static int parse_scheme(struct method *m, const char *spec, struct err *err)
 {
     char name[64], list[256];
@@ -55,7 +63,7 @@ static int parse_scheme(struct method *m, const char *spec, struct err *err)
         return err_set(err, "fed.method: no scheme '%s'; there are: %s", name, list);
     }
     const struct scheme *s = m->scheme;
-    size_t at = (size_t)snprintf(m->text, sizeof m->text, "%s", s->name);
+    snprintf(m->text, sizeof m->text, "%s", s->name);
     if (*opts == ':' && s->n_options == 0)
         return err_set(err, "fed.method: scheme '%s' takes no options, but '%s' follows it",
                        s->name, opts);
@@ -64,32 +72,33 @@ static int parse_scheme(struct method *m, const char *spec, struct err *err)
         opt_defaults(s->options, s->n_options, m->scheme_opt);
         if (*opts == ':' && opt_set_list(s->options, s->n_options, m->scheme_opt, opts + 1, err))
             return -1;
-        for (int i = 0; i < s->n_options && at < sizeof m->text; i++) {
-            char value[64];
-            opt_format(&s->options[i], m->scheme_opt, value, sizeof value);
-            at += (size_t)snprintf(m->text + at, sizeof m->text - at, "%c%s=%s", i ? ',' : ':',
-                                   s->options[i].name, value);
-        }
+        expand_options(m, s->options, s->n_options, m->scheme_opt);
     }
     return 0;
 }
 
 static int parse_tokens(struct method *m, const char *spec, struct err *err)
 {
+    char name[64], list[256];
+    opt_defaults(token_options, token_option_count, &m->token_opt);
     m->tokens = token_table[0];
     if (!*spec)
         return 0;
+    const char *opts = piece(spec, ":", name, sizeof name, err);
+    if (!opts)
+        return -1;
     for (int i = 0; token_table[i]; i++)
-        if (strcmp(token_table[i]->name, spec) == 0) {
+        if (strcmp(token_table[i]->name, name) == 0) {
             m->tokens = token_table[i];
-            return 0;
+            if (*opts != ':')
+                return 0;
+            return opt_set_list(token_options, token_option_count, &m->token_opt, opts + 1, err);
         }
     const char *names[32] = {0};
-    char list[256];
     for (int i = 0; token_table[i] && i < 31; i++)
         names[i] = token_table[i]->name;
     name_list(list, sizeof list, names);
-    return err_set(err, "fed.method: no token source '%s'; there are: %s", spec, list);
+    return err_set(err, "fed.method: no token source '%s'; there are: %s", name, list);
 }
 
 // "VIEW@": returns the text of the codec after it.
@@ -148,8 +157,11 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
         return -1;
     }
     size_t at = strlen(m->text);
-    if (m->tokens != token_table[0])
-        at += (size_t)snprintf(m->text + at, sizeof m->text - at, "~%s", m->tokens->name);
+    if (m->tokens != token_table[0]) {
+        snprintf(m->text + at, sizeof m->text - at, "~%s", m->tokens->name);
+        expand_options(m, token_options, token_option_count, &m->token_opt);
+        at = strlen(m->text);
+    }
     snprintf(m->text + at, sizeof m->text - at, "/%s%s%s",
              m->view != view_table[0] ? m->view->name : "", m->view != view_table[0] ? "@" : "",
              m->codec->text);

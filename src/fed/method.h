@@ -4,6 +4,7 @@
 
 #include "codec/codec.h"
 #include "fed/scheme.h"
+#include "model/tokens.h"
 
 #include <stdint.h>
 
@@ -12,26 +13,21 @@ struct view {
     const char *name, *help;
 };
 
-// Which tokens shape the local loss.
-struct token_source {
-    const char *name, *help;
-};
-
 struct method_alias {
     const char *name, *expansion, *help;
 };
 
-extern const struct view *const view_table[];          // NULL-terminated
-extern const struct token_source *const token_table[]; // NULL-terminated
-extern const struct method_alias method_aliases[];     // name NULL ends
+extern const struct view *const view_table[];      // NULL-terminated
+extern const struct method_alias method_aliases[]; // name NULL ends
 
 struct method {
     const struct scheme *scheme;
     void *scheme_opt;
     const struct token_source *tokens;
+    struct token_opts token_opt;
     const struct view *view;
     struct codec_inst *codec;
-    char text[512]; // expanded: every option by name
+    char text[768]; // expanded: every option by name
 };
 
 // The shape outlives the method.

@@ -25,12 +25,16 @@ struct lm {
     struct dev dev;
     struct model *model;
     int group;
-    size_t n, optim_n;            // adapter, floats of optimizer state
-    struct lm_batch *batch;       // (group)
-    struct model_job *job;        // (group)
-    struct model_optim_state *os; // (group)
-    float *moments;               // (group, optim_n)
-    struct rng *rng;              // (group)
+    int32_t n_keys;
+    size_t n, optim_n;                  // adapter, floats of optimizer state
+    struct lm_batch *batch;             // (group)
+    struct model_job *job;              // (group)
+    struct model_optim_state *os;       // (group)
+    float *moments;                     // (group, optim_n)
+    struct rng *rng;                    // (group)
+    struct kernel_fisher *fisher;       // (group)
+    struct token_tracker *tracker;      // (group), NULL while every token counts alike
+    float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch
     struct lm_batch eval;
     int32_t *best, *gen, *gen_len, *wrong;
     struct prediction *prediction;
@@ -89,10 +93,28 @@ static void lm_train_memory(struct workload *w, struct lm *lm)
     lm->job = mem_alloc(MEM_OTHER, g * sizeof *lm->job);
     lm->os = mem_alloc(MEM_OTHER, g * sizeof *lm->os);
     lm->rng = mem_alloc(MEM_OTHER, g * sizeof *lm->rng);
+    lm->fisher = mem_alloc(MEM_OTHER, g * sizeof *lm->fisher);
     lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
     for (size_t i = 0; i < g; i++)
         batch_init(&lm->batch[i], fed->batch, lm->task->max_tokens);
     model_reserve(lm->model, lm->task->max_tokens, lm->group);
+}
+
+// Made when a method first asks for it: the method is not known when the workload opens.
+static void lm_token_memory(struct workload *w, struct lm *lm)
+{
+    size_t g = (size_t)lm->group;
+    size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
+    if (lm->tracker)
+        return;
+    lm->n_keys = model_config(lm->model)->vocab;
+    if (lm->n_keys < lm->task->max_answer + 1)
+        lm->n_keys = lm->task->max_answer + 1;
+    lm->tracker = mem_alloc(MEM_OTHER, g * sizeof *lm->tracker);
+    lm->tracker_mem =
+        mem_alloc(MEM_OTHER, g * token_tracker_floats(lm->n_keys) * sizeof *lm->tracker_mem);
+    lm->weights = mem_alloc(MEM_DATA, g * rows * sizeof *lm->weights);
+    lm->raw = mem_alloc(MEM_DATA, g * rows * sizeof *lm->raw);
 }
 
 static void lm_eval_memory(struct lm *lm)
@@ -154,8 +176,10 @@ static void lm_close(struct workload *w)
     for (int i = 0; lm->batch && i < lm->group; i++)
         batch_free(&lm->batch[i]);
     batch_free(&lm->eval);
-    void *blocks[] = {lm->batch,   lm->job,        lm->os,    lm->rng, lm->moments,    lm->best,
-                      lm->gen_len, lm->prediction, lm->wrong, lm->gen, lm->group_score};
+    void *blocks[] = {lm->batch,   lm->job,         lm->os,          lm->rng,
+                      lm->moments, lm->best,        lm->gen_len,     lm->prediction,
+                      lm->wrong,   lm->gen,         lm->group_score, lm->fisher,
+                      lm->tracker, lm->tracker_mem, lm->weights,     lm->raw};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (lm->model)
@@ -188,6 +212,36 @@ static int lm_group(const struct workload *w)
 
 // training.
 
+// What a codec wants to know of the gradients: their squares (19), (20) and their average.
+static void job_fisher(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    const struct fisher_params *p = w->env.fisher;
+    if (!job->sens && !job->grad)
+        return;
+    if (job->sens)
+        memset(job->sens, 0, lm->n * sizeof *job->sens);
+    if (job->grad)
+        memset(job->grad, 0, lm->n * sizeof *job->grad);
+    lm->fisher[i] = (struct kernel_fisher){.ema = p->accumulate == FISHER_EMA ? job->sens : NULL,
+                                           .sum = p->accumulate == FISHER_SUM ? job->sens : NULL,
+                                           .grad = job->grad,
+                                           .rho = (float)p->rho};
+    lm->job[i].fisher = &lm->fisher[i];
+}
+
+static void job_tokens(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    lm->batch[i].batch.weights = NULL;
+    lm->batch[i].batch.sum = false;
+    if (job->tokens == token_table[0])
+        return;
+    lm_token_memory(w, lm);
+    token_reset(&lm->tracker[i], job->tokens, job->token_opt, lm->n_keys,
+                lm->tracker_mem + (size_t)i * token_tracker_floats(lm->n_keys),
+                rng_stream(w->env.seed, RNG_TOKENS, job->round, job->client, 0));
+    lm->batch[i].batch.sum = job->token_opt->loss == TOKEN_LOSS_SUM;
+}
+
 static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     float *moments = job->state ? job->state : lm->moments + (size_t)i * (lm->optim_n + 1);
@@ -203,6 +257,8 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
                                     .client = (int32_t)job->client};
     job->samples = task_client(lm->task, (int32_t)job->client)->n;
     job->loss = 0;
+    job_fisher(w, lm, job, i);
+    job_tokens(w, lm, job, i);
 }
 
 static void draw_batch(struct lm *lm, const struct train_job *job, int i, int32_t batch)
@@ -211,6 +267,38 @@ static void draw_batch(struct lm *lm, const struct train_job *job, int i, int32_
     batch_clear(&lm->batch[i]);
     for (int32_t b = 0; b < batch; b++)
         batch_add(&lm->batch[i], &own->v[rng_below(&lm->rng[i], (uint32_t)own->n)]);
+}
+
+// Masks of this step; on a refresh step the model is asked for the scores.
+static void step_tokens(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                        bool *refresh, struct recorder *rec)
+{
+    size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
+    *refresh = false;
+    if (jobs[0].tokens == token_table[0])
+        return;
+    struct span span = span_begin(rec);
+    for (int i = 0; i < n; i++) {
+        float *weights = lm->weights + (size_t)i * rows, *raw = lm->raw + (size_t)i * rows;
+        *refresh = token_step(&lm->tracker[i]); // the same for all: they count alike
+        token_weights(&lm->tracker[i], &lm->batch[i].batch, *refresh, weights);
+        lm->batch[i].batch.weights = weights;
+        unsigned needs = *refresh ? jobs[i].tokens->needs : 0;
+        lm->job[i].token_sq = needs & TOKEN_SQ ? raw : NULL;
+        lm->job[i].token_loss = needs & TOKEN_LOSS ? raw : NULL;
+        lm->job[i].received = needs & TOKEN_RECEIVED ? raw : NULL;
+    }
+    span_end(rec, span, STAGE_MASK, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
+}
+
+static void refresh_tokens(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                           struct recorder *rec)
+{
+    size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
+    struct span span = span_begin(rec);
+    for (int i = 0; i < n; i++)
+        token_update(&lm->tracker[i], &lm->batch[i].batch, lm->raw + (size_t)i * rows);
+    span_end(rec, span, STAGE_MASK, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
 }
 
 static void job_end(struct lm *lm, struct train_job *job, int i, int32_t steps)
@@ -247,7 +335,11 @@ static void lm_train(struct workload *w, struct train_job *jobs, int n, struct r
     for (int32_t s = 0; s < fed->local_steps; s++) {
         for (int i = 0; i < n; i++)
             draw_batch(lm, &jobs[i], i, fed->batch);
+        bool refresh;
+        step_tokens(w, lm, jobs, n, &refresh, rec);
         model_train_step(lm->model, lm->job, n, w->env.optim, rec);
+        if (refresh)
+            refresh_tokens(w, lm, jobs, n, rec);
         for (int i = 0; i < n; i++)
             jobs[i].loss += lm->job[i].loss;
     }
@@ -384,6 +476,7 @@ static void lm_split(const struct workload *w, void (*fn)(void *arg, const struc
 
 const struct workload_row work_lm = {
     .name = "language model",
+    .fisher = true,
     .open = lm_open,
     .close = lm_close,
     .initial = lm_initial,

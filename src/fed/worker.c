@@ -44,6 +44,8 @@ struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *
     }
     if (codec_needs(env->method->codec) & CODEC_SENS)
         w->sens = mem_alloc(MEM_OPTIMIZER, g * w->n * sizeof *w->sens);
+    if (codec_needs(env->method->codec) & CODEC_GRAD)
+        w->grad = mem_alloc(MEM_OPTIMIZER, g * w->n * sizeof *w->grad);
     if (env->fed->nmse)
         w->x_hat = mem_alloc(MEM_OTHER, w->n * sizeof *w->x_hat);
     size_t scratch = codec_scratch_bytes(env->method->codec);
@@ -69,6 +71,7 @@ void worker_close(struct worker *w)
     mem_free(w->state);
     mem_free(w->state_next);
     mem_free(w->sens);
+    mem_free(w->grad);
     mem_free(w->x_hat);
     mem_free(w->scratch);
     mem_free(w->drain);
@@ -199,6 +202,9 @@ static void train(struct worker *w, int first, int n)
         job->theta = w->theta;
         job->delta = w->delta + (size_t)i * w->n;
         job->sens = w->sens ? w->sens + (size_t)i * w->n : NULL;
+        job->grad = w->grad ? w->grad + (size_t)i * w->n : NULL;
+        job->tokens = w->env->method->tokens;
+        job->token_opt = &w->env->method->token_opt;
         if (w->state_floats) {
             float *state = w->state + (size_t)i * w->state_floats;
             read_slot(w, job->client, state);
@@ -208,6 +214,8 @@ static void train(struct worker *w, int first, int n)
             memset(job->delta, 0, w->n * sizeof *job->delta);
             if (job->sens)
                 memset(job->sens, 0, w->n * sizeof *job->sens);
+            if (job->grad)
+                memset(job->grad, 0, w->n * sizeof *job->grad);
             job->samples = 1;
         }
     }
@@ -263,6 +271,7 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     struct codec_input in = {
         .x = job->delta,
         .sens = job->sens,
+        .grad = job->grad,
         .budget_bytes = -1,
         .state = state ? state + w->work_floats : NULL,
         .state_next = state ? w->state_next + w->work_floats : NULL,

@@ -30,7 +30,7 @@ struct worker {
     float *theta;
     int group; // tasks trained at once
     struct train_job *job;
-    float *delta, *state, *state_next, *x_hat, *sens;
+    float *delta, *state, *state_next, *x_hat, *sens, *grad;
     void *scratch;
     struct slots *slots;
     struct rec_message *report; // of this round's messages

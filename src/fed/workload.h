@@ -8,6 +8,7 @@
 #include "dev/dev.h"
 #include "fed/fed.h"
 #include "model/model.h"
+#include "model/tokens.h"
 #include "task/task.h"
 
 #include <stdbool.h>
@@ -17,6 +18,7 @@
 
 struct workload_env {
     const struct fed_params *fed;
+    const struct fisher_params *fisher;
     const struct task_params *task;
     const struct model_params *model;
     const struct optim_params *optim;
@@ -31,9 +33,12 @@ struct train_job {
     const float *theta; // (n) the version's adapter
     float *delta;       // (n) out: trained minus theta
     float *state;       // (state_floats) in and out, NULL when nothing is kept
-    float *sens;        // (n) out: sensitivities, or NULL
-    int32_t samples;    // out: weight of this client
-    double loss;        // out: mean local loss
+    float *sens;        // (n) out: diagonal Fisher of the adapter, or NULL
+    float *grad;        // (n) out: moving average of the gradient, or NULL
+    const struct token_source *tokens;
+    const struct token_opts *token_opt;
+    int32_t samples; // out: weight of this client
+    double loss;     // out: mean local loss
     int64_t dur_ns, cpu_ns;
     bool failed; // out: no update from this client
 };
@@ -54,6 +59,7 @@ struct workload;
 
 struct workload_row {
     const char *name;
+    bool fisher; // has tokens to choose from and fills sens and grad
     int (*open)(struct workload *w, struct err *err);
     void (*close)(struct workload *w);
     void (*initial)(struct workload *w, float *theta);

@@ -1,0 +1,202 @@
+#include "model/tokens.h"
+
+#include "base/check.h"
+#include "model/model.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+static double value_as_is(double raw)
+{
+    return raw;
+}
+
+static double value_root(double raw)
+{
+    return sqrt(raw);
+}
+
+static const struct token_source uniform = {.name = "uniform",
+                                            .help = "every token of the answer counts alike"};
+static const struct token_source fisher = {
+    .name = "fisher",
+    .help = "squared norm of the loss gradient at the token's embedding, averaged (16, 17)",
+    .needs = TOKEN_SQ,
+    .value = value_as_is};
+static const struct token_source gradnorm = {.name = "gradnorm",
+                                             .help = "norm of that gradient, averaged",
+                                             .needs = TOKEN_SQ,
+                                             .value = value_root};
+static const struct token_source attention = {.name = "attention",
+                                              .help = "attention the token receives, averaged",
+                                              .needs = TOKEN_RECEIVED,
+                                              .value = value_as_is};
+static const struct token_source loss = {.name = "loss",
+                                         .help = "loss on the token, averaged",
+                                         .needs = TOKEN_LOSS,
+                                         .value = value_as_is,
+                                         .predicted = true};
+static const struct token_source random_tokens = {
+    .name = "random", .help = "drawn anew at each refresh: the control", .fresh = true};
+
+const struct token_source *const token_table[] = {&uniform, &fisher,        &gradnorm, &attention,
+                                                  &loss,    &random_tokens, NULL};
+
+static const char *const key_names[] = {"position", "vocab", NULL};
+static const char *const gate_names[] = {"on", "emitted", NULL};
+static const char *const loss_names[] = {"mean", "sum", NULL};
+
+const struct opt token_options[] = {
+    OPT(struct token_opts, keep, "keep", "0.5", 1e-6, 1, "", "part of an answer's tokens kept"),
+    OPT(struct token_opts, every, "every", "10", 1, 1e6, "steps", "steps between refreshes"),
+    OPT(struct token_opts, rho, "rho", "0.9", 0, 0.999999, "", "decay of the average"),
+    OPT_ENUM(struct token_opts, key, "key", "position", key_names,
+             "what a score belongs to: position in the answer (literal) or vocabulary id"),
+    OPT_ENUM(struct token_opts, gate, "gate", "on", gate_names,
+             "a token's score gates the loss on it, or the loss emitted at it"),
+    OPT_ENUM(struct token_opts, loss, "loss", "mean", loss_names,
+             "filtered loss: mean over kept tokens, or plain sum (18)"),
+    OPT(struct token_opts, soft, "soft", "off", 0, 0, "",
+        "weights proportional to the score instead of a mask"),
+};
+const int token_option_count = ARRAY_LEN(token_options);
+
+size_t token_tracker_floats(int32_t n_keys)
+{
+    return 3 * (size_t)n_keys;
+}
+
+void token_reset(struct token_tracker *t, const struct token_source *source,
+                 const struct token_opts *opt, int32_t n_keys, float *memory, struct rng rng)
+{
+    _Static_assert(sizeof(int32_t) == sizeof(float), "counts share the floats' memory");
+    memset(memory, 0, token_tracker_floats(n_keys) * sizeof *memory);
+    *t = (struct token_tracker){.source = source,
+                                .opt = opt,
+                                .n_keys = n_keys,
+                                .score = memory,
+                                .fresh = memory + n_keys,
+                                .count = (int32_t *)(void *)(memory + 2 * (size_t)n_keys),
+                                .rng = rng};
+}
+
+static bool acts(const struct token_tracker *t)
+{
+    return t->source != token_table[0] && t->opt->keep < 1;
+}
+
+bool token_step(struct token_tracker *t)
+{
+    t->step++;
+    return acts(t) && t->step % t->opt->every == 0;
+}
+
+// First row with a target and how many follow: the rows that predict an answer.
+static int32_t answer_rows(const struct model_batch *b, int32_t seq, int32_t *n)
+{
+    int32_t r = b->start[seq];
+    while (r < b->start[seq + 1] && b->targets[r] < 0)
+        r++;
+    *n = b->start[seq + 1] - r;
+    return r;
+}
+
+// The key that decides about row r, the j-th of its answer; -1 = none, the row is kept.
+static int32_t key_of(const struct token_tracker *t, const struct model_batch *b, int32_t r,
+                      int32_t j, int32_t n)
+{
+    bool on = t->opt->gate == TOKEN_GATE_ON;
+    if (on && j == n - 1 && !t->source->predicted && !t->source->fresh)
+        return -1; // the end: read by no row
+    int32_t key = t->opt->key == TOKEN_KEY_POSITION ? j : on ? b->targets[r] : b->tokens[r];
+    assert(key >= 0);
+    return key < t->n_keys ? key : -1;
+}
+
+// The K = ceil(keep n) best rows by score, ties to the earlier; rows without a key come first.
+static void mask_answer(const struct token_tracker *t, const struct model_batch *b, int32_t first,
+                        int32_t n, float *weights)
+{
+    int32_t keep = (int32_t)ceil(t->opt->keep * n - 1e-9);
+    for (int32_t i = 0; i < n; i++)
+        weights[first + i] = 0;
+    for (int32_t k = 0; k < keep; k++) {
+        int32_t best = -1;
+        double best_score = -1;
+        for (int32_t i = 0; i < n; i++) {
+            int32_t key = key_of(t, b, first + i, i, n);
+            double s = key < 0 ? INFINITY : (double)t->score[key];
+            if (weights[first + i] == 0 && s > best_score) {
+                best = i;
+                best_score = s;
+            }
+        }
+        if (best < 0)
+            return;
+        weights[first + best] = 1;
+    }
+}
+
+// Weights in proportion to the score, 1 on average; an answer without any score counts alike.
+static void soft_answer(const struct token_tracker *t, const struct model_batch *b, int32_t first,
+                        int32_t n, float *weights)
+{
+    double sum = 0;
+    int32_t known = 0;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t key = key_of(t, b, first + i, i, n);
+        if (key >= 0) {
+            sum += (double)t->score[key];
+            known++;
+        }
+    }
+    for (int32_t i = 0; i < n; i++) {
+        int32_t key = key_of(t, b, first + i, i, n);
+        weights[first + i] =
+            key < 0 || !(sum > 0) ? 1 : (float)((double)t->score[key] * known / sum);
+    }
+}
+
+void token_weights(const struct token_tracker *t, const struct model_batch *b, bool refresh,
+                   float *weights)
+{
+    for (int32_t s = 0; s < b->n_seqs; s++) {
+        int32_t n, first = answer_rows(b, s, &n);
+        for (int32_t r = b->start[s]; r < first; r++)
+            weights[r] = 0;
+        if (acts(t) && t->masked && !refresh && t->opt->soft)
+            soft_answer(t, b, first, n, weights);
+        else if (acts(t) && t->masked && !refresh)
+            mask_answer(t, b, first, n, weights);
+        else
+            for (int32_t i = 0; i < n; i++)
+                weights[first + i] = 1;
+    }
+}
+
+void token_update(struct token_tracker *t, const struct model_batch *b, const float *raw)
+{
+    bool on = t->opt->gate == TOKEN_GATE_ON;
+    memset(t->fresh, 0, (size_t)t->n_keys * sizeof *t->fresh);
+    memset(t->count, 0, (size_t)t->n_keys * sizeof *t->count);
+    for (int32_t s = 0; s < b->n_seqs && !t->source->fresh; s++) {
+        int32_t n, first = answer_rows(b, s, &n);
+        for (int32_t j = 0; j < n; j++) {
+            int32_t key = key_of(t, b, first + j, j, n);
+            if (key < 0)
+                continue;
+            int32_t row = first + j + (on && !t->source->predicted ? 1 : 0); // reads the token
+            t->fresh[key] += (float)t->source->value((double)raw[row]);
+            t->count[key]++;
+        }
+    }
+    float rho = (float)t->opt->rho;
+    for (int32_t k = 0; k < t->n_keys; k++) {
+        if (t->source->fresh)
+            t->score[k] = (float)rng_unit(&t->rng);
+        else if (t->count[k])
+            t->score[k] = rho * t->score[k] + (1 - rho) * t->fresh[k] / (float)t->count[k];
+    }
+    t->masked = true;
+}
