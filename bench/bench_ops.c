@@ -74,9 +74,8 @@ static void do_norm_back(struct bed *b)
 
 static void do_rope(struct bed *b)
 {
-    // The table's rows are those of x: any numbers will do.
-    struct kernel_rope r = {
-        b->x, b->dy, 2 * params.heads, params.dim / params.heads, KERNEL_ROPE_HALF, 1.0f};
+    struct kernel_rope r = {b->cosine,        b->sine, 2 * params.heads, params.dim / params.heads,
+                            KERNEL_ROPE_HALF, 1.0f};
     b->op->rope(&b->cx, &r, b->pos, b->m, b->out, b->ld);
 }
 
