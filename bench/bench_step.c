@@ -64,8 +64,7 @@ static const struct shape_row shapes[] = {
     {"base", LLAMA(768, 2048, 12, 12, 12, 32000), 1, 4, 256, 256, 16},
 };
 
-// --- The step
-// --------------------------------------------------------------------------------------
+// The step.
 
 struct step {
     struct dev dev;
@@ -157,8 +156,7 @@ static void step_loop(void *arg, int64_t n)
     }
 }
 
-// --- The same products with OpenBLAS
-// ---------------------------------------------------------------
+// The same products with OpenBLAS.
 
 struct product { // c (m, n) of a contraction over k, so many times
     int32_t m, n, k, times;
@@ -250,8 +248,7 @@ static void blas_loop(void *arg, int64_t n)
     bench_use(l->c);
 }
 
-// --- Memory
-// ----------------------------------------------------------------------------------------
+// Memory.
 
 // Linux forgets the process's peak on request; elsewhere the peak of earlier rows stays in it.
 static bool forget_peak(void)
@@ -282,8 +279,7 @@ static void memory_row(struct bench_ctx *c, const struct step *s, bool fresh)
             (double)peak / (double)sum, fresh ? "" : " (peak of earlier rows included)");
 }
 
-// --- Rows
-// ------------------------------------------------------------------------------------------
+// Rows.
 
 static void measure(struct bench_ctx *c, const struct table *t, const struct shape_row *r)
 {

@@ -3,7 +3,8 @@
 
 Forward, backward to the embeddings, AdamW on the adapter; frozen fp32 backbone, LoRA on all seven
 projections, a loss on every token. PyTorch as its users run it: eager, nn.functional.linear,
-softmax attention with a causal mask, cross_entropy over the whole logits, torch.optim.AdamW(foreach=True).
+softmax attention with a causal mask, cross_entropy over the whole logits,
+torch.optim.AdamW(foreach=True).
 Prints one JSON object; wall and CPU time of each step. Run by compare_step.sh.
 
 OPENBLAS_CORETYPE matters: a PyTorch that multiplies with a distribution's OpenBLAS falls back to

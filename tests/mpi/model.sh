@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The federation with a language model: the same adapter and bytes for any number of ranks and threads and
-# either transport, also after an interruption; the score moves off its floor.
+# The federation with a language model: the same adapter and bytes for any number of ranks and
+# threads and either transport, also after an interruption.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
@@ -9,8 +9,8 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-model.XXXXXX")
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 export OMP_WAIT_POLICY=passive
-common=("$root/configs/quick.ini" fed.rounds=3 fed.clients=9 fed.clients_per_round=5 fed.local_steps=4
-    task.test=32 dev.threads=1 trace.file=)
+common=("$root/configs/quick.ini" fed.rounds=3 fed.clients=9 fed.clients_per_round=5
+    fed.local_steps=4 task.test=32 dev.threads=1 trace.file=)
 run() # ranks log args...
 {
     local np=$1 log=$2
@@ -53,7 +53,8 @@ done
 kill -KILL $pid
 wait $pid 2>/dev/null
 run 2 resumed "${keep[@]}" run.dir=d run.resume=on
-check "killed and resumed on other ranks: the same adapter" equal "$(adapter resumed)" "$(adapter kept)"
+check "killed and resumed on other ranks: the same adapter" \
+    equal "$(adapter resumed)" "$(adapter kept)"
 "$FSTQ" score "${common[@]}" "${keep[@]}" run.dir=d >scored 2>&1
 check "score: the checkpoint's adapter has the run's score" equal \
     "$(sed -n 's/^# exact \([0-9.]*\), loss \([0-9.]*\)$/\1/p' scored | cut -c1-6)" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real questions and a real checkpoint, end to end. The data is not part of the project: skips without.
+# Real questions and a real checkpoint, end to end. The data is not part of the project: it skips.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
