@@ -11,12 +11,12 @@ cd "$root"
 out=${out#"$root"/} # short names in the trace and the picture, where they can be
 export FSTQ=$out/fstq
 mkdir -p "$out/demo"
-trace=$out/demo/quadratic.h5 picture=$out/demo/quadratic.png
+trace=$out/demo/quick.h5 picture=$out/demo/quick.png
 
 show() { printf '\n$ %s\n' "$*"; "$@"; }
 
 rm -f "$trace" "$trace.journal" "$picture"
-show scripts/fstq-run -np 3 run configs/quadratic.ini trace.file="$trace"
+show scripts/fstq-run -np 3 run configs/quick.ini trace.file="$trace"
 show "$FSTQ" show "$trace"
 if "$python" -c 'import h5py, numpy, matplotlib' 2>/dev/null; then
     show "$python" scripts/plot_run.py "$trace" "$picture"
