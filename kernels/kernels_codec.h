@@ -136,6 +136,45 @@ void select_count(const float *x, size_t n, enum select_side side, int level, ui
 size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
                    uint32_t base, uint32_t *at);
 
+// alloc.c: bit allocation. Importance of each
+// coordinate, never below 0 nor NaN.
+void alloc_magnitude(const float *x, size_t n, float *u); // x^2
+void alloc_fisher(const float *x, const float *sens, size_t n, float mul, int gamma16,
+                  float *u); // (sens mul)^(gamma16/16) x^2
+void alloc_first_order(const float *x, const float *grad, size_t n, bool absolute,
+                       float *u);                           // -g x or |g x|
+void alloc_words(const uint32_t *word, size_t n, float *u); // random words to (0, 1)
+void alloc_weight(const float *x, size_t n, float *u);      // u becomes u / x^2
+// tag = how many of the ascending cuts the bits of u reach; true when some u equals a cut.
+bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag);
+void alloc_bitmap(const uint8_t *tag, size_t n, uint8_t *bits); // a bit for every tag that is not 0
+// The values whose tag is the wanted one, in order: out of x (out has room for n + 16), and into
+// the sink.
+size_t alloc_gather(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out);
+size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,
+                     struct quant_sink to);
+
+#define ALLOC_LEVELS 9
+#define ALLOC_TILE   256
+enum alloc_kind { ALLOC_NONE, ALLOC_SIGN, ALLOC_INT, ALLOC_FP16 };
+struct alloc_levels { // what each width does to the coordinates of one group; level 0 sends nothing
+    int count;
+    enum alloc_kind kind[ALLOC_LEVELS];
+    float scale[ALLOC_LEVELS], inverse[ALLOC_LEVELS], q[ALLOC_LEVELS];
+    float per_bit[ALLOC_LEVELS][ALLOC_LEVELS]; // [c][b]: 1 / (bits of b - bits of c)
+};
+struct alloc_step { // of each coordinate: the next step on its hull, bits of a float; 0 = none
+    uint32_t slope[ALLOC_TILE];
+    uint8_t from[ALLOC_TILE], to[ALLOC_TILE];
+};
+// n <= ALLOC_TILE; step has count - 1 entries, slopes descend. w: cost of a squared error of 1.
+void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_levels *l,
+                struct alloc_step *step);
+// tag = where the steps with slope >> ALLOC_KEY_SHIFT above the cut lead; true when one equals the
+// cut.
+#define ALLOC_KEY_SHIFT 9
+bool alloc_take(const struct alloc_step *step, int steps, size_t n, uint32_t cut, uint8_t *tag);
+
 // rotate.c: randomised Hadamard rotation.
 void rotate_signs(const float *x, const uint32_t *bits, size_t n,
                   float *out);        // -x where bit i is set

@@ -1,0 +1,309 @@
+// Kernels of bit allocation: importance of coordinates, the lower convex hull of their
+// rate-distortion points, tags.
+#include "isa.h"
+
+#include "base/half.h"
+
+#include <string.h>
+#if KERNEL_X86
+#include <immintrin.h>
+#endif
+
+#define BLOCK 256
+
+KERNEL_BODY float magnitude(float x)
+{
+    return f32_from_bits(f32_bits(x) & 0x7fffffffu);
+}
+
+// Importance. Nothing
+// here is NaN: factors are finite, and 0 is multiplied by |x| before |x| could overflow.
+
+KERNEL_BODY void alloc_magnitude_body(const float *x, size_t n, float *u)
+{
+    for (size_t i = 0; i < n; i++)
+        u[i] = x[i] * x[i];
+}
+KERNEL_VARIANTS_VOID(alloc_magnitude, (const float *x, size_t n, float *u), (x, n, u))
+
+// Negative sensitivities, which no estimator gives, count as 0.
+KERNEL_BODY void alloc_fisher_body(const float *x, const float *sens, size_t n, float mul,
+                                   int gamma16, float *u)
+{
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        size_t m = n - begin < BLOCK ? n - begin : BLOCK;
+        float f[BLOCK], p[BLOCK];
+        for (size_t i = 0; i < m; i++) {
+            float v = sens[begin + i] * mul;
+            f[i] = v > 0 ? v : 0;
+            p[i] = gamma16 == 16 ? f[i] : 1;
+        }
+        for (int bit = 8; bit; bit /= 2) { // f^(1/2), f^(1/4), ... by the binary digits of gamma
+            for (size_t i = 0; i < m; i++)
+                f[i] = __builtin_sqrtf(f[i]);
+            for (size_t i = 0; i < m && (gamma16 & bit); i++)
+                p[i] *= f[i];
+        }
+        for (size_t i = 0; i < m; i++) {
+            float a = magnitude(x[begin + i]);
+            u[begin + i] = p[i] * a * a;
+        }
+    }
+}
+KERNEL_VARIANTS_VOID(alloc_fisher,
+                     (const float *x, const float *sens, size_t n, float mul, int gamma16,
+                      float *u),
+                     (x, sens, n, mul, gamma16, u))
+
+KERNEL_BODY void alloc_first_order_body(const float *x, const float *grad, size_t n, bool absolute,
+                                        float *u)
+{
+    for (size_t i = 0; i < n; i++) {
+        float v = -(grad[i] * x[i]);
+        float a = absolute ? magnitude(v) : v;
+        u[i] = a > 0 ? a : 0;
+    }
+}
+KERNEL_VARIANTS_VOID(alloc_first_order,
+                     (const float *x, const float *grad, size_t n, bool absolute, float *u),
+                     (x, grad, n, absolute, u))
+
+KERNEL_BODY void alloc_words_body(const uint32_t *word, size_t n, float *u)
+{
+    for (size_t i = 0; i < n; i++)
+        u[i] = ((float)(int32_t)(word[i] >> 8) + 0.5f) * 0x1p-24f;
+}
+KERNEL_VARIANTS_VOID(alloc_words, (const uint32_t *word, size_t n, float *u), (word, n, u))
+
+// What a squared error of 1 costs: u / x^2.
+KERNEL_BODY void alloc_weight_body(const float *x, size_t n, float *u)
+{
+    for (size_t i = 0; i < n; i++) {
+        float x2 = x[i] * x[i], w = u[i] / x2;
+        u[i] = x2 >= 0x1p-120f && w < 0x1p100f ? w : 0;
+    }
+}
+KERNEL_VARIANTS_VOID(alloc_weight, (const float *x, size_t n, float *u), (x, n, u))
+
+// Tags from thresholds.
+
+// tag = how many of the ascending cuts the bits of u reach; true when some u equals a cut.
+KERNEL_BODY bool alloc_tags_body(const float *u, size_t n, const uint32_t *cut, int cuts,
+                                 uint8_t *tag)
+{
+    int equal = 0;
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        size_t m = n - begin < BLOCK ? n - begin : BLOCK;
+        uint8_t t[BLOCK] = {0};
+        for (int k = 0; k < cuts; k++) {
+            uint8_t same = 0;
+            for (size_t i = 0; i < m; i++) {
+                uint32_t bits = f32_bits(u[begin + i]);
+                t[i] = (uint8_t)(t[i] + (bits >= cut[k]));
+                same |= bits == cut[k];
+            }
+            equal |= same;
+        }
+        memcpy(tag + begin, t, m);
+    }
+    return equal;
+}
+KERNEL_VARIANTS(bool, alloc_tags,
+                (const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag),
+                (u, n, cut, cuts, tag))
+
+// Rate-distortion hull.
+
+// The squared error of every level. Level 0 sends nothing.
+KERNEL_BODY void level_errors(const float *x, size_t m, const struct alloc_levels *l,
+                              float e[ALLOC_LEVELS][BLOCK])
+{
+    for (size_t i = 0; i < m; i++)
+        e[0][i] = x[i] * x[i];
+    for (int k = 1; k < l->count; k++) {
+        float scale = l->scale[k], inv = l->inverse[k], q = l->q[k];
+        if (l->kind[k] == ALLOC_FP16) {
+            for (size_t i = 0; i < m; i++) {
+                uint32_t u = f32_bits(x[i]);
+                float normal = f32_from_bits((u + 0xfffu + (u >> 13 & 1u)) & 0xffffe000u);
+                float tiny = (x[i] + 0.75f) - 0.75f; // halves below 2^-14 are multiples of 2^-24
+                float d = x[i] - (magnitude(x[i]) < 0x1p-14f ? tiny : normal);
+                e[k][i] = d * d;
+            }
+        } else if (l->kind[k] == ALLOC_SIGN) {
+            for (size_t i = 0; i < m; i++) {
+                float d = magnitude(x[i]) - scale;
+                e[k][i] = d * d;
+            }
+        } else {
+            for (size_t i = 0; i < m; i++) {
+                float v = magnitude(x[i]) * inv;
+                v = (v < q ? v : q) + 8388608.0f; // to the nearest integer, ties to even
+                float d = magnitude(x[i]) - (v - 8388608.0f) * scale;
+                e[k][i] = d * d;
+            }
+        }
+    }
+}
+
+KERNEL_BODY void alloc_hull_body(const float *x, const float *w, size_t n,
+                                 const struct alloc_levels *l, struct alloc_step *step)
+{
+    float e[ALLOC_LEVELS][BLOCK];
+    int32_t now[BLOCK], next[BLOCK];
+    float best[BLOCK];
+    level_errors(x, n, l, e);
+    for (size_t i = 0; i < n; i++)
+        now[i] = 0;
+    for (int s = 0; s + 1 < l->count; s++) {
+        for (size_t i = 0; i < n; i++) {
+            best[i] = 0;
+            next[i] = now[i];
+        }
+        for (int c = 0; c + 1 < l->count; c++)
+            for (int b = c + 1; b < l->count; b++) {
+                float inv = l->per_bit[c][b];
+                for (size_t i = 0; i < n; i++) {
+                    float slope = (e[c][i] - e[b][i]) * w[i] * inv;
+                    bool better = now[i] == c && slope > best[i];
+                    best[i] = better ? slope : best[i];
+                    next[i] = better ? b : next[i];
+                }
+            }
+        for (size_t i = 0; i < n; i++) {
+            step[s].slope[i] = f32_bits(best[i]);
+            step[s].from[i] = (uint8_t)now[i];
+            step[s].to[i] = (uint8_t)next[i];
+            now[i] = next[i];
+        }
+    }
+}
+KERNEL_VARIANTS_VOID(alloc_hull,
+                     (const float *x, const float *w, size_t n, const struct alloc_levels *l,
+                      struct alloc_step *step),
+                     (x, w, n, l, step))
+
+// Takes every step whose key (upper 22 bits of the slope) is above the cut; true when a key equals
+// it.
+KERNEL_BODY bool alloc_take_body(const struct alloc_step *step, int steps, size_t n, uint32_t cut,
+                                 uint8_t *tag)
+{
+    uint8_t t[BLOCK] = {0};
+    int equal = 0;
+    for (int s = 0; s < steps; s++) {
+        uint8_t same = 0;
+        for (size_t i = 0; i < n; i++) {
+            uint32_t key = step[s].slope[i] >> ALLOC_KEY_SHIFT;
+            t[i] = key > cut ? step[s].to[i] : t[i];
+            same |= key == cut;
+        }
+        equal |= same;
+    }
+    memcpy(tag, t, n);
+    return equal;
+}
+KERNEL_VARIANTS(bool, alloc_take,
+                (const struct alloc_step *step, int steps, size_t n, uint32_t cut, uint8_t *tag),
+                (step, steps, n, cut, tag))
+
+// Tags.
+
+// A bit for every tag that is not 0.
+KERNEL_BODY void alloc_bitmap_body(const uint8_t *tag, size_t n, uint8_t *bits)
+{
+    for (size_t i = 0; i + 8 <= n; i += 8) {
+        uint64_t v;
+        memcpy(&v, tag + i, 8);
+        // 0x80 in every byte that is not 0, then the eight top bits to one byte.
+        v = ((v & UINT64_C(0x7f7f7f7f7f7f7f7f)) + UINT64_C(0x7f7f7f7f7f7f7f7f)) | v;
+        v &= UINT64_C(0x8080808080808080);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        v = __builtin_bswap64(v);
+#endif
+        bits[i / 8] = (uint8_t)((v >> 7) * UINT64_C(0x0102040810204080) >> 56);
+    }
+    if (n % 8) {
+        unsigned byte = 0;
+        for (size_t i = n & ~(size_t)7; i < n; i++)
+            byte |= (unsigned)(tag[i] != 0) << (i % 8);
+        bits[n / 8] = (uint8_t)byte;
+    }
+}
+KERNEL_VARIANTS_VOID(alloc_bitmap, (const uint8_t *tag, size_t n, uint8_t *bits), (tag, n, bits))
+
+// Values of one tag.
+
+static size_t gather_portable(const float *x, const uint8_t *tag, size_t n, uint8_t want,
+                              float *out)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        out[found] = x[i];
+        found += tag[i] == want;
+    }
+    return found;
+}
+
+static size_t scatter_portable(const float *v, const uint8_t *tag, size_t n, uint8_t want,
+                               struct quant_sink to)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++)
+        if (tag[i] == want) {
+            to.to[i] = to.add ? to.to[i] + to.weight * v[used] : v[used];
+            used++;
+        }
+    return used;
+}
+
+#if KERNEL_X86
+TARGET_AVX512 static size_t gather_avx512(const float *x, const uint8_t *tag, size_t n,
+                                          uint8_t want, float *out)
+{
+    const __m128i w = _mm_set1_epi8((char)want);
+    size_t i = 0, found = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m128i t = _mm_loadu_si128((const __m128i *)(const void *)(tag + i));
+        __mmask16 m = _mm_cmpeq_epi8_mask(t, w);
+        if (!m)
+            continue;
+        _mm512_storeu_ps(out + found, _mm512_maskz_compress_ps(m, _mm512_loadu_ps(x + i)));
+        found += (unsigned)__builtin_popcount(m);
+    }
+    return found + gather_portable(x + i, tag + i, n - i, want, out + found);
+}
+
+TARGET_AVX512 static size_t scatter_avx512(const float *v, const uint8_t *tag, size_t n,
+                                           uint8_t want, struct quant_sink to)
+{
+    const __m128i w = _mm_set1_epi8((char)want);
+    const __m512 weight = _mm512_set1_ps(to.weight);
+    size_t i = 0, used = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m128i t = _mm_loadu_si128((const __m128i *)(const void *)(tag + i));
+        __mmask16 m = _mm_cmpeq_epi8_mask(t, w);
+        if (!m)
+            continue;
+        __m512 part = _mm512_maskz_expandloadu_ps(m, v + used);
+        used += (unsigned)__builtin_popcount(m);
+        if (to.add)
+            part = _mm512_add_ps(_mm512_maskz_loadu_ps(m, to.to + i), _mm512_mul_ps(weight, part));
+        _mm512_mask_storeu_ps(to.to + i, m, part);
+    }
+    return used + scatter_portable(v + used, tag + i, n - i, want, quant_sink_at(to, i));
+}
+
+#define gather_avx2  gather_portable
+#define scatter_avx2 scatter_portable
+#endif
+
+size_t alloc_gather(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out)
+{
+    return KERNEL_PICK(gather, (x, tag, n, want, out));
+}
+
+size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,
+                     struct quant_sink to)
+{
+    return KERNEL_PICK(scatter, (v, tag, n, want, to));
+}
