@@ -16,7 +16,7 @@ const struct codec *const codec_table[] = {
     &codec_eden, // rotated
     &codec_topk,    &codec_randk,   &codec_stc,      &codec_sbc,
     &codec_dgc, // sparse
-    &codec_ecolora, &codec_signsgd, &codec_powersgd, NULL,
+    &codec_ecolora, &codec_signsgd, &codec_powersgd, &codec_fstq,     NULL,
 };
 
 const struct codec *const wrapper_table[] = {
@@ -29,6 +29,11 @@ const struct codec_alias codec_alias_table[] = {
     {"int2", "int:bits=2", "2-bit (ternary) blocks scaled by their largest value"},
     {"drive", "eden:bits=1", "one rotated bit a value"},
     {"efsign", "sign:group=tensor+ef", "EF-signSGD: signs, mean magnitudes, error feedback"},
+    {"fstq-paper",
+     "fstq:policy=percentile,budget=0,importance=fisher,gamma=1,norm=none,scale=group,format=fp32,"
+     "tags=dense,"
+     "values=packed",
+     "Fed-FSTQ as it is written: F D^2, one scale a matrix, dense 2-bit tags"},
     {"fedpaq", "qsgd:norm=l2", "QSGD as FedPAQ uses it: several local steps, unweighted mean"},
     {NULL, NULL, NULL},
 };
@@ -245,6 +250,7 @@ size_t codec_bound(const struct codec_inst *c)
 unsigned codec_needs(const struct codec_inst *c)
 {
     unsigned own = c->row->needs | (codec_state_floats(c) ? CODEC_STATE : 0u);
+    own |= c->row->needs_of ? c->row->needs_of(c) : 0u;
     return own | (c->inner ? codec_needs(c->inner) : 0);
 }
 

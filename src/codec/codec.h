@@ -88,8 +88,10 @@ struct codec {
     unsigned needs, flags;
     // Checks options against each other and the shape; NULL = nothing to check.
     int (*check)(const struct codec_inst *c, struct err *err);
-    // Where options or an inner codec decide the flags; NULL = the row's.
+    // Where options or an inner codec decide: flags instead of the row's, needs beside the row's;
+    // or NULL.
     unsigned (*flags_of)(const struct codec_inst *c);
+    unsigned (*needs_of)(const struct codec_inst *c);
     size_t (*state_floats)(const struct codec_inst *c);  // NULL = none
     size_t (*scratch_bytes)(const struct codec_inst *c); // NULL = none; for encode and decode_add
     size_t (*bound)(const struct codec_inst *c);         // most bytes a message can have
@@ -138,7 +140,8 @@ unsigned codec_needs(const struct codec_inst *c);
 unsigned codec_flags(const struct codec_inst *c);
 const struct codec *codec_find(const char *name); // a codec or a wrapper, NULL = none
 // Refuses non-finite input, checks that the parts add up (assert), and encodes. scratch is 64-byte
-// aligned and holds codec_scratch_bytes; report may be NULL.
+// aligned and holds codec_scratch_bytes; report may be NULL. A codec that searches for its budget
+// may want more room on the way than the message takes in the end: give codec_bound.
 int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                      size_t cap, void *scratch, struct codec_report *report, struct err *err);
 int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,

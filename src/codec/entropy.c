@@ -19,6 +19,12 @@ static size_t chunk_len(size_t n, size_t k)
     return n - k * CHUNK < CHUNK ? n - k * CHUNK : CHUNK;
 }
 
+// The most bytes of one chunk's stream, and the distance of chunks in scratch.
+static size_t chunk_room(size_t n)
+{
+    return rans_bound(n < CHUNK ? n : CHUNK);
+}
+
 unsigned entropy_width(unsigned kinds)
 {
     return kinds <= 2 ? 1 : bits_log2(kinds - 1) + 1;
@@ -31,7 +37,7 @@ size_t entropy_bound(size_t n, unsigned kinds)
 
 size_t entropy_scratch(size_t n)
 {
-    return SCRATCH_ROUND(chunks_of(n) * sizeof(size_t)) + chunks_of(n) * rans_bound(CHUNK);
+    return SCRATCH_ROUND(chunks_of(n) * sizeof(size_t)) + chunks_of(n) * chunk_room(n);
 }
 
 // Frequencies as gamma codes of freq + 1: a code that does not occur costs one bit.
@@ -59,7 +65,7 @@ static int put_fixed(struct msg_out *o, enum part part, const uint8_t *code, siz
 }
 
 static int put_rans(struct msg_out *o, enum part part, const uint8_t *table, size_t table_len,
-                    const uint8_t *streams, const size_t *len, size_t chunks)
+                    const uint8_t *streams, size_t room, const size_t *len, size_t chunks)
 {
     uint8_t *p = msg_take(o, part, 1 + table_len);
     if (!p)
@@ -73,7 +79,7 @@ static int put_rans(struct msg_out *o, enum part part, const uint8_t *table, siz
         p = msg_take(o, part, len[k]);
         if (!p)
             return -1;
-        memcpy(p, streams + (k + 1) * rans_bound(CHUNK) - len[k], len[k]);
+        memcpy(p, streams + (k + 1) * room - len[k], len[k]);
     }
     return 0;
 }
@@ -107,14 +113,14 @@ int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n
     for (size_t k = 0; k < chunks; k++) {
         size_t m = chunk_len(n, k);
         // The stream ends where the chunk's place ends.
-        uint8_t *place = streams + (k + 1) * rans_bound(CHUNK) - rans_bound(m);
+        uint8_t *place = streams + (k + 1) * chunk_room(n) - rans_bound(m);
         len[k] = rans_encode(&enc, code + k * CHUNK, m, place);
     }
     for (size_t k = 0; k < chunks; k++)
         total += len[k] + bits_log2(len[k]) / 7 + 1;
     if (total >= pack_bytes(n, entropy_width(kinds)))
         return put_fixed(o, part, code, n, kinds);
-    return put_rans(o, part, table, table_len, streams, len, chunks);
+    return put_rans(o, part, table, table_len, streams, chunk_room(n), len, chunks);
 }
 
 static int get_fixed(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, struct err *err)

@@ -1,0 +1,409 @@
+#include "codec/bitalloc.h"
+
+#include "base/rng.h"
+#include "codec/message.h"
+#include "kernels/kernels_codec.h"
+
+#include <assert.h>
+
+const char *const bitalloc_importances[] = {"fisher", "magnitude", "random", "uniform",
+                                            "gd",     "absgd",     NULL};
+const char *const bitalloc_norms[] = {"none", "tensor", "class", NULL};
+const char *const bitalloc_policies[] = {"percentile", "greedy", "rd", NULL};
+
+#define TILE         1024
+#define CLASSES      3
+#define F32_INF_BITS 0x7f800000u
+
+static size_t tensor_values(const struct shape_tensor *t)
+{
+    return (size_t)t->rows * t->cols;
+}
+
+bool bitalloc_needs_sens(const struct bitalloc *a)
+{
+    return a->importance == IMPORTANCE_FISHER && a->gamma16 > 0;
+}
+
+bool bitalloc_needs_grad(const struct bitalloc *a)
+{
+    return a->importance == IMPORTANCE_GD || a->importance == IMPORTANCE_ABSGD;
+}
+
+size_t bitalloc_scratch(void)
+{
+    return SCRATCH_ROUND(BITALLOC_BINS * sizeof(uint32_t)) +
+           2 * SCRATCH_ROUND(BITALLOC_BINS * sizeof(int32_t[ALLOC_LEVELS]));
+}
+
+// --- Importance
+// -------------------------------------------------------------------------------------
+
+// 1 / mean F of each tensor, by itself or its class; 1 without normalisation.
+static float normaliser(const struct bitalloc *a, const float *sens, uint32_t t)
+{
+    const struct shape *s = a->shape;
+    double sum = 0, n = 0;
+    if (a->norm == NORM_NONE)
+        return 1;
+    for (uint32_t i = 0; i < s->n_tensors; i++) {
+        bool same = a->norm == NORM_TENSOR ? i == t : s->tensors[i].kind == s->tensors[t].kind;
+        if (!same)
+            continue;
+        sum += quant_sum(sens + s->tensors[i].offset, tensor_values(&s->tensors[i]));
+        n += (double)tensor_values(&s->tensors[i]);
+    }
+    double mul = sum > 0 ? n / sum : 0;
+    return mul < 0x1p120 ? (float)mul : 0x1p120f;
+}
+
+static void score_words(const struct bitalloc *a, const struct codec_key *key, uint32_t t, size_t n,
+                        float *u)
+{
+    struct rng r = rng_stream(key->seed, RNG_CODEC, key->client, key->version, t);
+    uint32_t word[TILE], at0 = (uint32_t)a->shape->tensors[t].offset;
+    for (size_t at = 0; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE;
+        if (a->importance == IMPORTANCE_RANDOM)
+            philox_words(r.key, r.ctr, at, m, word);
+        else // multiples of the golden ratio: any share of them is spread evenly
+            for (size_t i = 0; i < m; i++)
+                word[i] = (at0 + (uint32_t)(at + i)) * 2654435769u;
+        alloc_words(word, m, u + at);
+    }
+}
+
+static void score_tensor(const struct bitalloc *a, const struct codec_input *in, uint32_t t,
+                         float mul, float *u)
+{
+    const struct shape_tensor *row = &a->shape->tensors[t];
+    size_t n = tensor_values(row), at = row->offset;
+    switch ((enum bitalloc_importance)a->importance) {
+    case IMPORTANCE_FISHER:
+        if (a->gamma16 > 0)
+            alloc_fisher(in->x + at, in->sens + at, n, mul, a->gamma16, u + at);
+        else
+            alloc_magnitude(in->x + at, n, u + at);
+        break;
+    case IMPORTANCE_MAGNITUDE:
+        alloc_magnitude(in->x + at, n, u + at);
+        break;
+    case IMPORTANCE_RANDOM:
+    case IMPORTANCE_UNIFORM:
+        score_words(a, &in->key, t, n, u + at);
+        break;
+    case IMPORTANCE_GD:
+    case IMPORTANCE_ABSGD:
+        alloc_first_order(in->x + at, in->grad + at, n, a->importance == IMPORTANCE_ABSGD, u + at);
+        break;
+    }
+    if (a->policy == POLICY_RD)
+        alloc_weight(in->x + at, n, u + at);
+}
+
+static int check_side(const char *name, const float *v, size_t n, struct err *err)
+{
+    if (!v)
+        return err_set(err, "this importance needs the %s, and there are none", name);
+    if (quant_absmax_bits(v, n) >= F32_INF_BITS)
+        return err_set(err, "the %s are not finite", name);
+    return 0;
+}
+
+// --- Rate-distortion steps
+// --------------------------------------------------------------------------
+
+struct tile { // of one group
+    size_t at, n;
+    const struct alloc_levels *levels;
+};
+
+static bool next_tile(const struct bitalloc_run *r, uint32_t t, size_t *at, struct tile *tile)
+{
+    const struct shape_tensor *row = &r->a->shape->tensors[t];
+    size_t n = tensor_values(row);
+    if (*at >= n)
+        return false;
+    tile->at = row->offset + *at;
+    tile->n = n - *at < ALLOC_TILE ? n - *at : ALLOC_TILE;
+    tile->levels = &r->levels[r->group[t]];
+    *at += tile->n;
+    return true;
+}
+
+// Adds each step to the bin of its slope: of all bits above 20, or of bits 19..9 where those equal
+// prefix.
+static void count_steps(const struct bitalloc_run *r, bool fine, uint32_t prefix,
+                        int32_t bins[][ALLOC_LEVELS])
+{
+    struct alloc_step step[ALLOC_LEVELS];
+    memset(bins, 0, BITALLOC_BINS * sizeof *bins);
+    for (uint32_t t = 0; t < r->a->shape->n_tensors; t++) {
+        struct tile tile;
+        for (size_t at = 0; next_tile(r, t, &at, &tile);) {
+            alloc_hull(r->x + tile.at, r->u + tile.at, tile.n, tile.levels, step);
+            for (int s = 0; s + 1 < r->a->count; s++)
+                for (size_t i = 0; i < tile.n; i++) {
+                    uint32_t v = step[s].slope[i];
+                    if (v == 0 || (fine && v >> 20 != prefix))
+                        continue;
+                    uint32_t bin = fine ? v >> ALLOC_KEY_SHIFT & (BITALLOC_BINS - 1) : v >> 20;
+                    bins[bin][step[s].to[i]]++;
+                    bins[bin][step[s].from[i]]--;
+                }
+        }
+    }
+}
+
+static void add_counts(int64_t count[ALLOC_LEVELS], const int32_t *delta)
+{
+    for (int k = 0; k < ALLOC_LEVELS; k++)
+        count[k] += delta[k];
+}
+
+// Adds bins from the top while the cost allows; returns the first that does not fit, -1 when all
+// do.
+static int fill_bins(int32_t bins[][ALLOC_LEVELS], double target, bitalloc_cost *cost,
+                     const void *arg, int64_t count[ALLOC_LEVELS])
+{
+    for (int b = BITALLOC_BINS - 1; b >= 0; b--) {
+        int64_t next[ALLOC_LEVELS];
+        bool any = false;
+        memcpy(next, count, sizeof next);
+        for (int k = 0; k < ALLOC_LEVELS; k++)
+            any |= bins[b][k] != 0;
+        if (!any)
+            continue;
+        add_counts(next, bins[b]);
+        if (cost(arg, next) > target)
+            return b;
+        memcpy(count, next, sizeof next);
+    }
+    return -1;
+}
+
+// How many steps of a bin fit, when they come in equal proportions.
+static int64_t fill_part(const int32_t *bin, double target, bitalloc_cost *cost, const void *arg,
+                         const int64_t count[ALLOC_LEVELS])
+{
+    int64_t steps = 0;
+    for (int k = 0; k < ALLOC_LEVELS; k++)
+        steps += bin[k] > 0 ? bin[k] : 0;
+    int64_t low = 0, high = steps + 1;
+    while (high - low > 1) {
+        int64_t mid = low + (high - low) / 2, next[ALLOC_LEVELS];
+        for (int k = 0; k < ALLOC_LEVELS; k++)
+            next[k] = count[k] + (int64_t)((double)bin[k] * (double)mid / (double)steps);
+        if (cost(arg, next) <= target)
+            low = mid;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+// Steps at the cut itself: the first in order of the coordinates, as many as left says.
+static void take_ties(const struct alloc_step *step, int steps, size_t n, uint32_t cut,
+                      int64_t *left, uint8_t *tag)
+{
+    for (size_t i = 0; i < n; i++)
+        for (int s = 0; s<steps && * left> 0; s++)
+            if (step[s].slope[i] >> ALLOC_KEY_SHIFT == cut && tag[i] == step[s].from[i]) {
+                tag[i] = step[s].to[i];
+                --*left;
+            }
+}
+
+static void assign_rd(struct bitalloc_run *r, double target, bitalloc_cost *cost, const void *arg,
+                      const size_t *place, uint8_t *tag)
+{
+    int64_t count[ALLOC_LEVELS] = {(int64_t)r->a->shape->n_values}, left = 0;
+    uint32_t cut = 0;
+    int bin = fill_bins(r->coarse, target, cost, arg, count);
+    if (bin >= 0) {
+        count_steps(r, true, (uint32_t)bin, r->fine);
+        int sub = fill_bins(r->fine, target, cost, arg, count);
+        // The coarse bin did not fit as a whole, so one of its parts does not.
+        assert(sub >= 0);
+        cut = (uint32_t)bin << 11 | (uint32_t)sub;
+        left = fill_part(r->fine[sub], target, cost, arg, count);
+    }
+    struct alloc_step step[ALLOC_LEVELS];
+    int steps = r->a->count - 1;
+    for (uint32_t t = 0; t < r->a->shape->n_tensors; t++) {
+        struct tile tile;
+        for (size_t at = 0; next_tile(r, t, &at, &tile);) {
+            uint8_t *to = tag + place[t] + (at - tile.n);
+            alloc_hull(r->x + tile.at, r->u + tile.at, tile.n, tile.levels, step);
+            if (alloc_take(step, steps, tile.n, cut, to) && left > 0)
+                take_ties(step, steps, tile.n, cut, &left, to);
+        }
+    }
+}
+
+// --- Thresholds
+// -------------------------------------------------------------------------------------
+
+static bool fits(double target, bitalloc_cost *cost, const void *arg,
+                 const int64_t count[ALLOC_LEVELS])
+{
+    return target < 0 || cost(arg, count) <= target;
+}
+
+// Algorithm 1 as it is written: in order of importance, each gets the largest width that still
+// fits.
+static void plan_greedy(const struct bitalloc *a, double target, bitalloc_cost *cost,
+                        const void *arg, int64_t count[ALLOC_LEVELS])
+{
+    for (int k = a->count - 1; k > 0; k--) {
+        int64_t low = 0, high = count[0] + 1, rest = count[0];
+        while (high - low > 1) {
+            int64_t mid = low + (high - low) / 2;
+            count[k] = mid;
+            count[0] = rest - mid;
+            if (fits(target, cost, arg, count))
+                low = mid;
+            else
+                high = mid;
+        }
+        count[k] = low;
+        count[0] = rest - low;
+    }
+}
+
+static void scale_shares(const struct bitalloc *a, double part, int64_t count[ALLOC_LEVELS])
+{
+    int64_t n = (int64_t)a->shape->n_values;
+    count[0] = n;
+    for (int k = a->count - 1; k > 0; k--) {
+        int64_t want = (int64_t)(part * a->share[k] * (double)n + 0.5);
+        count[k] = want < count[0] ? want : count[0];
+        count[0] -= count[k];
+    }
+}
+
+static void plan_shares(const struct bitalloc *a, double target, bitalloc_cost *cost,
+                        const void *arg, int64_t count[ALLOC_LEVELS])
+{
+    double low = 0, high = 0, sum = 0;
+    for (int k = 1; k < a->count; k++)
+        sum += a->share[k];
+    high = sum > 0 ? 1 / sum : 1;
+    if (target < 0)
+        low = 1;
+    for (int i = 0; i < 60 && target >= 0; i++) {
+        double mid = i ? (low + high) / 2 : high;
+        scale_shares(a, mid, count);
+        if (fits(target, cost, arg, count))
+            low = mid;
+        else
+            high = mid;
+    }
+    scale_shares(a, low, count);
+}
+
+// cut[k - 1]: bits of the least importance that gets width k, and how many of its ties do.
+static void find_cuts(const struct bitalloc_run *r, const int64_t count[ALLOC_LEVELS],
+                      uint32_t *cut, size_t *ties)
+{
+    size_t n = r->a->shape->n_values, reached = 0;
+    for (int k = r->a->count - 1; k > 0; k--) {
+        reached += (size_t)count[k];
+        struct select_cut c;
+        select_cut_begin(&c, reached);
+        select_cut_next(&c, r->top);
+        for (int level = 1; level < SELECT_LEVELS; level++) {
+            uint32_t bins[SELECT_BINS] = {0};
+            if (reached > 0)
+                select_count(r->u, n, SELECT_POSITIVE, level, c.prefix, bins);
+            select_cut_next(&c, bins);
+        }
+        cut[k - 1] = reached ? c.prefix : UINT32_MAX;
+        ties[k - 1] = c.left;
+        if (cut[k - 1] == 0) { // no importance, no bits
+            cut[k - 1] = 1;
+            ties[k - 1] = SIZE_MAX;
+        }
+    }
+}
+
+static void settle_ties(const float *u, size_t n, const uint32_t *cut, int cuts, size_t *ties,
+                        uint8_t *tag)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, u + i, sizeof bits);
+        for (int k = 0; k < cuts; k++) {
+            if (bits != cut[k])
+                continue;
+            if (ties[k] > 0)
+                ties[k]--;
+            else
+                tag[i]--;
+        }
+    }
+}
+
+static void assign_ranks(struct bitalloc_run *r, double target, bitalloc_cost *cost,
+                         const void *arg, const size_t *place, uint8_t *tag)
+{
+    const struct bitalloc *a = r->a;
+    int64_t count[ALLOC_LEVELS] = {(int64_t)a->shape->n_values};
+    uint32_t cut[ALLOC_LEVELS];
+    size_t ties[ALLOC_LEVELS];
+    int cuts = a->count - 1;
+    if (a->policy == POLICY_GREEDY)
+        plan_greedy(a, target, cost, arg, count);
+    else
+        plan_shares(a, target, cost, arg, count);
+    find_cuts(r, count, cut, ties);
+    for (uint32_t t = 0; t < a->shape->n_tensors; t++) {
+        const struct shape_tensor *row = &a->shape->tensors[t];
+        size_t n = tensor_values(row);
+        if (alloc_tags(r->u + row->offset, n, cut, cuts, tag + place[t]))
+            settle_ties(r->u + row->offset, n, cut, cuts, ties, tag + place[t]);
+    }
+}
+
+// --- The run
+// ----------------------------------------------------------------------------------------
+
+int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const struct codec_input *in,
+                     const struct alloc_levels *levels, const uint32_t *group, float *u,
+                     void *scratch, struct err *err)
+{
+    size_t n = a->shape->n_values;
+    *r = (struct bitalloc_run){.a = a, .x = in->x, .u = u, .levels = levels, .group = group};
+    r->top = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->top);
+    r->coarse = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->coarse);
+    r->fine = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->fine);
+    if ((bitalloc_needs_sens(a) && check_side("sensitivities", in->sens, n, err)) ||
+        (bitalloc_needs_grad(a) && check_side("gradients", in->grad, n, err)))
+        return -1;
+    float by_class[CLASSES] = {-1, -1, -1};
+    for (uint32_t t = 0; t < a->shape->n_tensors; t++) {
+        float *known = &by_class[a->shape->tensors[t].kind], mul = 1;
+        if (bitalloc_needs_sens(a)) {
+            if (a->norm != NORM_CLASS || *known < 0)
+                *known = normaliser(a, in->sens, t);
+            mul = *known;
+        }
+        score_tensor(a, in, t, mul, u);
+    }
+    if (a->policy == POLICY_RD) {
+        count_steps(r, false, 0, r->coarse);
+    } else {
+        memset(r->top, 0, BITALLOC_BINS * sizeof *r->top);
+        select_count(u, n, SELECT_POSITIVE, 0, 0, r->top);
+    }
+    return 0;
+}
+
+void bitalloc_assign(struct bitalloc_run *r, double target, bitalloc_cost *cost, const void *arg,
+                     const size_t *place, uint8_t *tag)
+{
+    if (r->a->policy == POLICY_RD)
+        assign_rd(r, target, cost, arg, place, tag);
+    else
+        assign_ranks(r, target, cost, arg, place, tag);
+}
