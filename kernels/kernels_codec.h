@@ -136,8 +136,7 @@ void select_count(const float *x, size_t n, enum select_side side, int level, ui
 size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
                    uint32_t base, uint32_t *at);
 
-// alloc.c: bit allocation. Importance of each
-// coordinate, never below 0 nor NaN.
+// alloc.c: bit allocation. Importance of each coordinate, never below 0 nor NaN.
 void alloc_magnitude(const float *x, size_t n, float *u); // x^2
 void alloc_fisher(const float *x, const float *sens, size_t n, float mul, int gamma16,
                   float *u); // (sens mul)^(gamma16/16) x^2

@@ -36,8 +36,7 @@ size_t bitalloc_scratch(void)
            2 * SCRATCH_ROUND(BITALLOC_BINS * sizeof(int32_t[ALLOC_LEVELS]));
 }
 
-// --- Importance
-// -------------------------------------------------------------------------------------
+// Importance.
 
 // 1 / mean F of each tensor, by itself or its class; 1 without normalisation.
 static float normaliser(const struct bitalloc *a, const float *sens, uint32_t t)
@@ -110,8 +109,7 @@ static int check_side(const char *name, const float *v, size_t n, struct err *er
     return 0;
 }
 
-// --- Rate-distortion steps
-// --------------------------------------------------------------------------
+// Rate-distortion steps.
 
 struct tile { // of one group
     size_t at, n;
@@ -241,8 +239,7 @@ static void assign_rd(struct bitalloc_run *r, double target, bitalloc_cost *cost
     }
 }
 
-// --- Thresholds
-// -------------------------------------------------------------------------------------
+// Thresholds.
 
 static bool fits(double target, bitalloc_cost *cost, const void *arg,
                  const int64_t count[ALLOC_LEVELS])
@@ -365,8 +362,7 @@ static void assign_ranks(struct bitalloc_run *r, double target, bitalloc_cost *c
     }
 }
 
-// --- The run
-// ----------------------------------------------------------------------------------------
+// The run.
 
 int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const struct codec_input *in,
                      const struct alloc_levels *levels, const uint32_t *group, float *u,

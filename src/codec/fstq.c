@@ -77,8 +77,7 @@ static size_t tensor_values(const struct shape_tensor *t)
     return (size_t)t->rows * t->cols;
 }
 
-// --- Options
-// ----------------------------------------------------------------------------------------
+// Options.
 
 // Numbers between slashes; -1 with an error for anything else.
 static int parse_list(const char *text, const char *name, double *out, int most, struct err *err)
@@ -177,8 +176,7 @@ static int64_t budget_of(const struct codec_inst *c, const struct codec_input *i
     return bytes < RELATIVE_MIN ? RELATIVE_MIN : (int64_t)bytes;
 }
 
-// --- Widths
-// -----------------------------------------------------------------------------------------
+// Widths.
 
 // Codes lie in [0, kinds): q + v with |v| <= q; signs for one bit.
 static int width_q(int bits)
@@ -210,8 +208,7 @@ static int record_class(int bits)
     return k;
 }
 
-// --- Where things lie
-// -------------------------------------------------------------------------------
+// Where things lie.
 
 // Everything that both directions need, in scratch.
 struct work {
@@ -302,8 +299,7 @@ static size_t fstq_scratch(const struct codec_inst *c)
     return common + allocate + code;
 }
 
-// --- Sizes
-// ------------------------------------------------------------------------------------------
+// Sizes.
 
 static unsigned tag_bits(const struct work *w) // of one of the kept coordinates
 {
@@ -388,8 +384,7 @@ static size_t fstq_bound(const struct codec_inst *c)
     return 1 + tags + groups * (size_t)a.count * scale_bytes(c) + values + (n >> 20) * 4;
 }
 
-// --- Scales and codes
-// -------------------------------------------------------------------------------
+// Scales and codes.
 
 // Counts of each width, tensor by tensor; codes of a width begin where those of the one before end.
 static void count_tags(struct work *w)
@@ -563,8 +558,7 @@ static void make_codes(struct work *w, const float *x)
     }
 }
 
-// --- Writing
-// ----------------------------------------------------------------------------------------
+// Writing.
 
 static size_t class_positions(const struct work *w, int class, uint32_t *at)
 {
@@ -723,8 +717,7 @@ static int64_t write_message(struct work *w, const float *x, const float *group_
     return msg_len(&o);
 }
 
-// --- Allocation for the budget
-// ------------------------------------------------------------------------
+// Allocation for the budget.
 
 // Steps that the rate-distortion hull assumes, in units of the group's root mean square: near the
 // best ones of the values that will get the width.
@@ -895,8 +888,7 @@ static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input 
     return write_message(&w, in->x, max, out, cap, w.rest, report, err);
 }
 
-// --- Reading
-// ----------------------------------------------------------------------------------------
+// Reading.
 
 static int get_kept_tags(struct msg_in *m, struct work *w, size_t kept, void *scratch,
                          struct err *err)
