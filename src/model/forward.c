@@ -68,7 +68,10 @@ void acts_take(const struct model *m, struct acts *a, int32_t rows, bool train, 
     a->rstd_top = take(b, rows, 1);
     a->loss = take(b, rows, 1);
     a->weight = take(b, rows, 1);
+    a->x_few = take(b, train ? rows / 2 : rows, a->ld_dim);
+    a->att_few = take(b, train ? rows / 2 : rows, a->ld_q);
     if (train) {
+        a->datt_few = take(b, rows / 2, a->ld_q);
         a->dh = take(b, rows, a->ld_dim);
         a->dx = take(b, rows, a->ld_dim);
     }
@@ -189,8 +192,17 @@ void layer_forward(struct run *r, int32_t l, float *received)
     else
         r->op->attention_fwd(r->cx, &attn, &r->seqs, k->qkv, a->ld_qkv, k->att, a->ld_q, k->lse,
                              received);
-    r->op->linear_fwd(r->cx, &y->lin[LIN_O], r->adapter, k->att, a->ld_q, rows, a->x[l], k->mid,
-                      a->ld_dim, k->u[LIN_O], a->ld_u[LIN_O]);
+    const float *att = k->att, *x = a->x[l];
+    if (rows_after(r, l) < rows) {
+        r->op->gather_rows(r->cx, k->att, a->ld_q, a->row, r->n_top, model_q_cols(c), a->att_few,
+                           a->ld_q);
+        r->op->gather_rows(r->cx, x, a->ld_dim, a->row, r->n_top, c->dim, a->x_few, a->ld_dim);
+        att = a->att_few;
+        x = a->x_few;
+        rows = r->n_top;
+    }
+    r->op->linear_fwd(r->cx, &y->lin[LIN_O], r->adapter, att, a->ld_q, rows, x, k->mid, a->ld_dim,
+                      k->u[LIN_O], a->ld_u[LIN_O]);
     r->op->rmsnorm_fwd(r->cx, k->mid, a->ld_dim, y->norm_mlp, rows, c->dim, eps, a->h, a->ld_dim,
                        k->rstd_mlp);
     r->op->linear_fwd(r->cx, &y->lin[LIN_GU], r->adapter, a->h, a->ld_dim, rows, NULL, k->gu,

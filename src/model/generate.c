@@ -22,7 +22,7 @@ struct generation {
 struct desk {
     struct kernel_cache *cache;       // (layers, n)
     struct kernel_cache **layer_list; // (layers, n active)
-    int32_t *token, *seq, *last;      // (n) newest token, which sequence, row of the prompt's end
+    int32_t *token, *seq;             // (n) newest token, and which sequence
 };
 
 static int32_t room_of(const struct group *p, const struct model_gen *g)
@@ -41,7 +41,6 @@ static void desk_take(const struct model *m, const struct model_gen *g, const st
     d->layer_list = bump_take(b, layers * n, sizeof(struct kernel_cache *));
     d->token = bump_take(b, n, sizeof *d->token);
     d->seq = bump_take(b, n, sizeof *d->seq);
-    d->last = bump_take(b, n, sizeof *d->last);
     float *keys = bump_take(b, layers * (size_t)room_of(p, g) * row * 2, sizeof *keys);
     if (!b->base)
         return;
@@ -54,17 +53,16 @@ static void desk_take(const struct model *m, const struct model_gen *g, const st
         }
 }
 
-// The most likely next token after the rows in a->x[layers], which is at row[i] for each of n.
-static void next_tokens(struct run *r, const int32_t *row, int32_t n, int32_t *token)
+// The most likely next token after each of the first n rows of the last layer's output.
+static void next_tokens(struct run *r, int32_t n, int32_t *token)
 {
     const struct model *m = r->m;
     struct acts *a = &r->a;
     int32_t dim = m->cfg.dim;
     for (int32_t i = 0; i < n; i++)
         a->target[i] = -1;
-    r->op->gather_rows(r->cx, a->x[m->cfg.layers], a->ld_dim, row, n, dim, a->top, a->ld_dim);
-    r->op->rmsnorm_fwd(r->cx, a->top, a->ld_dim, m->norm_final, n, dim, (float)m->cfg.norm_eps,
-                       a->h, a->ld_dim, NULL);
+    r->op->rmsnorm_fwd(r->cx, a->x[m->cfg.layers], a->ld_dim, m->norm_final, n, dim,
+                       (float)m->cfg.norm_eps, a->h, a->ld_dim, NULL);
     r->op->ce_head(r->cx, &m->head, a->h, a->ld_dim, n, a->target, NULL, NULL, token, NULL, 0,
                    NULL);
 }
@@ -93,16 +91,19 @@ static void read_prompts(struct run *r, const struct model_gen *g, const struct 
     for (int32_t q = 0; q <= p->n; q++)
         r->a.start[q] = from[q] - from[0];
     for (int32_t q = 0; q < p->n; q++) {
-        d->last[q] = r->a.start[q + 1] - 1;
-        for (int32_t i = r->a.start[q]; i <= d->last[q]; i++)
+        r->a.row[q] = r->a.start[q + 1] - 1;
+        for (int32_t i = r->a.start[q]; i < r->a.start[q + 1]; i++)
             r->a.pos[i] = i - r->a.start[q];
     }
+    r->n_top = p->n; // only the last rows' outputs are of use
+    r->few = p->n < p->rows;
     r->op->embed_fwd(r->cx, &r->m->embed, g->tokens + from[0], p->rows, r->a.x[0], r->a.ld_dim);
     for (int32_t l = 0; l < r->m->cfg.layers; l++) {
         layer_forward(r, l, NULL);
         keep_rows(r, l, p, d);
     }
-    next_tokens(r, d->last, p->n, d->token);
+    next_tokens(r, p->n, d->token);
+    r->few = false;
 }
 
 // Takes the newest tokens; returns how many sequences go on, and gathers those at the front.
@@ -146,7 +147,6 @@ static void group_run(void *arg, int32_t item, int32_t lane)
         r.cache = (struct kernel_cache *const *)d.layer_list;
         for (int32_t i = 0; i < active; i++) {
             int32_t at = d.seq[i] - p->seq0;
-            d.last[i] = i;
             r.a.pos[i] = d.cache[at].n;
             for (int32_t l = 0; l < m->cfg.layers; l++)
                 d.layer_list[l * active + i] = &d.cache[l * p->n + at];
@@ -154,7 +154,7 @@ static void group_run(void *arg, int32_t item, int32_t lane)
         r.op->embed_fwd(r.cx, &m->embed, d.token, active, r.a.x[0], r.a.ld_dim);
         for (int32_t l = 0; l < m->cfg.layers; l++)
             layer_forward(&r, l, NULL);
-        next_tokens(&r, d.last, active, d.token);
+        next_tokens(&r, active, d.token);
     }
     arena_release(arena, mark);
 }

@@ -112,10 +112,10 @@ struct acts {
     struct kept *kept;
     bool shared;
     float *h, *dh, *dx;
-    float *act, *dact;  // in the MLP
-    float *datt, *dqkv; // in attention, in the same place
-    float *top,
-        *dtop; // rows with a loss: (n, dim) before the last norm; dtop in the same place too
+    float *act, *dact;                 // in the MLP
+    float *datt, *dqkv;                // in attention, in the same place
+    float *x_few, *att_few, *datt_few; // the last layer's second half, where few rows have a loss
+    float *top, *dtop;                 // rows with a loss, (n, dim), before the last norm
     float *rstd_top, *loss, *weight;
     int32_t *start, *pos, *row, *target, *best; // start: of the sequences, (rows + 1)
 };
@@ -137,12 +137,18 @@ struct run {
     const float *adapter;
     float *grad; // adapter's, or that of all weights
     bool full, token_grads;
-    int32_t n_top; // rows with a loss
+    int32_t n_top; // rows with a loss: a.row
+    bool few;      // so few that the last layer goes on with them alone after its attention
     struct model_times times;
 };
 
 struct kernel_rope rope_of(const struct model *m, float sign);
 struct kernel_attn attn_of(const struct model *m);
+// Rows of what follows the attention of a layer.
+static inline int32_t rows_after(const struct run *r, int32_t l)
+{
+    return r->few && l == r->m->cfg.layers - 1 ? r->n_top : r->rows;
+}
 // x[l] -> x[l + 1]; what backward needs goes to kept[l]. received: of the slice's rows, or NULL.
 void layer_forward(struct run *r, int32_t l, float *received);
 

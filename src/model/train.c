@@ -135,6 +135,7 @@ static void choose_top(struct run *r)
         r->a.target[r->n_top] = b->targets[at];
         r->a.weight[r->n_top++] = (float)(w * by);
     }
+    r->few = r->n_top <= r->rows / 2;
 }
 
 static void head_outputs(struct run *r)
@@ -165,19 +166,25 @@ static void head(struct run *r, bool backward)
     const struct model_config *c = &m->cfg;
     struct acts *a = &r->a;
     int32_t n = r->n_top;
-    r->op->gather_rows(r->cx, a->x[c->layers], a->ld_dim, a->row, n, c->dim, a->top, a->ld_dim);
-    r->op->rmsnorm_fwd(r->cx, a->top, a->ld_dim, m->norm_final, n, c->dim, (float)c->norm_eps, a->h,
+    const float *top = a->x[c->layers];
+    float *dtop = r->few ? a->dx : a->dtop;
+    if (!r->few) {
+        r->op->gather_rows(r->cx, top, a->ld_dim, a->row, n, c->dim, a->top, a->ld_dim);
+        top = a->top;
+    }
+    r->op->rmsnorm_fwd(r->cx, top, a->ld_dim, m->norm_final, n, c->dim, (float)c->norm_eps, a->h,
                        a->ld_dim, a->rstd_top);
     r->op->ce_head(r->cx, &m->head, a->h, a->ld_dim, n, a->target, a->weight, a->loss,
                    r->job->best ? a->best : NULL, backward ? a->dh : NULL, a->ld_dim,
                    r->full ? r->grad + m->head_at : NULL);
     if (!backward)
         return;
-    memset(a->dtop, 0, (size_t)n * (size_t)a->ld_dim * sizeof *a->dtop);
+    memset(dtop, 0, (size_t)n * (size_t)a->ld_dim * sizeof *dtop);
     float *dw = r->full ? r->grad + m->n_matrix + (m->norm_final - m->norms) : NULL;
-    r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, a->top, a->ld_dim, m->norm_final, a->rstd_top, n,
-                       c->dim, a->dtop, a->ld_dim, dw);
-    r->op->scatter_rows(r->cx, a->dtop, a->ld_dim, a->row, n, c->dim, a->dx, a->ld_dim, r->rows);
+    r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, top, a->ld_dim, m->norm_final, a->rstd_top, n,
+                       c->dim, dtop, a->ld_dim, dw);
+    if (!r->few)
+        r->op->scatter_rows(r->cx, dtop, a->ld_dim, a->row, n, c->dim, a->dx, a->ld_dim, r->rows);
 }
 
 // Must the gradient go below this projection of this layer?
@@ -191,14 +198,14 @@ static bool needed_below(const struct run *r, int32_t l, int lin)
     return false;
 }
 
-static void back_linear(struct run *r, int32_t l, int lin, const float *dy, int32_t lddy,
-                        const float *x, int32_t ldx, float *dx, bool grads)
+static void back_linear(struct run *r, int32_t l, int lin, int32_t rows, const float *dy,
+                        int32_t lddy, const float *x, int32_t ldx, float *dx, bool grads)
 {
     const struct layer *y = &r->m->layer[l];
     float *grad = r->full || !grads ? NULL : r->grad;
     float *dw = r->full && grads ? r->grad + y->at[lin] : NULL;
     r->op->linear_bwd(r->cx, &y->lin[lin], r->adapter, dy, lddy, x, ldx, r->a.kept[l].u[lin],
-                      r->a.ld_u[lin], r->rows, NULL, dx, ldx, grad, dw);
+                      r->a.ld_u[lin], rows, NULL, dx, ldx, grad, dw);
 }
 
 static float *norm_grad(const struct run *r, const float *norm)
@@ -213,18 +220,18 @@ static bool mlp_backward(struct run *r, int32_t l)
     const struct layer *y = &r->m->layer[l];
     struct acts *a = &r->a;
     struct kept *k = &a->kept[l];
-    int32_t rows = r->rows;
+    int32_t rows = rows_after(r, l);
     bool below = needed_below(r, l, LIN_DOWN);
     r->op->swiglu_fwd(r->cx, k->gu, a->ld_gu, rows, c->hidden, a->act, a->ld_hidden);
-    back_linear(r, l, LIN_DOWN, a->dx, a->ld_dim, a->act, a->ld_hidden, below ? a->dact : NULL,
-                true);
+    back_linear(r, l, LIN_DOWN, rows, a->dx, a->ld_dim, a->act, a->ld_hidden,
+                below ? a->dact : NULL, true);
     if (!below)
         return false;
     r->op->swiglu_bwd(r->cx, k->gu, a->ld_gu, a->dact, a->ld_hidden, rows, c->hidden, k->gu);
     r->op->rmsnorm_fwd(r->cx, k->mid, a->ld_dim, y->norm_mlp, rows, c->dim, (float)c->norm_eps,
                        a->h, a->ld_dim, NULL);
     below = needed_below(r, l, LIN_GU);
-    back_linear(r, l, LIN_GU, k->gu, a->ld_gu, a->h, a->ld_dim, below ? a->dh : NULL, true);
+    back_linear(r, l, LIN_GU, rows, k->gu, a->ld_gu, a->h, a->ld_dim, below ? a->dh : NULL, true);
     if (below)
         r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, k->mid, a->ld_dim, y->norm_mlp, k->rstd_mlp,
                            rows, c->dim, a->dx, a->ld_dim, norm_grad(r, y->norm_mlp));
@@ -236,7 +243,7 @@ static void input_backward(struct run *r, int32_t l, bool grads)
 {
     const struct layer *y = &r->m->layer[l];
     struct acts *a = &r->a;
-    back_linear(r, l, LIN_QKV, a->dqkv, a->ld_qkv, a->h, a->ld_dim, a->dh, grads);
+    back_linear(r, l, LIN_QKV, r->rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, a->dh, grads);
     r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, a->x[l], a->ld_dim, y->norm_att,
                        a->kept[l].rstd_att, r->rows, r->m->cfg.dim, a->dx, a->ld_dim,
                        norm_grad(r, y->norm_att));
@@ -253,10 +260,19 @@ static void attention_backward(struct run *r, int32_t l)
     struct kernel_rope rope = rope_of(m, -1.0f);
     struct kernel_attn attn = attn_of(m);
     int32_t rows = r->rows;
-    bool below = needed_below(r, l, LIN_O);
-    back_linear(r, l, LIN_O, a->dx, a->ld_dim, k->att, a->ld_q, below ? a->datt : NULL, true);
+    bool below = needed_below(r, l, LIN_O), few = rows_after(r, l) < rows;
+    float *datt = few ? a->datt_few : a->datt;
+    back_linear(r, l, LIN_O, rows_after(r, l), a->dx, a->ld_dim, few ? a->att_few : k->att, a->ld_q,
+                below ? datt : NULL, true);
     if (!below)
         return;
+    if (few) { // from here on there are all rows again
+        r->op->scatter_rows(r->cx, datt, a->ld_q, a->row, r->n_top, model_q_cols(c), a->datt,
+                            a->ld_q, rows);
+        memcpy(a->dh, a->dx, (size_t)r->n_top * (size_t)a->ld_dim * sizeof *a->dh);
+        r->op->scatter_rows(r->cx, a->dh, a->ld_dim, a->row, r->n_top, c->dim, a->dx, a->ld_dim,
+                            rows);
+    }
     r->op->attention_bwd(r->cx, &attn, &r->seqs, k->qkv, a->ld_qkv, k->att, a->datt, a->ld_q,
                          k->lse, a->dqkv);
     r->op->rope(r->cx, &rope, a->pos, rows, a->dqkv, a->ld_qkv);
@@ -266,7 +282,7 @@ static void attention_backward(struct run *r, int32_t l)
         input_backward(r, l, true);
         return;
     }
-    back_linear(r, l, LIN_QKV, a->dqkv, a->ld_qkv, a->h, a->ld_dim, NULL, true);
+    back_linear(r, l, LIN_QKV, r->rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, NULL, true);
     if (r->token_grads) {
         int64_t t = clock_ns();
         input_backward(r, l, false);
@@ -340,9 +356,9 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
     r.op->embed_fwd(r.cx, &m->embed, job->batch->tokens + s->row0, s->rows, r.a.x[0], r.a.ld_dim);
     for (int32_t i = 0; i < s->rows && job->received; i++)
         job->received[s->row0 + i] = 0;
+    choose_top(&r);
     for (int32_t l = 0; l < m->cfg.layers; l++)
         layer_forward(&r, l, job->received ? job->received + s->row0 : NULL);
-    choose_top(&r);
     head(&r, backward);
     head_outputs(&r);
     int64_t t1 = clock_ns();
