@@ -100,7 +100,7 @@ $(O)/fuzz/%: $(O)/tests/fuzz/%.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/r
 $(O)/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
 	@echo "  cc   $<"
-	$(Q)$(CC) $(CFLAGS_ALL) $(CFLAGS_$(basename $(notdir $<))) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CFLAGS_ALL) $(if $(filter tests/%,$<),-O1) $(CFLAGS_$(basename $(notdir $<))) -MMD -MP -c -o $@ $<
 
 # Other flags or another compiler: everything anew.
 $(O)/flags: FORCE
