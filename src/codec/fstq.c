@@ -33,7 +33,8 @@ static const char *const top_choices[] = {"fp16", "int16", NULL};
 #define CLASSES      3
 #define TILE         1024
 #define MSE_BINS     128
-#define TRIES        8
+#define TRIES        8 // messages made on the way to a budget
+#define REFITS       3
 #define RELATIVE_MIN 16 // bytes that a budget in parts of the update is at least
 
 struct fstq_opt {
@@ -690,8 +691,8 @@ static enum tags cheapest_tags(const struct work *w)
     return rans < tags_cost(w, best, w->total) ? TAGS_RANS : best;
 }
 
-static int64_t write_message(struct work *w, const float *x, const float *group_max, uint8_t *out,
-                             size_t cap, void *scratch, struct codec_report *report,
+static int64_t write_message(struct work *w, const float *x, const float *group_max, bool fit,
+                             uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
                              struct err *err)
 {
     enum tags tags = (enum tags)options(w->c)->tags;
@@ -700,7 +701,7 @@ static int64_t write_message(struct work *w, const float *x, const float *group_
     memset(report->kept, 0, sizeof report->kept);
     msg_init(&o, out, cap, report);
     count_tags(w);
-    for (int k = 1; k < w->a.count; k++) {
+    for (int k = 1; k < w->a.count && fit; k++) {
         if (has_scale(w->c, w->a.bits[k]) && w->total[k] > 0)
             fit_width(w, x, group_max, k, scratch);
         for (uint32_t g = 0; g < w->groups; g++)
@@ -797,70 +798,87 @@ static double value_ratio(const struct work *w, const struct codec_report *repor
     return ratio < 0.02 ? 0.02 : ratio > 1 ? 1 : ratio;
 }
 
+// One try: a target of the model, whether scales were fitted anew, and the length that came of it.
 struct attempt {
-    double target; // what the model was asked for
-    int64_t len;
+    double target;
+    bool fit;
+    int64_t len; // < 0: none yet
 };
 
-static int64_t try_target(struct work *w, struct bitalloc_run *run, const struct model *m,
-                          const struct codec_input *in, const float *max, double target,
-                          uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
-                          struct err *err)
+// Where the line through what was short enough and what was not reaches the wanted length; alone,
+// one byte a byte.
+static double next_target(const struct attempt *below, const struct attempt *above, double want)
 {
-    bitalloc_assign(run, target, message_cost, m, w->place, w->tag);
-    return write_message(w, in->x, max, out, cap, scratch, report, err);
+    if (below->len < 0)
+        return above->target - ((double)above->len - want) * 1.05;
+    if (above->len < 0)
+        return below->target + (want - (double)below->len);
+    double part = (want - (double)below->len) / (double)(above->len - below->len);
+    part = part < 0.02 ? 0.02 : part > 0.98 ? 0.98 : part;
+    return below->target + part * (above->target - below->target);
 }
 
-// The model does not know everything (clustered positions, entropy of values), so its target is
-// moved until the message is as long as the budget allows. Never longer: the last resort is what
-// has fitted before.
-static int64_t meet_budget(struct work *w, struct bitalloc_run *run, const struct codec_input *in,
-                           const float *max, int64_t budget, uint8_t *out, size_t cap,
-                           void *scratch, struct codec_report *report, struct err *err)
+struct search { // everything that the tries share
+    struct work *w;
+    struct bitalloc_run *run;
+    struct model model;
+    const float *x, *max;
+    uint8_t *out;
+    size_t cap;
+    void *scratch;
+    struct codec_report *report;
+    struct err *err;
+};
+
+static int64_t try_target(struct search *s, struct attempt *a)
 {
-    bool packed = options(w->c)->values == VALUES_PACKED;
-    struct model m = {w, packed ? 1 : 0.9}, best_model = m;
+    bitalloc_assign(s->run, a->target, message_cost, &s->model, s->w->place, s->w->tag);
+    a->len =
+        write_message(s->w, s->x, s->max, a->fit, s->out, s->cap, s->scratch, s->report, s->err);
+    return a->len;
+}
+
+// The model does not know everything (clustered positions, entropy of values): after a first try
+// has shown how well values compress, its target is moved until the message is as long as the
+// budget allows. Later tries keep the scales, for a scale that jumps makes the length jump. Never
+// longer than the budget: the last resort is what was short enough before, or nothing at all.
+static int64_t meet_budget(struct search *s, int64_t budget)
+{
+    struct attempt now = {(double)budget, true, -1}, best = {0, true, -1};
+    struct attempt below = {0, true, -1}, above = {0, true, -1};
     double slack = 0.005 * (double)budget > 16 ? 0.005 * (double)budget : 16;
-    double target = (double)budget, best_target = -1, low = 0, high = 1e300;
-    int64_t len = -1, best_len = -1;
     for (int i = 0; i < TRIES; i++) {
-        len = try_target(w, run, &m, in, max, target, out, cap, scratch, report, err);
-        if (len < 0)
+        if (try_target(s, &now) < 0)
             return -1;
-        bool fit = len <= budget, all = w->total[0] == 0;
-        if (fit && len > best_len) {
-            best_len = len;
-            best_target = target;
-            best_model = m;
+        bool ok = now.len <= budget;
+        if (ok && ((double)now.len >= (double)budget - slack || s->w->total[0] == 0))
+            return now.len;
+        if (ok && now.len > best.len)
+            best = now;
+        double ratio = value_ratio(s->w, s->report, s->model.value_ratio);
+        if (i == 0 && fabs(ratio - s->model.value_ratio) > 0.01) { // what was tried is void
+            s->model.value_ratio = ratio;
+            best.len = -1;
+            now.target = message_cost(&s->model, s->w->total) + (double)(budget - now.len);
+            continue;
         }
-        if (fit && ((double)len >= (double)budget - slack || all))
-            return len;
-        // The same allocation under a better model, plus what the length was off.
-        if (!packed)
-            m.value_ratio = value_ratio(w, report, m.value_ratio);
-        double predicted = message_cost(&m, w->total);
-        if (fit)
-            low = predicted > low ? predicted : low;
-        else
-            high = predicted < high ? predicted : high;
-        double next = predicted + ((double)budget - (double)len) - slack * 0.25;
-        if (next <= low || next >= high)
-            next = high < 1e299 ? (low + high) / 2 : low + (double)(budget - len) / 2;
-        target = next > 0 ? next : 0;
+        *(ok ? &below : &above) = now;
+        now.target = next_target(&below, &above, (double)budget - slack * 0.3);
+        if (i == REFITS) {
+            now.fit = false;
+            below.len = above.len = -1;
+        }
     }
-    if (best_len < 0) {
-        m.value_ratio = 1;
-        len = try_target(w, run, &m, in, max, 0, out, cap, scratch, report, err);
-        if (len < 0 || len <= budget)
-            return len;
-        return err_set(err,
+    if (best.len < 0)
+        best = (struct attempt){0, true, -1};
+    if (now.len == best.len)
+        return now.len;
+    if (try_target(s, &best) > budget)
+        return err_set(s->err,
                        "a budget of %lld bytes is less than the %lld of an empty message; "
                        "tags=auto takes least",
-                       (long long)budget, (long long)len);
-    }
-    if (len != best_len)
-        len = try_target(w, run, &best_model, in, max, best_target, out, cap, scratch, report, err);
-    return len;
+                       (long long)budget, (long long)best.len);
+    return best.len;
 }
 
 static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
@@ -882,10 +900,13 @@ static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input 
     if (bitalloc_prepare(&run, &w.a, in, levels, w.group, u, bins, err))
         return -1;
     int64_t budget = budget_of(c, in);
-    if (budget >= 0)
-        return meet_budget(&w, &run, in, max, budget, out, cap, w.rest, report, err);
+    if (budget >= 0) {
+        struct model model = {&w, options(c)->values == VALUES_PACKED ? 1 : 0.9};
+        struct search search = {&w, &run, model, in->x, max, out, cap, w.rest, report, err};
+        return meet_budget(&search, budget);
+    }
     bitalloc_assign(&run, -1, NULL, NULL, w.place, w.tag);
-    return write_message(&w, in->x, max, out, cap, w.rest, report, err);
+    return write_message(&w, in->x, max, true, out, cap, w.rest, report, err);
 }
 
 // Reading.
