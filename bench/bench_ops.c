@@ -292,8 +292,9 @@ static double error_of(struct bed *b, const struct op_row *row)
     b->op = dev_table[0]->ops;
     row->run(b);
     for (size_t i = 0; i < n; i++) {
-        most = fmax(most, fabs((double)want[i]));
-        apart = fmax(apart, fabs((double)want[i] - (double)b->out[i]));
+        double w = fabs((double)want[i]), d = fabs((double)want[i] - (double)b->out[i]);
+        most = w > most ? w : most;
+        apart = d > apart || d != d ? d : apart; // a NaN stays, which fmax would drop
     }
     mem_free(want);
     mem_free(moments);

@@ -110,8 +110,9 @@ static void close_fixture(struct fixture *f)
     do {                                                                                           \
         double most = 1e-12, apart = 0;                                                            \
         for (size_t i_ = 0; i_ < (size_t)(n); i_++) {                                              \
+            double d_ = fabs((double)(a)[i_] - (double)(b)[i_]);                                   \
             most = fmax(most, fabs((double)(b)[i_]));                                              \
-            apart = fmax(apart, fabs((double)(a)[i_] - (double)(b)[i_]));                          \
+            apart = d_ > apart || d_ != d_ ? d_ : apart; /* a NaN stays, which fmax would drop */  \
         }                                                                                          \
         if (!(apart <= 1e-4 * most))                                                               \
             fail_msg("%s is %g away from PyTorch", what, apart / most);                            \
