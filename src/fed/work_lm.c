@@ -37,6 +37,7 @@ struct lm {
     float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch
     struct lm_batch eval;
     int32_t *best, *gen, *gen_len, *wrong;
+    bool *gen_ended;
     struct prediction *prediction;
     struct score *group_score; // (task.n_groups)
 };
@@ -126,6 +127,7 @@ static void lm_eval_memory(struct lm *lm)
     lm->wrong = mem_alloc(MEM_DATA, LM_EVAL_SEQS * sizeof *lm->wrong);
     lm->gen = mem_alloc(MEM_DATA, n * answer * sizeof *lm->gen);
     lm->gen_len = mem_alloc(MEM_DATA, LM_EVAL_SEQS * sizeof *lm->gen_len);
+    lm->gen_ended = mem_alloc(MEM_DATA, LM_EVAL_SEQS * sizeof *lm->gen_ended);
     lm->prediction = mem_alloc(MEM_DATA, n * sizeof *lm->prediction);
     size_t groups = lm->task->n_groups > 0 ? (size_t)lm->task->n_groups : 1;
     lm->group_score = mem_alloc(MEM_DATA, groups * sizeof *lm->group_score);
@@ -176,10 +178,10 @@ static void lm_close(struct workload *w)
     for (int i = 0; lm->batch && i < lm->group; i++)
         batch_free(&lm->batch[i]);
     batch_free(&lm->eval);
-    void *blocks[] = {lm->batch,   lm->job,         lm->os,          lm->rng,
-                      lm->moments, lm->best,        lm->gen_len,     lm->prediction,
-                      lm->wrong,   lm->gen,         lm->group_score, lm->fisher,
-                      lm->tracker, lm->tracker_mem, lm->weights,     lm->raw};
+    void *blocks[] = {lm->batch,   lm->job,         lm->os,        lm->rng,        lm->moments,
+                      lm->best,    lm->gen_len,     lm->gen_ended, lm->prediction, lm->wrong,
+                      lm->gen,     lm->group_score, lm->fisher,    lm->tracker,    lm->tracker_mem,
+                      lm->weights, lm->raw};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (lm->model)
@@ -379,15 +381,14 @@ static void generate(struct lm *lm, const float *theta, const struct examples *s
                           .max_new = answer,
                           .end = lm->task->tokenizer->eos,
                           .out = out,
-                          .out_len = lm->gen_len};
+                          .out_len = lm->gen_len,
+                          .ended = lm->gen_ended};
     model_generate(lm->model, &g);
-    for (int32_t i = 0; i < n_wrong; i++) {
-        bool ended = lm->gen_len[i] <= answer;
+    for (int32_t i = 0; i < n_wrong; i++)
         lm->prediction[lm->wrong[i]] =
             (struct prediction){.tokens = out + (size_t)i * (size_t)answer,
-                                .n = ended ? lm->gen_len[i] : answer,
-                                .ended = ended};
-    }
+                                .n = lm->gen_len[i],
+                                .ended = lm->gen_ended[i]};
 }
 
 // One block of the test set: its loss, and what the model answers.
