@@ -98,7 +98,7 @@ static char *fmt_number(char buf[32], double v)
     if (isnan(v))
         snprintf(buf, 32, "-");
     else
-        snprintf(buf, 32, fabs(v) >= 1e-3 && fabs(v) < 1e5 ? "%.5f" : "%.4e", v);
+        snprintf(buf, 32, v == 0 || (fabs(v) >= 1e-3 && fabs(v) < 1e5) ? "%.5f" : "%.4e", v);
     return buf;
 }
 
@@ -153,14 +153,14 @@ static void sink_progress(void *arg, const struct rec_round *row)
     r->last = *row;
     r->last.score = score;
     r->last.train_loss = loss;
-    r->rounds_done++;
+    r->rounds_done += row->version > 0; // 0: the score before anything is learned
     int32_t rounds = r->cfg.fed.rounds;
     if (row->version % r->table_every == 0 || row->version == rounds) {
         clear_progress(r);
         print_round(row);
         fflush(stdout);
     }
-    if (row->version < rounds)
+    if (row->version > 0 && row->version < rounds)
         show_progress(r);
 }
 
@@ -555,6 +555,23 @@ static enum status verdict(const struct run *r, char *text, size_t size)
     return STATUS_VALID;
 }
 
+// The final score of each group: a language, a topic.
+static void print_groups(const struct run *r)
+{
+    const char *metric = r->work.row->score_name(&r->work);
+    const struct eval_result *e = &r->server->eval;
+    char v[32];
+    int shown = 0;
+    for (int i = 0; i < e->n_rows; i++) {
+        if (strcmp(e->rows[i].metric, metric) != 0 || strcmp(e->rows[i].set, "all") == 0)
+            continue;
+        printf("%s%s %s", shown++ ? ", " : "# ", e->rows[i].set,
+               fmt_fixed(v, e->rows[i].value, 8, 3));
+    }
+    if (shown)
+        putchar('\n');
+}
+
 // What the process has booked, beside what the system says it took.
 static void print_memory(void)
 {
@@ -595,6 +612,7 @@ static enum status conclude(struct run *r)
     tally_print(&r->tally, stdout);
     printf("# %s %s, loss %s\n", r->work.row->score_name(&r->work), fmt_number(t[0], r->last.score),
            fmt_number(t[1], r->last.train_loss));
+    print_groups(r);
     printf("# uplink %s, ", fmt_bytes(t[0], s->totals.uplink_bytes));
     printf("downlink %s, ", fmt_bytes(t[0], s->totals.downlink_bytes));
     printf("control %s; ", fmt_bytes(t[0], s->totals.control_bytes));

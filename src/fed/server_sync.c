@@ -620,6 +620,7 @@ static void sync_begin(struct server *s, int64_t now)
         s->totals.control_bytes += row.control_bytes;
         s->sink->rows(s->sink->arg, REC_ROUNDS, &row, 1);
         s->sink->commit(s->sink->arg, 0);
+        s->sink->progress(s->sink->arg, &row);
     }
     if ((int32_t)s->round >= s->env->fed->rounds)
         server_finish(s);
