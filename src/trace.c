@@ -9,6 +9,7 @@
 #include "base/stats.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -320,6 +321,8 @@ struct trace *trace_open(const struct trace_params *p, const struct trace_meta *
 {
     struct trace *t = mem_alloc(MEM_TRACE, sizeof *t);
     t->journal.fd = -1;
+    // Past a limit on file sizes a write shall fail, and not end the run.
+    signal(SIGXFSZ, SIG_IGN);
     if (snprintf(t->path, sizeof t->path, "%s", p->file) >= (int)sizeof t->path - 32 ||
         !t->path[0]) {
         err_set(err, "trace.file = %s: not a usable file name", p->file);

@@ -542,36 +542,6 @@ static int64_t chunks_for(const struct trace_h5 *h, int id, size_t n)
     return (int64_t)((n + h->chunk[id] - 1) / h->chunk[id]);
 }
 
-// Room for a commit, before a byte of it is written: a file that is not touched stays whole. Blocks
-// are reserved behind the end of the file, which keeps its size; where that is not supported the
-// flush tells.
-static int reserve_room(struct trace_h5 *h, const size_t n[REC_COUNT], struct err *err)
-{
-    int64_t need = 64 << 10;
-    for (int id = 0; id < REC_COUNT; id++) {
-        int64_t chunks = chunks_for(h, id, n[id]);
-        int64_t bytes = (int64_t)(h->chunk[id] * record_tables[id].row_bytes);
-        need += chunks * (bytes + bytes / 512 + 64) + (chunks ? 64 * (int64_t)h->fanout : 0);
-    }
-    struct stat st;
-    struct rlimit limit;
-    if (fstat(h->fd, &st) < 0)
-        return trace_errno_set(err, h->path, "look at");
-    int64_t end = st.st_size + need;
-    bool full = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-                (rlim_t)end > limit.rlim_cur;
-    if (full)
-        errno = EFBIG;
-    if (!full && end > h->reserved) {
-        int64_t step = need > ROOM_STEP ? need : ROOM_STEP;
-        if (fallocate(h->fd, FALLOC_FL_KEEP_SIZE, st.st_size, step) == 0)
-            h->reserved = st.st_size + step;
-        else if (errno == ENOSPC || errno == EDQUOT)
-            full = fallocate(h->fd, FALLOC_FL_KEEP_SIZE, st.st_size, need) < 0;
-    }
-    return full ? trace_errno_set(err, h->path, "write") : 0;
-}
-
 // How often nodes of a chunk index have split by the time it holds so many chunks. Rows only come
 // at the end and the transfer properties of open_tables hand one entry on, so it happens when a
 // table passes its fan-out, then each time it has grown by one less, and never else.
@@ -590,6 +560,37 @@ static bool index_splits(const struct trace_h5 *h, const size_t n[REC_COUNT])
             return true;
     }
     return false;
+}
+
+// Room for a commit, before a byte of it is written: a file that is not touched stays whole. Blocks
+// are reserved behind the end of the file, which keeps its size; where that is not supported the
+// flush tells.
+static int reserve_room(struct trace_h5 *h, const size_t n[REC_COUNT], struct err *err)
+{
+    int64_t need = 16 << 10, node = 40 * (int64_t)h->fanout;
+    for (int id = 0; id < REC_COUNT; id++) {
+        int64_t chunks = chunks_for(h, id, n[id]);
+        int64_t bytes = (int64_t)(h->chunk[id] * record_tables[id].row_bytes);
+        bool grows = h->rows[id] == 0 || index_splits(h, n); // the first node, or one more a level
+        need += chunks * (bytes + bytes / 512 + 64) + (chunks && grows ? 3 * node : 0);
+    }
+    struct stat st;
+    struct rlimit limit;
+    if (fstat(h->fd, &st) < 0)
+        return trace_errno_set(err, h->path, "look at");
+    int64_t end = st.st_size + need;
+    bool full = getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+                (rlim_t)end > limit.rlim_cur;
+    if (full)
+        errno = EFBIG;
+    if (!full && end > h->reserved) {
+        int64_t step = need > ROOM_STEP ? need : ROOM_STEP;
+        if (fallocate(h->fd, FALLOC_FL_KEEP_SIZE, st.st_size, step) == 0)
+            h->reserved = st.st_size + step;
+        else if (errno == ENOSPC || errno == EDQUOT)
+            full = fallocate(h->fd, FALLOC_FL_KEEP_SIZE, st.st_size, need) < 0;
+    }
+    return full ? trace_errno_set(err, h->path, "write") : 0;
 }
 
 static void part_name(const struct trace_h5 *h, char part[PATH_MAX])

@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -19,7 +20,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get('FSTQ_BUILD', os.path.join(ROOT, 'build', 'release'))
 FSTQ = os.environ.get('FSTQ', os.path.join(BUILD, 'fstq'))
 PYTHON = '/usr/bin/python3'
-RUN = ['fed.clients=12', 'fed.clients_per_round=4', 'fed.rounds=6', 'fed.local_steps=2']
+RUN = [os.path.join(ROOT, 'configs', 'quadratic.ini'), 'fed.method=fedavg/fp32',
+       'fed.clients=12', 'fed.clients_per_round=4', 'fed.rounds=6', 'fed.local_steps=2']
 
 count = 0
 failed = 0
@@ -171,6 +173,25 @@ def check_recover(where):
     ok(d.get('rounds_committed', 0) >= 1, 'show --recover: rebuilt from the journal', r.stderr)
     ok(os.path.getsize(os.path.join(where, 'rows.1.h5')) == 1000,
        'show --recover: keeps the damaged')
+
+
+def check_full(where):
+    """The disk is full in the middle: the run ends, says so, and what came before is there."""
+    os.makedirs(where)
+    path = os.path.join(where, 'trace.h5')
+    command = [FSTQ, 'run', *RUN, 'fed.rounds=400', 'run.dir=', f'trace.file={path}',
+               'trace.journal=off']
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600 << 10, 600 << 10))
+    r = call(*command, cwd=where, preexec_fn=limit)
+    ok(r.returncode == 3 and r.stdout.splitlines()[-1].startswith('# DEGRADED'),
+       'full: the run ends with status 3', (r.returncode, r.stdout[-300:], r.stderr))
+    ok(r.stderr.count('degraded') == 1 and 'HDF5-DIAG' not in r.stderr, 'full: said once', r.stderr)
+    r = call(FSTQ, 'show', path, '--json')
+    d = json.loads(r.stdout) if r.returncode == 0 else {}
+    ok(10 < d.get('rounds_committed', 0) < 400 and not d['complete'] and not d['damaged'],
+       'full: the rounds before are whole', r.stderr)
 
 
 # --- export --chrome ---
@@ -485,6 +506,7 @@ def main():
         check_show_json(path)
         check_errors(where, path)
         check_recover(os.path.join(where, 'kill'))
+        check_full(os.path.join(where, 'full'))
         check_chrome_run(path, where)
         check_chrome(writer(os.path.join(where, 'any'), 4), where, 'rows of any content')
         check_csv(writer(os.path.join(where, 'rows-csv'), 4), where)
