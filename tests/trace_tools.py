@@ -183,7 +183,7 @@ def check_full(where):
                'trace.journal=off']
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600 << 10, 600 << 10))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400 << 10, 400 << 10))
     r = call(*command, cwd=where, preexec_fn=limit)
     ok(r.returncode == 3 and r.stdout.splitlines()[-1].startswith('# DEGRADED'),
        'full: the run ends with status 3', (r.returncode, r.stdout[-300:], r.stderr))
