@@ -50,6 +50,7 @@ static void cut(struct model *m, const struct model_batch *b, int32_t job)
 {
     int32_t total = b->start[b->n_seqs];
     int32_t parts = (total + MODEL_SLICE_TOKENS - 1) / MODEL_SLICE_TOKENS;
+    parts += parts > 1 && parts % 2; // an even number keeps two or four lanes busy to the end
     int32_t seq = 0, first = m->n_slices;
     for (int32_t p = 0; p < parts && seq < b->n_seqs; p++) {
         int32_t from = seq;
