@@ -63,25 +63,6 @@ static void put_cell(FILE *out, const struct record_field *f, const char *at)
     }
 }
 
-// An array is by width (kept_4bit) or by what memory is for (mem_peak_bytes_codec); any other is
-// numbered.
-static void column_name(const struct record_field *f, int k, char *out, size_t size)
-{
-    if (f->type == FIELD_TEXT || f->count <= 1)
-        snprintf(out, size, "%s", f->name);
-    else if (strcmp(f->name, "kept") == 0 && f->count == RECORD_WIDTHS)
-        snprintf(out, size, "%s_%dbit", f->name, record_width_bits[k]);
-    else if (strcmp(f->name, "mem_peak_bytes") == 0 && f->count == MEM_PURPOSES)
-        snprintf(out, size, "%s_%s", f->name, mem_purpose_name[k]);
-    else
-        snprintf(out, size, "%s_%d", f->name, k);
-}
-
-static int columns(const struct record_field *f)
-{
-    return f->type == FIELD_TEXT || f->count <= 1 ? 1 : f->count;
-}
-
 static const char *base_name(enum record_id id)
 {
     return strrchr(record_tables[id].name, '/') + 1;
@@ -117,15 +98,15 @@ static int put_table(const struct trace_file *f, enum record_id id, const char *
     if (!out)
         return -1;
     for (const struct record_field *c = t->fields; c->name; c++)
-        for (int k = 0; k < columns(c); k++) {
-            column_name(c, k, name, sizeof name);
+        for (int k = 0; k < trace_field_columns(c); k++) {
+            trace_column_name(c, k, name, sizeof name);
             fprintf(out, "%s%s", c == t->fields && k == 0 ? "" : ",", name);
         }
     fputs("\r\n", out);
     for (size_t i = 0; i < f->n[id]; i++) {
         const char *row = f->rows[id] + i * t->row_bytes;
         for (const struct record_field *c = t->fields; c->name; c++)
-            for (int k = 0; k < columns(c); k++) {
+            for (int k = 0; k < trace_field_columns(c); k++) {
                 if (c != t->fields || k)
                     fputc(',', out);
                 put_cell(out, c, row + c->offset + (size_t)k * (trace_field_bytes(c) / c->count));
@@ -148,8 +129,8 @@ static int put_units(const char *dir, struct err *err)
     fputs("table,column,type,unit,description\r\n", out);
     for (int id = 0; id < REC_COUNT; id++)
         for (const struct record_field *c = record_tables[id].fields; c->name; c++)
-            for (int k = 0; k < columns(c); k++) {
-                column_name(c, k, name, sizeof name);
+            for (int k = 0; k < trace_field_columns(c); k++) {
+                trace_column_name(c, k, name, sizeof name);
                 fprintf(out, "%s,%s,%s,%s,", base_name((enum record_id)id), name, types[c->type],
                         c->unit ? c->unit : "");
                 put_text(out, c->help ? c->help : "");

@@ -64,6 +64,23 @@ size_t trace_field_bytes(const struct record_field *f)
     return bytes[f->type] * (f->count ? f->count : 1);
 }
 
+int trace_field_columns(const struct record_field *f)
+{
+    return f->type == FIELD_TEXT || f->count <= 1 ? 1 : f->count;
+}
+
+void trace_column_name(const struct record_field *f, int k, char *out, size_t size)
+{
+    if (trace_field_columns(f) == 1)
+        snprintf(out, size, "%s", f->name);
+    else if (strcmp(f->name, "kept") == 0 && f->count == RECORD_WIDTHS)
+        snprintf(out, size, "%s_%dbit", f->name, record_width_bits[k]);
+    else if (strcmp(f->name, "mem_peak_bytes") == 0 && f->count == MEM_PURPOSES)
+        snprintf(out, size, "%s_%s", f->name, mem_purpose_name[k]);
+    else
+        snprintf(out, size, "%s_%d", f->name, k);
+}
+
 int trace_field_find(enum record_id id, const char *name)
 {
     const struct record_field *fields = record_tables[id].fields;

@@ -103,9 +103,9 @@ static hid_t number_type(enum field_type type)
     }
 }
 
-// enums: as in the file. A reader takes plain integers, so that names of a later version do no
-// harm.
-static hid_t field_type_make(const struct record_field *f, bool enums)
+// Of one column. enums: as in the file; a reader takes plain integers, so that names of a later
+// version do no harm.
+static hid_t column_type(const struct record_field *f, bool enums)
 {
     if (f->type == FIELD_TEXT)
         return text_type(f->count);
@@ -113,20 +113,33 @@ static hid_t field_type_make(const struct record_field *f, bool enums)
         return stage_type();
     if (enums && f->type == FIELD_STATUS)
         return status_type();
-    hid_t base = number_type(f->type);
-    hsize_t n = f->count;
-    return n > 1 ? H5Tarray_create2(base, 1, &n) : H5Tcopy(base);
+    return H5Tcopy(number_type(f->type));
+}
+
+// Adds the columns of a field to a compound: an array is taken apart, for pandas knows none. Only
+// those that the other type has, where there is one. Returns how many.
+static int insert_columns(hid_t type, const struct record_field *f, bool enums, hid_t other)
+{
+    int n = trace_field_columns(f), found = 0;
+    for (int k = 0; k < n; k++) {
+        char name[80];
+        trace_column_name(f, k, name, sizeof name);
+        if (other >= 0 && H5Tget_member_index(other, name) < 0)
+            continue;
+        hid_t column = column_type(f, enums);
+        size_t at = f->offset + (size_t)k * (trace_field_bytes(f) / (size_t)n);
+        found += H5Tinsert(type, name, at, column) >= 0;
+        H5Tclose(column);
+    }
+    return found;
 }
 
 // The row as it lies in memory is the row in the file: nothing is converted on the way out.
 static hid_t row_type(enum record_id id)
 {
     hid_t t = H5Tcreate(H5T_COMPOUND, record_tables[id].row_bytes);
-    for (const struct record_field *f = record_tables[id].fields; f->name; f++) {
-        hid_t m = field_type_make(f, true);
-        H5Tinsert(t, f->name, f->offset, m);
-        H5Tclose(m);
-    }
+    for (const struct record_field *f = record_tables[id].fields; f->name; f++)
+        insert_columns(t, f, true, -1);
     return t;
 }
 
@@ -170,22 +183,24 @@ static void put_attr_int(struct maker *m, hid_t where, const char *name, int32_t
     H5Sclose(space);
 }
 
-// One text a field, in the order of the compound's members.
+// One text a column, in the order of the compound's members.
 static void put_attr_list(struct maker *m, hid_t where, const char *name,
                           const struct record_field *fields, size_t member)
 {
     size_t width = 1;
-    hsize_t n = 0;
-    for (; fields[n].name; n++) {
-        const char *s = *(const char *const *)((const char *)&fields[n] + member);
+    hsize_t n = 0, at = 0;
+    for (const struct record_field *f = fields; f->name; f++) {
+        const char *s = *(const char *const *)((const char *)f + member);
         size_t len = s ? strlen(s) : 0;
         width = len > width ? len : width;
+        n += (hsize_t)trace_field_columns(f);
     }
     char *all = mem_alloc(MEM_TRACE, n * width + 1);
-    for (hsize_t i = 0; i < n; i++) {
-        const char *s = *(const char *const *)((const char *)&fields[i] + member);
-        memcpy(all + i * width, s ? s : "", s ? strlen(s) : 0);
-    }
+    for (const struct record_field *f = fields; f->name; f++)
+        for (int k = 0; k < trace_field_columns(f); k++, at++) {
+            const char *s = *(const char *const *)((const char *)f + member);
+            memcpy(all + at * width, s ? s : "", s ? strlen(s) : 0);
+        }
     hid_t type = text_type(width), space = H5Screate_simple(1, &n, NULL);
     hid_t a = ok(m, H5Acreate2(where, name, type, space, H5P_DEFAULT, H5P_DEFAULT));
     m->bad |= H5Awrite(a, type, all) < 0;
@@ -275,9 +290,7 @@ static void put_stages(struct maker *m)
     };
     hid_t type = H5Tcreate(H5T_COMPOUND, sizeof *rows);
     for (const struct record_field *f = fields; f->name; f++) {
-        hid_t t = field_type_make(f, false);
-        H5Tinsert(type, f->name, f->offset, t);
-        H5Tclose(t);
+        insert_columns(type, f, false, -1);
     }
     hsize_t n = STAGE_COUNT;
     hid_t space = H5Screate_simple(1, &n, NULL), props = dataset_props();
@@ -298,7 +311,7 @@ static void put_committed(struct maker *m)
 {
     char names[REC_COUNT][32] = {{0}};
     int64_t zero[REC_COUNT] = {0};
-    hsize_t n = REC_COUNT, widths = RECORD_WIDTHS;
+    hsize_t n = REC_COUNT;
     for (int id = 0; id < REC_COUNT; id++)
         snprintf(names[id], sizeof names[id], "%s", record_tables[id].name);
     hid_t text = text_type(sizeof names[0]);
@@ -308,10 +321,6 @@ static void put_committed(struct maker *m)
     m->bad |= H5DSset_scale(scale, "table") < 0 || H5DSattach_scale(rows, scale, 0) < 0;
     hid_t rounds = put_dataset(m, "/rounds_committed", H5T_STD_I64LE, 0, NULL, zero, "round",
                                "rows of /rounds that were flushed");
-    hid_t bits = put_dataset(m, "/width_bits", H5T_STD_I32LE, 1, &widths, record_width_bits, "bit",
-                             "bit width of each element of a field named kept");
-    m->bad |= H5DSset_scale(bits, "width") < 0;
-    H5Dclose(bits);
     H5Dclose(rounds);
     H5Dclose(rows);
     H5Dclose(scale);
@@ -833,13 +842,8 @@ static hid_t reading_type(enum record_id id, hid_t dataset)
     int found = 0;
     if (H5Tget_class(in_file) == H5T_COMPOUND) {
         t = H5Tcreate(H5T_COMPOUND, record_tables[id].row_bytes);
-        for (const struct record_field *f = record_tables[id].fields; f->name; f++) {
-            if (H5Tget_member_index(in_file, f->name) < 0)
-                continue;
-            hid_t m = field_type_make(f, false);
-            found += H5Tinsert(t, f->name, f->offset, m) >= 0;
-            H5Tclose(m);
-        }
+        for (const struct record_field *f = record_tables[id].fields; f->name; f++)
+            found += insert_columns(t, f, false, in_file);
         if (!found) {
             H5Tclose(t);
             t = -1;

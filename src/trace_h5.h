@@ -80,6 +80,10 @@ int trace_read_guarded(const char *path, struct trace_file *f, struct err *err);
 void trace_file_free(struct trace_file *f);
 size_t trace_field_bytes(const struct record_field *f);    // of all its elements
 int trace_field_find(enum record_id id, const char *name); // index, or -1
+// A field is a column, an array a column an element: kept_4bit, mem_peak_bytes_codec, else name_0
+// ...
+int trace_field_columns(const struct record_field *f);
+void trace_column_name(const struct record_field *f, int k, char *out, size_t size);
 // Rebuilds NAME.h5 from NAME.h5.journal. A file that holds more rounds than its journal is left as
 // it is (an error); one that is damaged is kept under a free NAME.k.h5.
 int trace_recover(const char *journal_path, const char *h5_path, struct err *err);

@@ -215,7 +215,7 @@ static void test_kill(void **state)
 {
     (void)state;
     struct tally t =
-        judge(&(struct sweep){.mode = "kill", .rounds = rounds(3), .journal = true, EVERY});
+        judge(&(struct sweep){.mode = "kill", .rounds = rounds(2), .journal = true, EVERY});
     assert_int_equal(t.lost, 0);
     assert_int_equal(t.lost_in_file, 0);
 }
@@ -225,7 +225,7 @@ static void test_kill_split(void **state)
 {
     (void)state;
     struct tally t =
-        judge(&(struct sweep){.mode = "kill", .rounds = rounds(7), .split = true, EVERY});
+        judge(&(struct sweep){.mode = "kill", .rounds = rounds(6), .split = true, EVERY});
     assert_int_equal(t.lost_in_file, 0);
 }
 
@@ -233,7 +233,7 @@ static void test_torn(void **state)
 {
     (void)state;
     struct tally t = judge(&(struct sweep){
-        .mode = "torn", .rounds = rounds(4), .journal = true, .split = true, EVERY});
+        .mode = "torn", .rounds = rounds(3), .journal = true, .split = true, EVERY});
     assert_int_equal(t.lost, 0);
 }
 
@@ -241,7 +241,7 @@ static void test_full(void **state)
 {
     (void)state;
     struct tally t =
-        judge(&(struct sweep){.mode = "full", .rounds = rounds(4), .split = true, EVERY});
+        judge(&(struct sweep){.mode = "full", .rounds = rounds(3), .split = true, EVERY});
     assert_int_equal(t.lost_in_file, 0);
 }
 
@@ -249,7 +249,7 @@ static void test_failing(void **state)
 {
     (void)state;
     struct tally t =
-        judge(&(struct sweep){.mode = "fail", .rounds = rounds(4), .journal = true, EVERY});
+        judge(&(struct sweep){.mode = "fail", .rounds = rounds(3), .journal = true, EVERY});
     assert_int_equal(t.lost, 0);
 }
 
@@ -257,7 +257,7 @@ static void test_file_size_limit(void **state)
 {
     (void)state;
     struct tally t = judge(&(struct sweep){.mode = "limit",
-                                           .rounds = rounds(4),
+                                           .rounds = rounds(3),
                                            .split = true,
                                            .limit = true,
                                            .from = 60,
@@ -284,7 +284,7 @@ static void test_small_disk(void **state)
     if (!can_mount())
         skip();
     struct tally t = judge(&(struct sweep){.mode = "disk",
-                                           .rounds = rounds(4),
+                                           .rounds = rounds(3),
                                            .journal = true,
                                            .tmpfs = true,
                                            .from = 60,
