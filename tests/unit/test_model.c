@@ -603,6 +603,40 @@ static void shapes_and_targets(void **state)
     dev_close(&dev);
 }
 
+// Memory grows with the tokens and not with their square; recompute keeps one layer.
+static void memory_grows_with_tokens(void **state)
+{
+    (void)state;
+    struct model_config c = small;
+    c.layers = 8;
+    struct model_params p = params_of("all", 3);
+    BED(all, CPU, 1, &c, &p);
+    p.recompute = MODEL_KEEP_LAYER;
+    BED(one, CPU, 1, &c, &p);
+    for (int32_t t = 256; t <= 4096; t *= 2) {
+        size_t kept = model_kept_bytes(all.m, t), work = kernel_work_floats(t, t, 80, 9, 6);
+        assert_true(model_kept_bytes(all.m, 2 * t) <= 2 * kept);
+        assert_true(kernel_work_floats(2 * t, 2 * t, 80, 9, 6) <= 2 * work);
+        assert_true(3 * model_kept_bytes(one.m, t) < kept);
+    }
+    bed_close(&all);
+    bed_close(&one);
+}
+
+static void absent_devices_say_so(void **state)
+{
+    (void)state;
+    for (int32_t i = 0; dev_table[i]; i++) {
+        struct dev d;
+        struct err err = {""};
+        assert_string_equal(dev_names[i], dev_table[i]->name);
+        if (dev_open(&d, i, 1, &err))
+            assert_non_null(strstr(err.text, dev_table[i]->name));
+        else
+            dev_close(&d);
+    }
+}
+
 static void saved_and_loaded(void **state)
 {
     (void)state;
@@ -645,6 +679,8 @@ int main(void)
         cmocka_unit_test(generation_matches_forward),
         cmocka_unit_test(all_weights_train),
         cmocka_unit_test(shapes_and_targets),
+        cmocka_unit_test(memory_grows_with_tokens),
+        cmocka_unit_test(absent_devices_say_so),
         cmocka_unit_test(saved_and_loaded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
