@@ -45,6 +45,8 @@ WARN   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wm
 OPTS_release := -O3 -g
 OPTS_debug   := -O1 -g3
 OPTS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# What GCC infers about ranges goes wrong under the sanitizers.
+OPTS_asan    += -Wno-unknown-warning-option -Wno-format-truncation -Wno-maybe-uninitialized
 OPTS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 OPTS   := $(OPTS_$(BUILD))
 ifeq ($(strip $(OPTS)),)
