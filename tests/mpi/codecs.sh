@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every codec of the table, and wrapped, carries a federation: the run is valid, the bytes counted are
-# the bytes sent, and codecs with client state end the same for any ranks and after a resume.
+# Every codec of the table, and wrapped, carries a federation: the run is valid, the bytes counted
+# are the bytes sent, and codecs with client state end the same for any ranks and after a resume.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
@@ -26,7 +26,8 @@ for codec in $("$FSTQ" list codecs | awk '/behind a/ { exit } /^  [a-z]/ { print
             part += $at["header_bytes"] + $at["directory_bytes"] + $at["scales_bytes"]
             part += $at["indices_bytes"] + $at["tags_bytes"] + $at["values_bytes"]
         }
-        END { print up, frame - up, part - frame }' "$codec.csv/rounds.csv" "$codec.csv/messages.csv")
+        END { print up, frame - up, part - frame }' \
+        "$codec.csv/rounds.csv" "$codec.csv/messages.csv")
     check "$codec: uplink = frames = sum of parts ($sums)" \
         eval '[ "${sums#* }" = "0 0" ] && [ "${sums%% *}" -gt 0 ]'
 done
@@ -38,10 +39,12 @@ for method in topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9; do
     check "$method: valid" contains "$log.1" "# VALID"
     mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${state[@]}" \
         fed.method="fedavg/$method" >"$log.3" 2>&1
-    check "$method: the same adapter on three ranks" equal "$(adapter "$log.3")" "$(adapter "$log.1")"
+    check "$method: the same adapter on three ranks" \
+        equal "$(adapter "$log.3")" "$(adapter "$log.1")"
 done
 method=topk:ratio=0.05+ef
-"$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir=d >killed 2>&1 &
+"$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir=d \
+    >killed 2>&1 &
 pid=$!
 for _ in $(seq 1000); do
     [ -f d/server.a.ckpt ] && break
