@@ -90,14 +90,6 @@ int trace_field_find(enum record_id id, const char *name)
     return -1;
 }
 
-bool trace_has_text(enum record_id id)
-{
-    for (const struct record_field *f = record_tables[id].fields; f->name; f++)
-        if (f->type == FIELD_TEXT)
-            return true;
-    return false;
-}
-
 void trace_rows_clean(enum record_id id, void *rows, size_t n)
 {
     size_t row_bytes = record_tables[id].row_bytes;

@@ -33,7 +33,6 @@ void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, s
 void trace_file_settle(struct trace_file *f);
 // Text is cut at its first NUL and filled with zeros behind it, so that equal rows are equal bytes.
 void trace_rows_clean(enum record_id id, void *rows, size_t n);
-bool trace_has_text(enum record_id id);
 int trace_errno_set(struct err *err, const char *path, const char *what);
 
 // The journal: a header, then records of (magic, type, length, XXH3 over type, length and payload)
