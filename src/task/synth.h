@@ -6,7 +6,8 @@
 // a full stop, in an order that depends on the language. A context is four facts about one name.
 //   SYNTH_QA       context, Q: which of the attributes (by its name, or by a wh-word that only the
 //                  corpus's glossary links to it) and whose, A: the attribute and its value, end
-//   SYNTH_LONG     context, Q: three attributes in some order, A: those three facts in full, end
+//   SYNTH_LONG     context, Q: three attributes (by name) in some order and whose, A: those three
+//                  facts in full, end
 //   SYNTH_MEDICAL  four findings (drug, disease, outcome), Q: drug and disease, A: yes, no or maybe
 //                  (a class of the outcome, linked by the glossary) and the outcome, end
 // The corpus never holds a question: what is learned from clients is the form, each language's
