@@ -81,10 +81,14 @@ int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
 // -1 with the reason when a value of x (n) is not finite or too large for this codec.
 int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err);
 
-// A scale as it may stand in a message: finite, and small enough that no decoded value overflows.
+// A number as it may stand in a message: finite, and small enough that no decoded value overflows.
+static inline int msg_within(float v, float limit)
+{
+    return v >= -limit && v <= limit; // false for NaN
+}
 static inline int msg_scale_ok(float s)
 {
-    return s >= -2 * CODEC_LIMIT && s <= 2 * CODEC_LIMIT; // false for NaN
+    return msg_within(s, 2 * CODEC_LIMIT);
 }
 
 // Carves 64-byte aligned pieces out of a scratch block; the twin of SCRATCH_ROUND in scratch_bytes.

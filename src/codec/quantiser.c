@@ -16,6 +16,7 @@ const char *const q_scale_choices[] = {"fp32", "bf16", "log8", NULL};
 #define CLASSES    3    // of enum shape_kind
 #define TILE       1024 // values handled at a time, in the first-level cache
 #define LOG8_BLOCK 256
+#define SCALE_MAX  0x1p117f // the norm of 2^32 values below 2^100, and a step up in log8
 
 static const struct quantiser *of(const struct codec_inst *c)
 {
@@ -168,12 +169,12 @@ static int read_scales(enum q_scale format, const uint8_t *in, size_t n, float *
     int ok = 1;
     for (size_t i = 0; i < n && format != Q_LOG8; i++) {
         s[i] = format == Q_FP32 ? get_f32(in + 4 * i) : bf16_to_f32(get_u16(in + 2 * i));
-        ok &= msg_scale_ok(s[i]);
+        ok &= msg_within(s[i], SCALE_MAX);
     }
     for (size_t begin = 0; begin < n && format == Q_LOG8; begin += LOG8_BLOCK) {
         size_t end = n - begin < LOG8_BLOCK ? n : begin + LOG8_BLOCK;
         float max = get_f32(in);
-        ok &= msg_scale_ok(max);
+        ok &= msg_within(max, SCALE_MAX);
         in += 4;
         for (size_t i = begin; i < end; i++)
             s[i] = log8_level(max, *in++);

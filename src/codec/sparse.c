@@ -1,7 +1,9 @@
 // Sparsifiers: some coordinates, the rest zero. Top-k, random-k, DGC, STC, SBC and EcoLoRA differ
 // in how they pick and in what they send for each.
 //
-// Message: header, count, scales (a mean a group, or an exponent a class), positions, values.
+// Message: header, count, scales (a mean a group, or an exponent a class), positions, values. Where
+// both sides draw the positions there is no count, but the part of the share that a budget left
+// (flag PART).
 #include "base/fmath.h"
 #include "base/half.h"
 #include "base/rng.h"
@@ -19,6 +21,8 @@ static const char *const value_choices[] = {"fp16", "fp32", NULL};
 enum { SCALE_FP32, SCALE_BF16 };
 static const char *const scale_choices[] = {"fp32", "bf16", NULL};
 #define CLASSES 3
+enum { FLAG_PART = 1 };
+#define PART_MIN 0x1p-30 // one coordinate a group
 
 enum send { SEND_VALUES, SEND_SIGNS, SEND_NOTHING }; // beside the positions
 enum pick { PICK_LARGEST, PICK_RANDOM, PICK_SIDE };
@@ -449,13 +453,21 @@ static double fit_budget(const struct codec_inst *c, struct range r, uint32_t ve
 
 // x is what is coded: the update, or DGC's accumulator.
 static int64_t put_message(const struct codec_inst *c, const float *x, struct range r,
-                           struct group *g, const uint32_t *at, size_t count, struct msg_out *m,
-                           struct err *err)
+                           struct group *g, double part, const uint32_t *at, size_t count,
+                           struct msg_out *m, struct err *err)
 {
     const struct sparse_opt *o = options(c);
     bool random = kind_of(c)->pick == PICK_RANDOM;
-    if (msg_put_header(m, 0) || (!random && msg_put_varint(m, PART_DIRECTORY, count)))
+    bool says_part = random && part < 1;
+    if (msg_put_header(m, says_part ? FLAG_PART : 0) ||
+        (!random && msg_put_varint(m, PART_DIRECTORY, count)))
         return msg_full(m, err);
+    if (says_part) {
+        uint8_t *p = msg_take(m, PART_DIRECTORY, 4);
+        if (!p)
+            return msg_full(m, err);
+        put_f32(p, (float)part);
+    }
     uint8_t *scales = msg_take(m, PART_SCALES, scales_bytes(c, g));
     if (!scales || (!random && positions_put(m, at, count, r.from, r.to - r.from,
                                              (enum positions_code)o->index)))
@@ -493,11 +505,12 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
         struct msg_out m;
         msg_init(&m, out, cap, report);
         memset(&report->parts, 0, sizeof report->parts);
+        part = part < PART_MIN ? PART_MIN : (double)(float)part; // as it is sent
         begin_groups(c, r, in->key.version, part, g);
         *count = pick_all(c, r, &in->key, x, g, other, *kept);
-        int64_t len = put_message(c, x, r, g, *kept, *count, &m, err);
+        int64_t len = put_message(c, x, r, g, part, *kept, *count, &m, err);
         // The estimate is of a random set; a message that came out too long is made again, shorter.
-        if (len < 0 || in->budget_bytes < 0 || len <= in->budget_bytes || part < 1e-9)
+        if (len < 0 || in->budget_bytes < 0 || len <= in->budget_bytes || part <= PART_MIN)
             return len;
         part *= 0.98 * (double)in->budget_bytes / (double)len;
     }
@@ -592,12 +605,22 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     struct msg_in m;
     unsigned flags;
     uint64_t count;
-    begin_groups(c, r, key->version, 1, g);
     if (msg_open(&m, in, len, &flags, err))
         return -1;
-    if (flags)
+    bool random = kind_of(c)->pick == PICK_RANDOM;
+    if (flags & ~(random ? (unsigned)FLAG_PART : 0u))
         return msg_bad("header", "unknown flags", err);
-    if (kind_of(c)->pick == PICK_RANDOM)
+    float part = 1;
+    if (flags & FLAG_PART) {
+        const uint8_t *p4 = msg_need(&m, 4);
+        if (!p4)
+            return msg_short("directory", err);
+        part = get_f32(p4);
+        if (!(part > 0 && part < 1))
+            return msg_bad("directory", "a part that is not between 0 and 1", err);
+    }
+    begin_groups(c, r, key->version, (double)part, g);
+    if (random)
         count = draw_positions(c, key, g, at);
     else if (msg_get_varint(&m, &count))
         return msg_short("directory", err);
@@ -606,8 +629,7 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     p.count = (size_t)count;
     if (get_scales(c, &m, g, &p, err))
         return -1;
-    if (kind_of(c)->pick != PICK_RANDOM &&
-        positions_get(&m, at, p.count, r.from, r.to - r.from, err))
+    if (!random && positions_get(&m, at, p.count, r.from, r.to - r.from, err))
         return -1;
     p.values = msg_need(&m, value_bytes(c, p.count));
     if (!p.values)

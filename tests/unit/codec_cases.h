@@ -128,6 +128,15 @@ static inline void shape_odd(struct shape *s)
     shape_seal(s);
 }
 
+// Large enough for several blocks and lanes; B begins and ends off a byte boundary of packed codes.
+static inline void shape_two(struct shape *s)
+{
+    shape_init(s);
+    shape_add(s, "A", 8, 1003, SHAPE_LORA_A);
+    shape_add(s, "B", 517, 8, SHAPE_LORA_B);
+    shape_seal(s);
+}
+
 static inline void shape_one(struct shape *s, uint32_t rows, uint32_t cols)
 {
     shape_init(s);

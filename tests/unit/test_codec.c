@@ -2,6 +2,11 @@
 // the same bytes from every instruction set.
 #include "codec_cases.h"
 
+#include "base/fsio.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <xxhash.h>
 
 static const struct codec_key key0 = {.seed = 7, .client = 3, .version = 11};
@@ -124,7 +129,7 @@ static void fill_special(float *x, const struct shape *shape, enum special what)
             [ONE_OUTLIER] = i == n / 3 ? -1e9f : x[i] * 1e-6f,
             [SIGNED_ZEROS] = 0.0f * sign,
             [DENORMALS] = sign * (float)(i % 1000) * 0x1p-149f,
-            [TINY_AND_LARGE] = i % 3 ? sign * 1e29f : sign * 1e-38f,
+            [TINY_AND_LARGE] = i % 3 ? sign * 1.26e30f : sign * 1e-38f, // just below the limit
             [ZERO_TENSOR] = x[i],
             [ALTERNATING] = sign,
         };
@@ -315,10 +320,7 @@ static void test_same_bytes_for_every_isa(void **state)
     (void)state;
     for (const char *const *t = codec_cases; *t; t++) {
         struct session s;
-        shape_init(&s.shape);
-        shape_add(&s.shape, "A", 8, 1003, SHAPE_LORA_A);
-        shape_add(&s.shape, "B", 517, 8, SHAPE_LORA_B);
-        shape_seal(&s.shape);
+        shape_two(&s.shape);
         session_open(&s, *t);
         float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
         for (int d = 0; d < 3; d++) {
@@ -343,6 +345,109 @@ static void test_same_bytes_for_every_isa(void **state)
     }
 }
 
+// The packed bytes of every case, as they were when its format was settled: a change of format must
+// be meant. FSTQ_GOLDEN_WRITE=1 writes the file anew, and the seeds of the fuzz target.
+#define GOLDEN "tests/golden/codec.txt"
+
+static void write_seed(int n, const char *text)
+{
+    struct session s;
+    struct err err = {""};
+    char path[64];
+    shape_odd(&s.shape);
+    session_open(&s, text);
+    float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
+    fill(x, s.shape.n_values, DIST_LAPLACE, 6);
+    int64_t len = session_trip(&s, x, key0);
+    size_t head = strlen(text) + 2;
+    uint8_t *seed = mem_alloc(MEM_CODEC, head + (size_t)len);
+    memcpy(seed, text, head - 2);
+    seed[head - 2] = '\n';
+    seed[head - 1] = 1; // decode
+    memcpy(seed + head, s.msg, (size_t)len);
+    snprintf(path, sizeof path, "tests/fuzz/corpus/codec/case%02d", n);
+    if (fsio_replace(path, seed, head + (size_t)len, &err))
+        fail_msg("%s", err.text);
+    mem_free(seed);
+    mem_free(x);
+    session_close(&s);
+    shape_free(&s.shape);
+}
+
+static void golden_line(const char *text, char line[320])
+{
+    struct session s;
+    uint64_t decoded;
+    shape_two(&s.shape);
+    session_open(&s, text);
+    float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
+    fill(x, s.shape.n_values, DIST_LAPLACE, 5);
+    int64_t len = session_trip(&s, x, key0);
+    uint64_t packed = hash_of(&s, x, &decoded);
+    bool inexact = codec_flags(s.c) & CODEC_INEXACT_BYTES;
+    snprintf(line, 320, "%016llx %016llx %7lld %s", inexact ? 0 : (unsigned long long)packed,
+             (unsigned long long)decoded, inexact ? 0 : (long long)len, text);
+    mem_free(x);
+    session_close(&s);
+    shape_free(&s.shape);
+}
+
+static void test_golden_bytes(void **state)
+{
+    (void)state;
+    char line[320], want[320];
+    bool write = getenv("FSTQ_GOLDEN_WRITE") != NULL;
+    FILE *f = fopen(GOLDEN, write ? "w" : "r");
+    if (!f)
+        fail_msg("cannot open " GOLDEN "; run from the root of the checkout");
+    for (int i = 0; codec_cases[i]; i++) {
+        golden_line(codec_cases[i], line);
+        if (write) {
+            fprintf(f, "%s\n", line);
+            write_seed(i, codec_cases[i]);
+            continue;
+        }
+        if (!fgets(want, sizeof want, f))
+            fail_msg(GOLDEN " ends before %s", codec_cases[i]);
+        want[strcspn(want, "\n")] = '\0';
+        assert_string_equal(line, want);
+    }
+    fclose(f);
+}
+
+static void test_same_bytes_for_any_number_of_threads(void **state)
+{
+    (void)state;
+    int before = omp_get_max_threads();
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct session s;
+        shape_init(&s.shape); // once with every tensor on a byte boundary
+        shape_add(&s.shape, "A", 8, 1000, SHAPE_LORA_A);
+        shape_add(&s.shape, "B", 520, 8, SHAPE_LORA_B);
+        shape_add(&s.shape, "C", 16, 333, SHAPE_OTHER);
+        shape_seal(&s.shape);
+        session_open(&s, *t);
+        float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
+        fill(x, s.shape.n_values, DIST_STUDENT3, 7);
+        uint64_t one = 0, one_decoded = 0, decoded;
+        for (int threads = 1; threads <= 5; threads += 2) {
+            omp_set_num_threads(threads);
+            uint64_t h = hash_of(&s, x, &decoded);
+            if (threads == 1) {
+                one = h;
+                one_decoded = decoded;
+            }
+            if (h != one || decoded != one_decoded)
+                fail_msg("%s: %d threads give other %s", *t, threads,
+                         h != one ? "bytes" : "values");
+        }
+        mem_free(x);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+    omp_set_num_threads(before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -355,6 +460,8 @@ int main(void)
         cmocka_unit_test(test_decode_add_is_weight_times_decoded),
         cmocka_unit_test(test_broken_messages),
         cmocka_unit_test(test_same_bytes_for_every_isa),
+        cmocka_unit_test(test_same_bytes_for_any_number_of_threads),
+        cmocka_unit_test(test_golden_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -268,8 +268,10 @@ static void test_powersgd_alternating_is_linear(void **state)
 static void test_budget_is_kept(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"topk:ratio=0.5", "stc:ratio=0.5,group=class,scale=bf16",
-                                        "sbc:ratio=0.5,group=all", "topk:ratio=0.5,index=bitmap"};
+    static const char *const texts[] = {
+        "topk:ratio=0.5",          "stc:ratio=0.5,group=class,scale=bf16",
+        "sbc:ratio=0.5,group=all", "topk:ratio=0.5,index=bitmap",
+        "randk:ratio=0.5",         "ecolora:segments=2,ratio=0.5"};
     struct session s;
     shape_init(&s.shape);
     shape_add(&s.shape, "A", 16, 1000, SHAPE_LORA_A);
@@ -284,6 +286,9 @@ static void test_budget_is_kept(void **state)
             struct codec_input in = {.x = x, .key = key_of(0), .budget_bytes = budget};
             int64_t len =
                 codec_encode(s.c, &in, s.msg, codec_bound(s.c), s.scratch, &s.report, &s.err);
+            if (len >= 0 &&
+                codec_decode(s.c, &in.key, s.msg, (size_t)len, s.x_hat, s.scratch, &s.err))
+                fail_msg("%s: own message refused: %s", texts[k], s.err.text);
             bool fits =
                 !strstr(texts[k], "bitmap") || budget > 3700; // a bitmap alone is 3600 bytes
             if (len < 0 || (len > budget && fits))

@@ -1,0 +1,129 @@
+// Any codec text, then any bytes. An input is a text, a newline, a byte of choices, and the rest: a
+// message to decode, or floats to encode. What must hold: nothing is read or written out of bounds,
+// a refused message leaves the accumulator as it was, what is decoded is finite, and an update that
+// is accepted comes back.
+#include "base/mem.h"
+#include "codec/codec.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+enum { DECODE = 1, ODD_ROUND = 2, SHORT = 4, BUDGET = 8 };
+
+// The shape of the seeds that test_codec writes: odd sizes, an empty tensor, one value, both
+// classes.
+static void make_shape(struct shape *s)
+{
+    shape_init(s);
+    shape_add(s, "l0.q.A", 4, 33, SHAPE_LORA_A);
+    shape_add(s, "l0.q.B", 29, 4, SHAPE_LORA_B);
+    shape_add(s, "none", 0, 5, SHAPE_OTHER);
+    shape_add(s, "one", 1, 1, SHAPE_OTHER);
+    shape_add(s, "l1.q.A", 4, 301, SHAPE_LORA_A);
+    shape_add(s, "l1.q.B", 257, 4, SHAPE_LORA_B);
+    shape_seal(s);
+}
+
+struct room {
+    float *x, *acc, *side, *state, *state_next;
+    uint8_t *msg;
+    void *scratch;
+};
+
+static void check(bool ok)
+{
+    if (!ok)
+        abort();
+}
+
+static void decode_any(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                       size_t len, struct room *r)
+{
+    struct err err = {""};
+    size_t n = c->shape->n_values;
+    for (size_t i = 0; i < n; i++)
+        r->acc[i] = 0.5f;
+    int bad = codec_decode_add(c, key, in, len, 1.0f, r->acc, r->scratch, &err);
+    check(!bad || err.text[0]);
+    for (size_t i = 0; i < n; i++)
+        check(bad ? r->acc[i] == 0.5f : isfinite(r->acc[i]));
+}
+
+// The floats of the input, over and over.
+static void fill(float *x, size_t n, const uint8_t *in, size_t len)
+{
+    memset(x, 0, n * sizeof *x);
+    for (size_t i = 0; i < n && len >= sizeof *x; i++)
+        memcpy(&x[i], in + i % (len / sizeof *x) * sizeof *x, sizeof *x);
+}
+
+static void encode_any(const struct codec_inst *c, struct codec_key key, uint8_t how,
+                       const uint8_t *in, size_t len, struct room *r)
+{
+    struct err err = {""};
+    size_t n = c->shape->n_values, bound = codec_bound(c);
+    fill(r->x, n, in, len);
+    for (size_t i = 0; i < n; i++)
+        r->side[i] = r->x[n - 1 - i];
+    struct codec_input input = {.x = r->x,
+                                .sens = r->side,
+                                .grad = r->side,
+                                .state = r->state,
+                                .state_next = r->state_next,
+                                .key = key,
+                                .budget_bytes = how & BUDGET ? (int64_t)(len * 7) : -1};
+    int64_t got = codec_encode(c, &input, r->msg, bound, r->scratch, NULL, &err);
+    if (got < 0) {
+        check(err.text[0]);
+        return;
+    }
+    decode_any(c, &key, r->msg, (size_t)got, r);
+    check(codec_decode(c, &key, r->msg, (size_t)got, r->acc, r->scratch, &err) == 0);
+    if (how & SHORT && got > 0)
+        check(codec_encode(c, &input, r->msg, (size_t)got - 1, r->scratch, NULL, &err) < 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    char text[256];
+    struct shape shape;
+    struct err err = {""};
+    const uint8_t *end = memchr(data, '\n', size);
+    size_t head = end ? (size_t)(end - data) : size;
+    if (!end || head >= sizeof text || head + 2 > size)
+        return 0;
+    memcpy(text, data, head);
+    text[head] = '\0';
+    make_shape(&shape);
+    struct codec_inst *c = codec_open(text, &shape, &err);
+    check(c || err.text[0]);
+    if (c && codec_scratch_bytes(c) < 64 << 20) {
+        uint8_t how = data[head + 1];
+        size_t n = shape.n_values, st = codec_state_floats(c);
+        struct codec_key key = {.seed = 7, .client = 3, .version = how & ODD_ROUND ? 12 : 11};
+        struct room r = {.x = mem_alloc(MEM_CODEC, n * sizeof(float)),
+                         .acc = mem_alloc(MEM_CODEC, n * sizeof(float)),
+                         .side = mem_alloc(MEM_CODEC, n * sizeof(float)),
+                         .state = mem_alloc(MEM_CODEC, (st + 1) * sizeof(float)),
+                         .state_next = mem_alloc(MEM_CODEC, (st + 1) * sizeof(float)),
+                         .msg = mem_alloc(MEM_CODEC, codec_bound(c)),
+                         .scratch = mem_alloc(MEM_CODEC, codec_scratch_bytes(c) + 1)};
+        if (how & DECODE)
+            decode_any(c, &key, data + head + 2, size - head - 2, &r);
+        else
+            encode_any(c, key, how, data + head + 2, size - head - 2, &r);
+        mem_free(r.x);
+        mem_free(r.acc);
+        mem_free(r.side);
+        mem_free(r.state);
+        mem_free(r.state_next);
+        mem_free(r.msg);
+        mem_free(r.scratch);
+    }
+    codec_close(c);
+    shape_free(&shape);
+    return 0;
+}
