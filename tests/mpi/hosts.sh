@@ -26,13 +26,14 @@ launch() {
         --mca plm_rsh_agent "$dir/agent" --mca btl_tcp_if_include lo \
         --mca oob_tcp_if_include lo "$@"
 }
-run=(run fed.clients=10 fed.clients_per_round=10 trace.file=)
+run=(run task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
+    fed.clients=10 fed.clients_per_round=10 trace.file=)
 
 launch "${run[@]}" fed.rounds=3 >sound 2>err
 check "three hosts: status 0" equal "$?" 0
 check "three hosts: VALID" equal "$(tail -n 1 sound)" "# VALID"
 "$FSTQ" "${run[@]}" fed.rounds=3 >one
-check "three hosts: the adapter of one" equal "$(grep adapter sound)" "$(grep adapter one)"
+check "three hosts: the adapter of one" equal "$(grep '^# adapter' sound)" "$(grep '^# adapter' one)"
 
 # A host that goes down takes its daemon and its rank along.
 launch "${run[@]}" fed.rounds=400 run.dir=lost net.timeout_s=1 >lost.out 2>err &

@@ -10,7 +10,7 @@ tries=${FSTQ_TEST_LONG:+40}
 tries=${tries:-6}
 # Client state on: momentum is kept between rounds, so the slots matter.
 args=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
-    fed.rounds=60 fed.clients=12 fed.clients_per_round=5 fed.dropout=0.1 optim.momentum=0.5
+    fed.rounds=300 fed.clients=12 fed.clients_per_round=5 fed.dropout=0.1 optim.momentum=0.5
     fed.opt_state=keep
     trace.file= run.seed=9)
 adapter() { sed -n 's/^# adapter //p' "$1"; }
