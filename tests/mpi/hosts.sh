@@ -33,7 +33,8 @@ launch "${run[@]}" fed.rounds=3 >sound 2>err
 check "three hosts: status 0" equal "$?" 0
 check "three hosts: VALID" equal "$(tail -n 1 sound)" "# VALID"
 "$FSTQ" "${run[@]}" fed.rounds=3 >one
-check "three hosts: the adapter of one" equal "$(grep '^# adapter' sound)" "$(grep '^# adapter' one)"
+check "three hosts: the adapter of one" \
+    equal "$(grep '^# adapter' sound)" "$(grep '^# adapter' one)"
 
 # A host that goes down takes its daemon and its rank along.
 launch "${run[@]}" fed.rounds=400 run.dir=lost net.timeout_s=1 >lost.out 2>err &
