@@ -10,8 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi, &bench_xfer, &bench_trace,
-                                           &bench_gemm,   &bench_ops, &bench_step, NULL};
+const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi,   &bench_xfer,
+                                           &bench_trace,  &bench_gemm,  &bench_ops,
+                                           &bench_step,   &bench_codec, NULL};
 
 struct request {
     double min_time_s;

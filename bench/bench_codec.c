@@ -1,0 +1,493 @@
+// Codecs on one update: bytes, error and speed of each, beside a copy of the same update.
+#include "base/check.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "base/table.h"
+#include "bench/bench.h"
+#include "bench/update.h"
+#include "codec/codec.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SORT_NONE, SORT_NAME, SORT_BITS, SORT_NMSE, SORT_ENCODE, SORT_DECODE };
+static const char *const sorts[] = {"none", "name", "bits", "nmse", "encode", "decode", NULL};
+
+struct codec_params {
+    char methods[1024], shape[128], file[256];
+    int64_t values;
+    int32_t dist, threads, draws, sort, isa;
+    bool parts;
+};
+
+static struct codec_params params;
+static const char *const isas[] = {"portable", "avx2", "avx512", NULL};
+
+static const struct opt options[] = {
+    OPT_STRING(
+        struct codec_params, methods, "codec.methods", "",
+        "codecs with options and wrappers, separated by ';' or blanks; empty = a choice of all"),
+    OPT_STRING(struct codec_params, shape, "codec.shape", "16x4096,4096x16",
+               "matrices like 16x4096,4096x16, or MODEL-rN-TARGETS such as llama2-7b-r16-all"),
+    OPT(struct codec_params, values, "codec.values", "4194304", 0, 1e9, "",
+        "the shape is repeated until there are at least so many"),
+    OPT_ENUM(struct codec_params, dist, "codec.dist", "normal", update_dists,
+             "what the values are"),
+    OPT_STRING(struct codec_params, file, "codec.file", "", "dist=file: little-endian floats"),
+    OPT(struct codec_params, threads, "codec.threads", "1", 1, 1024, "", "threads"),
+    OPT(struct codec_params, draws, "codec.draws", "8", 1, 1000, "",
+        "messages whose mean shows the bias of codecs that claim none"),
+    OPT_ENUM(struct codec_params, sort, "codec.sort", "none", sorts, "order of the rows"),
+    OPT_ENUM(struct codec_params, isa, "codec.isa", "avx512", isas,
+             "instruction set at most; the best that is there"),
+    OPT(struct codec_params, parts, "codec.parts", "off", 0, 1, "",
+        "bits a value by part of the message instead of times"),
+};
+
+// One line a codec, and more where options make another codec of it.
+static const char *const choice[] = {"raw",
+                                     "fp32",
+                                     "fp16",
+                                     "bf16",
+                                     "int8",
+                                     "int4",
+                                     "int2",
+                                     "nf4",
+                                     "qsgd",
+                                     "qsgd:norm=max",
+                                     "qsgd:code=gamma",
+                                     "qsgd:code=rans",
+                                     "terngrad",
+                                     "terngrad:code=base3",
+                                     "sign",
+                                     "sign:group=class,scale=bf16",
+                                     "onebit",
+                                     "signsgd",
+                                     "fedbat",
+                                     "eden:bits=1",
+                                     "eden:bits=2",
+                                     "eden:bits=4",
+                                     "uniform",
+                                     "uniform:round=dither",
+                                     "topk",
+                                     "topk:ratio=0.1",
+                                     "randk",
+                                     "stc",
+                                     "stc:ratio=0.1,group=class,scale=bf16",
+                                     "sbc",
+                                     "dgc",
+                                     "ecolora",
+                                     "powersgd",
+                                     "powersgd:mode=alternating",
+                                     "fstq",
+                                     "fstq-paper",
+                                     "fstq:tags=bitmap,values=packed",
+                                     "sign+ef",
+                                     "topk+ef",
+                                     "int4+rans",
+                                     "int4+zstd",
+                                     "int4+lz4",
+                                     NULL};
+
+struct job {
+    struct codec_inst *c;
+    struct codec_input in;
+    uint8_t *msg;
+    size_t len, bound;
+    float *out, *mean;
+    void *scratch;
+    struct codec_report report;
+    struct err err;
+    int64_t status;
+};
+
+struct row {
+    char text[256];
+    double bits, nmse, cosine, bias, parts[6];
+    struct bench_result copy, encode, decode, add;
+    size_t state_bytes, scratch_bytes, update_bytes;
+    const char *verdict;
+};
+
+static void copy_loop(void *arg, int64_t n)
+{
+    const struct job *j = arg;
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(j->out, j->in.x, j->c->shape->n_values * sizeof(float));
+        bench_use(j->out);
+    }
+}
+
+static void encode_loop(void *arg, int64_t n)
+{
+    struct job *j = arg;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t len = codec_encode(j->c, &j->in, j->msg, j->bound, j->scratch, &j->report, &j->err);
+        j->status |= len - (int64_t)j->len;
+    }
+}
+
+static void decode_loop(void *arg, int64_t n)
+{
+    struct job *j = arg;
+    for (int64_t i = 0; i < n; i++)
+        j->status |= codec_decode(j->c, &j->in.key, j->msg, j->len, j->out, j->scratch, &j->err);
+}
+
+static void add_loop(void *arg, int64_t n)
+{
+    struct job *j = arg;
+    for (int64_t i = 0; i < n; i++)
+        j->status |=
+            codec_decode_add(j->c, &j->in.key, j->msg, j->len, 1e-3f, j->mean, j->scratch, &j->err);
+}
+
+// Error of the mean of several messages, times their number, over the error of one: 1 without bias.
+static double bias_of(struct job *j, double nmse)
+{
+    size_t n = j->c->shape->n_values;
+    struct codec_key key = j->in.key;
+    if (!(codec_flags(j->c) & CODEC_UNBIASED) || nmse < 1e-12 || params.draws < 2)
+        return NAN;
+    memset(j->mean, 0, n * sizeof *j->mean);
+    for (int r = 0; r < params.draws; r++) {
+        j->in.key.version = (uint32_t)r;
+        int64_t len = codec_encode(j->c, &j->in, j->msg, j->bound, j->scratch, NULL, &j->err);
+        float part = 1.0f / (float)params.draws;
+        if (len < 0 || codec_decode_add(j->c, &j->in.key, j->msg, (size_t)len, part, j->mean,
+                                        j->scratch, &j->err))
+            return INFINITY;
+    }
+    j->in.key = key;
+    return codec_nmse(j->in.x, j->mean, n) * params.draws / nmse;
+}
+
+static double cosine(const float *x, const float *y, size_t n)
+{
+    double norms = sqrt(quant_sum_sq(x, n) * quant_sum_sq(y, n));
+    return norms > 0 ? quant_dot(x, y, n) / norms : 1;
+}
+
+static bool all_finite(const float *x, size_t n)
+{
+    return quant_absmax_bits(x, n) < 0x7f800000u;
+}
+
+// Encodes twice, decodes, and says what is wrong; NULL when nothing is.
+static const char *prove(struct job *j, struct row *row)
+{
+    size_t n = j->c->shape->n_values;
+    int64_t len = codec_encode(j->c, &j->in, j->msg, j->bound, j->scratch, &j->report, &j->err);
+    if (len < 0)
+        return j->err.text;
+    j->len = (size_t)len;
+    if (codec_decode(j->c, &j->in.key, j->msg, j->len, j->out, j->scratch, &j->err))
+        return j->err.text;
+    if (!all_finite(j->out, n))
+        return "a decoded value is not finite";
+    if ((codec_flags(j->c) & CODEC_EXACT) && memcmp(j->out, j->in.x, n * sizeof(float)) != 0)
+        return "an exact codec changed a value";
+    const struct codec_parts *p = &j->report.parts;
+    const int64_t parts[] = {p->header, p->directory, p->scales, p->indices, p->tags, p->values};
+    for (size_t k = 0; k < ARRAY_LEN(parts); k++)
+        row->parts[k] = 8 * (double)parts[k] / (double)n;
+    row->bits = 8 * (double)len / (double)n;
+    row->nmse = codec_nmse(j->in.x, j->out, n);
+    row->cosine = cosine(j->in.x, j->out, n);
+    row->bias = bias_of(j, row->nmse);
+    len = codec_encode(j->c, &j->in, j->msg, j->bound, j->scratch, &j->report, &j->err);
+    return len == (int64_t)j->len ? NULL : "two encodings differ";
+}
+
+static void measure(struct bench_ctx *c, struct job *j, struct row *row)
+{
+    struct bench_case cases[] = {{"memcpy", NULL, copy_loop, j},
+                                 {"encode", NULL, encode_loop, j},
+                                 {"decode", NULL, decode_loop, j},
+                                 {"decode_add", NULL, add_loop, j}};
+    struct bench_result r[4];
+    const char *wrong = prove(j, row);
+    size_t n = j->c->shape->n_values;
+    memset(r, 0, sizeof r);
+    if (!wrong) {
+        j->status = 0;
+        memset(j->mean, 0, n * sizeof *j->mean);
+        bench_measure(c, cases, 4, r);
+        wrong = j->status ? "a measured call failed" : NULL;
+    }
+    row->copy = r[0];
+    row->encode = r[1];
+    row->decode = r[2];
+    row->add = r[3];
+    row->verdict = bench_check(c, !wrong);
+    row->state_bytes = codec_state_floats(j->c) * sizeof(float);
+    row->scratch_bytes = codec_scratch_bytes(j->c);
+    row->update_bytes = n * sizeof(float);
+    const struct bench_counter counters[] = {{"bits_per_value", row->bits},
+                                             {"ratio", 32 / row->bits},
+                                             {"nmse", row->nmse},
+                                             {"cosine", row->cosine},
+                                             {"bias", row->bias},
+                                             {"header_bits", row->parts[0]},
+                                             {"directory_bits", row->parts[1]},
+                                             {"scales_bits", row->parts[2]},
+                                             {"indices_bits", row->parts[3]},
+                                             {"tags_bits", row->parts[4]},
+                                             {"values_bits", row->parts[5]},
+                                             {"state_bytes", (double)row->state_bytes},
+                                             {"scratch_bytes", (double)row->scratch_bytes}};
+    for (int k = 0; k < 4; k++) {
+        char name[320];
+        snprintf(name, sizeof name, "codec/%s/%s", row->text, cases[k].name);
+        bench_report(c, name, &r[k], (int64_t)row->update_bytes, counters, (int)ARRAY_LEN(counters),
+                     wrong);
+    }
+    if (wrong)
+        fprintf(c->out, "# %s: %s\n", row->text, wrong);
+}
+
+static double gb_per_s(const struct row *row, double ns)
+{
+    return ns > 0 ? (double)row->update_bytes / ns : NAN;
+}
+
+static double of_copy(const struct row *row, const struct bench_result *r)
+{
+    return r->samples ? 100 * bench_ratio(&row->copy, r) : NAN;
+}
+
+static const struct table speed_table = {.n_cols = 18,
+                                         .col = {{"Codec", "", 40, TABLE_LEFT},
+                                                 {"bits", "/value", 7, TABLE_RIGHT},
+                                                 {"ratio", "to fp32", 8, TABLE_RIGHT},
+                                                 {"NMSE", "", 9, TABLE_RIGHT},
+                                                 {"cosine", "", 7, TABLE_RIGHT},
+                                                 {"bias", "xNMSE", 6, TABLE_RIGHT},
+                                                 {"encode", "GB/s", 7, TABLE_RIGHT},
+                                                 {"p99", "GB/s", 7, TABLE_RIGHT},
+                                                 {"of copy", "%", 7, TABLE_RIGHT},
+                                                 {"decode", "GB/s", 7, TABLE_RIGHT},
+                                                 {"p99", "GB/s", 7, TABLE_RIGHT},
+                                                 {"of copy", "%", 7, TABLE_RIGHT},
+                                                 {"add", "GB/s", 7, TABLE_RIGHT},
+                                                 {"of copy", "%", 7, TABLE_RIGHT},
+                                                 {"copy", "GB/s", 6, TABLE_RIGHT},
+                                                 {"state", "B/value", 8, TABLE_RIGHT},
+                                                 {"scratch", "B/value", 8, TABLE_RIGHT},
+                                                 {"Validation", "", 10, TABLE_RIGHT}}};
+
+static const struct table parts_table = {.n_cols = 10,
+                                         .col = {{"Codec", "", 40, TABLE_LEFT},
+                                                 {"bits", "/value", 9, TABLE_RIGHT},
+                                                 {"header", "/value", 9, TABLE_RIGHT},
+                                                 {"directory", "/value", 9, TABLE_RIGHT},
+                                                 {"scales", "/value", 9, TABLE_RIGHT},
+                                                 {"indices", "/value", 9, TABLE_RIGHT},
+                                                 {"tags", "/value", 9, TABLE_RIGHT},
+                                                 {"values", "/value", 9, TABLE_RIGHT},
+                                                 {"NMSE", "", 9, TABLE_RIGHT},
+                                                 {"Validation", "", 10, TABLE_RIGHT}}};
+
+static void print_parts(const struct table *t, const struct row *row)
+{
+    char cell[8][32];
+    fmt_fixed(cell[0], row->bits, 9, 4);
+    for (int k = 0; k < 6; k++)
+        fmt_fixed(cell[k + 1], row->parts[k], 9, 4);
+    fmt_fixed(cell[7], row->nmse, 9, 5);
+    table_row(t, (const char *[]){row->text, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
+                                  cell[6], cell[7], row->verdict});
+}
+
+static void print_speed(const struct table *t, const struct row *row)
+{
+    const double values[] = {row->bits,
+                             32 / row->bits,
+                             row->nmse,
+                             row->cosine,
+                             row->bias,
+                             gb_per_s(row, row->encode.ns.median),
+                             gb_per_s(row, row->encode.ns.p99),
+                             of_copy(row, &row->encode),
+                             gb_per_s(row, row->decode.ns.median),
+                             gb_per_s(row, row->decode.ns.p99),
+                             of_copy(row, &row->decode),
+                             gb_per_s(row, row->add.ns.median),
+                             of_copy(row, &row->add),
+                             gb_per_s(row, row->copy.ns.median),
+                             (double)row->state_bytes / (double)row->update_bytes * 4,
+                             (double)row->scratch_bytes / (double)row->update_bytes * 4};
+    static const int decimals[] = {3, 1, 5, 4, 3, 2, 2, 0, 2, 2, 0, 2, 0, 1, 1, 1};
+    char cell[ARRAY_LEN(values)][32];
+    const char *cells[TABLE_COLS] = {row->text};
+    for (size_t k = 0; k < ARRAY_LEN(values); k++)
+        cells[k + 1] = fmt_fixed(cell[k], values[k], t->col[k + 1].width, decimals[k]);
+    cells[ARRAY_LEN(values) + 1] = row->verdict;
+    table_row(t, cells);
+}
+
+static int by_key(const void *a, const void *b)
+{
+    const struct row *p = a, *q = b;
+    double d = 0;
+    switch (params.sort) {
+    case SORT_NAME:
+        return strcmp(p->text, q->text);
+    case SORT_BITS:
+        d = p->bits - q->bits;
+        break;
+    case SORT_NMSE:
+        d = p->nmse - q->nmse;
+        break;
+    case SORT_ENCODE:
+        d = p->encode.ns.median - q->encode.ns.median;
+        break;
+    case SORT_DECODE:
+        d = p->decode.ns.median - q->decode.ns.median;
+        break;
+    default:
+        break;
+    }
+    return (d > 0) - (d < 0);
+}
+
+static void job_open(struct job *j, const struct shape *s, const float *x, const float *side)
+{
+    size_t n = s->n_values, st = codec_state_floats(j->c) + 1;
+    j->bound = codec_bound(j->c);
+    j->msg = mem_alloc(MEM_CODEC, j->bound + 1);
+    j->scratch = mem_alloc(MEM_CODEC, codec_scratch_bytes(j->c) + 1);
+    j->out = mem_alloc(MEM_CODEC, (n + 1) * sizeof(float));
+    j->mean = mem_alloc(MEM_CODEC, (n + 1) * sizeof(float));
+    float *state = mem_alloc(MEM_CODEC, st * sizeof(float));
+    float *next = mem_alloc(MEM_CODEC, st * sizeof(float));
+    memset(j->out, 0xE5, n * sizeof(float));
+    j->in = (struct codec_input){.x = x,
+                                 .sens = side,
+                                 .grad = side,
+                                 .state = state,
+                                 .state_next = next,
+                                 .key = {.seed = 1, .client = 2, .version = 3},
+                                 .budget_bytes = -1};
+}
+
+static void job_close(struct job *j)
+{
+    mem_free((void *)(uintptr_t)j->in.state);
+    mem_free(j->in.state_next);
+    mem_free(j->msg);
+    mem_free(j->scratch);
+    mem_free(j->out);
+    mem_free(j->mean);
+    codec_close(j->c);
+}
+
+static bool run_one(struct bench_ctx *c, const char *text, const struct shape *s, const float *x,
+                    const float *side, struct row *row)
+{
+    struct job *j = mem_alloc(MEM_CODEC, sizeof *j);
+    snprintf(row->text, sizeof row->text, "%s", text);
+    j->c = codec_open(text, s, &j->err);
+    bool opened = j->c != NULL;
+    if (opened) {
+        job_open(j, s, x, side);
+        measure(c, j, row);
+        job_close(j);
+    } else {
+        fprintf(c->out, "# %s\n", j->err.text);
+        bench_check(c, false);
+    }
+    mem_free(j);
+    return opened;
+}
+
+// The next method of the list into text; false at its end.
+static bool next_method(const char **rest, int *k, char *text, size_t size)
+{
+    if (!params.methods[0]) {
+        if (!choice[*k])
+            return false;
+        snprintf(text, size, "%s", choice[(*k)++]);
+        return true;
+    }
+    while (**rest == ';' || isspace((unsigned char)**rest))
+        ++*rest;
+    size_t len = strcspn(*rest, "; \t\n");
+    snprintf(text, size, "%.*s", (int)len, *rest);
+    *rest += len;
+    return len > 0;
+}
+
+static void print_row(const struct table *t, const struct row *row)
+{
+    if (params.parts)
+        print_parts(t, row);
+    else
+        print_speed(t, row);
+    fflush(t->out);
+}
+
+static void run_all(struct bench_ctx *c, const struct shape *s, const float *x, const float *side)
+{
+    enum { MOST = 256 };
+    struct table t = params.parts ? parts_table : speed_table;
+    struct row *rows = mem_alloc(MEM_OTHER, MOST * sizeof *rows);
+    const char *rest = params.methods;
+    char text[256];
+    int k = 0, n = 0;
+    t.out = c->out;
+    table_head(&t);
+    while (n < MOST && next_method(&rest, &k, text, sizeof text))
+        if (run_one(c, text, s, x, side, &rows[n]) && ++n && params.sort == SORT_NONE)
+            print_row(&t, &rows[n - 1]);
+    if (params.sort != SORT_NONE) {
+        qsort(rows, (size_t)n, sizeof *rows, by_key);
+        for (int i = 0; i < n; i++)
+            print_row(&t, &rows[i]);
+    }
+    mem_free(rows);
+}
+
+static void run(struct bench_ctx *c)
+{
+    struct shape s;
+    struct err err;
+    if (update_shape(params.shape, (size_t)params.values, &s, &err))
+        die(STATUS_USAGE, "codec.shape: %s", err.text);
+    float *x = mem_alloc(MEM_DATA, (s.n_values + 1) * sizeof *x);
+    float *side = mem_alloc(MEM_DATA, (s.n_values + 1) * sizeof *x);
+    if (update_fill((enum update_dist)params.dist, params.file, x, s.n_values, &err))
+        die(STATUS_USAGE, "codec.dist: %s", err.text);
+    if (update_fill(UPDATE_LAPLACE, "", side, s.n_values, &err))
+        die(STATUS_USAGE, "%s", err.text);
+    for (size_t i = 0; i < s.n_values; i++) // sensitivities: squares of gradients
+        side[i] *= side[i];
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(params.threads);
+    codec_isa_limit((enum codec_isa)params.isa);
+    fprintf(
+        c->out,
+        "# %zu values in %u matrices (%s), %s, %d thread%s, %s; GB/s are of fp32 in or out; copy "
+        "is memcpy of the same\n",
+        s.n_values, s.n_tensors, params.shape, update_dists[params.dist], params.threads,
+        params.threads == 1 ? "" : "s", codec_isa_name[codec_isa()]);
+    run_all(c, &s, x, side);
+    codec_isa_limit(CODEC_ISA_AVX512);
+    omp_set_num_threads(threads);
+    mem_free(x);
+    mem_free(side);
+    shape_free(&s);
+}
+
+const struct bench bench_codec = {
+    .name = "codec",
+    .help = "every compressor on one update: bits, error, bias, speed against memcpy, memory",
+    .ranks = 1,
+    .opts = options,
+    .n_opts = (int)ARRAY_LEN(options),
+    .params = &params,
+    .run = run,
+};
