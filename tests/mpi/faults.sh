@@ -49,13 +49,13 @@ check "a rejected update never reaches the adapter" equal "$(adapter inf)" "$(ad
 # A stopped rank that goes on: what it sends is of an old round, is recognised, and it takes part
 # again.
 FSTQ_FAULT=stop:client=7,round=3 timeout 90 "$here/scripts/fstq-run" -np 3 --grace 2 \
-    run "${args[@]}" fed.rounds=400 run.dir=cont.d >cont 2>&1 &
+    run "${args[@]}" fed.rounds=400 run.dir="$dir/cont.d" >cont 2>&1 &
 pid=$!
 for _ in $(seq 400); do
     grep -q "is silent" cont && break
     sleep 0.02
 done
-pkill -CONT -f "run.dir=cont.d"
+pkill -CONT -f "run.dir=$dir/cont.d"
 wait $pid
 check "a rank that goes on: status 3" equal "$?" 3
 check "a rank that goes on: it answers again" contains cont "answers again"
@@ -64,20 +64,20 @@ check "a rank that goes on: the last round is whole" equal "$(arrived cont 400)"
 
 # The server dies: no worker stays behind, and the launcher says so.
 timeout 60 "$here/scripts/fstq-run" -np 3 --grace 2 run "${args[@]}" fed.rounds=100000 \
-    run.dir=dead.d >dead 2>&1 &
+    run.dir="$dir/dead.d" >dead 2>&1 &
 pid=$!
 for _ in $(seq 400); do
     [ -f dead.d/server.a.ckpt ] && break
     sleep 0.02
 done
-for p in $(pgrep -f 'run.dir=dead.d'); do # rank 0 of them
+for p in $(pgrep -f "run.dir=$dir/dead.d"); do # rank 0 of them
     tr '\0' '\n' <"/proc/$p/environ" 2>/dev/null | grep -qx OMPI_COMM_WORLD_RANK=0 &&
         kill -KILL "$p"
 done
 wait $pid
 check "a dead server: status 4" equal "$?" 4
 sleep 0.5
-check "a dead server: nobody stays behind" test -z "$(pgrep -f 'run.dir=dead.d')"
+check "a dead server: nobody stays behind" test -z "$(pgrep -f "run.dir=$dir/dead.d")"
 
 # In the simulated network every kind of trouble comes from one seed, and comes again.
 trouble=(net.transport=sim fed.rounds=300 net.sim_drop=0.05 net.sim_corrupt=0.03

@@ -37,7 +37,7 @@ check "three hosts: the adapter of one" \
     equal "$(grep '^# adapter' sound)" "$(grep '^# adapter' one)"
 
 # A host that goes down takes its daemon and its rank along.
-launch "${run[@]}" fed.rounds=400 run.dir=lost net.timeout_s=1 >lost.out 2>err &
+launch "${run[@]}" fed.rounds=400 run.dir="$dir/lost" net.timeout_s=1 >lost.out 2>err &
 pid=$!
 for _ in $(seq 200); do
     grep -q ' 10/10 ' lost.out && break
@@ -50,7 +50,7 @@ wait $pid
 check "a lost host: status 3" equal "$?" 3
 check "a lost host: DEGRADED" contains lost.out "# DEGRADED:"
 check "a lost host: the others go on to the last round" grep -Eq '^ *400 +5/10 ' lost.out
-check "a lost host: nobody stays behind" test -z "$(pgrep -f 'run.dir=lost')"
+check "a lost host: nobody stays behind" test -z "$(pgrep -f "run.dir=$dir/lost")"
 
 # Nothing says to mpirun that a rank will never come; the launcher gives up.
 cat >program <<'PROGRAM'
@@ -60,8 +60,9 @@ exec "$REAL" "$@"
 PROGRAM
 chmod +x program
 export REAL=$FSTQ
-FSTQ=$dir/program launch --start 3 "${run[@]}" run.dir=never >out 2>err
+FSTQ=$dir/program launch --start 3 "${run[@]}" run.dir="$dir/never" >out 2>err
 check "a rank that never comes: status 4" equal "$?" 4
 check "a rank that never comes: said" contains err "have not found each other"
-check "a rank that never comes: nobody stays behind" test -z "$(pgrep -f 'run.dir=never')"
+check "a rank that never comes: nobody stays behind" \
+    test -z "$(pgrep -f "run.dir=$dir/never")"
 finish

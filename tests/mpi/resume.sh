@@ -24,9 +24,9 @@ check "client state matters in it" test -n "$(adapter reset)" -a "$(adapter rese
 start() # ranks run-dir log: in the background; pid is left in $!
 {
     if [ "$1" = 1 ]; then
-        exec_run=("$FSTQ" run "${args[@]}" run.dir="$2")
+        exec_run=("$FSTQ" run "${args[@]}" run.dir="$dir/$2")
     else
-        exec_run=(mpirun --oversubscribe -np "$1" "$FSTQ" run "${args[@]}" run.dir="$2")
+        exec_run=(mpirun --oversubscribe -np "$1" "$FSTQ" run "${args[@]}" run.dir="$dir/$2")
     fi
     "${exec_run[@]}" "${@:4}" >"$3" 2>&1 &
 }
@@ -70,7 +70,7 @@ for i in $(seq "$tries"); do
     start $np "k$i" "klog$i"
     pid=$!
     wait_round "k$i" $((2 + i * 3 % 40))
-    pkill -KILL -f "run.dir=k$i( |$)" 2>/dev/null
+    pkill -KILL -f "run.dir=$dir/k$i( |$)" 2>/dev/null
     wait $pid 2>/dev/null
     np=$((1 + (i + 1) % 4))
     start $np "k$i" "klog$i" run.resume=on
