@@ -38,7 +38,8 @@ KERNEL_BODY void alloc_fisher_body(const float *x, const float *sens, size_t n, 
             f[i] = v > 0 ? v : 0;
             p[i] = gamma16 == 16 ? f[i] : 1;
         }
-        for (int bit = 8; bit; bit /= 2) { // f^(1/2), f^(1/4), ... by the binary digits of gamma
+        // f^(1/2), f^(1/4), ... by the binary digits of gamma
+        for (int bit = 8; gamma16 & (2 * bit - 1) & 15; bit /= 2) {
             for (size_t i = 0; i < m; i++)
                 f[i] = __builtin_sqrtf(f[i]);
             for (size_t i = 0; i < m && (gamma16 & bit); i++)
@@ -146,36 +147,37 @@ KERNEL_BODY void level_errors(const float *x, size_t m, const struct alloc_level
     }
 }
 
+// After s steps a coordinate is at level s or above. Arrays of our own, so that the compiler knows
+// that none overlaps another.
 KERNEL_BODY void alloc_hull_body(const float *x, const float *w, size_t n,
                                  const struct alloc_levels *l, struct alloc_step *step)
 {
-    float e[ALLOC_LEVELS][BLOCK];
+    float e[ALLOC_LEVELS][BLOCK], weight[BLOCK], best[BLOCK];
     int32_t now[BLOCK], next[BLOCK];
-    float best[BLOCK];
     level_errors(x, n, l, e);
-    for (size_t i = 0; i < n; i++)
-        now[i] = 0;
+    memcpy(weight, w, n * sizeof *w);
+    memset(next, 0, sizeof next);
     for (int s = 0; s + 1 < l->count; s++) {
-        for (size_t i = 0; i < n; i++) {
-            best[i] = 0;
-            next[i] = now[i];
-        }
-        for (int c = 0; c + 1 < l->count; c++)
+        memcpy(now, next, sizeof now);
+        memset(best, 0, sizeof best);
+        for (int c = s; c + 1 < l->count; c++)
             for (int b = c + 1; b < l->count; b++) {
-                float inv = l->per_bit[c][b];
+                const float inv = l->per_bit[c][b];
                 for (size_t i = 0; i < n; i++) {
-                    float slope = (e[c][i] - e[b][i]) * w[i] * inv;
-                    bool better = now[i] == c && slope > best[i];
+                    float slope = (e[c][i] - e[b][i]) * weight[i] * inv;
+                    bool better = (now[i] == c) & (slope > best[i]);
                     best[i] = better ? slope : best[i];
                     next[i] = better ? b : next[i];
                 }
             }
+        memcpy(step[s].slope, best, n * sizeof *best);
+        uint8_t from[BLOCK], to[BLOCK];
         for (size_t i = 0; i < n; i++) {
-            step[s].slope[i] = f32_bits(best[i]);
-            step[s].from[i] = (uint8_t)now[i];
-            step[s].to[i] = (uint8_t)next[i];
-            now[i] = next[i];
+            from[i] = (uint8_t)now[i];
+            to[i] = (uint8_t)next[i];
         }
+        memcpy(step[s].from, from, n);
+        memcpy(step[s].to, to, n);
     }
 }
 KERNEL_VARIANTS_VOID(alloc_hull,
@@ -183,23 +185,19 @@ KERNEL_VARIANTS_VOID(alloc_hull,
                       struct alloc_step *step),
                      (x, w, n, l, step))
 
-// Takes every step whose key (upper 22 bits of the slope) is above the cut; true when a key equals
-// it.
+// Takes every step whose key (upper bits of the slope) is above the cut; true when a key equals it.
 KERNEL_BODY bool alloc_take_body(const struct alloc_step *step, int steps, size_t n, uint32_t cut,
                                  uint8_t *tag)
 {
-    uint8_t t[BLOCK] = {0};
-    int equal = 0;
-    for (int s = 0; s < steps; s++) {
-        uint8_t same = 0;
+    uint32_t t[BLOCK] = {0}, equal = 0;
+    for (int s = 0; s < steps; s++)
         for (size_t i = 0; i < n; i++) {
             uint32_t key = step[s].slope[i] >> ALLOC_KEY_SHIFT;
             t[i] = key > cut ? step[s].to[i] : t[i];
-            same |= key == cut;
+            equal |= key == cut;
         }
-        equal |= same;
-    }
-    memcpy(tag, t, n);
+    for (size_t i = 0; i < n; i++)
+        tag[i] = (uint8_t)t[i];
     return equal;
 }
 KERNEL_VARIANTS(bool, alloc_take,
@@ -230,6 +228,67 @@ KERNEL_BODY void alloc_bitmap_body(const uint8_t *tag, size_t n, uint8_t *bits)
     }
 }
 KERNEL_VARIANTS_VOID(alloc_bitmap, (const uint8_t *tag, size_t n, uint8_t *bits), (tag, n, bits))
+
+static size_t range_portable(const struct alloc_step *step, int steps, size_t n, uint32_t low,
+                             uint32_t high, uint16_t *hit)
+{
+    size_t found = 0;
+    for (int s = 0; s < steps; s++)
+        for (size_t i = 0; i < n; i++) {
+            hit[found] = (uint16_t)((size_t)s * BLOCK + i);
+            found += (step[s].slope[i] >> ALLOC_KEY_SHIFT) - low <= high - low;
+        }
+    return found;
+}
+
+#if KERNEL_X86
+TARGET_AVX512 static size_t range_avx512(const struct alloc_step *step, int steps, size_t n,
+                                         uint32_t low, uint32_t high, uint16_t *hit)
+{
+    const __m512i from = _mm512_set1_epi32((int)low), span = _mm512_set1_epi32((int)(high - low));
+    size_t found = 0;
+    for (int s = 0; s < steps; s++)
+        for (size_t i = 0; i < n; i += 16) {
+            __mmask16 inside = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
+            __m512i key = _mm512_srli_epi32(_mm512_maskz_loadu_epi32(inside, step[s].slope + i),
+                                            ALLOC_KEY_SHIFT);
+            unsigned m = _mm512_mask_cmple_epu32_mask(inside, _mm512_sub_epi32(key, from), span);
+            for (; m; m &= m - 1)
+                hit[found++] = (uint16_t)((size_t)s * BLOCK + i + (unsigned)__builtin_ctz(m));
+        }
+    return found;
+}
+#define range_avx2 range_portable
+#endif
+
+size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
+                   uint16_t *hit)
+{
+    return KERNEL_PICK(range, (step, steps, n, low, high, hit));
+}
+
+KERNEL_BODY void alloc_count_body(const uint8_t *tag, size_t n, int levels, int64_t *count)
+{
+    for (int k = 0; k < levels; k++) {
+        uint16_t found = 0;
+        for (size_t i = 0; i < n; i++)
+            found = (uint16_t)(found + (tag[i] == k));
+        count[k] += found;
+    }
+}
+KERNEL_VARIANTS_VOID(alloc_count, (const uint8_t *tag, size_t n, int levels, int64_t *count),
+                     (tag, n, levels, count))
+
+// Tags above 0 take the next of the given ones, which count from 0.
+void alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t on = tag[i] != 0;
+        tag[i] = (uint8_t)((kept[used] + 1) * on);
+        used += on;
+    }
+}
 
 // Values of one tag.
 

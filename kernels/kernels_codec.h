@@ -171,8 +171,15 @@ void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_lev
                 struct alloc_step *step);
 // tag = where the steps with slope >> ALLOC_KEY_SHIFT above the cut lead; true when one equals the
 // cut.
-#define ALLOC_KEY_SHIFT 9
+#define ALLOC_KEY_SHIFT 12
 bool alloc_take(const struct alloc_step *step, int steps, size_t n, uint32_t cut, uint8_t *tag);
+// Which steps have a key in [low, high]: step * ALLOC_TILE + coordinate, in order; returns how
+// many.
+#define ALLOC_HITS (ALLOC_LEVELS * ALLOC_TILE)
+size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
+                   uint16_t *hit);
+void alloc_count(const uint8_t *tag, size_t n, int levels, int64_t *count); // adds; n < 65536
+void alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept); // kept: one more than is used
 
 // rotate.c: randomised Hadamard rotation.
 void rotate_signs(const float *x, const uint32_t *bits, size_t n,

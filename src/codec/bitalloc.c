@@ -33,7 +33,8 @@ bool bitalloc_needs_grad(const struct bitalloc *a)
 size_t bitalloc_scratch(void)
 {
     return SCRATCH_ROUND(BITALLOC_BINS * sizeof(uint32_t)) +
-           2 * SCRATCH_ROUND(BITALLOC_BINS * sizeof(int32_t[ALLOC_LEVELS]));
+           SCRATCH_ROUND(BITALLOC_BINS * sizeof(int32_t[ALLOC_LEVELS])) +
+           SCRATCH_ROUND(BITALLOC_FINE * sizeof(int32_t[ALLOC_LEVELS]));
 }
 
 // Importance.
@@ -129,50 +130,83 @@ static bool next_tile(const struct bitalloc_run *r, uint32_t t, size_t *at, stru
     return true;
 }
 
-// Adds each step to the bin of its slope: of all bits above 20, or of bits 19..9 where those equal
-// prefix.
-static void count_steps(const struct bitalloc_run *r, bool fine, uint32_t prefix,
-                        int32_t bins[][ALLOC_LEVELS])
+#define SAMPLE_FROM   ((size_t)1 << 20) // values from which on a part of the tiles is looked at first
+#define SAMPLE_STRIDE 16
+
+// Which slopes matter is seen from a part of the tiles.
+static void sample_steps(struct bitalloc_run *r)
 {
     struct alloc_step step[ALLOC_LEVELS];
-    memset(bins, 0, BITALLOC_BINS * sizeof *bins);
+    size_t turn = 0;
+    r->stride = r->a->shape->n_values < SAMPLE_FROM ? 1 : SAMPLE_STRIDE;
+    r->fine_at = -1;
+    memset(r->coarse, 0, BITALLOC_BINS * sizeof *r->coarse);
     for (uint32_t t = 0; t < r->a->shape->n_tensors; t++) {
         struct tile tile;
         for (size_t at = 0; next_tile(r, t, &at, &tile);) {
+            if (turn++ % r->stride)
+                continue;
             alloc_hull(r->x + tile.at, r->u + tile.at, tile.n, tile.levels, step);
             for (int s = 0; s + 1 < r->a->count; s++)
-                for (size_t i = 0; i < tile.n; i++) {
-                    uint32_t v = step[s].slope[i];
-                    if (v == 0 || (fine && v >> 20 != prefix))
-                        continue;
-                    uint32_t bin = fine ? v >> ALLOC_KEY_SHIFT & (BITALLOC_BINS - 1) : v >> 20;
-                    bins[bin][step[s].to[i]]++;
-                    bins[bin][step[s].from[i]]--;
-                }
+                for (size_t i = 0; i < tile.n; i++)
+                    if (step[s].slope[i]) {
+                        r->coarse[step[s].slope[i] >> 20][step[s].to[i]]++;
+                        r->coarse[step[s].slope[i] >> 20][step[s].from[i]]--;
+                    }
         }
     }
 }
 
-static void add_counts(int64_t count[ALLOC_LEVELS], const int32_t *delta)
+#define FINE_KEY(bin) ((uint32_t)(bin) << (20 - ALLOC_KEY_SHIFT))
+
+// Everything, for three bins from fine_at on.
+static void count_fine(struct bitalloc_run *r)
 {
-    for (int k = 0; k < ALLOC_LEVELS; k++)
-        count[k] += delta[k];
+    uint32_t low = FINE_KEY(r->fine_at), high = low + BITALLOC_FINE - 1;
+    int steps = r->a->count - 1;
+    memset(r->fine, 0, BITALLOC_FINE * sizeof *r->fine);
+    memset(r->above, 0, sizeof r->above);
+    for (uint32_t t = 0; t < r->a->shape->n_tensors; t++) {
+        struct alloc_step step[ALLOC_LEVELS];
+        uint16_t hit[ALLOC_HITS];
+        uint8_t tag[ALLOC_TILE];
+        struct tile tile;
+        for (size_t at = 0; next_tile(r, t, &at, &tile);) {
+            alloc_hull(r->x + tile.at, r->u + tile.at, tile.n, tile.levels, step);
+            alloc_take(step, steps, tile.n, high, tag);
+            alloc_count(tag, tile.n, r->a->count, r->above);
+            size_t hits = alloc_range(step, steps, tile.n, low, high, hit);
+            for (size_t k = 0; k < hits; k++) {
+                const struct alloc_step *s = &step[hit[k] / ALLOC_TILE];
+                unsigned i = hit[k] % ALLOC_TILE;
+                int32_t *bin = r->fine[(s->slope[i] >> ALLOC_KEY_SHIFT) - low];
+                bin[s->to[i]]++;
+                bin[s->from[i]]--;
+            }
+        }
+    }
+}
+
+static bool add_bin(int64_t count[ALLOC_LEVELS], const int32_t *delta, int64_t times)
+{
+    int32_t any = 0;
+    for (int k = 0; k < ALLOC_LEVELS; k++) {
+        count[k] += delta[k] * times;
+        any |= delta[k];
+    }
+    return any != 0;
 }
 
 // Adds bins from the top while the cost allows; returns the first that does not fit, -1 when all
 // do.
-static int fill_bins(int32_t bins[][ALLOC_LEVELS], double target, bitalloc_cost *cost,
-                     const void *arg, int64_t count[ALLOC_LEVELS])
+static int fill_bins(int32_t bins[][ALLOC_LEVELS], int n, int64_t times, double target,
+                     bitalloc_cost *cost, const void *arg, int64_t count[ALLOC_LEVELS])
 {
-    for (int b = BITALLOC_BINS - 1; b >= 0; b--) {
+    for (int b = n - 1; b >= 0; b--) {
         int64_t next[ALLOC_LEVELS];
-        bool any = false;
         memcpy(next, count, sizeof next);
-        for (int k = 0; k < ALLOC_LEVELS; k++)
-            any |= bins[b][k] != 0;
-        if (!any)
+        if (!add_bin(next, bins[b], times))
             continue;
-        add_counts(next, bins[b]);
         if (cost(arg, next) > target)
             return b;
         memcpy(count, next, sizeof next);
@@ -200,13 +234,49 @@ static int64_t fill_part(const int32_t *bin, double target, bitalloc_cost *cost,
     return low;
 }
 
+// The key at which the cost reaches the target, and how many steps at the key itself still fit. The
+// sample says where to count; where it was wrong, the window moves.
+static uint32_t find_cut(struct bitalloc_run *r, double target, bitalloc_cost *cost,
+                         const void *arg, int64_t *left)
+{
+    int64_t count[ALLOC_LEVELS] = {(int64_t)r->a->shape->n_values};
+    *left = 0;
+    if (r->fine_at < 0) {
+        int bin = fill_bins(r->coarse, BITALLOC_BINS, (int64_t)r->stride, target, cost, arg, count);
+        r->fine_at = bin < 2 ? 0 : bin - 1;
+        count_fine(r);
+    }
+    for (int moved = 0;;) {
+        int way = 0, sub = 0;
+        memcpy(count, r->above, sizeof count);
+        if (cost(arg, count) > target)
+            way = 3;
+        else if ((sub = fill_bins(r->fine, BITALLOC_FINE, 1, target, cost, arg, count)) < 0)
+            way = -3;
+        // A cost that falls where a width grows could send the window to and fro.
+        if (way == 0 || way * moved < 0 || (way < 0 && r->fine_at == 0) ||
+            (way > 0 && r->fine_at + way >= BITALLOC_BINS)) {
+            if (way > 0) // not even the steepest steps fit
+                return FINE_KEY(r->fine_at) + BITALLOC_FINE - 1;
+            if (way < 0)
+                return r->fine_at == 0 ? 0 : FINE_KEY(r->fine_at) - 1;
+            *left = fill_part(r->fine[sub], target, cost, arg, count);
+            return FINE_KEY(r->fine_at) + (uint32_t)sub;
+        }
+        moved = way;
+        r->fine_at = r->fine_at + way < 0 ? 0 : r->fine_at + way;
+        count_fine(r);
+    }
+}
+
 // Steps at the cut itself: the first in order of the coordinates, as many as left says.
 static void take_ties(const struct alloc_step *step, int steps, size_t n, uint32_t cut,
                       int64_t *left, uint8_t *tag)
 {
     for (size_t i = 0; i < n; i++)
         for (int s = 0; s<steps && * left> 0; s++)
-            if (step[s].slope[i] >> ALLOC_KEY_SHIFT == cut && tag[i] == step[s].from[i]) {
+            if (step[s].slope[i] && step[s].slope[i] >> ALLOC_KEY_SHIFT == cut &&
+                tag[i] == step[s].from[i]) {
                 tag[i] = step[s].to[i];
                 --*left;
             }
@@ -215,17 +285,8 @@ static void take_ties(const struct alloc_step *step, int steps, size_t n, uint32
 static void assign_rd(struct bitalloc_run *r, double target, bitalloc_cost *cost, const void *arg,
                       const size_t *place, uint8_t *tag)
 {
-    int64_t count[ALLOC_LEVELS] = {(int64_t)r->a->shape->n_values}, left = 0;
-    uint32_t cut = 0;
-    int bin = fill_bins(r->coarse, target, cost, arg, count);
-    if (bin >= 0) {
-        count_steps(r, true, (uint32_t)bin, r->fine);
-        int sub = fill_bins(r->fine, target, cost, arg, count);
-        // The coarse bin did not fit as a whole, so one of its parts does not.
-        assert(sub >= 0);
-        cut = (uint32_t)bin << 11 | (uint32_t)sub;
-        left = fill_part(r->fine[sub], target, cost, arg, count);
-    }
+    int64_t left;
+    uint32_t cut = find_cut(r, target, cost, arg, &left);
     struct alloc_step step[ALLOC_LEVELS];
     int steps = r->a->count - 1;
     for (uint32_t t = 0; t < r->a->shape->n_tensors; t++) {
@@ -372,7 +433,7 @@ int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const str
     *r = (struct bitalloc_run){.a = a, .x = in->x, .u = u, .levels = levels, .group = group};
     r->top = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->top);
     r->coarse = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->coarse);
-    r->fine = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->fine);
+    r->fine = scratch_take(&scratch, BITALLOC_FINE * sizeof *r->fine);
     if ((bitalloc_needs_sens(a) && check_side("sensitivities", in->sens, n, err)) ||
         (bitalloc_needs_grad(a) && check_side("gradients", in->grad, n, err)))
         return -1;
@@ -387,7 +448,7 @@ int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const str
         score_tensor(a, in, t, mul, u);
     }
     if (a->policy == POLICY_RD) {
-        count_steps(r, false, 0, r->coarse);
+        sample_steps(r);
     } else {
         memset(r->top, 0, BITALLOC_BINS * sizeof *r->top);
         select_count(u, n, SELECT_POSITIVE, 0, 0, r->top);

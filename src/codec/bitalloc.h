@@ -41,6 +41,7 @@ struct bitalloc {
 typedef double bitalloc_cost(const void *arg, const int64_t count[ALLOC_LEVELS]);
 
 #define BITALLOC_BINS 2048
+#define BITALLOC_FINE (3 * 256)
 struct bitalloc_run { // one update, between prepare and as many assigns as it takes
     const struct bitalloc *a;
     const float *x;
@@ -48,8 +49,13 @@ struct bitalloc_run { // one update, between prepare and as many assigns as it t
     const struct alloc_levels *levels; // RD: of each group
     const uint32_t *group;             // RD: (n_tensors) group of a tensor
     uint32_t *top;                     // (BINS) of u by its upper bits
-    int32_t (*coarse)[ALLOC_LEVELS]; // RD: (BINS) changes of the counts, by upper bits of the slope
-    int32_t (*fine)[ALLOC_LEVELS];
+    // RD. coarse: changes of the counts by the upper bits of the slope, from every stride-th tile.
+    // fine: the same from all of them, for three coarse bins from fine_at on (-1: not counted yet);
+    // above: counts once every steeper step is taken.
+    int32_t (*coarse)[ALLOC_LEVELS], (*fine)[ALLOC_LEVELS];
+    int64_t above[ALLOC_LEVELS];
+    size_t stride;
+    int fine_at;
 };
 
 bool bitalloc_needs_sens(const struct bitalloc *a);
