@@ -149,8 +149,8 @@ KERNEL_BODY void level_errors(const float *x, size_t m, const struct alloc_level
 
 // After s steps a coordinate is at level s or above. Arrays of our own, so that the compiler knows
 // that none overlaps another.
-KERNEL_BODY void alloc_hull_body(const float *x, const float *w, size_t n,
-                                 const struct alloc_levels *l, struct alloc_step *step)
+KERNEL_BODY void hull_body(const float *x, const float *w, size_t n, const struct alloc_levels *l,
+                           struct alloc_step *step)
 {
     float e[ALLOC_LEVELS][BLOCK], weight[BLOCK], best[BLOCK];
     int32_t now[BLOCK], next[BLOCK];
@@ -171,19 +171,74 @@ KERNEL_BODY void alloc_hull_body(const float *x, const float *w, size_t n,
                 }
             }
         memcpy(step[s].slope, best, n * sizeof *best);
-        uint8_t from[BLOCK], to[BLOCK];
-        for (size_t i = 0; i < n; i++) {
-            from[i] = (uint8_t)now[i];
+        uint8_t to[BLOCK];
+        for (size_t i = 0; i < n; i++)
             to[i] = (uint8_t)next[i];
-        }
-        memcpy(step[s].from, from, n);
         memcpy(step[s].to, to, n);
     }
 }
-KERNEL_VARIANTS_VOID(alloc_hull,
-                     (const float *x, const float *w, size_t n, const struct alloc_levels *l,
-                      struct alloc_step *step),
-                     (x, w, n, l, step))
+
+static void alloc_hull_portable(const float *x, const float *w, size_t n,
+                                const struct alloc_levels *l, struct alloc_step *step)
+{
+    hull_body(x, w, n, l, step);
+}
+
+#if KERNEL_X86
+TARGET_AVX2 static void alloc_hull_avx2(const float *x, const float *w, size_t n,
+                                        const struct alloc_levels *l, struct alloc_step *step)
+{
+    hull_body(x, w, n, l, step);
+}
+
+// Sixteen coordinates in registers; with a constant number of levels all loops unroll.
+TARGET_AVX512 static inline __attribute__((always_inline)) void
+hull_16(float e[ALLOC_LEVELS][BLOCK], const float *w, size_t n, const struct alloc_levels *l,
+        const int levels, struct alloc_step *step)
+{
+    for (size_t i = 0; i < n; i += 16) {
+        __mmask16 inside = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
+        __m512 weight = _mm512_maskz_loadu_ps(inside, w + i), error[ALLOC_LEVELS];
+        __m512i now = _mm512_setzero_si512();
+        for (int k = 0; k < levels; k++)
+            error[k] = _mm512_maskz_loadu_ps(inside, e[k] + i);
+        for (int s = 0; s + 1 < levels; s++) {
+            __m512 best = _mm512_setzero_ps();
+            __m512i next = now;
+            for (int c = s; c + 1 < levels; c++) {
+                __mmask16 here = _mm512_cmpeq_epi32_mask(now, _mm512_set1_epi32(c));
+                for (int b = c + 1; b < levels; b++) {
+                    __m512 fall = _mm512_mul_ps(_mm512_sub_ps(error[c], error[b]), weight);
+                    __m512 slope = _mm512_mul_ps(fall, _mm512_set1_ps(l->per_bit[c][b]));
+                    __mmask16 better = _mm512_mask_cmp_ps_mask(here, slope, best, _CMP_GT_OQ);
+                    best = _mm512_mask_mov_ps(best, better, slope);
+                    next = _mm512_mask_mov_epi32(next, better, _mm512_set1_epi32(b));
+                }
+            }
+            _mm512_mask_storeu_ps(step[s].slope + i, inside, best);
+            _mm_mask_storeu_epi8(step[s].to + i, inside, _mm512_cvtepi32_epi8(next));
+            now = next;
+        }
+    }
+}
+
+TARGET_AVX512 static void alloc_hull_avx512(const float *x, const float *w, size_t n,
+                                            const struct alloc_levels *l, struct alloc_step *step)
+{
+    float e[ALLOC_LEVELS][BLOCK];
+    level_errors(x, n, l, e);
+    if (l->count == 4)
+        hull_16(e, w, n, l, 4, step);
+    else
+        hull_16(e, w, n, l, l->count, step);
+}
+#endif
+
+void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_levels *l,
+                struct alloc_step *step)
+{
+    KERNEL_PICK(alloc_hull, (x, w, n, l, step));
+}
 
 // Takes every step whose key (upper bits of the slope) is above the cut; true when a key equals it.
 KERNEL_BODY bool alloc_take_body(const struct alloc_step *step, int steps, size_t n, uint32_t cut,

@@ -164,7 +164,7 @@ struct alloc_levels { // what each width does to the coordinates of one group; l
 };
 struct alloc_step { // of each coordinate: the next step on its hull, bits of a float; 0 = none
     uint32_t slope[ALLOC_TILE];
-    uint8_t from[ALLOC_TILE], to[ALLOC_TILE];
+    uint8_t to[ALLOC_TILE]; // from where the step before led, 0 at first
 };
 // n <= ALLOC_TILE; step has count - 1 entries, slopes descend. w: cost of a squared error of 1.
 void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_levels *l,

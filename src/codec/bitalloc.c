@@ -133,6 +133,12 @@ static bool next_tile(const struct bitalloc_run *r, uint32_t t, size_t *at, stru
 #define SAMPLE_FROM   ((size_t)1 << 20) // values from which on a part of the tiles is looked at first
 #define SAMPLE_STRIDE 16
 
+// Where step s of coordinate i begins.
+static int step_from(const struct alloc_step *step, int s, size_t i)
+{
+    return s ? step[s - 1].to[i] : 0;
+}
+
 // Which slopes matter is seen from a part of the tiles.
 static void sample_steps(struct bitalloc_run *r)
 {
@@ -151,7 +157,7 @@ static void sample_steps(struct bitalloc_run *r)
                 for (size_t i = 0; i < tile.n; i++)
                     if (step[s].slope[i]) {
                         r->coarse[step[s].slope[i] >> 20][step[s].to[i]]++;
-                        r->coarse[step[s].slope[i] >> 20][step[s].from[i]]--;
+                        r->coarse[step[s].slope[i] >> 20][step_from(step, s, i)]--;
                     }
         }
     }
@@ -177,11 +183,11 @@ static void count_fine(struct bitalloc_run *r)
             alloc_count(tag, tile.n, r->a->count, r->above);
             size_t hits = alloc_range(step, steps, tile.n, low, high, hit);
             for (size_t k = 0; k < hits; k++) {
-                const struct alloc_step *s = &step[hit[k] / ALLOC_TILE];
+                int s = hit[k] / ALLOC_TILE;
                 unsigned i = hit[k] % ALLOC_TILE;
-                int32_t *bin = r->fine[(s->slope[i] >> ALLOC_KEY_SHIFT) - low];
-                bin[s->to[i]]++;
-                bin[s->from[i]]--;
+                int32_t *bin = r->fine[(step[s].slope[i] >> ALLOC_KEY_SHIFT) - low];
+                bin[step[s].to[i]]++;
+                bin[step_from(step, s, i)]--;
             }
         }
     }
@@ -276,7 +282,7 @@ static void take_ties(const struct alloc_step *step, int steps, size_t n, uint32
     for (size_t i = 0; i < n; i++)
         for (int s = 0; s<steps && * left> 0; s++)
             if (step[s].slope[i] && step[s].slope[i] >> ALLOC_KEY_SHIFT == cut &&
-                tag[i] == step[s].from[i]) {
+                tag[i] == step_from(step, s, i)) {
                 tag[i] = step[s].to[i];
                 --*left;
             }

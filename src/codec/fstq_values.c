@@ -46,40 +46,47 @@ struct tier {
     uint32_t bin[MSE_BINS]; // of magnitudes up to max
 };
 
-// Calls fn for runs of the values of each width in tensor t.
-typedef void each_run(void *arg, int k, const float *v, size_t n);
+// The values of one tensor by width, one width after another.
+struct kept {
+    float *v[ALLOC_LEVELS];
+    size_t n[ALLOC_LEVELS];
+};
 
-static void for_values(const struct fstq_work *w, const float *x, uint32_t t, each_run *fn,
-                       void *arg)
+static void gather(const struct fstq_work *w, const float *x, uint32_t t, float *room,
+                   struct kept *kept)
 {
-    float v[TILE + 16];
     const uint8_t *tag = w->tag + w->place[t];
+    size_t n = fstq_tensor_values(w, t);
     x += w->c->shape->tensors[t].offset;
-    for (size_t at = 0, n = fstq_tensor_values(w, t); at < n; at += TILE) {
+    for (int k = 1; k < w->a.count; k++) {
+        kept->v[k] = room;
+        room += w->count[t][k];
+        kept->n[k] = 0;
+    }
+    for (size_t at = 0; at < n; at += TILE) {
         size_t m = n - at < TILE ? n - at : TILE;
         for (int k = 1; k < w->a.count; k++) {
+            float v[TILE + 16];
             size_t found = w->count[t][k] ? alloc_gather(x + at, tag + at, m, (uint8_t)k, v) : 0;
-            if (found)
-                fn(arg, k, v, found);
+            memcpy(kept->v[k] + kept->n[k], v, found * sizeof *v);
+            kept->n[k] += found;
         }
     }
 }
 
-static void run_max(void *arg, int k, const float *v, size_t n)
+static void measure(const struct kept *kept, int k, struct tier *tier)
 {
-    struct tier *tier = (struct tier *)arg + k;
-    float max = f32_from_bits(quant_absmax_bits(v, n));
-    tier->max = max > tier->max ? max : tier->max;
-    tier->abs += quant_sum_abs(v, n);
-    tier->n += (int64_t)n;
+    tier->max = f32_from_bits(quant_absmax_bits(kept->v[k], kept->n[k]));
+    tier->abs = quant_sum_abs(kept->v[k], kept->n[k]);
+    tier->n = (int64_t)kept->n[k];
 }
 
-static void run_bins(void *arg, int k, const float *v, size_t n)
+static void fill_bins(const struct kept *kept, int k, struct tier *tier)
 {
-    struct tier *tier = (struct tier *)arg + k;
     float inv = tier->max >= 0x1p-100f ? MSE_BINS / tier->max : 0;
-    for (size_t i = 0; i < n; i++) {
-        float at = fabsf(v[i]) * inv;
+    memset(tier->bin, 0, sizeof tier->bin);
+    for (size_t i = 0; i < kept->n[k]; i++) {
+        float at = fabsf(kept->v[k][i]) * inv;
         tier->bin[at < MSE_BINS - 1 ? (int)at : MSE_BINS - 1]++;
     }
 }
@@ -129,12 +136,6 @@ static void fit_all(struct fstq_work *w, uint32_t g, const struct tier *tier, fl
             w->scale[g][k] = fit(w, &tier[k], group_max, w->a.bits[k]);
 }
 
-struct coder {
-    const struct fstq_work *w;
-    const float *scale;
-    uint8_t *to[ALLOC_LEVELS];
-};
-
 static void code_int16(const float *v, size_t n, float inv, uint8_t *to)
 {
     const float most = (float)fstq_q(16);
@@ -145,47 +146,43 @@ static void code_int16(const float *v, size_t n, float inv, uint8_t *to)
     }
 }
 
-static void run_code(void *arg, int k, const float *v, size_t n)
+static void code_tensor(const struct fstq_work *w, uint32_t t, const struct kept *kept)
 {
-    struct coder *c = arg;
-    int bits = c->w->a.bits[k];
-    float inv = c->scale[k] > 0 ? 1 / c->scale[k] : 0;
-    enum alloc_kind kind = fstq_kind(c->w->opt, bits);
-    if (kind == ALLOC_FP16)
-        quant_f16_to_le(v, n, 1, c->to[k]);
-    else if (kind == ALLOC_SIGN)
-        quant_sign_u8(v, n, c->to[k]);
-    else if (bits == 16)
-        code_int16(v, n, inv, c->to[k]);
-    else
-        quant_nearest_u8(v, n, inv, fstq_q(bits), c->to[k]);
-    c->to[k] += n * (bits == 16 ? 2 : 1);
+    for (int k = 1; k < w->a.count; k++) {
+        int bits = w->a.bits[k];
+        float s = w->scale[w->group[t]][k], inv = s > 0 ? 1 / s : 0;
+        uint8_t *to = w->code + w->start[t][k];
+        enum alloc_kind kind = fstq_kind(w->opt, bits);
+        if (kind == ALLOC_FP16)
+            quant_f16_to_le(kept->v[k], kept->n[k], 1, to);
+        else if (kind == ALLOC_SIGN)
+            quant_sign_u8(kept->v[k], kept->n[k], to);
+        else if (bits == 16)
+            code_int16(kept->v[k], kept->n[k], inv, to);
+        else
+            quant_nearest_u8(kept->v[k], kept->n[k], inv, fstq_q(bits), to);
+    }
 }
 
-static void code_tensor(const struct fstq_work *w, uint32_t t, const float *x)
+static bool wants_bins(const struct fstq_work *w, int k)
 {
-    struct coder c = {w, w->scale[w->group[t]], {0}};
-    for (int k = 1; k < w->a.count; k++)
-        c.to[k] = w->code + w->start[t][k];
-    for_values(w, x, t, run_code, &c);
+    return w->opt->scale == SCALE_MSE && w->a.bits[k] > 1 && fstq_has_scale(w->opt, w->a.bits[k]);
 }
 
 size_t fstq_values_scratch(const struct codec_inst *c)
 {
-    return SCRATCH_ROUND(c->shape->n_tensors * sizeof(struct tier[ALLOC_LEVELS]));
+    return SCRATCH_ROUND(c->shape->n_tensors * sizeof(struct tier[ALLOC_LEVELS])) +
+           SCRATCH_ROUND(c->shape->n_tensors * sizeof(struct kept)) +
+           SCRATCH_ROUND(c->shape->n_values * sizeof(float));
 }
 
 // Scales by class: sums over tensors are added in their order.
-static void fit_classes(struct fstq_work *w, const float *x, const float *group_max,
+static void fit_classes(struct fstq_work *w, const float *group_max, const struct kept *kept,
                         struct tier (*tier)[ALLOC_LEVELS])
 {
     struct tier all[FSTQ_CLASSES][ALLOC_LEVELS];
     uint32_t n = w->c->shape->n_tensors;
     memset(all, 0, sizeof all);
-    memset(tier, 0, n * sizeof *tier);
-#pragma omp parallel for schedule(dynamic)
-    for (uint32_t t = 0; t < n; t++)
-        for_values(w, x, t, run_max, tier[t]);
     for (uint32_t t = 0; t < n; t++)
         for (int k = 1; k < w->a.count; k++) {
             struct tier *of = &all[w->group[t]][k];
@@ -194,15 +191,15 @@ static void fit_classes(struct fstq_work *w, const float *x, const float *group_
             of->n += tier[t][k].n;
         }
 #pragma omp parallel for schedule(dynamic)
-    for (uint32_t t = 0; t < n; t++) {
-        for (int k = 1; k < w->a.count; k++)
-            tier[t][k].max = all[w->group[t]][k].max;
-        if (w->opt->scale == SCALE_MSE)
-            for_values(w, x, t, run_bins, tier[t]);
-    }
     for (uint32_t t = 0; t < n; t++)
         for (int k = 1; k < w->a.count; k++)
-            for (int b = 0; b < MSE_BINS; b++)
+            if (wants_bins(w, k)) {
+                tier[t][k].max = all[w->group[t]][k].max;
+                fill_bins(&kept[t], k, &tier[t][k]);
+            }
+    for (uint32_t t = 0; t < n; t++)
+        for (int k = 1; k < w->a.count; k++)
+            for (int b = 0; b < MSE_BINS && wants_bins(w, k); b++)
                 all[w->group[t]][k].bin[b] += tier[t][k].bin[b];
     for (uint32_t g = 0; g < FSTQ_CLASSES; g++)
         fit_all(w, g, all[g], group_max[g]);
@@ -213,20 +210,30 @@ void fstq_quantise(struct fstq_work *w, const float *x, const float *group_max, 
 {
     bool by_class = w->opt->group == GROUP_CLASS;
     uint32_t n = w->c->shape->n_tensors;
-    if (anew && by_class)
-        fit_classes(w, x, group_max, scratch);
+    struct tier(*tier)[ALLOC_LEVELS] = scratch_take(&scratch, n * sizeof *tier);
+    struct kept *kept = scratch_take(&scratch, n * sizeof *kept);
+    float *room = scratch;
 #pragma omp parallel for schedule(dynamic)
     for (uint32_t t = 0; t < n; t++) {
-        if (anew && !by_class) {
-            struct tier tier[ALLOC_LEVELS];
-            memset(tier, 0, sizeof tier);
-            for_values(w, x, t, run_max, tier);
-            if (w->opt->scale == SCALE_MSE)
-                for_values(w, x, t, run_bins, tier);
-            fit_all(w, t, tier, group_max[t]);
+        gather(w, x, t, room + w->place[t], &kept[t]);
+        for (int k = 1; k < w->a.count && anew; k++) {
+            measure(&kept[t], k, &tier[t][k]);
+            if (!by_class && wants_bins(w, k))
+                fill_bins(&kept[t], k, &tier[t][k]);
         }
-        code_tensor(w, t, x);
+        if (by_class)
+            continue;
+        if (anew)
+            fit_all(w, t, tier[t], group_max[t]);
+        code_tensor(w, t, &kept[t]);
     }
+    if (!by_class)
+        return;
+    if (anew)
+        fit_classes(w, group_max, kept, tier);
+#pragma omp parallel for schedule(dynamic)
+    for (uint32_t t = 0; t < n; t++)
+        code_tensor(w, t, &kept[t]);
 }
 
 // The values of width k in a tile, from their codes.
