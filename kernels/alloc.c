@@ -191,13 +191,19 @@ TARGET_AVX2 static void alloc_hull_avx2(const float *x, const float *w, size_t n
     hull_body(x, w, n, l, step);
 }
 
+// The lanes of up to sixteen coordinates.
+static inline __mmask16 lanes_of(size_t left)
+{
+    return (__mmask16)(left < 16 ? (1u << left) - 1 : 0xffffu);
+}
+
 // Sixteen coordinates in registers; with a constant number of levels all loops unroll.
 TARGET_AVX512 static inline __attribute__((always_inline)) void
 hull_16(float e[ALLOC_LEVELS][BLOCK], const float *w, size_t n, const struct alloc_levels *l,
         const int levels, struct alloc_step *step)
 {
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 inside = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
+        const __mmask16 inside = lanes_of(n - i);
         __m512 weight = _mm512_maskz_loadu_ps(inside, w + i), error[ALLOC_LEVELS];
         __m512i now = _mm512_setzero_si512();
         for (int k = 0; k < levels; k++)
@@ -304,7 +310,7 @@ TARGET_AVX512 static size_t range_avx512(const struct alloc_step *step, int step
     size_t found = 0;
     for (int s = 0; s < steps; s++)
         for (size_t i = 0; i < n; i += 16) {
-            __mmask16 inside = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
+            const __mmask16 inside = lanes_of(n - i);
             __m512i key = _mm512_srli_epi32(_mm512_maskz_loadu_epi32(inside, step[s].slope + i),
                                             ALLOC_KEY_SHIFT);
             unsigned m = _mm512_mask_cmple_epu32_mask(inside, _mm512_sub_epi32(key, from), span);
