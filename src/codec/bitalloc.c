@@ -130,7 +130,7 @@ static bool next_tile(const struct bitalloc_run *r, uint32_t t, size_t *at, stru
     return true;
 }
 
-#define SAMPLE_FROM   ((size_t)1 << 20) // values from which on a part of the tiles is looked at first
+#define SAMPLE_FROM   ((size_t)1 << 20) // values from which on only some tiles are looked at first
 #define SAMPLE_STRIDE 16
 
 // Where step s of coordinate i begins.
