@@ -128,7 +128,13 @@ struct select_cut {
 };
 void select_cut_begin(struct select_cut *c, size_t k);
 void select_cut_next(struct select_cut *c, const uint32_t count[SELECT_BINS]);
-// Adds to count; values that are not on the side count as zero.
+// Which values matter for the k largest is guessed from every SELECT_STRIDE-th run of 16: the least
+// upper bits that are worth counting. Counts at level 0 may leave out what lies below; sum to fewer
+// than k, they are to be made again from 0.
+#define SELECT_STRIDE 64
+size_t select_sample(const float *x, size_t n, enum select_side side, uint32_t count[SELECT_BINS]);
+uint32_t select_floor(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k);
+// Adds to count; values that are not on the side count as zero. At level 0 prefix is the floor.
 void select_count(const float *x, size_t n, enum select_side side, int level, uint32_t prefix,
                   uint32_t count[SELECT_BINS]);
 // Appends base + i of values above the cut and of the first *ties at it (*ties goes down); returns

@@ -163,6 +163,10 @@ static void unpack8_portable(const uint8_t *in, size_t n, unsigned w,
 TARGET_AVX2 static void pack8_avx2(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
 {
     const uint64_t mask = ((UINT64_C(1) << w) - 1) * UINT64_C(0x0101010101010101);
+    if (w == 8) {
+        memcpy(out, code, n);
+        return;
+    }
 #define SQUEEZE(v) _pext_u64(v, mask)
     PACK8_BODY(SQUEEZE);
 #undef SQUEEZE
@@ -170,6 +174,10 @@ TARGET_AVX2 static void pack8_avx2(const uint8_t *code, size_t n, unsigned w, ui
 TARGET_AVX2 static void unpack8_avx2(const uint8_t *in, size_t n, unsigned w, uint8_t *code)
 {
     const uint64_t mask = ((UINT64_C(1) << w) - 1) * UINT64_C(0x0101010101010101);
+    if (w == 8) {
+        memcpy(code, in, n);
+        return;
+    }
 #define SPREAD(v) _pdep_u64(v, mask)
     UNPACK8_BODY(SPREAD);
 #undef SPREAD

@@ -20,8 +20,10 @@ KERNEL_BODY uint32_t magnitude(float x, enum select_side side)
     return a;
 }
 
-static void count_top(const float *x, size_t n, enum select_side side, uint32_t count[SELECT_BINS])
+static void count_top_portable(const float *x, size_t n, enum select_side side, uint32_t floor_bin,
+                               uint32_t count[SELECT_BINS])
 {
+    (void)floor_bin;                    // to count more than is asked for costs a branch less
     uint32_t second[SELECT_BINS] = {0}; // so that equal neighbours do not wait for each other
     size_t i = 0;
     for (; i + 2 <= n; i += 2) {
@@ -32,6 +34,27 @@ static void count_top(const float *x, size_t n, enum select_side side, uint32_t 
         count[magnitude(x[i], side) >> 20]++;
     for (int b = 0; b < SELECT_BINS; b++)
         count[b] += second[b];
+}
+
+size_t select_sample(const float *x, size_t n, enum select_side side, uint32_t count[SELECT_BINS])
+{
+    size_t seen = 0;
+    for (size_t at = 0; at + 16 <= n; at += 16 * SELECT_STRIDE, seen += 16)
+        for (size_t i = at; i < at + 16; i++)
+            count[magnitude(x[i], side) >> 20]++;
+    return seen;
+}
+
+// Half as many again as are sought, and some more for small samples.
+uint32_t select_floor(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k)
+{
+    double want = n ? 1.5 * (double)k * (double)seen / (double)n + 64 : 0, have = 0;
+    for (uint32_t b = SELECT_BINS - 1; b > 0; b--) {
+        have += count[b];
+        if (have >= want)
+            return b;
+    }
+    return 0;
 }
 
 // Level 1: bits 19..10 of values whose upper bits are prefix; level 2: bits 9..0.
@@ -75,6 +98,24 @@ TARGET_AVX512 static inline __attribute__((always_inline)) __m512i magnitudes(co
     return _mm512_maskz_mov_epi32(side == SELECT_NEGATIVE ? negative : (__mmask16)~negative, a);
 }
 
+TARGET_AVX512 static void count_top_avx512(const float *x, size_t n, enum select_side side,
+                                           uint32_t floor_bin, uint32_t count[SELECT_BINS])
+{
+    if (floor_bin == 0) {
+        count_top_portable(x, n, side, 0, count);
+        return;
+    }
+    const __m512i limit = _mm512_set1_epi32((int)(floor_bin << 20));
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512i a = magnitudes(x + i, side);
+        unsigned hits = _mm512_cmpge_epu32_mask(a, limit);
+        for (; hits; hits &= hits - 1)
+            count[magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> 20]++;
+    }
+    count_top_portable(x + i, n - i, side, 0, count);
+}
+
 TARGET_AVX512 static void count_within_avx512(const float *x, size_t n, enum select_side side,
                                               unsigned shift, uint32_t prefix, uint32_t *count)
 {
@@ -114,6 +155,7 @@ TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_si
     return taken + take_portable(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
 }
 
+#define count_top_avx2    count_top_portable
 #define count_within_avx2 count_within_portable
 #define take_avx2         take_portable
 #endif
@@ -122,7 +164,7 @@ void select_count(const float *x, size_t n, enum select_side side, int level, ui
                   uint32_t count[SELECT_BINS])
 {
     if (level == 0)
-        count_top(x, n, side, count);
+        KERNEL_PICK(count_top, (x, n, side, prefix, count));
     else
         KERNEL_PICK(count_within, (x, n, side, level == 1 ? 10 : 0, prefix, count));
 }

@@ -32,8 +32,7 @@ bool bitalloc_needs_grad(const struct bitalloc *a)
 
 size_t bitalloc_scratch(void)
 {
-    return SCRATCH_ROUND(BITALLOC_BINS * sizeof(uint32_t)) +
-           SCRATCH_ROUND(BITALLOC_BINS * sizeof(int32_t[ALLOC_LEVELS])) +
+    return SCRATCH_ROUND(BITALLOC_BINS * sizeof(int32_t[ALLOC_LEVELS])) +
            SCRATCH_ROUND(BITALLOC_FINE * sizeof(int32_t[ALLOC_LEVELS]));
 }
 
@@ -366,16 +365,35 @@ static void plan_shares(const struct bitalloc *a, double target, bitalloc_cost *
     scale_shares(a, low, count);
 }
 
+// Upper bits of the largest values, at least of the k largest.
+static void count_top(const struct bitalloc_run *r, size_t k, uint32_t count[SELECT_BINS])
+{
+    size_t n = r->a->shape->n_values, sum = 0;
+    memset(count, 0, SELECT_BINS * sizeof *count);
+    size_t seen = select_sample(r->u, n, SELECT_POSITIVE, count);
+    uint32_t floor_bin = select_floor(count, seen, n, k);
+    memset(count, 0, SELECT_BINS * sizeof *count);
+    select_count(r->u, n, SELECT_POSITIVE, 0, floor_bin, count);
+    for (int b = 0; b < SELECT_BINS; b++)
+        sum += count[b];
+    if (sum < k) { // the sample was wrong
+        memset(count, 0, SELECT_BINS * sizeof *count);
+        select_count(r->u, n, SELECT_POSITIVE, 0, 0, count);
+    }
+}
+
 // cut[k - 1]: bits of the least importance that gets width k, and how many of its ties do.
 static void find_cuts(const struct bitalloc_run *r, const int64_t count[ALLOC_LEVELS],
                       uint32_t *cut, size_t *ties)
 {
     size_t n = r->a->shape->n_values, reached = 0;
+    uint32_t top[SELECT_BINS];
+    count_top(r, n - (size_t)count[0], top);
     for (int k = r->a->count - 1; k > 0; k--) {
         reached += (size_t)count[k];
         struct select_cut c;
         select_cut_begin(&c, reached);
-        select_cut_next(&c, r->top);
+        select_cut_next(&c, top);
         for (int level = 1; level < SELECT_LEVELS; level++) {
             uint32_t bins[SELECT_BINS] = {0};
             if (reached > 0)
@@ -437,7 +455,6 @@ int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const str
 {
     size_t n = a->shape->n_values;
     *r = (struct bitalloc_run){.a = a, .x = in->x, .u = u, .levels = levels, .group = group};
-    r->top = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->top);
     r->coarse = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->coarse);
     r->fine = scratch_take(&scratch, BITALLOC_FINE * sizeof *r->fine);
     if ((bitalloc_needs_sens(a) && check_side("sensitivities", in->sens, n, err)) ||
@@ -453,12 +470,8 @@ int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const str
         }
         score_tensor(a, in, t, mul, u);
     }
-    if (a->policy == POLICY_RD) {
+    if (a->policy == POLICY_RD)
         sample_steps(r);
-    } else {
-        memset(r->top, 0, BITALLOC_BINS * sizeof *r->top);
-        select_count(u, n, SELECT_POSITIVE, 0, 0, r->top);
-    }
     return 0;
 }
 

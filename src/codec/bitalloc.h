@@ -48,7 +48,6 @@ struct bitalloc_run { // one update, between prepare and as many assigns as it t
     float *u;                          // (n) importance; under RD the weight of a squared error
     const struct alloc_levels *levels; // RD: of each group
     const uint32_t *group;             // RD: (n_tensors) group of a tensor
-    uint32_t *top;                     // (BINS) of u by its upper bits
     // RD. coarse: changes of the counts by the upper bits of the slope, from every stride-th tile.
     // fine: the same from all of them, for three coarse bins from fine_at on (-1: not counted yet);
     // above: counts once every steeper step is taken.

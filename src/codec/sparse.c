@@ -163,33 +163,81 @@ static size_t groups_total(const struct codec_inst *c, const struct group *g)
 
 // Picking.
 
+// Counts one level of tensors [t, end) into the bins of their groups, count[0] being group's.
+static void count_level(const struct codec_inst *c, struct range r, const float *x,
+                        const struct group *g, uint32_t t, uint32_t end, uint32_t first, int level,
+                        const uint32_t *floor_bin, uint32_t count[][SELECT_BINS])
+{
+    for (; t < end; t++) {
+        uint32_t k = group_of(c, t);
+        size_t at, n;
+        if (part_of(c, r, t, &at, &n))
+            select_count(x + at, n, g[k].side, level,
+                         level ? g[k].cut.prefix : floor_bin[k - first], count[k - first]);
+    }
+}
+
+#define SAMPLE_FROM 65536 // values of a group from which on a sample pays
+
+// Level 0: from where a sample says that it matters, and again from 0 where the sample was wrong.
+static void count_first(const struct codec_inst *c, struct range r, const float *x,
+                        const struct group *g, uint32_t t, uint32_t end, uint32_t first,
+                        uint32_t groups, uint32_t count[][SELECT_BINS])
+{
+    uint32_t floor_bin[CLASSES] = {0};
+    size_t seen[CLASSES] = {0}, at, n;
+    memset(count, 0, groups * sizeof *count);
+    for (uint32_t i = t; i < end; i++) {
+        uint32_t k = group_of(c, i);
+        if (g[k].n >= SAMPLE_FROM && part_of(c, r, i, &at, &n))
+            seen[k - first] += select_sample(x + at, n, g[k].side, count[k - first]);
+    }
+    for (uint32_t k = 0; k < groups; k++)
+        floor_bin[k] = select_floor(count[k], seen[k], g[first + k].n, g[first + k].k);
+    for (int again = 0; again < 2; again++) {
+        bool enough = true;
+        memset(count, 0, groups * sizeof *count);
+        count_level(c, r, x, g, t, end, first, 0, floor_bin, count);
+        for (uint32_t k = 0; k < groups; k++) {
+            size_t sum = 0;
+            for (int b = 0; b < SELECT_BINS; b++)
+                sum += count[k][b];
+            enough &= sum >= g[first + k].k;
+        }
+        if (enough)
+            return;
+        memset(floor_bin, 0, sizeof floor_bin);
+    }
+}
+
+// The cuts of the groups from first on, which hold tensors [t, end).
+static void cut_groups(const struct codec_inst *c, struct range r, const float *x, struct group *g,
+                       uint32_t t, uint32_t end, uint32_t first, uint32_t groups)
+{
+    uint32_t count[CLASSES][SELECT_BINS];
+    for (int level = 0; level < SELECT_LEVELS; level++) {
+        if (level == 0) {
+            count_first(c, r, x, g, t, end, first, groups, count);
+        } else {
+            memset(count, 0, groups * sizeof *count);
+            count_level(c, r, x, g, t, end, first, level, NULL, count);
+        }
+        for (uint32_t k = 0; k < groups; k++)
+            select_cut_next(&g[first + k].cut, count[k]);
+    }
+}
+
 static void find_cuts(const struct codec_inst *c, struct range r, const float *x, struct group *g)
 {
-    static const uint32_t none[SELECT_BINS];
-    uint32_t count[CLASSES][SELECT_BINS], n_groups = group_count(c);
-    bool by_tensor = options(c)->group == GROUP_TENSOR;
-    size_t at, n;
+    uint32_t n_groups = group_count(c), tensors = c->shape->n_tensors;
     for (uint32_t i = 0; i < n_groups; i++)
         select_cut_begin(&g[i].cut, g[i].k);
-    for (uint32_t t = 0; by_tensor && t < c->shape->n_tensors; t++) {
-        if (!part_of(c, r, t, &at, &n))
-            continue;
-        for (int level = 0; level < SELECT_LEVELS; level++) {
-            memcpy(count[0], none, sizeof none);
-            select_count(x + at, n, g[t].side, level, g[t].cut.prefix, count[0]);
-            select_cut_next(&g[t].cut, count[0]);
-        }
-    }
-    for (int level = 0; !by_tensor && level < SELECT_LEVELS; level++) {
-        memset(count, 0, sizeof count);
-        for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-            struct group *of = &g[group_of(c, t)];
-            if (part_of(c, r, t, &at, &n))
-                select_count(x + at, n, of->side, level, of->cut.prefix, count[group_of(c, t)]);
-        }
-        for (uint32_t i = 0; i < n_groups; i++)
-            select_cut_next(&g[i].cut, count[i]);
-    }
+    if (options(c)->group != GROUP_TENSOR)
+        cut_groups(c, r, x, g, 0, tensors, 0, n_groups);
+    else
+#pragma omp parallel for schedule(dynamic)
+        for (uint32_t t = 0; t < tensors; t++)
+            cut_groups(c, r, x, g, t, t + 1, t, 1);
     for (uint32_t i = 0; i < n_groups; i++)
         if (g[i].cut.prefix == 0) // zeros are never sent
             g[i].cut.left = 0;
