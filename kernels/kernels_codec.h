@@ -137,6 +137,13 @@ uint32_t select_floor(const uint32_t count[SELECT_BINS], size_t seen, size_t n, 
 // Adds to count; values that are not on the side count as zero. At level 0 prefix is the floor.
 void select_count(const float *x, size_t n, enum select_side side, int level, uint32_t prefix,
                   uint32_t count[SELECT_BINS]);
+// At level 1 or 2 for several prefixes at once; the same prefix may stand there twice.
+void select_count_many(const float *x, size_t n, enum select_side side, int level,
+                       const uint32_t *prefix, int prefixes, uint32_t count[][SELECT_BINS]);
+// base + i of all values whose magnitude has at least these bits, as far as there is room; returns
+// how many there are.
+size_t select_collect(const float *x, size_t n, enum select_side side, uint32_t least,
+                      uint32_t base, uint32_t *at, size_t room);
 // Appends base + i of values above the cut and of the first *ties at it (*ties goes down); returns
 // how many.
 size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,

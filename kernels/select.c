@@ -57,18 +57,31 @@ uint32_t select_floor(const uint32_t count[SELECT_BINS], size_t seen, size_t n, 
     return 0;
 }
 
-// Level 1: bits 19..10 of values whose upper bits are prefix; level 2: bits 9..0.
-KERNEL_BODY void count_one(uint32_t a, unsigned shift, uint32_t prefix, uint32_t *count)
+// Bits [shift, shift + 10) of values whose upper bits are one of the prefixes.
+static void count_within_portable(const float *x, size_t n, enum select_side side, unsigned shift,
+                                  const uint32_t *prefix, int prefixes,
+                                  uint32_t count[][SELECT_BINS])
 {
-    if (a >> (shift + 10) == prefix)
-        count[a >> shift & 1023]++;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t a = magnitude(x[i], side);
+        for (int k = 0; k < prefixes; k++)
+            if (a >> (shift + 10) == prefix[k])
+                count[k][a >> shift & 1023]++;
+    }
 }
 
-static void count_within_portable(const float *x, size_t n, enum select_side side, unsigned shift,
-                                  uint32_t prefix, uint32_t *count)
+static size_t collect_portable(const float *x, size_t n, enum select_side side, uint32_t least,
+                               uint32_t base, uint32_t *at, size_t room)
 {
-    for (size_t i = 0; i < n; i++)
-        count_one(magnitude(x[i], side), shift, prefix, count);
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (magnitude(x[i], side) < least)
+            continue;
+        if (found < room)
+            at[found] = base + (uint32_t)i;
+        found++;
+    }
+    return found;
 }
 
 static size_t take_portable(const float *x, size_t n, enum select_side side, uint32_t cut,
@@ -117,18 +130,44 @@ TARGET_AVX512 static void count_top_avx512(const float *x, size_t n, enum select
 }
 
 TARGET_AVX512 static void count_within_avx512(const float *x, size_t n, enum select_side side,
-                                              unsigned shift, uint32_t prefix, uint32_t *count)
+                                              unsigned shift, const uint32_t *prefix, int prefixes,
+                                              uint32_t count[][SELECT_BINS])
 {
-    const __m512i want = _mm512_set1_epi32((int)prefix);
     const __m128i by = _mm_cvtsi32_si128((int)shift + 10);
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {
-        __m512i a = magnitudes(x + i, side);
-        unsigned hits = _mm512_cmpeq_epi32_mask(_mm512_srl_epi32(a, by), want);
-        for (; hits; hits &= hits - 1)
-            count[magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> shift & 1023]++;
+        __m512i key = _mm512_srl_epi32(magnitudes(x + i, side), by);
+        for (int k = 0; k < prefixes; k++) {
+            unsigned hits = _mm512_cmpeq_epi32_mask(key, _mm512_set1_epi32((int)prefix[k]));
+            for (; hits; hits &= hits - 1)
+                count[k][magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> shift & 1023]++;
+        }
     }
-    count_within_portable(x + i, n - i, side, shift, prefix, count);
+    count_within_portable(x + i, n - i, side, shift, prefix, prefixes, count);
+}
+
+TARGET_AVX512 static size_t collect_avx512(const float *x, size_t n, enum select_side side,
+                                           uint32_t least, uint32_t base, uint32_t *at, size_t room)
+{
+    const __m512i limit = _mm512_set1_epi32((int)least);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    size_t found = 0, i = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m512i a = magnitudes(x + i, side);
+        __mmask16 hits = _mm512_cmpge_epu32_mask(a, limit);
+        if (!hits)
+            continue;
+        unsigned new = (unsigned)__builtin_popcount(hits);
+        if (found + new <= room) {
+            __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32((int)(base + (uint32_t)i)));
+            _mm512_mask_storeu_epi32(at + found, (__mmask16)((1u << new) - 1),
+                                     _mm512_maskz_compress_epi32(hits, index));
+        }
+        found += new;
+    }
+    size_t left = found < room ? room - found : 0;
+    return found + collect_portable(x + i, n - i, side, least, base + (uint32_t)i,
+                                    left ? at + found : at, left);
 }
 
 TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_side side,
@@ -158,6 +197,7 @@ TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_si
 #define count_top_avx2    count_top_portable
 #define count_within_avx2 count_within_portable
 #define take_avx2         take_portable
+#define collect_avx2      collect_portable
 #endif
 
 void select_count(const float *x, size_t n, enum select_side side, int level, uint32_t prefix,
@@ -166,7 +206,20 @@ void select_count(const float *x, size_t n, enum select_side side, int level, ui
     if (level == 0)
         KERNEL_PICK(count_top, (x, n, side, prefix, count));
     else
-        KERNEL_PICK(count_within, (x, n, side, level == 1 ? 10 : 0, prefix, count));
+        select_count_many(x, n, side, level, &prefix, 1, (uint32_t(*)[SELECT_BINS])count);
+}
+
+void select_count_many(const float *x, size_t n, enum select_side side, int level,
+                       const uint32_t *prefix, int prefixes, uint32_t count[][SELECT_BINS])
+{
+    unsigned shift = level == 1 ? 10 : 0;
+    KERNEL_PICK(count_within, (x, n, side, shift, prefix, prefixes, count));
+}
+
+size_t select_collect(const float *x, size_t n, enum select_side side, uint32_t least,
+                      uint32_t base, uint32_t *at, size_t room)
+{
+    return KERNEL_PICK(collect, (x, n, side, least, base, at, room));
 }
 
 size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,

@@ -386,25 +386,32 @@ static void count_top(const struct bitalloc_run *r, size_t k, uint32_t count[SEL
 static void find_cuts(const struct bitalloc_run *r, const int64_t count[ALLOC_LEVELS],
                       uint32_t *cut, size_t *ties)
 {
-    size_t n = r->a->shape->n_values, reached = 0;
-    uint32_t top[SELECT_BINS];
-    count_top(r, n - (size_t)count[0], top);
-    for (int k = r->a->count - 1; k > 0; k--) {
-        reached += (size_t)count[k];
-        struct select_cut c;
-        select_cut_begin(&c, reached);
-        select_cut_next(&c, top);
-        for (int level = 1; level < SELECT_LEVELS; level++) {
-            uint32_t bins[SELECT_BINS] = {0};
-            if (reached > 0)
-                select_count(r->u, n, SELECT_POSITIVE, level, c.prefix, bins);
-            select_cut_next(&c, bins);
-        }
-        cut[k - 1] = reached ? c.prefix : UINT32_MAX;
-        ties[k - 1] = c.left;
-        if (cut[k - 1] == 0) { // no importance, no bits
-            cut[k - 1] = 1;
-            ties[k - 1] = SIZE_MAX;
+    size_t n = r->a->shape->n_values, reached = n - (size_t)count[0];
+    uint32_t bins[ALLOC_LEVELS][SELECT_BINS], prefix[ALLOC_LEVELS];
+    struct select_cut c[ALLOC_LEVELS];
+    int cuts = r->a->count - 1;
+    count_top(r, reached, bins[0]);
+    for (int k = 0; k < cuts; k++) {
+        select_cut_begin(&c[k], reached);
+        select_cut_next(&c[k], bins[0]);
+        reached -= (size_t)count[k + 1];
+    }
+    for (int level = 1; level < SELECT_LEVELS; level++) {
+        for (int k = 0; k < cuts; k++)
+            prefix[k] = c[k].prefix;
+        memset(bins, 0, sizeof bins);
+        select_count_many(r->u, n, SELECT_POSITIVE, level, prefix, cuts, bins);
+        for (int k = 0; k < cuts; k++)
+            select_cut_next(&c[k], bins[k]);
+    }
+    reached = 0;
+    for (int k = cuts - 1; k >= 0; k--) {
+        reached += (size_t)count[k + 1];
+        cut[k] = reached ? c[k].prefix : UINT32_MAX;
+        ties[k] = c[k].left;
+        if (cut[k] == 0) { // no importance, no bits
+            cut[k] = 1;
+            ties[k] = SIZE_MAX;
         }
     }
 }

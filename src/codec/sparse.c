@@ -77,6 +77,7 @@ struct group {
     struct select_cut cut;
     double sum; // of what is taken, by magnitude
     size_t taken;
+    uint32_t least; // bits of what was collected
     float mean;
 };
 
@@ -266,6 +267,111 @@ static size_t take(const struct codec_inst *c, struct range r, const float *x, s
     return total;
 }
 
+static uint32_t tensor_at(const struct codec_inst *c, size_t pos, uint32_t t)
+{
+    while (pos >= c->shape->tensors[t].offset + tensor_values(&c->shape->tensors[t]))
+        t++;
+    return t;
+}
+
+static size_t most_kept(const struct codec_inst *c)
+{
+    double most = options(c)->warmup > 0 ? 1 : options(c)->ratio;
+    double k = most * (double)c->shape->n_values + group_count(c) + 1;
+    return k < (double)c->shape->n_values ? (size_t)k : c->shape->n_values;
+}
+
+// Candidates beyond what is kept: half as many again, more for small updates.
+#define COLLECT_ROOM(kept) ((kept) / 2 + 65536)
+
+// The same for the largest on either side, in one pass over the update: what a sample says can be
+// among them is collected, and the cuts are found in that. SIZE_MAX where there are too many for
+// the room.
+static size_t collect(const struct codec_inst *c, struct range r, const float *x, struct group *g,
+                      uint32_t *at)
+{
+    uint32_t n_groups = group_count(c), tensors = c->shape->n_tensors;
+    size_t room = most_kept(c) + COLLECT_ROOM(most_kept(c)), total = 0, from, n;
+    for (uint32_t first = 0; first < n_groups; first++) {
+        uint32_t bins[SELECT_BINS] = {0}, own = options(c)->group == GROUP_TENSOR;
+        size_t seen = 0;
+        for (uint32_t t = own ? first : 0; t < (own ? first + 1 : tensors); t++)
+            if (group_of(c, t) == first && g[first].n >= SAMPLE_FROM && part_of(c, r, t, &from, &n))
+                seen += select_sample(x + from, n, SELECT_ABS, bins);
+        g[first].least = select_floor(bins, seen, g[first].n, g[first].k) << 20;
+        g[first].least += g[first].least == 0; // zeros are never sent
+    }
+    for (uint32_t t = 0; t < tensors; t++) {
+        struct group *of = &g[group_of(c, t)];
+        if (!part_of(c, r, t, &from, &n))
+            continue;
+        size_t found = select_collect(x + from, n, SELECT_ABS, of->least, (uint32_t)from,
+                                      at + total, room - total);
+        total += found;
+        of->taken += found;
+        if (total > room)
+            return SIZE_MAX;
+    }
+    for (uint32_t i = 0; i < n_groups; i++)
+        if (g[i].taken < g[i].k && g[i].least > 1)
+            return SIZE_MAX; // the sample was wrong
+    return total;
+}
+
+static uint32_t bits_at(const float *x, size_t i)
+{
+    return f32_bits(x[i]) & 0x7fffffffu;
+}
+
+// Cuts among what has been collected, and what they leave of it.
+static size_t cut_collected(const struct codec_inst *c, const float *x, struct group *g,
+                            uint32_t *at, size_t total)
+{
+    size_t kept = 0, i = 0;
+    for (uint32_t k = 0; k < group_count(c); k++)
+        select_cut_begin(&g[k].cut, g[k].k < g[k].taken ? g[k].k : g[k].taken);
+    for (int level = 0; level < SELECT_LEVELS; level++) {
+        uint32_t bins[CLASSES][SELECT_BINS] = {{0}}, t = 0;
+        bool own = options(c)->group == GROUP_TENSOR;
+        for (i = 0; i < total;) {
+            t = tensor_at(c, at[i], t);
+            size_t end = c->shape->tensors[t].offset + tensor_values(&c->shape->tensors[t]);
+            uint32_t k = group_of(c, t), *bin = bins[own ? 0 : k];
+            for (; i < total && at[i] < end; i++) {
+                uint32_t a = bits_at(x, at[i]);
+                if (level == 0)
+                    bin[a >> 20]++;
+                else if (a >> (level == 1 ? 20 : 10) == g[k].cut.prefix)
+                    bin[a >> (level == 1 ? 10 : 0) & 1023]++;
+            }
+            if (own) {
+                select_cut_next(&g[k].cut, bin);
+                memset(bin, 0, sizeof bins[0]);
+            }
+        }
+        for (uint32_t k = 0; k < group_count(c) && !own; k++)
+            select_cut_next(&g[k].cut, bins[k]);
+    }
+    for (uint32_t k = 0; k < group_count(c); k++) {
+        g[k].sum = 0;
+        g[k].taken = 0;
+    }
+    uint32_t t = 0;
+    for (i = 0; i < total; i++) {
+        t = tensor_at(c, at[i], t);
+        struct group *of = &g[group_of(c, t)];
+        uint32_t a = bits_at(x, at[i]);
+        bool tie = a == of->cut.prefix && of->cut.left > 0;
+        if (of->k == 0 || !(a > of->cut.prefix || tie))
+            continue;
+        of->cut.left -= tie;
+        of->sum += fabs((double)x[at[i]]);
+        of->taken++;
+        at[kept++] = at[i];
+    }
+    return kept;
+}
+
 // SBC: the side, positive or negative, whose k largest have the larger mean.
 static void choose_sides(const struct codec_inst *c, struct range r, const float *x,
                          struct group *g, struct group *other, uint32_t *at)
@@ -313,13 +419,6 @@ static size_t draw_positions(const struct codec_inst *c, const struct codec_key 
 }
 
 // Values.
-
-static uint32_t tensor_at(const struct codec_inst *c, size_t pos, uint32_t t)
-{
-    while (pos >= c->shape->tensors[t].offset + tensor_values(&c->shape->tensors[t]))
-        t++;
-    return t;
-}
 
 static float exp2_of(int e)
 {
@@ -424,17 +523,10 @@ static int sparse_check(const struct codec_inst *c, struct err *err)
     return 0;
 }
 
-static size_t most_kept(const struct codec_inst *c)
-{
-    double most = options(c)->warmup > 0 ? 1 : options(c)->ratio;
-    double k = most * (double)c->shape->n_values + group_count(c) + 1;
-    return k < (double)c->shape->n_values ? (size_t)k : c->shape->n_values;
-}
-
 static size_t sparse_scratch(const struct codec_inst *c)
 {
     return 2 * SCRATCH_ROUND(group_count(c) * sizeof(struct group)) +
-           SCRATCH_ROUND((most_kept(c) + 16) * sizeof(uint32_t));
+           SCRATCH_ROUND((most_kept(c) + COLLECT_ROOM(most_kept(c)) + 16) * sizeof(uint32_t));
 }
 
 static size_t sparse_bound(const struct codec_inst *c)
@@ -453,7 +545,8 @@ static struct group *lay_groups(const struct codec_inst *c, void **scratch, stru
     size_t size = group_count(c) * sizeof(struct group);
     struct group *g = scratch_take(scratch, size);
     *other = scratch_take(scratch, size);
-    *at = scratch_take(scratch, (most_kept(c) + 16) * sizeof(uint32_t));
+    size_t room = most_kept(c) + COLLECT_ROOM(most_kept(c)) + 16;
+    *at = scratch_take(scratch, room * sizeof(uint32_t));
     return g;
 }
 
@@ -462,10 +555,14 @@ static size_t pick_all(const struct codec_inst *c, struct range r, const struct 
 {
     if (kind_of(c)->pick == PICK_RANDOM)
         return draw_positions(c, key, g, at);
-    if (kind_of(c)->pick == PICK_SIDE)
+    if (kind_of(c)->pick == PICK_SIDE) {
         choose_sides(c, r, x, g, other, at);
-    else
-        find_cuts(c, r, x, g);
+        return take(c, r, x, g, at);
+    }
+    size_t total = collect(c, r, x, g, at);
+    if (total != SIZE_MAX)
+        return cut_collected(c, x, g, at, total);
+    find_cuts(c, r, x, g);
     return take(c, r, x, g, at);
 }
 
