@@ -306,7 +306,7 @@ struct work {
     uint8_t *codes; // (n) unpacked, or NULL: packed straight into or out of packed
     uint8_t *packed;
     float *turned; // (n) scratch of transposed tensors
-    unsigned width;
+    unsigned kinds, width;
 };
 
 static struct rng tensor_stream(const struct work *w, uint32_t t)
@@ -532,7 +532,8 @@ static struct work lay_work(const struct codec_inst *c, const struct codec_key *
     w.scale = scratch_take(scratch, total.floats * sizeof(float));
     w.codes = needs_codes(c) ? scratch_take(scratch, n) : NULL;
     w.turned = common(c)->group == Q_RANK ? scratch_take(scratch, n * sizeof(float)) : NULL;
-    w.width = entropy_width(of(c)->kinds(c->opt));
+    w.kinds = of(c)->kinds(c->opt);
+    w.width = entropy_width(w.kinds);
     return w;
 }
 
@@ -630,6 +631,17 @@ static int get_codes(struct msg_in *m, struct work *w, void *scratch, struct err
     return 0;
 }
 
+static void look_up(const uint8_t *code, size_t n, const float *table, unsigned kinds,
+                    struct quant_sink to)
+{
+    if (kinds <= 16) {
+        quant_table_from_u8(code, n, table, to);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        to.to[i] = to.add ? to.to[i] + to.weight * table[code[i]] : table[code[i]];
+}
+
 static void decode_tensor(const struct work *w, uint32_t t, struct quant_sink to,
                           struct code_stream *s, size_t left)
 {
@@ -656,7 +668,7 @@ static void decode_tensor(const struct work *w, uint32_t t, struct quant_sink to
             else if (lv.linear)
                 quant_linear_from_u8(code, m, lv.zero, lv.step, quant_sink_at(to, at));
             else
-                quant_table_from_u8(code, m, lv.table, quant_sink_at(to, at));
+                look_up(code, m, lv.table, w->kinds, quant_sink_at(to, at));
             code += m;
             at = stop;
         }

@@ -40,12 +40,12 @@ struct q_stats {
     float max;        // of |x|
 };
 
-// Meaning of a code: (code - zero) * step, or a table of up to 16 values.
+// Meaning of a code: (code - zero) * step, or a table.
 struct q_levels {
     bool linear;
     int zero;
     float step;
-    float table[16];
+    float table[256];
 };
 
 #define Q_SCALES_MAX 2

@@ -103,6 +103,10 @@ static const char *const codec_cases[] = {
     "stc:ratio=0.1,group=class,scale=bf16+ef+zstd",
     "raw+rans",
     "powersgd+ef",
+    "natural",
+    "natural:code=rans",
+    "natdither",
+    "natural:levels=3,norm=max,bucket=100,code=gamma",
     NULL,
 };
 

@@ -40,6 +40,8 @@ static const struct golden golden_rows[] = {
     {"terngrad:clip=0,code=rans", 1, {3.06, 6.5}, {.784, .423}, .2, .2},
     {"terngrad:clip=0,code=base3", 1, {3.06, 6.5}, {1.6, 1.6}, .2, 1e-5},
     {"terngrad:code=rans", 1, {1.010, .876}, {1.219, 1.122}, .02, .02},
+    {"natural", 1, {.0815, .0823}, {8, 8}, .02, 0},
+    {"natural:code=rans", 1, {.0815, .0823}, {3.54, 3.83}, .02, .02},
     {"onebit:group=tensor", 1, {.3636, .501}, {1, 1}, .02, 0},
     {"sign", 1, {.3636, .501}, {1, 1}, .02, 0},
     {"int4:block=64", 1, {.0116, .0199}, {4, 4}, .02, 0},
@@ -156,6 +158,9 @@ static void test_averages(void **state)
         {"uniform:step=2,round=dither", 8, ANY},
         {"qsgd:levels=7,norm=max", 8, ANY},
         {"terngrad:clip=0", 8, ANY},
+        {"natural", 8, ANY},
+        {"natdither", 16, ANY},
+        {"natural:levels=2,norm=max", 8, ANY},
     };
     float *x = mem_alloc(MEM_CODEC, sizeof *x * N), *mean = mem_alloc(MEM_CODEC, sizeof *x * N);
     fill(x, N, DIST_NORMAL, 0);
