@@ -12,7 +12,7 @@ const struct codec *const codec_table[] = {
     &codec_raw,     &codec_fp32,     &codec_fp16,   &codec_bf16,     // dense
     &codec_int,     &codec_nf4,      &codec_qsgd,   &codec_terngrad, // scalar
     &codec_sign,    &codec_onebit,   &codec_fedbat, &codec_uniform,  //
-    &codec_natural, &codec_eden,                                     // rotated
+    &codec_natural, &codec_threelc,  &codec_eden,                    // rotated
     &codec_topk,    &codec_randk,    &codec_stc,    &codec_sbc,      // sparse
     &codec_dgc,     &codec_ecolora,                                  //
     &codec_signsgd, &codec_powersgd, &codec_fstq,   NULL,
@@ -28,6 +28,7 @@ const struct codec_alias codec_alias_table[] = {
     {"int2", "int:bits=2", "2-bit (ternary) blocks scaled by their largest value"},
     {"natdither", "natural:levels=8,norm=l2,bucket=512",
      "natural dithering: powers of two below a bucket's norm"},
+    {"3lc", "threelc+ef", "3LC as it is used, with error feedback"},
     {"drive", "eden:bits=1", "one rotated bit a value"},
     {"efsign", "sign:group=tensor+ef", "EF-signSGD: signs, mean magnitudes, error feedback"},
     {"fstq-paper",

@@ -10,7 +10,8 @@
 #include <math.h>
 
 const char *const q_group_choices[] = {"tensor", "class", "rank", NULL};
-const char *const q_coder_choices[] = {"fixed", "rans", "gamma", "delta", "omega", "base3", NULL};
+const char *const q_coder_choices[] = {"fixed", "rans",  "gamma", "delta",
+                                       "omega", "base3", "runs",  NULL};
 const char *const q_scale_choices[] = {"fp32", "bf16", "log8", NULL};
 
 #define CLASSES    3    // of enum shape_kind
@@ -464,6 +465,55 @@ static int get_elias(struct msg_in *m, enum q_coder coder, uint8_t *code, size_t
     return 0;
 }
 
+// 3LC's: five codes of 0 to 2 a byte, and 243 to 255 for 2 to 14 bytes of zeros (code 1) in a row.
+
+#define QUINT_ZERO 121 // 1 + 3 + 9 + 27 + 81
+#define RUN_MIN    2
+#define RUN_MAX    14
+#define RUN_FIRST  243
+
+// Packs into quint (n + 4) / 5 bytes, then over itself; returns the bytes left.
+static size_t shorten_runs(uint8_t *quint, size_t n)
+{
+    size_t out = 0;
+    for (size_t i = 0; i < n;) {
+        size_t run = 0;
+        while (run < RUN_MAX && i + run < n && quint[i + run] == QUINT_ZERO)
+            run++;
+        quint[out++] = run >= RUN_MIN ? (uint8_t)(RUN_FIRST + run - RUN_MIN) : quint[i];
+        i += run >= RUN_MIN ? run : 1;
+    }
+    return out;
+}
+
+static int put_runs(struct msg_out *o, const uint8_t *code, size_t n, uint8_t *quint)
+{
+    pack_base3(code, n, quint);
+    size_t len = shorten_runs(quint, (n + 4) / 5);
+    uint8_t *p = msg_take(o, PART_VALUES, len);
+    if (!p)
+        return -1;
+    memcpy(p, quint, len);
+    return 0;
+}
+
+static int get_runs(struct msg_in *m, uint8_t *code, size_t n, uint8_t *quint, struct err *err)
+{
+    size_t want = (n + 4) / 5, have = 0;
+    while (have < want) {
+        const uint8_t *p = msg_need(m, 1);
+        if (!p)
+            return msg_short("values", err);
+        size_t run = *p >= RUN_FIRST ? (size_t)*p - RUN_FIRST + RUN_MIN : 1;
+        if (run > want - have)
+            return msg_bad("values", "a run of zeros beyond the last value", err);
+        memset(quint + have, *p >= RUN_FIRST ? QUINT_ZERO : *p, run);
+        have += run;
+    }
+    unpack_base3(quint, n, code);
+    return 0;
+}
+
 // The message.
 
 static int zero_code(const struct codec_inst *c)
@@ -475,8 +525,9 @@ int quantiser_check(const struct codec_inst *c, struct err *err)
 {
     const struct q_common *o = c->opt;
     unsigned kinds = of(c)->kinds(c->opt);
-    if (o->coder == Q_BASE3 && kinds != 3)
-        return err_set(err, "code=base3 is for three levels, here are %u", kinds);
+    if (o->coder >= Q_BASE3 && kinds != 3)
+        return err_set(err, "code=%s is for three levels, here are %u", q_coder_choices[o->coder],
+                       kinds);
     if (o->coder >= Q_GAMMA && o->coder <= Q_OMEGA && kinds % 2 == 0)
         return err_set(err, "code=%s is for levels around zero", q_coder_choices[o->coder]);
     if (o->block > 0 && o->group != Q_TENSOR)
@@ -506,6 +557,7 @@ static size_t codes_bound(const struct codec_inst *c)
     case Q_RANS:
         return entropy_bound(n, kinds);
     case Q_BASE3:
+    case Q_RUNS:
         return (n + 4) / 5;
     case Q_GAMMA:
     case Q_DELTA:
@@ -544,6 +596,8 @@ static int put_codes(struct msg_out *o, const struct work *w, void *scratch)
     enum q_coder coder = (enum q_coder)common(c)->coder;
     if (coder == Q_RANS)
         return entropy_put(o, PART_VALUES, w->codes, n, of(c)->kinds(c->opt), scratch);
+    if (coder == Q_RUNS)
+        return put_runs(o, w->codes, n, scratch);
     if (coder != Q_BASE3)
         return put_elias(o, coder, w->codes, n, zero_code(c));
     uint8_t *p = msg_take(o, PART_VALUES, (n + 4) / 5);
@@ -619,6 +673,8 @@ static int get_codes(struct msg_in *m, struct work *w, void *scratch, struct err
         return entropy_get(m, w->codes, n, of(c)->kinds(c->opt), scratch, err);
     if (coder >= Q_GAMMA && coder <= Q_OMEGA)
         return get_elias(m, coder, w->codes, n, zero_code(c), err);
+    if (coder == Q_RUNS)
+        return get_runs(m, w->codes, n, scratch, err);
     const uint8_t *p = msg_need(m, coder == Q_BASE3 ? (n + 4) / 5 : pack_bytes(n, w->width));
     if (!p)
         return msg_short("values", err);

@@ -14,7 +14,7 @@ enum q_group {
     Q_CLASS,  // all A, all B, all others
     Q_RANK,   // one a rank component: the rows of A, the columns of B and of others
 };
-enum q_coder { Q_FIXED, Q_RANS, Q_GAMMA, Q_DELTA, Q_OMEGA, Q_BASE3 };
+enum q_coder { Q_FIXED, Q_RANS, Q_GAMMA, Q_DELTA, Q_OMEGA, Q_BASE3, Q_RUNS };
 enum q_scale { Q_FP32, Q_BF16, Q_LOG8 };
 extern const char *const q_group_choices[], *const q_coder_choices[], *const q_scale_choices[];
 

@@ -107,6 +107,10 @@ static const char *const codec_cases[] = {
     "natural:code=rans",
     "natdither",
     "natural:levels=3,norm=max,bucket=100,code=gamma",
+    "threelc",
+    "threelc:sparsity=1.75,block=100,code=rans",
+    "terngrad:code=runs",
+    "3lc",
     NULL,
 };
 

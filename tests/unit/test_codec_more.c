@@ -68,11 +68,55 @@ static void test_natural_dithering_by_hand(void **state)
     close_one(&s);
 }
 
+// 3LC.
+
+// 30 values are six quintuples: one with values, four of zeros as one run, one with a value.
+static void test_threelc_by_hand(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 1, 30, "threelc");
+    float x[30] = {8, -5, 4, 3.9f, -8};
+    x[29] = -7;
+    int64_t len = session_trip(&s, x, key_of(0));
+    assert_int_equal(len, 1 + 4 + 3);
+    // Codes 2 0 1 1 0 (4 is half of 8 and goes to the even side), least first: 2 + 9 + 27.
+    assert_int_equal(s.msg[5], 2 + 0 * 3 + 1 * 9 + 1 * 27 + 0 * 81);
+    assert_int_equal(s.msg[6], 243 + 4 - 2);
+    assert_int_equal(s.msg[7], 1 + 3 + 9 + 27 + 0 * 81);
+    const float want[] = {8, -8, 0, 0, -8};
+    assert_memory_equal(s.x_hat, want, sizeof want);
+    for (int i = 5; i < 29; i++)
+        assert_true(s.x_hat[i] == 0);
+    assert_true(s.x_hat[29] == -8);
+
+    s.msg[6] = 243 + 5 - 2; // a run that leaves no room for the last quintuple
+    assert_int_equal(
+        codec_decode(s.c, &(struct codec_key){7, 3, 0}, s.msg, 8, s.x_hat, s.scratch, &s.err), -1);
+    s.msg[6] = 255; // and one longer than the update
+    assert_int_equal(
+        codec_decode(s.c, &(struct codec_key){7, 3, 0}, s.msg, 8, s.x_hat, s.scratch, &s.err), -1);
+    close_one(&s);
+
+    // Runs of 15 zero bytes: the longest code, then a single one.
+    open_one(&s, 1, 80, "threelc:sparsity=1.5");
+    float y[80] = {1};
+    y[1] = 0.76f;
+    y[2] = 0.74f;
+    len = session_trip(&s, y, key_of(0));
+    assert_int_equal(len, 1 + 4 + 3);
+    assert_int_equal(s.msg[6], 255);
+    assert_int_equal(s.msg[7], 121);
+    assert_true(s.x_hat[0] == 1.5f && s.x_hat[1] == 1.5f && s.x_hat[2] == 0);
+    close_one(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_natural_by_hand),
         cmocka_unit_test(test_natural_dithering_by_hand),
+        cmocka_unit_test(test_threelc_by_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
