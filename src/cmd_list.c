@@ -79,13 +79,18 @@ static void list_schemes(void)
 
 static void list_methods(void)
 {
-    puts("# a method is SCHEME[:opts][~TOKENS[:opts]]/[VIEW@]CODEC[:opts][+WRAPPER[:opts]...]\n"
+    puts("# a method is "
+         "SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]\n"
          "# tokens: which of them shape the local loss");
     for (const struct token_source *const *t = token_table; *t; t++)
         row((*t)->name, (*t)->help);
     puts("# views: which part of the adapter travels");
-    for (const struct view *const *v = view_table; *v; v++)
+    for (const struct view *const *v = view_table; *v; v++) {
         row((*v)->name, (*v)->help);
+        if (*(*v)->source)
+            printf("#     from %s\n", (*v)->source);
+        options_of((*v)->options, (*v)->n_options);
+    }
     puts("# short names");
     for (const struct method_alias *a = method_aliases; a->name; a++)
         printf("  %-12s %s  %s\n", a->name, a->expansion, a->help);

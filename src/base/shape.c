@@ -65,6 +65,13 @@ void shape_seal(struct shape *s)
     XXH3_freeState(state);
 }
 
+struct shape_range shape_segment(size_t n, uint32_t parts, uint32_t k)
+{
+    return (struct shape_range){
+        (size_t)((double)n * (double)k / (double)parts),
+        k + 1 == parts ? n : (size_t)((double)n * (double)(k + 1) / (double)parts)};
+}
+
 void shape_free(struct shape *s)
 {
     mem_free(s->tensors);

@@ -22,6 +22,18 @@ struct shape {
     struct shape_tensor *tensors;
 };
 
+// Coordinates of the flat vector.
+struct shape_range {
+    size_t from, to;
+};
+// Part k of n values cut into `parts` contiguous ones of even size.
+struct shape_range shape_segment(size_t n, uint32_t parts, uint32_t k);
+// Which part is a client's in a round, where parts go round robin.
+static inline uint32_t shape_turn(uint32_t client, uint32_t version, uint32_t parts)
+{
+    return (uint32_t)(((uint64_t)client + version) % parts);
+}
+
 void shape_init(struct shape *s);
 void shape_add(struct shape *s, const char *name, uint32_t rows, uint32_t cols,
                enum shape_kind kind);

@@ -94,23 +94,17 @@ static uint32_t group_of(const struct codec_inst *c, uint32_t t)
 }
 
 // The coordinates that this message is about: all, or one segment.
-struct range {
-    size_t from, to;
-};
-
-static struct range range_of(const struct codec_inst *c, const struct codec_key *key)
+static struct shape_range range_of(const struct codec_inst *c, const struct codec_key *key)
 {
-    size_t n = c->shape->n_values, parts = (size_t)options(c)->segments;
+    uint32_t parts = (uint32_t)options(c)->segments;
     if (parts == 0)
-        return (struct range){0, n};
-    size_t k = ((size_t)key->client + key->version) % parts;
-    return (struct range){(size_t)((double)n * (double)k / (double)parts),
-                          k + 1 == parts ? n
-                                         : (size_t)((double)n * (double)(k + 1) / (double)parts)};
+        return (struct shape_range){0, c->shape->n_values};
+    return shape_segment(c->shape->n_values, parts, shape_turn(key->client, key->version, parts));
 }
 
 // The part of tensor t inside the range; false when there is none.
-static bool part_of(const struct codec_inst *c, struct range r, uint32_t t, size_t *at, size_t *n)
+static bool part_of(const struct codec_inst *c, struct shape_range r, uint32_t t, size_t *at,
+                    size_t *n)
 {
     const struct shape_tensor *row = &c->shape->tensors[t];
     size_t from = row->offset > r.from ? row->offset : r.from;
@@ -139,8 +133,8 @@ static double ratio_of(const struct codec_inst *c, uint32_t version, uint32_t ki
     return o->ratio;
 }
 
-static void begin_groups(const struct codec_inst *c, struct range r, uint32_t version, double part,
-                         struct group *g)
+static void begin_groups(const struct codec_inst *c, struct shape_range r, uint32_t version,
+                         double part, struct group *g)
 {
     memset(g, 0, group_count(c) * sizeof *g);
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
@@ -165,7 +159,7 @@ static size_t groups_total(const struct codec_inst *c, const struct group *g)
 // Picking.
 
 // Counts one level of tensors [t, end) into the bins of their groups, count[0] being group's.
-static void count_level(const struct codec_inst *c, struct range r, const float *x,
+static void count_level(const struct codec_inst *c, struct shape_range r, const float *x,
                         const struct group *g, uint32_t t, uint32_t end, uint32_t first, int level,
                         const uint32_t *floor_bin, uint32_t count[][SELECT_BINS])
 {
@@ -181,7 +175,7 @@ static void count_level(const struct codec_inst *c, struct range r, const float 
 #define SAMPLE_FROM 65536 // values of a group from which on a sample pays
 
 // Level 0: from where a sample says that it matters, and again from 0 where the sample was wrong.
-static void count_first(const struct codec_inst *c, struct range r, const float *x,
+static void count_first(const struct codec_inst *c, struct shape_range r, const float *x,
                         const struct group *g, uint32_t t, uint32_t end, uint32_t first,
                         uint32_t groups, uint32_t count[][SELECT_BINS])
 {
@@ -212,8 +206,8 @@ static void count_first(const struct codec_inst *c, struct range r, const float 
 }
 
 // The cuts of the groups from first on, which hold tensors [t, end).
-static void cut_groups(const struct codec_inst *c, struct range r, const float *x, struct group *g,
-                       uint32_t t, uint32_t end, uint32_t first, uint32_t groups)
+static void cut_groups(const struct codec_inst *c, struct shape_range r, const float *x,
+                       struct group *g, uint32_t t, uint32_t end, uint32_t first, uint32_t groups)
 {
     uint32_t count[CLASSES][SELECT_BINS];
     for (int level = 0; level < SELECT_LEVELS; level++) {
@@ -228,7 +222,8 @@ static void cut_groups(const struct codec_inst *c, struct range r, const float *
     }
 }
 
-static void find_cuts(const struct codec_inst *c, struct range r, const float *x, struct group *g)
+static void find_cuts(const struct codec_inst *c, struct shape_range r, const float *x,
+                      struct group *g)
 {
     uint32_t n_groups = group_count(c), tensors = c->shape->n_tensors;
     for (uint32_t i = 0; i < n_groups; i++)
@@ -245,8 +240,8 @@ static void find_cuts(const struct codec_inst *c, struct range r, const float *x
 }
 
 // Positions in ascending order; fills each group's sum and number taken.
-static size_t take(const struct codec_inst *c, struct range r, const float *x, struct group *g,
-                   uint32_t *at)
+static size_t take(const struct codec_inst *c, struct shape_range r, const float *x,
+                   struct group *g, uint32_t *at)
 {
     size_t total = 0, from, n;
     for (uint32_t i = 0; i < group_count(c); i++) {
@@ -287,8 +282,8 @@ static size_t most_kept(const struct codec_inst *c)
 // The same for the largest on either side, in one pass over the update: what a sample says can be
 // among them is collected, and the cuts are found in that. SIZE_MAX where there are too many for
 // the room.
-static size_t collect(const struct codec_inst *c, struct range r, const float *x, struct group *g,
-                      uint32_t *at)
+static size_t collect(const struct codec_inst *c, struct shape_range r, const float *x,
+                      struct group *g, uint32_t *at)
 {
     uint32_t n_groups = group_count(c), tensors = c->shape->n_tensors;
     size_t room = most_kept(c) + COLLECT_ROOM(most_kept(c)), total = 0, from, n;
@@ -373,7 +368,7 @@ static size_t cut_collected(const struct codec_inst *c, const float *x, struct g
 }
 
 // SBC: the side, positive or negative, whose k largest have the larger mean.
-static void choose_sides(const struct codec_inst *c, struct range r, const float *x,
+static void choose_sides(const struct codec_inst *c, struct shape_range r, const float *x,
                          struct group *g, struct group *other, uint32_t *at)
 {
     for (uint32_t i = 0; i < group_count(c); i++) {
@@ -550,8 +545,9 @@ static struct group *lay_groups(const struct codec_inst *c, void **scratch, stru
     return g;
 }
 
-static size_t pick_all(const struct codec_inst *c, struct range r, const struct codec_key *key,
-                       const float *x, struct group *g, struct group *other, uint32_t *at)
+static size_t pick_all(const struct codec_inst *c, struct shape_range r,
+                       const struct codec_key *key, const float *x, struct group *g,
+                       struct group *other, uint32_t *at)
 {
     if (kind_of(c)->pick == PICK_RANDOM)
         return draw_positions(c, key, g, at);
@@ -573,7 +569,7 @@ static size_t header_estimate(const struct codec_inst *c, const struct group *g)
 
 // The part of the configured shares that fits into the budget, by the estimate of the positions'
 // coding.
-static double fit_budget(const struct codec_inst *c, struct range r, uint32_t version,
+static double fit_budget(const struct codec_inst *c, struct shape_range r, uint32_t version,
                          int64_t budget, struct group *g)
 {
     double low = 0, high = 1;
@@ -597,7 +593,7 @@ static double fit_budget(const struct codec_inst *c, struct range r, uint32_t ve
 }
 
 // x is what is coded: the update, or DGC's accumulator.
-static int64_t put_message(const struct codec_inst *c, const float *x, struct range r,
+static int64_t put_message(const struct codec_inst *c, const float *x, struct shape_range r,
                            struct group *g, double part, const uint32_t *at, size_t count,
                            struct msg_out *m, struct err *err)
 {
@@ -642,7 +638,7 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
                          struct codec_report *report, struct err *err)
 {
     struct group *other, *g = lay_groups(c, &scratch, &other, kept);
-    struct range r = range_of(c, &in->key);
+    struct shape_range r = range_of(c, &in->key);
     double part = 1;
     if (in->budget_bytes >= 0)
         part = fit_budget(c, r, in->key.version, in->budget_bytes, g);
@@ -745,7 +741,7 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
 {
     uint32_t *at;
     struct group *other, *g = lay_groups(c, &scratch, &other, &at);
-    struct range r = range_of(c, key);
+    struct shape_range r = range_of(c, key);
     struct parsed p = {.g = g};
     struct msg_in m;
     unsigned flags;

@@ -22,10 +22,10 @@ size_t fed_work_floats(const struct fed_env *env)
 
 size_t fed_state_floats(const struct fed_env *env)
 {
-    return fed_work_floats(env) + codec_state_floats(env->method->codec);
+    return fed_work_floats(env) + view_state_floats(&env->method->view);
 }
 
 size_t fed_update_bound(const struct fed_env *env)
 {
-    return codec_bound(env->method->codec);
+    return view_bound(&env->method->view);
 }

@@ -5,9 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct view view_ab = {"AB", "the whole adapter"};
-const struct view *const view_table[] = {&view_ab, NULL};
-
 const struct method_alias method_aliases[] = {
     {"fedavg", "fedavg/fp32", "the dense reference"},
     {"noop", "noop/raw", "the floor: no training, no compression"},
@@ -101,26 +98,18 @@ static int parse_tokens(struct method *m, const char *spec, struct err *err)
     return err_set(err, "fed.method: no token source '%s'; there are: %s", name, list);
 }
 
-// "VIEW@": returns the text of the codec after it.
-static const char *parse_view(struct method *m, const char *spec, struct err *err)
+// "[VIEW[:opts]@]CODEC": a codec's text has no '@'.
+static int parse_view(struct method *m, const char *spec, const struct shape *shape,
+                      struct err *err)
 {
-    m->view = view_table[0];
+    char name[96] = "";
     const char *at = strchr(spec, '@');
-    if (!at)
-        return spec;
-    size_t n = (size_t)(at - spec);
-    for (int i = 0; view_table[i]; i++)
-        if (strlen(view_table[i]->name) == n && strncmp(view_table[i]->name, spec, n) == 0) {
-            m->view = view_table[i];
-            return at + 1;
-        }
-    const char *names[32] = {0};
-    char list[256];
-    for (int i = 0; view_table[i] && i < 31; i++)
-        names[i] = view_table[i]->name;
-    name_list(list, sizeof list, names);
-    err_set(err, "fed.method: no view '%.*s'; there are: %s", (int)n, spec, list);
-    return NULL;
+    if (at && !piece(spec, "@", name, sizeof name, err))
+        return -1;
+    if (view_open(&m->view, name, at ? at + 1 : spec, shape, err))
+        return -1;
+    m->codec = m->view.part[0].codec;
+    return 0;
 }
 
 static const char *expand(const char *text)
@@ -146,13 +135,8 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
     if (!tilde)
         return -1;
     snprintf(tokens, sizeof tokens, "%s", *tilde ? tilde + 1 : "");
-    if (parse_scheme(m, scheme, err) || parse_tokens(m, tokens, err)) {
-        method_close(m);
-        return -1;
-    }
-    const char *codec = parse_view(m, slash + 1, err);
-    m->codec = codec ? codec_open(codec, shape, err) : NULL;
-    if (!m->codec) {
+    if (parse_scheme(m, scheme, err) || parse_tokens(m, tokens, err) ||
+        parse_view(m, slash + 1, shape, err)) {
         method_close(m);
         return -1;
     }
@@ -162,9 +146,8 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
         expand_options(m, token_options, token_option_count, &m->token_opt);
         at = strlen(m->text);
     }
-    snprintf(m->text + at, sizeof m->text - at, "/%s%s%s",
-             m->view != view_table[0] ? m->view->name : "", m->view != view_table[0] ? "@" : "",
-             m->codec->text);
+    snprintf(m->text + at, sizeof m->text - at, "/%s%s%s", m->view.whole ? "" : m->view.text,
+             m->view.whole ? "" : "@", m->codec->text);
     return 0;
 }
 
@@ -173,8 +156,8 @@ int method_check(const char *text, struct err *err)
     struct shape shape;
     struct method m;
     shape_init(&shape);
-    shape_add(&shape, "A", 1, 8, SHAPE_LORA_A);
-    shape_add(&shape, "B", 8, 1, SHAPE_LORA_B);
+    shape_add(&shape, "A", 8, 128, SHAPE_LORA_A);
+    shape_add(&shape, "B", 128, 8, SHAPE_LORA_B);
     shape_seal(&shape);
     int rc = method_open(&m, text, &shape, err);
     if (rc == 0)
@@ -186,7 +169,6 @@ int method_check(const char *text, struct err *err)
 void method_close(struct method *m)
 {
     mem_free(m->scheme_opt);
-    if (m->codec)
-        codec_close(m->codec);
+    view_close(&m->view);
     memset(m, 0, sizeof *m);
 }

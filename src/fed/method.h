@@ -1,23 +1,19 @@
-// A method is one string: SCHEME[:opts][~TOKENS[:opts]]/[VIEW@]CODEC[:opts][+WRAPPER[:opts]...]
+// A method is one string:
+// SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]
 #ifndef FSTQ_FED_METHOD_H
 #define FSTQ_FED_METHOD_H
 
 #include "codec/codec.h"
 #include "fed/scheme.h"
+#include "fed/view.h"
 #include "model/tokens.h"
 
 #include <stdint.h>
-
-// Which part of the adapter travels in a round.
-struct view {
-    const char *name, *help;
-};
 
 struct method_alias {
     const char *name, *expansion, *help;
 };
 
-extern const struct view *const view_table[];      // NULL-terminated
 extern const struct method_alias method_aliases[]; // name NULL ends
 
 struct method {
@@ -25,9 +21,9 @@ struct method {
     void *scheme_opt;
     const struct token_source *tokens;
     struct token_opts token_opt;
-    const struct view *view;
-    struct codec_inst *codec;
-    char text[768]; // expanded: every option by name
+    struct view_inst view;          // its parts have the codecs
+    const struct codec_inst *codec; // the first part's: what it needs, its flags, its text
+    char text[768];                 // expanded: every option by name
 };
 
 // The shape outlives the method.

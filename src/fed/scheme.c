@@ -4,12 +4,13 @@
 #include <string.h>
 
 static void mean_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                        double lr)
+                        struct shape_range range, double lr)
 {
     (void)opt;
     (void)state;
+    (void)n;
     float s = (float)lr;
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = range.from; i < range.to; i++)
         theta[i] += s * delta[i];
 }
 
@@ -52,12 +53,12 @@ static void adaptive_init(const void *opt, float *state, size_t n)
 }
 
 static void adam_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                        double lr)
+                        struct shape_range range, double lr)
 {
     const struct adaptive_opt *o = opt;
     float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, s = (float)lr;
     float *m = state, *v = state + n;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = range.from; i < range.to; i++) {
         float d = delta[i];
         m[i] = b1 * m[i] + (1.0f - b1) * d;
         v[i] = b2 * v[i] + (1.0f - b2) * d * d;
@@ -66,12 +67,12 @@ static void adam_commit(const void *opt, float *theta, const float *delta, float
 }
 
 static void yogi_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                        double lr)
+                        struct shape_range range, double lr)
 {
     const struct adaptive_opt *o = opt;
     float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, s = (float)lr;
     float *m = state, *v = state + n;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = range.from; i < range.to; i++) {
         float d = delta[i], q = d * d;
         float sign = v[i] > q ? 1.0f : v[i] < q ? -1.0f : 0.0f;
         m[i] = b1 * m[i] + (1.0f - b1) * d;

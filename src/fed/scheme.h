@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/opt.h"
+#include "base/shape.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -25,9 +26,10 @@ struct scheme {
     const struct server_handlers *server; // how rounds go: synchronous, ...
     int state_vectors;                    // of n floats each, kept by the server and its checkpoint
     void (*init)(const void *opt, float *state, size_t n); // NULL = zero
-    // theta += ...; delta is the weighted mean over what arrived.
+    // theta += ... in the range; delta is the weighted mean over what arrived. All have n values,
+    // state has state_vectors of them.
     void (*commit)(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                   double lr);
+                   struct shape_range range, double lr);
 };
 
 extern const struct scheme *const scheme_table[]; // NULL-terminated

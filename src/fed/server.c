@@ -46,11 +46,23 @@ static void restore(struct server *s, struct err *err, int *rc)
     }
 }
 
+static void open_parts(struct server *s, const struct view_inst *v)
+{
+    s->part_weight = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->part_weight);
+    s->agg_state = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->agg_state);
+    s->delta = v->whole ? s->acc : mem_alloc(MEM_SERVER, s->n * sizeof *s->delta);
+    for (uint32_t p = 0; p < v->n_parts; p++) {
+        const struct codec_inst *c = v->part[p].codec;
+        if (c->row->agg)
+            s->agg_state[p] =
+                mem_alloc(MEM_SERVER, c->row->agg->state_bytes(c, v->part[p].shape.n_values));
+    }
+}
+
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err)
 {
     struct server *s = mem_alloc(MEM_SERVER, sizeof *s);
     const struct scheme *scheme = env->method->scheme;
-    const struct codec_inst *codec = env->method->codec;
     s->env = env;
     s->sink = sink;
     s->workers = env->transport->n_endpoints - 1;
@@ -60,10 +72,9 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->theta = mem_alloc(MEM_SERVER, s->n * sizeof *s->theta);
     s->acc = mem_alloc(MEM_SERVER, s->n * sizeof *s->acc);
     s->state = s->n_state ? mem_alloc(MEM_SERVER, s->n_state * sizeof *s->state) : NULL;
-    size_t scratch = codec_scratch_bytes(codec);
+    size_t scratch = view_scratch_bytes(&env->method->view);
     s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
-    if (codec->row->agg)
-        s->agg_state = mem_alloc(MEM_SERVER, codec->row->agg->state_bytes(codec, s->n));
+    open_parts(s, &env->method->view);
     size_t per_round = (size_t)env->fed->clients_per_round;
     s->turn = mem_alloc(MEM_SERVER, per_round * sizeof *s->turn);
     s->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *s->links);
@@ -112,10 +123,15 @@ void server_close(struct server *s)
         transport_unref(s->env->transport, s->model);
     mem_free(s->peer);
     mem_free(s->theta);
+    if (s->delta != s->acc)
+        mem_free(s->delta);
     mem_free(s->acc);
     mem_free(s->state);
     mem_free(s->scratch);
+    for (uint32_t p = 0; s->agg_state && p < s->env->method->view.n_parts; p++)
+        mem_free(s->agg_state[p]);
     mem_free(s->agg_state);
+    mem_free(s->part_weight);
     mem_free(s->turn);
     mem_free(s->links);
     mem_free(s->ckpt);

@@ -57,9 +57,10 @@ struct server {
 
     // model
     size_t n, n_state;
-    float *theta, *acc, *state; // acc: weighted sum of updates
-    void *scratch, *agg_state;
-    double weight_sum;
+    float *theta, *acc, *state; // acc: weighted sum of updates, one part of the view after another
+    float *delta;               // their mean, laid out as the adapter
+    void *scratch, **agg_state; // (parts) of a codec's own aggregation
+    double weight_sum, *part_weight; // part_weight: (parts)
     uint64_t run_id;
     struct checkpoint_totals totals;
     struct netbuf *model; // the broadcast frame of the round

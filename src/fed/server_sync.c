@@ -72,15 +72,27 @@ static void sample_turns(struct server *s)
     s->row.sampled = fed->clients_per_round;
 }
 
+static size_t model_floats(const struct server *s)
+{
+    return view_down_floats(&s->env->method->view);
+}
+
 static void pack_model(struct server *s)
 {
     struct transport *t = s->env->transport;
+    const struct view_inst *view = &s->env->method->view;
+    size_t n = model_floats(s);
+    const float *from = s->theta;
     if (s->model)
         transport_unref(t, s->model);
-    s->model = transport_buf(t, 4 * s->n);
+    s->model = transport_buf(t, 4 * n);
     uint8_t *p = netbuf_payload(s->model);
-    for (size_t i = 0; i < s->n; i++)
-        put_f32(p + 4 * i, s->theta[i]);
+    if (n < s->n) {
+        view_gather(&view->part[0], s->theta, s->delta); // free until the commit
+        from = s->delta;
+    }
+    for (size_t i = 0; i < n; i++)
+        put_f32(p + 4 * i, from[i]);
 }
 
 // The model goes to each rank once and is counted for each of its clients; a task names each
@@ -96,11 +108,13 @@ static void broadcast(struct server *s)
         for (int i = 0; i < s->n_turns; i++)
             s->peer[e].tasks += s->turn[i].endpoint == e && s->turn[i].state == TURN_WAITING;
         s->peer[e].owes_events = s->peer[e].tasks > 0;
-        struct frame f = {.kind = FRAME_MODEL, .payload_bytes = 4 * s->n, .values = (uint32_t)s->n};
+        struct frame f = {.kind = FRAME_MODEL,
+                          .payload_bytes = 4 * model_floats(s),
+                          .values = (uint32_t)model_floats(s)};
         if (s->peer[e].owes_events)
             server_send(s, e, &f, s->model, now_ns(s));
     }
-    int64_t model_bytes = (int64_t)(FRAME_HEADER_BYTES + 4 * s->n);
+    int64_t model_bytes = (int64_t)(FRAME_HEADER_BYTES + 4 * model_floats(s));
     for (int i = 0; i < s->n_turns; i++) {
         struct server_turn *t = &s->turn[i];
         if (t->state != TURN_WAITING)
@@ -124,9 +138,9 @@ static void set_deadline(struct server *s)
 {
     int64_t longest = 0;
     for (int i = 0; s->env->virtual_time && i < s->n_turns; i++) {
-        struct client_times t =
-            fed_client_times(s->env, s->turn[i].client, (int64_t)(FRAME_HEADER_BYTES + 4 * s->n),
-                             (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
+        struct client_times t = fed_client_times(
+            s->env, s->turn[i].client, (int64_t)(FRAME_HEADER_BYTES + 4 * model_floats(s)),
+            (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
         longest = t.total_ns > longest ? t.total_ns : longest;
     }
     s->deadline_ns = now_ns(s) + longest + (int64_t)(s->env->net->timeout_s * 1e9);
@@ -150,13 +164,19 @@ static void resolve(struct server *s, struct server_turn *t, enum message_status
 
 static int add_update(struct server *s, struct server_turn *t, struct err *err)
 {
-    const struct codec_inst *c = s->env->method->codec;
-    struct codec_key key = {.seed = s->env->seed, .client = t->client, .version = s->round};
+    const struct view_inst *view = &s->env->method->view;
+    uint32_t p = view_turn(view, t->client, s->round);
+    const struct codec_inst *c = view->part[p].codec;
+    struct codec_key key = view_key(view, s->env->seed, t->client, s->round);
     const uint8_t *bytes = t->held->bytes + FRAME_HEADER_BYTES;
     size_t len = t->frame.payload_bytes;
-    if (c->row->agg)
-        return c->row->agg->add(c, &key, bytes, len, t->frame.samples, s->agg_state, err);
-    return codec_decode_add(c, &key, bytes, len, (float)t->frame.samples, s->acc, s->scratch, err);
+    int rc = c->row->agg
+                 ? c->row->agg->add(c, &key, bytes, len, t->frame.samples, s->agg_state[p], err)
+                 : codec_decode_add(c, &key, bytes, len, (float)t->frame.samples,
+                                    s->acc + view->part[p].at, s->scratch, err);
+    if (rc == 0)
+        s->part_weight[p] += t->frame.samples;
+    return rc;
 }
 
 static void take_turn(struct server *s, struct server_turn *t)
@@ -204,19 +224,48 @@ static bool all_finite(const float *v, size_t n)
     return worst == 0;
 }
 
+// The mean of each part, over those who sent it.
+static void close_sums(struct server *s)
+{
+    const struct view_inst *view = &s->env->method->view;
+    for (uint32_t p = 0; p < view->n_parts; p++) {
+        const struct view_part *part = &view->part[p];
+        const struct codec_inst *codec = part->codec;
+        float *acc = s->acc + part->at;
+        size_t n = part->shape.n_values;
+        if (s->part_weight[p] <= 0)
+            continue;
+        if (codec->row->agg) {
+            codec->row->agg->finish(codec, s->agg_state[p], s->part_weight[p], acc, n);
+        } else {
+            float inverse = (float)(1.0 / s->part_weight[p]);
+            for (size_t i = 0; i < n; i++)
+                acc[i] *= inverse;
+        }
+    }
+}
+
+// Only what was sent moves: a part without a turn keeps its values and the server's state of them.
+static void step_parts(struct server *s)
+{
+    const struct method *m = s->env->method;
+    for (uint32_t p = 0; p < m->view.n_parts; p++) {
+        const struct view_part *part = &m->view.part[p];
+        if (s->part_weight[p] <= 0)
+            continue;
+        if (!m->view.whole)
+            view_scatter(part, s->acc + part->at, s->delta);
+        for (int i = 0; i < part->n_ranges; i++)
+            m->scheme->commit(m->scheme_opt, s->theta, s->delta, s->state, s->n, part->range[i],
+                              s->row.server_lr);
+    }
+}
+
 static void commit(struct server *s)
 {
     const struct fed_env *env = s->env;
-    const struct scheme *scheme = env->method->scheme;
-    const struct codec_inst *codec = env->method->codec;
     struct span span = span_begin(env->rec);
-    if (codec->row->agg) {
-        codec->row->agg->finish(codec, s->agg_state, s->weight_sum, s->acc, s->n);
-    } else {
-        float inverse = (float)(1.0 / s->weight_sum);
-        for (size_t i = 0; i < s->n; i++)
-            s->acc[i] *= inverse;
-    }
+    close_sums(s);
     s->aggregate_ns += span_end(env->rec, span, STAGE_AGGREGATE, -1, 0, (int64_t)(4 * s->n));
     s->row.train_loss /= s->weight_sum;
     if (!all_finite(s->acc, s->n)) { // finite updates whose sum is not: the adapter stays as it is
@@ -231,7 +280,7 @@ static void commit(struct server *s)
         norm += (double)s->acc[i] * (double)s->acc[i];
     s->row.update_norm = sqrt(norm);
     span = span_begin(env->rec);
-    scheme->commit(env->method->scheme_opt, s->theta, s->acc, s->state, s->n, s->row.server_lr);
+    step_parts(s);
     span_end(env->rec, span, STAGE_COMMIT, -1, 0, (int64_t)(4 * s->n));
 }
 
@@ -261,7 +310,7 @@ static void modelled_times(struct server *s)
         struct server_turn *t = &s->turn[i];
         if (t->row.status != MESSAGE_OK)
             continue;
-        int64_t down = (int64_t)(FRAME_HEADER_BYTES + 4 * s->n), up = t->row.frame_bytes;
+        int64_t down = (int64_t)(FRAME_HEADER_BYTES + 4 * model_floats(s)), up = t->row.frame_bytes;
         struct client_times c = fed_client_times(env, t->client, down, up);
         if (c.total_ns >= slowest) {
             slowest = c.total_ns;
@@ -366,7 +415,9 @@ static enum message_status judge(const struct server *s, const struct net_msg *m
         return MESSAGE_STALE;
     if (!t || t->state != TURN_WAITING || !t->granted)
         return MESSAGE_UNEXPECTED;
-    if (m->frame.values != s->n || m->frame.vectors != 1)
+    const struct view_inst *view = &s->env->method->view;
+    const struct view_part *part = &view->part[view_turn(view, t->client, s->round)];
+    if (m->frame.values != part->shape.n_values || m->frame.vectors != 1)
         return MESSAGE_SHAPE;
     if (m->frame.samples == 0 || !isfinite(m->frame.loss))
         return MESSAGE_NONFINITE;
@@ -582,8 +633,13 @@ static void next_round(struct server *s)
     s->next_turn = 0;
     s->aggregate_ns = 0;
     memset(s->acc, 0, s->n * sizeof *s->acc);
-    if (s->env->method->codec->row->agg)
-        s->env->method->codec->row->agg->begin(s->env->method->codec, s->agg_state, s->n);
+    const struct view_inst *view = &s->env->method->view;
+    for (uint32_t p = 0; p < view->n_parts; p++) {
+        const struct codec_inst *c = view->part[p].codec;
+        s->part_weight[p] = 0;
+        if (c->row->agg)
+            c->row->agg->begin(c, s->agg_state[p], view->part[p].shape.n_values);
+    }
     ask_suspects(s);
     s->t_begin_ns = now_ns(s);
     s->holding = !anybody_up(s) && any_worker_left(s) && !s->interrupted;

@@ -256,6 +256,8 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
     lm->job[i] = (struct model_job){.batch = &lm->batch[i].batch,
                                     .adapter = job->delta,
                                     .optim = &lm->os[i],
+                                    .trained = job->trained,
+                                    .n_trained = job->n_trained,
                                     .client = (int32_t)job->client};
     job->samples = task_client(lm->task, (int32_t)job->client)->n;
     job->loss = 0;

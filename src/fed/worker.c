@@ -36,6 +36,7 @@ struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *
         w->group = 1; // each client begins when its own task arrives
     size_t g = (size_t)w->group;
     w->theta = mem_alloc(MEM_ADAPTER, w->n * sizeof *w->theta);
+    env->work->row->initial(env->work, w->theta);
     w->delta = mem_alloc(MEM_ADAPTER, g * w->n * sizeof *w->delta);
     w->job = mem_alloc(MEM_OTHER, g * sizeof *w->job);
     if (w->state_floats) {
@@ -48,7 +49,10 @@ struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *
         w->grad = mem_alloc(MEM_OPTIMIZER, g * w->n * sizeof *w->grad);
     if (env->fed->nmse)
         w->x_hat = mem_alloc(MEM_OTHER, w->n * sizeof *w->x_hat);
-    size_t scratch = codec_scratch_bytes(env->method->codec);
+    const float *const whole[] = {w->delta, w->sens, w->grad};
+    for (size_t i = 0; i < ARRAY_LEN(whole) && !env->method->view.whole; i++)
+        w->part[i] = whole[i] ? mem_alloc(MEM_ADAPTER, w->n * sizeof(float)) : NULL;
+    size_t scratch = view_scratch_bytes(&env->method->view);
     w->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     w->drain_cap = WORKER_EVENTS;
     w->drain = mem_alloc(MEM_TRACE, w->drain_cap * sizeof *w->drain);
@@ -72,6 +76,8 @@ void worker_close(struct worker *w)
     mem_free(w->state_next);
     mem_free(w->sens);
     mem_free(w->grad);
+    for (size_t i = 0; i < ARRAY_LEN(w->part); i++)
+        mem_free(w->part[i]);
     mem_free(w->x_hat);
     mem_free(w->scratch);
     mem_free(w->drain);
@@ -205,6 +211,7 @@ static void train(struct worker *w, int first, int n)
         job->grad = w->grad ? w->grad + (size_t)i * w->n : NULL;
         job->tokens = w->env->method->tokens;
         job->token_opt = &w->env->method->token_opt;
+        job->trained = view_trained(&w->env->method->view, job->client, w->round, &job->n_trained);
         if (w->state_floats) {
             float *state = w->state + (size_t)i * w->state_floats;
             read_slot(w, job->client, state);
@@ -224,14 +231,13 @@ static void train(struct worker *w, int first, int n)
 }
 
 // The client's own measure of what its message lost, outside every span.
-static double message_error(struct worker *w, const struct codec_key *key, const float *x,
-                            const uint8_t *bytes, size_t len)
+static double message_error(struct worker *w, const struct codec_inst *codec,
+                            const struct codec_input *in, const uint8_t *bytes, size_t len)
 {
     struct err err;
-    if (!w->x_hat ||
-        codec_decode(w->env->method->codec, key, bytes, len, w->x_hat, w->scratch, &err))
+    if (!w->x_hat || codec_decode(codec, &in->key, bytes, len, w->x_hat, w->scratch, &err))
         return NAN;
-    return codec_nmse(x, w->x_hat, w->n);
+    return codec_nmse(in->x, w->x_hat, codec->shape->n_values);
 }
 
 static void report_message(struct worker *w, const struct worker_task *t,
@@ -261,27 +267,51 @@ static void damage(struct worker *w, struct worker_task *t)
         put_f32(p + (t->head.payload_bytes - 4), INFINITY);
 }
 
+// What travels of a vector as long as the adapter.
+static const float *part_of(const struct worker *w, const struct view_part *p, int which,
+                            const float *full)
+{
+    if (!full || w->env->method->view.whole)
+        return full;
+    view_gather(p, full, w->part[which]);
+    return w->part[which];
+}
+
+// The state of the client's codec on part p, and where its next one goes: parts that have no turn
+// keep theirs.
+static void codec_state(struct worker *w, const struct view_part *p, size_t group,
+                        struct codec_input *in)
+{
+    size_t at = w->work_floats + p->state_at, n = w->state_floats - w->work_floats;
+    if (n == 0)
+        return;
+    const float *state = w->state + group * w->state_floats;
+    if (!w->env->method->view.whole)
+        memcpy(w->state_next + w->work_floats, state + w->work_floats, n * sizeof *state);
+    in->state = state + at;
+    in->state_next = w->state_next + at;
+}
+
 // Packs one trained update straight into the frame that will carry it.
 static int64_t encode(struct worker *w, struct worker_task *t, struct train_job *job,
                       struct err *err)
 {
-    const struct codec_inst *codec = w->env->method->codec;
-    size_t cap = codec_bound(codec);
-    float *state = w->state_floats ? w->state + (size_t)(job - w->job) * w->state_floats : NULL;
-    struct codec_input in = {
-        .x = job->delta,
-        .sens = job->sens,
-        .grad = job->grad,
-        .budget_bytes = -1,
-        .state = state ? state + w->work_floats : NULL,
-        .state_next = state ? w->state_next + w->work_floats : NULL,
-        .key = {.seed = w->env->seed, .client = t->client, .version = w->round}};
+    const struct view_inst *view = &w->env->method->view;
+    const struct view_part *part = &view->part[view_turn(view, t->client, w->round)];
+    size_t cap = codec_bound(part->codec), n = part->shape.n_values;
+    struct codec_input in = {.budget_bytes = -1,
+                             .key = view_key(view, w->env->seed, t->client, w->round)};
     struct codec_report report;
     memset(&report, 0, sizeof report);
+    codec_state(w, part, (size_t)(job - w->job), &in);
     t->frame = transport_buf(w->env->transport, cap);
     struct span span = span_begin(w->env->rec);
-    int64_t len = codec_encode(codec, &in, netbuf_payload(t->frame), cap, w->scratch, &report, err);
-    span_end(w->env->rec, span, STAGE_ENCODE, (int32_t)t->client, (int64_t)(4 * w->n), len);
+    in.x = part_of(w, part, 0, job->delta);
+    in.sens = part_of(w, part, 1, job->sens);
+    in.grad = part_of(w, part, 2, job->grad);
+    int64_t len =
+        codec_encode(part->codec, &in, netbuf_payload(t->frame), cap, w->scratch, &report, err);
+    span_end(w->env->rec, span, STAGE_ENCODE, (int32_t)t->client, (int64_t)(4 * n), len);
     if (len < 0)
         return len;
     struct frame head = {.kind = FRAME_UPDATE,
@@ -289,12 +319,12 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
                          .version = w->round,
                          .client = t->client,
                          .samples = (uint32_t)job->samples,
-                         .values = (uint32_t)w->n,
+                         .values = (uint32_t)n,
                          .loss = (float)job->loss,
                          .payload_bytes = (uint64_t)len};
     t->head = head;
     report_message(w, t, &report,
-                   message_error(w, &in.key, job->delta, netbuf_payload(t->frame), (size_t)len));
+                   message_error(w, part->codec, &in, netbuf_payload(t->frame), (size_t)len));
     damage(w, t);
     return len;
 }
@@ -380,7 +410,9 @@ static void take_welcome(struct worker *w, const struct net_msg *m)
 // A new version ends what is left of the old: updates that were never acknowledged did not happen.
 static void take_model(struct worker *w, const struct net_msg *m)
 {
-    if (m->frame.payload_bytes != 4 * w->n)
+    const struct view_inst *view = &w->env->method->view;
+    size_t n = view_down_floats(view);
+    if (m->frame.payload_bytes != 4 * n)
         return;
     for (int i = 0; i < w->n_tasks; i++) {
         struct worker_task *t = &w->task[i];
@@ -393,8 +425,11 @@ static void take_model(struct worker *w, const struct net_msg *m)
     w->env->rec->version = (int32_t)w->round;
     w->n_tasks = w->n_trained = w->n_sent = w->n_reports = 0;
     w->expected = 0;
-    for (size_t i = 0; i < w->n; i++)
-        w->theta[i] = get_f32(m->payload + 4 * i);
+    float *to = n == w->n ? w->theta : w->part[0];
+    for (size_t i = 0; i < n; i++)
+        to[i] = get_f32(m->payload + 4 * i);
+    if (n < w->n)
+        view_scatter(&view->part[0], to, w->theta);
 }
 
 static void take_task(struct worker *w, const struct net_msg *m)

@@ -31,6 +31,7 @@ struct worker {
     int group; // tasks trained at once
     struct train_job *job;
     float *delta, *state, *state_next, *x_hat, *sens, *grad;
+    float *part[3]; // of delta, sens and grad: what travels, where that is not all
     void *scratch;
     struct slots *slots;
     struct rec_message *report; // of this round's messages

@@ -30,11 +30,13 @@ struct workload_env {
 // One client's local training on one version. Vectors are caller's.
 struct train_job {
     uint32_t client, round;
-    const float *theta; // (n) the version's adapter
-    float *delta;       // (n) out: trained minus theta
-    float *state;       // (state_floats) in and out, NULL when nothing is kept
-    float *sens;        // (n) out: diagonal Fisher of the adapter, or NULL
-    float *grad;        // (n) out: moving average of the gradient, or NULL
+    const float *theta;                // (n) the version's adapter
+    float *delta;                      // (n) out: trained minus theta
+    float *state;                      // (state_floats) in and out, NULL when nothing is kept
+    float *sens;                       // (n) out: diagonal Fisher of the adapter, or NULL
+    float *grad;                       // (n) out: moving average of the gradient, or NULL
+    const struct shape_range *trained; // what may change, ascending; NULL = all
+    int n_trained;
     const struct token_source *tokens;
     const struct token_opts *token_opt;
     int32_t samples; // out: weight of this client

@@ -98,7 +98,10 @@ struct model_job {
     float *adapter; // (n) of model_shape; trained in place. NULL: the backbone alone, to evaluate
     struct model_optim_state *optim;
     const struct kernel_fisher *fisher; // averages of the unclipped gradient, or NULL
-    int32_t client;                     // for spans
+    // What model_update may change of adapter, moments and averages, ascending; NULL = all.
+    const struct shape_range *trained;
+    int32_t n_trained;
+    int32_t client; // for spans
 
     // Outputs, each or NULL. Per token they have the batch's rows.
     float *grad;       // (n) the gradient

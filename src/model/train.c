@@ -464,13 +464,31 @@ static float *update_grad(const struct update *u, int32_t job)
     return u->full ? u->m->full_grad : model_gradient(u->m, u->jobs, job);
 }
 
-static void update_piece(void *arg, int32_t item, int32_t lane)
+// Calls fn on what is trained of values [from, to).
+static void each_trained(const struct update *u, int32_t job, size_t from, size_t to,
+                         void (*fn)(const struct update *u, int32_t job, size_t at, size_t n,
+                                    int32_t lane, void *arg),
+                         int32_t lane, void *arg)
 {
-    const struct update *u = arg;
+    const struct model_job *j = &u->jobs[job];
+    if (!j->trained) {
+        fn(u, job, from, to - from, lane, arg);
+        return;
+    }
+    for (int32_t i = 0; i < j->n_trained; i++) {
+        size_t a = j->trained[i].from > from ? j->trained[i].from : from;
+        size_t b = j->trained[i].to < to ? j->trained[i].to : to;
+        if (a < b)
+            fn(u, job, a, b - a, lane, arg);
+    }
+}
+
+static void update_values(const struct update *u, int32_t job, size_t at, size_t n, int32_t lane,
+                          void *arg)
+{
+    (void)arg;
     struct model *m = u->m;
-    int32_t job = item / u->pieces;
     struct model_job *j = &u->jobs[job];
-    size_t at = (size_t)(item % u->pieces) * PIECE, n = u->n - at < PIECE ? u->n - at : PIECE;
     const struct optim_params *p = u->p;
     float *w = update_target(u, job) + at, *moments = j->optim->moments + at;
     const float *g = update_grad(u, job) + at;
@@ -503,6 +521,21 @@ static void update_piece(void *arg, int32_t item, int32_t lane)
     }
 }
 
+static void update_piece(void *arg, int32_t item, int32_t lane)
+{
+    const struct update *u = arg;
+    size_t at = (size_t)(item % u->pieces) * PIECE, n = u->n - at < PIECE ? u->n - at : PIECE;
+    each_trained(u, item / u->pieces, at, at + n, update_values, lane, NULL);
+}
+
+static void sum_values(const struct update *u, int32_t job, size_t at, size_t n, int32_t lane,
+                       void *arg)
+{
+    double part, *sum = arg;
+    u->m->dev->ops->sum_squares(&u->m->dev->lane[lane].cx, update_grad(u, job) + at, n, &part);
+    *sum += part;
+}
+
 static void update_all(struct update *u, int32_t n, struct recorder *rec)
 {
     struct model *m = u->m;
@@ -510,12 +543,8 @@ static void update_all(struct update *u, int32_t n, struct recorder *rec)
     u->pieces = (int32_t)((u->n + PIECE - 1) / PIECE);
     for (int32_t j = 0; j < n; j++) {
         double sum = 0;
-        for (size_t at = 0; at < u->n; at += PIECE) {
-            double part;
-            m->dev->ops->sum_squares(&m->dev->lane[0].cx, update_grad(u, j) + at,
-                                     u->n - at < PIECE ? u->n - at : PIECE, &part);
-            sum += part;
-        }
+        for (size_t at = 0; at < u->n; at += PIECE)
+            each_trained(u, j, at, u->n - at < PIECE ? u->n : at + PIECE, sum_values, 0, &sum);
         u->jobs[j].grad_norm = sqrt(sum);
         u->jobs[j].optim->step++;
     }

@@ -33,7 +33,8 @@ for codec in $("$FSTQ" list codecs | awk '/behind a/ { exit } /^  [a-z]/ { print
 done
 
 state=(fed.rounds=6 fed.clients=4)
-for method in topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9; do
+for method in topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9 alt@topk:ratio=0.1+ef \
+    seg:parts=3@dgc; do
     log=${method%%[:+]*}
     run "${state[@]}" fed.method="fedavg/$method" >"$log.1" 2>&1
     check "$method: valid" contains "$log.1" "# VALID"
@@ -42,20 +43,34 @@ for method in topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9; do
     check "$method: the same adapter on three ranks" \
         equal "$(adapter "$log.3")" "$(adapter "$log.1")"
 done
-method=topk:ratio=0.05+ef
-"$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir=d \
-    >killed 2>&1 &
-pid=$!
-for _ in $(seq 1000); do
-    [ -f d/server.a.ckpt ] && break
-    sleep 0.005
+for method in topk:ratio=0.05+ef seg:parts=3@dgc; do
+    log=${method%%[:+]*}
+    "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d" \
+        >killed 2>&1 &
+    pid=$!
+    for _ in $(seq 1000); do
+        [ -f "$log.d/server.a.ckpt" ] && break
+        sleep 0.005
+    done
+    kill -KILL $pid
+    wait $pid 2>/dev/null
+    run "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d" run.resume=on >resumed 2>&1
+    check "$method: killed and resumed, the same adapter" \
+        equal "$(adapter resumed)" "$(adapter "$log.1")"
 done
-kill -KILL $pid
-wait $pid 2>/dev/null
-run "${state[@]}" fed.method="fedavg/$method" run.dir=d run.resume=on >resumed 2>&1
-check "$method: killed and resumed, the same adapter" equal "$(adapter resumed)" "$(adapter topk.1)"
 run "${state[@]}" fed.method=fedavg/topk:ratio=0.05 >without 2>&1
 check "error feedback matters" test "$(adapter without)" != "$(adapter topk.1)"
 run fed.method=fedavg/sign+rans+zstd >wrapped 2>&1
 check "two wrappers: valid" contains wrapped "# VALID"
+
+# Views: a whole message of raw floats is as long as the view, and B alone travels down too.
+bytes() { sed -n "s/^# uplink \([^,]*\), downlink \([^,]*\),.*/\1 \2/p" "$1"; }
+for view in AB B alt seg; do
+    run fed.rounds=4 fed.method="fedavg/$view@raw" >"view.$view" 2>&1
+    check "$view@raw: valid" contains "view.$view" "# VALID"
+done
+check "AB sends all, both ways" equal "$(bytes view.AB)" "1.77 MB 1.77 MB"
+check "B sends half, both ways" equal "$(bytes view.B)" "886 kB 886 kB"
+check "alt sends half" equal "$(bytes view.alt)" "886 kB 1.77 MB"
+check "seg sends a quarter" equal "$(bytes view.seg)" "443 kB 1.77 MB"
 finish

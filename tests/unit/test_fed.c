@@ -3,11 +3,13 @@
 #include "base/check.h"
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "config.h"
 #include "fed/checkpoint.h"
 #include "fed/fed.h"
 #include "fed/method.h"
 #include "fed/protocol.h"
 #include "fed/slots.h"
+#include "fed/workload.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -129,6 +131,9 @@ static void test_methods_are_printed_expanded(void **state)
     method_close(&m);
     assert_int_equal(method_open(&m, "fedavg~uniform/AB@raw", &shape, &err), 0);
     method_close(&m);
+    assert_int_equal(method_open(&m, "fedavg/seg@raw", &shape, &err), 0);
+    assert_string_equal(m.text, "fedavg/seg:parts=4@raw");
+    method_close(&m);
     shape_free(&shape);
 }
 
@@ -146,6 +151,10 @@ static void test_bad_methods_are_named(void **state)
         {"fp32", "no '/'"},
         {"fedavg~nosuch/fp32", "no token source 'nosuch'"},
         {"fedavg/XY@fp32", "no view 'XY'"},
+        {"fedavg/B:parts=2@fp32", "view 'B' takes no options"},
+        {"fedavg/seg:parts=1@fp32", "parts"},
+        {"fedavg/seg:share=2@fp32", "share"},
+        {"fedavg/alt@", ""},
         {"fedavg/nosuch", "nosuch"},
         {"fedavg/", ""},
         {"/fp32", ""},
@@ -171,7 +180,7 @@ static void test_adaptive_servers_by_hand(void **state)
     assert_int_equal(method_open(&m, "fedadam:beta1=0.9,beta2=0.99,tau=0.1/raw", &shape, &err), 0);
     m.scheme->init(m.scheme_opt, s, 1);
     assert_true(s[0] == 0 && fabsf(s[1] - 0.01f) < 1e-9f);
-    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, 0.1);
+    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, (struct shape_range){0, 1}, 0.1);
     // m = 0.05; v = 0.99 * 0.01 + 0.01 * 0.25 = 0.0124; step = 0.1 * 0.05 / (0.111355 + 0.1)
     assert_true(fabsf(s[0] - 0.05f) < 1e-7f && fabsf(s[1] - 0.0124f) < 1e-7f);
     assert_true(fabsf(theta - 1.0236569f) < 1e-5f);
@@ -179,12 +188,202 @@ static void test_adaptive_servers_by_hand(void **state)
     theta = 1;
     assert_int_equal(method_open(&m, "fedyogi:beta1=0.9,beta2=0.99,tau=0.1/raw", &shape, &err), 0);
     m.scheme->init(m.scheme_opt, s, 1);
-    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, 0.1);
+    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, (struct shape_range){0, 1}, 0.1);
     // v = 0.01 - 0.01 * 0.25 * sign(0.01 - 0.25) = 0.0125
     assert_true(fabsf(s[1] - 0.0125f) < 1e-7f);
     assert_true(fabsf(theta - (1 + 0.1f * 0.05f / (0.1118034f + 0.1f))) < 1e-5f);
     method_close(&m);
     shape_free(&shape);
+}
+
+// views.
+
+// 3 matrices: A (2, 4) at 0, B (4, 2) at 8, another (3, 3) at 16; 25 values.
+static void three_tensors(struct shape *s)
+{
+    shape_init(s);
+    shape_add(s, "A", 2, 4, SHAPE_LORA_A);
+    shape_add(s, "B", 4, 2, SHAPE_LORA_B);
+    shape_add(s, "C", 3, 3, SHAPE_OTHER);
+    shape_seal(s);
+}
+
+static void test_parts_of_a_view_are_disjoint(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t covered;
+    } views[] = {{"", 25}, {"B", 8}, {"alt", 16}, {"seg", 25}, {"seg:parts=7", 25}};
+    struct shape shape;
+    struct err err;
+    float full[25], part[25];
+    three_tensors(&shape);
+    for (int i = 0; i < 25; i++)
+        full[i] = (float)(i + 1);
+    for (size_t k = 0; k < ARRAY_LEN(views); k++) {
+        struct view_inst v;
+        float back[25] = {0};
+        size_t covered = 0;
+        assert_int_equal(view_open(&v, views[k].text, "raw", &shape, &err), 0);
+        for (uint32_t p = 0; p < v.n_parts; p++) {
+            const struct shape *s = &v.part[p].shape;
+            assert_int_equal(v.part[p].at, covered);
+            covered += s->n_values;
+            view_gather(&v.part[p], full, part);
+            for (uint32_t t = 0; t < s->n_tensors; t++) // kinds go with the values
+                for (uint32_t j = 0; j < s->tensors[t].rows * s->tensors[t].cols; j++) {
+                    float x = part[s->tensors[t].offset + j];
+                    assert_int_equal(s->tensors[t].kind, x <= 8    ? SHAPE_LORA_A
+                                                         : x <= 16 ? SHAPE_LORA_B
+                                                                   : SHAPE_OTHER);
+                }
+            view_scatter(&v.part[p], part, back);
+        }
+        assert_int_equal(covered, views[k].covered);
+        size_t equal = 0;
+        for (int i = 0; i < 25; i++) {
+            assert_true(back[i] == 0 || back[i] == full[i]);
+            equal += back[i] == full[i];
+        }
+        assert_int_equal(equal, views[k].covered);
+        view_close(&v);
+    }
+    shape_free(&shape);
+}
+
+static void test_whose_turn_it_is(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct view_inst v;
+    struct err err;
+    three_tensors(&shape);
+    assert_int_equal(view_open(&v, "alt", "raw", &shape, &err), 0);
+    for (uint32_t client = 0; client < 3; client++) {
+        assert_int_equal(view_turn(&v, client, 1), 0); // B, for B = 0 leaves A no gradient
+        assert_int_equal(view_turn(&v, client, 2), 1);
+        assert_int_equal(view_turn(&v, client, 3), 0);
+    }
+    assert_int_equal(v.part[0].shape.tensors[0].kind, SHAPE_LORA_B);
+    int n;
+    const struct shape_range *r = view_trained(&v, 0, 2, &n);
+    assert_true(n == 1 && r[0].from == 0 && r[0].to == 8);
+    view_close(&v);
+    // A quarter of 25 values: 6, 6, 6, 7; a matrix that is cut keeps its whole rows together.
+    assert_int_equal(view_open(&v, "seg", "raw", &shape, &err), 0);
+    assert_int_equal(view_turn(&v, 2, 5), 3);
+    assert_null(view_trained(&v, 2, 5, &n));  // all is trained
+    const struct shape *s = &v.part[1].shape; // values 6..11: two of A, four of B
+    assert_int_equal(s->n_tensors, 2);
+    assert_true(s->tensors[0].rows == 1 && s->tensors[0].cols == 2);
+    assert_true(s->tensors[1].rows == 2 && s->tensors[1].cols == 2);
+    assert_int_equal(v.part[3].shape.n_values, 7);
+    // What a codec does every other time it still does when its part comes every fourth round.
+    struct codec_key a = view_key(&v, 9, 1, 3), b = view_key(&v, 9, 1, 7);
+    assert_int_equal(a.version + 1, b.version);
+    assert_true(a.seed == b.seed && a.client == 1);
+    view_close(&v);
+    shape_free(&shape);
+    tiny_shape(&shape);
+    shape.tensors[0].kind = shape.tensors[1].kind = SHAPE_OTHER;
+    assert_int_equal(view_open(&v, "B", "raw", &shape, &err), -1);
+    assert_non_null(strstr(err.text, "nothing to send"));
+    shape_free(&shape);
+}
+
+static void test_state_of_parts_lies_side_by_side(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct view_inst v;
+    struct err err;
+    three_tensors(&shape);
+    assert_int_equal(view_open(&v, "seg:parts=3", "topk:ratio=0.5+ef", &shape, &err), 0);
+    assert_int_equal(v.part[0].state_at, 0);
+    assert_int_equal(v.part[1].state_at, 8 + 1); // residual and the round of its commit
+    assert_int_equal(view_state_floats(&v), 25 + 3);
+    view_close(&v);
+    shape_free(&shape);
+}
+
+// Two clients learn for two rounds with every way a frozen value might move: weight decay, momentum
+// that is kept, clipping. Nothing outside the view does; and the clip sees only what is trained.
+static void test_frozen_values_do_not_move(void **state)
+{
+    (void)state;
+    struct config c;
+    struct err err;
+    struct workload w;
+    struct recorder rec;
+    config_defaults(&c);
+    snprintf(c.model.path, sizeof c.model.path, "builtin");
+    c.task.test = 4;
+    c.model.lora_rank = 2;
+    c.optim.weight_decay = 0.1;
+    c.optim.clip = 0.5;
+    c.fed.clients = c.fed.clients_per_round = 2;
+    c.fed.local_steps = 2;
+    c.fed.batch = 2;
+    c.fed.opt_state = FED_STATE_KEEP;
+    for (c.task.name = 0; strcmp(task_names[c.task.name], "synth-qa") != 0;)
+        c.task.name++;
+    struct workload_env env = {.fed = &c.fed,
+                               .fisher = &c.fisher,
+                               .task = &c.task,
+                               .model = &c.model,
+                               .optim = &c.optim,
+                               .threads = 1,
+                               .seed = 1,
+                               .worker = true};
+    assert_int_equal(workload_open(&w, &env, &err), 0);
+    struct method m;
+    assert_int_equal(method_open(&m, "fedavg/alt@raw", &w.shape, &err), 0);
+    recorder_init(&rec, 4096, 0, false);
+    size_t n = w.shape.n_values, n_state = w.row->state_floats(&w);
+    float *theta = mem_alloc(MEM_OTHER, n * sizeof *theta);
+    float *delta = mem_alloc(MEM_OTHER, 2 * n * sizeof *delta);
+    float *kept = mem_alloc(MEM_OTHER, 2 * n_state * sizeof *kept);
+    float *before = mem_alloc(MEM_OTHER, 2 * n_state * sizeof *before);
+    w.row->initial(&w, theta);
+    for (uint32_t round = 1; round <= 2; round++) {
+        struct train_job job[2];
+        const struct view_part *part = &m.view.part[view_turn(&m.view, 0, round)];
+        memcpy(before, kept, 2 * n_state * sizeof *kept);
+        for (uint32_t k = 0; k < 2; k++) {
+            job[k] = (struct train_job){.client = k,
+                                        .round = round,
+                                        .theta = theta,
+                                        .delta = delta + k * n,
+                                        .state = kept + k * n_state,
+                                        .tokens = m.tokens,
+                                        .token_opt = &m.token_opt};
+            job[k].trained = view_trained(&m.view, k, round, &job[k].n_trained);
+        }
+        w.row->train(&w, job, 2, &rec);
+        size_t moved = 0, trained = 0;
+        for (size_t i = 0; i < 2 * n; i++) {
+            bool in = false;
+            for (int r = 0; r < part->n_ranges; r++)
+                in |= i % n >= part->range[r].from && i % n < part->range[r].to;
+            size_t at = i / n * n_state + i % n;
+            trained += in;
+            moved += delta[i] != 0;
+            assert_true(in || delta[i] == 0);
+            assert_true(in || kept[at] == before[at]);         // first moment
+            assert_true(in || kept[at + n] == before[at + n]); // second
+        }
+        assert_int_equal(trained, 2 * part->shape.n_values);
+        assert_true(moved > trained / 2);
+        for (size_t i = 0; i < n; i++)
+            theta[i] += delta[i];
+    }
+    void *blocks[] = {theta, delta, kept, before};
+    for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
+        mem_free(blocks[i]);
+    recorder_free(&rec);
+    method_close(&m);
+    workload_close(&w);
 }
 
 // checkpoints.
@@ -453,6 +652,10 @@ int main(void)
         cmocka_unit_test(test_methods_are_printed_expanded),
         cmocka_unit_test(test_bad_methods_are_named),
         cmocka_unit_test(test_adaptive_servers_by_hand),
+        cmocka_unit_test(test_parts_of_a_view_are_disjoint),
+        cmocka_unit_test(test_whose_turn_it_is),
+        cmocka_unit_test(test_state_of_parts_lies_side_by_side),
+        cmocka_unit_test(test_frozen_values_do_not_move),
         IN_DIR(test_checkpoint_returns_the_newest),
         IN_DIR(test_damaged_checkpoints_fall_back),
         IN_DIR(test_checkpoint_of_another_config_is_refused),

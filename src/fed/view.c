@@ -1,0 +1,328 @@
+#include "fed/view.h"
+
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+// Cutting.
+
+static void add_range(struct view_part *p, size_t from, size_t to)
+{
+    if (p->n_ranges && p->range[p->n_ranges - 1].to == from) {
+        p->range[p->n_ranges - 1].to = to;
+        return;
+    }
+    struct shape_range *more = mem_alloc(MEM_OTHER, (size_t)(p->n_ranges + 1) * sizeof *more);
+    if (p->n_ranges)
+        memcpy(more, p->range, (size_t)p->n_ranges * sizeof *more);
+    mem_free(p->range);
+    p->range = more;
+    p->range[p->n_ranges++] = (struct shape_range){from, to};
+}
+
+// Rows [row, row + rows) of columns [col, col + cols); one of both is whole.
+static void add_piece(struct view_part *p, const struct shape_tensor *t, size_t from, uint32_t rows,
+                      uint32_t cols)
+{
+    shape_add(&p->shape, t->name, rows, cols, (enum shape_kind)t->kind);
+    add_range(p, from, from + (size_t)rows * cols);
+}
+
+static uint32_t one_part(const void *opt)
+{
+    (void)opt;
+    return 1;
+}
+
+static uint32_t two_parts(const void *opt)
+{
+    (void)opt;
+    return 2;
+}
+
+static void cut_whole(const void *opt, const struct shape *shape, uint32_t p,
+                      struct view_part *part)
+{
+    (void)opt;
+    (void)p;
+    for (uint32_t i = 0; i < shape->n_tensors; i++)
+        add_piece(part, &shape->tensors[i], shape->tensors[i].offset, shape->tensors[i].rows,
+                  shape->tensors[i].cols);
+}
+
+static void cut_kind(const struct shape *shape, enum shape_kind kind, struct view_part *part)
+{
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        if (t->kind == (uint32_t)kind)
+            add_piece(part, t, t->offset, t->rows, t->cols);
+    }
+}
+
+static void cut_b(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part)
+{
+    (void)opt;
+    (void)p;
+    cut_kind(shape, SHAPE_LORA_B, part);
+}
+
+// B is first, because B = 0 at the start leaves A without a gradient.
+static void cut_phase(const void *opt, const struct shape *shape, uint32_t p,
+                      struct view_part *part)
+{
+    (void)opt;
+    cut_kind(shape, p == 0 ? SHAPE_LORA_B : SHAPE_LORA_A, part);
+}
+
+struct seg_opt {
+    int32_t parts;
+};
+
+static const struct opt seg_options[] = {
+    OPT(struct seg_opt, parts, "parts", "4", 2, 1024, "",
+        "client k sends part (k + round) mod this"),
+};
+
+static uint32_t seg_parts(const void *opt)
+{
+    return (uint32_t)((const struct seg_opt *)opt)->parts;
+}
+
+// A matrix that a segment cuts stays one as far as its whole rows go.
+static void cut_segment(const void *opt, const struct shape *shape, uint32_t p,
+                        struct view_part *part)
+{
+    struct shape_range r = shape_segment(shape->n_values, seg_parts(opt), p);
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        size_t end = t->offset + (size_t)t->rows * t->cols;
+        size_t from = t->offset > r.from ? t->offset : r.from, to = end < r.to ? end : r.to;
+        if (from >= to)
+            continue;
+        size_t head = (t->cols - (from - t->offset) % t->cols) % t->cols;
+        head = head < to - from ? head : to - from;
+        if (head)
+            add_piece(part, t, from, 1, (uint32_t)head);
+        from += head;
+        uint32_t rows = (uint32_t)((to - from) / t->cols);
+        if (rows)
+            add_piece(part, t, from, rows, t->cols);
+        from += (size_t)rows * t->cols;
+        if (from < to)
+            add_piece(part, t, from, 1, (uint32_t)(to - from));
+    }
+}
+
+static const struct view view_ab = {
+    .name = "AB",
+    .help = "the whole adapter",
+    .source = "",
+    .parts = one_part,
+    .cut = cut_whole,
+};
+
+static const struct view view_b = {
+    .name = "B",
+    .help = "A stays as it was drawn; only B is trained and travels, both ways",
+    .source = "FFA-LoRA, ICLR 2024",
+    .frozen = true,
+    .only = true,
+    .parts = one_part,
+    .cut = cut_b,
+};
+
+static const struct view view_alt = {
+    .name = "alt",
+    .help = "B in odd rounds, A in even ones; the other is frozen",
+    .source = "LoRA-A^2, its alternation without its rank mask",
+    .frozen = true,
+    .parts = two_parts,
+    .cut = cut_phase,
+};
+
+static const struct view view_seg = {
+    .name = "seg",
+    .help = "all is trained, one segment travels, round robin; its mean is over who sent it",
+    .source = "EcoLoRA, EMNLP 2025",
+    .options = seg_options,
+    .n_options = ARRAY_LEN(seg_options),
+    .option_bytes = sizeof(struct seg_opt),
+    .mixed = true,
+    .parts = seg_parts,
+    .cut = cut_segment,
+};
+
+const struct view *const view_table[] = {&view_ab, &view_b, &view_alt, &view_seg, NULL};
+
+// Opening.
+
+static const struct view *find(const char *name, struct err *err)
+{
+    char list[128];
+    size_t at = 0;
+    for (int i = 0; view_table[i]; i++) {
+        if (strcmp(view_table[i]->name, name) == 0)
+            return view_table[i];
+        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "",
+                               view_table[i]->name);
+    }
+    err_set(err, "fed.method: no view '%.40s'; there are: %s", name, list);
+    return NULL;
+}
+
+static int parse(struct view_inst *v, const char *text, struct err *err)
+{
+    char name[64];
+    size_t n = strcspn(text, ":");
+    v->row = view_table[0];
+    if (!*text)
+        return 0;
+    if (n >= sizeof name)
+        return err_set(err, "fed.method: view '%.40s...' is too long", text);
+    memcpy(name, text, n);
+    name[n] = '\0';
+    v->row = find(name, err);
+    if (!v->row)
+        return -1;
+    if (text[n] == ':' && v->row->n_options == 0)
+        return err_set(err, "fed.method: view '%s' takes no options, but '%.40s' follows it", name,
+                       text + n);
+    v->opt = v->row->option_bytes ? mem_alloc(MEM_OTHER, v->row->option_bytes) : NULL;
+    opt_defaults(v->row->options, v->row->n_options, v->opt);
+    if (text[n] == ':' &&
+        opt_set_list(v->row->options, v->row->n_options, v->opt, text + n + 1, err))
+        return -1;
+    size_t at = (size_t)snprintf(v->text, sizeof v->text, "%s", name);
+    for (int i = 0; i < v->row->n_options; i++) {
+        char value[32];
+        opt_format(&v->row->options[i], v->opt, value, sizeof value);
+        at += (size_t)snprintf(v->text + at, sizeof v->text - at, "%c%s=%s", i ? ',' : ':',
+                               v->row->options[i].name, value);
+    }
+    return 0;
+}
+
+static int open_part(struct view_inst *v, uint32_t p, const char *codec, struct err *err)
+{
+    struct view_part *part = &v->part[p];
+    shape_init(&part->shape);
+    v->row->cut(v->opt, v->shape, p, part);
+    shape_seal(&part->shape);
+    if (part->shape.n_values == 0)
+        return err_set(err,
+                       "fed.method: view '%s' has nothing to send of this adapter in part %u of "
+                       "%u; choose another view",
+                       v->row->name, p + 1, v->n_parts);
+    if (p > 0) {
+        const struct view_part *before = &v->part[p - 1];
+        part->at = before->at + before->shape.n_values;
+        part->state_at = before->state_at + codec_state_floats(before->codec);
+    }
+    part->codec = codec_open(codec, v->whole ? v->shape : &part->shape, err);
+    return part->codec ? 0 : -1;
+}
+
+int view_open(struct view_inst *v, const char *text, const char *codec, const struct shape *shape,
+              struct err *err)
+{
+    memset(v, 0, sizeof *v);
+    v->shape = shape;
+    if (parse(v, text, err)) {
+        view_close(v);
+        return -1;
+    }
+    v->whole = v->row == view_table[0];
+    v->n_parts = v->row->parts(v->opt);
+    v->part = mem_alloc(MEM_OTHER, v->n_parts * sizeof *v->part);
+    for (uint32_t p = 0; p < v->n_parts; p++)
+        if (open_part(v, p, codec, err)) {
+            view_close(v);
+            return -1;
+        }
+    return 0;
+}
+
+void view_close(struct view_inst *v)
+{
+    for (uint32_t p = 0; v->part && p < v->n_parts; p++) {
+        codec_close(v->part[p].codec);
+        shape_free(&v->part[p].shape);
+        mem_free(v->part[p].range);
+    }
+    mem_free(v->part);
+    mem_free(v->opt);
+    memset(v, 0, sizeof *v);
+}
+
+// Using.
+
+uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round)
+{
+    return v->row->mixed ? shape_turn(client, round, v->n_parts)
+                         : (round + v->n_parts - 1) % v->n_parts;
+}
+
+struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client, uint32_t round)
+{
+    uint64_t part = view_turn(v, client, round);
+    return (struct codec_key){
+        .seed = seed ^ part << 40, .client = client, .version = round / v->n_parts};
+}
+
+const struct shape_range *view_trained(const struct view_inst *v, uint32_t client, uint32_t round,
+                                       int *n_ranges)
+{
+    const struct view_part *p = &v->part[view_turn(v, client, round)];
+    *n_ranges = v->row->frozen ? p->n_ranges : 0;
+    return v->row->frozen ? p->range : NULL;
+}
+
+void view_gather(const struct view_part *p, const float *full, float *part)
+{
+    for (int i = 0; i < p->n_ranges; i++) {
+        size_t n = p->range[i].to - p->range[i].from;
+        memcpy(part, full + p->range[i].from, n * sizeof *part);
+        part += n;
+    }
+}
+
+void view_scatter(const struct view_part *p, const float *part, float *full)
+{
+    for (int i = 0; i < p->n_ranges; i++) {
+        size_t n = p->range[i].to - p->range[i].from;
+        memcpy(full + p->range[i].from, part, n * sizeof *part);
+        part += n;
+    }
+}
+
+size_t view_state_floats(const struct view_inst *v)
+{
+    const struct view_part *last = &v->part[v->n_parts - 1];
+    return last->state_at + codec_state_floats(last->codec);
+}
+
+size_t view_scratch_bytes(const struct view_inst *v)
+{
+    size_t most = 0;
+    for (uint32_t p = 0; p < v->n_parts; p++) {
+        size_t n = codec_scratch_bytes(v->part[p].codec);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+size_t view_bound(const struct view_inst *v)
+{
+    size_t most = 0;
+    for (uint32_t p = 0; p < v->n_parts; p++) {
+        size_t n = codec_bound(v->part[p].codec);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+size_t view_down_floats(const struct view_inst *v)
+{
+    return v->row->only ? v->part[0].shape.n_values : v->shape->n_values;
+}

@@ -1,0 +1,71 @@
+// Views: which part of the adapter is trained and travels in a round. A view cuts the adapter into
+// parts; a client's round is about one of them. A part is a list of matrices of its own, so that
+// codecs, their state and their random streams know nothing of views.
+#ifndef FSTQ_FED_VIEW_H
+#define FSTQ_FED_VIEW_H
+
+#include "base/check.h"
+#include "base/opt.h"
+#include "base/shape.h"
+#include "codec/codec.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct view_part {
+    struct shape shape;        // what its codec sees
+    struct shape_range *range; // where its values lie in the adapter, ascending
+    int n_ranges;
+    size_t at;       // of its first value where all parts lie one after another
+    size_t state_at; // of its codec's floats in a client's state
+    struct codec_inst *codec;
+};
+
+struct view {
+    const char *name, *help, *source;
+    const struct opt *options;
+    int n_options;
+    size_t option_bytes;
+    bool frozen; // what is outside the part is not trained
+    bool only;   // what is outside never changes: the downlink leaves it out too
+    bool mixed;  // clients of a round have different parts
+    uint32_t (*parts)(const void *opt);
+    // Appends the ranges of part p; shape is the adapter's.
+    void (*cut)(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part);
+};
+
+extern const struct view *const view_table[]; // NULL-terminated; the first is the whole adapter
+
+// A view of one adapter. Parts are disjoint.
+struct view_inst {
+    const struct view *row;
+    void *opt;
+    const struct shape *shape; // of the adapter
+    uint32_t n_parts;
+    struct view_part *part;
+    bool whole; // one part, the adapter itself: nothing is copied
+    char text[96];
+};
+
+// "NAME[:opts]", "" = the whole adapter; codec: its text. The shape outlives the instance.
+int view_open(struct view_inst *v, const char *text, const char *codec, const struct shape *shape,
+              struct err *err);
+void view_close(struct view_inst *v);
+
+uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round);
+// The stream of a message: codecs count the turns of a part, not rounds, so that what they do
+// every other time they still do when the part comes every other round.
+struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client,
+                          uint32_t round);
+// What local training may change, NULL = everything.
+const struct shape_range *view_trained(const struct view_inst *v, uint32_t client, uint32_t round,
+                                       int *n_ranges);
+void view_gather(const struct view_part *p, const float *full, float *part);
+void view_scatter(const struct view_part *p, const float *part, float *full);
+
+size_t view_state_floats(const struct view_inst *v);  // of all parts' codecs
+size_t view_scratch_bytes(const struct view_inst *v); // of the hungriest
+size_t view_bound(const struct view_inst *v);         // of the longest message
+size_t view_down_floats(const struct view_inst *v);   // of the adapter that clients are sent
+
+#endif
