@@ -372,7 +372,7 @@ static void load_override(struct source *s, int n, const char *text)
 
 static int check_fed(const struct config *c, struct err *err)
 {
-    return fed_check(&c->fed, err);
+    return fed_check(&c->fed, err) || client_check(&c->client, err) ? -1 : 0;
 }
 
 static int check_method(const struct config *c, struct err *err)

@@ -68,7 +68,7 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_MASK] = {"mask", LANE_COMPUTE, true,
         "the part of train that refreshes a token mask", "steps under the mask"},
     [STAGE_PRIVACY] = {"privacy", LANE_ENCODE, false,
-        "clipping and noise", "accounting"},
+        "clipping an update and adding noise to it, its norm included", "compression; accounting"},
     [STAGE_SETUP] = {"setup", LANE_IO, false,
         "start to the first round: data, weights, hello", "rounds"},
     [STAGE_SYNC] = {"sync", LANE_IO, true,
@@ -94,7 +94,7 @@ const int record_width_bits[RECORD_WIDTHS] = {0, 1, 2, 3, 4, 6, 8, 16, 32};
 // Rows go to disk as they lie in memory: no holes.
 _Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
 _Static_assert(sizeof(struct rec_round) == 10 * 8 + 6 * 8 + 8 + 8 * 4, "hole in rec_round");
-_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 2) * 8 + 6 * 4,
+_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 3) * 8 + 6 * 4,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4, "hole in rec_alloc");
@@ -190,6 +190,7 @@ static const struct record_field message_fields[] = {
     FIELD(values_bytes, "bytes", "codes"),
     FIELD(kept, "", "values sent at 0, 1, 2, 3, 4, 6, 8, 16 and 32 bits"),
     FIELD(nmse, "", "squared error over squared norm of the update, as the client measured it"),
+    FIELD(norm, "", "L2 norm of what is sent of the update, before clipping and compression"),
     FIELD(weight, "", "weight in the aggregate"),
     {0},
 };

@@ -101,6 +101,7 @@ struct rec_message {
     int64_t header_bytes, directory_bytes, scales_bytes, indices_bytes, tags_bytes, values_bytes;
     int64_t kept[RECORD_WIDTHS]; // values sent at each width
     double nmse;                 // against the uncompressed update, as the client measured it
+    double norm;                 // of the update before clipping
     double weight;
     int32_t run, version, attempt, client, rank, status;
 };

@@ -37,6 +37,10 @@ const struct opt client_options[] = {
         "configured compute of one local step, a term of the modelled time; 0 = not modelled"),
     OPT(struct client_params, encode_ns, "client.encode_ns", "0", 0, 1e15, "ns",
         "configured time to compress one update, a term of the modelled time"),
+    OPT(struct client_params, dp_clip, "client.dp_clip", "0", 0, 1e12, "",
+        "updates are scaled to at most this L2 norm before they are compressed; 0 = off"),
+    OPT(struct client_params, dp_sigma, "client.dp_sigma", "0", 0, 1e6, "",
+        "Gaussian noise on a clipped update, in units of client.dp_clip"),
 };
 const int client_option_count = ARRAY_LEN(client_options);
 
@@ -60,6 +64,15 @@ int fed_check(const struct fed_params *p, struct err *err)
     if (p->server_lr_end < 0 && p->server_lr_end != -1)
         return err_set(err, "fed.server_lr_end = %g: it is -1 (constant) or at least 0",
                        p->server_lr_end);
+    return 0;
+}
+
+int client_check(const struct client_params *p, struct err *err)
+{
+    if (p->dp_sigma > 0 && p->dp_clip <= 0)
+        return err_set(err,
+                       "client.dp_sigma = %g without a norm to measure it in; set client.dp_clip",
+                       p->dp_sigma);
     return 0;
 }
 

@@ -31,11 +31,13 @@ enum { FISHER_EMA, FISHER_SUM };
 struct client_params { // [client]
     int64_t step_ns;   // configured compute of one local step; 0 = compute is not modelled
     int64_t encode_ns; // configured time to encode one update
+    double dp_clip, dp_sigma;
 };
 
 extern const struct opt fed_options[], client_options[], fisher_options[];
 extern const int fed_option_count, client_option_count, fisher_option_count;
 int fed_check(const struct fed_params *p, struct err *err); // combinations
+int client_check(const struct client_params *p, struct err *err);
 
 // The clients' sequence: from the seed alone, the same for every method. Sampled clients of a
 // round, ascending.

@@ -375,6 +375,7 @@ static void take_report(struct server *s, const struct rec_message *report)
         t->row.values_bytes = report->values_bytes;
         memcpy(t->row.kept, report->kept, sizeof t->row.kept);
         t->row.nmse = report->nmse;
+        t->row.norm = report->norm;
         return;
     }
 }

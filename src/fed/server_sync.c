@@ -36,6 +36,7 @@ static struct rec_message message_row(const struct server *s, uint32_t client, i
                             .tags_bytes = -1,
                             .values_bytes = -1,
                             .nmse = NAN,
+                            .norm = NAN,
                             .weight = 0,
                             .run = r->run,
                             .version = (int32_t)s->round,

@@ -4,6 +4,7 @@
 #include "base/half.h"
 #include "base/mem.h"
 #include "fed/fault.h"
+#include "fed/privacy.h"
 
 #include <math.h>
 #include <signal.h>
@@ -241,7 +242,7 @@ static double message_error(struct worker *w, const struct codec_inst *codec,
 }
 
 static void report_message(struct worker *w, const struct worker_task *t,
-                           const struct codec_report *r, double nmse)
+                           const struct codec_report *r, double nmse, double norm)
 {
     struct rec_message m = {.frame_bytes = (int64_t)(FRAME_HEADER_BYTES + t->head.payload_bytes),
                             .header_bytes = FRAME_HEADER_BYTES + r->parts.header,
@@ -251,6 +252,7 @@ static void report_message(struct worker *w, const struct worker_task *t,
                             .tags_bytes = r->parts.tags,
                             .values_bytes = r->parts.values,
                             .nmse = nmse,
+                            .norm = norm,
                             .version = (int32_t)w->round,
                             .client = (int32_t)t->client};
     memcpy(m.kept, r->kept, sizeof m.kept);
@@ -268,8 +270,7 @@ static void damage(struct worker *w, struct worker_task *t)
 }
 
 // What travels of a vector as long as the adapter.
-static const float *part_of(const struct worker *w, const struct view_part *p, int which,
-                            const float *full)
+static float *part_of(const struct worker *w, const struct view_part *p, int which, float *full)
 {
     if (!full || w->env->method->view.whole)
         return full;
@@ -292,6 +293,19 @@ static void codec_state(struct worker *w, const struct view_part *p, size_t grou
     in->state_next = w->state_next + at;
 }
 
+// Clips and blurs what will be sent. Returns its norm as it was, NaN where nobody asked: without
+// clipping it is a measure like the error, outside every span.
+static double privatise(struct worker *w, const struct worker_task *t, float *x, size_t n)
+{
+    const struct client_params *p = w->env->client;
+    if (p->dp_clip <= 0)
+        return w->env->fed->nmse ? privacy_norm(x, n) : NAN;
+    struct span span = span_begin(w->env->rec);
+    double norm = privacy_apply(p, w->env->seed, t->client, w->round, x, n);
+    span_end(w->env->rec, span, STAGE_PRIVACY, (int32_t)t->client, (int64_t)(4 * n), 0);
+    return norm;
+}
+
 // Packs one trained update straight into the frame that will carry it.
 static int64_t encode(struct worker *w, struct worker_task *t, struct train_job *job,
                       struct err *err)
@@ -304,9 +318,11 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     struct codec_report report;
     memset(&report, 0, sizeof report);
     codec_state(w, part, (size_t)(job - w->job), &in);
+    float *x = part_of(w, part, 0, job->delta);
+    double norm = privatise(w, t, x, n);
     t->frame = transport_buf(w->env->transport, cap);
     struct span span = span_begin(w->env->rec);
-    in.x = part_of(w, part, 0, job->delta);
+    in.x = x;
     in.sens = part_of(w, part, 1, job->sens);
     in.grad = part_of(w, part, 2, job->grad);
     int64_t len =
@@ -324,7 +340,7 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
                          .payload_bytes = (uint64_t)len};
     t->head = head;
     report_message(w, t, &report,
-                   message_error(w, part->codec, &in, netbuf_payload(t->frame), (size_t)len));
+                   message_error(w, part->codec, &in, netbuf_payload(t->frame), (size_t)len), norm);
     damage(w, t);
     return len;
 }

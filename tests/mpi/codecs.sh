@@ -73,4 +73,45 @@ check "AB sends all, both ways" equal "$(bytes view.AB)" "1.77 MB 1.77 MB"
 check "B sends half, both ways" equal "$(bytes view.B)" "886 kB 886 kB"
 check "alt sends half" equal "$(bytes view.alt)" "886 kB 1.77 MB"
 check "seg sends a quarter" equal "$(bytes view.seg)" "443 kB 1.77 MB"
+
+# Three clients, three segments: everybody's is the mean of its part, so the squared norm of the
+# aggregate is the sum of theirs. Over all clients it would be a ninth.
+sum_of_norms() # trace: squared norms of the messages over that of the aggregate, round by round
+{
+    "$FSTQ" export "$1" --csv "$1.csv" >/dev/null && awk -F, '
+        FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        /^#/ { next }
+        FILENAME ~ /messages/ { sq[$at["version"]] += $at["norm"] ^ 2 }
+        FILENAME ~ /rounds/ && $at["version"] > 0 {
+            printf "%.4f ", sq[$at["version"]] / $at["update_norm"] ^ 2
+        }' "$1.csv/messages.csv" "$1.csv/rounds.csv"
+}
+run fed.clients=3 fed.method=fedavg/seg:parts=3@raw trace.file=seg.h5 >seg 2>&1
+check "a segment's mean is over who sent it" equal "$(sum_of_norms seg.h5)" "1.0000 1.0000 "
+
+# Clipping to a norm that one client alone exceeds not at all, and that all exceed.
+dp=(fed.clients_per_round=1 fed.method=fedavg/raw)
+run "${dp[@]}" trace.file=free.h5 >free 2>&1
+run "${dp[@]}" client.dp_clip=1000 >loose 2>&1
+check "a loose clip changes nothing" equal "$(adapter loose)" "$(adapter free)"
+run "${dp[@]}" client.dp_clip=0.01 trace.file=clip.h5 >clip 2>&1
+norms=$("$FSTQ" export clip.h5 --csv clip.csv >/dev/null && awk -F, '
+    FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+    /^#/ { next }
+    FILENAME ~ /rounds/ && $at["version"] > 0 { printf "%.5f ", $at["update_norm"] }
+    FILENAME ~ /messages/ { above += $at["norm"] > 0.01 }
+    FILENAME ~ /events/ && $at["stage"] ~ /privacy/ { spans++ }
+    END { print above, spans }' clip.csv/rounds.csv clip.csv/messages.csv clip.csv/events.csv)
+check "updates are clipped, their norms and the stage recorded" \
+    equal "$norms" "0.01000 0.01000 2 2"
+noise=(client.dp_clip=0.01 client.dp_sigma=1)
+for method in fp32 topk:ratio=0.05+ef signsgd fstq alt@qsgd; do
+    run "${noise[@]}" fed.method="fedavg/$method" >noise 2>&1
+    check "noise before $method: valid" contains noise "# VALID"
+done
+mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${noise[@]}" fed.method=fedavg/alt@qsgd \
+    >noise.3 2>&1
+check "noise is the same for any ranks" equal "$(adapter noise.3)" "$(adapter noise)"
+run client.dp_sigma=1 >dp 2>&1
+check "noise without a clip is refused" contains dp "client.dp_clip"
 finish

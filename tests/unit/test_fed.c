@@ -7,6 +7,7 @@
 #include "fed/checkpoint.h"
 #include "fed/fed.h"
 #include "fed/method.h"
+#include "fed/privacy.h"
 #include "fed/protocol.h"
 #include "fed/slots.h"
 #include "fed/workload.h"
@@ -386,6 +387,65 @@ static void test_frozen_values_do_not_move(void **state)
     workload_close(&w);
 }
 
+// clip and noise.
+
+static void test_clipping_by_hand(void **state)
+{
+    (void)state;
+    struct client_params p = {.dp_clip = 1};
+    float x[2] = {3, 4};
+    assert_true(privacy_apply(&p, 1, 0, 1, x, 2) == 5);
+    assert_true(x[0] == 0.6f && x[1] == 0.8f);
+    float small[2] = {0.3f, 0.4f}; // within the ball: as it was
+    assert_true(fabs(privacy_apply(&p, 1, 0, 1, small, 2) - 0.5) < 1e-7);
+    assert_true(small[0] == 0.3f && small[1] == 0.4f);
+    float zero[2] = {0, 0};
+    assert_true(privacy_apply(&p, 1, 0, 1, zero, 2) == 0 && zero[0] == 0);
+    p.dp_clip = 0;
+    float off[2] = {3, 4};
+    assert_true(privacy_apply(&p, 1, 0, 1, off, 2) == 5 && off[0] == 3);
+    struct err err;
+    p.dp_sigma = 1;
+    assert_int_equal(client_check(&p, &err), -1);
+    assert_non_null(strstr(err.text, "client.dp_clip"));
+    p.dp_clip = 1;
+    assert_int_equal(client_check(&p, &err), 0);
+}
+
+// 200,000 draws: mean within 5 standard errors, variance within 5 of its own, 4th moment near 3
+// sigma^4, and no correlation between clients or rounds.
+static void test_noise_is_gaussian_and_keyed(void **state)
+{
+    (void)state;
+    enum { N = 200000 };
+    struct client_params p = {.dp_clip = 2, .dp_sigma = 0.5}; // standard deviation 1
+    float *x[3];
+    for (int k = 0; k < 3; k++) {
+        x[k] = mem_alloc(MEM_OTHER, N * sizeof(float));
+        privacy_apply(&p, 1, k == 1, k == 2 ? 2 : 1, x[k], N);
+    }
+    double sum = 0, sq = 0, fourth = 0, cross[2] = {0, 0};
+    for (int i = 0; i < N; i++) {
+        double v = (double)x[0][i];
+        sum += v;
+        sq += v * v;
+        fourth += v * v * v * v;
+        cross[0] += v * (double)x[1][i];
+        cross[1] += v * (double)x[2][i];
+    }
+    double root = sqrt((double)N);
+    assert_true(fabs(sum) < 5 * root);
+    assert_true(fabs(sq - N) < 5 * sqrt(2.0) * root);
+    assert_true(fabs(fourth / N - 3) < 0.15);
+    assert_true(fabs(cross[0]) < 5 * root && fabs(cross[1]) < 5 * root);
+    float *again = mem_alloc(MEM_OTHER, N * sizeof(float));
+    privacy_apply(&p, 1, 0, 1, again, N);
+    assert_memory_equal(again, x[0], N * sizeof(float));
+    for (int k = 0; k < 3; k++)
+        mem_free(x[k]);
+    mem_free(again);
+}
+
 // checkpoints.
 
 #define CK_N 37
@@ -656,6 +716,8 @@ int main(void)
         cmocka_unit_test(test_whose_turn_it_is),
         cmocka_unit_test(test_state_of_parts_lies_side_by_side),
         cmocka_unit_test(test_frozen_values_do_not_move),
+        cmocka_unit_test(test_clipping_by_hand),
+        cmocka_unit_test(test_noise_is_gaussian_and_keyed),
         IN_DIR(test_checkpoint_returns_the_newest),
         IN_DIR(test_damaged_checkpoints_fall_back),
         IN_DIR(test_checkpoint_of_another_config_is_refused),
