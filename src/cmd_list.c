@@ -93,7 +93,8 @@ static void list_methods(void)
     }
     puts("# short names");
     for (const struct method_alias *a = method_aliases; a->name; a++)
-        printf("  %-12s %s  %s\n", a->name, a->expansion, a->help);
+        printf("  %-16s %s  %s\n", a->name, a->expansion ? a->expansion : "(does not run)",
+               a->help);
 }
 
 static void list_links(void)

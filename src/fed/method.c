@@ -8,6 +8,14 @@
 const struct method_alias method_aliases[] = {
     {"fedavg", "fedavg/fp32", "the dense reference"},
     {"noop", "noop/raw", "the floor: no training, no compression"},
+    // Fed-ToMe is one sentence in Fed-FSTQ's list of baselines: "attention-driven token
+    // merging/pruning adapted to federated PEFT".
+    {"tome-as-reported", "fedavg/fp16",
+     "Fed-ToMe by its reported half of the dense bytes: not derivable, fp16 has as many"},
+    {"tome-prune", "fedavg~attention:keep=0.5/fp32",
+     "Fed-ToMe's pruning: half the tokens by attention received shape the loss; bytes as fedavg"},
+    {"tome-train", NULL, "Fed-ToMe's merging inside the layers: models here merge no tokens"},
+    {"tome-act", NULL, "merged activations instead of updates: that is split learning, not this"},
     {NULL, NULL, NULL},
 };
 
@@ -112,18 +120,23 @@ static int parse_view(struct method *m, const char *spec, const struct shape *sh
     return 0;
 }
 
-static const char *expand(const char *text)
+// NULL with err: a name that stands for nothing that runs.
+static const char *expand(const char *text, struct err *err)
 {
-    for (int i = 0; method_aliases[i].name; i++)
-        if (strcmp(method_aliases[i].name, text) == 0)
-            return method_aliases[i].expansion;
-    return text;
+    const struct method_alias *a = method_aliases;
+    while (a->name && strcmp(a->name, text) != 0)
+        a++;
+    if (a->name && !a->expansion)
+        err_set(err, "fed.method = %s does not run: %s", a->name, a->help);
+    return a->name ? a->expansion : text;
 }
 
 int method_open(struct method *m, const char *text, const struct shape *shape, struct err *err)
 {
     memset(m, 0, sizeof *m);
-    text = expand(text);
+    text = expand(text, err);
+    if (!text)
+        return -1;
     const char *slash = strchr(text, '/');
     if (!slash)
         return err_set(

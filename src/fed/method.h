@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 struct method_alias {
-    const char *name, *expansion, *help;
+    const char *name, *expansion, *help; // expansion NULL: named in papers, and help says why not
 };
 
 extern const struct method_alias method_aliases[]; // name NULL ends

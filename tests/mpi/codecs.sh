@@ -114,4 +114,8 @@ mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${noise[@]}" fed.method
 check "noise is the same for any ranks" equal "$(adapter noise.3)" "$(adapter noise)"
 run client.dp_sigma=1 >dp 2>&1
 check "noise without a clip is refused" contains dp "client.dp_clip"
+for method in tome-as-reported tome-prune; do
+    run fed.method=$method >tome 2>&1
+    check "$method: valid" contains tome "# VALID"
+done
 finish

@@ -130,6 +130,9 @@ static void test_methods_are_printed_expanded(void **state)
     assert_int_equal(method_open(&m, "fedavg", &shape, &err), 0); // an alias
     assert_non_null(strstr(m.text, "fedavg/fp32"));
     method_close(&m);
+    for (int i = 0; method_aliases[i].name; i++) // every short name is one, or says why not
+        assert_int_equal(method_check(method_aliases[i].name, &err),
+                         method_aliases[i].expansion ? 0 : -1);
     assert_int_equal(method_open(&m, "fedavg~uniform/AB@raw", &shape, &err), 0);
     method_close(&m);
     assert_int_equal(method_open(&m, "fedavg/seg@raw", &shape, &err), 0);
@@ -156,6 +159,7 @@ static void test_bad_methods_are_named(void **state)
         {"fedavg/seg:parts=1@fp32", "parts"},
         {"fedavg/seg:share=2@fp32", "share"},
         {"fedavg/alt@", ""},
+        {"tome-act", "does not run"},
         {"fedavg/nosuch", "nosuch"},
         {"fedavg/", ""},
         {"/fp32", ""},
