@@ -124,15 +124,14 @@ static void do_adamw(struct bed *b)
 {
     struct kernel_adamw h = {1e-3f, 0.9f, 0.999f, 1e-8f, 0, 1, 1, 1};
     size_t n = (size_t)(b->m * b->ld) / 3;
-    b->op->adamw(&b->cx, &h, b->out, b->out + n, b->moments, b->x, n, NULL);
+    b->op->adamw(&b->cx, &h, b->out, b->out + n, b->moments, b->x, n);
 }
 
-static void do_adamw_fisher(struct bed *b)
+static void do_fisher(struct bed *b)
 {
-    struct kernel_adamw h = {1e-3f, 0.9f, 0.999f, 1e-8f, 0, 1, 1, 1};
     size_t n = (size_t)(b->m * b->ld) / 3;
     struct kernel_fisher f = {.ema = b->moments + n, .rho = 0.9f};
-    b->op->adamw(&b->cx, &h, b->out, b->out + n, b->moments, b->x, n, &f);
+    b->op->fisher(&b->cx, &f, b->x, n);
 }
 
 // Work of one row, in floats moved and in operations.
@@ -164,7 +163,7 @@ OF(attention_flops, 2 * t * d)
 OF(attention_back_flops, 5 * t * d)
 OF(head_flops, 4 * v * d)
 OF(adamw_floats, 7.0 / 3 * (3 * d > 2 * h ? 3 * d : 2 * h))
-OF(fisher_floats, 9.0 / 3 * (3 * d > 2 * h ? 3 * d : 2 * h))
+OF(fisher_floats, 3.0 / 3 * (3 * d > 2 * h ? 3 * d : 2 * h))
 
 static const struct op_row rows[] = {
     {"copy", do_copy, whole, none},
@@ -181,7 +180,7 @@ static const struct op_row rows[] = {
     {"swiglu_bwd", do_swiglu_back, five_hidden, none},
     {"ce_head", do_head, none, head_flops},
     {"adamw", do_adamw, adamw_floats, none},
-    {"adamw+fisher", do_adamw_fisher, fisher_floats, none},
+    {"fisher", do_fisher, fisher_floats, none},
 };
 
 static float *floats(size_t n, double scale, struct rng *r)

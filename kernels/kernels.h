@@ -87,7 +87,7 @@ struct kernel_sgd {
     float lr, momentum, weight_decay, grad_scale;
 };
 
-// What an optimizer step leaves behind of the unclipped gradient g; each pointer (n) or NULL.
+// What is kept of a gradient g, unclipped; each pointer (n) or NULL.
 struct kernel_fisher {
     float *ema, *sum, *grad; // rho ema + (1 - rho) g^2, sum + g^2, rho grad + (1 - rho) g
     float rho;
@@ -161,9 +161,11 @@ struct kernel_cache {
        (const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy, const int32_t *row, int32_t n, \
         int32_t cols, float *x, ptrdiff_t ldx, int32_t m))                                         \
     OP(adamw, (const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,   \
-               float *var, const float *grad, size_t n, const struct kernel_fisher *fisher))       \
+               float *var, const float *grad, size_t n))                                           \
     OP(sgd, (const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,   \
-             const float *grad, size_t n, const struct kernel_fisher *fisher))                     \
+             const float *grad, size_t n))                                                         \
+    OP(fisher,                                                                                     \
+       (const struct kernel_ctx *cx, const struct kernel_fisher *f, const float *grad, size_t n))  \
     OP(add, (const struct kernel_ctx *cx, const float *x, size_t n, float *y)) /* y += x */        \
     OP(sum_squares, (const struct kernel_ctx *cx, const float *x, size_t n, double *out))
 

@@ -3,62 +3,35 @@
 
 #include <math.h>
 
-SIMD_INLINE void fisher_some(const struct kernel_fisher *f, const float *grad, size_t n)
-{
-    float rho = f->rho, rest = 1.0f - f->rho;
-    if (f->ema)
-        for (size_t i = 0; i < n; i++)
-            f->ema[i] = rho * f->ema[i] + rest * (grad[i] * grad[i]);
-    if (f->sum)
-        for (size_t i = 0; i < n; i++)
-            f->sum[i] += grad[i] * grad[i];
-    if (f->grad)
-        for (size_t i = 0; i < n; i++)
-            f->grad[i] = rho * f->grad[i] + rest * grad[i];
-}
-
-// In pieces that stay in L1, so that the Fisher averages cost no second pass over the gradient.
-enum { PIECE = 1024 };
-
 SIMD_INLINE void adamw_all_body(const struct kernel_adamw *h, float *w, float *mean, float *var,
-                                const float *grad, size_t n, const struct kernel_fisher *fisher)
+                                const float *grad, size_t n)
 {
     float b1 = h->beta1, b2 = h->beta2, r1 = 1.0f - b1, r2 = 1.0f - b2, eps = h->eps;
     float step = h->lr * h->correct1, c2 = h->correct2, decay = 1.0f - h->lr * h->weight_decay;
     float scale = h->grad_scale;
-    for (size_t at = 0; at < n; at += PIECE) {
-        size_t some = n - at < PIECE ? n - at : PIECE;
-        float *restrict x = w + at, *restrict m = mean + at, *restrict v = var + at;
-        const float *restrict d = grad + at;
-        for (size_t i = 0; i < some; i++) {
-            float g = d[i] * scale;
-            m[i] = b1 * m[i] + r1 * g;
-            v[i] = b2 * v[i] + r2 * (g * g);
-            x[i] = decay * x[i] - step * m[i] / (sqrtf(v[i] * c2) + eps);
-        }
-        if (fisher) {
-            struct kernel_fisher f = *fisher;
-            f.ema = f.ema ? f.ema + at : NULL;
-            f.sum = f.sum ? f.sum + at : NULL;
-            f.grad = f.grad ? f.grad + at : NULL;
-            fisher_some(&f, d, some);
-        }
+    float *restrict x = w, *restrict m = mean, *restrict v = var;
+    const float *restrict d = grad;
+    for (size_t i = 0; i < n; i++) {
+        float g = d[i] * scale;
+        m[i] = b1 * m[i] + r1 * g;
+        v[i] = b2 * v[i] + r2 * (g * g);
+        x[i] = decay * x[i] - step * m[i] / (sqrtf(v[i] * c2) + eps);
     }
 }
 SIMD_CLONES_STATIC(adamw_all,
                    (const struct kernel_adamw *h, float *w, float *mean, float *var,
-                    const float *grad, size_t n, const struct kernel_fisher *fisher),
-                   (h, w, mean, var, grad, n, fisher))
+                    const float *grad, size_t n),
+                   (h, w, mean, var, grad, n))
 
 void adamw_cpu(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,
-               float *var, const float *grad, size_t n, const struct kernel_fisher *fisher)
+               float *var, const float *grad, size_t n)
 {
     (void)cx;
-    adamw_all(h, w, mean, var, grad, n, fisher);
+    adamw_all(h, w, mean, var, grad, n);
 }
 
 SIMD_INLINE void sgd_all_body(const struct kernel_sgd *h, float *w, float *velocity,
-                              const float *grad, size_t n, const struct kernel_fisher *fisher)
+                              const float *grad, size_t n)
 {
     float lr = h->lr, momentum = h->momentum, decay = h->weight_decay, scale = h->grad_scale;
     float *restrict x = w, *restrict v = velocity;
@@ -68,19 +41,42 @@ SIMD_INLINE void sgd_all_body(const struct kernel_sgd *h, float *w, float *veloc
         v[i] = momentum * v[i] + g;
         x[i] -= lr * v[i];
     }
-    if (fisher)
-        fisher_some(fisher, grad, n);
 }
 SIMD_CLONES_STATIC(sgd_all,
                    (const struct kernel_sgd *h, float *w, float *velocity, const float *grad,
-                    size_t n, const struct kernel_fisher *fisher),
-                   (h, w, velocity, grad, n, fisher))
+                    size_t n),
+                   (h, w, velocity, grad, n))
 
 void sgd_cpu(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,
-             const float *grad, size_t n, const struct kernel_fisher *fisher)
+             const float *grad, size_t n)
 {
     (void)cx;
-    sgd_all(h, w, velocity, grad, n, fisher);
+    sgd_all(h, w, velocity, grad, n);
+}
+
+SIMD_INLINE void fisher_all_body(const struct kernel_fisher *f, const float *grad, size_t n)
+{
+    float rho = f->rho, rest = 1.0f - f->rho;
+    const float *restrict d = grad;
+    float *restrict ema = f->ema, *restrict sum = f->sum, *restrict mean = f->grad;
+    if (ema)
+        for (size_t i = 0; i < n; i++)
+            ema[i] = rho * ema[i] + rest * (d[i] * d[i]);
+    if (sum)
+        for (size_t i = 0; i < n; i++)
+            sum[i] += d[i] * d[i];
+    if (mean)
+        for (size_t i = 0; i < n; i++)
+            mean[i] = rho * mean[i] + rest * d[i];
+}
+SIMD_CLONES_STATIC(fisher_all, (const struct kernel_fisher *f, const float *grad, size_t n),
+                   (f, grad, n))
+
+void fisher_cpu(const struct kernel_ctx *cx, const struct kernel_fisher *f, const float *grad,
+                size_t n)
+{
+    (void)cx;
+    fisher_all(f, grad, n);
 }
 
 SIMD_INLINE void add_all_body(const float *x, size_t n, float *y)
@@ -95,6 +91,8 @@ void add_cpu(const struct kernel_ctx *cx, const float *x, size_t n, float *y)
     (void)cx;
     add_all(x, n, y);
 }
+
+enum { PIECE = 1024 }; // summed in single precision
 
 SIMD_INLINE void sum_squares_all_body(const float *x, size_t n, double *out)
 {
@@ -121,21 +119,8 @@ void sum_squares_cpu(const struct kernel_ctx *cx, const float *x, size_t n, doub
     sum_squares_all(x, n, out);
 }
 
-static void fisher_ref(const struct kernel_fisher *f, const float *grad, size_t n)
-{
-    for (size_t i = 0; f && i < n; i++) {
-        double g = grad[i], rho = f->rho;
-        if (f->ema)
-            f->ema[i] = (float)(rho * f->ema[i] + (1 - rho) * g * g);
-        if (f->sum)
-            f->sum[i] = (float)(f->sum[i] + g * g);
-        if (f->grad)
-            f->grad[i] = (float)(rho * f->grad[i] + (1 - rho) * g);
-    }
-}
-
 void adamw_ref(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,
-               float *var, const float *grad, size_t n, const struct kernel_fisher *fisher)
+               float *var, const float *grad, size_t n)
 {
     (void)cx;
     for (size_t i = 0; i < n; i++) {
@@ -147,11 +132,10 @@ void adamw_ref(const struct kernel_ctx *cx, const struct kernel_adamw *h, float 
         double step = m * h->correct1 / (sqrt(v * h->correct2) + h->eps);
         w[i] = (float)(w[i] - h->lr * (step + h->weight_decay * (double)w[i]));
     }
-    fisher_ref(fisher, grad, n);
 }
 
 void sgd_ref(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,
-             const float *grad, size_t n, const struct kernel_fisher *fisher)
+             const float *grad, size_t n)
 {
     (void)cx;
     for (size_t i = 0; i < n; i++) {
@@ -160,7 +144,21 @@ void sgd_ref(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, 
         velocity[i] = (float)v;
         w[i] = (float)(w[i] - h->lr * v);
     }
-    fisher_ref(fisher, grad, n);
+}
+
+void fisher_ref(const struct kernel_ctx *cx, const struct kernel_fisher *f, const float *grad,
+                size_t n)
+{
+    (void)cx;
+    for (size_t i = 0; i < n; i++) {
+        double g = grad[i], rho = f->rho;
+        if (f->ema)
+            f->ema[i] = (float)(rho * f->ema[i] + (1 - rho) * g * g);
+        if (f->sum)
+            f->sum[i] = (float)(f->sum[i] + g * g);
+        if (f->grad)
+            f->grad[i] = (float)(rho * f->grad[i] + (1 - rho) * g);
+    }
 }
 
 void add_ref(const struct kernel_ctx *cx, const float *x, size_t n, float *y)

@@ -27,8 +27,8 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_TRAIN] = {"train", LANE_COMPUTE, false,
         "all local steps of a client", "compression, transfer and slot files"},
     [STAGE_FISHER] = {"fisher", LANE_COMPUTE, false,
-        "estimating sensitivities outside the training steps",
-        "what the optimiser's state gives for free"},
+        "estimating sensitivities outside the training steps: the oracle's gradients by example",
+        "what training steps leave: accumulate"},
     [STAGE_SELECT] = {"select", LANE_ENCODE, false,
         "choosing the coordinates to send", "their widths and values"},
     [STAGE_ALLOC] = {"alloc", LANE_ENCODE, false,
@@ -66,7 +66,7 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_EMBED_GRAD] = {"embed_grad", LANE_COMPUTE, true,
         "the part of backward below the lowest adapter", "the adapters' gradients"},
     [STAGE_MASK] = {"mask", LANE_COMPUTE, true,
-        "the part of train that refreshes a token mask", "steps under the mask"},
+        "the part of train that chooses the tokens whose loss counts", "scoring them"},
     [STAGE_PRIVACY] = {"privacy", LANE_ENCODE, false,
         "clipping an update and adding noise to it, its norm included", "compression; accounting"},
     [STAGE_SETUP] = {"setup", LANE_IO, false,
@@ -74,6 +74,11 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_SYNC] = {"sync", LANE_IO, true,
         "the part of checkpoint, slot and trace that waits for the disk (fsync, fdatasync)",
         "writing"},
+    [STAGE_REFRESH] = {"refresh", LANE_COMPUTE, true,
+        "the part of train that averages the scores of tokens", "their gradients: embed_grad"},
+    [STAGE_ACCUMULATE] = {"accumulate", LANE_COMPUTE, true,
+        "the part of train that averages squares of the adapter's gradient for the codec",
+        "the optimiser"},
 };
 // clang-format on
 

@@ -35,10 +35,12 @@ enum stage {
     STAGE_BACKWARD,   // inside train
     STAGE_OPTIMIZER,  // inside train
     STAGE_EMBED_GRAD, // inside train: the part of backward below the lowest adapter
-    STAGE_MASK,       // inside train: refreshing a token mask
+    STAGE_MASK,       // inside train: choosing the tokens whose loss counts
     STAGE_PRIVACY,    // clip and noise
     STAGE_SETUP,
-    STAGE_SYNC, // inside checkpoint, slot and trace: waiting for the disk
+    STAGE_SYNC,       // inside checkpoint, slot and trace: waiting for the disk
+    STAGE_REFRESH,    // inside train: averaging the scores of tokens
+    STAGE_ACCUMULATE, // inside train: averaging the adapter's gradients for the codec
     STAGE_COUNT
 };
 

@@ -15,9 +15,20 @@ struct client_times fed_client_times(const struct fed_env *env, uint32_t client,
     return t;
 }
 
-size_t fed_work_floats(const struct fed_env *env)
+size_t fed_optim_floats(const struct fed_env *env)
 {
     return env->fed->opt_state == FED_STATE_KEEP ? env->work->row->state_floats(env->work) : 0;
+}
+
+size_t fed_work_floats(const struct fed_env *env)
+{
+    unsigned needs = codec_needs(env->method->codec);
+    const struct workload *w = env->work;
+    size_t kept =
+        w->env.fisher->persist == FED_STATE_KEEP && w->row->fisher_floats
+            ? w->row->fisher_floats(w, env->method->tokens, needs & CODEC_SENS, needs & CODEC_GRAD)
+            : 0;
+    return fed_optim_floats(env) + kept;
 }
 
 size_t fed_state_floats(const struct fed_env *env)

@@ -31,7 +31,9 @@ struct client_times {
 };
 struct client_times fed_client_times(const struct fed_env *env, uint32_t client, int64_t down_bytes,
                                      int64_t up_bytes);
-// Client state of this run, in floats: optimizer (fed.opt_state = keep), then codec.
+// Client state of this run, in floats: optimizer (fed.opt_state = keep), then averages
+// (fisher.persist = keep), together the workload's; then codec.
+size_t fed_optim_floats(const struct fed_env *env);
 size_t fed_work_floats(const struct fed_env *env);
 size_t fed_state_floats(const struct fed_env *env);
 size_t fed_update_bound(const struct fed_env *env); // longest payload of an update

@@ -44,13 +44,17 @@ const struct opt client_options[] = {
 };
 const int client_option_count = ARRAY_LEN(client_options);
 
-static const char *const accumulate_names[] = {"ema", "sum", NULL};
+static const char *const accumulate_names[] = {"ema", "sum", "oracle", NULL};
 
 const struct opt fisher_options[] = {
     OPT(struct fisher_params, rho, "fisher.rho", "0.9", 0, 0.999999, "",
         "decay of the diagonal Fisher and of the gradient's average"),
-    OPT_ENUM(struct fisher_params, accumulate, "fisher.accumulate", "ema", accumulate_names,
-             "squared gradients of a round: moving average (19) or sum (20)"),
+    OPT_ENUM(
+        struct fisher_params, accumulate, "fisher.accumulate", "ema", accumulate_names,
+        "diagonal Fisher: moving average (19) or sum (20) of a round's squared gradients; oracle: "
+        "mean square of each example's gradient, over all of the client's, after training"),
+    OPT_ENUM(struct fisher_params, persist, "fisher.persist", "reset", state_names,
+             "averages of gradients and of token scores of a client between its rounds"),
 };
 const int fisher_option_count = ARRAY_LEN(fisher_options);
 

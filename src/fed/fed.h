@@ -25,8 +25,9 @@ enum { FED_STATE_RESET, FED_STATE_KEEP };
 struct fisher_params { // [fisher]: what clients measure for codecs that ask for it
     double rho;
     int32_t accumulate; // FISHER_*
+    int32_t persist;    // FED_STATE_*
 };
-enum { FISHER_EMA, FISHER_SUM };
+enum { FISHER_EMA, FISHER_SUM, FISHER_ORACLE };
 
 struct client_params { // [client]
     int64_t step_ns;   // configured compute of one local step; 0 = compute is not modelled

@@ -156,7 +156,8 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
     size_t at = strlen(m->text);
     if (m->tokens != token_table[0]) {
         snprintf(m->text + at, sizeof m->text - at, "~%s", m->tokens->name);
-        expand_options(m, token_options, token_option_count, &m->token_opt);
+        if (!m->tokens->all)
+            expand_options(m, token_options, token_option_count, &m->token_opt);
         at = strlen(m->text);
     }
     snprintf(m->text + at, sizeof m->text - at, "/%s%s%s", m->view.whole ? "" : m->view.text,

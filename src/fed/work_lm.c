@@ -33,6 +33,7 @@ struct lm {
     float *moments;                     // (group, optim_n)
     struct rng *rng;                    // (group)
     struct kernel_fisher *fisher;       // (group)
+    struct model_job *oracle;           // (group) examples
     struct token_tracker *tracker;      // (group), NULL while every token counts alike
     float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch
     struct lm_batch eval;
@@ -95,10 +96,18 @@ static void lm_train_memory(struct workload *w, struct lm *lm)
     lm->os = mem_alloc(MEM_OTHER, g * sizeof *lm->os);
     lm->rng = mem_alloc(MEM_OTHER, g * sizeof *lm->rng);
     lm->fisher = mem_alloc(MEM_OTHER, g * sizeof *lm->fisher);
+    lm->oracle = mem_alloc(MEM_OTHER, g * sizeof *lm->oracle);
     lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
     for (size_t i = 0; i < g; i++)
         batch_init(&lm->batch[i], fed->batch, lm->task->max_tokens);
     model_reserve(lm->model, lm->task->max_tokens, lm->group);
+}
+
+// Scores are by vocabulary id or by position in an answer, its end included.
+static int32_t lm_keys(const struct lm *lm)
+{
+    int32_t vocab = model_config(lm->model)->vocab, longest = lm->task->max_answer + 1;
+    return vocab > longest ? vocab : longest;
 }
 
 // Made when a method first asks for it: the method is not known when the workload opens.
@@ -108,9 +117,7 @@ static void lm_token_memory(struct workload *w, struct lm *lm)
     size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
     if (lm->tracker)
         return;
-    lm->n_keys = model_config(lm->model)->vocab;
-    if (lm->n_keys < lm->task->max_answer + 1)
-        lm->n_keys = lm->task->max_answer + 1;
+    lm->n_keys = lm_keys(lm);
     lm->tracker = mem_alloc(MEM_OTHER, g * sizeof *lm->tracker);
     lm->tracker_mem =
         mem_alloc(MEM_OTHER, g * token_tracker_floats(lm->n_keys) * sizeof *lm->tracker_mem);
@@ -181,7 +188,7 @@ static void lm_close(struct workload *w)
     void *blocks[] = {lm->batch,   lm->job,         lm->os,        lm->rng,        lm->moments,
                       lm->best,    lm->gen_len,     lm->gen_ended, lm->prediction, lm->wrong,
                       lm->gen,     lm->group_score, lm->fisher,    lm->tracker,    lm->tracker_mem,
-                      lm->weights, lm->raw};
+                      lm->weights, lm->raw,         lm->oracle};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (lm->model)
@@ -206,6 +213,25 @@ static size_t lm_state_floats(const struct workload *w)
     return lm->optim_n + 1;
 }
 
+static bool tokens_averaged(const struct token_source *tokens)
+{
+    return !tokens->all && !tokens->fresh;
+}
+
+static bool fisher_oracle(const struct workload *w, const struct token_source *tokens)
+{
+    return tokens->oracle || w->env.fisher->accumulate == FISHER_ORACLE;
+}
+
+// Kept between rounds: diagonal Fisher, mean gradient, scores of tokens; an oracle starts anew.
+static size_t lm_fisher_floats(const struct workload *w, const struct token_source *tokens,
+                               bool sens, bool grad)
+{
+    const struct lm *lm = w->state;
+    return (sens && !fisher_oracle(w, tokens) ? lm->n : 0) + (grad ? lm->n : 0) +
+           (tokens_averaged(tokens) ? (size_t)lm_keys(lm) : 0);
+}
+
 static int lm_group(const struct workload *w)
 {
     const struct lm *lm = w->state;
@@ -218,24 +244,43 @@ static int lm_group(const struct workload *w)
 static void job_fisher(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     const struct fisher_params *p = w->env.fisher;
-    if (!job->sens && !job->grad)
-        return;
+    float *sens = fisher_oracle(w, job->tokens) ? NULL : job->sens;
     if (job->sens)
         memset(job->sens, 0, lm->n * sizeof *job->sens);
     if (job->grad)
         memset(job->grad, 0, lm->n * sizeof *job->grad);
-    lm->fisher[i] = (struct kernel_fisher){.ema = p->accumulate == FISHER_EMA ? job->sens : NULL,
-                                           .sum = p->accumulate == FISHER_SUM ? job->sens : NULL,
+    lm->fisher[i] = (struct kernel_fisher){.ema = p->accumulate == FISHER_EMA ? sens : NULL,
+                                           .sum = p->accumulate == FISHER_SUM ? sens : NULL,
                                            .grad = job->grad,
                                            .rho = (float)p->rho};
-    lm->job[i].fisher = &lm->fisher[i];
+    if (sens || job->grad)
+        lm->job[i].fisher = &lm->fisher[i];
+}
+
+// The averages of earlier rounds, from the client's slot or back to it. A mask still waits for the
+// round's own first refresh.
+static void job_kept(struct workload *w, struct lm *lm, struct train_job *job, int i, bool back)
+{
+    struct {
+        float *x;
+        size_t n;
+    } part[] = {{fisher_oracle(w, job->tokens) ? NULL : job->sens, lm->n},
+                {job->grad, lm->n},
+                {tokens_averaged(job->tokens) ? lm->tracker[i].score : NULL, (size_t)lm->n_keys}};
+    float *kept = job->kept;
+    for (size_t k = 0; kept && k < ARRAY_LEN(part); k++) {
+        if (!part[k].x)
+            continue;
+        memcpy(back ? kept : part[k].x, back ? part[k].x : kept, part[k].n * sizeof *kept);
+        kept += part[k].n;
+    }
 }
 
 static void job_tokens(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     lm->batch[i].batch.weights = NULL;
     lm->batch[i].batch.sum = false;
-    if (job->tokens == token_table[0])
+    if (job->tokens->all)
         return;
     lm_token_memory(w, lm);
     token_reset(&lm->tracker[i], job->tokens, job->token_opt, lm->n_keys,
@@ -263,6 +308,7 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
     job->loss = 0;
     job_fisher(w, lm, job, i);
     job_tokens(w, lm, job, i);
+    job_kept(w, lm, job, i, false);
 }
 
 static void draw_batch(struct lm *lm, const struct train_job *job, int i, int32_t batch)
@@ -279,7 +325,7 @@ static void step_tokens(struct workload *w, struct lm *lm, struct train_job *job
 {
     size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
     *refresh = false;
-    if (jobs[0].tokens == token_table[0])
+    if (jobs[0].tokens->all)
         return;
     struct span span = span_begin(rec);
     for (int i = 0; i < n; i++) {
@@ -302,11 +348,40 @@ static void refresh_tokens(struct workload *w, struct lm *lm, struct train_job *
     struct span span = span_begin(rec);
     for (int i = 0; i < n; i++)
         token_update(&lm->tracker[i], &lm->batch[i].batch, lm->raw + (size_t)i * rows);
-    span_end(rec, span, STAGE_MASK, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
+    span_end(rec, span, STAGE_REFRESH, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
 }
 
-static void job_end(struct lm *lm, struct train_job *job, int i, int32_t steps)
+// The true diagonal Fisher at the trained adapter, with the labels of the data: the mean over the
+// client's examples of the squared gradient of -log p(answer). As many examples at once as the
+// model takes clients; gradients are added in the order of examples.
+static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder *rec)
 {
+    const struct examples *own = task_client(lm->task, (int32_t)job->client);
+    const struct kernel_fisher f = {.sum = job->sens};
+    struct span span = span_begin(rec);
+    for (int32_t first = 0; first < own->n; first += lm->group) {
+        int32_t n = own->n - first < lm->group ? own->n - first : lm->group;
+        for (int32_t e = 0; e < n; e++) {
+            struct lm_batch *b = &lm->batch[e];
+            batch_clear(b);
+            batch_add(b, &own->v[first + e]);
+            b->batch.weights = NULL;
+            b->batch.sum = true;
+            lm->oracle[e] = (struct model_job){
+                .batch = &b->batch, .adapter = lm->job[i].adapter, .client = (int32_t)job->client};
+        }
+        model_backward(lm->model, lm->oracle, n, NULL);
+        model_accumulate(lm->model, lm->oracle, n, &f);
+    }
+    for (size_t j = 0; j < lm->n; j++)
+        job->sens[j] /= (float)own->n;
+    span_end(rec, span, STAGE_FISHER, (int32_t)job->client, 0, 0);
+}
+
+static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    int32_t steps = w->env.fed->local_steps;
+    job_kept(w, lm, job, i, true);
     lm->os[i].moments[lm->optim_n] = (float)lm->os[i].step;
     for (size_t j = 0; j < lm->n; j++)
         job->delta[j] -= job->theta[j];
@@ -316,16 +391,30 @@ static void job_end(struct lm *lm, struct train_job *job, int i, int32_t steps)
 }
 
 // Clients trained together share the time by their steps, which are alike: equal parts, laid end to
-// end.
-static void share_time(struct train_job *jobs, int n, struct recorder *rec, struct span span)
+// end. What was spent apart from training is left out.
+static void share_time(struct train_job *jobs, int n, struct recorder *rec, struct span span,
+                       const struct span *apart)
 {
-    int64_t dur = (clock_ns() - span.t_ns) / n;
-    int64_t cpu = span.cpu_ns < 0 ? -1 : (clock_cpu_ns() - span.cpu_ns) / n;
+    int64_t dur = (clock_ns() - span.t_ns - apart->t_ns) / n;
+    int64_t cpu = span.cpu_ns < 0 ? -1 : (clock_cpu_ns() - span.cpu_ns - apart->cpu_ns) / n;
     for (int i = 0; i < n; i++) {
         jobs[i].dur_ns = dur;
         recorder_put(rec, STAGE_TRAIN, (int32_t)jobs[i].client, span.t_ns + i * dur, dur, cpu, 0, 0,
                      n > 1 ? EVENT_SHARED : 0);
     }
+}
+
+// What it took is returned as durations.
+static struct span oracles(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                           struct recorder *rec)
+{
+    if (!jobs[0].sens || !fisher_oracle(w, jobs[0].tokens))
+        return (struct span){0};
+    struct span span = span_begin(rec);
+    for (int i = 0; i < n; i++)
+        oracle(lm, &jobs[i], i, rec);
+    return (struct span){clock_ns() - span.t_ns,
+                         span.cpu_ns < 0 ? 0 : clock_cpu_ns() - span.cpu_ns};
 }
 
 static void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
@@ -347,9 +436,10 @@ static void lm_train(struct workload *w, struct train_job *jobs, int n, struct r
         for (int i = 0; i < n; i++)
             jobs[i].loss += lm->job[i].loss;
     }
+    struct span apart = oracles(w, lm, jobs, n, rec);
     for (int i = 0; i < n; i++)
-        job_end(lm, &jobs[i], i, fed->local_steps);
-    share_time(jobs, n, rec, span);
+        job_end(w, lm, &jobs[i], i);
+    share_time(jobs, n, rec, span, &apart);
 }
 
 // scoring.
@@ -484,6 +574,7 @@ const struct workload_row work_lm = {
     .close = lm_close,
     .initial = lm_initial,
     .state_floats = lm_state_floats,
+    .fisher_floats = lm_fisher_floats,
     .group = lm_group,
     .train = lm_train,
     .evaluate = lm_evaluate,

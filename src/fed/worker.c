@@ -25,6 +25,7 @@ struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *
     w->env = env;
     w->endpoint = endpoint;
     w->n = env->work->shape.n_values;
+    w->optim_floats = fed_optim_floats(env);
     w->work_floats = fed_work_floats(env);
     w->state_floats = fed_state_floats(env);
     w->tasks_cap = env->fed->clients_per_round;
@@ -216,7 +217,8 @@ static void train(struct worker *w, int first, int n)
         if (w->state_floats) {
             float *state = w->state + (size_t)i * w->state_floats;
             read_slot(w, job->client, state);
-            job->state = w->work_floats ? state : NULL;
+            job->state = w->optim_floats ? state : NULL;
+            job->kept = w->work_floats > w->optim_floats ? state + w->optim_floats : NULL;
         }
         if (idle) {
             memset(job->delta, 0, w->n * sizeof *job->delta);
@@ -373,7 +375,8 @@ static void finish_task(struct worker *w, struct worker_task *t, struct train_jo
     }
     if (w->state_floats) {
         if (w->work_floats)
-            memcpy(w->state_next, job->state, w->work_floats * sizeof *w->state_next);
+            memcpy(w->state_next, w->state + (size_t)(job - w->job) * w->state_floats,
+                   w->work_floats * sizeof *w->state_next);
         struct span span = span_begin(w->env->rec);
         if (slots_write(w->slots, t->client, w->round, w->state_next, &err))
             warn("%s", err.text);

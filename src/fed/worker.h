@@ -26,7 +26,7 @@ struct worker {
     int expected, n_tasks, n_trained, n_sent; // of the round; expected: as every task says
     int tasks_cap;
     struct worker_task *task;
-    size_t n, work_floats, state_floats;
+    size_t n, optim_floats, work_floats, state_floats;
     float *theta;
     int group; // tasks trained at once
     struct train_job *job;

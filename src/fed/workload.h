@@ -33,6 +33,7 @@ struct train_job {
     const float *theta;                // (n) the version's adapter
     float *delta;                      // (n) out: trained minus theta
     float *state;                      // (state_floats) in and out, NULL when nothing is kept
+    float *kept;                       // (fisher_floats) in and out, NULL when nothing is kept
     float *sens;                       // (n) out: diagonal Fisher of the adapter, or NULL
     float *grad;                       // (n) out: moving average of the gradient, or NULL
     const struct shape_range *trained; // what may change, ascending; NULL = all
@@ -66,7 +67,10 @@ struct workload_row {
     void (*close)(struct workload *w);
     void (*initial)(struct workload *w, float *theta);
     size_t (*state_floats)(const struct workload *w); // client state under fed.opt_state = keep
-    int (*group)(const struct workload *w);           // how many jobs train at once
+    // Client state under fisher.persist = keep; sens, grad: jobs fill these. NULL = none.
+    size_t (*fisher_floats)(const struct workload *w, const struct token_source *tokens, bool sens,
+                            bool grad);
+    int (*group)(const struct workload *w); // how many jobs train at once
     void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
     void (*evaluate)(struct workload *w, const float *theta, struct eval_result *r);
     // The realised partition, one row a client and group that has examples; NULL = there is none.

@@ -17,6 +17,7 @@ struct model_lane {
     struct arena acts;
     float *grad; // of one slice, when its job has several
     size_t grad_cap;
+    int64_t update_ns, fisher_ns; // of the update under way, the second not in the first
 };
 
 // One part of a job's batch.

@@ -128,15 +128,18 @@ void model_backward(struct model *m, struct model_job *jobs, int32_t n, struct r
 // The gradient a job's last backward left (n): job->grad, or the model's own. It may be changed
 // before model_update.
 float *model_gradient(struct model *m, struct model_job *jobs, int32_t job);
-// Clips and steps, span OPTIMIZER.
+// Clips and steps, spans OPTIMIZER and, where a job keeps averages, ACCUMULATE.
 void model_update(struct model *m, struct model_job *jobs, int32_t n, const struct optim_params *p,
                   struct recorder *rec);
 void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
                       const struct optim_params *p, struct recorder *rec);
+// Adds the gradients that the jobs' last backward left, in their order.
+void model_accumulate(struct model *m, struct model_job *jobs, int32_t n,
+                      const struct kernel_fisher *f);
 
 // What the last backward and update took: wall time, shared out by the lanes' own clocks.
 struct model_times {
-    int64_t forward_ns, backward_ns, embed_ns, optimizer_ns;
+    int64_t forward_ns, backward_ns, embed_ns, optimizer_ns, fisher_ns;
 };
 struct model_times model_times(const struct model *m);
 // Activations that one lane must keep from forward to backward of a slice of so many tokens.

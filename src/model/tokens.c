@@ -17,8 +17,8 @@ static double value_root(double raw)
     return sqrt(raw);
 }
 
-static const struct token_source uniform = {.name = "uniform",
-                                            .help = "every token of the answer counts alike"};
+static const struct token_source uniform = {
+    .name = "uniform", .help = "every token of the answer counts alike", .all = true};
 static const struct token_source fisher = {
     .name = "fisher",
     .help = "squared norm of the loss gradient at the token's embedding, averaged (16, 17)",
@@ -40,8 +40,14 @@ static const struct token_source loss = {.name = "loss",
 static const struct token_source random_tokens = {
     .name = "random", .help = "drawn anew at each refresh: the control", .fresh = true};
 
+static const struct token_source oracle = {
+    .name = "oracle",
+    .help = "every token; the codec gets fisher.accumulate = oracle: the control",
+    .all = true,
+    .oracle = true};
+
 const struct token_source *const token_table[] = {&uniform, &fisher,        &gradnorm, &attention,
-                                                  &loss,    &random_tokens, NULL};
+                                                  &loss,    &random_tokens, &oracle,   NULL};
 
 static const char *const key_names[] = {"position", "vocab", NULL};
 static const char *const gate_names[] = {"on", "emitted", NULL};
@@ -83,7 +89,7 @@ void token_reset(struct token_tracker *t, const struct token_source *source,
 
 static bool acts(const struct token_tracker *t)
 {
-    return t->source != token_table[0] && t->opt->keep < 1;
+    return !t->source->all && t->opt->keep < 1;
 }
 
 bool token_step(struct token_tracker *t)

@@ -29,10 +29,11 @@ struct token_source {
     double (*value)(double raw);
     bool predicted; // raw values belong to the row that predicts the token
     bool fresh;     // drawn anew at each refresh, not averaged
+    bool all;       // keeps every token
+    bool oracle;    // asks for gradients by example instead, for the codec
 };
 
-extern const struct token_source
-    *const token_table[]; // NULL-terminated; the first keeps all tokens
+extern const struct token_source *const token_table[]; // NULL-terminated; the first is the default
 
 enum { TOKEN_KEY_POSITION, TOKEN_KEY_VOCAB };
 enum { TOKEN_GATE_ON, TOKEN_GATE_EMITTED };
@@ -52,7 +53,7 @@ struct token_tracker {
     const struct token_source *source;
     const struct token_opts *opt;
     int32_t n_keys;
-    float *score, *fresh; // (n_keys): moving average; mean of this minibatch
+    float *score, *fresh; // (n_keys): moving average, may be set after a reset; this minibatch
     int32_t *count;       // (n_keys)
     int32_t step;         // of the round, from 1
     bool masked;          // a refresh has been

@@ -442,8 +442,9 @@ size_t optim_floats(int32_t kind, size_t n)
     return kind == OPTIM_ADAMW ? 2 * n : n;
 }
 
-// The optimizer works in pieces of fixed size, so that a large adapter is stepped by all lanes.
-enum { PIECE = 1 << 16 };
+// The optimizer works in pieces of fixed size, so that a large adapter is stepped by all lanes, and
+// in a piece by strips that stay in L2, so that averages cost no second pass over the gradient.
+enum { PIECE = 1 << 16, STRIP = 1 << 13 };
 
 struct update {
     struct model *m;
@@ -483,24 +484,24 @@ static void each_trained(const struct update *u, int32_t job, size_t from, size_
     }
 }
 
-static void update_values(const struct update *u, int32_t job, size_t at, size_t n, int32_t lane,
-                          void *arg)
+static void fisher_strip(struct model *m, int32_t lane, const struct kernel_fisher *fisher,
+                         const float *grad, size_t at, size_t n)
 {
-    (void)arg;
+    struct kernel_fisher f = *fisher;
+    f.ema = f.ema ? f.ema + at : NULL;
+    f.sum = f.sum ? f.sum + at : NULL;
+    f.grad = f.grad ? f.grad + at : NULL;
+    m->dev->ops->fisher(&m->dev->lane[lane].cx, &f, grad + at, n);
+}
+
+static void update_strip(const struct update *u, int32_t job, int32_t lane, size_t at, size_t n)
+{
     struct model *m = u->m;
     struct model_job *j = &u->jobs[job];
     const struct optim_params *p = u->p;
     float *w = update_target(u, job) + at, *moments = j->optim->moments + at;
     const float *g = update_grad(u, job) + at;
     double scale = p->clip > 0 && j->grad_norm > p->clip ? p->clip / (j->grad_norm + 1e-6) : 1.0;
-    struct kernel_fisher f, *fisher = NULL;
-    if (j->fisher) {
-        f = *j->fisher;
-        f.ema = f.ema ? f.ema + at : NULL;
-        f.sum = f.sum ? f.sum + at : NULL;
-        f.grad = f.grad ? f.grad + at : NULL;
-        fisher = &f;
-    }
     if (p->kind == OPTIM_ADAMW) {
         double step = j->optim->step;
         struct kernel_adamw h = {.lr = (float)p->lr,
@@ -511,13 +512,34 @@ static void update_values(const struct update *u, int32_t job, size_t at, size_t
                                  .correct1 = (float)(1.0 / (1.0 - pow(p->beta1, step))),
                                  .correct2 = (float)(1.0 / (1.0 - pow(p->beta2, step))),
                                  .grad_scale = (float)scale};
-        m->dev->ops->adamw(&m->dev->lane[lane].cx, &h, w, moments, moments + u->n, g, n, fisher);
+        m->dev->ops->adamw(&m->dev->lane[lane].cx, &h, w, moments, moments + u->n, g, n);
     } else {
         struct kernel_sgd h = {.lr = (float)p->lr,
                                .momentum = (float)p->momentum,
                                .weight_decay = (float)p->weight_decay,
                                .grad_scale = (float)scale};
-        m->dev->ops->sgd(&m->dev->lane[lane].cx, &h, w, moments, g, n, fisher);
+        m->dev->ops->sgd(&m->dev->lane[lane].cx, &h, w, moments, g, n);
+    }
+}
+
+static void update_values(const struct update *u, int32_t job, size_t at, size_t n, int32_t lane,
+                          void *arg)
+{
+    (void)arg;
+    const struct kernel_fisher *fisher = u->jobs[job].fisher;
+    struct model_lane *l = &u->m->lane[lane];
+    int64_t t = clock_ns();
+    for (size_t end = at + n; at < end; at += STRIP) {
+        size_t some = end - at < STRIP ? end - at : STRIP;
+        update_strip(u, job, lane, at, some);
+        int64_t stepped = clock_ns();
+        l->update_ns += stepped - t;
+        t = stepped;
+        if (!fisher)
+            continue;
+        fisher_strip(u->m, lane, fisher, update_grad(u, job), at, some);
+        t = clock_ns();
+        l->fisher_ns += t - stepped;
     }
 }
 
@@ -536,6 +558,28 @@ static void sum_values(const struct update *u, int32_t job, size_t at, size_t n,
     *sum += part;
 }
 
+// Norms from t0, then pieces from t1: lanes work side by side, each part gets its share of the wall
+// time.
+static void update_times(struct update *u, int32_t n, int64_t t0, int64_t t1, struct recorder *rec)
+{
+    struct model *m = u->m;
+    int64_t end = clock_ns(), all = 0, fisher = 0;
+    for (int32_t i = 0; i < m->dev->threads; i++) {
+        all += m->lane[i].update_ns + m->lane[i].fisher_ns;
+        fisher += m->lane[i].fisher_ns;
+    }
+    m->times.fisher_ns = all > 0 ? (int64_t)((double)(end - t1) * (double)fisher / (double)all) : 0;
+    m->times.optimizer_ns = end - t0 - m->times.fisher_ns;
+    for (int32_t j = 0; j < n && rec; j++) {
+        int64_t each = m->times.optimizer_ns / n, kept = m->times.fisher_ns / n;
+        int32_t client = u->jobs[j].client;
+        recorder_put(rec, STAGE_OPTIMIZER, client, t0, each, -1, 0, 0, 0);
+        if (u->jobs[j].fisher)
+            recorder_put(rec, STAGE_ACCUMULATE, client, t0 + each, kept, -1, 0, 0, 0);
+        t0 += each + kept;
+    }
+}
+
 static void update_all(struct update *u, int32_t n, struct recorder *rec)
 {
     struct model *m = u->m;
@@ -548,11 +592,11 @@ static void update_all(struct update *u, int32_t n, struct recorder *rec)
         u->jobs[j].grad_norm = sqrt(sum);
         u->jobs[j].optim->step++;
     }
+    for (int32_t i = 0; i < m->dev->threads; i++)
+        m->lane[i].update_ns = m->lane[i].fisher_ns = 0;
+    int64_t t1 = clock_ns();
     dev_parallel(m->dev, n * u->pieces, update_piece, NULL, u);
-    m->times.optimizer_ns = clock_ns() - t0;
-    for (int32_t j = 0; j < n && rec; j++)
-        recorder_put(rec, STAGE_OPTIMIZER, u->jobs[j].client, t0 + j * m->times.optimizer_ns / n,
-                     m->times.optimizer_ns / n, -1, 0, 0, 0);
+    update_times(u, n, t0, t1, rec);
 }
 
 void model_update(struct model *m, struct model_job *jobs, int32_t n, const struct optim_params *p,
@@ -560,6 +604,30 @@ void model_update(struct model *m, struct model_job *jobs, int32_t n, const stru
 {
     struct update u = {.m = m, .jobs = jobs, .p = p, .n = m->shape.n_values};
     update_all(&u, n, rec);
+}
+
+struct accumulation {
+    struct model *m;
+    struct model_job *jobs;
+    int32_t n;
+    const struct kernel_fisher *f;
+};
+
+static void accumulate_strip(void *arg, int32_t item, int32_t lane)
+{
+    const struct accumulation *a = arg;
+    size_t at = (size_t)item * STRIP, rest = a->m->shape.n_values - at;
+    for (int32_t j = 0; j < a->n; j++)
+        fisher_strip(a->m, lane, a->f, model_gradient(a->m, a->jobs, j), at,
+                     rest < STRIP ? rest : STRIP);
+}
+
+void model_accumulate(struct model *m, struct model_job *jobs, int32_t n,
+                      const struct kernel_fisher *f)
+{
+    struct accumulation a = {.m = m, .jobs = jobs, .n = n, .f = f};
+    dev_parallel(m->dev, (int32_t)((m->shape.n_values + STRIP - 1) / STRIP), accumulate_strip, NULL,
+                 &a);
 }
 
 void model_train_step(struct model *m, struct model_job *jobs, int32_t n,

@@ -59,4 +59,31 @@ check "killed and resumed on other ranks: the same adapter" \
 check "score: the checkpoint's adapter has the run's score" equal \
     "$(sed -n 's/^# exact \([0-9.]*\), loss \([0-9.]*\)$/\1/p' scored | cut -c1-6)" \
     "$(sed -n 's/^# exact \([0-9.]*\),.*/\1/p' resumed | cut -c1-6)"
+
+# Averages kept between rounds are client state, too.
+fisher=(fed.method='fedavg~fisher:every=2,key=vocab/fstq:budget=0.05'
+    fisher.persist=keep fed.opt_state=keep fed.rounds=6)
+run 1 fisher "${fisher[@]}"
+run 1 forgets "${fisher[@]}" fisher.persist=reset
+check "kept averages matter" test "$(adapter fisher)" != "$(adapter forgets)"
+run 3 fisher3 "${fisher[@]}"
+check "kept averages: the same adapter on three ranks" \
+    equal "$(adapter fisher3)" "$(adapter fisher)"
+"$FSTQ" run "${common[@]}" "${fisher[@]}" run.dir=f >killed 2>&1 &
+pid=$!
+for _ in $(seq 1000); do
+    [ -f f/server.a.ckpt ] && break
+    sleep 0.01
+done
+kill -KILL $pid
+wait $pid 2>/dev/null
+run 2 resumed "${fisher[@]}" run.dir=f run.resume=on
+check "kept averages: killed and resumed on other ranks, the same adapter" \
+    equal "$(adapter resumed)" "$(adapter fisher)"
+run 1 oracle fed.method=fedavg~oracle/fstq:budget=0.05
+run 2 oracle2 fed.method=fedavg~oracle/fstq:budget=0.05 dev.threads=2
+check "oracle: the same adapter on other ranks and threads" \
+    equal "$(adapter oracle2)" "$(adapter oracle)"
+run 1 accumulate fed.method=fedavg/fstq:budget=0.05 fisher.accumulate=oracle
+check "oracle: by source or by accumulation" equal "$(adapter accumulate)" "$(adapter oracle)"
 finish

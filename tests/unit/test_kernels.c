@@ -508,12 +508,14 @@ static void optimizers(void **state)
             h.correct2 = 1.0f / (1.0f - powf(0.99f, (float)step));
             struct kernel_sgd s = {1e-2f, 0.9f, 0.1f, 0.5f};
             if (kind == 0) {
-                cpu->adamw(&cx, &h, a[0], a[1], a[2], g, N, &fa);
-                ref->adamw(&cx, &h, b[0], b[1], b[2], g, N, &fb);
+                cpu->adamw(&cx, &h, a[0], a[1], a[2], g, N);
+                ref->adamw(&cx, &h, b[0], b[1], b[2], g, N);
             } else {
-                cpu->sgd(&cx, &s, a[0], a[1], g, N, &fa);
-                ref->sgd(&cx, &s, b[0], b[1], g, N, &fb);
+                cpu->sgd(&cx, &s, a[0], a[1], g, N);
+                ref->sgd(&cx, &s, b[0], b[1], g, N);
             }
+            cpu->fisher(&cx, &fa, g, N);
+            ref->fisher(&cx, &fb, g, N);
             mem_free(g);
         }
         for (int i = 0; i < ARRAYS; i++) {

@@ -157,9 +157,12 @@ static void test_keep_one_and_uniform_never_mask(void **state)
     token_reset(&t, source("fisher"), &o, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
     assert_false(token_step(&t));
     expect(&t, false, all);
-    token_reset(&t, source("uniform"), &half, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
-    assert_false(token_step(&t));
-    expect(&t, false, all);
+    static const char *const whole[] = {"uniform", "oracle"};
+    for (int i = 0; i < 2; i++) {
+        token_reset(&t, source(whole[i]), &half, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
+        assert_false(token_step(&t));
+        expect(&t, false, all);
+    }
 }
 
 static void test_random_is_drawn_from_its_stream(void **state)
