@@ -19,7 +19,7 @@ const struct codec *const codec_table[] = {
 };
 
 const struct codec *const wrapper_table[] = {
-    &wrapper_ef, &wrapper_rans, &wrapper_zstd, &wrapper_lz4, NULL,
+    &wrapper_ef, &wrapper_ef21, &wrapper_rans, &wrapper_zstd, &wrapper_lz4, NULL,
 };
 
 const struct codec_alias codec_alias_table[] = {
@@ -304,8 +304,9 @@ int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, u
         report = &own;
     memset(report, 0, sizeof *report);
     report->staleness = -1;
-    if (!(codec_flags(c) & CODEC_SELF_CHECK) && codec_check_limit(c, in->x, err))
-        return -1;
+    int bad = codec_flags(c) & CODEC_SELF_CHECK ? 0 : codec_check_limit(c, in->x, err);
+    if (bad)
+        return bad;
     int64_t len = c->row->encode(c, in, out, cap, scratch, report, err);
     const struct codec_parts *p = &report->parts;
     assert(len < 0 ||

@@ -72,12 +72,15 @@ struct codec_inst;
 
 // Aggregations other than the weighted mean (majority vote). Messages arrive in client order.
 struct codec_agg {
-    size_t (*state_bytes)(const struct codec_inst *c, size_t n);
+    size_t (*state_bytes)(const struct codec_inst *c, size_t n); // of one round
+    // What the server keeps from round to round and in its checkpoints, zero at first; NULL = none.
+    size_t (*keep_floats)(const struct codec_inst *c, size_t n);
     void (*begin)(const struct codec_inst *c, void *state, size_t n);
     int (*add)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                size_t len, double weight, void *state, struct err *err);
-    void (*finish)(const struct codec_inst *c, void *state, double weight_sum, float *delta,
-                   size_t n);
+    // keep is left as it was where delta comes out not finite: that round is not committed.
+    void (*finish)(const struct codec_inst *c, void *state, float *keep, double weight_sum,
+                   float *delta, size_t n);
 };
 
 struct codec {

@@ -377,12 +377,18 @@ static bool code_tensor(const struct work *w, uint32_t t, const float *x, uint8_
     return true;
 }
 
+// Waking threads costs more than a small update takes.
+static bool worth_threads(const struct codec_inst *c)
+{
+    return c->shape->n_values >= 1 << 15;
+}
+
 static bool code_all(const struct work *w, const float *x, uint8_t *scales)
 {
     const struct codec_inst *c = w->c;
     int bad = 0;
     if (w->codes || byte_aligned(c)) {
-#pragma omp parallel for schedule(dynamic) reduction(| : bad)
+#pragma omp parallel for schedule(dynamic) reduction(| : bad) if (worth_threads(c))
         for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
             struct code_stream s;
             s.n = 0;
@@ -763,7 +769,7 @@ int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, co
     if (get_scales(&m, &w, err) || get_codes(&m, &w, scratch, err) || msg_end(&m, err))
         return -1;
     if (w.codes || byte_aligned(c)) {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
         for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
             struct code_stream s;
             s.n = 0;

@@ -911,8 +911,9 @@ static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *
         u[i] = o->nesterov ? mu * (u0[i] + x) : mu * u0[i] + x;
         v[i] = v0[i] + (o->nesterov ? u[i] + x : u[i]);
     }
-    if (codec_check_limit(c, v, err))
-        return -1;
+    int bad = codec_check_limit(c, v, err);
+    if (bad)
+        return bad;
     uint32_t *kept;
     size_t count;
     int64_t len = encode_of(c, in, v, out, cap, scratch, &kept, &count, report, err);

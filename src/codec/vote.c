@@ -122,10 +122,10 @@ static int agg_add(const struct codec_inst *c, const struct codec_key *key, cons
     return 0;
 }
 
-static void agg_finish(const struct codec_inst *c, void *state, double weight_sum, float *delta,
-                       size_t n)
+static void agg_finish(const struct codec_inst *c, void *state, float *keep, double weight_sum,
+                       float *delta, size_t n)
 {
-    (void)weight_sum;
+    (void)keep, (void)weight_sum;
     const struct vote_opt *o = c->opt;
     const int32_t *sum = state;
     float step = (float)o->step, tie = o->tie == TIE_PLUS ? step : 0;
@@ -133,7 +133,7 @@ static void agg_finish(const struct codec_inst *c, void *state, double weight_su
         delta[i] = sum[i] > 0 ? step : sum[i] < 0 ? -step : tie;
 }
 
-static const struct codec_agg vote_agg = {agg_state, agg_begin, agg_add, agg_finish};
+static const struct codec_agg vote_agg = {agg_state, NULL, agg_begin, agg_add, agg_finish};
 
 const struct codec codec_signsgd = {
     .name = "signsgd",

@@ -93,15 +93,16 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
     float decay = drop ? 0 : (float)o->decay;
     for (size_t i = 0; i < n; i++)
         v[i] = in->x[i] + decay * in->state[i];
-    if (codec_check_limit(c, v, err))
-        return -1;
+    int bad = codec_check_limit(c, v, err);
+    if (bad)
+        return bad;
     struct codec_input inner = *in;
     inner.x = v;
     inner.state = in->state + n + 1;
     inner.state_next = in->state_next + n + 1;
     int64_t len = c->inner->row->encode(c->inner, &inner, out, cap, scratch, report, err);
     if (len < 0)
-        return -1;
+        return len;
     report->staleness = stale;
     struct quant_sink set = {x_hat, 1, false};
     if (c->inner->row->decode(c->inner, &in->key, out, (size_t)len, set, scratch, err))
@@ -192,7 +193,7 @@ static int64_t squeeze_encode(const struct codec_inst *c, const struct codec_inp
     uint8_t *plain = scratch_take(&scratch, bound), *small = scratch_take(&scratch, room);
     int64_t n = c->inner->row->encode(c->inner, in, plain, bound, scratch, report, err);
     if (n < 0)
-        return -1;
+        return n;
     bool stored = s->squeeze(c, plain, (size_t)n, small, room, &len, scratch) || len >= (size_t)n;
     if (stored)
         len = (size_t)n;

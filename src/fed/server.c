@@ -46,16 +46,26 @@ static void restore(struct server *s, struct err *err, int *rc)
     }
 }
 
-static void open_parts(struct server *s, const struct view_inst *v)
+static size_t keep_floats(const struct view_part *part)
+{
+    const struct codec_agg *agg = part->codec->row->agg;
+    return agg && agg->keep_floats ? agg->keep_floats(part->codec, part->shape.n_values) : 0;
+}
+
+static void open_parts(struct server *s, const struct view_inst *v, size_t keep_at)
 {
     s->part_weight = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->part_weight);
     s->agg_state = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->agg_state);
+    s->agg_keep = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->agg_keep);
     s->delta = v->whole ? s->acc : mem_alloc(MEM_SERVER, s->n * sizeof *s->delta);
     for (uint32_t p = 0; p < v->n_parts; p++) {
         const struct codec_inst *c = v->part[p].codec;
         if (c->row->agg)
             s->agg_state[p] =
                 mem_alloc(MEM_SERVER, c->row->agg->state_bytes(c, v->part[p].shape.n_values));
+        size_t keep = keep_floats(&v->part[p]);
+        s->agg_keep[p] = keep ? s->state + keep_at : NULL;
+        keep_at += keep;
     }
 }
 
@@ -69,12 +79,14 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->peer = mem_alloc(MEM_SERVER, (size_t)(s->workers + 1) * sizeof *s->peer);
     s->n = env->work->shape.n_values;
     s->n_state = s->n * (size_t)scheme->state_vectors;
+    for (uint32_t p = 0; p < env->method->view.n_parts; p++)
+        s->n_state += keep_floats(&env->method->view.part[p]);
     s->theta = mem_alloc(MEM_SERVER, s->n * sizeof *s->theta);
     s->acc = mem_alloc(MEM_SERVER, s->n * sizeof *s->acc);
     s->state = s->n_state ? mem_alloc(MEM_SERVER, s->n_state * sizeof *s->state) : NULL;
     size_t scratch = view_scratch_bytes(&env->method->view);
     s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
-    open_parts(s, &env->method->view);
+    open_parts(s, &env->method->view, s->n * (size_t)scheme->state_vectors);
     size_t per_round = (size_t)env->fed->clients_per_round;
     s->turn = mem_alloc(MEM_SERVER, per_round * sizeof *s->turn);
     s->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *s->links);
@@ -131,6 +143,7 @@ void server_close(struct server *s)
     for (uint32_t p = 0; s->agg_state && p < s->env->method->view.n_parts; p++)
         mem_free(s->agg_state[p]);
     mem_free(s->agg_state);
+    mem_free(s->agg_keep);
     mem_free(s->part_weight);
     mem_free(s->turn);
     mem_free(s->links);

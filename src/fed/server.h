@@ -60,6 +60,7 @@ struct server {
     float *theta, *acc, *state; // acc: weighted sum of updates, one part of the view after another
     float *delta;               // their mean, laid out as the adapter
     void *scratch, **agg_state; // (parts) of a codec's own aggregation
+    float **agg_keep;           // (parts) in state, behind the scheme's
     double weight_sum, *part_weight; // part_weight: (parts)
     uint64_t run_id;
     struct checkpoint_totals totals;

@@ -237,7 +237,8 @@ static void close_sums(struct server *s)
         if (s->part_weight[p] <= 0)
             continue;
         if (codec->row->agg) {
-            codec->row->agg->finish(codec, s->agg_state[p], s->part_weight[p], acc, n);
+            codec->row->agg->finish(codec, s->agg_state[p], s->agg_keep[p], s->part_weight[p], acc,
+                                    n);
         } else {
             float inverse = (float)(1.0 / s->part_weight[p]);
             for (size_t i = 0; i < n; i++)

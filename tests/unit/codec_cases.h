@@ -111,6 +111,8 @@ static const char *const codec_cases[] = {
     "threelc:sparsity=1.75,block=100,code=rans",
     "terngrad:code=runs",
     "3lc",
+    "topk:ratio=0.1+ef21",
+    "sign+rans+ef21:init=zero,share=0.5",
     NULL,
 };
 

@@ -111,12 +111,89 @@ static void test_threelc_by_hand(void **state)
     close_one(&s);
 }
 
+// EF21.
+
+static void trip_and_keep(struct session *s, const float *x, uint32_t version)
+{
+    session_trip(s, x, key_of(version));
+    memcpy(s->state, s->state_next, codec_state_floats(s->c) * sizeof(float));
+}
+
+static void test_ef21_by_hand(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 1, 3, "topk:ratio=0.3,value=fp32+ef21");
+    const float x[][3] = {{3, -2, 1}, {4, -5, 1}, {4, -5, 3}};
+    trip_and_keep(&s, x[0], 0); // the first is dense, and counted
+    assert_int_equal(s.report.parts.header + s.report.parts.values, 1 + 12);
+    assert_memory_equal(s.state, x[0], sizeof x[0]);
+    session_trip(&s, x[1], key_of(1)); // difference 1 -3 0; it is lost
+    assert_true(s.x_hat[0] == 0 && s.x_hat[1] == -3 && s.x_hat[2] == 0);
+    assert_memory_equal(s.state, x[0], sizeof x[0]);
+    trip_and_keep(&s, x[1], 2);
+    assert_true(s.state[0] == 3 && s.state[1] == -5 && s.state[2] == 1);
+    trip_and_keep(&s, x[2], 3); // difference 1 0 2
+    assert_true(s.state[0] == 3 && s.state[1] == -5 && s.state[2] == 3);
+    close_one(&s);
+
+    open_one(&s, 1, 3, "topk:ratio=0.3,value=fp32+ef21:init=zero");
+    trip_and_keep(&s, x[0], 0);
+    assert_true(s.state[0] == 3 && s.state[1] == 0 && s.state[2] == 0);
+    close_one(&s);
+}
+
+// One round of two clients with weights 1 and 3; the server's mean goes on from keep.
+static void aggregate(struct session *s, float state[2][4], const float x[2][3], uint32_t version,
+                      float *keep, float *delta)
+{
+    const struct codec_agg *agg = s->c->row->agg;
+    void *sum = mem_alloc(MEM_CODEC, agg->state_bytes(s->c, 3));
+    agg->begin(s->c, sum, 3);
+    for (uint32_t k = 0; k < 2; k++) {
+        struct codec_key key = {.seed = 7, .client = k, .version = version};
+        memcpy(s->state, state[k], sizeof state[k]);
+        int64_t len = session_encode(s, x[k], key, codec_bound(s->c));
+        memcpy(state[k], s->state_next, sizeof state[k]);
+        assert_int_equal(agg->add(s->c, &key, s->msg, (size_t)len, 1 + 2 * k, sum, &s->err), 0);
+        assert_int_equal(agg->add(s->c, &key, s->msg, (size_t)len - 1, 1, sum, &s->err), -1);
+    }
+    agg->finish(s->c, sum, keep, 4, delta, 3);
+    mem_free(sum);
+}
+
+static void test_ef21_server_keeps_the_mean(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 1, 3, "topk:ratio=0.3,value=fp32+ef21");
+    assert_int_equal(s.c->row->agg->keep_floats(s.c, 3), 3);
+    float client[2][4] = {{0}}, keep[3] = {0}, delta[3];
+    const float x[2][2][3] = {{{4, 8, 0}, {0, 4, 8}}, {{4, 0, 0}, {0, 5, 16}}};
+    aggregate(&s, client, x[0], 0, keep, delta);
+    assert_true(delta[0] == 1 && delta[1] == 5 && delta[2] == 6);
+    aggregate(&s, client, x[1], 1, keep, delta); // differences -8 at 1, and 8 at 2
+    assert_true(delta[0] == 1 && delta[1] == 3 && delta[2] == 12);
+    for (int i = 0; i < 3; i++) // the server's is the mean of the clients'
+        assert_true(keep[i] == delta[i] && keep[i] == (client[0][i] + 3 * client[1][i]) / 4);
+    close_one(&s);
+
+    open_one(&s, 1, 3, "topk:ratio=0.3,value=fp32+ef21:share=0.5"); // of four clients
+    memset(client, 0, sizeof client);
+    memset(keep, 0, sizeof keep);
+    aggregate(&s, client, x[0], 0, keep, delta);
+    assert_true(delta[0] == 0.5f && delta[1] == 2.5f && delta[2] == 3);
+    close_one(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_natural_by_hand),
         cmocka_unit_test(test_natural_dithering_by_hand),
         cmocka_unit_test(test_threelc_by_hand),
+        cmocka_unit_test(test_ef21_by_hand),
+        cmocka_unit_test(test_ef21_server_keeps_the_mean),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

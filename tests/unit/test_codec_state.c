@@ -181,7 +181,7 @@ static void test_majority_vote(void **state)
             assert_int_equal(agg->add(s.c, &key, s.msg, 1, 1, counts, &s.err), -1);
             assert_memory_equal(before, counts, sizeof counts);
         }
-        agg->finish(s.c, counts, 10, delta, 5);
+        agg->finish(s.c, counts, NULL, 10, delta, 5);
         float tie = zero ? 0 : 0.5f; // 0 counts as plus: 2 and 2 in the last place
         const float want[] = {0.5f, -0.5f, tie, tie, tie};
         for (int i = 0; i < 5; i++)

@@ -1,0 +1,211 @@
+// EF21: client and server keep the same estimate g of a client's update; what is sent is the code
+// of the difference, and both add what was decoded. The server keeps the mean of all clients'
+// estimates, which is what a round moves the model by.
+//
+// Message: a byte of header, then the inner message; or, flag DENSE, the update itself as floats,
+// which is how an estimate begins.
+#include "codec/message.h"
+#include "codec/rows.h"
+#include "kernels/kernels_codec.h"
+
+#include <math.h>
+
+enum { DENSE = 1 };
+enum { INIT_DENSE, INIT_ZERO };
+static const char *const init_choices[] = {"dense", "zero", NULL};
+
+struct ef21_opt {
+    double share;
+    int32_t init;
+    bool force;
+};
+
+static const struct opt ef21_options[] = {
+    OPT(struct ef21_opt, share, "share", "1", 1e-6, 1, "",
+        "clients of a round, of all there are (EF21-PP)"),
+    OPT_ENUM(struct ef21_opt, init, "init", "dense", init_choices,
+             "a client's first message: the update as floats, or the code of its difference to 0"),
+    OPT(struct ef21_opt, force, "force", "off", 0, 1, "",
+        "also around codecs whose error can exceed the update"),
+};
+
+static const struct ef21_opt *options(const struct codec_inst *c)
+{
+    return c->opt;
+}
+
+static int ef21_check(const struct codec_inst *c, struct err *err)
+{
+    if (codec_needs(c->inner) & CODEC_OWN_AGG)
+        return err_set(err, "%s has an aggregation of its own and cannot be wrapped",
+                       c->inner->row->name);
+    if ((codec_flags(c->inner) & CODEC_NO_EF) && !options(c)->force)
+        return err_set(err,
+                       "estimates diverge around %s, whose error can exceed the update; give "
+                       "ef21:force=on to try",
+                       c->inner->text);
+    return 0;
+}
+
+static unsigned ef21_flags(const struct codec_inst *c)
+{
+    return codec_flags(c->inner) & ~(unsigned)(CODEC_UNBIASED | CODEC_EXACT | CODEC_ANY_SIZE);
+}
+
+// State: g, then 1 once there is one, then the inner codec's.
+static size_t ef21_state(const struct codec_inst *c)
+{
+    return c->shape->n_values + 1 + codec_state_floats(c->inner);
+}
+
+static size_t ef21_scratch(const struct codec_inst *c)
+{
+    return SCRATCH_ROUND(c->shape->n_values * sizeof(float)) + codec_scratch_bytes(c->inner);
+}
+
+static size_t ef21_bound(const struct codec_inst *c)
+{
+    size_t dense = 4 * c->shape->n_values, inner = codec_bound(c->inner);
+    return 1 + (options(c)->init == INIT_DENSE && dense > inner ? dense : inner);
+}
+
+static int64_t encode_dense(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                            size_t cap, struct codec_report *report, struct err *err)
+{
+    size_t n = c->shape->n_values;
+    struct msg_out o;
+    msg_init(&o, out, cap, report);
+    uint8_t *p = msg_put_header(&o, DENSE) ? NULL : msg_take(&o, PART_VALUES, 4 * n);
+    if (!p)
+        return msg_full(&o, err);
+    quant_f32_to_le(in->x, n, p);
+    memcpy(in->state_next, in->x, n * sizeof *in->x);
+    memcpy(in->state_next + n + 1, in->state + n + 1, codec_state_floats(c->inner) * sizeof(float));
+    report->kept[RECORD_WIDTHS - 1] = (int64_t)n;
+    return msg_len(&o);
+}
+
+static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    size_t n = c->shape->n_values;
+    const float *g = in->state;
+    float *v = scratch_take(&scratch, n * sizeof *v), *next = in->state_next;
+    for (size_t i = 0; i < n; i++)
+        v[i] = in->x[i] - g[i];
+    int bad = codec_check_limit(c, v, err);
+    if (bad)
+        return bad;
+    next[n] = 1;
+    if (g[n] == 0 && options(c)->init == INIT_DENSE)
+        return encode_dense(c, in, out, cap, report, err);
+    if (cap < 1)
+        return err_set(err, "the message does not fit into its buffer of 0 bytes");
+    struct codec_input inner = *in;
+    inner.x = v;
+    inner.state = g + n + 1;
+    inner.state_next = next + n + 1;
+    if (in->budget_bytes > 0)
+        inner.budget_bytes = in->budget_bytes - 1;
+    int64_t len = c->inner->row->encode(c->inner, &inner, out + 1, cap - 1, scratch, report, err);
+    if (len < 0)
+        return len;
+    out[0] = MSG_VERSION;
+    report->parts.header++;
+    memcpy(next, g, n * sizeof *next);
+    struct quant_sink add = {next, 1, true};
+    if (c->inner->row->decode(c->inner, &in->key, out + 1, (size_t)len, add, scratch, err))
+        return -1;
+    return len + 1;
+}
+
+static int ef21_payload(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                        size_t len, struct quant_sink to, void *scratch, struct err *err)
+{
+    size_t n = c->shape->n_values;
+    unsigned flags;
+    struct msg_in m;
+    if (msg_open(&m, in, len, &flags, err))
+        return -1;
+    if (flags == 0)
+        return c->inner->row->decode(c->inner, key, m.p, len - 1, to, scratch, err);
+    if (flags != DENSE || options(c)->init != INIT_DENSE)
+        return msg_bad("header", "unknown flags", err);
+    const uint8_t *p = msg_need(&m, 4 * n);
+    if (!p)
+        return msg_short("values", err);
+    if (msg_end(&m, err))
+        return -1;
+    if (quant_absmax_bits_le(p, n) >= 0x7f800000u)
+        return msg_nonfinite(err);
+    quant_f32_from_le(p, n, to);
+    return 0;
+}
+
+// A message alone: what it adds to the estimate.
+static int ef21_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+{
+    scratch_take(&scratch, c->shape->n_values * sizeof(float));
+    return ef21_payload(c, key, in, len, to, scratch, err);
+}
+
+// The server: g += share * mean of the messages. State of a round: their sum, and scratch.
+
+static size_t agg_state(const struct codec_inst *c, size_t n)
+{
+    return SCRATCH_ROUND(n * sizeof(float)) + codec_scratch_bytes(c->inner);
+}
+
+static size_t agg_keep(const struct codec_inst *c, size_t n)
+{
+    (void)c;
+    return n;
+}
+
+static void agg_begin(const struct codec_inst *c, void *state, size_t n)
+{
+    (void)c;
+    memset(state, 0, n * sizeof(float));
+}
+
+static int agg_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                   size_t len, double weight, void *state, struct err *err)
+{
+    float *sum = scratch_take(&state, c->shape->n_values * sizeof *sum);
+    struct quant_sink to = {sum, (float)weight, true};
+    return ef21_payload(c, key, in, len, to, state, err);
+}
+
+static void agg_finish(const struct codec_inst *c, void *state, float *g, double weight_sum,
+                       float *delta, size_t n)
+{
+    const float *sum = state;
+    float part = (float)(options(c)->share / weight_sum), worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        delta[i] = g[i] + part * sum[i];
+        worst += delta[i] * 0.0f; // NaN as soon as one is not finite
+    }
+    if (worst == 0)
+        memcpy(g, delta, n * sizeof *g);
+}
+
+static const struct codec_agg ef21_agg = {agg_state, agg_keep, agg_begin, agg_add, agg_finish};
+
+const struct codec wrapper_ef21 = {
+    .name = "ef21",
+    .help = "estimates that client and server share; the difference is coded, the mean is kept",
+    .source = "Richtarik et al. 2021 (EF21), Fatkhullin et al. 2021 (EF21-PP)",
+    .options = ef21_options,
+    .n_options = ARRAY_LEN(ef21_options),
+    .option_bytes = sizeof(struct ef21_opt),
+    .needs = CODEC_STATE | CODEC_OWN_AGG,
+    .flags_of = ef21_flags,
+    .check = ef21_check,
+    .state_floats = ef21_state,
+    .scratch_bytes = ef21_scratch,
+    .bound = ef21_bound,
+    .encode = ef21_encode,
+    .decode = ef21_decode,
+    .agg = &ef21_agg,
+};
