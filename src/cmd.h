@@ -3,15 +3,17 @@
 #define FSTQ_CMD_H
 
 #include <stdbool.h>
+#include <stdio.h>
 
 struct cmd {
     const char *name, *usage, *help;   // usage: what follows "fstq NAME"; help: one line
     const char *details;               // for --help: options, examples
+    void (*more)(FILE *out);           // what follows them there, NULL = nothing
     bool alone;                        // rank 0 does it; under mpirun the others have nothing to do
     int (*run)(int argc, char **argv); // argv[0] is the subcommand; returns enum status
 };
 
-extern const struct cmd cmd_run, cmd_show, cmd_export, cmd_score, cmd_pretrain, cmd_bench, cmd_list,
-    cmd_info;
+extern const struct cmd cmd_run, cmd_compare, cmd_show, cmd_export, cmd_score, cmd_pretrain,
+    cmd_bench, cmd_list, cmd_info;
 
 #endif

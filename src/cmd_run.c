@@ -602,6 +602,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "uplink", (double)s->totals.uplink_bytes, "byte");
     add_summary(r, "downlink", (double)s->totals.downlink_bytes, "byte");
     add_summary(r, "control", (double)s->totals.control_bytes, "byte");
+    add_summary(r, "adapter_values", (double)s->n, "1");
     add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
     add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
     add_summary(r, "status", (double)verdict(r, text, sizeof text), "");

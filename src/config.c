@@ -164,6 +164,7 @@ struct source {
     bool pending; // the line was handed to inih and has not come back as key = value
     char section[SECTION_MAX];
     bool section_known;
+    const struct config_extra *extra; // a section of somebody else's, or NULL
     int where[CONFIG_MAX_KEYS]; // a key's line, or -n for argument n; by its place in the tables
 };
 
@@ -203,6 +204,10 @@ static void enter_section(struct source *s, const char *line)
     }
     memcpy(s->section, line + 1, n);
     s->section[n] = '\0';
+    if (!strcmp(s->section, CONFIG_COMPARE)) {
+        s->section_known = true;
+        return;
+    }
     const char *rest = end + 1 + strspn(end + 1, " \t");
     if (*rest && *rest != ';' && *rest != '#')
         mistake(s, "[%s] is followed by '%.40s'; put that on a line of its own", s->section, rest);
@@ -222,6 +227,27 @@ static void finish_line(struct source *s, const char *line)
         mistake(s, "'%.60s': not 'key = value'; a value takes one line, a comment begins with #",
                 line);
     s->pending = false;
+}
+
+// A key of [compare]: its lines are longer than inih takes, and some of its keys come often.
+static void extra_line(struct source *s, char *line)
+{
+    struct err err = {""};
+    char *value = strchr(line, '=');
+    if (!*line || *line == '#' || *line == ';' || !s->extra)
+        return;
+    if (!value || value == line) {
+        mistake(s, "'%.60s': not 'key = value'; a value takes one line, a comment begins with #",
+                line);
+        return;
+    }
+    char *end = value++;
+    while (end > line && isspace((unsigned char)end[-1]))
+        end--;
+    *end = '\0';
+    value += strspn(value, " \t");
+    if (s->extra->key(s->extra->arg, s->line, line, value, &err))
+        mistake(s, "%s", err.text);
 }
 
 // inih's reader. It counts lines, which inih does not tell its handler, and refuses a line that
@@ -249,6 +275,13 @@ static char *read_line(char *out, int size, void *arg)
     while (n && isspace((unsigned char)*line)) {
         line++;
         n--;
+    }
+    if (*line != '[' && !strcmp(s->section, CONFIG_COMPARE)) {
+        char *copy = mem_alloc(MEM_OTHER, n + 1);
+        memcpy(copy, line, n);
+        extra_line(s, copy);
+        mem_free(copy);
+        n = 0;
     }
     if (n + 2 > (size_t)size) {
         mistake(s, "%zu characters in one line; at most %d", n, size - 2);
@@ -363,6 +396,12 @@ static void load_override(struct source *s, int n, const char *text)
         return;
     }
     snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);
+    size_t prefix = strlen(CONFIG_COMPARE);
+    if (s->extra && !strncmp(name, CONFIG_COMPARE, prefix) && name[prefix] == '.') {
+        if (s->extra->key(s->extra->arg, -n, name + prefix + 1, equals + 1, &err))
+            mistake(s, "argument %d (%.80s): %s", n, text, err.text);
+        return;
+    }
     const struct opt *row = config_find(name, NULL);
     if (row)
         s->where[place_of(row)] = -n;
@@ -390,12 +429,26 @@ static int check_net(const struct config *c, struct err *err)
     return net_check(&c->net, err);
 }
 
+static int (*const checks[])(const struct config *, struct err *) = {check_fed, check_method,
+                                                                     check_net};
+
+int config_check(const struct config *c, struct err *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(checks); i++)
+        if (checks[i](c, err))
+            return -1;
+    return 0;
+}
+
+int config_set(struct config *c, const char *name, const char *value, struct err *err)
+{
+    return set_by_name(c, name, value, err);
+}
+
 // Values that are right one by one and wrong together. What is wrong begins with the name of a
 // parameter, which tells where it was set.
 static void check_together(struct source *s)
 {
-    static int (*const checks[])(const struct config *, struct err *) = {check_fed, check_method,
-                                                                         check_net};
     for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
         struct err err = {""};
         char name[128];
@@ -414,8 +467,14 @@ static void check_together(struct source *s)
 
 int config_load(struct config *c, const char *path, int n_overrides, char *const *overrides)
 {
+    return config_load_extra(c, path, n_overrides, overrides, NULL);
+}
+
+int config_load_extra(struct config *c, const char *path, int n_overrides, char *const *overrides,
+                      const struct config_extra *extra)
+{
     config_defaults(c);
-    struct source s = {.c = c, .path = path, .loud = config_is_mouthpiece()};
+    struct source s = {.c = c, .path = path, .loud = config_is_mouthpiece(), .extra = extra};
     if (path)
         load_file(&s);
     s.path = NULL;

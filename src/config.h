@@ -58,6 +58,18 @@ void config_defaults(struct config *c);
 // Reads CONFIG, then "section.key=value" overrides. Reports every mistake at once on stderr, each
 // with file and line (or the argument), and returns the number of mistakes. path may be NULL.
 int config_load(struct config *c, const char *path, int n_overrides, char *const *overrides);
+// The same, with the keys of [compare] handed to somebody else: line, or -n for argument n; what
+// key returns is a mistake too. Other commands skip that section.
+#define CONFIG_COMPARE "compare"
+struct config_extra {
+    int (*key)(void *arg, int line, const char *name, const char *value, struct err *err);
+    void *arg;
+};
+int config_load_extra(struct config *c, const char *path, int n_overrides, char *const *overrides,
+                      const struct config_extra *extra);
+int config_set(struct config *c, const char *name, const char *value, struct err *err);
+// Of values that are right one by one, whether they are together: 0, or -1 with what is wrong.
+int config_check(const struct config *c, struct err *err);
 // What config_text wrote, for the other ranks: 0, or -1 with what is wrong.
 int config_apply_text(struct config *c, const char *text, struct err *err);
 // Whether this process speaks for the job before MPI has started: it was given rank 0 or no rank.

@@ -11,6 +11,9 @@
 // 64-bit hashes are hex.
 int export_csv(const struct trace_file *f, const char *dir, struct err *err);
 
+// A cell: in quotes where its text needs them.
+void export_csv_text(FILE *out, const char *s);
+
 // Chrome's trace format, array form (a truncated file still loads), for Perfetto and
 // chrome://tracing. A process a rank and run, its lanes as threads; slices of a thread nest or
 // stand apart. Modelled transfers are a process of their own, on their own time.

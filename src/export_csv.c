@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void put_text(FILE *out, const char *s)
+void export_csv_text(FILE *out, const char *s)
 {
     if (!strpbrk(s, ",\"\r\n")) {
         fputs(s, out);
@@ -51,7 +51,7 @@ static void put_cell(FILE *out, const struct record_field *f, const char *at)
         fprintf(out, "%u", *(const uint8_t *)at);
         break;
     case FIELD_TEXT:
-        put_text(out, at);
+        export_csv_text(out, at);
         break;
     case FIELD_STAGE:
         fputs(stage_table[*(const uint8_t *)at].name, out);
@@ -133,7 +133,7 @@ static int put_units(const char *dir, struct err *err)
                 trace_column_name(c, k, name, sizeof name);
                 fprintf(out, "%s,%s,%s,%s,", base_name((enum record_id)id), name, types[c->type],
                         c->unit ? c->unit : "");
-                put_text(out, c->help ? c->help : "");
+                export_csv_text(out, c->help ? c->help : "");
                 fputs("\r\n", out);
             }
     return finish(out, path, err);
@@ -147,9 +147,9 @@ static int put_config(const struct trace_file *f, const char *dir, struct err *e
         return -1;
     fputs("name,value\r\n", out);
     for (int i = 0; i < f->n_config; i++) {
-        put_text(out, f->config[i].name);
+        export_csv_text(out, f->config[i].name);
         fputc(',', out);
-        put_text(out, f->config[i].text);
+        export_csv_text(out, f->config[i].text);
         fputs("\r\n", out);
     }
     return finish(out, path, err);

@@ -13,8 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct cmd *const commands[] = {&cmd_run,      &cmd_show,  &cmd_export, &cmd_score,
-                                             &cmd_pretrain, &cmd_bench, &cmd_list,   &cmd_info};
+static const struct cmd *const commands[] = {&cmd_run,    &cmd_compare, &cmd_show,
+                                             &cmd_export, &cmd_score,   &cmd_pretrain,
+                                             &cmd_bench,  &cmd_list,    &cmd_info};
 
 static const char statuses[] =
     "Exit status: 0 valid, 1 a check failed, 2 bad usage or config, 3 degraded (clients or trace\n"
@@ -41,8 +42,10 @@ static void print_overview(FILE *out)
 
 static int print_help(const struct cmd *cmd)
 {
-    printf("usage: fstq %s %s\n\n%s\n\n%s\n%s", cmd->name, cmd->usage, cmd->help, cmd->details,
-           statuses);
+    printf("usage: fstq %s %s\n\n%s\n\n%s\n", cmd->name, cmd->usage, cmd->help, cmd->details);
+    if (cmd->more)
+        cmd->more(stdout);
+    fputs(statuses, stdout);
     return STATUS_VALID;
 }
 

@@ -1,0 +1,213 @@
+// fstq compare: many methods and seeds, tuned alike, in one table.
+#include "base/buildinfo.h"
+#include "base/mem.h"
+#include "base/table.h"
+#include "cmd.h"
+#include "compare.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct request {
+    const char *csv, *json, *markdown, *config;
+    bool no_run, search;
+};
+
+static int parse(struct request *q, int argc, char **argv)
+{
+    static const struct option flags[] = {
+        {"csv", required_argument, NULL, 'C'},      {"json", required_argument, NULL, 'J'},
+        {"markdown", required_argument, NULL, 'M'}, {"no-run", no_argument, NULL, 'n'},
+        {"search", no_argument, NULL, 's'},         {0}};
+    *q = (struct request){0};
+    argv[0] = (char[]){"fstq compare"};
+    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
+        switch (c) {
+        case 'C':
+            q->csv = optarg;
+            break;
+        case 'J':
+            q->json = optarg;
+            break;
+        case 'M':
+            q->markdown = optarg;
+            break;
+        case 'n':
+            q->no_run = true;
+            break;
+        case 's':
+            q->search = true;
+            break;
+        default:
+            return -1;
+        }
+    }
+    if (optind == argc) {
+        fprintf(stderr, "fstq compare: a config with [compare], please: fstq compare CONFIG "
+                        "[key=value ...]\n");
+        return -1;
+    }
+    q->config = argv[optind];
+    return 0;
+}
+
+static int write_file(const char *path, const struct compare *c, const struct runs *r, int kind)
+{
+    FILE *out = strcmp(path, "-") ? fopen(path, "w") : stdout;
+    if (!out) {
+        fprintf(stderr, "fstq compare: %s: cannot create: %s\n", path, strerror(errno));
+        return -1;
+    }
+    if (kind == 'C')
+        compare_csv(c, out);
+    else if (kind == 'J')
+        compare_json(c, r, out);
+    else
+        compare_markdown(c, out);
+    bool bad = ferror(out) != 0;
+    errno = 0;
+    if ((out != stdout && fclose(out)) || bad) {
+        fprintf(stderr, "fstq compare: %s: cannot write: %s\n", path,
+                strerror(errno ? errno : EIO));
+        return -1;
+    }
+    return 0;
+}
+
+static void print_head(const struct compare *c, const struct request *q)
+{
+    printf("# fstq compare %s; fstq %s (git %s)\n", q->config, buildinfo.version,
+           buildinfo.git_rev);
+    printf("# %d methods x %d seeds of %d rounds; runs in %s/runs\n", c->n_methods, c->n_seeds,
+           c->cfg.fed.rounds, c->p.dir);
+    for (int d = 0; d < c->n_dims; d++) {
+        printf("# searched for every method (%s, seeds %s):",
+               c->p.search_mode == SEARCH_GRID ? "grid" : "one line after the other",
+               c->p.search_seeds);
+        for (int k = 0; k < c->dim[d].n_keys; k++)
+            printf("%s%s", k ? "," : " ", c->dim[d].key[k]);
+        putchar(':');
+        for (int v = 0; v < c->dim[d].n_values; v++)
+            for (int k = 0; k < c->dim[d].n_keys; k++)
+                printf("%s%s", k ? "/" : " ", c->dim[d].value[v][k]);
+        putchar('\n');
+    }
+    fflush(stdout);
+}
+
+// Until nothing more can be asked for. -1: it cannot go on.
+static int run_all(struct compare *c, struct runs *r)
+{
+    struct err err = {""};
+    int64_t expected = compare_expected_rounds(c);
+    do {
+        if (compare_advance(c, r, &err)) {
+            runs_stop(r);
+            while (runs_step(r, expected))
+                ;
+            fprintf(stderr, "%s\n", err.text);
+            return -1;
+        }
+    } while (runs_step(r, expected));
+    return 0;
+}
+
+static int conclude(const struct compare *c, const struct runs *r, const struct request *q)
+{
+    int finished, made, failed, missing, bad = 0;
+    if (q->search)
+        compare_print_search(c, stdout);
+    compare_print(c, stdout);
+    if (q->csv)
+        bad |= write_file(q->csv, c, r, 'C');
+    if (q->json)
+        bad |= write_file(q->json, c, r, 'J');
+    if (q->markdown)
+        bad |= write_file(q->markdown, c, r, 'M');
+    runs_counts(r, &finished, &made, &failed, &missing);
+    printf("#\n# %d runs were there, %d made now, %d failed\n", finished, made, failed);
+    const char *note = runs_note(r);
+    if (*note)
+        printf("# %s\n", note);
+    if (bad)
+        return STATUS_ENV;
+    if (runs_interrupted(r)) {
+        puts("# INTERRUPTED: the same command goes on from here");
+        return STATUS_INTERRUPTED;
+    }
+    if (failed || missing) {
+        printf("# DEGRADED:");
+        if (failed)
+            printf(" %d runs failed; their logs lie in %s/runs, the same command tries again",
+                   failed, c->p.dir);
+        else
+            printf(" at least %d runs are missing", missing);
+        putchar('\n');
+        return STATUS_DEGRADED;
+    }
+    puts("# VALID");
+    return STATUS_VALID;
+}
+
+static int compare_main(int argc, char **argv)
+{
+    struct request q;
+    struct err err = {""};
+    if (parse(&q, argc, argv))
+        return STATUS_USAGE;
+    struct compare *c = mem_alloc(MEM_OTHER, sizeof *c);
+    if (compare_load(c, q.config, argc - optind - 1, argv + optind + 1))
+        return STATUS_USAGE;
+    struct runs *r = runs_open(c, !q.no_run, &err);
+    if (!r) {
+        fprintf(stderr, "fstq compare: %s\n", err.text);
+        return STATUS_ENV;
+    }
+    print_head(c, &q);
+    int status = run_all(c, r) ? STATUS_USAGE : conclude(c, r, &q);
+    runs_close(r);
+    compare_free(c);
+    mem_free(c);
+    return status;
+}
+
+static void print_keys(FILE *out)
+{
+    fputs("The other keys of [compare], also as compare.KEY=VALUE:\n", out);
+    for (int i = 0; i < compare_option_count; i++) {
+        const struct opt *o = &compare_options[i];
+        char value[64];
+        snprintf(value, sizeof value, "%s = %s", o->name, o->dflt);
+        fprintf(out, "  %-24s %s\n", value, o->help);
+    }
+    fputc('\n', out);
+}
+
+const struct cmd cmd_compare = {
+    .name = "compare",
+    .usage = "CONFIG [section.key=value ...] [--csv FILE] [--json FILE] [--markdown FILE]",
+    .help = "many methods x seeds, tuned alike, set side by side",
+    .details =
+        "CONFIG is the config of a run with a section [compare]:\n\n"
+        "  method = NAME | METHOD [| section.key=value ...] [| BUDGET]     one line a method\n"
+        "  search = section.key: VALUE ...; section.key: VALUE ...        for every method alike\n"
+        "  base, seeds, search_seeds, targets, dir, jobs, ...               below\n\n"
+        "A BUDGET finds the parameter in braces by which a message takes that many bytes, never\n"
+        "more: bytes=N, bits=B (a value), fraction=F (of dense fp16) or same=NAME, as in\n"
+        "  method = topk | fedavg/topk:ratio={0.001..0.5} | same=sign\n"
+        "Options that move together: 'fed.server_lr,fed.server_lr_end: 1/0.3 2/0.7'.\n\n"
+        "Every run is a process of its own (transport sim, one thread) and its trace is kept\n"
+        "under the hash of its options: started again, after a kill or with methods or seeds\n"
+        "added, only what is not there is run. Ctrl-C keeps what has ended.\n\n"
+        "  --csv FILE, --json FILE, --markdown FILE   the table; JSON has every curve too\n"
+        "  --search     also print what the search has tried\n"
+        "  --no-run     only what is there already, also while another is running\n\n"
+        "  fstq compare configs/compare-quick.ini --json quick.json\n"
+        "  fstq compare configs/compare-quick.ini compare.seeds=\"1 2 3\" compare.jobs=4\n"
+        "  scripts/plot_compare.py quick.json quick.png\n",
+    .more = print_keys,
+    .alone = true,
+    .run = compare_main,
+};

@@ -1,0 +1,221 @@
+#!/usr/bin/env bash
+# fstq compare: each run is made once, a kill costs only what was going, a budget is met, and what is
+# wrong with a config is said with its line.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-compare.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+compare() { "$FSTQ" compare "$@" >out 2>err; }
+table() { grep -v '^#' "$1"; }
+
+cat >run.ini <<'EOF'
+[task]
+name = quadratic
+[optim]
+kind = sgd
+lr = 0.01
+[fed]
+clients = 10
+clients_per_round = 5
+rounds = 12
+local_steps = 2
+EOF
+{
+    cat run.ini
+    cat <<'EOF'
+[compare]
+base = fp32
+seeds = 1 2
+last = 3
+trailing = 2
+method = fp32 | fedavg/fp32
+method = topk | fedavg/topk:ratio=0.1 | optim.lr=0.02
+EOF
+} >two.ini
+
+# Two methods, two seeds; killed after the first run has ended, then stopped, then to the end.
+compare two.ini compare.dir=whole compare.jobs=2 fed.rounds=400 --json whole.json
+check "two methods, two seeds: status 0" equal "$?" 0
+check "four runs" contains out "0 runs were there, 4 made now, 0 failed"
+check "the last line is the verdict" equal "$(tail -n 1 out)" "# VALID"
+check "a row a method" equal "$(table out | awk '{ print $1, $2 }' | tr '\n' ' ')" \
+    "fp32 2/2 topk 2/2 "
+table out >whole.table
+
+"$FSTQ" compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=400 >cut.out 2>&1 &
+pid=$!
+for _ in $(seq 600); do
+    grep -q " done " cut/log 2>/dev/null && break
+    sleep 0.05
+done
+kill -KILL "$pid"
+wait "$pid" 2>/dev/null
+kept=$(ls cut/runs/*.h5 | grep -vc part)
+check "killed in the middle: some runs are kept, not all" test "$kept" -ge 1 -a "$kept" -le 3
+touch -d '2001-01-01' $(ls cut/runs/*.h5 | grep -v part)
+compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=400
+check "after the kill: status 0" equal "$?" 0
+check "after the kill: only the rest is run" contains out \
+    "$kept runs were there, $((4 - kept)) made now, 0 failed"
+check "what was kept was not touched" equal "$(find cut/runs -name '*.h5' ! -newermt 2001-01-02 |
+    wc -l)" "$kept"
+check "the same table as in one go" equal "$(table out)" "$(cat whole.table)"
+check "nothing half done is left" equal "$(ls cut/runs | grep -c part)" 0
+
+compare two.ini compare.dir=whole fed.rounds=400 compare.seeds="1 2 3" \
+    compare.method="bf16 | fedavg/bf16"
+check "a seed and a method more: only what is new is run" contains out \
+    "4 runs were there, 5 made now, 0 failed"
+compare two.ini compare.dir=whole fed.rounds=400 --no-run
+check "--no-run: the first table again" equal "$(table out)" "$(cat whole.table)"
+compare two.ini compare.dir=nowhere --no-run
+check "--no-run: runs that are not there: status 3" equal "$?" 3
+check "--no-run: nothing is made" test ! -e nowhere
+
+"$FSTQ" compare two.ini compare.dir=stop compare.jobs=1 fed.rounds=4000 >stop.out 2>&1 &
+pid=$!
+for _ in $(seq 600); do
+    ls stop/runs/*.part.h5 >/dev/null 2>&1 && break
+    sleep 0.05
+done
+kill -TERM "$pid"
+wait "$pid"
+check "SIGTERM: status 143" equal "$?" 143
+check "SIGTERM: said" contains stop.out "# INTERRUPTED"
+
+# The curves in the JSON are those of the run.
+if command -v python3 >/dev/null; then
+    check "JSON: final scores are means of the last three, the difference is paired" python3 -c '
+import json
+data = json.load(open("whole.json"))
+base, topk = data["methods"]
+finals = []
+for m in (base, topk):
+    f = [sum(r["score"][-3:]) / 3 for r in m["runs"]]
+    assert all(abs(a - r["final"]) < 1e-12 for a, r in zip(f, m["runs"]))
+    assert abs(m["final"]["mean"] - sum(f) / 2) < 1e-12
+    assert [len(r["round"]) for r in m["runs"]] == [400, 400]
+    finals.append(f)
+gain = [b - a for a, b in zip(*finals)]
+assert abs(topk["vs_base"]["mean"] - sum(gain) / 2) < 1e-12
+assert topk["message_bytes"] < base["message_bytes"] == 4065
+assert base["targets"][1]["uplink_ratio"] == 1'
+else
+    skip "JSON: final scores" "no python3"
+fi
+"$FSTQ" run run.ini fed.rounds=400 run.seed=2 trace.file= >alone 2>&1
+check "a run of the comparison is the run of 'fstq run'" equal \
+    "$(cat whole/runs/*.log | grep -cF "$(grep '^# adapter' alone)")" 1
+compare two.ini compare.dir=tables fed.rounds=4 --csv t.csv --markdown t.md
+check "CSV: a head and a row a method" equal "$(wc -l <t.csv)" 3
+check "CSV: as many fields in each" equal "$(python3 -c '
+import csv; print(len({len(r) for r in csv.reader(open("t.csv"))}))')" 1
+check "Markdown: the table" contains t.md "| fp32 | 2/2 |"
+
+# The same search for every method; the best setting is taken for the result.
+{
+    cat two.ini
+    echo 'search = fed.server_lr: 0.5 1 2; fed.batch: 2 4'
+} | sed 's/ | optim.lr=0.02//' >search.ini
+compare search.ini compare.dir=search --search
+check "grid: 2 x 6 settings, 2 x 2 runs of the result" contains out \
+    "0 runs were there, 16 made now"
+best=$(sed -n '/# search topk/,/^#$/p' out | grep '^#   ' | sort -k2n | head -n 1)
+check "grid: the lowest error is chosen" grep -q '  <$' <<<"$best"
+check "grid: one choice a method" equal "$(grep -c '  <$' out)" 2
+check "grid: used" contains out "chosen fed.server_lr="
+check "grid: at the edge" contains out "(at the edge of what was tried)"
+compare search.ini compare.dir=search compare.search_mode=coordinate --search
+check "coordinate: the runs of the grid serve it" contains out "made now, 0 failed"
+check "coordinate: 3 + 2 settings a method" equal "$(grep -cE '^# +[0-9.]+  fed.server_lr' out)" 10
+
+# Budgets: met and never exceeded.
+cat run.ini - >budget.ini <<'EOF'
+[compare]
+seeds = 1
+targets =
+method = fp32 | fedavg/fp32
+method = topk | fedavg/topk:ratio={0.001..0.9} | bytes=1000
+method = bits | fedavg/topk:ratio={0.001..0.9} | bits=4
+method = same | fedavg/randk:ratio={0.001..0.9} | same=topk
+method = half | fedavg/topk:ratio={0.001..0.9} | fraction=0.3
+EOF
+compare budget.ini compare.dir=budget fed.rounds=2
+check "budgets: status 0" equal "$?" 0
+check "budgets: four" equal "$(grep -c '#   budget' out)" 4
+check "budgets: within max(0.5%, 16 bytes), never above" awk '
+    /#   budget/ { n++; slack = $3 / 200 > 16 ? $3 / 200 : 16
+                   if ($9 > $3 || $9 < $3 - slack) bad = 1 }
+    END { exit n != 4 || bad }' out
+check "budgets: 4 bits of 1000 values" contains out "budget 500 B a message"
+check "budgets: 0.3 of dense fp16" contains out "budget 600 B a message"
+
+# Mistakes.
+bad() # name line text
+{
+    compare bad.ini compare.dir=bad
+    check "$1: status 2" equal "$?" 2
+    check "$1: the line, and what" contains err "bad.ini:$2: "
+    check "$1: ${3:0:40}" contains err "$3"
+    check "$1: nothing is run" test ! -e bad/runs -o -z "$(ls bad/runs 2>/dev/null | grep h5)"
+}
+with() { { cat run.ini; printf '[compare]\nmethod = fp32 | fedavg/fp32\n%s\n' "$1"; } >bad.ini; }
+with 'method = x | fedavg/topq'
+bad "an unknown codec" 13 "method x: "
+with 'metod = x | fedavg/topk'
+bad "an unknown key" 13 "did you mean compare.method?"
+with 'method = fp32 | fedavg/topk'
+bad "a name twice" 13 "method fp32 is there twice"
+with 'base = fp23'
+bad "an unknown base" 13 "did you mean fp32?"
+with 'search = fed.server_lr: 1 two'
+bad "a value that is no number" 13 "fed.server_lr = two"
+with 'search = fed.sever_lr: 1 2'
+bad "an unknown option in the search" 13 "fed.sever_lr: unknown key"
+with 'method = x | fedavg/topk | optim.rl=1'
+bad "an unknown option of a method" 13 "did you mean optim.lr?"
+with 'method = x | fedavg/topk:ratio={0.1..0.5}'
+bad "braces without a budget" 13 "braces, but no budget"
+with 'method = x | fedavg/topk:ratio={0.5..0.1} | bytes=100'
+bad "a range that falls" 13 "not two rising numbers"
+with 'method = x | fedavg/topk:ratio={0.1..0.5} | same=y'
+bad "the bytes of nobody" 13 "there is no method named 'y'"
+with 'seeds = 1 2 x'
+bad "a seed that is none" 13 "'x' is not a seed"
+with 'jobs = many'
+bad "a number that is none" 13 "compare.jobs = many"
+with 'method ='
+bad "a method without a name" 13 "NAME | METHOD"
+with 'no equals sign'
+bad "a line that is none" 13 "not 'key = value'"
+with 'method = x | fedavg/topk:ratio={0.001..0.01} | bytes=100000'
+compare bad.ini compare.dir=bad2
+check "a budget out of reach: status 2" equal "$?" 2
+check "a budget out of reach: the line" contains err "bad.ini:13: method x: 100000 bytes a message"
+compare two.ini compare.dir=two.ini/x
+check "a directory that cannot be made: status 4" equal "$?" 4
+check "a directory that cannot be made: named" contains err "two.ini"
+compare run.ini
+check "no [compare]: status 2" equal "$?" 2
+check "no [compare]: said" contains err "names no methods"
+compare
+check "no config: status 2" equal "$?" 2
+"$FSTQ" run two.ini fed.rounds=2 trace.file= >out 2>err
+check "fstq run takes the config too" equal "$?" 0
+
+# A run that fails loses itself only.
+cat run.ini - >fail.ini <<'EOF'
+[compare]
+seeds = 1
+targets =
+method = good | fedavg/fp32
+method = bad | fedavg~fisher/fp32
+EOF
+compare fail.ini compare.dir=fail fed.rounds=2
+check "a run that fails: status 3" equal "$?" 3
+check "a run that fails: its word" contains err "bad, seed 1: status 2: "
+check "a run that fails: the other has its row" grep -Eq '^good +1/1 ' out
+check "a run that fails: none of its own" grep -Eq '^bad +0/1 +- ' out
+finish
