@@ -14,8 +14,8 @@ enum {
     COMPARE_SEEDS = 64,
     COMPARE_DIMS = 6,
     COMPARE_VALUES = 16,
-    COMPARE_KEYS = 4, // options that move together in one dimension of the search
-    COMPARE_TARGETS = 4,
+    COMPARE_KEYS = 4,    // options that move together in one dimension of the search
+    COMPARE_TARGETS = 3, // as many as a table has columns for
     COMPARE_AT = 6,
     COMPARE_NAME = 48,
     COMPARE_SETTING = 256,

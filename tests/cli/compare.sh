@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# fstq compare: each run is made once, a kill costs only what was going, a budget is met, and what is
-# wrong with a config is said with its line.
+# fstq compare: each run is made once, a kill costs only what was going, a budget is met, and what
+# is wrong with a config is said with its line.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
