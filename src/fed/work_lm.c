@@ -103,10 +103,10 @@ static void lm_train_memory(struct workload *w, struct lm *lm)
     model_reserve(lm->model, lm->task->max_tokens, lm->group);
 }
 
-// Scores are by vocabulary id or by position in an answer, its end included.
+// Scores are by vocabulary id or by position.
 static int32_t lm_keys(const struct lm *lm)
 {
-    int32_t vocab = model_config(lm->model)->vocab, longest = lm->task->max_answer + 1;
+    int32_t vocab = model_config(lm->model)->vocab, longest = lm->task->max_tokens + 1;
     return vocab > longest ? vocab : longest;
 }
 

@@ -49,7 +49,7 @@ static const struct token_source oracle = {
 const struct token_source *const token_table[] = {&uniform, &fisher,        &gradnorm, &attention,
                                                   &loss,    &random_tokens, &oracle,   NULL};
 
-static const char *const key_names[] = {"position", "vocab", NULL};
+static const char *const key_names[] = {"position", "answer", "vocab", NULL};
 static const char *const gate_names[] = {"on", "emitted", NULL};
 static const char *const loss_names[] = {"mean", "sum", NULL};
 
@@ -58,7 +58,8 @@ const struct opt token_options[] = {
     OPT(struct token_opts, every, "every", "10", 1, 1e6, "steps", "steps between refreshes"),
     OPT(struct token_opts, rho, "rho", "0.9", 0, 0.999999, "", "decay of the average"),
     OPT_ENUM(struct token_opts, key, "key", "position", key_names,
-             "what a score belongs to: position in the answer (literal) or vocabulary id"),
+             "what a score belongs to: position in the sequence (literal), in the answer, or "
+             "vocabulary id"),
     OPT_ENUM(struct token_opts, gate, "gate", "on", gate_names,
              "a token's score gates the loss on it, or the loss emitted at it"),
     OPT_ENUM(struct token_opts, loss, "loss", "mean", loss_names,
@@ -98,86 +99,94 @@ bool token_step(struct token_tracker *t)
     return acts(t) && t->step % t->opt->every == 0;
 }
 
-// First row with a target and how many follow: the rows that predict an answer.
-static int32_t answer_rows(const struct model_batch *b, int32_t seq, int32_t *n)
-{
-    int32_t r = b->start[seq];
-    while (r < b->start[seq + 1] && b->targets[r] < 0)
-        r++;
-    *n = b->start[seq + 1] - r;
-    return r;
-}
+// Rows of an answer.
+struct answer {
+    int32_t first, n, start; // start: of its sequence
+};
 
-// The key that decides about row r, the j-th of its answer; -1 = none, the row is kept.
-static int32_t key_of(const struct token_tracker *t, const struct model_batch *b, int32_t r,
-                      int32_t j, int32_t n)
+// The key that decides about row i of an answer; -1 = none, the row is kept.
+static int32_t key_of(const struct token_tracker *t, const struct model_batch *b,
+                      const struct answer *a, int32_t i)
 {
     bool on = t->opt->gate == TOKEN_GATE_ON;
-    if (on && j == n - 1 && !t->source->predicted && !t->source->fresh)
+    if (on && i == a->n - 1 && !t->source->predicted && !t->source->fresh)
         return -1; // the end: read by no row
-    int32_t key = t->opt->key == TOKEN_KEY_POSITION ? j : on ? b->targets[r] : b->tokens[r];
+    int32_t r = a->first + i, key = i;
+    if (t->opt->key == TOKEN_KEY_POSITION)
+        key = r - a->start + on;
+    else if (t->opt->key == TOKEN_KEY_VOCAB)
+        key = on ? b->targets[r] : b->tokens[r];
     assert(key >= 0);
     return key < t->n_keys ? key : -1;
 }
 
-// The K = ceil(keep n) best rows by score, ties to the earlier; rows without a key come first.
-static void mask_answer(const struct token_tracker *t, const struct model_batch *b, int32_t first,
-                        int32_t n, float *weights)
+// The rows that predict an answer: from the first with a target to the last.
+static struct answer answer_of(const struct model_batch *b, int32_t seq)
 {
-    int32_t keep = (int32_t)ceil(t->opt->keep * n - 1e-9);
-    for (int32_t i = 0; i < n; i++)
-        weights[first + i] = 0;
+    int32_t r = b->start[seq];
+    while (r < b->start[seq + 1] && b->targets[r] < 0)
+        r++;
+    return (struct answer){.first = r, .n = b->start[seq + 1] - r, .start = b->start[seq]};
+}
+
+// The K = ceil(keep n) best rows by score, ties to the earlier; rows without a key come first.
+static void mask_answer(const struct token_tracker *t, const struct model_batch *b,
+                        const struct answer *a, float *weights)
+{
+    int32_t keep = (int32_t)ceil(t->opt->keep * a->n - 1e-9);
+    for (int32_t i = 0; i < a->n; i++)
+        weights[i] = 0;
     for (int32_t k = 0; k < keep; k++) {
         int32_t best = -1;
         double best_score = -1;
-        for (int32_t i = 0; i < n; i++) {
-            int32_t key = key_of(t, b, first + i, i, n);
+        for (int32_t i = 0; i < a->n; i++) {
+            int32_t key = key_of(t, b, a, i);
             double s = key < 0 ? INFINITY : (double)t->score[key];
-            if (weights[first + i] == 0 && s > best_score) {
+            if (weights[i] == 0 && s > best_score) {
                 best = i;
                 best_score = s;
             }
         }
         if (best < 0)
             return;
-        weights[first + best] = 1;
+        weights[best] = 1;
     }
 }
 
 // Weights in proportion to the score, 1 on average; an answer without any score counts alike.
-static void soft_answer(const struct token_tracker *t, const struct model_batch *b, int32_t first,
-                        int32_t n, float *weights)
+static void soft_answer(const struct token_tracker *t, const struct model_batch *b,
+                        const struct answer *a, float *weights)
 {
     double sum = 0;
     int32_t known = 0;
-    for (int32_t i = 0; i < n; i++) {
-        int32_t key = key_of(t, b, first + i, i, n);
+    for (int32_t i = 0; i < a->n; i++) {
+        int32_t key = key_of(t, b, a, i);
         if (key >= 0) {
             sum += (double)t->score[key];
             known++;
         }
     }
-    for (int32_t i = 0; i < n; i++) {
-        int32_t key = key_of(t, b, first + i, i, n);
-        weights[first + i] =
-            key < 0 || !(sum > 0) ? 1 : (float)((double)t->score[key] * known / sum);
+    for (int32_t i = 0; i < a->n; i++) {
+        int32_t key = key_of(t, b, a, i);
+        weights[i] = key < 0 || !(sum > 0) ? 1 : (float)((double)t->score[key] * known / sum);
     }
 }
 
 void token_weights(const struct token_tracker *t, const struct model_batch *b, bool refresh,
                    float *weights)
 {
+    bool act = acts(t) && t->masked && !refresh;
     for (int32_t s = 0; s < b->n_seqs; s++) {
-        int32_t n, first = answer_rows(b, s, &n);
-        for (int32_t r = b->start[s]; r < first; r++)
+        struct answer a = answer_of(b, s);
+        for (int32_t r = a.start; r < a.first; r++)
             weights[r] = 0;
-        if (acts(t) && t->masked && !refresh && t->opt->soft)
-            soft_answer(t, b, first, n, weights);
-        else if (acts(t) && t->masked && !refresh)
-            mask_answer(t, b, first, n, weights);
+        if (act && t->opt->soft)
+            soft_answer(t, b, &a, weights + a.first);
+        else if (act)
+            mask_answer(t, b, &a, weights + a.first);
         else
-            for (int32_t i = 0; i < n; i++)
-                weights[first + i] = 1;
+            for (int32_t i = 0; i < a.n; i++)
+                weights[a.first + i] = 1;
     }
 }
 
@@ -187,12 +196,12 @@ void token_update(struct token_tracker *t, const struct model_batch *b, const fl
     memset(t->fresh, 0, (size_t)t->n_keys * sizeof *t->fresh);
     memset(t->count, 0, (size_t)t->n_keys * sizeof *t->count);
     for (int32_t s = 0; s < b->n_seqs && !t->source->fresh; s++) {
-        int32_t n, first = answer_rows(b, s, &n);
-        for (int32_t j = 0; j < n; j++) {
-            int32_t key = key_of(t, b, first + j, j, n);
+        struct answer a = answer_of(b, s);
+        for (int32_t i = 0; i < a.n; i++) {
+            int32_t key = key_of(t, b, &a, i);
             if (key < 0)
                 continue;
-            int32_t row = first + j + (on && !t->source->predicted ? 1 : 0); // reads the token
+            int32_t row = a.first + i + (on && !t->source->predicted ? 1 : 0); // reads the token
             t->fresh[key] += (float)t->source->value((double)raw[row]);
             t->count[key]++;
         }

@@ -35,7 +35,7 @@ struct token_source {
 
 extern const struct token_source *const token_table[]; // NULL-terminated; the first is the default
 
-enum { TOKEN_KEY_POSITION, TOKEN_KEY_VOCAB };
+enum { TOKEN_KEY_POSITION, TOKEN_KEY_ANSWER, TOKEN_KEY_VOCAB };
 enum { TOKEN_GATE_ON, TOKEN_GATE_EMITTED };
 enum { TOKEN_LOSS_MEAN, TOKEN_LOSS_SUM };
 

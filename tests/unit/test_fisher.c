@@ -244,13 +244,13 @@ static void test_averages_are_kept_between_rounds(void **state)
     assert_int_equal(kept_floats("oracle"), n); // anew each round; the gradient's average is not
     assert_true(keys >= 100);
     float *kept = mem_alloc(MEM_ADAPTER, kept_floats("fisher") * sizeof *kept);
-    struct round first = train("fisher", "keep=0.5,every=4", 4, 1, kept);
+    struct round first = train("fisher", "keep=0.5,every=4,key=answer", 4, 1, kept);
     assert_memory_equal(kept, first.sens, n * sizeof(float));
     assert_memory_equal(kept + n, first.grad, n * sizeof(float));
     float score = kept[2 * n]; // of an answer's first token, the refresh of step 4
     assert_true(score > 0);
-    struct round fresh = train("fisher", "keep=0.5,every=4", 4, 2, NULL);
-    struct round second = train("fisher", "keep=0.5,every=4", 4, 2, kept);
+    struct round fresh = train("fisher", "keep=0.5,every=4,key=answer", 4, 2, NULL);
+    struct round second = train("fisher", "keep=0.5,every=4,key=answer", 4, 2, kept);
     // The mask waits for the round's own refresh: the same training.
     assert_memory_equal(fresh.delta, second.delta, n * sizeof(float));
     for (size_t i = 0; i < n; i++)

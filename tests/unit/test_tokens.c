@@ -77,10 +77,10 @@ static void test_no_mask_before_the_first_refresh(void **state)
 
 // Position j of the answer is read by row first + 1 + j: means (1 + 16)/2, (4 + 2)/2, 9 times 1 -
 // rho.
-static void test_positions_by_hand(void **state)
+static void test_positions_in_the_answer_by_hand(void **state)
 {
     (void)state;
-    struct token_opts o = opts("keep=0.5,every=1,rho=0.9");
+    struct token_opts o = opts("keep=0.5,every=1,rho=0.9,key=answer");
     struct token_tracker t;
     token_reset(&t, source("fisher"), &o, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
     assert_true(token_step(&t));
@@ -94,6 +94,38 @@ static void test_positions_by_hand(void **state)
     // ceil(0.5 * 4) = 2: the end and position 2; ceil(0.5 * 3) = 2: the end and position 0.
     const float want[] = {0, 0, 0, 1, 1, 0, 1, 0, 1};
     expect(&t, false, want);
+}
+
+// Prompts of 1 and 2 tokens: the same position of the sequence is another one of the answer.
+static void test_positions_in_the_sequence_by_hand(void **state)
+{
+    (void)state;
+    static const int32_t from[] = {0, 4, 7};
+    static const int32_t reads[] = {1, 3, 4, 5, /**/ 1, 2, 6};
+    static const int32_t next[] = {3, 4, 5, 9, /**/ -1, 6, 9};
+    static const float sq[] = {100, 1, 4, 9, /**/ 100, 100, 16};
+    const struct model_batch b = {.n_seqs = 2, .start = from, .tokens = reads, .targets = next};
+    const struct {
+        const char *opts;
+        float score[5], want[7];
+    } cases[] = {
+        // Position 2 holds 4 and 16; of 4 rows the end and it are kept, of 2 rows the end.
+        {"keep=0.5,every=1,rho=0", {0, 1, 10, 9, 0}, {0, 1, 0, 1, 0, 0, 1}},
+        {"keep=0.5,every=1,rho=0,key=answer", {8.5f, 4, 9, 0, 0}, {0, 0, 1, 1, 0, 0, 1}},
+        // Row r reads position r: 100 alone, 1 and 100, 4 and 16, 9.
+        {"keep=0.5,every=1,rho=0,gate=emitted", {100, 50.5f, 10, 9, 0}, {1, 1, 0, 0, 0, 1, 0}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct token_opts o = opts(cases[i].opts);
+        struct token_tracker t;
+        float w[7];
+        token_reset(&t, source("fisher"), &o, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
+        token_update(&t, &b, sq);
+        for (int k = 0; k < 5; k++)
+            assert_true(t.score[k] == cases[i].score[k]);
+        token_weights(&t, &b, false, w);
+        assert_memory_equal(w, cases[i].want, sizeof w);
+    }
 }
 
 static void test_vocabulary_ids_by_hand(void **state)
@@ -114,7 +146,7 @@ static void test_vocabulary_ids_by_hand(void **state)
 static void test_emitted_by_hand(void **state)
 {
     (void)state;
-    struct token_opts o = opts("keep=0.5,every=1,rho=0,gate=emitted");
+    struct token_opts o = opts("keep=0.5,every=1,rho=0,gate=emitted,key=answer");
     struct token_tracker t;
     token_reset(&t, source("fisher"), &o, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
     token_update(&t, &batch, raw);
@@ -128,7 +160,7 @@ static void test_losses_belong_to_the_row_that_predicts(void **state)
 {
     (void)state;
     static const float losses[] = {0, 5, 1, 2, 8, 0, 3, 3, 1};
-    struct token_opts o = opts("keep=0.25,every=1,rho=0");
+    struct token_opts o = opts("keep=0.25,every=1,rho=0,key=answer");
     struct token_tracker t;
     token_reset(&t, source("loss"), &o, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
     token_update(&t, &batch, losses);
@@ -140,7 +172,7 @@ static void test_losses_belong_to_the_row_that_predicts(void **state)
 static void test_soft_weights_average_to_one(void **state)
 {
     (void)state;
-    struct token_opts o = opts("keep=0.5,every=1,rho=0,soft=on");
+    struct token_opts o = opts("keep=0.5,every=1,rho=0,soft=on,key=answer");
     struct token_tracker t;
     token_reset(&t, source("fisher"), &o, KEYS, memory, rng_stream(1, RNG_TOKENS, 1, 1, 0));
     token_update(&t, &batch, raw);
@@ -194,7 +226,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_mask_before_the_first_refresh),
-        cmocka_unit_test(test_positions_by_hand),
+        cmocka_unit_test(test_positions_in_the_answer_by_hand),
+        cmocka_unit_test(test_positions_in_the_sequence_by_hand),
         cmocka_unit_test(test_vocabulary_ids_by_hand),
         cmocka_unit_test(test_emitted_by_hand),
         cmocka_unit_test(test_losses_belong_to_the_row_that_predicts),
