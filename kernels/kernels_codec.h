@@ -49,6 +49,15 @@ double quant_sum_sq_diff(const float *x, const float *y, size_t n); // sum of (x
 
 size_t quant_count_nonneg(const float *x, size_t n); // x >= 0, -0 too
 
+// The largest magnitude and the wanted ones of these sums in one pass.
+enum { QUANT_SUM = 1, QUANT_ABS = 2, QUANT_SQ = 4, QUANT_NONNEG = 8 };
+struct quant_stats {
+    double sum, abs, sq;
+    size_t nonneg;
+    uint32_t max_bits;
+};
+void quant_stats(const float *x, size_t n, unsigned wanted, struct quant_stats *s);
+
 // Scalar quantisers: one code a value. rnd holds a random word a value; its upper 24 bits are u in
 // [0, 1).
 void quant_nearest_u8(const float *x, size_t n, float inv, int q,
@@ -78,6 +87,19 @@ void quant_f16_to_le(const float *x, size_t n, float scale, uint8_t *out); // cl
 void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_sink to);
 void quant_bf16_to_le(const float *x, size_t n, uint8_t *out);
 void quant_bf16_from_le(const uint8_t *in, size_t n, struct quant_sink to);
+
+// quant_pack.c: floats straight to packed codes and back; the same bytes as quant.c and pack.c in
+// turn. Each group has its scale; where there are several, group is a multiple of 8.
+// width >= the bits of 2 q, at most 8. rnd: stochastic rounding, NULL: to nearest.
+void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, const float *scale,
+                int q, unsigned width, uint8_t *out);
+void quant_pack_sign(const float *x, size_t n, uint8_t *out);
+// (code - zero) * scale, or the table's entry. stream: past the caches, for what is not read again
+// soon; not when adding.
+void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, const float *scale,
+                  int zero, struct quant_sink to, bool stream);
+void quant_unpack_table(const uint8_t *in, size_t n, unsigned width, const float table[16],
+                        struct quant_sink to, bool stream); // width 1 to 4
 
 // pack.c: fixed-width codes, low bits first.
 size_t pack_bytes(size_t n, unsigned width);                               // of n codes

@@ -229,6 +229,38 @@ KERNEL_BODY double quant_dot_body(const float *x, const float *y, size_t n)
 }
 KERNEL_VARIANTS(double, quant_dot, (const float *x, const float *y, size_t n), (x, y, n))
 
+KERNEL_BODY size_t quant_count_nonneg_body(const float *x, size_t n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += x[i] >= 0;
+    return count;
+}
+KERNEL_VARIANTS(size_t, quant_count_nonneg, (const float *x, size_t n), (x, n))
+
+// Block by block, so that all but the first look into the first-level cache.
+KERNEL_BODY void quant_stats_body(const float *x, size_t n, unsigned wanted, struct quant_stats *s)
+{
+    struct quant_stats t = {0};
+    for (size_t at = 0; at < n; at += SUM_BLOCK) {
+        size_t m = n - at < SUM_BLOCK ? n - at : SUM_BLOCK;
+        uint32_t max = quant_absmax_bits_body(x + at, m);
+        t.max_bits = max > t.max_bits ? max : t.max_bits;
+        if (wanted & QUANT_SUM)
+            t.sum += quant_sum_body(x + at, m);
+        if (wanted & QUANT_ABS)
+            t.abs += quant_sum_abs_body(x + at, m);
+        if (wanted & QUANT_SQ)
+            t.sq += quant_sum_sq_body(x + at, m);
+        if (wanted & QUANT_NONNEG)
+            t.nonneg += quant_count_nonneg_body(x + at, m);
+    }
+    *s = t;
+}
+KERNEL_VARIANTS_VOID(quant_stats,
+                     (const float *x, size_t n, unsigned wanted, struct quant_stats *s),
+                     (x, n, wanted, s))
+
 // Dense formats.
 
 KERNEL_BODY void quant_f32_to_le_body(const float *x, size_t n, uint8_t *out)
@@ -398,15 +430,6 @@ KERNEL_BODY float unit_of(uint32_t word)
 {
     return (float)(int32_t)(word >> 8) * 0x1p-24f;
 }
-
-KERNEL_BODY size_t quant_count_nonneg_body(const float *x, size_t n)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++)
-        count += x[i] >= 0;
-    return count;
-}
-KERNEL_VARIANTS(size_t, quant_count_nonneg, (const float *x, size_t n), (x, n))
 
 KERNEL_BODY void quant_nearest_u8_body(const float *x, size_t n, float inv, int q, uint8_t *code)
 {

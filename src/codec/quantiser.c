@@ -14,8 +14,10 @@ const char *const q_coder_choices[] = {"fixed", "rans",  "gamma", "delta",
                                        "omega", "base3", "runs",  NULL};
 const char *const q_scale_choices[] = {"fp32", "bf16", "log8", NULL};
 
-#define CLASSES    3    // of enum shape_kind
-#define TILE       1024 // values handled at a time, in the first-level cache
+#define CLASSES    3                 // of enum shape_kind
+#define TILE       1024              // values handled at a time, in the first-level cache
+#define CHUNK      4096              // fitted, then coded, at a time
+#define STREAM     ((size_t)4 << 20) // updates so large are decoded past the caches
 #define LOG8_BLOCK 256
 #define SCALE_MAX  0x1p117f // the norm of 2^32 values below 2^100, and a step up in log8
 
@@ -42,6 +44,11 @@ static bool is_random(const struct codec_inst *c)
 static bool is_dithered(const struct codec_inst *c)
 {
     return of(c)->dithered && of(c)->dithered(c->opt);
+}
+
+static int zero_code(const struct codec_inst *c)
+{
+    return (int)(of(c)->kinds(c->opt) / 2);
 }
 
 // Groups.
@@ -188,19 +195,17 @@ static int read_scales(enum q_scale format, const uint8_t *in, size_t n, float *
 // Adds a run of values; false when one is not finite or too large.
 static bool add_stats(unsigned wanted, const float *x, size_t n, struct q_stats *s)
 {
-    float max = f32_from_bits(quant_absmax_bits(x, n));
+    struct quant_stats run;
+    quant_stats(x, n, wanted, &run);
+    float max = f32_from_bits(run.max_bits);
     if (!(max < CODEC_LIMIT))
         return false;
     s->max = max > s->max ? max : s->max;
     s->n += n;
-    if (wanted & STAT_SUM)
-        s->sum += quant_sum(x, n);
-    if (wanted & STAT_ABS)
-        s->abs += quant_sum_abs(x, n);
-    if (wanted & STAT_SQ)
-        s->sq += quant_sum_sq(x, n);
-    if (wanted & STAT_NONNEG)
-        s->nonneg += quant_count_nonneg(x, n);
+    s->sum += run.sum;
+    s->abs += run.abs;
+    s->sq += run.sq;
+    s->nonneg += run.nonneg;
     return true;
 }
 
@@ -212,10 +217,10 @@ static void fit_one(const struct codec_inst *c, const struct q_stats *s, float *
             scale[k] = 0;
 }
 
-static bool fit_tensor(const struct codec_inst *c, const struct shape_tensor *t, const float *x,
+// n values in groups of len.
+static bool fit_groups(const struct codec_inst *c, const float *x, size_t n, size_t len,
                        float *scale)
 {
-    size_t n = tensor_values(t), len = group_len(c, t);
     for (size_t at = 0; at < n; at += len, scale += of(c)->scales) {
         struct q_stats s = {0};
         if (!add_stats(of(c)->stats, x + at, n - at < len ? n - at : len, &s))
@@ -323,6 +328,26 @@ static const float *group_scale(const struct work *w, uint32_t t, size_t group)
     return w->scale + w->at[t].floats + group * of(c)->scales;
 }
 
+static void encode_run(const struct codec_inst *c, const float *scale, const float *x,
+                       const uint32_t *rnd, size_t n, uint8_t *code)
+{
+    int q = zero_code(c);
+    switch (of(c)->rule) {
+    case Q_OWN:
+        of(c)->encode(c->opt, scale, x, rnd, n, code);
+        break;
+    case Q_NEAREST:
+        quant_nearest_u8(x, n, q_reciprocal(*scale), q, code);
+        break;
+    case Q_STOCHASTIC:
+        quant_stochastic_u8(x, rnd, n, q_reciprocal(*scale), q, code);
+        break;
+    case Q_SIGN:
+        quant_sign_u8(x, n, code);
+        break;
+    }
+}
+
 static void encode_tensor(const struct work *w, uint32_t t, const float *x, struct code_stream *s)
 {
     const struct codec_inst *c = w->c;
@@ -335,14 +360,48 @@ static void encode_tensor(const struct work *w, uint32_t t, const float *x, stru
         size_t end = (at / len + 1) * len < n ? (at / len + 1) * len : n;
         size_t m = end - at < TILE ? end - at : TILE;
         uint8_t *code = w->codes ? w->codes + row->offset + at : s->code + s->n;
-        of(c)->encode(c->opt, group_scale(w, t, at / len), x + at,
-                      random ? draw(&stream, at, m, rnd) : NULL, m, code);
+        encode_run(c, group_scale(w, t, at / len), x + at,
+                   random ? draw(&stream, at, m, rnd) : NULL, m, code);
         at += m;
         if (w->codes)
             continue;
         s->n += m;
         if (s->n + TILE > sizeof s->code)
             stream_flush(s, false);
+    }
+}
+
+// Whether codes of a tensor that begins on a whole byte go straight to their place.
+static bool is_direct(const struct codec_inst *c, const struct shape_tensor *t)
+{
+    size_t len = group_len(c, t);
+    return of(c)->rule != Q_OWN && (len % 8 == 0 || len >= tensor_values(t));
+}
+
+// Values [at, at + n) of tensor t, whole groups; out is their place.
+static void encode_direct(const struct work *w, uint32_t t, const float *x, size_t at, size_t n,
+                          uint8_t *out)
+{
+    const struct codec_inst *c = w->c;
+    size_t len = group_len(c, &c->shape->tensors[t]);
+    unsigned width = w->codes ? 8 : w->width;
+    int q = zero_code(c);
+    if (of(c)->rule == Q_SIGN) {
+        quant_pack_sign(x, n, out);
+        return;
+    }
+    if (of(c)->rule == Q_NEAREST) {
+        quant_pack(x, NULL, n, len, group_scale(w, t, at / len), q, width, out);
+        return;
+    }
+    struct rng stream = tensor_stream(w, t);
+    uint32_t rnd[TILE + 4];
+    for (size_t i = 0, m; i < n; i += m) {
+        size_t left = TILE % len == 0 ? n - i : len - i % len;
+        m = left < TILE ? left : TILE;
+        m = m < n - i ? m : n - i;
+        quant_pack(x + i, draw(&stream, at + i, m, rnd), m, len, group_scale(w, t, (at + i) / len),
+                   q, width, out + i / 8 * width);
     }
 }
 
@@ -355,9 +414,20 @@ static bool byte_aligned(const struct codec_inst *c)
     return true;
 }
 
-// Fits (unless by class), writes the scales and makes the codes of tensor t.
+// Values that are fitted, then coded, while they are in the cache: whole groups, and scales that
+// are coded together.
+static size_t chunk_values(const struct codec_inst *c, const struct shape_tensor *t)
+{
+    size_t n = tensor_values(t), len = group_len(c, t);
+    if (len == 0 || len >= CHUNK || common(c)->group == Q_CLASS || common(c)->scale == Q_LOG8)
+        return n;
+    return CHUNK / len * len;
+}
+
+// Fits (unless by class), writes the scales and makes the codes of tensor t; out: its first byte,
+// NULL = through the stream.
 static bool code_tensor(const struct work *w, uint32_t t, const float *x, uint8_t *scales,
-                        struct code_stream *s)
+                        uint8_t *out, struct code_stream *s)
 {
     const struct codec_inst *c = w->c;
     const struct shape_tensor *row = &c->shape->tensors[t];
@@ -366,14 +436,24 @@ static bool code_tensor(const struct work *w, uint32_t t, const float *x, uint8_
         transpose(xt, row->rows, row->cols, w->turned + row->offset);
         xt = w->turned + row->offset;
     }
-    if (common(c)->group != Q_CLASS) {
-        float *scale = w->scale + w->at[t].floats;
-        if (!fit_tensor(c, row, xt, scale))
-            return false;
-        write_scales((enum q_scale)common(c)->scale, scale, groups_of(c, row) * of(c)->scales,
-                     scales + w->at[t].bytes);
+    size_t n = tensor_values(row), len = group_len(c, row), per = of(c)->scales;
+    size_t chunk = chunk_values(c, row);
+    float *scale = w->scale + w->at[t].floats;
+    enum q_scale format = (enum q_scale)common(c)->scale;
+    scales += w->at[t].bytes;
+    for (size_t at = 0; at < n; at += chunk) {
+        size_t m = n - at < chunk ? n - at : chunk, first = at / len * per;
+        if (common(c)->group != Q_CLASS) {
+            if (!fit_groups(c, xt + at, m, len, scale + first))
+                return false;
+            write_scales(format, scale + first, (m + len - 1) / len * per,
+                         scales + scale_bytes(format, first));
+        }
+        if (out)
+            encode_direct(w, t, xt + at, at, m, out + at / 8 * (w->codes ? 8 : w->width));
     }
-    encode_tensor(w, t, xt, s);
+    if (!out)
+        encode_tensor(w, t, xt, s);
     return true;
 }
 
@@ -393,8 +473,10 @@ static bool code_all(const struct work *w, const float *x, uint8_t *scales)
             struct code_stream s;
             s.n = 0;
             s.width = w->width;
-            s.out = w->codes ? NULL : w->packed + c->shape->tensors[t].offset / 8 * w->width;
-            bad |= !code_tensor(w, t, x, scales, &s);
+            const struct shape_tensor *row = &c->shape->tensors[t];
+            s.out = w->codes ? NULL : w->packed + row->offset / 8 * w->width;
+            uint8_t *out = w->codes ? w->codes + row->offset : s.out;
+            bad |= !code_tensor(w, t, x, scales, is_direct(c, row) ? out : NULL, &s);
             if (!w->codes && !bad)
                 stream_flush(&s, true);
         }
@@ -405,7 +487,7 @@ static bool code_all(const struct work *w, const float *x, uint8_t *scales)
     s.width = w->width;
     s.out = w->packed;
     for (uint32_t t = 0; t < c->shape->n_tensors && !bad; t++)
-        bad |= !code_tensor(w, t, x, scales, &s);
+        bad |= !code_tensor(w, t, x, scales, NULL, &s);
     stream_flush(&s, true);
     return !bad;
 }
@@ -521,11 +603,6 @@ static int get_runs(struct msg_in *m, uint8_t *code, size_t n, uint8_t *quint, s
 }
 
 // The message.
-
-static int zero_code(const struct codec_inst *c)
-{
-    return (int)(of(c)->kinds(c->opt) / 2);
-}
 
 int quantiser_check(const struct codec_inst *c, struct err *err)
 {
@@ -737,12 +814,37 @@ static void decode_tensor(const struct work *w, uint32_t t, struct quant_sink to
     }
 }
 
-static void give_tensor(const struct work *w, uint32_t t, struct quant_sink to,
+// in: the first byte of the tensor's codes.
+static void decode_direct(const struct work *w, uint32_t t, const uint8_t *in, struct quant_sink to)
+{
+    const struct codec_inst *c = w->c;
+    const struct shape_tensor *row = &c->shape->tensors[t];
+    size_t n = tensor_values(row), len = group_len(c, row);
+    bool stream = !to.add && c->shape->n_values >= STREAM;
+    unsigned width = w->codes ? 8 : w->width;
+    if (of(c)->rule != Q_SIGN) {
+        quant_unpack(in, n, width, len, group_scale(w, t, 0), zero_code(c), to, stream);
+        return;
+    }
+    for (size_t at = 0; at < n; at += len) {
+        struct q_levels lv = {0};
+        of(c)->levels(c->opt, group_scale(w, t, at / len), &lv);
+        quant_unpack_table(in + at / 8, n - at < len ? n - at : len, 1, lv.table,
+                           quant_sink_at(to, at), stream);
+    }
+}
+
+// in: the first byte of the tensor's codes, NULL = through the stream.
+static void give_tensor(const struct work *w, uint32_t t, const uint8_t *in, struct quant_sink to,
                         struct code_stream *s)
 {
     const struct shape_tensor *row = &w->c->shape->tensors[t];
     size_t left = w->c->shape->n_values - row->offset;
     struct quant_sink at = quant_sink_at(to, row->offset);
+    if (in && !transposed(w->c, row)) {
+        decode_direct(w, t, in, at);
+        return;
+    }
     if (!transposed(w->c, row)) {
         decode_tensor(w, t, at, s, left);
         return;
@@ -774,8 +876,10 @@ int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, co
             struct code_stream s;
             s.n = 0;
             s.width = w.width;
-            s.in = w.codes ? NULL : w.packed + c->shape->tensors[t].offset / 8 * w.width;
-            give_tensor(&w, t, to, &s);
+            const struct shape_tensor *row = &c->shape->tensors[t];
+            s.in = w.codes ? NULL : w.packed + row->offset / 8 * w.width;
+            const uint8_t *first = w.codes ? w.codes + row->offset : s.in;
+            give_tensor(&w, t, is_direct(c, row) ? first : NULL, to, &s);
         }
         return 0;
     }
@@ -784,6 +888,6 @@ int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, co
     s.width = w.width;
     s.in = w.packed;
     for (uint32_t t = 0; t < c->shape->n_tensors; t++)
-        give_tensor(&w, t, to, &s);
+        give_tensor(&w, t, NULL, to, &s);
     return 0;
 }

@@ -33,7 +33,7 @@ struct q_common {
     OPT_ENUM(struct q_common, scale, "scale", dflt, q_scale_choices, "format of the scales")
 
 // Sums over a group, as far as asked for.
-enum { STAT_SUM = 1, STAT_ABS = 2, STAT_SQ = 4, STAT_NONNEG = 8 };
+enum { STAT_SUM = QUANT_SUM, STAT_ABS = QUANT_ABS, STAT_SQ = QUANT_SQ, STAT_NONNEG = QUANT_NONNEG };
 struct q_stats {
     double sum, abs, sq;
     size_t n, nonneg; // nonneg: values >= 0
@@ -52,14 +52,28 @@ struct q_levels {
 // Below this a group is sent as zeros: reciprocals of scales stay finite.
 #define Q_TINY 0x1p-110f
 
+// How values become codes. Levels are multiples of the scale from -q to q, kinds = 2 q + 1.
+enum q_rule {
+    Q_OWN,        // encode
+    Q_NEAREST,    // round half to even
+    Q_STOCHASTIC, // unbiased; random says always
+    Q_SIGN,       // 1 where x >= 0, levels are a table of two
+};
+
+static inline float q_reciprocal(float scale)
+{
+    return scale != 0 ? 1 / scale : 0;
+}
+
 struct quantiser {
-    unsigned scales; // floats a group
-    unsigned stats;  // STAT_* that fit reads
+    enum q_rule rule; // which has kernels that fit and pack without a detour through bytes
+    unsigned scales;  // floats a group
+    unsigned stats;   // STAT_* that fit reads
     unsigned (*kinds)(const void *opt);
     bool (*random)(const void *opt); // NULL = no
     void (*fit)(const void *opt, const struct q_stats *s, float scale[Q_SCALES_MAX]);
     void (*encode)(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                   size_t n, uint8_t *code);
+                   size_t n, uint8_t *code); // Q_OWN
     void (*levels)(const void *opt, const float *scale, struct q_levels *levels);
     bool (*dithered)(const void *opt); // the receiver draws the same words; NULL = no
 };

@@ -5,11 +5,6 @@
 
 #include <math.h>
 
-static float reciprocal(float scale)
-{
-    return scale != 0 ? 1 / scale : 0;
-}
-
 static void levels_around(int zero, float step, struct q_levels *l)
 {
     l->linear = true;
@@ -66,23 +61,16 @@ static void int_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = s->max / (float)int_q(opt);
 }
 
-static void int_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                       size_t n, uint8_t *code)
-{
-    (void)rnd;
-    quant_nearest_u8(x, n, reciprocal(*scale), int_q(opt), code);
-}
-
 static void int_levels(const void *opt, const float *scale, struct q_levels *l)
 {
     levels_around(int_q(opt), *scale, l);
 }
 
 static const struct quantiser int_quantiser = {
+    .rule = Q_NEAREST,
     .scales = 1,
     .kinds = int_kinds,
     .fit = int_fit,
-    .encode = int_encode,
     .levels = int_levels,
 };
 
@@ -134,7 +122,7 @@ static void nf4_encode(const void *opt, const float *scale, const float *x, cons
     float bound[15];
     for (int i = 0; i < 15; i++)
         bound[i] = (nf4_table[i] + nf4_table[i + 1]) * 0.5f;
-    quant_bounds_u8(x, n, reciprocal(*scale), bound, 15, code);
+    quant_bounds_u8(x, n, q_reciprocal(*scale), bound, 15, code);
 }
 
 static void nf4_levels(const void *opt, const float *scale, struct q_levels *l)
@@ -202,12 +190,6 @@ static void qsgd_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = norm / (float)qsgd_s(opt);
 }
 
-static void qsgd_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                        size_t n, uint8_t *code)
-{
-    quant_stochastic_u8(x, rnd, n, reciprocal(*scale), qsgd_s(opt), code);
-}
-
 static void qsgd_levels(const void *opt, const float *scale, struct q_levels *l)
 {
     levels_around(qsgd_s(opt), *scale, l);
@@ -227,12 +209,12 @@ static unsigned qsgd_flags(const struct codec_inst *c)
 }
 
 static const struct quantiser qsgd_quantiser = {
+    .rule = Q_STOCHASTIC,
     .scales = 1,
     .stats = STAT_SQ,
     .kinds = qsgd_kinds,
     .random = always,
     .fit = qsgd_fit,
-    .encode = qsgd_encode,
     .levels = qsgd_levels,
 };
 
@@ -277,13 +259,6 @@ static void terngrad_fit(const void *opt, const struct q_stats *s, float *scale)
         *scale = (float)(clip * sqrt(var));
 }
 
-static void terngrad_encode(const void *opt, const float *scale, const float *x,
-                            const uint32_t *rnd, size_t n, uint8_t *code)
-{
-    (void)opt;
-    quant_stochastic_u8(x, rnd, n, reciprocal(*scale), 1, code);
-}
-
 static void terngrad_levels(const void *opt, const float *scale, struct q_levels *l)
 {
     (void)opt;
@@ -297,12 +272,12 @@ static unsigned terngrad_flags(const struct codec_inst *c)
 }
 
 static const struct quantiser terngrad_quantiser = {
+    .rule = Q_STOCHASTIC,
     .scales = 1,
     .stats = STAT_SUM | STAT_SQ,
     .kinds = three_kinds,
     .random = always,
     .fit = terngrad_fit,
-    .encode = terngrad_encode,
     .levels = terngrad_levels,
 };
 
@@ -337,13 +312,6 @@ static void sign_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = (float)(s->abs / (double)s->n);
 }
 
-static void sign_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                        size_t n, uint8_t *code)
-{
-    (void)opt, (void)scale, (void)rnd;
-    quant_sign_u8(x, n, code);
-}
-
 static void sign_levels(const void *opt, const float *scale, struct q_levels *l)
 {
     (void)opt;
@@ -351,11 +319,11 @@ static void sign_levels(const void *opt, const float *scale, struct q_levels *l)
 }
 
 static const struct quantiser sign_quantiser = {
+    .rule = Q_SIGN,
     .scales = 1,
     .stats = STAT_ABS,
     .kinds = two_kinds,
     .fit = sign_fit,
-    .encode = sign_encode,
     .levels = sign_levels,
 };
 
@@ -398,11 +366,11 @@ static void onebit_levels(const void *opt, const float *scale, struct q_levels *
 }
 
 static const struct quantiser onebit_quantiser = {
+    .rule = Q_SIGN,
     .scales = 2,
     .stats = STAT_SUM | STAT_ABS | STAT_NONNEG,
     .kinds = two_kinds,
     .fit = onebit_fit,
-    .encode = sign_encode,
     .levels = onebit_levels,
 };
 
@@ -456,7 +424,7 @@ static void fedbat_encode(const void *opt, const float *scale, const float *x, c
                           size_t n, uint8_t *code)
 {
     (void)opt;
-    quant_coin_u8(x, rnd, n, reciprocal(*scale), code);
+    quant_coin_u8(x, rnd, n, q_reciprocal(*scale), code);
 }
 
 static const struct quantiser fedbat_quantiser = {
@@ -544,7 +512,7 @@ static void uniform_fit(const void *opt, const struct q_stats *s, float *scale)
 static void uniform_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
                            size_t n, uint8_t *code)
 {
-    float inv = reciprocal(*scale);
+    float inv = q_reciprocal(*scale);
     int rounding = ((const struct uniform_opt *)opt)->rounding;
     if (rounding == UNIFORM_NEAREST)
         quant_nearest_u8(x, n, inv, UNIFORM_ZERO, code);

@@ -1,0 +1,415 @@
+// Floats straight to packed codes and back: what quant.c and pack.c do in turn. With AVX-512 codes
+// never leave the registers; elsewhere they pass through a tile in the first-level cache.
+#include "isa.h"
+
+#include "base/half.h"
+
+#include <string.h>
+#if KERNEL_X86
+#include <immintrin.h>
+#endif
+
+#define TILE 1024 // values
+
+static float reciprocal(float scale)
+{
+    return scale != 0 ? 1 / scale : 0;
+}
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+// Everywhere.
+
+// Values [at, end) of one group.
+static void pack_rest(const float *x, const uint32_t *rnd, size_t at, size_t end, float inv, int q,
+                      unsigned width, uint8_t *out)
+{
+    uint8_t code[TILE];
+    for (; at < end; at += TILE) {
+        size_t m = min_size(end - at, TILE);
+        if (rnd)
+            quant_stochastic_u8(x + at, rnd + at, m, inv, q, code);
+        else
+            quant_nearest_u8(x + at, m, inv, q, code);
+        pack_u8(code, m, width, out + at / 8 * width);
+    }
+}
+
+static void sign_rest(const float *x, size_t at, size_t n, uint8_t *out)
+{
+    uint8_t code[TILE];
+    for (; at < n; at += TILE) {
+        size_t m = min_size(n - at, TILE);
+        quant_sign_u8(x + at, m, code);
+        pack_u8(code, m, 1, out + at / 8);
+    }
+}
+
+// What codes mean: (code - zero) * step, or the table where there is one.
+struct meaning {
+    const float *table;
+    int zero;
+    float step;
+};
+
+static void unpack_rest(const uint8_t *in, size_t at, size_t end, unsigned width,
+                        const struct meaning *mean, struct quant_sink to)
+{
+    uint8_t code[TILE];
+    for (; at < end; at += TILE) {
+        size_t m = min_size(end - at, TILE);
+        unpack_u8(in + at / 8 * width, m, width, code);
+        if (mean->table)
+            quant_table_from_u8(code, m, mean->table, quant_sink_at(to, at));
+        else
+            quant_linear_from_u8(code, m, mean->zero, mean->step, quant_sink_at(to, at));
+    }
+}
+
+static void pack_portable(const float *x, const uint32_t *rnd, size_t n, size_t group,
+                          const float *scale, int q, unsigned width, uint8_t *out)
+{
+    for (size_t at = 0; at < n; at += group)
+        pack_rest(x, rnd, at, min_size(n, at + group), reciprocal(*scale++), q, width, out);
+}
+
+static void sign_portable(const float *x, size_t n, uint8_t *out)
+{
+    sign_rest(x, 0, n, out);
+}
+
+static void unpack_portable(const uint8_t *in, size_t at, size_t end, unsigned width,
+                            const struct meaning *mean, struct quant_sink to, bool stream)
+{
+    (void)stream;
+    unpack_rest(in, at, end, width, mean, to);
+}
+
+#if KERNEL_X86
+#define LANES_512 TARGET_AVX512 static inline __attribute__((always_inline))
+
+// AVX2: a tile of values past the caches.
+TARGET_AVX2 static void stream_avx2(const float *v, size_t n, float *to)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_stream_ps(to + i, _mm256_loadu_ps(v + i));
+    memcpy(to + i, v + i, (n - i) * sizeof *to);
+}
+
+static void unpack_avx2(const uint8_t *in, size_t at, size_t end, unsigned width,
+                        const struct meaning *mean, struct quant_sink to, bool stream)
+{
+    float tile[TILE];
+    if (!stream || ((uintptr_t)(to.to + at) & 31)) {
+        unpack_rest(in, at, end, width, mean, to);
+        return;
+    }
+    for (; at < end; at += TILE) {
+        size_t m = min_size(end - at, TILE);
+        unpack_rest(in + at / 8 * width, 0, m, width, mean, (struct quant_sink){tile, 1, false});
+        stream_avx2(tile, m, to.to + at);
+    }
+}
+
+#define pack_avx2 pack_portable
+#define sign_avx2 sign_portable
+
+// Levels in [-q, q] of sixteen values.
+LANES_512 __m512i nearest_16(const float *x, __m512 inv)
+{
+    return _mm512_cvt_roundps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inv),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+LANES_512 __m512i stochastic_16(const float *x, const uint32_t *rnd, __m512 inv, __m512 most)
+{
+    __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x), inv);
+    __m512 u = _mm512_cvtepi32_ps(_mm512_srli_epi32(_mm512_loadu_si512(rnd), 8));
+    __m512 a = _mm512_add_ps(_mm512_abs_ps(v), _mm512_mul_ps(u, _mm512_set1_ps(0x1p-24f)));
+    __m512i level = _mm512_cvttps_epi32(_mm512_min_ps(a, most));
+    __mmask16 below = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_LT_OQ);
+    return _mm512_mask_sub_epi32(level, below, _mm512_setzero_si512(), level);
+}
+
+// 64 codes as bytes. Packing with saturation works inside 128-bit lanes; the permutation puts the
+// values back into order.
+LANES_512 __m512i codes_64(const float *x, const uint32_t *rnd, __m512 inv, __m512 most, __m512i q)
+{
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i v[4];
+    for (int k = 0; k < 4; k++)
+        v[k] =
+            rnd ? stochastic_16(x + 16 * k, rnd + 16 * k, inv, most) : nearest_16(x + 16 * k, inv);
+    __m512i c = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+    c = _mm512_permutexvar_epi32(order, c);
+    if (!rnd) // a scale that was rounded down leaves levels beyond q
+        c = _mm512_max_epi8(_mm512_min_epi8(c, q), _mm512_sub_epi8(_mm512_setzero_si512(), q));
+    return _mm512_add_epi8(c, q);
+}
+
+// Codes of 8, 4 or 2 bits: pairs, then pairs of pairs, are joined by a multiplication.
+LANES_512 void store_64(__m512i c, unsigned width, uint8_t *out)
+{
+    if (width == 8) {
+        _mm512_storeu_si512(out, c);
+        return;
+    }
+    __m512i two = _mm512_maddubs_epi16(c, _mm512_set1_epi16((short)(1 | 1 << (8 + width))));
+    if (width == 4) {
+        _mm256_storeu_si256((__m256i *)(void *)out, _mm512_cvtepi16_epi8(two));
+        return;
+    }
+    __m512i four = _mm512_madd_epi16(two, _mm512_set1_epi32(1 | 1 << 20));
+    _mm_storeu_si128((__m128i *)(void *)out, _mm512_cvtepi32_epi8(four));
+}
+
+LANES_512 void pack_512(const float *x, const uint32_t *rnd, size_t n, size_t group,
+                        const float *scale, int q, unsigned width, uint8_t *out)
+{
+    const __m512 most = _mm512_set1_ps((float)q);
+    const __m512i q8 = _mm512_set1_epi8((char)q);
+    for (size_t at = 0; at < n;) {
+        size_t end = min_size(n, at + group);
+        float one = reciprocal(*scale++);
+        __m512 inv = _mm512_set1_ps(one);
+        for (; at + 64 <= end; at += 64)
+            store_64(codes_64(x + at, rnd ? rnd + at : NULL, inv, most, q8), width,
+                     out + at / 8 * width);
+        if (at < end)
+            pack_rest(x, rnd, at, end, one, q, width, out);
+        at = end;
+    }
+}
+
+// Other widths: whole tiles of bytes first.
+TARGET_AVX512 static void pack_tiles_512(const float *x, const uint32_t *rnd, size_t n,
+                                         size_t group, const float *scale, int q, unsigned width,
+                                         uint8_t *out)
+{
+    uint8_t code[TILE];
+    const __m512 most = _mm512_set1_ps((float)q);
+    const __m512i q8 = _mm512_set1_epi8((char)q);
+    for (size_t at = 0; at < n;) {
+        size_t end = min_size(n, at + group);
+        float one = reciprocal(*scale++);
+        __m512 inv = _mm512_set1_ps(one);
+        while (end - at >= 64) {
+            size_t m = min_size(end - at, TILE) & ~(size_t)63;
+            for (size_t i = 0; i < m; i += 64)
+                store_64(codes_64(x + at + i, rnd ? rnd + at + i : NULL, inv, most, q8), 8,
+                         code + i);
+            pack_u8(code, m, width, out + at / 8 * width);
+            at += m;
+        }
+        if (at < end)
+            pack_rest(x, rnd, at, end, one, q, width, out);
+        at = end;
+    }
+}
+
+TARGET_AVX512 static void pack_avx512(const float *x, const uint32_t *rnd, size_t n, size_t group,
+                                      const float *scale, int q, unsigned width, uint8_t *out)
+{
+#define CASE(w)                                                                                    \
+    if (width == (w) && rnd)                                                                       \
+        pack_512(x, rnd, n, group, scale, q, w, out);                                              \
+    else if (width == (w))                                                                         \
+    pack_512(x, NULL, n, group, scale, q, w, out)
+    CASE(8);
+    else CASE(4);
+    else CASE(2);
+    else pack_tiles_512(x, rnd, n, group, scale, q, width, out);
+#undef CASE
+}
+
+TARGET_AVX512 static void sign_avx512(const float *x, size_t n, uint8_t *out)
+{
+    const __m512 zero = _mm512_setzero_ps();
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        uint64_t bits = 0;
+        for (unsigned k = 0; k < 4; k++) {
+            __m512 v = _mm512_loadu_ps(x + i + 16 * k);
+            bits |= (uint64_t)_mm512_cmp_ps_mask(v, zero, _CMP_GE_OQ) << (16 * k);
+        }
+        memcpy(out + i / 8, &bits, sizeof bits);
+    }
+    sign_rest(x, i, n, out);
+}
+
+enum give { GIVE_SET, GIVE_ADD, GIVE_STREAM };
+
+// v comes weighted already when it is to be added.
+LANES_512 void give_16(float *to, __m512 v, enum give how)
+{
+    if (how == GIVE_STREAM)
+        _mm512_stream_ps(to, v);
+    else
+        _mm512_storeu_ps(to, how == GIVE_ADD ? _mm512_add_ps(_mm512_loadu_ps(to), v) : v);
+}
+
+// Up to 4 bits: sixteen codes lie within 64 bits. Even ones are shifted, odd ones rotated into
+// place, and a permutation looks them up: it reads four bits of each lane, so the table repeats.
+LANES_512 size_t unpack_table_512(const uint8_t *in, size_t i, size_t end, unsigned width,
+                                  __m512 table, float *to, enum give how)
+{
+    const __m512i step = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+    const __m512i even = _mm512_mullo_epi64(step, _mm512_set1_epi64(width));
+    const __m512i odd = _mm512_sub_epi64(even, _mm512_set1_epi64(32 - (long long)width));
+    const __m512i lane =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    // Three-bit codes are read eight bytes at a time, of which six are theirs.
+    size_t most = width == 3 ? (end - i < 32 ? i : end - 16) : end;
+    for (; i + 16 <= most; i += 16) {
+        const uint8_t *p = in + i / 8 * width;
+        __m512i c;
+        if (width == 1) {
+            uint16_t bits;
+            memcpy(&bits, p, sizeof bits);
+            c = _mm512_maskz_set1_epi32(bits, 1);
+        } else if (width == 2) {
+            int32_t bits;
+            memcpy(&bits, p, sizeof bits);
+            c = _mm512_srlv_epi32(_mm512_set1_epi32(bits), lane);
+        } else {
+            int64_t bits;
+            memcpy(&bits, p, sizeof bits);
+            __m512i b = _mm512_set1_epi64(bits);
+            c = _mm512_mask_blend_epi32(0xaaaa, _mm512_srlv_epi64(b, even),
+                                        _mm512_rorv_epi64(b, odd));
+        }
+        give_16(to + i, _mm512_permutexvar_ps(c, table), how);
+    }
+    return i;
+}
+
+// 5 to 8 bits: eight codes of each half lie within 64 bits.
+LANES_512 size_t unpack_linear_512(const uint8_t *in, size_t i, size_t end, unsigned width,
+                                   const struct meaning *mean, float weight, float *to,
+                                   enum give how)
+{
+    const __m512i shift =
+        _mm512_mullo_epi64(_mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi64(width));
+    const __m512i low =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i mask = _mm512_set1_epi32((1 << width) - 1), zero = _mm512_set1_epi32(mean->zero);
+    const __m512 step = _mm512_set1_ps(mean->step), w = _mm512_set1_ps(weight);
+    size_t most = width == 8 ? end : end - i < 32 ? i : end - 16;
+    for (; i + 16 <= most; i += 16) {
+        const uint8_t *p = in + i / 8 * width;
+        __m512i c;
+        if (width == 8) {
+            c = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+        } else {
+            int64_t first, second;
+            memcpy(&first, p, sizeof first);
+            memcpy(&second, p + width, sizeof second);
+            c = _mm512_permutex2var_epi32(_mm512_srlv_epi64(_mm512_set1_epi64(first), shift), low,
+                                          _mm512_srlv_epi64(_mm512_set1_epi64(second), shift));
+            c = _mm512_and_si512(c, mask);
+        }
+        __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(c, zero)), step);
+        give_16(to + i, how == GIVE_ADD ? _mm512_mul_ps(w, v) : v, how);
+    }
+    return i;
+}
+
+LANES_512 size_t unpack_512(const uint8_t *in, size_t at, size_t end, unsigned width,
+                            const struct meaning *mean, struct quant_sink to, enum give how)
+{
+    if (width > 4)
+        return unpack_linear_512(in, at, end, width, mean, to.weight, to.to, how);
+    const __m512i code =
+        _mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                         _mm512_set1_epi32((1 << width) - 1));
+    __m512 table;
+    if (mean->table)
+        table = _mm512_permutexvar_ps(code, _mm512_loadu_ps(mean->table));
+    else
+        table =
+            _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(code, _mm512_set1_epi32(mean->zero))),
+                          _mm512_set1_ps(mean->step));
+    if (how == GIVE_ADD)
+        table = _mm512_mul_ps(_mm512_set1_ps(to.weight), table);
+    return unpack_table_512(in, at, end, width, table, to.to, how);
+}
+
+TARGET_AVX512 static void unpack_avx512(const uint8_t *in, size_t at, size_t end, unsigned width,
+                                        const struct meaning *mean, struct quant_sink to,
+                                        bool stream)
+{
+    enum give how = to.add                                          ? GIVE_ADD
+                    : stream && ((uintptr_t)(to.to + at) & 63) == 0 ? GIVE_STREAM
+                                                                    : GIVE_SET;
+    size_t i = at;
+#define GIVE(w)                                                                                    \
+    (how == GIVE_ADD      ? unpack_512(in, at, end, w, mean, to, GIVE_ADD)                         \
+     : how == GIVE_STREAM ? unpack_512(in, at, end, w, mean, to, GIVE_STREAM)                      \
+                          : unpack_512(in, at, end, w, mean, to, GIVE_SET))
+    switch (width) {
+    case 1:
+        i = GIVE(1);
+        break;
+    case 2:
+        i = GIVE(2);
+        break;
+    case 3:
+        i = GIVE(3);
+        break;
+    case 4:
+        i = GIVE(4);
+        break;
+    case 8:
+        i = mean->table ? at : GIVE(8);
+        break;
+    default:
+        i = mean->table ? at : GIVE(width);
+        break;
+    }
+#undef GIVE
+    if (i < end)
+        unpack_rest(in, i, end, width, mean, to);
+}
+#endif
+
+static void settle(bool stream)
+{
+#if KERNEL_X86
+    if (stream)
+        _mm_sfence(); // other threads read what was written past the caches
+#else
+    (void)stream;
+#endif
+}
+
+void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, const float *scale,
+                int q, unsigned width, uint8_t *out)
+{
+    KERNEL_PICK(pack, (x, rnd, n, group, scale, q, width, out));
+}
+
+void quant_pack_sign(const float *x, size_t n, uint8_t *out)
+{
+    KERNEL_PICK(sign, (x, n, out));
+}
+
+void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, const float *scale,
+                  int zero, struct quant_sink to, bool stream)
+{
+    for (size_t at = 0; at < n; at += group) {
+        const struct meaning mean = {NULL, zero, *scale++};
+        KERNEL_PICK(unpack, (in, at, min_size(n, at + group), width, &mean, to, stream));
+    }
+    settle(stream);
+}
+
+void quant_unpack_table(const uint8_t *in, size_t n, unsigned width, const float table[16],
+                        struct quant_sink to, bool stream)
+{
+    const struct meaning mean = {table, 0, 0};
+    KERNEL_PICK(unpack, (in, 0, n, width, &mean, to, stream));
+    settle(stream);
+}
