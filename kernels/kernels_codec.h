@@ -49,8 +49,9 @@ double quant_sum_sq_diff(const float *x, const float *y, size_t n); // sum of (x
 
 size_t quant_count_nonneg(const float *x, size_t n); // x >= 0, -0 too
 
-// The largest magnitude and the wanted ones of these sums in one pass.
-enum { QUANT_SUM = 1, QUANT_ABS = 2, QUANT_SQ = 4, QUANT_NONNEG = 8 };
+// The largest magnitude and the wanted ones of these sums in one pass, added to what is there. The
+// sums do not depend on how a run is cut into pieces of whole 1024-value blocks.
+enum { QUANT_SUM = 1, QUANT_ABS = 2, QUANT_SQ = 4, QUANT_NONNEG = 8, QUANT_NO_MAX = 16 };
 struct quant_stats {
     double sum, abs, sq;
     size_t nonneg;
@@ -94,6 +95,8 @@ void quant_bf16_from_le(const uint8_t *in, size_t n, struct quant_sink to);
 void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, const float *scale,
                 int q, unsigned width, uint8_t *out);
 void quant_pack_sign(const float *x, size_t n, uint8_t *out);
+// and adds |x| block by block, as quant_stats does
+void quant_pack_sign_abs(const float *x, size_t n, uint8_t *out, double *total);
 // (code - zero) * scale, or the table's entry. stream: past the caches, for what is not read again
 // soon; not when adding.
 void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, const float *scale,

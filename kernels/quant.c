@@ -241,10 +241,10 @@ KERNEL_VARIANTS(size_t, quant_count_nonneg, (const float *x, size_t n), (x, n))
 // Block by block, so that all but the first look into the first-level cache.
 KERNEL_BODY void quant_stats_body(const float *x, size_t n, unsigned wanted, struct quant_stats *s)
 {
-    struct quant_stats t = {0};
+    struct quant_stats t = *s;
     for (size_t at = 0; at < n; at += SUM_BLOCK) {
         size_t m = n - at < SUM_BLOCK ? n - at : SUM_BLOCK;
-        uint32_t max = quant_absmax_bits_body(x + at, m);
+        uint32_t max = wanted & QUANT_NO_MAX ? 0 : quant_absmax_bits_body(x + at, m);
         t.max_bits = max > t.max_bits ? max : t.max_bits;
         if (wanted & QUANT_SUM)
             t.sum += quant_sum_body(x + at, m);

@@ -9,7 +9,9 @@
 #include <immintrin.h>
 #endif
 
-#define TILE 1024 // values
+#define TILE      1024 // values
+#define SUM_BLOCK 1024 // of quant.c
+#define AHEAD     1024 // values; what follows is fetched while what is here is worked on
 
 static float reciprocal(float scale)
 {
@@ -81,6 +83,15 @@ static void sign_portable(const float *x, size_t n, uint8_t *out)
     sign_rest(x, 0, n, out);
 }
 
+static void sign_abs_portable(const float *x, size_t n, uint8_t *out, double *total)
+{
+    for (size_t at = 0; at < n; at += SUM_BLOCK) {
+        size_t m = min_size(n - at, SUM_BLOCK);
+        *total += quant_sum_abs(x + at, m);
+        quant_pack_sign(x + at, m, out + at / 8);
+    }
+}
+
 static void unpack_portable(const uint8_t *in, size_t at, size_t end, unsigned width,
                             const struct meaning *mean, struct quant_sink to, bool stream)
 {
@@ -115,8 +126,9 @@ static void unpack_avx2(const uint8_t *in, size_t at, size_t end, unsigned width
     }
 }
 
-#define pack_avx2 pack_portable
-#define sign_avx2 sign_portable
+#define pack_avx2     pack_portable
+#define sign_avx2     sign_portable
+#define sign_abs_avx2 sign_abs_portable
 
 // Levels in [-q, q] of sixteen values.
 LANES_512 __m512i nearest_16(const float *x, __m512 inv)
@@ -134,12 +146,16 @@ LANES_512 __m512i stochastic_16(const float *x, const uint32_t *rnd, __m512 inv,
     return _mm512_mask_sub_epi32(level, below, _mm512_setzero_si512(), level);
 }
 
-// 64 codes as bytes. Packing with saturation works inside 128-bit lanes; the permutation puts the
-// values back into order.
-LANES_512 __m512i codes_64(const float *x, const uint32_t *rnd, __m512 inv, __m512 most, __m512i q)
+// 64 codes as bytes; meanwhile next is fetched, for the caller fits the following run from there.
+// Packing with saturation works inside 128-bit lanes; the permutation puts the values back into
+// order.
+LANES_512 __m512i codes_64(const float *x, const float *next, const uint32_t *rnd, __m512 inv,
+                           __m512 most, __m512i q)
 {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     __m512i v[4];
+    for (int k = 0; k < 4; k++)
+        __builtin_prefetch(next + 16 * k, 0, 3);
     for (int k = 0; k < 4; k++)
         v[k] =
             rnd ? stochastic_16(x + 16 * k, rnd + 16 * k, inv, most) : nearest_16(x + 16 * k, inv);
@@ -176,7 +192,7 @@ LANES_512 void pack_512(const float *x, const uint32_t *rnd, size_t n, size_t gr
         float one = reciprocal(*scale++);
         __m512 inv = _mm512_set1_ps(one);
         for (; at + 64 <= end; at += 64)
-            store_64(codes_64(x + at, rnd ? rnd + at : NULL, inv, most, q8), width,
+            store_64(codes_64(x + at, x + n + at, rnd ? rnd + at : NULL, inv, most, q8), width,
                      out + at / 8 * width);
         if (at < end)
             pack_rest(x, rnd, at, end, one, q, width, out);
@@ -199,8 +215,9 @@ TARGET_AVX512 static void pack_tiles_512(const float *x, const uint32_t *rnd, si
         while (end - at >= 64) {
             size_t m = min_size(end - at, TILE) & ~(size_t)63;
             for (size_t i = 0; i < m; i += 64)
-                store_64(codes_64(x + at + i, rnd ? rnd + at + i : NULL, inv, most, q8), 8,
-                         code + i);
+                store_64(
+                    codes_64(x + at + i, x + n + at + i, rnd ? rnd + at + i : NULL, inv, most, q8),
+                    8, code + i);
             pack_u8(code, m, width, out + at / 8 * width);
             at += m;
         }
@@ -238,6 +255,37 @@ TARGET_AVX512 static void sign_avx512(const float *x, size_t n, uint8_t *out)
         memcpy(out + i / 8, &bits, sizeof bits);
     }
     sign_rest(x, i, n, out);
+}
+
+// Sixteen lanes of double a block and a fixed tree, as in quant.c.
+TARGET_AVX512 static void sign_abs_avx512(const float *x, size_t n, uint8_t *out, double *total)
+{
+    const __m512 zero = _mm512_setzero_ps();
+    size_t at = 0;
+    for (; at + SUM_BLOCK <= n; at += SUM_BLOCK) {
+        __m512d low = _mm512_setzero_pd(), high = low;
+        for (size_t i = at; i < at + SUM_BLOCK; i += 32) {
+            uint32_t bits = 0;
+            for (unsigned k = 0; k < 2; k++) {
+                const float *p = x + i + 16 * k;
+                __builtin_prefetch(p + AHEAD, 0, 3);
+                __m512 v = _mm512_loadu_ps(p), a = _mm512_abs_ps(v);
+                bits |= (uint32_t)_mm512_cmp_ps_mask(v, zero, _CMP_GE_OQ) << (16 * k);
+                low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(a)));
+                high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
+            }
+            memcpy(out + i / 8, &bits, sizeof bits);
+        }
+        double lane[8];
+        _mm512_storeu_pd(lane, _mm512_add_pd(low, high));
+        for (int half = 4; half; half /= 2)
+            for (int l = 0; l < half; l++)
+                lane[l] += lane[l + half];
+        *total += lane[0];
+    }
+    sign_avx512(x + at, n - at, out + at / 8);
+    if (at < n)
+        *total += quant_sum_abs(x + at, n - at);
 }
 
 enum give { GIVE_SET, GIVE_ADD, GIVE_STREAM };
@@ -394,6 +442,11 @@ void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, con
 void quant_pack_sign(const float *x, size_t n, uint8_t *out)
 {
     KERNEL_PICK(sign, (x, n, out));
+}
+
+void quant_pack_sign_abs(const float *x, size_t n, uint8_t *out, double *total)
+{
+    KERNEL_PICK(sign_abs, (x, n, out, total));
 }
 
 void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, const float *scale,

@@ -192,20 +192,21 @@ static int read_scales(enum q_scale format, const uint8_t *in, size_t n, float *
 
 // Fitting.
 
-// Adds a run of values; false when one is not finite or too large.
-static bool add_stats(unsigned wanted, const float *x, size_t n, struct q_stats *s)
+// Adds n values; false when one is not finite or too large. No value exceeds the sum of magnitudes.
+static bool add_stats(unsigned wanted, const float *x, size_t n, struct quant_stats *run,
+                      struct q_stats *s)
 {
-    struct quant_stats run;
-    quant_stats(x, n, wanted, &run);
-    float max = f32_from_bits(run.max_bits);
+    if ((wanted & STAT_NO_MAX) && !(run->abs < (double)CODEC_LIMIT))
+        run->max_bits = quant_absmax_bits(x, n);
+    float max = f32_from_bits(run->max_bits);
     if (!(max < CODEC_LIMIT))
         return false;
     s->max = max > s->max ? max : s->max;
     s->n += n;
-    s->sum += run.sum;
-    s->abs += run.abs;
-    s->sq += run.sq;
-    s->nonneg += run.nonneg;
+    s->sum += run->sum;
+    s->abs += run->abs;
+    s->sq += run->sq;
+    s->nonneg += run->nonneg;
     return true;
 }
 
@@ -217,13 +218,26 @@ static void fit_one(const struct codec_inst *c, const struct q_stats *s, float *
             scale[k] = 0;
 }
 
-// n values in groups of len.
+// n values in groups of len; signs, where given, are packed while the values are in the cache.
 static bool fit_groups(const struct codec_inst *c, const float *x, size_t n, size_t len,
-                       float *scale)
+                       float *scale, uint8_t *signs)
 {
-    for (size_t at = 0; at < n; at += len, scale += of(c)->scales) {
+    for (size_t at = 0; at < n; scale += of(c)->scales) {
+        size_t end = n - at < len ? n : at + len, begin = at;
         struct q_stats s = {0};
-        if (!add_stats(of(c)->stats, x + at, n - at < len ? n - at : len, &s))
+        struct quant_stats run = {0};
+        bool at_once = signs && of(c)->stats == (STAT_ABS | STAT_NO_MAX);
+        for (size_t m; at < end; at += m) {
+            m = end - at < CHUNK ? end - at : CHUNK;
+            if (at_once) {
+                quant_pack_sign_abs(x + at, m, signs + at / 8, &run.abs);
+                continue;
+            }
+            quant_stats(x + at, m, of(c)->stats, &run);
+            if (signs)
+                quant_pack_sign(x + at, m, signs + at / 8);
+        }
+        if (!add_stats(of(c)->stats, x + begin, end - begin, &run, &s))
             return false;
         fit_one(c, &s, scale);
     }
@@ -236,7 +250,10 @@ static bool fit_classes(const struct codec_inst *c, const float *x, const struct
     struct q_stats s[CLASSES] = {{0}};
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
         const struct shape_tensor *row = &c->shape->tensors[t];
-        if (!add_stats(of(c)->stats, x + row->offset, tensor_values(row), &s[row->kind]))
+        size_t n = tensor_values(row);
+        struct quant_stats run = {0};
+        quant_stats(x + row->offset, n, of(c)->stats, &run);
+        if (!add_stats(of(c)->stats, x + row->offset, n, &run, &s[row->kind]))
             return false;
     }
     for (unsigned k = 0; k < CLASSES; k++)
@@ -386,10 +403,6 @@ static void encode_direct(const struct work *w, uint32_t t, const float *x, size
     size_t len = group_len(c, &c->shape->tensors[t]);
     unsigned width = w->codes ? 8 : w->width;
     int q = zero_code(c);
-    if (of(c)->rule == Q_SIGN) {
-        quant_pack_sign(x, n, out);
-        return;
-    }
     if (of(c)->rule == Q_NEAREST) {
         quant_pack(x, NULL, n, len, group_scale(w, t, at / len), q, width, out);
         return;
@@ -440,16 +453,19 @@ static bool code_tensor(const struct work *w, uint32_t t, const float *x, uint8_
     size_t chunk = chunk_values(c, row);
     float *scale = w->scale + w->at[t].floats;
     enum q_scale format = (enum q_scale)common(c)->scale;
+    bool signs = out && of(c)->rule == Q_SIGN, by_class = common(c)->group == Q_CLASS;
     scales += w->at[t].bytes;
     for (size_t at = 0; at < n; at += chunk) {
         size_t m = n - at < chunk ? n - at : chunk, first = at / len * per;
-        if (common(c)->group != Q_CLASS) {
-            if (!fit_groups(c, xt + at, m, len, scale + first))
+        if (signs && by_class)
+            quant_pack_sign(xt + at, m, out + at / 8);
+        if (!by_class) {
+            if (!fit_groups(c, xt + at, m, len, scale + first, signs ? out + at / 8 : NULL))
                 return false;
             write_scales(format, scale + first, (m + len - 1) / len * per,
                          scales + scale_bytes(format, first));
         }
-        if (out)
+        if (out && !signs)
             encode_direct(w, t, xt + at, at, m, out + at / 8 * (w->codes ? 8 : w->width));
     }
     if (!out)

@@ -33,7 +33,13 @@ struct q_common {
     OPT_ENUM(struct q_common, scale, "scale", dflt, q_scale_choices, "format of the scales")
 
 // Sums over a group, as far as asked for.
-enum { STAT_SUM = QUANT_SUM, STAT_ABS = QUANT_ABS, STAT_SQ = QUANT_SQ, STAT_NONNEG = QUANT_NONNEG };
+enum {
+    STAT_SUM = QUANT_SUM,
+    STAT_ABS = QUANT_ABS,
+    STAT_SQ = QUANT_SQ,
+    STAT_NONNEG = QUANT_NONNEG,
+    STAT_NO_MAX = QUANT_NO_MAX, // fit does not read max; goes with STAT_ABS
+};
 struct q_stats {
     double sum, abs, sq;
     size_t n, nonneg; // nonneg: values >= 0

@@ -321,7 +321,7 @@ static void sign_levels(const void *opt, const float *scale, struct q_levels *l)
 static const struct quantiser sign_quantiser = {
     .rule = Q_SIGN,
     .scales = 1,
-    .stats = STAT_ABS,
+    .stats = STAT_ABS | STAT_NO_MAX,
     .kinds = two_kinds,
     .fit = sign_fit,
     .levels = sign_levels,
@@ -368,7 +368,7 @@ static void onebit_levels(const void *opt, const float *scale, struct q_levels *
 static const struct quantiser onebit_quantiser = {
     .rule = Q_SIGN,
     .scales = 2,
-    .stats = STAT_SUM | STAT_ABS | STAT_NONNEG,
+    .stats = STAT_SUM | STAT_ABS | STAT_NONNEG | STAT_NO_MAX,
     .kinds = two_kinds,
     .fit = onebit_fit,
     .levels = onebit_levels,

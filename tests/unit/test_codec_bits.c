@@ -1,5 +1,6 @@
 // The parts that codecs are made of: bit cursor, integer codes, packing, rANS, positions, random
 // words.
+#include "base/half.h"
 #include "codec/bits.h"
 #include "codec/entropy.h"
 #include "codec/positions.h"
@@ -401,6 +402,129 @@ static void test_philox_is_the_stream(void **state)
     each_isa(philox_sweep);
 }
 
+// Floats to packed codes and back against the two steps, on every path.
+
+#define PACK_MOST 4200
+
+struct packing {
+    float *x, *got, *want;
+    uint32_t *rnd;
+    uint8_t *code, *packed, *wanted;
+    float scale[PACK_MOST / 8 + 1];
+};
+
+// One width, length and group: n values from x, which may be odd in memory.
+static void check_pack(struct packing *p, const float *x, size_t n, size_t group, unsigned width,
+                       bool random)
+{
+    int q = (1 << (width - 1)) - 1;
+    const uint32_t *rnd = random ? p->rnd : NULL;
+    size_t bytes = pack_bytes(n, width);
+    for (size_t at = 0, g = 0; at < n; at += group, g++) {
+        size_t m = n - at < group ? n - at : group;
+        float max = f32_from_bits(quant_absmax_bits(x + at, m));
+        // one scale of nothing, one rounded down so that the largest is clipped
+        p->scale[g] = g % 5 == 4 ? 0 : max / (float)q * (g % 3 == 2 ? 0.99f : 1);
+        float inv = p->scale[g] != 0 ? 1 / p->scale[g] : 0;
+        if (random)
+            quant_stochastic_u8(x + at, rnd + at, m, inv, q, p->code + at);
+        else
+            quant_nearest_u8(x + at, m, inv, q, p->code + at);
+    }
+    pack_u8(p->code, n, width, p->wanted);
+    memset(p->packed, 0x5a, bytes + 1);
+    quant_pack(x, rnd, n, group, p->scale, q, width, p->packed);
+    assert_memory_equal(p->packed, p->wanted, bytes);
+    assert_int_equal(p->packed[bytes], 0x5a);
+
+    for (int how = 0; how < 3; how++) { // set, set past the caches, add
+        struct quant_sink got = {p->got, 0.3f, how == 2}, want = {p->want, 0.3f, how == 2};
+        for (size_t i = 0; i <= n; i++)
+            p->got[i] = p->want[i] = (float)i;
+        quant_unpack(p->packed, n, width, group, p->scale, q, got, how == 1);
+        for (size_t at = 0, g = 0; at < n; at += group, g++)
+            quant_linear_from_u8(p->code + at, n - at < group ? n - at : group, q, p->scale[g],
+                                 quant_sink_at(want, at));
+        assert_memory_equal(p->got, p->want, (n + 1) * sizeof(float));
+        if (width > 4)
+            continue;
+        quant_unpack_table(p->packed, n, width, x, got, how == 1);
+        quant_table_from_u8(p->code, n, x, want);
+        assert_memory_equal(p->got, p->want, (n + 1) * sizeof(float));
+    }
+}
+
+static void check_signs(struct packing *p, const float *x, size_t n)
+{
+    double total = 1, sums = 1;
+    struct quant_stats stats = {.abs = 1};
+    quant_sign_u8(x, n, p->code);
+    pack_u8(p->code, n, 1, p->wanted);
+    quant_pack_sign(x, n, p->packed);
+    assert_memory_equal(p->packed, p->wanted, pack_bytes(n, 1));
+    memset(p->packed, 0, pack_bytes(n, 1));
+    quant_pack_sign_abs(x, n, p->packed, &total);
+    assert_memory_equal(p->packed, p->wanted, pack_bytes(n, 1));
+    for (size_t at = 0; at < n; at += 1024)
+        sums += quant_sum_abs(x + at, n - at < 1024 ? n - at : 1024);
+    quant_stats(x, n, QUANT_ABS, &stats);
+    assert_memory_equal(&total, &sums, sizeof sums);
+    assert_memory_equal(&stats.abs, &sums, sizeof sums);
+    assert_int_equal(stats.max_bits, quant_absmax_bits(x, n));
+}
+
+static struct packing *packing_open(void)
+{
+    struct packing *p = mem_alloc(MEM_CODEC, sizeof *p);
+    struct rng r = test_rng(8);
+    p->x = mem_alloc(MEM_CODEC, (PACK_MOST + 16) * sizeof(float));
+    p->got = mem_alloc(MEM_CODEC, (PACK_MOST + 16) * sizeof(float));
+    p->want = mem_alloc(MEM_CODEC, (PACK_MOST + 16) * sizeof(float));
+    p->rnd = mem_alloc(MEM_CODEC, (PACK_MOST + 16) * sizeof(uint32_t));
+    p->code = mem_alloc(MEM_CODEC, PACK_MOST + 16);
+    p->packed = mem_alloc(MEM_CODEC, PACK_MOST + 16);
+    p->wanted = mem_alloc(MEM_CODEC, PACK_MOST + 16);
+    for (int i = 0; i < PACK_MOST + 16; i++) {
+        p->x[i] = i % 11 == 3 ? 0.0f : i % 13 == 5 ? -0.0f : (float)rng_normal(&r);
+        p->rnd[i] = i % 17 == 2 ? UINT32_MAX : rng_u32(&r);
+    }
+    return p;
+}
+
+static void packing_close(struct packing *p)
+{
+    mem_free(p->x);
+    mem_free(p->got);
+    mem_free(p->want);
+    mem_free(p->rnd);
+    mem_free(p->code);
+    mem_free(p->packed);
+    mem_free(p->wanted);
+    mem_free(p);
+}
+
+static void quant_pack_sweep(void)
+{
+    static const size_t lengths[] = {0,  1,  7,  8,   15,  16,   17,   31,   32,       33,
+                                     63, 64, 65, 129, 511, 1023, 1024, 1025, PACK_MOST};
+    static const size_t groups[] = {8, 24, 64, 72, 256, 512, 1024, PACK_MOST};
+    struct packing *p = packing_open();
+    for (size_t k = 0; k < ARRAY_LEN(lengths); k++) {
+        check_signs(p, p->x + k % 3, lengths[k]);
+        for (size_t g = 0; g < ARRAY_LEN(groups); g++)
+            for (unsigned width = 2; width <= 8; width++)
+                for (int random = 0; random < 2; random++)
+                    check_pack(p, p->x + k % 3, lengths[k], groups[g], width, random);
+    }
+    packing_close(p);
+}
+
+static void test_floats_to_packed_codes(void **state)
+{
+    (void)state;
+    each_isa(quant_pack_sweep);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -410,6 +534,7 @@ int main(void)
         cmocka_unit_test(test_positions_trip),
         cmocka_unit_test(test_packing),
         cmocka_unit_test(test_base3),
+        cmocka_unit_test(test_floats_to_packed_codes),
         cmocka_unit_test(test_rans),
         cmocka_unit_test(test_rans_tables),
         cmocka_unit_test(test_entropy_trip),
