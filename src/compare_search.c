@@ -87,11 +87,18 @@ static int target_of(struct compare *c, struct runs *r, struct compare_method *m
     return state;
 }
 
-static double middle(const struct compare_method *m, double lo, double hi)
+// Between lo, which gives a bytes and fits, and hi, which gives b: where a straight line would meet
+// the aim; the middle every third time, for the line may be slow.
+static double between(const struct compare_method *m, double lo, double hi, double a, double b,
+                      double aim)
 {
+    double f = m->probes % 3 == 2 || b <= a ? 0.5 : (aim - a) / (b - a), x = lo + f * (hi - lo);
+    double least = fmin(lo, hi), most = fmax(lo, hi);
     if (m->whole)
-        return floor((lo + hi) / 2);
-    return lo > 0 && hi / lo > 4 ? sqrt(lo * hi) : (lo + hi) / 2;
+        return fmin(fmax(floor(x), least + 1), most - 1);
+    if (f == 0.5 && least > 0 && most / least > 4)
+        x = sqrt(lo * hi);
+    return rounded(m, x);
 }
 
 // Within max(0.5%, 16 bytes) of the target and never above; the nearest below where a step of the
@@ -124,9 +131,10 @@ static int find_budget(struct compare *c, struct runs *r, struct compare_method 
         lo = hi;
         a = most;
     }
+    b = most;
     while (a < m->target_bytes - slack && m->probes < BISECTIONS) {
-        double x = rounded(m, lo < hi ? middle(m, lo, hi) : middle(m, hi, lo)), got;
-        if (x == lo || x == hi)
+        double x = between(m, lo, hi, a, b, m->target_bytes - slack / 2), got;
+        if (x <= fmin(lo, hi) || x >= fmax(lo, hi) || (m->whole && fabs(hi - lo) < 2))
             break;
         state = probe(c, r, m, x, &got, err);
         if (state != READY)
@@ -137,6 +145,7 @@ static int find_budget(struct compare *c, struct runs *r, struct compare_method 
             a = got;
         } else {
             hi = x;
+            b = got;
         }
     }
     m->found = lo;
@@ -197,6 +206,8 @@ static int try_setting(struct compare *c, struct runs *r, struct compare_method 
     apply(c, t->at, &cfg, setting);
     if (c->p.search_rounds)
         cfg.fed.rounds = c->p.search_rounds;
+    cfg.fed.eval_every = 0; // only what its final score is made of: evaluation is a third of a run
+    cfg.fed.eval_last = c->p.last;
     t->score = 0;
     for (int s = 0; s < c->n_search_seeds; s++) {
         cfg.run.seed = c->search_seed[s];

@@ -25,6 +25,8 @@ const struct opt fed_options[] = {
              "optimizer state of a client between its rounds"),
     OPT(struct fed_params, eval_every, "fed.eval_every", "1", 0, 1e6, "rounds",
         "evaluate after every so many rounds and after the last; 0 = only then"),
+    OPT(struct fed_params, eval_last, "fed.eval_last", "1", 1, 1e6, "rounds",
+        "evaluate after each of the last so many rounds, whatever fed.eval_every says"),
     OPT(struct fed_params, server_ns, "fed.server_ns", "0", 0, 1e15, "ns",
         "configured server time of a round, a term of the modelled time"),
     OPT(struct fed_params, nmse, "fed.nmse", "on", 0, 0, "",

@@ -16,7 +16,7 @@ struct fed_params { // [fed]
     double dropout;
     double server_lr, server_lr_end;
     int32_t opt_state; // FED_STATE_*
-    int32_t eval_every;
+    int32_t eval_every, eval_last;
     int64_t server_ns; // configured server time of a round
     bool nmse;
 };
