@@ -9,6 +9,7 @@ extern const struct codec codec_int, codec_qsgd, codec_terngrad, codec_sign, cod
     codec_fedbat, codec_uniform, codec_nf4; // scalar.c
 extern const struct codec codec_natural;    // natural.c
 extern const struct codec codec_threelc;    // threelc.c
+extern const struct codec codec_fetchsgd;   // sketch.c
 extern const struct codec codec_eden;       // rotated.c
 extern const struct codec codec_topk, codec_randk, codec_stc, codec_sbc, codec_dgc,
     codec_ecolora;                                                             // sparse.c

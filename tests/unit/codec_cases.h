@@ -113,6 +113,8 @@ static const char *const codec_cases[] = {
     "3lc",
     "topk:ratio=0.1+ef21",
     "sign+rans+ef21:init=zero,share=0.5",
+    "fetchsgd",
+    "fetchsgd:rows=3,cols=101,ratio=0.05,momentum=0",
     NULL,
 };
 

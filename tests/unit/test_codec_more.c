@@ -186,6 +186,82 @@ static void test_ef21_server_keeps_the_mean(void **state)
     close_one(&s);
 }
 
+// FetchSGD.
+
+// Small whole numbers: sums of sketches are exact, and a sketch of the sum is the sum of sketches.
+static void test_sketches_add_up(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 10, 30, "fetchsgd:rows=3,cols=50");
+    float x[3][300];
+    uint8_t msg[2][601];
+    for (int i = 0; i < 300; i++) {
+        x[0][i] = (float)(i % 7 - 3);
+        x[1][i] = (float)(i % 11 - 5);
+        x[2][i] = x[0][i] + x[1][i];
+    }
+    for (uint32_t k = 0; k < 3; k++) { // every client and round the same hashes
+        struct codec_key key = {.seed = 7, .client = k, .version = 10 + k};
+        assert_int_equal(session_encode(&s, x[k], key, codec_bound(s.c)), 601);
+        if (k < 2)
+            memcpy(msg[k], s.msg, 601);
+    }
+    for (size_t i = 1; i < 601; i += 4) {
+        float a, b, sum;
+        memcpy(&a, msg[0] + i, 4);
+        memcpy(&b, msg[1] + i, 4);
+        memcpy(&sum, s.msg + i, 4);
+        assert_true(a + b == sum);
+    }
+    close_one(&s);
+}
+
+// A round of one client, which sends x; the coordinate that moves and by how much.
+static void fetch_round(struct session *s, const float *x, float *keep, size_t moved, float by)
+{
+    size_t n = s->shape.n_values;
+    const struct codec_agg *agg = s->c->row->agg;
+    void *st = mem_alloc(MEM_CODEC, agg->state_bytes(s->c, n));
+    float *delta = mem_alloc(MEM_CODEC, n * sizeof *delta);
+    struct codec_key key = key_of(0);
+    agg->begin(s->c, st, n);
+    int64_t len = session_encode(s, x, key, codec_bound(s->c));
+    for (int twice = 0; twice < 2; twice++)
+        assert_int_equal(agg->add(s->c, &key, s->msg, (size_t)len, 3, st, &s->err), 0);
+    assert_int_equal(agg->add(s->c, &key, s->msg, (size_t)len - 4, 3, st, &s->err), -1);
+    agg->finish(s->c, st, keep, 6, delta, n);
+    for (size_t i = 0; i < n; i++)
+        if (delta[i] != (i == moved ? by : 0))
+            fail_msg("delta[%zu] = %g", i, (double)delta[i]);
+    mem_free(st);
+    mem_free(delta);
+}
+
+// One coordinate a round: what waits comes later, with momentum, and is cleared once it is sent.
+static void test_fetchsgd_by_hand(void **state)
+{
+    (void)state;
+    struct session s;
+    float x[20] = {0}, zero[20] = {0};
+    x[3] = 8;
+    x[17] = -4;
+    for (int momentum = 0; momentum < 2; momentum++) {
+        open_one(&s, 4, 5,
+                 momentum ? "fetchsgd:cols=1000,ratio=0.05,momentum=0.5"
+                          : "fetchsgd:cols=1000,ratio=0.05,momentum=0");
+        assert_int_equal(s.c->row->agg->keep_floats(s.c, 20), 2 * 5 * 1000);
+        float *keep = mem_alloc(MEM_CODEC, 10000 * sizeof *keep);
+        fetch_round(&s, x, keep, 3, 8);
+        fetch_round(&s, zero, keep, 17, momentum ? -6 : -4); // 4, and half of it again
+        fetch_round(&s, zero, keep, 20, 0);
+        for (int i = 0; i < 10000; i++)
+            assert_true(keep[i] == 0);
+        mem_free(keep);
+        close_one(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +270,8 @@ int main(void)
         cmocka_unit_test(test_threelc_by_hand),
         cmocka_unit_test(test_ef21_by_hand),
         cmocka_unit_test(test_ef21_server_keeps_the_mean),
+        cmocka_unit_test(test_sketches_add_up),
+        cmocka_unit_test(test_fetchsgd_by_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,325 @@
+// FetchSGD: a client sends a count sketch of its update, rows of cells in which every coordinate is
+// added with a sign of its own. Sketches add up like the updates themselves, so momentum and error
+// feedback live at the server, in sketches, and clients keep nothing.
+//
+// The server: S_u = rho S_u + S, S_e += S_u, the coordinates whose estimates are largest move the
+// model, and the cells they touch are cleared in both. Subtracting them instead diverges.
+//
+// Hashes are Philox words keyed by the seed alone, the same for every client and round: the lowest
+// bit is the sign, the others choose the cell.
+#include "base/half.h"
+#include "base/rng.h"
+#include "codec/largest.h"
+#include "codec/message.h"
+#include "codec/rows.h"
+#include "kernels/kernels_codec.h"
+
+#include <math.h>
+
+#define TILE       1024
+#define ROWS_MAX   9
+#define CELL_LIMIT 0x1p120f // |x| < 2^100, and a million of them in one cell
+
+struct sketch_opt {
+    int32_t rows;
+    int64_t cols;
+    double cells, ratio, momentum;
+};
+
+static const struct opt sketch_options[] = {
+    OPT(struct sketch_opt, rows, "rows", "5", 1, ROWS_MAX, "", "estimates a coordinate, odd"),
+    OPT(struct sketch_opt, cols, "cols", "0", 0, 1e9, "cells", "of a row; 0 = from cells"),
+    OPT(struct sketch_opt, cells, "cells", "0.1", 1e-6, 10, "", "cells of all rows a coordinate"),
+    OPT(struct sketch_opt, ratio, "ratio", "0.01", 1e-6, 1, "", "coordinates the server moves"),
+    OPT(struct sketch_opt, momentum, "momentum", "0.9", 0, 0.999, "", "rho, at the server"),
+};
+
+static const struct sketch_opt *options(const struct codec_inst *c)
+{
+    return c->opt;
+}
+
+static size_t rows_of(const struct codec_inst *c)
+{
+    return (size_t)options(c)->rows;
+}
+
+static size_t cols_of(const struct codec_inst *c)
+{
+    const struct sketch_opt *o = options(c);
+    double cols = ceil(o->cells * (double)c->shape->n_values / o->rows - 1e-6);
+    return o->cols > 0 ? (size_t)o->cols : cols < 1 ? 1 : (size_t)cols;
+}
+
+static size_t cells_of(const struct codec_inst *c)
+{
+    return rows_of(c) * cols_of(c);
+}
+
+static size_t moved(const struct codec_inst *c)
+{
+    double k = ceil(options(c)->ratio * (double)c->shape->n_values - 1e-6);
+    return (size_t)k;
+}
+
+static int sketch_check(const struct codec_inst *c, struct err *err)
+{
+    if (c->shape->n_values > UINT32_MAX)
+        return err_set(err, "positions have 32 bits, the update has %zu values",
+                       c->shape->n_values);
+    if (rows_of(c) % 2 == 0)
+        return err_set(err, "rows=%d is even: the median of estimates needs an odd number",
+                       (int)options(c)->rows);
+    if (cols_of(c) > INT32_MAX)
+        return err_set(err, "%zu cells a row are more than a hash can choose from", cols_of(c));
+    return 0;
+}
+
+// Hashing.
+
+// The words of coordinates [at, at + n) in row r; at is a multiple of 4.
+static void hash_tile(uint64_t seed, size_t r, size_t at, size_t n, uint32_t *word)
+{
+    struct rng s = rng_stream(seed, RNG_CODEC, UINT32_MAX, UINT32_MAX, (uint32_t)r);
+    philox_words(s.key, s.ctr, at, n, word);
+}
+
+static size_t cell_of(uint32_t word, size_t cols)
+{
+    return (size_t)((uint64_t)(word >> 1) * cols >> 31);
+}
+
+static float signed_by(uint32_t word, float x)
+{
+    return word & 1 ? -x : x;
+}
+
+static void make_sketch(const struct codec_inst *c, uint64_t seed, const float *x, float *cells)
+{
+    size_t n = c->shape->n_values, cols = cols_of(c);
+    memset(cells, 0, cells_of(c) * sizeof *cells);
+#pragma omp parallel for schedule(static) if (n > 65536)
+    for (size_t r = 0; r < rows_of(c); r++) {
+        uint32_t word[TILE];
+        for (size_t at = 0; at < n; at += TILE) {
+            size_t m = n - at < TILE ? n - at : TILE;
+            hash_tile(seed, r, at, m, word);
+            for (size_t i = 0; i < m; i++)
+                cells[r * cols + cell_of(word[i], cols)] += signed_by(word[i], x[at + i]);
+        }
+    }
+}
+
+static float median(float *v, size_t n)
+{
+    for (size_t i = 1; i < n; i++)
+        for (size_t k = i; k > 0 && v[k] < v[k - 1]; k--) {
+            float t = v[k];
+            v[k] = v[k - 1];
+            v[k - 1] = t;
+        }
+    return v[n / 2];
+}
+
+static void estimate(const struct codec_inst *c, uint64_t seed, const float *cells, float *x)
+{
+    size_t n = c->shape->n_values, rows = rows_of(c), cols = cols_of(c);
+#pragma omp parallel for schedule(static) if (n > 65536)
+    for (size_t at = 0; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE;
+        uint32_t word[TILE];
+        float v[TILE][ROWS_MAX];
+        for (size_t r = 0; r < rows; r++) {
+            hash_tile(seed, r, at, m, word);
+            for (size_t i = 0; i < m; i++)
+                v[i][r] = signed_by(word[i], cells[r * cols + cell_of(word[i], cols)]);
+        }
+        for (size_t i = 0; i < m; i++)
+            x[at + i] = median(v[i], rows);
+    }
+}
+
+static void clear_cells(const struct codec_inst *c, uint64_t seed, const uint32_t *at, size_t count,
+                        float *a, float *b)
+{
+    size_t cols = cols_of(c);
+    for (size_t r = 0; r < rows_of(c); r++)
+        for (size_t i = 0; i < count; i++) {
+            uint32_t word[4];
+            hash_tile(seed, r, at[i] & ~3u, 4, word);
+            size_t cell = r * cols + cell_of(word[at[i] & 3], cols);
+            a[cell] = b[cell] = 0;
+        }
+}
+
+// The message: header, cells row after row.
+
+static size_t sketch_bound(const struct codec_inst *c)
+{
+    return 1 + 4 * cells_of(c);
+}
+
+struct room {
+    float *cells, *x;
+    uint32_t *at;
+};
+
+static struct room lay_room(const struct codec_inst *c, void *scratch)
+{
+    struct room r;
+    r.cells = scratch_take(&scratch, cells_of(c) * sizeof(float));
+    r.x = scratch_take(&scratch, c->shape->n_values * sizeof(float));
+    r.at = scratch_take(&scratch, (moved(c) + 16) * sizeof(uint32_t));
+    return r;
+}
+
+static size_t sketch_scratch(const struct codec_inst *c)
+{
+    return SCRATCH_ROUND(cells_of(c) * sizeof(float)) +
+           SCRATCH_ROUND(c->shape->n_values * sizeof(float)) +
+           SCRATCH_ROUND((moved(c) + 16) * sizeof(uint32_t));
+}
+
+static int64_t sketch_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                             size_t cap, void *scratch, struct codec_report *report,
+                             struct err *err)
+{
+    struct room r = lay_room(c, scratch);
+    struct msg_out o;
+    msg_init(&o, out, cap, report);
+    uint8_t *p = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_VALUES, 4 * cells_of(c));
+    if (!p)
+        return msg_full(&o, err);
+    make_sketch(c, in->key.seed, in->x, r.cells);
+    if (!(f32_from_bits(quant_absmax_bits(r.cells, cells_of(c))) <= CELL_LIMIT))
+        return err_set(err, "the update is too large for a sketch");
+    quant_f32_to_le(r.cells, cells_of(c), p);
+    report->kept[RECORD_WIDTHS - 1] = (int64_t)cells_of(c);
+    return msg_len(&o);
+}
+
+static const uint8_t *sketch_payload(const struct codec_inst *c, const uint8_t *in, size_t len,
+                                     struct err *err)
+{
+    struct msg_in m;
+    unsigned flags;
+    if (msg_open(&m, in, len, &flags, err))
+        return NULL;
+    const uint8_t *p = msg_need(&m, 4 * cells_of(c));
+    if (flags)
+        msg_bad("header", "unknown flags", err);
+    else if (!p)
+        msg_short("values", err);
+    else if (msg_end(&m, err) == 0) {
+        if (f32_from_bits(quant_absmax_bits_le(p, cells_of(c))) <= CELL_LIMIT)
+            return p;
+        msg_bad("values", "one is not finite, or too large", err);
+    }
+    return NULL;
+}
+
+// One sketch alone: the largest of its estimates.
+static int sketch_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                         size_t len, struct quant_sink to, void *scratch, struct err *err)
+{
+    struct room r = lay_room(c, scratch);
+    const uint8_t *p = sketch_payload(c, in, len, err);
+    if (!p)
+        return -1;
+    quant_f32_from_le(p, cells_of(c), (struct quant_sink){r.cells, 1, false});
+    estimate(c, key->seed, r.cells, r.x);
+    size_t count = largest(r.x, c->shape->n_values, moved(c), 0, r.at);
+    if (!to.add)
+        memset(to.to, 0, c->shape->n_values * sizeof *to.to);
+    for (size_t i = 0; i < count; i++) {
+        float v = r.x[r.at[i]];
+        to.to[r.at[i]] = to.add ? to.to[r.at[i]] + to.weight * v : v;
+    }
+    return 0;
+}
+
+// The server. State of a round: the seed of its hashes, then cells, estimates, positions.
+
+static size_t agg_state(const struct codec_inst *c, size_t n)
+{
+    (void)n;
+    return 64 + sketch_scratch(c);
+}
+
+static size_t agg_keep(const struct codec_inst *c, size_t n) // S_u, then S_e
+{
+    (void)n;
+    return 2 * cells_of(c);
+}
+
+static struct room agg_room(const struct codec_inst *c, void *state, uint64_t **seed)
+{
+    *seed = scratch_take(&state, sizeof **seed);
+    return lay_room(c, state);
+}
+
+static void agg_begin(const struct codec_inst *c, void *state, size_t n)
+{
+    (void)n;
+    uint64_t *seed;
+    struct room r = agg_room(c, state, &seed);
+    memset(r.cells, 0, cells_of(c) * sizeof *r.cells);
+}
+
+static int agg_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                   size_t len, double weight, void *state, struct err *err)
+{
+    uint64_t *seed;
+    struct room r = agg_room(c, state, &seed);
+    const uint8_t *p = sketch_payload(c, in, len, err);
+    if (!p)
+        return -1;
+    *seed = key->seed;
+    quant_f32_from_le(p, cells_of(c), (struct quant_sink){r.cells, (float)weight, true});
+    return 0;
+}
+
+static void agg_finish(const struct codec_inst *c, void *state, float *keep, double weight_sum,
+                       float *delta, size_t n)
+{
+    uint64_t *seed;
+    struct room r = agg_room(c, state, &seed);
+    size_t cells = cells_of(c);
+    float *u = keep, *e = keep + cells, rho = (float)options(c)->momentum;
+    float inverse = (float)(1 / weight_sum), worst = 0;
+    for (size_t i = 0; i < cells; i++) {
+        r.cells[i] = rho * u[i] + r.cells[i] * inverse;
+        worst += (e[i] + r.cells[i]) * 0.0f; // NaN as soon as one is not finite
+    }
+    for (size_t i = 0; i < n; i++)
+        delta[i] = worst;
+    if (worst != 0)
+        return;
+    memcpy(u, r.cells, cells * sizeof *u);
+    for (size_t i = 0; i < cells; i++)
+        e[i] += u[i];
+    estimate(c, *seed, e, r.x);
+    size_t count = largest(r.x, n, moved(c), 0, r.at);
+    for (size_t i = 0; i < count; i++)
+        delta[r.at[i]] = r.x[r.at[i]];
+    clear_cells(c, *seed, r.at, count, u, e);
+}
+
+static const struct codec_agg sketch_agg = {agg_state, agg_keep, agg_begin, agg_add, agg_finish};
+
+const struct codec codec_fetchsgd = {
+    .name = "fetchsgd",
+    .help = "a count sketch; sketches add up, momentum and error feedback are the server's",
+    .source = "Rothchild et al. 2020",
+    .options = sketch_options,
+    .n_options = ARRAY_LEN(sketch_options),
+    .option_bytes = sizeof(struct sketch_opt),
+    .needs = CODEC_OWN_AGG,
+    .flags = CODEC_MASKABLE | CODEC_NO_EF | CODEC_RANDOM,
+    .check = sketch_check,
+    .scratch_bytes = sketch_scratch,
+    .bound = sketch_bound,
+    .encode = sketch_encode,
+    .decode = sketch_decode,
+    .agg = &sketch_agg,
+};
