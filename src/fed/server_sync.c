@@ -363,7 +363,8 @@ static void finish_collect(struct server *s)
     s->row.time_measured_ns = clock_ns() - s->t_round_ns;
     modelled_times(s);
     send_acks(s);
-    bool last = (int32_t)s->round > fed->rounds - fed->eval_last;
+    int32_t left = fed->rounds - (int32_t)s->round;
+    bool last = left == 0 || left < fed->eval_last;
     if (last || (fed->eval_every > 0 && (int32_t)s->round % fed->eval_every == 0)) {
         server_evaluate(s);
         s->row.score = s->eval.score;
