@@ -115,6 +115,9 @@ static const char *const codec_cases[] = {
     "sign+rans+ef21:init=zero,share=0.5",
     "fetchsgd",
     "fetchsgd:rows=3,cols=101,ratio=0.05,momentum=0",
+    "cocktail",
+    "cocktail:sample=0.5,ratio=0.3,bits=3,bucket=20,index=bitmap",
+    "cocktail+ef",
     NULL,
 };
 

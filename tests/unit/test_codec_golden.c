@@ -44,6 +44,8 @@ static const struct golden golden_rows[] = {
     {"natural:code=rans", 1, {.0815, .0823}, {3.54, 3.83}, .02, .02},
     {"threelc", 1, {.968, .984}, {.224, ANY}, .2, .4},
     {"threelc:sparsity=1.5", 1, {1.000, .999}, {.115, ANY}, .2, .4},
+    // The setting of CocktailSGD's README: 0.1 (1 + 0.2 (4 + 16 / 128)) bits with the scales.
+    {"cocktail:index=bitmap", 1, {ANY, ANY}, {.1825 - .0025, .1825 - .0025}, 0, .002},
     {"onebit:group=tensor", 1, {.3636, .501}, {1, 1}, .02, 0},
     {"sign", 1, {.3636, .501}, {1, 1}, .02, 0},
     {"int4:block=64", 1, {.0116, .0199}, {4, 4}, .02, 0},

@@ -262,6 +262,59 @@ static void test_fetchsgd_by_hand(void **state)
     }
 }
 
+// CocktailSGD.
+
+// With the whole update as the subset: the four largest, 4 bits each, a scale for every two.
+static void test_cocktail_by_hand(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 1, 8, "cocktail:sample=1,ratio=0.5,bucket=2,index=bitmap");
+    const float x[] = {7, 0.1f, -3.4f, 0.2f, 1, 0, -2.625f, 0.3f};
+    int64_t len = session_trip(&s, x, key_of(0));
+    assert_int_equal(len, 1 + 1 + (1 + 1) + 2 * 2 + 2);
+    assert_int_equal(s.report.parts.indices, 2);
+    assert_int_equal(s.report.parts.scales, 4);
+    assert_int_equal(s.msg[3], 0x55); // bitmap of 0, 2, 4, 6
+    assert_int_equal(s.msg[8], (7 + 7) | (7 - 3) << 4);
+    assert_int_equal(s.msg[9], (7 + 3) | (7 - 7) << 4); // steps of 0.375
+    const float want[] = {7, 0, -3, 0, 1.125f, 0, -2.625f, 0};
+    assert_memory_equal(s.x_hat, want, sizeof want);
+    close_one(&s);
+
+    shape_init(&s.shape); // a bucket does not reach from A into B
+    shape_add(&s.shape, "A", 1, 4, SHAPE_LORA_A);
+    shape_add(&s.shape, "B", 4, 1, SHAPE_LORA_B);
+    shape_seal(&s.shape);
+    session_open(&s, "cocktail:sample=1,ratio=1");
+    const float y[] = {7000, 1000, -2000, 3000, 7e-6f, -1e-6f, 2e-6f, 3e-6f};
+    session_trip(&s, y, key_of(0));
+    assert_int_equal(s.report.parts.scales, 4);
+    assert_true(codec_nmse(y + 4, s.x_hat + 4, 4) < 1e-4);
+    close_one(&s);
+}
+
+// Every coordinate is drawn with the same chance, anew in each round.
+static void test_cocktail_draws(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 1, 40, "cocktail:sample=0.25,ratio=1,bits=8");
+    float x[40];
+    int seen[40] = {0}, rounds = 4000;
+    for (int i = 0; i < 40; i++)
+        x[i] = 1;
+    for (int r = 0; r < rounds; r++) {
+        session_trip(&s, x, key_of((uint32_t)r));
+        assert_int_equal(s.report.kept[0], 30);
+        for (int i = 0; i < 40; i++)
+            seen[i] += s.x_hat[i] != 0;
+    }
+    for (int i = 0; i < 40; i++) // 4.4 standard deviations
+        assert_in_range(seen[i], rounds / 4 - 120, rounds / 4 + 120);
+    close_one(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +325,8 @@ int main(void)
         cmocka_unit_test(test_ef21_server_keeps_the_mean),
         cmocka_unit_test(test_sketches_add_up),
         cmocka_unit_test(test_fetchsgd_by_hand),
+        cmocka_unit_test(test_cocktail_by_hand),
+        cmocka_unit_test(test_cocktail_draws),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

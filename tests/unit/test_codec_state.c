@@ -68,8 +68,9 @@ static void test_residual_by_hand(void **state)
 static void test_residual_conserves(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"sign+ef", "stc:ratio=0.1+ef", "int2:block=64+ef+rans",
-                                        "powersgd+ef"};
+    static const char *const texts[] = {
+        "sign+ef", "stc:ratio=0.1+ef", "int2:block=64+ef+rans", "powersgd+ef",
+        "3lc",     "cocktail+ef"};
     for (size_t k = 0; k < ARRAY_LEN(texts); k++) {
         struct session s;
         open_one(&s, 16, 40, texts[k]);
