@@ -91,10 +91,18 @@ static void list_methods(void)
             printf("#     from %s\n", (*v)->source);
         options_of((*v)->options, (*v)->n_options);
     }
-    puts("# short names");
-    for (const struct method_alias *a = method_aliases; a->name; a++)
-        printf("  %-16s %s  %s\n", a->name, a->expansion ? a->expansion : "(does not run)",
-               a->help);
+    puts(
+        "# short names: alone, with options and wrappers of their codec (fstq:budget=0.05+ef);"
+        " fstq,\n# fstq-paper and fedpaq as the codec of another scheme, too (fedadam/fstq-paper)");
+    for (const struct method_alias *a = method_aliases; a->name; a++) {
+        char text[1024];
+        struct err err;
+        printf("  %-16s %s\n", a->name, a->help);
+        if (!a->expansion)
+            puts("#     does not run");
+        else if (method_expand(a->name, text, sizeof text, &err) == 0)
+            printf("#     %s\n", text);
+    }
 }
 
 static void list_links(void)

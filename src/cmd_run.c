@@ -410,7 +410,7 @@ static void open_trace(struct run *r, int argc, char **argv)
     for (int i = 0; i < list.n; i++)
         mem_free((void *)(uintptr_t)attr[i].text);
     struct rec_run run = {.seed = r->cfg.run.seed};
-    snprintf(run.method, sizeof run.method, "%.383s", r->method.text);
+    snprintf(run.method, sizeof run.method, "%.639s", r->method.text);
     if (attempt == 0)
         trace_append(r->trace, REC_RUNS, &run, 1);
     if (attempt == 0 && r->work.row->split)

@@ -136,7 +136,7 @@ struct rec_sensor {
 struct rec_run {
     int64_t seed;
     int32_t run, pad;
-    char method[384], setting[120];
+    char method[640], setting[120];
 };
 
 struct rec_summary {

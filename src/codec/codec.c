@@ -32,10 +32,9 @@ const struct codec_alias codec_alias_table[] = {
     {"drive", "eden:bits=1", "one rotated bit a value"},
     {"efsign", "sign:group=tensor+ef", "EF-signSGD: signs, mean magnitudes, error feedback"},
     {"fstq-paper",
-     "fstq:policy=percentile,budget=0,importance=fisher,gamma=1,norm=none,scale=group,format=fp32,"
-     "tags=dense,"
-     "values=packed",
-     "Fed-FSTQ as it is written: F D^2, one scale a matrix, dense 2-bit tags"},
+     "fstq:policy=percentile,budget=0.15,shares=0.005/0.04/0.08,importance=fisher,gamma=1,"
+     "norm=none,scale=group,format=fp32,tags=bitmap,values=packed",
+     "Fed-FSTQ as it is written: F D^2 by percentiles, one scale a matrix, a mask and 2-bit tags"},
     {"fedpaq", "qsgd:norm=l2", "QSGD as FedPAQ uses it: several local steps, unweighted mean"},
     {NULL, NULL, NULL},
 };
@@ -116,11 +115,34 @@ static void next_piece(const char **rest, char name[TEXT_MAX], char opts[TEXT_MA
     *rest = *end ? end + 1 : end;
 }
 
+static bool gives(const char *opts, const char *key, size_t len)
+{
+    for (const char *s = opts; *s; s += strcspn(s, ","), s += *s == ',')
+        if (strncmp(s, key, len) == 0 && s[len] == '=')
+            return true;
+    return false;
+}
+
+// Options of a short name, [from, end), that are not given anew, then those that are given.
+static void join_options(const char *from, const char *end, const char *opts, char out[TEXT_MAX])
+{
+    size_t at = 0;
+    for (const char *s = from; s < end;) {
+        size_t len = strcspn(s, ","), key = strcspn(s, "=");
+        len = len < (size_t)(end - s) ? len : (size_t)(end - s);
+        if (!gives(opts, s, key))
+            at += (size_t)snprintf(out + at, TEXT_MAX - at, "%c%.*s", at ? ',' : ':', (int)len, s);
+        s += len + 1;
+    }
+    if (*opts)
+        snprintf(out + at, TEXT_MAX - at, "%c%s", at ? ',' : ':', opts);
+}
+
 // Puts a short name's text in place of it: its codec takes the options given, its wrappers come
 // first.
 static int expand_alias(const char *text, char out[TEXT_MAX], struct err *err)
 {
-    char name[TEXT_MAX], opts[TEXT_MAX];
+    char name[TEXT_MAX], opts[TEXT_MAX], joined[TEXT_MAX] = "";
     if (strlen(text) >= TEXT_MAX)
         return err_set(err, "codec text is longer than %zu characters", TEXT_MAX - 1);
     const char *rest = text;
@@ -131,11 +153,14 @@ static int expand_alias(const char *text, char out[TEXT_MAX], struct err *err)
         return 0;
     }
     const char *mid = piece_end(a->text);
-    const char *join = opts[0] == '\0'                                 ? ""
-                       : memchr(a->text, ':', (size_t)(mid - a->text)) ? ","
-                                                                       : ":";
-    int n = snprintf(out, TEXT_MAX, "%.*s%s%s%s%s%s", (int)(mid - a->text), a->text, join, opts,
+    const char *colon = memchr(a->text, ':', (size_t)(mid - a->text));
+    const char *codec_end = colon ? colon : mid;
+    int n = -1;
+    if (strlen(a->text) + strlen(opts) + 2 < TEXT_MAX) {
+        join_options(colon ? colon + 1 : mid, mid, opts, joined);
+        n = snprintf(out, TEXT_MAX, "%.*s%s%s%s%s", (int)(codec_end - a->text), a->text, joined,
                      mid, *rest ? "+" : "", rest);
+    }
     if (n < 0 || (size_t)n >= TEXT_MAX)
         return err_set(err, "codec text '%s' is longer than %zu characters when written out", text,
                        TEXT_MAX - 1);

@@ -119,11 +119,11 @@ struct codec_inst {
     const struct shape *shape;
     void *opt;
     const struct codec_inst *inner; // wrappers only
-    char text[256];                 // expanded, as printed: every option by name
+    char text[512];                 // expanded, as printed: every option by name
 };
 
 // A short name for a codec with options and wrappers; printed expanded. Options given after the
-// short name are added to the codec's.
+// short name replace its own or are added to them.
 struct codec_alias {
     const char *name, *text, *help;
 };

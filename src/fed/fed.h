@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 struct fed_params { // [fed]
-    char method[256];
+    char method[640];
     int32_t clients, clients_per_round, rounds, local_steps, batch;
     double dropout;
     double server_lr, server_lr_end;

@@ -8,6 +8,11 @@
 const struct method_alias method_aliases[] = {
     {"fedavg", "fedavg/fp32", "the dense reference"},
     {"noop", "noop/raw", "the floor: no training, no compression"},
+    {"fstq", "fedavg/fstq", "Fed-FSTQ, the best measured: the codec's defaults"},
+    {"fstq-paper",
+     "fedavg~fisher:keep=0.5,every=10,rho=0.9,key=position,gate=on,loss=sum/fstq-paper",
+     "Fed-FSTQ as it is written, token mask and all"},
+    {"fedpaq", "fedavg/fedpaq", "QSGD after several local steps"},
     // Fed-ToMe is one sentence in Fed-FSTQ's list of baselines: "attention-driven token
     // merging/pruning adapted to federated PEFT".
     {"tome-as-reported", "fedavg/fp16",
@@ -120,30 +125,54 @@ static int parse_view(struct method *m, const char *spec, const struct shape *sh
     return 0;
 }
 
-// NULL with err: a name that stands for nothing that runs.
-static const char *expand(const char *text, struct err *err)
+// The alias that a text begins with, before any options and wrappers.
+static const struct method_alias *find_alias(const char *text)
 {
-    const struct method_alias *a = method_aliases;
-    while (a->name && strcmp(a->name, text) != 0)
-        a++;
-    if (a->name && !a->expansion)
-        err_set(err, "fed.method = %s does not run: %s", a->name, a->help);
-    return a->name ? a->expansion : text;
+    size_t n = strcspn(text, ":+");
+    for (const struct method_alias *a = method_aliases; a->name; a++)
+        if (strlen(a->name) == n && strncmp(a->name, text, n) == 0)
+            return a;
+    return NULL;
+}
+
+// Puts a short name's expansion in place of it. Alone it is a method, to which options and wrappers
+// of the codec can be added; after a scheme it is the codec, and brings its tokens where none are
+// named.
+static int expand(const char *text, char *out, size_t size, struct err *err)
+{
+    const struct method_alias *a = find_alias(text);
+    const char *slash = strchr(text, '/'), *tokens = "";
+    int n, tokens_len = 0;
+    if (a && !a->expansion)
+        return err_set(err, "fed.method = %s does not run: %s", a->name, a->help);
+    if (a && (!text[strlen(a->name)] || !scheme_find(a->name))) { // fedavg:... begins with a scheme
+        n = snprintf(out, size, "%s%s", a->expansion, text + strlen(a->name));
+    } else if (!slash) {
+        return err_set(
+            err, "fed.method = '%s': no '/'; a method is SCHEME/CODEC, as in fedavg/fp32", text);
+    } else {
+        const char *view = strchr(slash, '@');
+        a = find_alias(view ? view + 1 : slash + 1);
+        if (a && a->expansion && !memchr(text, '~', (size_t)(slash - text))) {
+            tokens = a->expansion + strcspn(a->expansion, "~/");
+            tokens_len = (int)strcspn(tokens, "/");
+        }
+        n = snprintf(out, size, "%.*s%.*s%s", (int)(slash - text), text, tokens_len, tokens, slash);
+    }
+    if (n < 0 || (size_t)n >= size)
+        return err_set(err, "fed.method: '%.40s...' is too long", text);
+    return 0;
 }
 
 int method_open(struct method *m, const char *text, const struct shape *shape, struct err *err)
 {
+    char full[1024], left[256], scheme[256], tokens[256];
     memset(m, 0, sizeof *m);
-    text = expand(text, err);
-    if (!text)
+    if (expand(text, full, sizeof full, err))
         return -1;
-    const char *slash = strchr(text, '/');
-    if (!slash)
-        return err_set(
-            err, "fed.method = '%s': no '/'; a method is SCHEME/CODEC, as in fedavg/fp32", text);
-    char left[256], scheme[256], tokens[256];
-    if (!piece(text, "/", left, sizeof left, err))
+    if (!piece(full, "/", left, sizeof left, err))
         return -1;
+    const char *slash = strchr(full, '/');
     const char *tilde = piece(left, "~", scheme, sizeof scheme, err);
     if (!tilde)
         return -1;
@@ -165,7 +194,7 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
     return 0;
 }
 
-int method_check(const char *text, struct err *err)
+int method_expand(const char *text, char *out, size_t size, struct err *err)
 {
     struct shape shape;
     struct method m;
@@ -174,10 +203,18 @@ int method_check(const char *text, struct err *err)
     shape_add(&shape, "B", 128, 8, SHAPE_LORA_B);
     shape_seal(&shape);
     int rc = method_open(&m, text, &shape, err);
-    if (rc == 0)
+    if (rc == 0) {
+        snprintf(out, size, "%s", m.text);
         method_close(&m);
+    }
     shape_free(&shape);
     return rc;
+}
+
+int method_check(const char *text, struct err *err)
+{
+    char expanded[1];
+    return method_expand(text, expanded, sizeof expanded, err);
 }
 
 void method_close(struct method *m)

@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+// A short name is a method by itself, or stands where a codec does: fstq-paper:budget=0.05,
+// fedadam/fstq-paper+ef.
 struct method_alias {
     const char *name, *expansion, *help; // expansion NULL: named in papers, and help says why not
 };
@@ -23,12 +25,14 @@ struct method {
     struct token_opts token_opt;
     struct view_inst view;          // its parts have the codecs
     const struct codec_inst *codec; // the first part's: what it needs, its flags, its text
-    char text[768];                 // expanded: every option by name
+    char text[1024];                // expanded: every option by name
 };
 
 // The shape outlives the method.
 int method_open(struct method *m, const char *text, const struct shape *shape, struct err *err);
-int method_check(const char *text, struct err *err); // before any shape is known
+// Before any shape is known: is it good, and written out with every option.
+int method_check(const char *text, struct err *err);
+int method_expand(const char *text, char *out, size_t size, struct err *err);
 void method_close(struct method *m);
 
 #endif

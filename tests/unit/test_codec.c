@@ -71,7 +71,10 @@ static void test_bad_text_is_named(void **state)
     expect_error("fp16+", "wrapper is missing");
     expect_error("fp16+fp32", "not a wrapper");
     expect_error("fp16+nosuchthing", "unknown wrapper");
-    char longer[400];
+    expect_error("fstq-paper:tags=rice,tags=rans", "twice");
+    expect_error("fstq-paper:tag=rice", "tags");
+    expect_error("int4:bits=9", "bits");
+    char longer[600];
     memset(longer, 'x', sizeof longer - 1);
     longer[sizeof longer - 1] = '\0';
     expect_error(longer, "longer than");

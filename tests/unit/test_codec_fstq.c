@@ -501,7 +501,7 @@ static void test_error_falls_with_the_budget(void **state)
     shape_free(&s.shape);
 }
 
-// The paper's preset: dense 2-bit tags, so a fixed share of the message is tags.
+// The paper's preset: 15 % of fp16, mask and tags counted; the three widths in their proportions.
 static void test_paper_preset(void **state)
 {
     (void)state;
@@ -509,12 +509,23 @@ static void test_paper_preset(void **state)
     open_one(&s, 16, 4096, "fstq-paper");
     float *x = mem_alloc(MEM_CODEC, 65536 * sizeof *x);
     fill(x, 65536, DIST_NORMAL, 1);
-    int64_t len = session_trip(&s, x, key0);
+    int64_t len = session_trip(&s, x, key0), kept = 65536 - s.report.kept[0];
+    assert_true(len <= 19660 && len > 19660 - 98);
+    assert_int_equal(s.report.parts.indices, 65536 / 8);
+    assert_int_equal(s.report.parts.tags, (kept * 2 + 7) / 8);
+    assert_int_equal(s.report.parts.scales, 8);
+    double share[] = {8 / 12.5, 4 / 12.5, .5 / 12.5};
+    const int64_t got[] = {s.report.kept[2], s.report.kept[4], s.report.kept[7]};
+    for (int k = 0; k < 3; k++)
+        assert_true(fabs((double)got[k] / (double)kept - share[k]) < 1e-3);
+    session_close(&s);
+    // Shares as they stand, tags dense: 2 + .005 * 16 + .04 * 4 + .08 * 2 bits are 15 %, too.
+    session_open(&s, "fstq-paper:budget=0,tags=dense");
+    len = session_trip(&s, x, key0);
     assert_int_equal(s.report.parts.tags, 65536 / 4);
-    assert_int_equal(s.report.kept[7], 328);  // .5 %
-    assert_int_equal(s.report.kept[4], 2621); // 4 %
-    assert_int_equal(s.report.kept[2], 5243); // 8 %
-    // 2.40 bits a coordinate: 15 % of fp16.
+    assert_int_equal(s.report.kept[7], 328);
+    assert_int_equal(s.report.kept[4], 2621);
+    assert_int_equal(s.report.kept[2], 5243);
     assert_true(fabs((double)len * 8 / 65536 - 2.40) < 0.005);
     mem_free(x);
     close_one(&s);

@@ -141,6 +141,41 @@ static void test_methods_are_printed_expanded(void **state)
     shape_free(&shape);
 }
 
+// A short name stands alone or as a codec; it takes options and wrappers, and brings its tokens
+// where the method names none.
+static void test_short_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *begins, *has;
+    } rows[] = {
+        {"fstq", "fedavg/fstq:policy=rd,budget=0.15,", "importance=fisher,gamma=0.25,norm=tensor"},
+        {"fstq:budget=0.05,importance=magnitude+ef", "fedavg/fstq:policy=rd,budget=0.05,", "+ef:"},
+        {"fedavg/fstq:widths=0/16", "fedavg/fstq:", "widths=0/16,"},
+        {"fstq:widths=0/16+zstd", "fedavg/fstq:", "widths=0/16,"},
+        {"fstq-paper", "fedavg~fisher:keep=0.5,every=10,rho=0.9,key=position,gate=on,loss=sum,",
+         "/fstq:policy=percentile,budget=0.15,"},
+        {"fedadam:tau=0.01/fstq-paper:tags=rice+zstd",
+         "fedadam:beta1=0.9,beta2=0.99,tau=0.01~fisher:",
+         "scale=group,format=fp32,tags=rice,values=packed"},
+        {"fedavg/AB@fstq-paper", "fedavg~fisher:", "gamma=1,norm=none"},
+        {"fedavg~uniform/fstq-paper", "fedavg/fstq:policy=percentile,", "scale=group"},
+        {"fedavg~random:keep=0.3/fstq-paper", "fedavg~random:keep=0.3,", "scale=group"},
+        {"fedpaq:bits=2", "fedavg/qsgd:", "bits=2,"},
+        {"noop", "noop/raw", ""},
+    };
+    char text[1024], again[1024];
+    struct err err = {""};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        if (method_expand(rows[i].text, text, sizeof text, &err))
+            fail_msg("%s: %s", rows[i].text, err.text);
+        if (strncmp(text, rows[i].begins, strlen(rows[i].begins)) || !strstr(text, rows[i].has))
+            fail_msg("%s is %s", rows[i].text, text);
+        assert_int_equal(method_expand(text, again, sizeof again, &err), 0);
+        assert_string_equal(again, text);
+    }
+}
+
 static void test_bad_methods_are_named(void **state)
 {
     (void)state;
@@ -714,6 +749,7 @@ int main(void)
         cmocka_unit_test(test_dropout_has_its_rate),
         cmocka_unit_test(test_server_step_decays_over_the_second_half),
         cmocka_unit_test(test_methods_are_printed_expanded),
+        cmocka_unit_test(test_short_names),
         cmocka_unit_test(test_bad_methods_are_named),
         cmocka_unit_test(test_adaptive_servers_by_hand),
         cmocka_unit_test(test_parts_of_a_view_are_disjoint),
