@@ -29,7 +29,7 @@ struct curve {
     double message_bytes;                           // mean of a client's frame
     double nmse;                                    // median, NaN = not measured
     double adapter_values;
-    char method[384]; // with every option
+    char method[640]; // with every option
     bool finite;      // the last score is a number: the run did not diverge
 };
 
