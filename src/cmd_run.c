@@ -230,6 +230,7 @@ static void describe_self(struct run *r, int *threads)
 
 static void open_env(struct run *r, int threads)
 {
+    struct err err;
     const struct config *c = &r->cfg;
     struct fed_env env = {.fed = &c->fed,
                           .client = &c->client,
@@ -249,7 +250,9 @@ static void open_env(struct run *r, int threads)
                           .method = &r->method,
                           .rec = &r->server_rec};
     r->env = env;
-    r->transport.limits.max_payload_bytes = 4 * r->work.shape.n_values + 4096;
+    if (fed_prepare(&r->env, &err))
+        die(STATUS_USAGE, "%s", err.text);
+    r->transport.limits.max_payload_bytes = 4 * fed_model_floats(&r->env) + 4096;
     size_t bound = fed_update_bound(&r->env), events = (size_t)8 << 20;
     if (r->transport.limits.max_payload_bytes < bound)
         r->transport.limits.max_payload_bytes = bound;
@@ -596,7 +599,7 @@ static enum status conclude(struct run *r)
     if (r->rounds_done == 0) { // resumed after the last round, or stopped before the first
         server_evaluate(s);
         r->last.score = s->eval.score;
-        r->last.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n);
+        r->last.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model);
     }
     add_summary(r, "score", r->last.score, "1");
     add_summary(r, "uplink", (double)s->totals.uplink_bytes, "byte");

@@ -40,3 +40,35 @@ size_t fed_update_bound(const struct fed_env *env)
 {
     return view_bound(&env->method->view);
 }
+
+int fed_prepare(const struct fed_env *env, struct err *err)
+{
+    const struct method *m = env->method;
+    bool products = m->scheme->flags & SCHEME_PRODUCTS;
+    struct err why = {""};
+    if (products && (!m->view.whole || (codec_needs(m->codec) & CODEC_OWN_AGG)))
+        return err_set(err,
+                       "fed.method = %s: scheme %s multiplies whole decoded updates; it takes no "
+                       "view, and no codec that aggregates its own way",
+                       m->text, m->scheme->name);
+    if (m->scheme->flags & SCHEME_FRESH && fed_state_floats(env) > 0)
+        return err_set(err,
+                       "fed.method = %s: scheme %s begins with a new adapter every round, of which "
+                       "state kept from the last says nothing; take a codec without state, "
+                       "fed.opt_state = reset and fisher.persist = reset",
+                       m->text, m->scheme->name);
+    if (workload_backbone(env->work, products, &why))
+        return err_set(err, "fed.method = %s: %.400s", m->text, why.text);
+    return 0;
+}
+
+size_t fed_model_floats(const struct fed_env *env)
+{
+    return env->work->shape.n_values + env->work->n_backbone;
+}
+
+size_t fed_down_floats(const struct fed_env *env)
+{
+    bool fresh = env->method->scheme->flags & SCHEME_FRESH;
+    return (fresh ? 0 : view_down_floats(&env->method->view)) + env->work->n_backbone;
+}

@@ -37,5 +37,11 @@ size_t fed_optim_floats(const struct fed_env *env);
 size_t fed_work_floats(const struct fed_env *env);
 size_t fed_state_floats(const struct fed_env *env);
 size_t fed_update_bound(const struct fed_env *env); // longest payload of an update
+// Makes the workload ready for the method's scheme, or says why they do not go together: before a
+// run, in every process.
+int fed_prepare(const struct fed_env *env, struct err *err);
+// Floats of a version: the adapter, then what moves the backbone; and what of it travels down.
+size_t fed_model_floats(const struct fed_env *env);
+size_t fed_down_floats(const struct fed_env *env);
 
 #endif

@@ -31,6 +31,24 @@ static const struct scheme noop = {
     .commit = mean_commit,
 };
 
+static const struct scheme fedex = {
+    .name = "fedex",
+    .help = "means of A and B; what their product lacks of the mean product moves the backbone",
+    .source = "FedEx-LoRA, ACL 2025; the downlink carries the backbone's whole change, dense",
+    .flags = SCHEME_PRODUCTS,
+    .server = &server_sync,
+    .commit = mean_commit,
+};
+
+static const struct scheme flora = {
+    .name = "flora",
+    .help = "the mean product (of stacked adapters) moves the backbone; adapters begin anew",
+    .source = "FLoRA, NeurIPS 2024; the downlink carries the backbone's whole change, dense",
+    .flags = SCHEME_PRODUCTS | SCHEME_FRESH,
+    .server = &server_sync,
+    .commit = mean_commit,
+};
+
 // Reddi et al. 2021, Algorithm 2: m = b1 m + (1-b1) D; v by row; x += lr m / (sqrt(v) + tau); v
 // starts at tau^2.
 struct adaptive_opt {
@@ -94,7 +112,8 @@ static const struct scheme fedadam =
 static const struct scheme fedyogi =
     ADAPTIVE("fedyogi", yogi_commit, "Yogi at the server on the mean update");
 
-const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &noop, NULL};
+const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &fedex,
+                                             &flora,  &noop,    NULL};
 
 const struct scheme *scheme_find(const char *name)
 {

@@ -12,6 +12,11 @@
 
 enum scheme_flags {
     SCHEME_NO_TRAIN = 1, // clients return a zero update: what the machinery alone costs
+    // The weights themselves move by server_lr times the mean change of the clients' products B A,
+    // exactly; what the adapter after commit does not hold goes to the backbone. Downlinks carry
+    // that whole: clients that sat rounds out need all of it.
+    SCHEME_PRODUCTS = 2,
+    SCHEME_FRESH = 4, // adapters begin anew each round, from the seed: they do not travel down
 };
 
 struct server_handlers;                          // server.h

@@ -4,6 +4,7 @@
 #include "base/fsio.h"
 #include "base/mem.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,7 +30,7 @@ static struct checkpoint checkpoint_of(const struct server *s)
                                .run_id = s->run_id,
                                .registry = s->env->work->shape.hash,
                                .round = s->round,
-                               .n = s->n,
+                               .n = s->n_model,
                                .n_state = s->n_state,
                                .totals = s->totals};
 }
@@ -69,6 +70,16 @@ static void open_parts(struct server *s, const struct view_inst *v, size_t keep_
     }
 }
 
+static int open_products(struct server *s, struct err *err)
+{
+    if (products_open(&s->products, &s->env->work->shape, err))
+        return -1;
+    assert(s->products.n == s->n_model - s->n); // fed_prepare came first
+    s->product_sum = mem_alloc(MEM_SERVER, s->products.n * sizeof *s->product_sum);
+    s->one = mem_alloc(MEM_SERVER, s->n * sizeof *s->one);
+    return 0;
+}
+
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err)
 {
     struct server *s = mem_alloc(MEM_SERVER, sizeof *s);
@@ -81,12 +92,14 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->n_state = s->n * (size_t)scheme->state_vectors;
     for (uint32_t p = 0; p < env->method->view.n_parts; p++)
         s->n_state += keep_floats(&env->method->view.part[p]);
-    s->theta = mem_alloc(MEM_SERVER, s->n * sizeof *s->theta);
+    s->n_model = fed_model_floats(env);
+    s->theta = mem_alloc(MEM_SERVER, s->n_model * sizeof *s->theta);
     s->acc = mem_alloc(MEM_SERVER, s->n * sizeof *s->acc);
     s->state = s->n_state ? mem_alloc(MEM_SERVER, s->n_state * sizeof *s->state) : NULL;
     size_t scratch = view_scratch_bytes(&env->method->view);
     s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_parts(s, &env->method->view, s->n * (size_t)scheme->state_vectors);
+    int rc = scheme->flags & SCHEME_PRODUCTS ? open_products(s, err) : 0;
     size_t per_round = (size_t)env->fed->clients_per_round;
     s->turn = mem_alloc(MEM_SERVER, per_round * sizeof *s->turn);
     s->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *s->links);
@@ -107,10 +120,9 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->origin_ns = env->rec->origin_ns;
     uint64_t seed[3] = {env->config_hash, (uint64_t)clock_unix_ns(), (uint64_t)getpid()};
     s->run_id = XXH3_64bits(seed, sizeof seed);
-    int rc = 0;
-    if (env->resume)
+    if (env->resume && rc == 0)
         restore(s, err, &rc);
-    if (!env->resume && *env->run_dir && checkpoint_present(env->run_dir))
+    if (!env->resume && rc == 0 && *env->run_dir && checkpoint_present(env->run_dir))
         rc = err_set(err,
                      "run.dir = %s holds a run already; run.resume=on goes on with it, a new run "
                      "needs another directory",
@@ -145,6 +157,9 @@ void server_close(struct server *s)
     mem_free(s->agg_state);
     mem_free(s->agg_keep);
     mem_free(s->part_weight);
+    products_close(&s->products);
+    mem_free(s->product_sum);
+    mem_free(s->one);
     mem_free(s->turn);
     mem_free(s->links);
     mem_free(s->ckpt);

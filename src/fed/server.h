@@ -5,6 +5,7 @@
 
 #include "fed/checkpoint.h"
 #include "fed/env.h"
+#include "fed/product.h"
 #include "fed/protocol.h"
 
 enum server_phase {
@@ -56,12 +57,15 @@ struct server {
     char failure[160];  // "" = none: why the run ended before its last round
 
     // model
-    size_t n, n_state;
-    float *theta, *acc, *state; // acc: weighted sum of updates, one part of the view after another
-    float *delta;               // their mean, laid out as the adapter
-    void *scratch, **agg_state; // (parts) of a codec's own aggregation
-    float **agg_keep;           // (parts) in state, behind the scheme's
+    size_t n, n_model, n_state;      // n_model: the adapter, then what moves the backbone
+    float *theta, *state;            // theta: (n_model)
+    float *acc;                      // weighted sum of updates, one part of the view after another
+    float *delta;                    // their mean, laid out as the adapter
+    void *scratch, **agg_state;      // (parts) of a codec's own aggregation
+    float **agg_keep;                // (parts) in state, behind the scheme's
     double weight_sum, *part_weight; // part_weight: (parts)
+    struct products products;        // of schemes that sum them
+    float *product_sum, *one;        // (products.n) weighted; one client's update
     uint64_t run_id;
     struct checkpoint_totals totals;
     struct netbuf *model; // the broadcast frame of the round

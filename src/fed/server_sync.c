@@ -73,27 +73,30 @@ static void sample_turns(struct server *s)
     s->row.sampled = fed->clients_per_round;
 }
 
-static size_t model_floats(const struct server *s)
+// Bytes of the frame that carries a version.
+static int64_t model_bytes(const struct server *s)
 {
-    return view_down_floats(&s->env->method->view);
+    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(s->env));
 }
 
 static void pack_model(struct server *s)
 {
     struct transport *t = s->env->transport;
     const struct view_inst *view = &s->env->method->view;
-    size_t n = model_floats(s);
+    size_t n = fed_down_floats(s->env), n_backbone = s->n_model - s->n, n_adapter = n - n_backbone;
     const float *from = s->theta;
     if (s->model)
         transport_unref(t, s->model);
     s->model = transport_buf(t, 4 * n);
     uint8_t *p = netbuf_payload(s->model);
-    if (n < s->n) {
+    if (n_adapter > 0 && n_adapter < s->n) {
         view_gather(&view->part[0], s->theta, s->delta); // free until the commit
         from = s->delta;
     }
-    for (size_t i = 0; i < n; i++)
+    for (size_t i = 0; i < n_adapter; i++)
         put_f32(p + 4 * i, from[i]);
+    for (size_t i = 0; i < n_backbone; i++)
+        put_f32(p + 4 * (n_adapter + i), s->theta[s->n + i]);
 }
 
 // The model goes to each rank once and is counted for each of its clients; a task names each
@@ -110,19 +113,18 @@ static void broadcast(struct server *s)
             s->peer[e].tasks += s->turn[i].endpoint == e && s->turn[i].state == TURN_WAITING;
         s->peer[e].owes_events = s->peer[e].tasks > 0;
         struct frame f = {.kind = FRAME_MODEL,
-                          .payload_bytes = 4 * model_floats(s),
-                          .values = (uint32_t)model_floats(s)};
+                          .payload_bytes = 4 * fed_down_floats(env),
+                          .values = (uint32_t)fed_down_floats(env)};
         if (s->peer[e].owes_events)
             server_send(s, e, &f, s->model, now_ns(s));
     }
-    int64_t model_bytes = (int64_t)(FRAME_HEADER_BYTES + 4 * model_floats(s));
     for (int i = 0; i < s->n_turns; i++) {
         struct server_turn *t = &s->turn[i];
         if (t->state != TURN_WAITING)
             continue;
-        s->row.downlink_bytes += model_bytes;
+        s->row.downlink_bytes += model_bytes(s);
         t->granted = i < s->n_window;
-        t->times = fed_client_times(env, t->client, model_bytes, 0);
+        t->times = fed_client_times(env, t->client, model_bytes(s), 0);
         struct netbuf *b = transport_buf(env->transport, 0);
         struct frame f = {.kind = FRAME_TASK,
                           .client = t->client,
@@ -139,9 +141,9 @@ static void set_deadline(struct server *s)
 {
     int64_t longest = 0;
     for (int i = 0; s->env->virtual_time && i < s->n_turns; i++) {
-        struct client_times t = fed_client_times(
-            s->env, s->turn[i].client, (int64_t)(FRAME_HEADER_BYTES + 4 * model_floats(s)),
-            (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
+        struct client_times t =
+            fed_client_times(s->env, s->turn[i].client, model_bytes(s),
+                             (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
         longest = t.total_ns > longest ? t.total_ns : longest;
     }
     s->deadline_ns = now_ns(s) + longest + (int64_t)(s->env->net->timeout_s * 1e9);
@@ -163,6 +165,19 @@ static void resolve(struct server *s, struct server_turn *t, enum message_status
         s->row.rejected++;
 }
 
+// The client's own B A goes into the sum of products, its update into the sum of updates.
+static int add_product(struct server *s, const struct codec_inst *c, const struct codec_key *key,
+                       const uint8_t *bytes, size_t len, float weight, struct err *err)
+{
+    int rc = codec_decode(c, key, bytes, len, s->one, s->scratch, err);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < s->n; i++)
+        s->acc[i] += weight * s->one[i];
+    products_add(&s->products, s->theta, s->one, weight, s->product_sum);
+    return 0;
+}
+
 static int add_update(struct server *s, struct server_turn *t, struct err *err)
 {
     const struct view_inst *view = &s->env->method->view;
@@ -171,10 +186,15 @@ static int add_update(struct server *s, struct server_turn *t, struct err *err)
     struct codec_key key = view_key(view, s->env->seed, t->client, s->round);
     const uint8_t *bytes = t->held->bytes + FRAME_HEADER_BYTES;
     size_t len = t->frame.payload_bytes;
-    int rc = c->row->agg
-                 ? c->row->agg->add(c, &key, bytes, len, t->frame.samples, s->agg_state[p], err)
-                 : codec_decode_add(c, &key, bytes, len, (float)t->frame.samples,
-                                    s->acc + view->part[p].at, s->scratch, err);
+    float weight = (float)t->frame.samples;
+    int rc;
+    if (c->row->agg)
+        rc = c->row->agg->add(c, &key, bytes, len, t->frame.samples, s->agg_state[p], err);
+    else if (s->one)
+        rc = add_product(s, c, &key, bytes, len, weight, err);
+    else
+        rc = codec_decode_add(c, &key, bytes, len, weight, s->acc + view->part[p].at, s->scratch,
+                              err);
     if (rc == 0)
         s->part_weight[p] += t->frame.samples;
     return rc;
@@ -263,14 +283,27 @@ static void step_parts(struct server *s)
     }
 }
 
+// The adapter after the step, and in the backbone what it cannot hold of the mean product.
+static void step_backbone(struct server *s)
+{
+    struct workload *work = s->env->work;
+    if (s->env->method->scheme->flags & SCHEME_FRESH)
+        work->row->fresh(work, s->round + 1, s->theta);
+    products_rest(&s->products, s->theta, s->product_sum, s->theta + s->n);
+}
+
 static void commit(struct server *s)
 {
     const struct fed_env *env = s->env;
     struct span span = span_begin(env->rec);
     close_sums(s);
+    if (s->one)
+        products_mean(&s->products, s->theta, s->weight_sum, s->row.server_lr, s->product_sum);
     s->aggregate_ns += span_end(env->rec, span, STAGE_AGGREGATE, -1, 0, (int64_t)(4 * s->n));
     s->row.train_loss /= s->weight_sum;
-    if (!all_finite(s->acc, s->n)) { // finite updates whose sum is not: the adapter stays as it is
+    if (!all_finite(s->acc, s->n) ||
+        !all_finite(s->product_sum,
+                    s->products.n)) { // finite updates whose sum is not: the adapter stays as it is
         warn("round %u: the sum of the updates is not finite; the adapter is left as it was",
              s->round);
         s->row.rejected += s->row.arrived;
@@ -283,6 +316,8 @@ static void commit(struct server *s)
     s->row.update_norm = sqrt(norm);
     span = span_begin(env->rec);
     step_parts(s);
+    if (s->one)
+        step_backbone(s);
     span_end(env->rec, span, STAGE_COMMIT, -1, 0, (int64_t)(4 * s->n));
 }
 
@@ -312,7 +347,7 @@ static void modelled_times(struct server *s)
         struct server_turn *t = &s->turn[i];
         if (t->row.status != MESSAGE_OK)
             continue;
-        int64_t down = (int64_t)(FRAME_HEADER_BYTES + 4 * model_floats(s)), up = t->row.frame_bytes;
+        int64_t down = model_bytes(s), up = t->row.frame_bytes;
         struct client_times c = fed_client_times(env, t->client, down, up);
         if (c.total_ns >= slowest) {
             slowest = c.total_ns;
@@ -571,7 +606,7 @@ static void close_round(struct server *s)
     add_totals(s);
     server_checkpoint(s);
     s->row.uplink_total_bytes = s->totals.uplink_bytes;
-    s->row.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n);
+    s->row.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model);
     s->sink->rows(s->sink->arg, REC_ROUNDS, &s->row, 1);
     int64_t t = clock_ns();
     recorder_put(env->rec, STAGE_ROUND, -1, s->t_round_ns, t - s->t_round_ns, -1, 0, 0, 0);
@@ -636,6 +671,10 @@ static void next_round(struct server *s)
     s->next_turn = 0;
     s->aggregate_ns = 0;
     memset(s->acc, 0, s->n * sizeof *s->acc);
+    if (s->one)
+        memset(s->product_sum, 0, s->products.n * sizeof *s->product_sum);
+    if (s->env->method->scheme->flags & SCHEME_FRESH)
+        s->env->work->row->fresh(s->env->work, s->round, s->theta);
     const struct view_inst *view = &s->env->method->view;
     for (uint32_t p = 0; p < view->n_parts; p++) {
         const struct codec_inst *c = view->part[p].codec;
@@ -675,7 +714,7 @@ static void sync_begin(struct server *s, int64_t now)
                                 .energy_j = NAN,
                                 .server_lr = NAN,
                                 .control_bytes = s->row.control_bytes,
-                                .adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n)};
+                                .adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model)};
         s->totals.control_bytes += row.control_bytes;
         s->sink->rows(s->sink->arg, REC_ROUNDS, &row, 1);
         s->sink->commit(s->sink->arg, 0);

@@ -200,10 +200,33 @@ static void lm_close(struct workload *w)
     mem_free(lm);
 }
 
-static void lm_initial(struct workload *w, float *theta)
+static void lm_fresh(struct workload *w, uint32_t round, float *theta)
 {
     const struct lm *lm = w->state;
-    model_init_adapter(lm->model, w->env.seed, theta);
+    model_init_adapter(lm->model, w->env.seed ^ (uint64_t)(round - 1) << 32, theta);
+}
+
+static void lm_initial(struct workload *w, float *theta)
+{
+    lm_fresh(w, 1, theta);
+}
+
+static int lm_backbone(struct workload *w, bool moves, struct err *err)
+{
+    struct lm *lm = w->state;
+    if (moves && model_backbone_open(lm->model, err))
+        return -1;
+    w->n_backbone = moves ? model_product_values(lm->model) : 0;
+    model_backbone_move(lm->model, NULL);
+    return 0;
+}
+
+// Server and clients of one process hold different versions in turn.
+static void lm_version(const struct workload *w, const float *theta)
+{
+    const struct lm *lm = w->state;
+    if (w->n_backbone)
+        model_backbone_move(lm->model, theta + lm->n);
 }
 
 // Kept between rounds: the moments, and the number of steps behind them.
@@ -423,6 +446,7 @@ static void lm_train(struct workload *w, struct train_job *jobs, int n, struct r
     const struct fed_params *fed = w->env.fed;
     struct span span = span_begin(rec);
     assert(n <= lm->group);
+    lm_version(w, jobs[0].theta);
     for (int i = 0; i < n; i++)
         job_begin(w, lm, &jobs[i], i);
     for (int32_t s = 0; s < fed->local_steps; s++) {
@@ -533,6 +557,7 @@ static void lm_evaluate(struct workload *w, const float *theta, struct eval_resu
     const struct examples *set = task_test(lm->task);
     struct score all;
     double loss = 0, weight = 0;
+    lm_version(w, theta);
     for (int32_t first = 0; first < set->n; first += LM_EVAL_SEQS) {
         int32_t n = set->n - first < LM_EVAL_SEQS ? set->n - first : LM_EVAL_SEQS;
         eval_block(lm, theta, set, first, n, &loss, &weight);
@@ -573,6 +598,8 @@ const struct workload_row work_lm = {
     .open = lm_open,
     .close = lm_close,
     .initial = lm_initial,
+    .fresh = lm_fresh,
+    .backbone = lm_backbone,
     .state_floats = lm_state_floats,
     .fisher_floats = lm_fisher_floats,
     .group = lm_group,

@@ -37,7 +37,7 @@ struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *
     if (env->virtual_time)
         w->group = 1; // each client begins when its own task arrives
     size_t g = (size_t)w->group;
-    w->theta = mem_alloc(MEM_ADAPTER, w->n * sizeof *w->theta);
+    w->theta = mem_alloc(MEM_ADAPTER, fed_model_floats(env) * sizeof *w->theta);
     env->work->row->initial(env->work, w->theta);
     w->delta = mem_alloc(MEM_ADAPTER, g * w->n * sizeof *w->delta);
     w->job = mem_alloc(MEM_OTHER, g * sizeof *w->job);
@@ -430,7 +430,8 @@ static void take_welcome(struct worker *w, const struct net_msg *m)
 static void take_model(struct worker *w, const struct net_msg *m)
 {
     const struct view_inst *view = &w->env->method->view;
-    size_t n = view_down_floats(view);
+    size_t n = fed_down_floats(w->env), n_backbone = fed_model_floats(w->env) - w->n;
+    size_t n_adapter = n - n_backbone;
     if (m->frame.payload_bytes != 4 * n)
         return;
     for (int i = 0; i < w->n_tasks; i++) {
@@ -444,10 +445,14 @@ static void take_model(struct worker *w, const struct net_msg *m)
     w->env->rec->version = (int32_t)w->round;
     w->n_tasks = w->n_trained = w->n_sent = w->n_reports = 0;
     w->expected = 0;
-    float *to = n == w->n ? w->theta : w->part[0];
-    for (size_t i = 0; i < n; i++)
+    float *to = n_adapter == w->n ? w->theta : w->part[0];
+    for (size_t i = 0; i < n_adapter; i++)
         to[i] = get_f32(m->payload + 4 * i);
-    if (n < w->n)
+    for (size_t i = 0; i < n_backbone; i++)
+        w->theta[w->n + i] = get_f32(m->payload + 4 * (n_adapter + i));
+    if (n_adapter == 0)
+        w->env->work->row->fresh(w->env->work, w->round, w->theta);
+    else if (n_adapter < w->n)
         view_scatter(&view->part[0], to, w->theta);
 }
 

@@ -123,6 +123,13 @@ int workload_open(struct workload *w, const struct workload_env *env, struct err
     return 0;
 }
 
+int workload_backbone(struct workload *w, bool moves, struct err *err)
+{
+    if (w->row->backbone)
+        return w->row->backbone(w, moves, err);
+    return moves ? err_set(err, "this task has no backbone to move") : 0;
+}
+
 void workload_close(struct workload *w)
 {
     if (w->row && w->state)

@@ -30,12 +30,12 @@ struct workload_env {
 // One client's local training on one version. Vectors are caller's.
 struct train_job {
     uint32_t client, round;
-    const float *theta;                // (n) the version's adapter
-    float *delta;                      // (n) out: trained minus theta
-    float *state;                      // (state_floats) in and out, NULL when nothing is kept
-    float *kept;                       // (fisher_floats) in and out, NULL when nothing is kept
-    float *sens;                       // (n) out: diagonal Fisher of the adapter, or NULL
-    float *grad;                       // (n) out: moving average of the gradient, or NULL
+    const float *theta; // (n) the version's adapter, then (n_backbone) what moves the backbone
+    float *delta;       // (n) out: trained minus theta
+    float *state;       // (state_floats) in and out, NULL when nothing is kept
+    float *kept;        // (fisher_floats) in and out, NULL when nothing is kept
+    float *sens;        // (n) out: diagonal Fisher of the adapter, or NULL
+    float *grad;        // (n) out: moving average of the gradient, or NULL
     const struct shape_range *trained; // what may change, ascending; NULL = all
     int n_trained;
     const struct token_source *tokens;
@@ -66,6 +66,11 @@ struct workload_row {
     int (*open)(struct workload *w, struct err *err);
     void (*close)(struct workload *w);
     void (*initial)(struct workload *w, float *theta);
+    // Adapters that begin anew every round; initial is that of round 1. NULL = there is only one.
+    void (*fresh)(struct workload *w, uint32_t round, float *theta);
+    // Before a run: will the backbone move between versions? NULL = there is none. Where it moves,
+    // theta goes on with n_backbone values: what is added to the weights (see model.h).
+    int (*backbone)(struct workload *w, bool moves, struct err *err);
     size_t (*state_floats)(const struct workload *w); // client state under fed.opt_state = keep
     // Client state under fisher.persist = keep; sens, grad: jobs fill these. NULL = none.
     size_t (*fisher_floats)(const struct workload *w, const struct token_source *tokens, bool sens,
@@ -83,6 +88,7 @@ struct workload {
     const struct workload_row *row;
     struct workload_env env;
     struct shape shape;
+    size_t n_backbone; // 0 = the backbone stays
     void *state;
 };
 
@@ -90,5 +96,6 @@ extern const struct workload_row work_quadratic, work_lm;
 
 int workload_open(struct workload *w, const struct workload_env *env, struct err *err);
 void workload_close(struct workload *w);
+int workload_backbone(struct workload *w, bool moves, struct err *err);
 
 #endif

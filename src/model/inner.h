@@ -52,6 +52,7 @@ struct model {
     float *grads; // of jobs that bring no place for it
     size_t grads_cap;
     float *full_grad; // training all weights
+    float *start;     // of a backbone that moves: the adapted weights as they were, else NULL
     struct model_times times;
 };
 

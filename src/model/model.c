@@ -322,8 +322,8 @@ void model_close(struct model *m)
         mem_free(m->lane[i].grad);
     }
     m->dev->row->free(m->dev, m->weights);
-    void *all[] = {m->packed, m->cosine, m->sine,      m->lane,
-                   m->slice,  m->grads,  m->full_grad, m->layer};
+    void *all[] = {m->start, m->packed, m->cosine,    m->sine, m->lane,
+                   m->slice, m->grads,  m->full_grad, m->layer};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         mem_free(all[i]);
     shape_free(&m->shape);

@@ -156,6 +156,13 @@ struct model_gen {
 };
 void model_generate(struct model *m, const struct model_gen *g);
 
+// A backbone that moves: W = W0 + alpha / rank * P for every projection with an adapter; P
+// (model_product_values) has the size of their B A, in the order of the A of model_shape. fp32 on
+// the CPU only, else an error. P = NULL: W0 again.
+size_t model_product_values(struct model *m);
+int model_backbone_open(struct model *m, struct err *err);
+void model_backbone_move(struct model *m, const float *products);
+
 // Training of all weights, for the base model: fp32 weights and no adapter (lora_rank = 0), else an
 // error. model_full_backward leaves the gradient of every weight; write weights through
 // model_full_weights and say so with model_full_changed.

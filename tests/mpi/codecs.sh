@@ -114,6 +114,56 @@ mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${noise[@]}" fed.method
 check "noise is the same for any ranks" equal "$(adapter noise.3)" "$(adapter noise)"
 run client.dp_sigma=1 >dp 2>&1
 check "noise without a clip is refused" contains dp "client.dp_clip"
+# What a scheme makes of the weights, seen through the loss after a round: the mean of products is
+# the same whether it lies in the adapter or in the backbone, and is not the product of means.
+loss_after() # log trace: of the first round, on the test set
+{
+    "$FSTQ" export "$1" --csv "$1.csv" >/dev/null && awk -F, '
+        FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        /^#/ { next }
+        $at["version"] == 1 { printf "%.4f", $at["eval_loss"] }' "$1.csv/rounds.csv"
+}
+step=(fed.local_steps=8 fed.server_lr=1)
+for scheme in fedavg fedex flora; do
+    run "${step[@]}" fed.method=$scheme/fp32 trace.file=$scheme.3.h5 >$scheme.3 2>&1
+    run "${step[@]}" fed.method=$scheme/fp32 fed.clients_per_round=1 fed.rounds=1 \
+        trace.file=$scheme.1.h5 >$scheme.1 2>&1
+done
+one=$(loss_after fedavg.1.h5) mean=$(loss_after fedex.3.h5)
+check "one client: fedex is fedavg ($one)" equal "$(loss_after fedex.1.h5)" "$one"
+check "one client: flora is fedavg" equal "$(loss_after flora.1.h5)" "$one"
+check "three clients: flora and fedex are the same weights ($mean)" \
+    equal "$(loss_after flora.3.h5)" "$mean"
+check "three clients: fedavg's are others" test "$(loss_after fedavg.3.h5)" != "$mean"
+check "fedex sends the backbone down" \
+    equal "$(bytes fedavg.3) $(bytes fedex.3)" "885 kB 885 kB 885 kB 6.86 MB"
+for method in fedex/topk:ratio=0.1+ef flora/qsgd; do
+    mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" fed.method=$method >products.3 2>&1
+    run fed.method=$method >products.1 2>&1
+    check "$method: the same weights for any ranks" \
+        equal "$(adapter products.3)" "$(adapter products.1)"
+    "$FSTQ" run "${common[@]}" fed.method=$method fed.rounds=12 run.dir="d.${method%%/*}" \
+        >/dev/null 2>&1 &
+    pid=$!
+    for _ in $(seq 1000); do
+        [ -f "d.${method%%/*}/server.a.ckpt" ] && break
+        sleep 0.005
+    done
+    kill -INT $pid
+    wait $pid
+    run fed.method=$method fed.rounds=12 run.dir="d.${method%%/*}" run.resume=on >resumed 2>&1
+    run fed.method=$method fed.rounds=12 >straight 2>&1
+    check "$method: stopped and resumed, the same weights" \
+        equal "$(adapter resumed)" "$(adapter straight)"
+done
+run fed.method=flora/topk+ef >kept 2>&1
+check "state of an adapter that is gone is refused" contains kept "begins with a new adapter"
+run fed.method=fedex/B@fp32 >kept 2>&1
+check "products take no view" contains kept "takes no view"
+run fed.method=fedex/fp32 model.dtype=bf16 >kept 2>&1
+check "a backbone that moves is fp32" contains kept "model.dtype = fp32"
+run fed.method=fedex/fp32 task.name=quadratic optim.kind=sgd >kept 2>&1
+check "a task without a model has no backbone" contains kept "no backbone"
 for method in tome-as-reported tome-prune; do
     run fed.method=$method >tome 2>&1
     check "$method: valid" contains tome "# VALID"

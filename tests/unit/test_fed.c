@@ -3,11 +3,13 @@
 #include "base/check.h"
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "config.h"
 #include "fed/checkpoint.h"
 #include "fed/fed.h"
 #include "fed/method.h"
 #include "fed/privacy.h"
+#include "fed/product.h"
 #include "fed/protocol.h"
 #include "fed/slots.h"
 #include "fed/workload.h"
@@ -426,6 +428,95 @@ static void test_frozen_values_do_not_move(void **state)
     workload_close(&w);
 }
 
+// products.
+
+#define PR_CLIENTS 3
+
+// Adapter of two pairs: ranks 2; (3 x 5) and (4 x 5). A tensors first, as models lay them out.
+static void pair_shape(struct shape *s)
+{
+    shape_init(s);
+    shape_add(s, "q.A", 2, 5, SHAPE_LORA_A);
+    shape_add(s, "k.A", 2, 5, SHAPE_LORA_A);
+    shape_add(s, "q.B", 3, 2, SHAPE_LORA_B);
+    shape_add(s, "k.B", 4, 2, SHAPE_LORA_B);
+    shape_seal(s);
+}
+
+static double product_at(const float *a, const float *b, size_t row, size_t col)
+{
+    return (double)b[2 * row] * (double)a[col] + (double)b[2 * row + 1] * (double)a[5 + col];
+}
+
+// The largest error of (B A of theta) + backbone against the weighted mean of the clients'
+// products, by definition and in double. flora: the server's adapter begins anew.
+static double distance_from_mean(const char *scheme, double *largest)
+{
+    struct shape shape;
+    struct products p;
+    struct err err;
+    struct rng r = rng_stream(3, RNG_TEST, 0, 0, 0);
+    float theta[34], delta[PR_CLIENTS][34], mean[34] = {0}, sum[35] = {0}, backbone[35] = {0};
+    const double weight[PR_CLIENTS] = {1, 2, 5};
+    const struct scheme *s = scheme_find(scheme);
+    pair_shape(&shape);
+    assert_int_equal(shape.n_values, 34);
+    assert_int_equal(products_open(&p, &shape, &err), 0);
+    assert_int_equal(p.n, 35);
+    for (int i = 0; i < 34; i++)
+        theta[i] = i < 20 || !(s->flags & SCHEME_FRESH) ? (float)rng_normal(&r) : 0;
+    double want[35] = {0};
+    for (int k = 0; k < PR_CLIENTS; k++) {
+        float own[34];
+        for (int i = 0; i < 34; i++) {
+            delta[k][i] = (float)rng_normal(&r);
+            mean[i] += (float)(weight[k] / 8) * delta[k][i];
+            own[i] = theta[i] + delta[k][i];
+        }
+        for (size_t i = 0; i < 35; i++)
+            want[i] += weight[k] / 8 *
+                       (i < 15 ? product_at(own, own + 20, i / 5, i % 5)
+                               : product_at(own + 10, own + 26, (i - 15) / 5, i % 5));
+        products_add(&p, theta, delta[k], (float)weight[k], sum);
+    }
+    products_mean(&p, theta, 8, 1, sum);
+    s->commit(NULL, theta, mean, NULL, 34, (struct shape_range){0, 34}, 1);
+    for (int i = 0; i < 34 && s->flags & SCHEME_FRESH; i++)
+        theta[i] = i < 20 ? 1 : 0;
+    if (s->flags & SCHEME_PRODUCTS)
+        products_rest(&p, theta, sum, backbone);
+    double worst = 0;
+    *largest = 0;
+    for (size_t i = 0; i < 35; i++) {
+        double got = (double)backbone[i] +
+                     (i < 15 ? product_at(theta, theta + 20, i / 5, i % 5)
+                             : product_at(theta + 10, theta + 26, (i - 15) / 5, i % 5));
+        worst = fmax(worst, fabs(got - want[i]));
+        *largest = fmax(*largest, fabs(want[i]));
+    }
+    products_close(&p);
+    shape_free(&shape);
+    return worst;
+}
+
+static void test_mean_of_products(void **state)
+{
+    (void)state;
+    double largest;
+    assert_true(distance_from_mean("fedex", &largest) < 1e-6 * largest);
+    assert_true(distance_from_mean("flora", &largest) < 1e-6 * largest);
+    assert_true(distance_from_mean("fedavg", &largest) > 0.1 * largest);
+    struct shape shape;
+    struct products p;
+    struct err err;
+    shape_init(&shape);
+    shape_add(&shape, "q.A", 2, 5, SHAPE_LORA_A);
+    shape_add(&shape, "k.B", 3, 2, SHAPE_LORA_B);
+    assert_int_equal(products_open(&p, &shape, &err), -1);
+    assert_non_null(strstr(err.text, "q.A"));
+    shape_free(&shape);
+}
+
 // clip and noise.
 
 static void test_clipping_by_hand(void **state)
@@ -756,6 +847,7 @@ int main(void)
         cmocka_unit_test(test_whose_turn_it_is),
         cmocka_unit_test(test_state_of_parts_lies_side_by_side),
         cmocka_unit_test(test_frozen_values_do_not_move),
+        cmocka_unit_test(test_mean_of_products),
         cmocka_unit_test(test_clipping_by_hand),
         cmocka_unit_test(test_noise_is_gaussian_and_keyed),
         IN_DIR(test_checkpoint_returns_the_newest),
