@@ -11,6 +11,7 @@ extern const struct codec codec_natural;    // natural.c
 extern const struct codec codec_threelc;    // threelc.c
 extern const struct codec codec_fetchsgd;   // sketch.c
 extern const struct codec codec_cocktail;   // cocktail.c
+extern const struct codec codec_demo;       // demo.c
 extern const struct codec codec_eden;       // rotated.c
 extern const struct codec codec_topk, codec_randk, codec_stc, codec_sbc, codec_dgc,
     codec_ecolora;                                                             // sparse.c

@@ -118,6 +118,8 @@ static const char *const codec_cases[] = {
     "cocktail",
     "cocktail:sample=0.5,ratio=0.3,bits=3,bucket=20,index=bitmap",
     "cocktail+ef",
+    "demo",
+    "demo:chunk=16,keep=3,value=fp32,index=log2",
     NULL,
 };
 

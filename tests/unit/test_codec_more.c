@@ -315,6 +315,99 @@ static void test_cocktail_draws(void **state)
     close_one(&s);
 }
 
+// DeMo.
+
+static void assert_near(const float *got, const float *want, size_t n, double tol)
+{
+    for (size_t i = 0; i < n; i++)
+        if (fabs((double)got[i] - (double)want[i]) > tol)
+            fail_msg("[%zu] = %.9g, want %.9g", i, (double)got[i], (double)want[i]);
+}
+
+// A block of 2 x 2: its coefficients are half the sums with signs ++++, +-+-, ++--, +--+.
+static void test_demo_by_hand(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 2, 2, "demo:keep=1,value=fp32,decay=0.5,index=log2");
+    const float x[] = {4, 2, 0, -2}; // 2 2 4 0
+    trip_and_keep(&s, x, 0);
+    assert_near(s.x_hat, (const float[]){2, 2, -2, -2}, 4, 1e-6);
+    assert_near(s.state, (const float[]){2, 0, 2, 0}, 4, 1e-6);
+    assert_int_equal(s.report.kept[8], 1);
+    assert_int_equal(s.msg[6], 2);  // two bits of position
+    const float y[] = {0, 0, 1, 1}; // momentum 1 0 2 1: 2 1 -1 0
+    trip_and_keep(&s, y, 1);
+    assert_near(s.x_hat, (const float[]){1, 1, 1, 1}, 4, 1e-6);
+    assert_near(s.state, (const float[]){0, -1, 1, 0}, 4, 1e-6);
+    close_one(&s);
+}
+
+// With every coefficient kept the transform and its inverse are one another's, for any block.
+static void test_demo_is_orthonormal(void **state)
+{
+    (void)state;
+    static const uint32_t sizes[][2] = {{64, 128}, {16, 1000}, {29, 4},
+                                        {257, 6},  {1, 77},    {60, 49}};
+    for (size_t k = 0; k < ARRAY_LEN(sizes); k++) {
+        struct session s;
+        open_one(&s, sizes[k][0], sizes[k][1], "demo:keep=4096,value=fp32");
+        size_t n = s.shape.n_values;
+        float *x = mem_alloc(MEM_CODEC, n * sizeof *x);
+        fill(x, n, DIST_LAPLACE, 1);
+        session_trip(&s, x, key_of(0));
+        assert_int_equal(s.report.kept[8], n);
+        assert_true(codec_nmse(x, s.x_hat, n) < 1e-12);
+        mem_free(x);
+        close_one(&s);
+    }
+}
+
+// 32 of 4096 coefficients: 12 bits of position and 16 of value are 0.22 bits a value; gaps are
+// cheaper still.
+static void test_demo_bits(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 64, 4096, "demo");
+    size_t n = s.shape.n_values;
+    float *x = mem_alloc(MEM_CODEC, n * sizeof *x);
+    fill(x, n, DIST_NORMAL, 1);
+    int64_t len = session_trip(&s, x, key_of(0));
+    assert_int_equal(s.report.kept[7], n / 128);
+    assert_true(8.0 * (double)len / (double)n < 0.22);
+    mem_free(x);
+    close_one(&s);
+}
+
+// A coefficient is averaged over those who sent it, not over all; then comes the sign.
+static void test_demo_server(void **state)
+{
+    (void)state;
+    for (int sign = 0; sign < 2; sign++) {
+        struct session s;
+        open_one(&s, 2, 2,
+                 sign ? "demo:keep=1,value=fp32,step=0.25" : "demo:keep=1,value=fp32,sign=off");
+        const float x[3][4] = {{4, 2, 0, -2}, {6, 4, -2, -4}, {1, 1, 1, 1}}; // 4 and 8 of ++--, 2
+        const struct codec_agg *agg = s.c->row->agg;
+        void *votes = mem_alloc(MEM_CODEC, agg->state_bytes(s.c, 4));
+        float delta[4];
+        agg->begin(s.c, votes, 4);
+        for (uint32_t k = 0; k < 3; k++) {
+            struct codec_key key = {.seed = 7, .client = k, .version = 0};
+            int64_t len = session_encode(&s, x[k], key, codec_bound(s.c));
+            assert_int_equal(agg->add(s.c, &key, s.msg, (size_t)len, 1 + k, votes, &s.err), 0);
+            assert_int_equal(agg->add(s.c, &key, s.msg, (size_t)len - 1, 1, votes, &s.err), -1);
+        }
+        agg->finish(s.c, votes, NULL, 6, delta, 4); // 6 of ++--, 2 of ++++
+        assert_near(
+            delta, sign ? (const float[]){.25f, .25f, -.25f, -.25f} : (const float[]){4, 4, -2, -2},
+            4, 1e-5);
+        mem_free(votes);
+        close_one(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -327,6 +420,10 @@ int main(void)
         cmocka_unit_test(test_fetchsgd_by_hand),
         cmocka_unit_test(test_cocktail_by_hand),
         cmocka_unit_test(test_cocktail_draws),
+        cmocka_unit_test(test_demo_by_hand),
+        cmocka_unit_test(test_demo_is_orthonormal),
+        cmocka_unit_test(test_demo_bits),
+        cmocka_unit_test(test_demo_server),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,460 @@
+// DeMo: momentum is cut into small blocks, each block is transformed (DCT-II), its largest
+// coefficients are sent and taken out of the momentum. The server averages each coefficient over
+// those who sent it, transforms back and steps along the sign.
+//
+// Message: header, count, an exponent a class, positions of coefficients, values.
+#include "base/fmath.h"
+#include "base/half.h"
+#include "codec/largest.h"
+#include "codec/message.h"
+#include "codec/positions.h"
+#include "codec/rows.h"
+#include "kernels/kernels_codec.h"
+
+#include <math.h>
+
+#define CHUNK_MAX 64
+#define CLASSES   3
+enum { VALUE_FP16, VALUE_FP32 };
+static const char *const value_choices[] = {"fp16", "fp32", NULL};
+enum { FP16_EXP_MIN = -93, FP16_EXP_MAX = 126 }; // coefficients are up to 64 times an update
+
+struct demo_opt {
+    int32_t chunk, keep, value, index;
+    double decay, step;
+    bool sign;
+};
+
+static const struct opt demo_options[] = {
+    OPT(struct demo_opt, chunk, "chunk", "64", 1, CHUNK_MAX, "",
+        "blocks have the largest divisor of rows and of columns up to this"),
+    OPT(struct demo_opt, keep, "keep", "32", 1, CHUNK_MAX *CHUNK_MAX, "", "coefficients a block"),
+    OPT(struct demo_opt, decay, "decay", "0.999", 0, 1, "", "of the momentum, a round"),
+    OPT(struct demo_opt, sign, "sign", "on", 0, 1, "", "the server steps along the sign"),
+    OPT(struct demo_opt, step, "step", "0.001", 1e-12, 1e3, "", "length of that step"),
+    OPT_ENUM(struct demo_opt, value, "value", "fp16", value_choices,
+             "format of coefficients; fp16 is prescaled per class"),
+    OPT_ENUM(struct demo_opt, index, "index", "auto", positions_choices, "coding of positions"),
+};
+
+static const struct demo_opt *options(const struct codec_inst *c)
+{
+    return c->opt;
+}
+
+// Blocks.
+
+static size_t divisor(size_t n, size_t most)
+{
+    size_t d = n < most ? n : most;
+    while (d > 1 && n % d)
+        d--;
+    return d;
+}
+
+// Blocks of one tensor: r x c each, down x across of them; coefficients lie block after block.
+struct blocks {
+    size_t r, c, down, across, keep;
+};
+
+static struct blocks blocks_of(const struct codec_inst *c, const struct shape_tensor *t)
+{
+    struct blocks b = {0};
+    size_t most = (size_t)options(c)->chunk, keep = (size_t)options(c)->keep;
+    if (t->rows == 0 || t->cols == 0)
+        return b;
+    b.r = divisor(t->rows, most);
+    b.c = divisor(t->cols, most);
+    b.down = t->rows / b.r;
+    b.across = t->cols / b.c;
+    b.keep = keep < b.r * b.c ? keep : b.r * b.c;
+    return b;
+}
+
+static size_t most_kept(const struct codec_inst *c)
+{
+    size_t k = 0;
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        struct blocks b = blocks_of(c, &c->shape->tensors[t]);
+        k += b.down * b.across * b.keep;
+    }
+    return k;
+}
+
+// The transform. Orthonormal: D(k, j) = sqrt(2 / n) cos(pi (2 j + 1) k / (2 n)), D(0, j) = 1 /
+// sqrt(n).
+
+struct basis {
+    float d[CHUNK_MAX * CHUNK_MAX], t[CHUNK_MAX * CHUNK_MAX]; // (n, n), and transposed
+};
+
+static void make_basis(struct basis *b, size_t n)
+{
+    for (size_t k = 0; k < n; k++)
+        for (size_t j = 0; j < n; j++) {
+            size_t turn = (2 * j + 1) * k % (4 * n); // of 4 n in a circle
+            double v =
+                fmath_cos2pi((double)turn / (double)(4 * n)) * sqrt((k ? 2.0 : 1.0) / (double)n);
+            b->d[k * n + j] = (float)v;
+            b->t[j * n + k] = (float)v;
+        }
+}
+
+// out (r, c) = left (r, r) x (r, c) right (c, c), rows of x are stride apart; sums in order of k.
+static void sandwich(const float *left, const float *x, size_t stride, const float *right, size_t r,
+                     size_t c, float *out)
+{
+    float mid[CHUNK_MAX * CHUNK_MAX] = {0};
+    for (size_t i = 0; i < r; i++)
+        for (size_t k = 0; k < r; k++)
+            for (size_t j = 0; j < c; j++)
+                mid[i * c + j] += left[i * r + k] * x[k * stride + j];
+    memset(out, 0, r * c * sizeof *out);
+    for (size_t i = 0; i < r; i++)
+        for (size_t k = 0; k < c; k++)
+            for (size_t j = 0; j < c; j++)
+                out[i * c + j] += mid[i * c + k] * right[k * c + j];
+}
+
+static const float *block_at(const float *x, const struct blocks *b, size_t i)
+{
+    return x + i / b->across * b->r * b->across * b->c + i % b->across * b->c;
+}
+
+// y = D_r x D_c^T, block by block.
+static void forward(const struct blocks *b, const float *x, float *y)
+{
+    struct basis down, across;
+    make_basis(&down, b->r);
+    make_basis(&across, b->c);
+    for (size_t i = 0; i < b->down * b->across; i++)
+        sandwich(down.d, block_at(x, b, i), b->across * b->c, across.t, b->r, b->c,
+                 y + i * b->r * b->c);
+}
+
+// x = D_r^T y D_c, into the sink; blocks of zeros are skipped.
+static void backward(const struct blocks *b, const float *y, struct quant_sink to)
+{
+    struct basis down, across;
+    float x[CHUNK_MAX * CHUNK_MAX];
+    size_t size = b->r * b->c, stride = b->across * b->c;
+    make_basis(&down, b->r);
+    make_basis(&across, b->c);
+    for (size_t i = 0; i < b->down * b->across; i++) {
+        bool zero = quant_absmax_bits(y + i * size, size) == 0;
+        if (zero && to.add)
+            continue;
+        memset(x, 0, size * sizeof *x);
+        if (!zero)
+            sandwich(down.t, y + i * size, b->c, across.d, b->r, b->c, x);
+        size_t at = (size_t)(block_at(to.to, b, i) - to.to);
+        for (size_t r = 0; r < b->r; r++)
+            quant_f32_give(x + r * b->c, b->c, quant_sink_at(to, at + r * stride));
+    }
+}
+
+// Of all tensors; y has the update's layout, tensor by tensor.
+static void forward_all(const struct codec_inst *c, const float *x, float *y)
+{
+#pragma omp parallel for schedule(dynamic) if (c->shape->n_values > 65536)
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        const struct shape_tensor *row = &c->shape->tensors[t];
+        struct blocks b = blocks_of(c, row);
+        forward(&b, x + row->offset, y + row->offset);
+    }
+}
+
+static void backward_all(const struct codec_inst *c, const float *y, struct quant_sink to)
+{
+#pragma omp parallel for schedule(dynamic) if (c->shape->n_values > 65536)
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        const struct shape_tensor *row = &c->shape->tensors[t];
+        struct blocks b = blocks_of(c, row);
+        backward(&b, y + row->offset, quant_sink_at(to, row->offset));
+    }
+}
+
+// The message.
+
+static int demo_check(const struct codec_inst *c, struct err *err)
+{
+    if (c->shape->n_values > UINT32_MAX)
+        return err_set(err, "positions have 32 bits, the update has %zu values",
+                       c->shape->n_values);
+    return 0;
+}
+
+static size_t demo_state(const struct codec_inst *c) // the momentum
+{
+    return c->shape->n_values;
+}
+
+static size_t value_bytes(const struct codec_inst *c, size_t count)
+{
+    return (options(c)->value == VALUE_FP16 ? 2 : 4) * count;
+}
+
+static size_t demo_bound(const struct codec_inst *c)
+{
+    size_t k = most_kept(c), n = c->shape->n_values;
+    return 1 + 5 + CLASSES + positions_bound(k, n, (enum positions_code)options(c)->index) +
+           value_bytes(c, k);
+}
+
+struct room {
+    float *y;     // (n) coefficients
+    uint32_t *at; // (kept)
+    float *v;     // (kept)
+};
+
+static struct room lay_room(const struct codec_inst *c, void *scratch)
+{
+    struct room r;
+    r.y = scratch_take(&scratch, c->shape->n_values * sizeof(float));
+    r.at = scratch_take(&scratch, (most_kept(c) + 16) * sizeof(uint32_t));
+    r.v = scratch;
+    return r;
+}
+
+static size_t demo_scratch(const struct codec_inst *c)
+{
+    return SCRATCH_ROUND(c->shape->n_values * sizeof(float)) +
+           SCRATCH_ROUND((most_kept(c) + 16) * sizeof(uint32_t)) +
+           SCRATCH_ROUND(most_kept(c) * sizeof(float));
+}
+
+static size_t pick(const struct codec_inst *c, struct room *r)
+{
+    size_t count = 0;
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        const struct shape_tensor *row = &c->shape->tensors[t];
+        struct blocks b = blocks_of(c, row);
+        for (size_t i = 0; i < b.down * b.across; i++) {
+            size_t from = row->offset + i * b.r * b.c;
+            count += largest(r->y + from, b.r * b.c, b.keep, (uint32_t)from, r->at + count);
+        }
+    }
+    return count;
+}
+
+static float exp2_of(int e)
+{
+    return f32_from_bits((uint32_t)(e + 127) << 23);
+}
+
+static uint32_t tensor_at(const struct codec_inst *c, size_t pos, uint32_t t)
+{
+    while (pos >= c->shape->tensors[t].offset +
+                      (size_t)c->shape->tensors[t].rows * c->shape->tensors[t].cols)
+        t++;
+    return t;
+}
+
+// An exponent a class, then the values; r->v becomes what the receiver will read.
+static void put_values(const struct codec_inst *c, struct room *r, size_t count, uint8_t *exps,
+                       uint8_t *p)
+{
+    uint32_t max[CLASSES] = {0}, t = 0;
+    int e[CLASSES];
+    for (size_t i = 0; i < count; i++) {
+        t = tensor_at(c, r->at[i], t);
+        uint32_t a = f32_bits(r->y[r->at[i]]) & 0x7fffffffu, k = c->shape->tensors[t].kind;
+        max[k] = a > max[k] ? a : max[k];
+    }
+    for (int k = 0; k < CLASSES; k++) {
+        e[k] = 14 - ((int)(max[k] >> 23) - 127);
+        e[k] = e[k] > FP16_EXP_MAX ? FP16_EXP_MAX : e[k];
+        exps[k] = (uint8_t)(int8_t)e[k];
+    }
+    t = 0;
+    for (size_t i = 0; i < count; i++) {
+        t = tensor_at(c, r->at[i], t);
+        int k = e[c->shape->tensors[t].kind];
+        r->v[i] = r->y[r->at[i]];
+        if (options(c)->value == VALUE_FP32) {
+            put_f32(p + 4 * i, r->v[i]);
+            continue;
+        }
+        uint16_t half = f16_from_f32(r->v[i] * exp2_of(k));
+        put_u16(p + 2 * i, half);
+        r->v[i] = f16_to_f32(half) * exp2_of(-k);
+    }
+}
+
+// y = what was sent, zero elsewhere.
+static void spread(const struct codec_inst *c, struct room *r, size_t count)
+{
+    memset(r->y, 0, c->shape->n_values * sizeof *r->y);
+    for (size_t i = 0; i < count; i++)
+        r->y[r->at[i]] = r->v[i];
+}
+
+static int64_t demo_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    size_t n = c->shape->n_values;
+    float *m = in->state_next, decay = (float)options(c)->decay;
+    struct room r = lay_room(c, scratch);
+    for (size_t i = 0; i < n; i++)
+        m[i] = decay * in->state[i] + in->x[i];
+    int bad = codec_check_limit(c, m, err);
+    if (bad)
+        return bad;
+    forward_all(c, m, r.y);
+    size_t count = pick(c, &r);
+    struct msg_out o;
+    msg_init(&o, out, cap, report);
+    uint8_t *exps = NULL, *values = NULL;
+    if (!msg_put_header(&o, 0) && !msg_put_varint(&o, PART_DIRECTORY, count))
+        exps = msg_take(&o, PART_SCALES, CLASSES);
+    if (exps && !positions_put(&o, r.at, count, 0, n, (enum positions_code)options(c)->index))
+        values = msg_take(&o, PART_VALUES, value_bytes(c, count));
+    if (!values)
+        return msg_full(&o, err);
+    put_values(c, &r, count, exps, values);
+    spread(c, &r, count);
+    backward_all(c, r.y, (struct quant_sink){m, -1, true});
+    report->kept[options(c)->value == VALUE_FP16 ? 7 : 8] = (int64_t)count;
+    report->kept[0] = (int64_t)(n - count);
+    return msg_len(&o);
+}
+
+static int get_values(const struct codec_inst *c, struct room *r, size_t count, const uint8_t *exps,
+                      const uint8_t *p, struct err *err)
+{
+    int e[CLASSES];
+    uint32_t t = 0;
+    for (int k = 0; k < CLASSES; k++) {
+        e[k] = (int8_t)exps[k];
+        if (e[k] < FP16_EXP_MIN || e[k] > FP16_EXP_MAX)
+            return msg_bad("scales", "exponent out of range", err);
+    }
+    for (size_t i = 0; i < count; i++) {
+        t = tensor_at(c, r->at[i], t);
+        r->v[i] = options(c)->value == VALUE_FP32
+                      ? get_f32(p + 4 * i)
+                      : f16_to_f32(get_u16(p + 2 * i)) * exp2_of(-e[c->shape->tensors[t].kind]);
+        if (!msg_within(r->v[i], CHUNK_MAX * 2 * CODEC_LIMIT))
+            return msg_bad("values", "one is not finite, or too large", err);
+    }
+    return 0;
+}
+
+static int demo_parse(const struct codec_inst *c, const uint8_t *in, size_t len, struct room *r,
+                      size_t *n_kept, struct err *err)
+{
+    unsigned flags;
+    uint64_t count;
+    struct msg_in m;
+    if (msg_open(&m, in, len, &flags, err))
+        return -1;
+    if (flags)
+        return msg_bad("header", "unknown flags", err);
+    if (msg_get_varint(&m, &count))
+        return msg_short("directory", err);
+    if (count > most_kept(c))
+        return msg_bad("directory", "more values than the options allow", err);
+    const uint8_t *exps = msg_need(&m, CLASSES);
+    if (!exps)
+        return msg_short("scales", err);
+    if (positions_get(&m, r->at, (size_t)count, 0, c->shape->n_values, err))
+        return -1;
+    const uint8_t *values = msg_need(&m, value_bytes(c, (size_t)count));
+    if (!values)
+        return msg_short("values", err);
+    *n_kept = (size_t)count;
+    return msg_end(&m, err) || get_values(c, r, (size_t)count, exps, values, err) ? -1 : 0;
+}
+
+static int demo_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+{
+    (void)key;
+    struct room r = lay_room(c, scratch);
+    size_t count = 0;
+    if (demo_parse(c, in, len, &r, &count, err))
+        return -1;
+    spread(c, &r, count);
+    backward_all(c, r.y, to);
+    return 0;
+}
+
+// The server. State of a round: sums and senders of each coefficient, then scratch. A sender counts
+// once, however much data it holds.
+
+struct votes {
+    float *sum;
+    uint32_t *senders;
+    void *scratch;
+};
+
+static struct votes lay_votes(const struct codec_inst *c, void *state)
+{
+    struct votes v;
+    v.sum = scratch_take(&state, c->shape->n_values * sizeof(float));
+    v.senders = scratch_take(&state, c->shape->n_values * sizeof(uint32_t));
+    v.scratch = state;
+    return v;
+}
+
+static size_t agg_state(const struct codec_inst *c, size_t n)
+{
+    return SCRATCH_ROUND(n * sizeof(float)) + SCRATCH_ROUND(n * sizeof(uint32_t)) + demo_scratch(c);
+}
+
+static void agg_begin(const struct codec_inst *c, void *state, size_t n)
+{
+    struct votes v = lay_votes(c, state);
+    memset(v.sum, 0, n * sizeof *v.sum);
+    memset(v.senders, 0, n * sizeof *v.senders);
+}
+
+static int agg_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                   size_t len, double weight, void *state, struct err *err)
+{
+    (void)key, (void)weight;
+    struct votes v = lay_votes(c, state);
+    struct room r = lay_room(c, v.scratch);
+    size_t count = 0;
+    if (demo_parse(c, in, len, &r, &count, err))
+        return -1;
+    for (size_t i = 0; i < count; i++) {
+        v.sum[r.at[i]] += r.v[i];
+        v.senders[r.at[i]]++;
+    }
+    return 0;
+}
+
+static void agg_finish(const struct codec_inst *c, void *state, float *keep, double weight_sum,
+                       float *delta, size_t n)
+{
+    (void)keep, (void)weight_sum;
+    struct votes v = lay_votes(c, state);
+    for (size_t i = 0; i < n; i++)
+        v.sum[i] = v.senders[i] ? v.sum[i] / (float)v.senders[i] : 0;
+    backward_all(c, v.sum, (struct quant_sink){delta, 1, false});
+    float step = (float)options(c)->step;
+    for (size_t i = 0; i < n && options(c)->sign; i++)
+        delta[i] = delta[i] > 0 ? step : delta[i] < 0 ? -step : 0;
+}
+
+static const struct codec_agg demo_agg = {agg_state, NULL, agg_begin, agg_add, agg_finish};
+
+const struct codec codec_demo = {
+    .name = "demo",
+    .help =
+        "the largest DCT coefficients of the momentum's blocks; the server steps along the sign",
+    .source = "Peng et al. 2024 (DeMo)",
+    .options = demo_options,
+    .n_options = ARRAY_LEN(demo_options),
+    .option_bytes = sizeof(struct demo_opt),
+    .needs = CODEC_STATE | CODEC_OWN_AGG,
+    .flags = CODEC_NO_EF,
+    .check = demo_check,
+    .state_floats = demo_state,
+    .scratch_bytes = demo_scratch,
+    .bound = demo_bound,
+    .encode = demo_encode,
+    .decode = demo_decode,
+    .agg = &demo_agg,
+};
