@@ -125,8 +125,9 @@ def panel_uplink(ax, data, methods):
         final = base[0].data['final']['mean']
         for t in base[0].data['targets']:
             if final is not None and data['higher_is_better']:
-                ax.axhline(t['target'] * final, color='#9A9A9A', linewidth=0.7, linestyle=':')
-                ax.annotate(f'{100 * t["target"]:g}% of {data["base"]}', xy=(1, t['target'] * final),
+                y = t['target'] * final
+                ax.axhline(y, color='#9A9A9A', linewidth=0.7, linestyle=':')
+                ax.annotate(f'{100 * t["target"]:g}% of {data["base"]}', xy=(1, y),
                             xycoords=('axes fraction', 'data'), ha='right', va='bottom',
                             fontsize=6, color='#777777')
 

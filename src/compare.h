@@ -137,6 +137,9 @@ bool runs_step(struct runs *r, int64_t expected_rounds);
 const char *runs_note(const struct runs *r); // about runs of another build, "" = none
 void runs_counts(const struct runs *r, int *finished, int *made, int *failed, int *missing);
 bool runs_interrupted(const struct runs *r);
+// Whether two written-out methods agree in every option that both name: a default that has changed
+// since makes another method of the same string, an option that is new does not.
+bool methods_agree(const char *a, const char *b);
 uint64_t runs_key(const struct runs *r, const struct config *c);
 
 // Goes as far as the runs that are there allow, and asks for the others. -1: it cannot go on.

@@ -199,6 +199,50 @@ static int load_curve(struct curve *c, const char *path, const char *metric, str
     return 0;
 }
 
+static size_t next_option(const char **p)
+{
+    for (;;) {
+        *p += strspn(*p, ",:+~@");
+        size_t n = strcspn(*p, ",:+~@");
+        if (n == 0 || memchr(*p, '=', n))
+            return n;
+        *p += n;
+    }
+}
+
+bool methods_agree(const char *a, const char *b)
+{
+    size_t n, m;
+    for (const char *p = a; (n = next_option(&p)); p += n) {
+        size_t key = strcspn(p, "=") + 1;
+        int before = 0; // options of that name: a codec and its wrapper may share one
+        for (const char *q = a; (m = next_option(&q)) && q < p; q += m)
+            before += !strncmp(q, p, key);
+        for (const char *q = b; (m = next_option(&q)); q += m)
+            if (!strncmp(q, p, key) && before-- == 0 && (m != n || memcmp(p, q, n)))
+                return false;
+    }
+    return true;
+}
+
+// What the method of a run means to this program, every option written out.
+static void write_out(const char *text, char *out, size_t size)
+{
+    struct shape shape;
+    struct method m;
+    struct err err;
+    shape_init(&shape);
+    shape_add(&shape, "A", 1, 8, SHAPE_LORA_A);
+    shape_add(&shape, "B", 8, 1, SHAPE_LORA_B);
+    shape_seal(&shape);
+    *out = '\0';
+    if (method_open(&m, text, &shape, &err) == 0) {
+        snprintf(out, size, "%s", m.text);
+        method_close(&m);
+    }
+    shape_free(&shape);
+}
+
 // Who made a run: the first line of its KEY.txt.
 static void check_build(struct runs *r, uint64_t key)
 {
@@ -234,6 +278,14 @@ static void take_finished(struct runs *r, struct one_run *one)
     if (load_curve(&one->curve, path, r->score, &err)) {
         warn("%s; %s", err.text,
              r->may_run ? "the run is made again" : "the run counts as missing");
+        return;
+    }
+    char now[sizeof one->curve.method];
+    write_out(one->cfg.fed.method, now, sizeof now);
+    if (!methods_agree(one->curve.method, now)) {
+        warn("%s: made with %s, which is %s now; %s", path, one->curve.method, now,
+             r->may_run ? "the run is made again" : "the run counts as missing");
+        curve_free(&one->curve);
         return;
     }
     one->state = RUN_DONE;

@@ -70,6 +70,9 @@ check "a seed and a method more: only what is new is run" contains out \
     "4 runs were there, 5 made now, 0 failed"
 compare two.ini compare.dir=whole fed.rounds=400 --no-run
 check "--no-run: the first table again" equal "$(table out)" "$(cat whole.table)"
+compare two.ini compare.dir=whole fed.rounds=400 compare.only=fp32 --no-run
+check "compare.only: one row" equal "$(table out | tr -s ' ')" \
+    "$(head -n 1 whole.table | tr -s ' ')"
 compare two.ini compare.dir=nowhere --no-run
 check "--no-run: runs that are not there: status 3" equal "$?" 3
 check "--no-run: nothing is made" test ! -e nowhere

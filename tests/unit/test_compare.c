@@ -117,13 +117,31 @@ static void ratios_multiply(void **state)
     assert_true(isnan(ratio_mean(base, zero, 2)));
 }
 
+static void changed_defaults_are_noticed(void **state)
+{
+    (void)state;
+    const char *was = "fedavg~fisher:keep=0.5/fstq:budget=0.1,widths=0/2/4+ef:decay=1";
+    assert_true(methods_agree(was, was));
+    // A new option is no change, wherever it stands.
+    assert_true(methods_agree(was, "fedavg~fisher:keep=0.5/fstq:new=1,budget=0.1,widths=0/2/4"
+                                   "+ef:decay=1,force=off"));
+    assert_false(methods_agree(was, "fedavg~fisher:keep=0.5/fstq:budget=0.2,widths=0/2/4"));
+    assert_false(methods_agree(was, "fedavg~fisher:keep=0.5/fstq:budget=0.1,widths=0/2"));
+    assert_false(methods_agree(was, "fedavg~fisher:keep=0.55/fstq:budget=0.1,widths=0/2/4"));
+    // The same name twice: each against its own.
+    assert_true(methods_agree("a/b:k=1+c:k=2", "a/b:k=1+c:k=2"));
+    assert_false(methods_agree("a/b:k=1+c:k=2", "a/b:k=1+c:k=3"));
+    assert_false(methods_agree("a/b:k=1+c:k=2", "a/b:k=2+c:k=1"));
+    assert_true(methods_agree("fedavg/fp32", "fedavg/fp32"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(final_score),     cmocka_unit_test(target_by_trailing_mean),
         cmocka_unit_test(score_at_bytes),  cmocka_unit_test(students_t),
         cmocka_unit_test(intervals),       cmocka_unit_test(differences_are_paired),
-        cmocka_unit_test(ratios_multiply),
+        cmocka_unit_test(ratios_multiply), cmocka_unit_test(changed_defaults_are_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
