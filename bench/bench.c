@@ -249,7 +249,7 @@ void bench_json_end(struct jsonw *j)
 
 struct json_row {
     const char *name;
-    int family, repetition; // repetition -1: an aggregate
+    int family, threads, repetition; // repetition -1: an aggregate
     const char *aggregate;
     double real_ns, cpu_ns, bytes_per_second;
 };
@@ -257,7 +257,7 @@ struct json_row {
 static void write_row(struct jsonw *j, const struct json_row *row, const struct bench_result *r,
                       const struct bench_counter *counters, int n_counters, const char *error)
 {
-    char name[160];
+    char name[448];
     snprintf(name, sizeof name, "%s%s%s", row->name, row->aggregate ? "_" : "",
              row->aggregate ? row->aggregate : "");
     jsonw_object(j);
@@ -269,7 +269,7 @@ static void write_row(struct jsonw *j, const struct json_row *row, const struct 
     int_field(j, "repetitions", r->samples);
     if (!row->aggregate)
         int_field(j, "repetition_index", row->repetition);
-    int_field(j, "threads", 1);
+    int_field(j, "threads", row->threads);
     if (row->aggregate) {
         text_field(j, "aggregate_name", row->aggregate);
         text_field(j, "aggregate_unit", "time");
@@ -295,9 +295,10 @@ void bench_report(struct bench_ctx *c, const char *row, const struct bench_resul
 {
     if (!c->json)
         return;
-    char name[128];
+    char name[400];
     snprintf(name, sizeof name, "%s/%s", c->name, row);
-    struct json_row out = {.name = name, .family = c->families++};
+    struct json_row out = {
+        .name = name, .family = c->families++, .threads = c->threads ? c->threads : 1};
     double sorted[BENCH_SAMPLES_MAX];
     memcpy(sorted, r->sample_cpu_ns, sizeof sorted);
     struct stats cpu = stats_of(sorted, (size_t)r->samples);
@@ -314,7 +315,8 @@ void bench_report(struct bench_ctx *c, const char *row, const struct bench_resul
     } aggregates[] = {{"mean", r->ns.mean, cpu.mean},
                       {"median", r->ns.median, cpu.median},
                       {"stddev", r->ns.stddev, cpu.stddev},
-                      {"min", r->ns.min, cpu.min}};
+                      {"min", r->ns.min, cpu.min},
+                      {"p99", r->ns.p99, cpu.p99}};
     for (size_t i = 0; i < ARRAY_LEN(aggregates); i++) {
         out.aggregate = aggregates[i].name;
         out.real_ns = aggregates[i].real_ns;

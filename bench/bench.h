@@ -23,6 +23,7 @@ struct bench_ctx {
     FILE *out;          // the human's table; rank 0 only
     struct jsonw *json; // NULL = not asked for
     int failures;       // checks that failed
+    int threads;        // that the rows in hand use, for the JSON file; 0 = 1
     int families;       // of the JSON file
 };
 

@@ -36,7 +36,10 @@ static const struct opt options[] = {
         "the shape is repeated until there are at least so many"),
     OPT_ENUM(struct codec_params, dist, "codec.dist", "normal", update_dists,
              "what the values are"),
-    OPT_STRING(struct codec_params, file, "codec.file", "", "dist=file: little-endian floats"),
+    OPT_STRING(
+        struct codec_params, file, "codec.file", "",
+        "dist=file: an update that trace.updates kept, or another .safetensors, with its own "
+        "shape; or little-endian floats"),
     OPT(struct codec_params, threads, "codec.threads", "1", 1, 1024, "", "threads"),
     OPT(struct codec_params, draws, "codec.draws", "8", 1, 1000, "",
         "messages whose mean shows the bias of codecs that claim none"),
@@ -451,16 +454,32 @@ static void run_all(struct bench_ctx *c, const struct shape *s, const float *x, 
     mem_free(rows);
 }
 
+// The update and its shape.
+static float *open_update(struct shape *s)
+{
+    struct err err;
+    float *x;
+    bool file = params.dist == UPDATE_FILE;
+    if (file && update_has_shape(params.file)) {
+        if (update_read(params.file, (size_t)params.values, s, &x, &err))
+            die(STATUS_USAGE, "codec.file: %s", err.text);
+        snprintf(params.shape, sizeof params.shape, "of the file");
+        return x;
+    }
+    if (update_shape(params.shape, (size_t)params.values, s, &err))
+        die(STATUS_USAGE, "codec.shape: %s", err.text);
+    x = mem_alloc(MEM_DATA, (s->n_values + 1) * sizeof *x);
+    if (update_fill((enum update_dist)params.dist, params.file, x, s->n_values, &err))
+        die(STATUS_USAGE, "codec.%s: %s", file ? "file" : "dist", err.text);
+    return x;
+}
+
 static void run(struct bench_ctx *c)
 {
     struct shape s;
     struct err err;
-    if (update_shape(params.shape, (size_t)params.values, &s, &err))
-        die(STATUS_USAGE, "codec.shape: %s", err.text);
-    float *x = mem_alloc(MEM_DATA, (s.n_values + 1) * sizeof *x);
+    float *x = open_update(&s);
     float *side = mem_alloc(MEM_DATA, (s.n_values + 1) * sizeof *x);
-    if (update_fill((enum update_dist)params.dist, params.file, x, s.n_values, &err))
-        die(STATUS_USAGE, "codec.dist: %s", err.text);
     if (update_fill(UPDATE_LAPLACE, "", side, s.n_values, &err))
         die(STATUS_USAGE, "%s", err.text);
     for (size_t i = 0; i < s.n_values; i++) // sensitivities: squares of gradients
@@ -474,7 +493,9 @@ static void run(struct bench_ctx *c)
         "is memcpy of the same\n",
         s.n_values, s.n_tensors, params.shape, update_dists[params.dist], params.threads,
         params.threads == 1 ? "" : "s", codec_isa_name[codec_isa()]);
+    c->threads = params.threads;
     run_all(c, &s, x, side);
+    c->threads = 0;
     codec_isa_limit(CODEC_ISA_AVX512);
     omp_set_num_threads(threads);
     mem_free(x);

@@ -4,6 +4,7 @@
 #include "base/fmath.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "update_file.h"
 
 #include <errno.h>
 #include <math.h>
@@ -170,6 +171,35 @@ static int from_file(const char *path, float *x, size_t n, struct err *err)
         return err_set(err, "%s holds no float", path);
     for (size_t i = have; i < n; i++)
         x[i] = x[i - have];
+    return 0;
+}
+
+bool update_has_shape(const char *path)
+{
+    static const char end[] = ".safetensors";
+    size_t len = strlen(path);
+    return len > sizeof end - 1 && strcmp(path + len - (sizeof end - 1), end) == 0;
+}
+
+int update_read(const char *path, size_t at_least, struct shape *s, float **x, struct err *err)
+{
+    struct shape one;
+    float *own;
+    if (update_file_read(path, &one, &own, err))
+        return -1;
+    size_t n = one.n_values, times = at_least > n ? (at_least + n - 1) / n : 1;
+    shape_init(s);
+    *x = mem_alloc(MEM_DATA, (times * n + 1) * sizeof **x);
+    for (size_t k = 0; k < times; k++) {
+        for (uint32_t t = 0; t < one.n_tensors; t++) {
+            const struct shape_tensor *row = &one.tensors[t];
+            shape_add(s, row->name, row->rows, row->cols, (enum shape_kind)row->kind);
+        }
+        memcpy(*x + k * n, own, n * sizeof **x);
+    }
+    shape_seal(s);
+    shape_free(&one);
+    mem_free(own);
     return 0;
 }
 

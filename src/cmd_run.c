@@ -10,6 +10,7 @@
 #include "fed/worker.h"
 #include "net/comm_mpi.h"
 #include "tally.h"
+#include "update_file.h"
 
 #include <math.h>
 #include <signal.h>
@@ -45,6 +46,7 @@ struct run {
     int64_t progress_ns;
     bool progress_shown;
     char cpuset[64], run_dir[240];
+    int64_t update_round; // the last of which an update was kept, -1 = none
 };
 
 static volatile sig_atomic_t interrupted;
@@ -228,6 +230,24 @@ static void describe_self(struct run *r, int *threads)
                *threads, cores, r->comm->host);
 }
 
+// One update a rank and round; a failure costs the file, not the run.
+static void keep_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
+                        const float *x)
+{
+    struct run *r = arg;
+    char path[320];
+    struct err err = {""};
+    if (version >= (uint32_t)r->cfg.trace.updates || r->update_round == (int64_t)version)
+        return;
+    r->update_round = version;
+    snprintf(path, sizeof path, "%s.updates", r->cfg.trace.file);
+    int bad = fsio_mkdirs(path, &err);
+    snprintf(path, sizeof path, "%s.updates/r%04u-c%04u.safetensors", r->cfg.trace.file, version,
+             client);
+    if (bad || update_file_write(path, s, x, &err))
+        warn("trace.updates: %s", err.text);
+}
+
 static void open_env(struct run *r, int threads)
 {
     struct err err;
@@ -249,6 +269,15 @@ static void open_env(struct run *r, int threads)
                           .work = &r->work,
                           .method = &r->method,
                           .rec = &r->server_rec};
+    r->update_round = -1;
+    if (c->trace.updates > 0 && !*c->trace.file)
+        die(STATUS_USAGE,
+            "trace.updates = %d: the files are named after trace.file, which is empty",
+            c->trace.updates);
+    if (c->trace.updates > 0) {
+        env.update = keep_update;
+        env.update_arg = r;
+    }
     r->env = env;
     if (fed_prepare(&r->env, &err))
         die(STATUS_USAGE, "%s", err.text);

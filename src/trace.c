@@ -33,6 +33,10 @@ const struct opt trace_options[] = {
         "take the CPU time of spans too; costs under 1 us each"),
     OPT(struct trace_params, events_per_round, "trace.events_per_round", "256", 1, 1048576, "rows",
         "rows of a chunk of /events; best a little over what a round records"),
+    OPT(struct trace_params, updates, "trace.updates", "0", 0, 1000000, "rounds",
+        "in each of so many rounds every rank keeps the first update that it makes, as "
+        "NAME.updates/"
+        "rROUND-cCLIENT.safetensors, for fstq bench codec codec.dist=file"),
 };
 const int trace_option_count = ARRAY_LEN(trace_options);
 

@@ -14,6 +14,7 @@ struct trace_params { // [trace]
     bool journal, cpu;
     int32_t events_per_round; // rows of a chunk of /events
     int32_t sync_ms;          // at least so long between two fdatasync of the journal
+    int32_t updates;          // rounds of which every rank keeps an update
 };
 
 extern const struct opt trace_options[];

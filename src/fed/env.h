@@ -22,6 +22,10 @@ struct fed_env {
     struct workload *work;
     struct method *method;
     struct recorder *rec;
+    // Sees every update before it is compressed, outside all spans; NULL = nobody.
+    void (*update)(void *arg, uint32_t version, uint32_t client, const struct shape *s,
+                   const float *x);
+    void *update_arg;
 };
 
 // Modelled time of one client's round from its start, closed form: download, compute, encode,

@@ -322,6 +322,8 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     codec_state(w, part, (size_t)(job - w->job), &in);
     float *x = part_of(w, part, 0, job->delta);
     double norm = privatise(w, t, x, n);
+    if (w->env->update)
+        w->env->update(w->env->update_arg, w->round, t->client, &part->shape, x);
     t->frame = transport_buf(w->env->transport, cap);
     struct span span = span_begin(w->env->rec);
     in.x = x;

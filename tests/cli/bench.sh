@@ -64,7 +64,7 @@ for name in names:
     assert all(abs(r["bytes_per_second"] * r["real_time"] / 1e9 / size - 1) < 1e-9 for r in runs)
     whole = {r["aggregate_name"]: r for r in rows
              if r["run_name"] == name and r["run_type"] == "aggregate"}
-    assert set(whole) == {"mean", "median", "stddev", "min"}, whole
+    assert set(whole) == {"mean", "median", "stddev", "min", "p99"}, whole
     assert whole["median"]["name"] == name + "_median"
     times = sorted(r["real_time"] for r in runs)
     assert whole["median"]["real_time"] == times[3] and whole["min"]["real_time"] == times[0]
@@ -79,6 +79,43 @@ bench mpi xfer
 [ "$status" -eq 0 ] && [ "$(grep -c '^# skipped: needs 2 ranks: mpirun' "$scratch/out")" -eq 2 ]
 result $? "alone, what needs two ranks is skipped with a word"
 
+# shellcheck disable=SC2086
+bench codec $quick codec.values=65536 codec.draws=2 codec.sort=bits \
+    codec.methods='fp32 int4+zstd qsgd:norm=max' --json "$scratch/c.json"
+[ "$status" -eq 0 ] && [ "$(grep -c ' Pass$' "$scratch/out")" -eq 3 ] &&
+    grep ' Pass$' "$scratch/out" | cut -d' ' -f1 | tr '\n' ' ' |
+    grep -q '^int4+zstd qsgd:norm=max fp32 $'
+result $? "codec: a row a method, sorted"
+if "$python" -c 'import json' 2>/dev/null; then
+    "$python" - "$scratch/c.json" >"$scratch/out" 2>"$scratch/err" <<'PY'
+import json, sys
+rows = json.load(open(sys.argv[1]))["benchmarks"]
+for text in ("fp32", "int4+zstd", "qsgd:norm=max"):
+    for op in ("memcpy", "encode", "decode", "decode_add"):
+        row = [r for r in rows if r["name"] == f"codec/codec/{text}/{op}_p99"]
+        assert len(row) == 1 and row[0]["real_time"] > 0, (text, op)
+        row = row[0]
+        parts = sum(row[k + "_bits"] for k in
+                    "header directory scales indices tags values".split())
+        assert abs(parts - row["bits_per_value"]) < 1e-9
+        assert abs(row["ratio"] * row["bits_per_value"] - 32) < 1e-9
+PY
+    result $? "codec: --json has the columns of the table"
+else
+    n=$((n + 1))
+    echo "ok $n - codec: --json has the columns of the table # SKIP no $python"
+fi
+
+"$fstq" run configs/quadratic.ini net.transport=sim fed.clients=4 fed.clients_per_round=2 \
+    fed.rounds=3 trace.updates=2 "trace.file=$scratch/u.h5" >"$scratch/out" 2>"$scratch/err" &&
+    [ "$(ls "$scratch/u.h5.updates" | wc -l)" -eq 2 ]
+result $? "a run keeps updates"
+# shellcheck disable=SC2086
+bench codec $quick codec.methods=raw codec.dist=file codec.values=0 \
+    "codec.file=$(ls "$scratch"/u.h5.updates/*.safetensors 2>/dev/null | head -n 1)"
+[ "$status" -eq 0 ] && says '^# 1000 values in 1 matrices \(of the file\)' && says '^raw .*Pass$'
+result $? "codec: reads an update that a run kept"
+
 mistake() # name pattern arguments...
 {
     local name=$1 pattern=$2
@@ -90,6 +127,17 @@ mistake() # name pattern arguments...
 mistake "an unknown name suggests one" 'did you mean memcpy' memcopy
 mistake "an unknown parameter suggests one" 'did you mean memcpy.max_bytes' memcpy.max_byte=1
 mistake "a value out of range" 'memcpy.max_bytes' memcpy.max_bytes=-5
+mistake_later() # as mistake, of what is found when the benchmark begins
+{
+    local name=$1 pattern=$2
+    shift 2
+    bench "$@"
+    [ "$status" -eq 2 ] && says "$pattern"
+    result $? "$name"
+}
+mistake_later "a shape that is none" 'codec.shape: shape .4x. is neither' codec codec.shape=4x
+mistake_later "an update that is not there" 'codec.file: .*no/such' codec codec.dist=file \
+    codec.file=no/such.safetensors
 mistake "trailing junk" 'memcpy.max_bytes' memcpy.max_bytes=12x
 mistake "a parameter of nobody" 'NAME.KEY=VALUE' max_bytes=12
 mistake "a parameter of an unknown benchmark" 'no benchmark of that name' foo.max_bytes=12
