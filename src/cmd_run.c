@@ -237,7 +237,7 @@ static void keep_update(void *arg, uint32_t version, uint32_t client, const stru
     struct run *r = arg;
     char path[320];
     struct err err = {""};
-    if (version >= (uint32_t)r->cfg.trace.updates || r->update_round == (int64_t)version)
+    if (version > (uint32_t)r->cfg.trace.updates || r->update_round == (int64_t)version)
         return;
     r->update_round = version;
     snprintf(path, sizeof path, "%s.updates", r->cfg.trace.file);
