@@ -237,7 +237,7 @@ static void write_out(const char *text, char *out, size_t size)
     shape_seal(&shape);
     *out = '\0';
     if (method_open(&m, text, &shape, &err) == 0) {
-        snprintf(out, size, "%s", m.text);
+        snprintf(out, size, "%.*s", (int)size - 1, m.text);
         method_close(&m);
     }
     shape_free(&shape);
