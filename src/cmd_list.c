@@ -31,7 +31,7 @@ static void codec_rows(const struct codec *const *table)
         const char *word;
     } flags[] = {{CODEC_EXACT, "exact"},
                  {CODEC_UNBIASED, "unbiased"},
-                 {CODEC_MASKABLE, "maskable"},
+                 {CODEC_MASKABLE, "codes add up"},
                  {CODEC_RANDOM, "random"},
                  {CODEC_NO_EF, "no error feedback"},
                  {CODEC_INEXACT_BYTES, "bytes depend on the machine"}},
@@ -47,6 +47,9 @@ static void codec_rows(const struct codec *const *table)
         for (size_t i = 0; i < ARRAY_LEN(flags); i++)
             if (c->flags & flags[i].bit)
                 n += (size_t)snprintf(words + n, sizeof words - n, ", %s", flags[i].word);
+        if (c->adds_up)
+            n +=
+                (size_t)snprintf(words + n, sizeof words - n, ", codes add up with %s", c->adds_up);
         for (size_t i = 0; i < ARRAY_LEN(needs); i++)
             if (c->needs & needs[i].bit)
                 n += (size_t)snprintf(words + n, sizeof words - n, ", %s", needs[i].word);
@@ -60,7 +63,9 @@ static void codec_rows(const struct codec *const *table)
 
 static void list_codecs(void)
 {
-    puts("# codec      what it sends of an update");
+    puts(
+        "# codec      what it sends of an update; (codes add up: sums of messages mean something,\n"
+        "#            as secure aggregation wants)");
     codec_rows(codec_table);
     puts("# behind a '+', around another codec");
     codec_rows(wrapper_table);

@@ -24,7 +24,7 @@ enum codec_needs {
 
 enum codec_flags {
     CODEC_UNBIASED = 1,      // E[decode(encode(x))] = x
-    CODEC_MASKABLE = 2,      // the sum of codes is meaningful (secure aggregation)
+    CODEC_MASKABLE = 2,      // the sum of codes is meaningful (secure aggregation); see adds_up
     CODEC_EXACT = 4,         // decode(encode(x)) == x bit for bit
     CODEC_INEXACT_BYTES = 8, // bytes may differ between backends; see its help for the bound
     CODEC_NO_EF = 16,        // NMSE >= 1 is possible: error feedback would diverge
@@ -85,6 +85,7 @@ struct codec_agg {
 
 struct codec {
     const char *name, *help, *source; // source: author, year, equation
+    const char *adds_up;              // options under which CODEC_MASKABLE holds, if not always
     const struct opt *options;
     int n_options;
     size_t option_bytes; // of the struct the options fill

@@ -35,7 +35,7 @@ struct sparse_kind { // the family of a row
 struct sparse_opt {
     double ratio;
     int32_t group, index, value, scale;
-    bool unbiased;         // randk
+    bool unbiased, shared; // randk
     double momentum, clip; // dgc
     bool nesterov;
     int32_t warmup;
@@ -62,6 +62,21 @@ static const struct sparse_kind *kind_of(const struct codec_inst *c)
 static const struct sparse_opt *options(const struct codec_inst *c)
 {
     return c->opt;
+}
+
+// randk: from the seed on both sides, or sent like any others.
+static const char *const randk_indices[] = {"seed", "auto",  "rice", "bitmap",
+                                            "log2", "raw32", NULL};
+
+static bool is_drawn(const struct codec_inst *c)
+{
+    return kind_of(c)->pick == PICK_RANDOM && options(c)->index == 0;
+}
+
+static enum positions_code index_code(const struct codec_inst *c)
+{
+    int32_t i = options(c)->index;
+    return (enum positions_code)(kind_of(c)->pick == PICK_RANDOM ? i - 1 : i);
 }
 
 static size_t tensor_values(const struct shape_tensor *t)
@@ -398,7 +413,8 @@ static size_t draw_positions(const struct codec_inst *c, const struct codec_key 
     size_t total = 0;
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
         const struct shape_tensor *row = &c->shape->tensors[t];
-        struct rng r = rng_stream(key->seed, RNG_CODEC, key->client, key->version, t);
+        uint32_t client = options(c)->shared ? UINT32_MAX : key->client;
+        struct rng r = rng_stream(key->seed, RNG_CODEC, client, key->version, t);
         size_t n = tensor_values(row), left = g[t].k;
         uint32_t word[256];
         for (size_t i = 0; i < n && left; i++) {
@@ -527,10 +543,7 @@ static size_t sparse_scratch(const struct codec_inst *c)
 static size_t sparse_bound(const struct codec_inst *c)
 {
     size_t k = most_kept(c), scales = 4 * (size_t)group_count(c) + CLASSES;
-    size_t index =
-        kind_of(c)->pick == PICK_RANDOM
-            ? 0
-            : positions_bound(k, c->shape->n_values, (enum positions_code)options(c)->index);
+    size_t index = is_drawn(c) ? 0 : positions_bound(k, c->shape->n_values, index_code(c));
     return 1 + 5 + scales + index + value_bytes(c, k);
 }
 
@@ -577,10 +590,7 @@ static double fit_budget(const struct codec_inst *c, struct shape_range r, uint3
         double mid = i ? (low + high) / 2 : 1;
         begin_groups(c, r, version, mid, g);
         size_t k = groups_total(c, g);
-        size_t index =
-            kind_of(c)->pick == PICK_RANDOM
-                ? 0
-                : positions_estimate(k, r.to - r.from, (enum positions_code)options(c)->index);
+        size_t index = is_drawn(c) ? 0 : positions_estimate(k, r.to - r.from, index_code(c));
         if ((int64_t)(header_estimate(c, g) + index + value_bytes(c, k)) <= budget) {
             low = mid;
             if (i == 0)
@@ -610,8 +620,8 @@ static int64_t put_message(const struct codec_inst *c, const float *x, struct sh
         put_f32(p, (float)part);
     }
     uint8_t *scales = msg_take(m, PART_SCALES, scales_bytes(c, g));
-    if (!scales || (!random && positions_put(m, at, count, r.from, r.to - r.from,
-                                             (enum positions_code)o->index)))
+    if (!scales ||
+        (!is_drawn(c) && positions_put(m, at, count, r.from, r.to - r.from, index_code(c))))
         return msg_full(m, err);
     uint8_t *values = msg_take(m, PART_VALUES, value_bytes(c, count));
     if (!values)
@@ -762,7 +772,7 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     }
     begin_groups(c, r, key->version, (double)part, g);
     if (random)
-        count = draw_positions(c, key, g, at);
+        count = is_drawn(c) ? draw_positions(c, key, g, at) : groups_total(c, g);
     else if (msg_get_varint(&m, &count))
         return msg_short("directory", err);
     if (count > most_kept(c) || count > r.to - r.from)
@@ -770,7 +780,7 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     p.count = (size_t)count;
     if (get_scales(c, &m, g, &p, err))
         return -1;
-    if (!random && positions_get(&m, at, p.count, r.from, r.to - r.from, err))
+    if (!is_drawn(c) && positions_get(&m, at, p.count, r.from, r.to - r.from, err))
         return -1;
     p.values = msg_need(&m, value_bytes(c, p.count));
     if (!p.values)
@@ -817,6 +827,10 @@ const struct codec codec_topk = {
 static const struct opt randk_options[] = {
     S_OPT_RATIO("0.01"),
     OPT(struct sparse_opt, unbiased, "unbiased", "on", 0, 1, "", "values scaled by n / k"),
+    OPT(struct sparse_opt, shared, "shared", "off", 0, 1, "",
+        "the same positions for every client of a round"),
+    OPT_ENUM(struct sparse_opt, index, "index", "seed", randk_indices,
+             "seed: the receiver draws the positions itself; else they are sent"),
     S_OPT_VALUE,
 };
 
@@ -824,13 +838,16 @@ static const struct sparse_kind randk_kind = {PICK_RANDOM, SEND_VALUES};
 
 static unsigned randk_flags(const struct codec_inst *c)
 {
-    unsigned random = CODEC_UNBIASED | (options(c)->ratio <= 0.5 ? CODEC_NO_EF : 0u);
-    return c->row->flags | (options(c)->unbiased ? random : 0u);
+    const struct sparse_opt *o = options(c);
+    unsigned random = CODEC_UNBIASED | (o->ratio <= 0.5 ? CODEC_NO_EF : 0u);
+    bool adds_up = o->shared && o->value == VALUE_FP32; // halves have exponents of their own
+    return c->row->flags | (o->unbiased ? random : 0u) | (adds_up ? CODEC_MASKABLE : 0u);
 }
 
 const struct codec codec_randk = {
     .name = "randk",
     .help = "random coordinates of each tensor; the receiver draws the positions itself",
+    .adds_up = "shared=on,value=fp32",
     .source = "Stich et al. 2018",
     .options = randk_options,
     .n_options = ARRAY_LEN(randk_options),

@@ -120,6 +120,10 @@ static const char *const codec_cases[] = {
     "cocktail+ef",
     "demo",
     "demo:chunk=16,keep=3,value=fp32,index=log2",
+    "randk:ratio=0.1,index=rice,shared=on",
+    "randk:ratio=0.05,index=log2,value=fp32",
+    "randk:index=raw32",
+    "randk:ratio=0.2,index=bitmap",
     NULL,
 };
 

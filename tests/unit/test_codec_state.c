@@ -269,10 +269,13 @@ static void test_powersgd_alternating_is_linear(void **state)
 static void test_budget_is_kept(void **state)
 {
     (void)state;
-    static const char *const texts[] = {
-        "topk:ratio=0.5",          "stc:ratio=0.5,group=class,scale=bf16",
-        "sbc:ratio=0.5,group=all", "topk:ratio=0.5,index=bitmap",
-        "randk:ratio=0.5",         "ecolora:segments=2,ratio=0.5"};
+    static const char *const texts[] = {"topk:ratio=0.5",
+                                        "stc:ratio=0.5,group=class,scale=bf16",
+                                        "sbc:ratio=0.5,group=all",
+                                        "topk:ratio=0.5,index=bitmap",
+                                        "randk:ratio=0.5",
+                                        "randk:ratio=0.5,index=rice",
+                                        "ecolora:segments=2,ratio=0.5"};
     struct session s;
     shape_init(&s.shape);
     shape_add(&s.shape, "A", 16, 1000, SHAPE_LORA_A);
@@ -336,6 +339,34 @@ static void test_zeros_are_not_sent(void **state)
     close_one(&s);
 }
 
+// Shared positions: those of one client are those of all, and the mean of messages is the message
+// of the mean.
+static void test_shared_positions_add_up(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 10, 30, "randk:ratio=0.1,shared=on,value=fp32,unbiased=off");
+    assert_true(codec_flags(s.c) & CODEC_MASKABLE);
+    float x[2][300], sum[300] = {0};
+    for (uint32_t k = 0; k < 2; k++) {
+        fill(x[k], 300, DIST_NORMAL, k);
+        struct codec_key key = {.seed = 1, .client = k, .version = 4};
+        session_trip(&s, x[k], key);
+        for (int i = 0; i < 300; i++)
+            sum[i] += s.x_hat[i];
+    }
+    int kept = 0;
+    for (int i = 0; i < 300; i++) {
+        kept += sum[i] != 0;
+        assert_true(sum[i] == 0 || sum[i] == x[0][i] + x[1][i]);
+    }
+    assert_int_equal(kept, 30);
+    close_one(&s);
+    open_one(&s, 10, 30, "randk:ratio=0.1,value=fp32");
+    assert_false(codec_flags(s.c) & CODEC_MASKABLE);
+    close_one(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -350,6 +381,7 @@ int main(void)
         cmocka_unit_test(test_budget_is_kept),
         cmocka_unit_test(test_ecolora_goes_round),
         cmocka_unit_test(test_zeros_are_not_sent),
+        cmocka_unit_test(test_shared_positions_add_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
