@@ -114,7 +114,7 @@ static int run_all(struct compare *c, struct runs *r)
     return 0;
 }
 
-static int conclude(const struct compare *c, const struct runs *r, const struct request *q)
+static int conclude(const struct compare *c, struct runs *r, const struct request *q)
 {
     int finished, made, failed, missing, bad = 0;
     if (q->search)

@@ -134,7 +134,7 @@ bool runs_failed(const struct runs *r, const struct config *c);
 // Starts what was asked for and waits until one has ended. False: nothing is left to wait for.
 void runs_stop(struct runs *r); // at the end of their round; nothing more is started
 bool runs_step(struct runs *r, int64_t expected_rounds);
-const char *runs_note(const struct runs *r); // about runs of another build, "" = none
+const char *runs_note(struct runs *r); // about runs of another build, "" = none
 void runs_counts(const struct runs *r, int *finished, int *made, int *failed, int *missing);
 bool runs_interrupted(const struct runs *r);
 // Whether two written-out methods agree in every option that both name: a default that has changed

@@ -43,7 +43,7 @@ struct runs {
     int jobs, going, made, failed, finished, missing, foreign, lock_fd;
     bool may_run, stopping;
     uint64_t build, model; // hashes of the program and of the base model
-    char model_path[240], foreign_build[80], note[400];
+    char model_path[240], foreign_build[80], note[512];
     int64_t start_ns, rounds_found, rounds_made; // work, for the time left
     FILE *progress, *log;
 };
@@ -648,15 +648,14 @@ void runs_close(struct runs *r)
     mem_free(r);
 }
 
-const char *runs_note(const struct runs *r)
+const char *runs_note(struct runs *r)
 {
-    static char note[400];
-    snprintf(note, sizeof note,
-             r->foreign ? "%d runs were made by another build (the last by %s); delete them in "
-                          "%s/runs to make them again"
-                        : "",
-             r->foreign, r->foreign_build, r->dir);
-    return note;
+    if (r->foreign)
+        snprintf(r->note, sizeof r->note,
+                 "%d runs were made by another build (the last by %s); delete them in %s/runs to "
+                 "make them again",
+                 r->foreign, r->foreign_build, r->dir);
+    return r->note;
 }
 
 void runs_counts(const struct runs *r, int *finished, int *made, int *failed, int *missing)
