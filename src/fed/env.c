@@ -57,7 +57,14 @@ int fed_prepare(const struct fed_env *env, struct err *err)
                        "state kept from the last says nothing; take a codec without state, "
                        "fed.opt_state = reset and fisher.persist = reset",
                        m->text, m->scheme->name);
-    if (workload_backbone(env->work, products, &why))
+    bool oracle = m->tokens->oracle || env->work->env.fisher->accumulate == FISHER_ORACLE;
+    if (m->view.row->middle && oracle)
+        return err_set(err,
+                       "fed.method = %s: the oracle's Fisher is that of A and B, not of what view "
+                       "%s trains; take another fisher.accumulate",
+                       m->text, m->view.row->name);
+    unsigned form = (products ? WORK_BACKBONE : 0u) | (m->view.row->middle ? WORK_MIDDLE : 0u);
+    if (workload_form(env->work, form, &why))
         return err_set(err, "fed.method = %s: %.400s", m->text, why.text);
     return 0;
 }

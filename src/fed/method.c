@@ -13,6 +13,8 @@ const struct method_alias method_aliases[] = {
      "fedavg~fisher:keep=0.5,every=10,rho=0.9,key=position,gate=on,loss=sum/fstq-paper",
      "Fed-FSTQ as it is written, token mask and all"},
     {"fedpaq", "fedavg/fedpaq", "QSGD after several local steps"},
+    {"ffa-lora", "fedavg/B@fp32", "A frozen: half the bytes, and means are exact"},
+    {"fed-sb", "fedavg/R@fp32", "rank x rank values a matrix, and means are exact"},
     // Fed-ToMe is one sentence in Fed-FSTQ's list of baselines: "attention-driven token
     // merging/pruning adapted to federated PEFT".
     {"tome-as-reported", "fedavg/fp16",

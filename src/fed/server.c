@@ -24,11 +24,17 @@ static int64_t timeout_ns(const struct server *s)
 
 // opening.
 
+// Of what theta stands for: an adapter's shape, unless the method reads it another way.
+static uint64_t registry_of(const struct fed_env *env)
+{
+    return env->work->shape.hash + env->method->view.row->middle;
+}
+
 static struct checkpoint checkpoint_of(const struct server *s)
 {
     return (struct checkpoint){.config_hash = s->env->config_hash,
                                .run_id = s->run_id,
-                               .registry = s->env->work->shape.hash,
+                               .registry = registry_of(s->env),
                                .round = s->round,
                                .n = s->n_model,
                                .n_state = s->n_state,

@@ -132,6 +132,36 @@ static const struct view view_b = {
     .cut = cut_b,
 };
 
+// R stands at the head of B's place.
+static void cut_middle(const void *opt, const struct shape *shape, uint32_t p,
+                       struct view_part *part)
+{
+    (void)opt;
+    (void)p;
+    bool fits = true;
+    for (uint32_t i = 0; i < shape->n_tensors; i++)
+        fits &= shape->tensors[i].kind != SHAPE_LORA_B ||
+                shape->tensors[i].rows >= shape->tensors[i].cols;
+    for (uint32_t i = 0; fits && i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        if (t->kind != SHAPE_LORA_B)
+            continue;
+        shape_add(&part->shape, t->name, t->cols, t->cols, SHAPE_OTHER);
+        add_range(part, t->offset, t->offset + (size_t)t->cols * t->cols);
+    }
+}
+
+static const struct view view_r = {
+    .name = "R",
+    .help = "B R A with A and B frozen as drawn; only the square R is trained and travels",
+    .source = "Fed-SB 2025; A and B are random, not from the first gradient's singular vectors",
+    .frozen = true,
+    .only = true,
+    .middle = true,
+    .parts = one_part,
+    .cut = cut_middle,
+};
+
 static const struct view view_alt = {
     .name = "alt",
     .help = "B in odd rounds, A in even ones; the other is frozen",
@@ -153,7 +183,7 @@ static const struct view view_seg = {
     .cut = cut_segment,
 };
 
-const struct view *const view_table[] = {&view_ab, &view_b, &view_alt, &view_seg, NULL};
+const struct view *const view_table[] = {&view_ab, &view_b, &view_r, &view_alt, &view_seg, NULL};
 
 // Opening.
 

@@ -29,6 +29,7 @@ struct view {
     bool frozen; // what is outside the part is not trained
     bool only;   // what is outside never changes: the downlink leaves it out too
     bool mixed;  // clients of a round have different parts
+    bool middle; // theta has R of B0 R A where the adapter has B (middle.h)
     uint32_t (*parts)(const void *opt);
     // Appends the ranges of part p; shape is the adapter's.
     void (*cut)(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part);

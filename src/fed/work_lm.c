@@ -1,5 +1,7 @@
 // Language models: clients fine-tune a low-rank adapter on their examples, the server scores the
 // global one.
+#include "fed/middle.h"
+#include "fed/product.h"
 #include "fed/workload.h"
 
 #include "base/mem.h"
@@ -41,6 +43,9 @@ struct lm {
     bool *gen_ended;
     struct prediction *prediction;
     struct score *group_score; // (task.n_groups)
+    bool middle;               // theta has R of B0 R A
+    struct products pairs;
+    float *frozen, *expanded, *square; // B0; (group, n) what the model runs with; (rank, rank)
 };
 
 static void batch_init(struct lm_batch *b, int32_t seqs, int32_t longest)
@@ -188,7 +193,9 @@ static void lm_close(struct workload *w)
     void *blocks[] = {lm->batch,   lm->job,         lm->os,        lm->rng,        lm->moments,
                       lm->best,    lm->gen_len,     lm->gen_ended, lm->prediction, lm->wrong,
                       lm->gen,     lm->group_score, lm->fisher,    lm->tracker,    lm->tracker_mem,
-                      lm->weights, lm->raw,         lm->oracle};
+                      lm->weights, lm->raw,         lm->oracle,    lm->frozen,     lm->expanded,
+                      lm->square};
+    products_close(&lm->pairs);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (lm->model)
@@ -211,22 +218,43 @@ static void lm_initial(struct workload *w, float *theta)
     lm_fresh(w, 1, theta);
 }
 
-static int lm_backbone(struct workload *w, bool moves, struct err *err)
+static int lm_middle(struct workload *w, struct lm *lm, struct err *err)
+{
+    lm->middle = true;
+    if (lm->frozen)
+        return 0;
+    if (products_open(&lm->pairs, &w->shape, err))
+        return -1;
+    size_t rank = (size_t)w->env.model->lora_rank, group = lm->group > 0 ? (size_t)lm->group : 1;
+    lm->frozen = mem_alloc(MEM_ADAPTER, lm->n * sizeof *lm->frozen);
+    lm->expanded = mem_alloc(MEM_ADAPTER, group * lm->n * sizeof *lm->expanded);
+    lm->square = mem_alloc(MEM_ADAPTER, rank * rank * sizeof *lm->square);
+    middle_draw(&lm->pairs, w->env.seed, lm->frozen);
+    return 0;
+}
+
+static int lm_form(struct workload *w, unsigned form, struct err *err)
 {
     struct lm *lm = w->state;
-    if (moves && model_backbone_open(lm->model, err))
+    bool moves = form & WORK_BACKBONE;
+    lm->middle = false;
+    if ((moves && model_backbone_open(lm->model, err)) ||
+        (form & WORK_MIDDLE && lm_middle(w, lm, err)))
         return -1;
     w->n_backbone = moves ? model_product_values(lm->model) : 0;
     model_backbone_move(lm->model, NULL);
     return 0;
 }
 
-// Server and clients of one process hold different versions in turn.
-static void lm_version(const struct workload *w, const float *theta)
+// Server and clients of one process hold different versions in turn. Returns the adapter itself.
+static const float *lm_version(const struct workload *w, const float *theta)
 {
     const struct lm *lm = w->state;
     if (w->n_backbone)
         model_backbone_move(lm->model, theta + lm->n);
+    if (lm->middle)
+        middle_expand(&lm->pairs, lm->frozen, theta, lm->expanded);
+    return lm->middle ? lm->expanded : theta;
 }
 
 // Kept between rounds: the moments, and the number of steps behind them.
@@ -440,6 +468,26 @@ static struct span oracles(struct workload *w, struct lm *lm, struct train_job *
                          span.cpu_ns < 0 ? 0 : clock_cpu_ns() - span.cpu_ns};
 }
 
+// The model runs with the expanded adapter; the optimizer steps R, where it stands in delta.
+static void train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                       struct recorder *rec)
+{
+    if (!lm->middle) {
+        model_train_step(lm->model, lm->job, n, w->env.optim, rec);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        lm->job[i].adapter = lm->expanded + (size_t)i * lm->n;
+        middle_expand(&lm->pairs, lm->frozen, jobs[i].delta, lm->job[i].adapter);
+    }
+    model_backward(lm->model, lm->job, n, rec);
+    for (int i = 0; i < n; i++) {
+        middle_gradient(&lm->pairs, lm->frozen, model_gradient(lm->model, lm->job, i), lm->square);
+        lm->job[i].adapter = jobs[i].delta;
+    }
+    model_update(lm->model, lm->job, n, w->env.optim, rec);
+}
+
 static void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
 {
     struct lm *lm = w->state;
@@ -454,7 +502,7 @@ static void lm_train(struct workload *w, struct train_job *jobs, int n, struct r
             draw_batch(lm, &jobs[i], i, fed->batch);
         bool refresh;
         step_tokens(w, lm, jobs, n, &refresh, rec);
-        model_train_step(lm->model, lm->job, n, w->env.optim, rec);
+        train_step(w, lm, jobs, n, rec);
         if (refresh)
             refresh_tokens(w, lm, jobs, n, rec);
         for (int i = 0; i < n; i++)
@@ -557,7 +605,7 @@ static void lm_evaluate(struct workload *w, const float *theta, struct eval_resu
     const struct examples *set = task_test(lm->task);
     struct score all;
     double loss = 0, weight = 0;
-    lm_version(w, theta);
+    theta = lm_version(w, theta);
     for (int32_t first = 0; first < set->n; first += LM_EVAL_SEQS) {
         int32_t n = set->n - first < LM_EVAL_SEQS ? set->n - first : LM_EVAL_SEQS;
         eval_block(lm, theta, set, first, n, &loss, &weight);
@@ -599,7 +647,7 @@ const struct workload_row work_lm = {
     .close = lm_close,
     .initial = lm_initial,
     .fresh = lm_fresh,
-    .backbone = lm_backbone,
+    .form = lm_form,
     .state_floats = lm_state_floats,
     .fisher_floats = lm_fisher_floats,
     .group = lm_group,

@@ -123,11 +123,11 @@ int workload_open(struct workload *w, const struct workload_env *env, struct err
     return 0;
 }
 
-int workload_backbone(struct workload *w, bool moves, struct err *err)
+int workload_form(struct workload *w, unsigned form, struct err *err)
 {
-    if (w->row->backbone)
-        return w->row->backbone(w, moves, err);
-    return moves ? err_set(err, "this task has no backbone to move") : 0;
+    if (w->row->form)
+        return w->row->form(w, form, err);
+    return form ? err_set(err, "this task has no backbone to move, nor low-rank adapters") : 0;
 }
 
 void workload_close(struct workload *w)

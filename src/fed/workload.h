@@ -60,6 +60,12 @@ struct eval_result {
 
 struct workload;
 
+// What theta stands for, where it is not simply the adapter.
+enum {
+    WORK_BACKBONE = 1, // theta goes on with n_backbone values, added to the weights (see model.h)
+    WORK_MIDDLE = 2,   // the place of B begins with R of B0 R A (see middle.h)
+};
+
 struct workload_row {
     const char *name;
     bool fisher; // has tokens to choose from and fills sens and grad
@@ -68,9 +74,7 @@ struct workload_row {
     void (*initial)(struct workload *w, float *theta);
     // Adapters that begin anew every round; initial is that of round 1. NULL = there is only one.
     void (*fresh)(struct workload *w, uint32_t round, float *theta);
-    // Before a run: will the backbone move between versions? NULL = there is none. Where it moves,
-    // theta goes on with n_backbone values: what is added to the weights (see model.h).
-    int (*backbone)(struct workload *w, bool moves, struct err *err);
+    int (*form)(struct workload *w, unsigned form, struct err *err); // NULL = only 0
     size_t (*state_floats)(const struct workload *w); // client state under fed.opt_state = keep
     // Client state under fisher.persist = keep; sens, grad: jobs fill these. NULL = none.
     size_t (*fisher_floats)(const struct workload *w, const struct token_source *tokens, bool sens,
@@ -96,6 +100,7 @@ extern const struct workload_row work_quadratic, work_lm;
 
 int workload_open(struct workload *w, const struct workload_env *env, struct err *err);
 void workload_close(struct workload *w);
-int workload_backbone(struct workload *w, bool moves, struct err *err);
+// Before a run: WORK_* or 0. Form 0 leaves no trace of another.
+int workload_form(struct workload *w, unsigned form, struct err *err);
 
 #endif

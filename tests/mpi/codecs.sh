@@ -34,7 +34,7 @@ done
 
 state=(fed.rounds=6 fed.clients=4)
 for method in topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9 alt@topk:ratio=0.1+ef \
-    seg:parts=3@dgc; do
+    seg:parts=3@dgc R@topk:ratio=0.1+ef; do
     log=${method%%[:+]*}
     run "${state[@]}" fed.method="fedavg/$method" >"$log.1" 2>&1
     check "$method: valid" contains "$log.1" "# VALID"
@@ -65,12 +65,15 @@ check "two wrappers: valid" contains wrapped "# VALID"
 
 # Views: a whole message of raw floats is as long as the view, and B alone travels down too.
 bytes() { sed -n "s/^# uplink \([^,]*\), downlink \([^,]*\),.*/\1 \2/p" "$1"; }
-for view in AB B alt seg; do
+for view in AB B R alt seg; do
     run fed.rounds=4 fed.method="fedavg/$view@raw" >"view.$view" 2>&1
     check "$view@raw: valid" contains "view.$view" "# VALID"
 done
 check "AB sends all, both ways" equal "$(bytes view.AB)" "1.77 MB 1.77 MB"
 check "B sends half, both ways" equal "$(bytes view.B)" "886 kB 886 kB"
+# 21 matrices of 8 x 8 floats and a header of 64 bytes, 12 times.
+check "R sends its squares, both ways" equal "$(bytes view.R)" "65.3 kB 65.3 kB"
+check "R learns" awk '/^ +1 /{a = $4} /^ +4 /{b = $4} END {exit !(b < a)}' view.R
 check "alt sends half" equal "$(bytes view.alt)" "886 kB 1.77 MB"
 check "seg sends a quarter" equal "$(bytes view.seg)" "443 kB 1.77 MB"
 

@@ -8,6 +8,7 @@
 #include "fed/checkpoint.h"
 #include "fed/fed.h"
 #include "fed/method.h"
+#include "fed/middle.h"
 #include "fed/privacy.h"
 #include "fed/product.h"
 #include "fed/protocol.h"
@@ -256,7 +257,7 @@ static void test_parts_of_a_view_are_disjoint(void **state)
     static const struct {
         const char *text;
         size_t covered;
-    } views[] = {{"", 25}, {"B", 8}, {"alt", 16}, {"seg", 25}, {"seg:parts=7", 25}};
+    } views[] = {{"", 25}, {"B", 8}, {"R", 4}, {"alt", 16}, {"seg", 25}, {"seg:parts=7", 25}};
     struct shape shape;
     struct err err;
     float full[25], part[25];
@@ -276,9 +277,12 @@ static void test_parts_of_a_view_are_disjoint(void **state)
             for (uint32_t t = 0; t < s->n_tensors; t++) // kinds go with the values
                 for (uint32_t j = 0; j < s->tensors[t].rows * s->tensors[t].cols; j++) {
                     float x = part[s->tensors[t].offset + j];
-                    assert_int_equal(s->tensors[t].kind, x <= 8    ? SHAPE_LORA_A
-                                                         : x <= 16 ? SHAPE_LORA_B
-                                                                   : SHAPE_OTHER);
+                    if (v.row->middle)
+                        assert_true(s->tensors[t].kind == SHAPE_OTHER && x > 8 && x <= 12);
+                    else
+                        assert_int_equal(s->tensors[t].kind, x <= 8    ? SHAPE_LORA_A
+                                                             : x <= 16 ? SHAPE_LORA_B
+                                                                       : SHAPE_OTHER);
                 }
             view_scatter(&v.part[p], part, back);
         }
@@ -349,11 +353,28 @@ static void test_state_of_parts_lies_side_by_side(void **state)
     shape_free(&shape);
 }
 
-// Two clients learn for two rounds with every way a frozen value might move: weight decay, momentum
-// that is kept, clipping. Nothing outside the view does; and the clip sees only what is trained.
-static void test_frozen_values_do_not_move(void **state)
+// By hand: B0 (3, 2), R (2, 2).
+static void test_middle_by_hand(void **state)
 {
     (void)state;
+    struct product_pair pair = {.a = 0, .b = 4, .rank = 2, .rows = 3, .cols = 2};
+    struct products p = {.pair = &pair, .n_pairs = 1};
+    const float frozen[10] = {0, 0, 0, 0, 1, 2, 3, 4, 5, 6};
+    const float z[10] = {7, 8, 9, 10, 1, -1, 0, 2, 99, 99}; // R = [1 -1; 0 2]
+    float adapter[10], square[4];
+    middle_expand(&p, frozen, z, adapter);
+    const float want[10] = {7, 8, 9, 10, 1, 3, 3, 5, 5, 7}; // [1 2; 3 4; 5 6] R
+    assert_memory_equal(adapter, want, sizeof want);
+    float grad[10] = {0, 0, 0, 0, 1, 0, 0, 1, 1, 1};
+    middle_gradient(&p, frozen, grad, square);
+    const float dr[4] = {6, 8, 8, 10}; // [1 3 5; 2 4 6] [1 0; 0 1; 1 1]
+    assert_memory_equal(grad + 4, dr, sizeof dr);
+}
+
+// Two clients learn for two rounds with every way a frozen value might move: weight decay, momentum
+// that is kept, clipping. Nothing outside the view does; and the clip sees only what is trained.
+static void frozen_values(const char *method)
+{
     struct config c;
     struct err err;
     struct workload w;
@@ -380,7 +401,9 @@ static void test_frozen_values_do_not_move(void **state)
                                .worker = true};
     assert_int_equal(workload_open(&w, &env, &err), 0);
     struct method m;
-    assert_int_equal(method_open(&m, "fedavg/alt@raw", &w.shape, &err), 0);
+    assert_int_equal(method_open(&m, method, &w.shape, &err), 0);
+    unsigned form = m.view.row->middle ? WORK_MIDDLE : 0;
+    assert_int_equal(workload_form(&w, form, &err), 0);
     recorder_init(&rec, 4096, 0, false);
     size_t n = w.shape.n_values, n_state = w.row->state_floats(&w);
     float *theta = mem_alloc(MEM_OTHER, n * sizeof *theta);
@@ -426,6 +449,14 @@ static void test_frozen_values_do_not_move(void **state)
     recorder_free(&rec);
     method_close(&m);
     workload_close(&w);
+}
+
+static void test_frozen_values_do_not_move(void **state)
+{
+    (void)state;
+    frozen_values("fedavg/alt@raw");
+    frozen_values("fedavg/B@raw");
+    frozen_values("fedavg/R@raw");
 }
 
 // products.
@@ -846,6 +877,7 @@ int main(void)
         cmocka_unit_test(test_parts_of_a_view_are_disjoint),
         cmocka_unit_test(test_whose_turn_it_is),
         cmocka_unit_test(test_state_of_parts_lies_side_by_side),
+        cmocka_unit_test(test_middle_by_hand),
         cmocka_unit_test(test_frozen_values_do_not_move),
         cmocka_unit_test(test_mean_of_products),
         cmocka_unit_test(test_clipping_by_hand),
