@@ -286,6 +286,13 @@ unsigned codec_flags(const struct codec_inst *c)
     return c->row->flags_of ? c->row->flags_of(c) : c->row->flags;
 }
 
+double codec_upload_s(const struct codec_inst *c)
+{
+    if (c->inner)
+        return codec_upload_s(c->inner);
+    return c->row->upload_s ? c->row->upload_s(c) : 0;
+}
+
 // Encoding and decoding.
 
 int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)

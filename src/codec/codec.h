@@ -95,6 +95,9 @@ struct codec {
     // Where options or an inner codec decide: flags instead of the row's, needs beside the row's;
     // or NULL.
     unsigned (*flags_of)(const struct codec_inst *c);
+    // Seconds that a message may take on its client's uplink, 0 = no matter; or NULL. Whoever knows
+    // the link turns them into codec_input.budget_bytes.
+    double (*upload_s)(const struct codec_inst *c);
     unsigned (*needs_of)(const struct codec_inst *c);
     size_t (*state_floats)(const struct codec_inst *c);  // NULL = none
     size_t (*scratch_bytes)(const struct codec_inst *c); // NULL = none; for encode and decode_add
@@ -142,7 +145,8 @@ size_t codec_scratch_bytes(const struct codec_inst *c);
 size_t codec_bound(const struct codec_inst *c);
 unsigned codec_needs(const struct codec_inst *c);
 unsigned codec_flags(const struct codec_inst *c);
-const struct codec *codec_find(const char *name); // a codec or a wrapper, NULL = none
+double codec_upload_s(const struct codec_inst *c); // of the codec or what it wraps
+const struct codec *codec_find(const char *name);  // a codec or a wrapper, NULL = none
 // Refuses non-finite input, checks that the parts add up (assert), and encodes. scratch is 64-byte
 // aligned and holds codec_scratch_bytes; report may be NULL. A codec that searches for its budget
 // may want more room on the way than the message takes in the end: give codec_bound.

@@ -26,6 +26,8 @@ static const struct opt fstq_options[] = {
         "message in parts of dense fp16; 0 = none (percentile only)"),
     OPT(struct fstq_opt, bytes, "bytes", "0", 0, 1e12, "bytes", "or its length"),
     OPT(struct fstq_opt, bits, "bits", "0", 0, 64, "bits", "or bits a value"),
+    OPT(struct fstq_opt, upload_s, "upload_s", "0", 0, 1e9, "s",
+        "and no more than the client's uplink carries in so many seconds; 0 = whatever its link"),
     OPT_ENUM(struct fstq_opt, importance, "importance", "fisher", bitalloc_importances,
              "F^gamma D^2 (21), or a control"),
     OPT(struct fstq_opt, gamma, "gamma", "0.25", 0, 1, "", "of F, in sixteenths; 1 in the paper"),
@@ -131,11 +133,14 @@ static unsigned fstq_needs(const struct codec_inst *c)
            (bitalloc_needs_grad(&a) ? CODEC_GRAD : 0u);
 }
 
-static int64_t budget_of(const struct codec_inst *c, const struct codec_input *in)
+static double fstq_upload_s(const struct codec_inst *c)
+{
+    return options(c)->upload_s;
+}
+
+static int64_t own_budget(const struct codec_inst *c)
 {
     const struct fstq_opt *o = options(c);
-    if (in->budget_bytes >= 0)
-        return in->budget_bytes;
     if (o->bytes > 0)
         return o->bytes;
     double n = (double)c->shape->n_values;
@@ -143,6 +148,18 @@ static int64_t budget_of(const struct codec_inst *c, const struct codec_input *i
     if (bytes <= 0 && o->policy == POLICY_PERCENTILE)
         return -1;
     return bytes < RELATIVE_MIN ? RELATIVE_MIN : (int64_t)bytes;
+}
+
+// A budget of this message goes before that of the options; one from a link lowers it.
+static int64_t budget_of(const struct codec_inst *c, const struct codec_input *in)
+{
+    int64_t own = own_budget(c), link = in->budget_bytes;
+    if (link < 0)
+        return own;
+    if (fstq_upload_s(c) <= 0)
+        return link;
+    link = link < RELATIVE_MIN ? RELATIVE_MIN : link;
+    return own >= 0 && own < link ? own : link;
 }
 
 static int record_class(int bits)
@@ -465,6 +482,7 @@ const struct codec codec_fstq = {
     .option_bytes = sizeof(struct fstq_opt),
     .flags = CODEC_SELF_CHECK | CODEC_RANDOM,
     .needs_of = fstq_needs,
+    .upload_s = fstq_upload_s,
     .check = fstq_check,
     .scratch_bytes = fstq_scratch,
     .bound = fstq_bound,

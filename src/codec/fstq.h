@@ -22,7 +22,7 @@ enum { TOP_FP16, TOP_INT16 };
 struct fstq_opt {
     char widths[32], shares[96];
     int32_t policy, importance, norm, group, scale, format, tags, values, top;
-    double gamma, budget, bits;
+    double gamma, budget, bits, upload_s;
     int64_t bytes;
 };
 

@@ -191,7 +191,11 @@ static int64_t squeeze_encode(const struct codec_inst *c, const struct codec_inp
     const struct squeezer *s = squeezer_of(c);
     size_t bound = codec_bound(c->inner), room = s->bound(bound), len = 0;
     uint8_t *plain = scratch_take(&scratch, bound), *small = scratch_take(&scratch, room);
-    int64_t n = c->inner->row->encode(c->inner, in, plain, bound, scratch, report, err);
+    struct codec_input inner = *in;
+    if (in->budget_bytes >= 0) // what does not shrink is stored
+        inner.budget_bytes =
+            in->budget_bytes > 1 + MSG_VARINT_MAX ? in->budget_bytes - 1 - MSG_VARINT_MAX : 0;
+    int64_t n = c->inner->row->encode(c->inner, &inner, plain, bound, scratch, report, err);
     if (n < 0)
         return n;
     bool stored = s->squeeze(c, plain, (size_t)n, small, room, &len, scratch) || len >= (size_t)n;

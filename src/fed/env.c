@@ -15,6 +15,32 @@ struct client_times fed_client_times(const struct fed_env *env, uint32_t client,
     return t;
 }
 
+static bool arrives(const struct fed_env *env, uint32_t client, int64_t ready_ns, int64_t payload,
+                    double seconds)
+{
+    struct link_state idle = {0};
+    int64_t at = link_deliver(&env->net->link, &idle, env->seed, client, true, ready_ns,
+                              (int64_t)FRAME_HEADER_BYTES + payload);
+    return (double)(at - ready_ns) <= seconds * 1e9;
+}
+
+// By halves: the link's model says when bytes arrive, not how many do.
+int64_t fed_upload_bytes(const struct fed_env *env, uint32_t client, int64_t ready_ns,
+                         double seconds)
+{
+    int64_t low = 0, high = (int64_t)fed_update_bound(env) + 1;
+    if (arrives(env, client, ready_ns, high, seconds))
+        return -1;
+    while (high - low > 1) {
+        int64_t mid = low + (high - low) / 2;
+        if (arrives(env, client, ready_ns, mid, seconds))
+            low = mid;
+        else
+            high = mid;
+    }
+    return low;
+}
+
 size_t fed_optim_floats(const struct fed_env *env)
 {
     return env->fed->opt_state == FED_STATE_KEEP ? env->work->row->state_floats(env->work) : 0;

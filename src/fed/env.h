@@ -35,6 +35,10 @@ struct client_times {
 };
 struct client_times fed_client_times(const struct fed_env *env, uint32_t client, int64_t down_bytes,
                                      int64_t up_bytes);
+// The longest payload that a client's uplink, idle and with the update ready at ready_ns, delivers
+// within so many seconds; -1 = any.
+int64_t fed_upload_bytes(const struct fed_env *env, uint32_t client, int64_t ready_ns,
+                         double seconds);
 // Client state of this run, in floats: optimizer (fed.opt_state = keep), then averages
 // (fisher.persist = keep), together the workload's; then codec.
 size_t fed_optim_floats(const struct fed_env *env);

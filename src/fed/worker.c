@@ -142,16 +142,25 @@ static void take_fault(const struct worker *w, uint32_t client, float *delta)
     }
 }
 
-// In virtual time the update is ready when this client's own compute is over, and its link delivers
-// it.
+// When the update is ready as the model has it: after this client's own compute, from the arrival
+// of its task in virtual time, else from the start of the round.
+static int64_t ready_ns(const struct worker *w, const struct worker_task *t)
+{
+    const struct fed_env *env = w->env;
+    size_t down = FRAME_HEADER_BYTES + 4 * fed_down_floats(env);
+    struct client_times times = fed_client_times(env, t->client, (int64_t)down, 0);
+    int64_t from = env->virtual_time ? t->t_arrived_ns : times.down_ns;
+    return from + times.compute_ns + times.encode_ns;
+}
+
+// In virtual time a client's link delivers its update.
 static int64_t delivery(const struct worker *w, const struct worker_task *t)
 {
     const struct fed_env *env = w->env;
     if (!env->virtual_time)
         return 0;
     struct link_state link = {0};
-    int64_t ready =
-        t->t_arrived_ns + env->client->step_ns * env->fed->local_steps + env->client->encode_ns;
+    int64_t ready = ready_ns(w, t);
     int64_t at = link_deliver(&env->net->link, &link, env->seed, t->client, true, ready,
                               (int64_t)(FRAME_HEADER_BYTES + t->head.payload_bytes));
     return at > now_ns(w) ? at : now_ns(w);
@@ -317,6 +326,9 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     size_t cap = codec_bound(part->codec), n = part->shape.n_values;
     struct codec_input in = {.budget_bytes = -1,
                              .key = view_key(view, w->env->seed, t->client, w->round)};
+    double upload_s = codec_upload_s(part->codec);
+    if (upload_s > 0)
+        in.budget_bytes = fed_upload_bytes(w->env, t->client, ready_ns(w, t), upload_s);
     struct codec_report report;
     memset(&report, 0, sizeof report);
     codec_state(w, part, (size_t)(job - w->job), &in);

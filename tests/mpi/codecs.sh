@@ -171,4 +171,17 @@ for method in tome-as-reported tome-prune; do
     run fed.method=$method >tome 2>&1
     check "$method: valid" contains tome "# VALID"
 done
+
+# upload_s: a client's bytes are what its uplink carries in that time, the frame's header included.
+for rate in 80e3 160e3; do
+    run fed.method=fstq:budget=4,upload_s=0.5 net.link=fixed net.up_bps=$rate net.latency_ns=0 \
+        trace.file="up$rate.h5" >up$rate 2>&1
+    "$FSTQ" export "up$rate.h5" --csv "up$rate.csv" >/dev/null
+    bytes=$(awk -F, 'FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        /^#/ { next }
+        $at["frame_bytes"] > most { most = $at["frame_bytes"] }
+        END { print most }' "up$rate.csv/messages.csv")
+    check "uplink of $rate bit/s: $bytes bytes in half a second" \
+        eval "awk -v n=$bytes 'BEGIN { exit !(n <= $rate / 16 && n > 0.99 * $rate / 16 - 80) }'"
+done
 finish

@@ -6,6 +6,7 @@
 #include "base/rng.h"
 #include "config.h"
 #include "fed/checkpoint.h"
+#include "fed/env.h"
 #include "fed/fed.h"
 #include "fed/method.h"
 #include "fed/middle.h"
@@ -177,6 +178,69 @@ static void test_short_names(void **state)
         assert_int_equal(method_expand(text, again, sizeof again, &err), 0);
         assert_string_equal(again, text);
     }
+}
+
+// upload_s: bytes follow the rate of the client's link; they arrive in time, and a few more would
+// not. Where the link is fast, the options decide.
+static void test_uplink_sets_the_budget(void **state)
+{
+    (void)state;
+    static const double rates[] = {4e3, 64e3, 200e3, 800e3, 1e9};
+    struct net_params net = {.link = {.latency_ns = 20000000}};
+    while (strcmp(link_names[net.link.link], "fixed") != 0)
+        net.link.link++;
+    struct shape shape;
+    struct method m;
+    struct err err = {""};
+    shape_init(&shape);
+    shape_add(&shape, "A", 8, 3000, SHAPE_LORA_A);
+    shape_add(&shape, "B", 2000, 8, SHAPE_LORA_B);
+    shape_seal(&shape);
+    size_t n = shape.n_values;
+    const char *const methods[] = {
+        "fstq:budget=0.5,importance=magnitude,upload_s=0.25",
+        "fstq:policy=greedy,budget=0.5,importance=magnitude,upload_s=0.25+zstd",
+        "fstq:budget=0.5,importance=magnitude,upload_s=0.25+ef"};
+    for (size_t k = 0; k < ARRAY_LEN(methods); k++) {
+        assert_int_equal(method_open(&m, methods[k], &shape, &err), 0);
+        const struct fed_env env = {.net = &net, .seed = 1, .method = &m};
+        const struct codec_inst *c = m.codec;
+        float *x = mem_alloc(MEM_CODEC, n * sizeof *x);
+        float *kept = mem_alloc(MEM_CODEC, 2 * codec_state_floats(c) * sizeof *kept + 4);
+        uint8_t *msg = mem_alloc(MEM_CODEC, codec_bound(c));
+        void *scratch = mem_alloc(MEM_CODEC, codec_scratch_bytes(c));
+        struct rng r = rng_stream(1, RNG_TEST, 0, 0, 0);
+        for (size_t i = 0; i < n; i++)
+            x[i] = (float)(rng_unit(&r) - 0.5);
+        for (size_t i = 0; i < ARRAY_LEN(rates); i++) {
+            net.link.up_bps = rates[i];
+            struct codec_input in = {.x = x, .state = kept, .budget_bytes = -1};
+            in.state_next = kept + codec_state_floats(c);
+            in.budget_bytes = fed_upload_bytes(&env, 0, 5000, codec_upload_s(c));
+            int64_t len = codec_encode(c, &in, msg, codec_bound(c), scratch, NULL, &err);
+            if (len < 0)
+                fail_msg("%s: %s", methods[k], err.text);
+            struct link_state up = {0};
+            double spent =
+                (double)link_deliver(&net.link, &up, 1, 0, true, 5000, FRAME_HEADER_BYTES + len);
+            double least = strstr(methods[k], "zstd") ? 0.5 : 0.99; // squeezed after the budget
+            double carried = (0.25 - 0.02) * rates[i] / 8 - FRAME_HEADER_BYTES;
+            if (carried > (double)n) { // 0.5 of fp16 is a byte a value; a wrapper adds its header
+                assert_true(len <= (int64_t)n + 11 && (double)len > least * (double)n);
+                continue;
+            }
+            if (spent - 5000 > 250e6)
+                fail_msg("%s: %lld bytes take %g ms", methods[k], (long long)len, spent * 1e-6);
+            if ((double)len < least * carried - 28)
+                fail_msg("%s: %lld bytes of %g", methods[k], (long long)len, carried);
+        }
+        mem_free(x);
+        mem_free(kept);
+        mem_free(msg);
+        mem_free(scratch);
+        method_close(&m);
+    }
+    shape_free(&shape);
 }
 
 static void test_bad_methods_are_named(void **state)
@@ -872,6 +936,7 @@ int main(void)
         cmocka_unit_test(test_server_step_decays_over_the_second_half),
         cmocka_unit_test(test_methods_are_printed_expanded),
         cmocka_unit_test(test_short_names),
+        cmocka_unit_test(test_uplink_sets_the_budget),
         cmocka_unit_test(test_bad_methods_are_named),
         cmocka_unit_test(test_adaptive_servers_by_hand),
         cmocka_unit_test(test_parts_of_a_view_are_disjoint),
