@@ -101,16 +101,15 @@ static void print_head(const struct compare *c, const struct request *q)
 static int run_all(struct compare *c, struct runs *r)
 {
     struct err err = {""};
-    int64_t expected = compare_expected_rounds(c);
     do {
         if (compare_advance(c, r, &err)) {
             runs_stop(r);
-            while (runs_step(r, expected))
+            while (runs_step(r))
                 ;
             fprintf(stderr, "%s\n", err.text);
             return -1;
         }
-    } while (runs_step(r, expected));
+    } while (runs_step(r));
     return 0;
 }
 
@@ -160,7 +159,7 @@ static int compare_main(int argc, char **argv)
     struct compare *c = mem_alloc(MEM_OTHER, sizeof *c);
     if (compare_load(c, q.config, argc - optind - 1, argv + optind + 1))
         return STATUS_USAGE;
-    struct runs *r = runs_open(c, !q.no_run, &err);
+    struct runs *r = runs_open(c, !q.no_run, compare_expected_rounds(c), &err);
     if (!r) {
         fprintf(stderr, "fstq compare: %s\n", err.text);
         return STATUS_ENV;
@@ -200,7 +199,9 @@ const struct cmd cmd_compare = {
         "Options that move together: 'fed.server_lr,fed.server_lr_end: 1/0.3 2/0.7'.\n\n"
         "Every run is a process of its own (transport sim, one thread) and its trace is kept\n"
         "under the hash of its options: started again, after a kill or with methods or seeds\n"
-        "added, only what is not there is run. Ctrl-C keeps what has ended.\n\n"
+        "added, only what is not there is run. Ctrl-C keeps what has ended. Methods are done in\n"
+        "the order of their lines, the base first: what matters most stands on top. DIR/log tells\n"
+        "what has been run and how long the rest will take.\n\n"
         "  --csv FILE, --json FILE, --markdown FILE   the table; JSON has every curve too\n"
         "  --search     also print what the search has tried\n"
         "  --no-run     only what is there already, also while another is running\n\n"

@@ -125,15 +125,18 @@ void compare_free(struct compare *c);
 
 // The runs: by the hash of their options.
 struct runs;
-struct runs *runs_open(const struct compare *c, bool may_run, struct err *err);
+// expected_rounds: of all runs that will be asked for, to tell the time left.
+struct runs *runs_open(const struct compare *c, bool may_run, int64_t expected_rounds,
+                       struct err *err);
 void runs_close(struct runs *r);
-// The curve of a run, or NULL when it is not there yet and is to be made, or has failed.
-const struct curve *runs_get(struct runs *r, const struct config *c, const char *name,
+// The curve of a run, or NULL when it is not there yet and is to be made, or has failed. Runs of a
+// lower place are made first.
+const struct curve *runs_get(struct runs *r, const struct config *c, int place, const char *name,
                              const char *setting);
 bool runs_failed(const struct runs *r, const struct config *c);
 // Starts what was asked for and waits until one has ended. False: nothing is left to wait for.
 void runs_stop(struct runs *r); // at the end of their round; nothing more is started
-bool runs_step(struct runs *r, int64_t expected_rounds);
+bool runs_step(struct runs *r);
 const char *runs_note(struct runs *r); // about runs of another build, "" = none
 void runs_counts(const struct runs *r, int *finished, int *made, int *failed, int *missing);
 bool runs_interrupted(const struct runs *r);

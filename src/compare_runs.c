@@ -13,6 +13,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -30,6 +31,7 @@ struct one_run {
     uint64_t key;
     enum run_state state;
     struct config cfg;
+    int place;
     char name[COMPARE_NAME], setting[COMPARE_SETTING];
     pid_t pid;
     int64_t start_ns;
@@ -44,7 +46,7 @@ struct runs {
     bool may_run, stopping;
     uint64_t build, model; // hashes of the program and of the base model
     char model_path[240], foreign_build[80], note[512];
-    int64_t start_ns, rounds_found, rounds_made; // work, for the time left
+    int64_t start_ns, rounds_found, rounds_made, rounds_expected; // work, for the time left
     FILE *progress, *log;
 };
 
@@ -309,6 +311,7 @@ static struct one_run *add_run(struct runs *r, uint64_t key, const struct config
     struct one_run *one = mem_alloc(MEM_OTHER, sizeof *one);
     one->key = key;
     one->cfg = *c;
+    one->place = INT_MAX;
     snprintf(one->name, sizeof one->name, "%s", name);
     snprintf(one->setting, sizeof one->setting, "%s", setting);
     one->state = RUN_WANTED;
@@ -321,13 +324,15 @@ static struct one_run *add_run(struct runs *r, uint64_t key, const struct config
     return one;
 }
 
-const struct curve *runs_get(struct runs *r, const struct config *c, const char *name,
+const struct curve *runs_get(struct runs *r, const struct config *c, int place, const char *name,
                              const char *setting)
 {
     uint64_t key = runs_key(r, c);
     struct one_run *one = find_run(r, key);
     if (!one)
         one = add_run(r, key, c, name, setting);
+    if (place < one->place)
+        one->place = place;
     return one->state == RUN_DONE ? &one->curve : NULL;
 }
 
@@ -455,14 +460,22 @@ static void last_words(const char *path, char *out, size_t size)
         fclose(f);
 }
 
+// Rounds that are still expected, at the pace so far; -1 = not known yet.
+static int64_t time_left(const struct runs *r)
+{
+    int64_t rest = r->rounds_expected - r->rounds_found - r->rounds_made;
+    if (r->rounds_made == 0)
+        return -1;
+    return (int64_t)((double)(clock_ns() - r->start_ns) / (double)r->rounds_made *
+                     (double)(rest > 0 ? rest : 0));
+}
+
 static void log_run(struct runs *r, const struct one_run *one, const char *what)
 {
-    char t[32];
-    if (!r->log)
-        return;
-    fprintf(r->log, "%016llx  %-9s %-8s %s  seed %lld  %s\n", (unsigned long long)one->key, what,
-            fmt_time(t, clock_ns() - one->start_ns), one->name, (long long)one->cfg.run.seed,
-            one->setting);
+    char t[2][32];
+    fprintf(r->log, "%016llx  %-9s %-9s left %-9s  %s  seed %lld  %s\n",
+            (unsigned long long)one->key, what, fmt_time(t[0], clock_ns() - one->start_ns),
+            fmt_time(t[1], time_left(r)), one->name, (long long)one->cfg.run.seed, one->setting);
     fflush(r->log);
 }
 
@@ -512,7 +525,7 @@ static void end_run(struct runs *r, struct one_run *one, int status)
     log_run(r, one, "failed");
 }
 
-static void show_progress(struct runs *r, int64_t expected)
+static void show_progress(struct runs *r)
 {
     char t[2][32];
     if (!r->progress)
@@ -520,15 +533,10 @@ static void show_progress(struct runs *r, int64_t expected)
     int wanted = 0;
     for (size_t i = 0; i < r->n; i++)
         wanted += r->run[i]->state == RUN_WANTED;
-    int64_t spent = clock_ns() - r->start_ns, left = -1;
-    int64_t rest = expected - r->rounds_found - r->rounds_made;
-    if (r->rounds_made > 0)
-        left = (int64_t)((double)spent / (double)r->rounds_made * (double)(rest > 0 ? rest : 0));
     fprintf(r->progress,
-            "\r\033[K# %d runs there, %d made, %d failed, %d going, %d waiting; %s, "
-            "left %s",
-            r->finished, r->made, r->failed, r->going, wanted, fmt_time(t[0], spent),
-            fmt_time(t[1], left));
+            "\r\033[K# %d runs there, %d made, %d failed, %d going, %d waiting; %s, left %s",
+            r->finished, r->made, r->failed, r->going, wanted,
+            fmt_time(t[0], clock_ns() - r->start_ns), fmt_time(t[1], time_left(r)));
     fflush(r->progress);
 }
 
@@ -557,17 +565,26 @@ static bool reap(struct runs *r)
     return false;
 }
 
-bool runs_step(struct runs *r, int64_t expected_rounds)
+static struct one_run *next_run(const struct runs *r)
+{
+    struct one_run *best = NULL;
+    for (size_t i = 0; i < r->n; i++)
+        if (r->run[i]->state == RUN_WANTED && (!best || r->run[i]->place < best->place))
+            best = r->run[i];
+    return best;
+}
+
+bool runs_step(struct runs *r)
 {
     for (;;) {
         if (stop_signal && !r->stopping)
             runs_stop(r);
-        for (size_t i = 0; i < r->n && r->going < r->jobs && !r->stopping; i++)
-            if (r->run[i]->state == RUN_WANTED)
-                start_run(r, r->run[i]);
+        struct one_run *next;
+        while (r->going < r->jobs && !r->stopping && (next = next_run(r)))
+            start_run(r, next);
         if (r->going == 0)
             return false;
-        show_progress(r, expected_rounds);
+        show_progress(r);
         bool ended = false;
         while (reap(r))
             ended = true;
@@ -608,7 +625,8 @@ static int open_dir(struct runs *r, struct err *err)
     return r->log ? 0 : err_set(err, "%s: %s", path, strerror(errno));
 }
 
-struct runs *runs_open(const struct compare *c, bool may_run, struct err *err)
+struct runs *runs_open(const struct compare *c, bool may_run, int64_t expected_rounds,
+                       struct err *err)
 {
     struct runs *r = mem_alloc(MEM_OTHER, sizeof *r);
     snprintf(r->dir, sizeof r->dir, "%s", c->p.dir);
@@ -616,6 +634,7 @@ struct runs *runs_open(const struct compare *c, bool may_run, struct err *err)
     snprintf(r->model_path, sizeof r->model_path, "%s", c->cfg.model.path);
     r->lock_fd = -1;
     r->may_run = may_run;
+    r->rounds_expected = expected_rounds;
     r->jobs = c->p.jobs ? c->p.jobs : cores();
     r->build = fingerprint("/proc/self/exe");
     r->model = fingerprint(r->model_path);

@@ -10,6 +10,12 @@
 enum { PENDING, READY };
 enum { BISECTIONS = 24 };
 
+// The base first, the others in the order of the config.
+static int place_of(const struct compare *c, const struct compare_method *m)
+{
+    return m == &c->method[c->base] ? -1 : (int)(m - c->method);
+}
+
 // Bytes.
 
 static void method_text(const struct compare_method *m, double value, char *out, size_t size)
@@ -40,7 +46,7 @@ static int short_run(const struct compare *c, struct runs *r, const struct compa
     cfg.fed.rounds = c->p.budget_rounds;
     cfg.fed.eval_every = 0;
     cfg.run.seed = c->n_search_seeds ? c->search_seed[0] : c->seed[0];
-    *curve = runs_get(r, &cfg, m->name, "bytes of a message");
+    *curve = runs_get(r, &cfg, place_of(c, m), m->name, "bytes of a message");
     if (!*curve && runs_failed(r, &cfg))
         return err_set(err, "method %s: the run that measures its bytes failed", m->name);
     return *curve ? READY : PENDING;
@@ -211,7 +217,7 @@ static int try_setting(struct compare *c, struct runs *r, struct compare_method 
     t->score = 0;
     for (int s = 0; s < c->n_search_seeds; s++) {
         cfg.run.seed = c->search_seed[s];
-        const struct curve *curve = runs_get(r, &cfg, m->name, setting);
+        const struct curve *curve = runs_get(r, &cfg, place_of(c, m), m->name, setting);
         if (curve)
             t->score += method_score(c, curve) / c->n_search_seeds;
         else if (runs_failed(r, &cfg))
@@ -219,6 +225,8 @@ static int try_setting(struct compare *c, struct runs *r, struct compare_method 
         else
             state = PENDING;
     }
+    if (state == PENDING)
+        t->score = (double)NAN;
     return state;
 }
 
@@ -324,15 +332,14 @@ int compare_advance(struct compare *c, struct runs *r, struct err *err)
         return 0;
     for (int i = 0; i < c->n_methods; i++)
         search(c, r, &c->method[i]);
-    // Seed by seed, so that a comparison that is stopped has as many of every method.
-    for (int s = 0; s < c->n_seeds; s++)
-        for (int i = 0; i < c->n_methods; i++) {
+    for (int i = 0; i < c->n_methods; i++)
+        for (int s = 0; s < c->n_seeds; s++) {
             struct compare_method *m = &c->method[i];
             if (!m->searched || m->run[s])
                 continue;
             struct config cfg = m->tuned;
             cfg.run.seed = c->seed[s];
-            m->run[s] = runs_get(r, &cfg, m->name, m->setting);
+            m->run[s] = runs_get(r, &cfg, place_of(c, m), m->name, m->setting);
         }
     return 0;
 }
