@@ -312,6 +312,11 @@ static void open_workers(struct run *r)
 // Methods that need tokens or gradients, on a task that has none.
 static void check_method(const struct run *r)
 {
+    const char *inner = codec_diverges(r->method.codec);
+    if (inner && r->comm->rank == 0)
+        warn("fed.method: the error of %s can exceed the update; what is fed back may grow without "
+             "bound",
+             inner);
     unsigned needs = codec_needs(r->method.codec) & (CODEC_SENS | CODEC_GRAD | CODEC_LOCAL_HOOK);
     if (r->work.row->fisher && !(needs & CODEC_LOCAL_HOOK))
         return;

@@ -99,7 +99,7 @@ const int record_width_bits[RECORD_WIDTHS] = {0, 1, 2, 3, 4, 6, 8, 16, 32};
 // Rows go to disk as they lie in memory: no holes.
 _Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
 _Static_assert(sizeof(struct rec_round) == 10 * 8 + 6 * 8 + 8 + 8 * 4, "hole in rec_round");
-_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 3) * 8 + 6 * 4,
+_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 6 * 4,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4, "hole in rec_alloc");
@@ -197,6 +197,7 @@ static const struct record_field message_fields[] = {
     FIELD(nmse, "", "squared error over squared norm of the update, as the client measured it"),
     FIELD(norm, "", "L2 norm of what is sent of the update, before clipping and compression"),
     FIELD(weight, "", "weight in the aggregate"),
+    FIELD(staleness, "rounds", "since the client's residual was committed; -1 = there is none"),
     {0},
 };
 #undef ROW

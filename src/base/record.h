@@ -105,6 +105,7 @@ struct rec_message {
     double nmse;                 // against the uncompressed update, as the client measured it
     double norm;                 // of the update before clipping
     double weight;
+    int64_t staleness; // rounds since the client's residual was committed, -1 = none
     int32_t run, version, attempt, client, rank, status;
 };
 

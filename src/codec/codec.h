@@ -147,6 +147,10 @@ unsigned codec_needs(const struct codec_inst *c);
 unsigned codec_flags(const struct codec_inst *c);
 double codec_upload_s(const struct codec_inst *c); // of the codec or what it wraps
 const struct codec *codec_find(const char *name);  // a codec or a wrapper, NULL = none
+// Feedback that was told to go on around a codec whose error can exceed the update: the inner text,
+// or NULL.
+const char *codec_diverges(const struct codec_inst *c);
+const struct codec *codec_find(const char *name); // a codec or a wrapper, NULL = none
 // Refuses non-finite input, checks that the parts add up (assert), and encodes. scratch is 64-byte
 // aligned and holds codec_scratch_bytes; report may be NULL. A codec that searches for its budget
 // may want more room on the way than the message takes in the end: give codec_bound.

@@ -2,6 +2,7 @@
 
 #include "base/rng.h"
 
+static const char *const weight_names[] = {"samples", "equal", NULL};
 static const char *const state_names[] = {"reset", "keep", NULL};
 
 const struct opt fed_options[] = {
@@ -23,6 +24,8 @@ const struct opt fed_options[] = {
         "server step of the last round, reached linearly over the second half; -1 = constant"),
     OPT_ENUM(struct fed_params, opt_state, "fed.opt_state", "reset", state_names,
              "optimizer state of a client between its rounds"),
+    OPT_ENUM(struct fed_params, weights, "fed.weights", "samples", weight_names,
+             "of clients in the mean: their number of examples, or one each (FedPAQ)"),
     OPT(struct fed_params, eval_every, "fed.eval_every", "1", 0, 1e6, "rounds",
         "evaluate after every so many rounds and after the last; 0 = only then"),
     OPT(struct fed_params, eval_last, "fed.eval_last", "1", 1, 1e6, "rounds",

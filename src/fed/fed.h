@@ -16,11 +16,13 @@ struct fed_params { // [fed]
     double dropout;
     double server_lr, server_lr_end;
     int32_t opt_state; // FED_STATE_*
+    int32_t weights;   // FED_WEIGHTS_*
     int32_t eval_every, eval_last;
     int64_t server_ns; // configured server time of a round
     bool nmse;
 };
 enum { FED_STATE_RESET, FED_STATE_KEEP };
+enum { FED_WEIGHTS_SAMPLES, FED_WEIGHTS_EQUAL };
 
 struct fisher_params { // [fisher]: what clients measure for codecs that ask for it
     double rho;

@@ -410,6 +410,7 @@ static void take_report(struct server *s, const struct rec_message *report)
         memcpy(t->row.kept, report->kept, sizeof t->row.kept);
         t->row.nmse = report->nmse;
         t->row.norm = report->norm;
+        t->row.staleness = report->staleness;
         return;
     }
 }

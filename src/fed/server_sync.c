@@ -37,6 +37,7 @@ static struct rec_message message_row(const struct server *s, uint32_t client, i
                             .values_bytes = -1,
                             .nmse = NAN,
                             .norm = NAN,
+                            .staleness = -1,
                             .weight = 0,
                             .run = r->run,
                             .version = (int32_t)s->round,
@@ -178,6 +179,11 @@ static int add_product(struct server *s, const struct codec_inst *c, const struc
     return 0;
 }
 
+static float weight_of(const struct server *s, const struct server_turn *t)
+{
+    return s->env->fed->weights == FED_WEIGHTS_EQUAL ? 1 : (float)t->frame.samples;
+}
+
 static int add_update(struct server *s, struct server_turn *t, struct err *err)
 {
     const struct view_inst *view = &s->env->method->view;
@@ -186,17 +192,17 @@ static int add_update(struct server *s, struct server_turn *t, struct err *err)
     struct codec_key key = view_key(view, s->env->seed, t->client, s->round);
     const uint8_t *bytes = t->held->bytes + FRAME_HEADER_BYTES;
     size_t len = t->frame.payload_bytes;
-    float weight = (float)t->frame.samples;
+    float weight = weight_of(s, t);
     int rc;
     if (c->row->agg)
-        rc = c->row->agg->add(c, &key, bytes, len, t->frame.samples, s->agg_state[p], err);
+        rc = c->row->agg->add(c, &key, bytes, len, (double)weight, s->agg_state[p], err);
     else if (s->one)
         rc = add_product(s, c, &key, bytes, len, weight, err);
     else
         rc = codec_decode_add(c, &key, bytes, len, weight, s->acc + view->part[p].at, s->scratch,
                               err);
     if (rc == 0)
-        s->part_weight[p] += t->frame.samples;
+        s->part_weight[p] += (double)weight;
     return rc;
 }
 
@@ -214,9 +220,9 @@ static void take_turn(struct server *s, struct server_turn *t)
         return;
     }
     t->accepted = true;
-    t->row.weight = t->frame.samples;
-    s->weight_sum += t->frame.samples;
-    s->row.train_loss += (double)t->frame.samples * (double)t->frame.loss;
+    t->row.weight = (double)weight_of(s, t);
+    s->weight_sum += t->row.weight;
+    s->row.train_loss += t->row.weight * (double)t->frame.loss;
     s->row.arrived++;
     resolve(s, t, MESSAGE_OK);
 }

@@ -264,6 +264,7 @@ static void report_message(struct worker *w, const struct worker_task *t,
                             .values_bytes = r->parts.values,
                             .nmse = nmse,
                             .norm = norm,
+                            .staleness = r->staleness,
                             .version = (int32_t)w->round,
                             .client = (int32_t)t->client};
     memcpy(m.kept, r->kept, sizeof m.kept);

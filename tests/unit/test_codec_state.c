@@ -116,14 +116,24 @@ static void test_divergent_feedback_is_refused(void **state)
     expect_refused("uniform:round=stochastic,step=3+ef", "force=on");
     expect_refused("qsgd:bucket=512+rans+ef", "force=on");
     expect_refused("dgc+ef", "force=on");
+    expect_refused("qsgd:levels=7,bucket=512+ef21", "force=on");
+    expect_refused("natdither:levels=3+ef", "force=on");
+    expect_refused("fetchsgd+ef", "aggregation of its own");
+    expect_refused("topk+ef21+rans", "aggregation of its own");
     expect_refused("signsgd+ef", "aggregation of its own");
     expect_refused("signsgd+zstd", "aggregation of its own");
-    static const char *const fine[] = {"qsgd:levels=7,norm=max+ef", "randk:unbiased=off+ef",
-                                       "eden:bits=1+ef", "terngrad+ef:force=on",
+    static const char *const fine[] = {"qsgd:levels=7,norm=max+ef",
+                                       "randk:unbiased=off+ef",
+                                       "eden:bits=1+ef",
+                                       "terngrad+ef:force=on",
+                                       "natural+ef",
+                                       "topk+rans+ef21",
+                                       "terngrad+ef21:force=on",
                                        "qsgd:levels=15,bucket=128+ef"};
     struct session s;
     for (size_t k = 0; k < ARRAY_LEN(fine); k++) {
         open_one(&s, 64, 64, fine[k]);
+        assert_true((codec_diverges(s.c) != NULL) == (strstr(fine[k], "force") != NULL));
         close_one(&s);
     }
 }
