@@ -480,12 +480,12 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct serv
          m->verdict == FRAME_GOOD ? "" : ": ",
          m->verdict == FRAME_GOOD ? "" : frame_verdict_name[m->verdict]);
     if (awaited) {
-        t->row.frame_bytes = (int64_t)m->buf->len;
+        t->row.frame_bytes = (int64_t)m->bytes;
         resolve(s, t, why);
         return;
     }
     struct rec_message row = message_row(s, header_read ? m->frame.client : UINT32_MAX, m->src);
-    row.frame_bytes = (int64_t)m->buf->len;
+    row.frame_bytes = (int64_t)m->bytes;
     row.status = (int32_t)why;
     s->sink->rows(s->sink->arg, REC_MESSAGES, &row, 1);
     s->row.rejected++;
@@ -495,7 +495,7 @@ static void take_update(struct server *s, const struct net_msg *m)
 {
     struct server_turn *t = find_turn(s, m->frame.client, m->src);
     enum message_status status = judge(s, m, t);
-    s->row.uplink_bytes += (int64_t)m->buf->len;
+    s->row.uplink_bytes += (int64_t)m->bytes;
     if (status != MESSAGE_OK) {
         refuse_update(s, m, t, status);
     } else {

@@ -1,6 +1,7 @@
 // All of MPI: the process's part (start, end, what it is) and the transport over it.
 #include "net/comm_mpi.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/job.h"
 #include "base/mem.h"
@@ -9,13 +10,17 @@
 #include <assert.h>
 #include <mpi.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
-enum { TAG_RAW = 11, TAG_FRAME = 12 };
+// A frame is one message, or, long and with a checksum, a head (told by its length: no whole frame
+// is that short), its parts and a tail. The transport takes messages of any tag in their order: no
+// raw ones may be under way while it polls.
+enum { TAG_RAW = 11, TAG_FRAME = 12, TAG_PART = 13 };
 
 static struct comm comm = {.size = 1, .local_size = 1, .compute_local = 1};
 static bool started, has_mpi, may_spin = true;
@@ -93,6 +98,7 @@ const struct comm *comm_start(int *argc, char ***argv)
         must(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level), "MPI_Init_thread");
         has_mpi = true;
         MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+        signal(SIGPIPE, SIG_IGN); // Open MPI writes to the socket of a rank that died
         MPI_Comm_rank(MPI_COMM_WORLD, &comm.rank);
         MPI_Comm_size(MPI_COMM_WORLD, &comm.size);
         check_abort_hook(abort_hook);
@@ -281,12 +287,22 @@ static void free_type(MPI_Datatype *type)
         MPI_Type_free(type);
 }
 
-void comm_raw_send(int to, const void *bytes, size_t n)
+static void send_now(int to, const void *bytes, size_t n, int tag)
 {
     MPI_Datatype type;
     int count = bytes_type(n, &type);
-    must(MPI_Send(bytes, count, type, to, TAG_RAW, MPI_COMM_WORLD), "MPI_Send");
+    must(MPI_Send(bytes, count, type, to, tag, MPI_COMM_WORLD), "MPI_Send");
     free_type(&type);
+}
+
+void comm_raw_send(int to, const void *bytes, size_t n)
+{
+    send_now(to, bytes, n, TAG_RAW);
+}
+
+void comm_stray(int to, const void *bytes, size_t n, bool part)
+{
+    send_now(to, bytes, n, part ? TAG_PART : TAG_FRAME);
 }
 
 void comm_raw_recv(int from, void *bytes, size_t n)
@@ -298,6 +314,23 @@ void comm_raw_recv(int from, void *bytes, size_t n)
     free_type(&type);
 }
 
+// A frame that arrives in parts, hashed in their order.
+struct arrival {
+    struct netbuf *buf;
+    size_t total, posted; // of its payload: bytes, and those that receives were started for
+    uint8_t tail[FRAME_TAIL_BYTES];
+    bool moving;
+    struct frame_hasher hasher;
+    struct arrival *next; // spare ones
+};
+
+enum op_kind {
+    OP_FRAME, // a message handed over by itself
+    OP_PART,
+    OP_TAIL,  // ends an arrival, whole or cut short
+    OP_DRAIN, // a message nobody wants
+};
+
 // A send or a receive under way, or a message between endpoints of this rank. Nothing ever waits on
 // one of them: a receive from a dead rank never completes and never fails, so all are tested in
 // turn.
@@ -305,8 +338,12 @@ struct op {
     MPI_Request request;
     struct netbuf *buf;
     int src, dst;
+    enum op_kind kind;
+    enum frame_verdict verdict; // what the message's shape alone tells: only a header is kept
+    struct arrival *arrival;
+    uint8_t *bytes; // where a part goes
+    size_t n;       // on the wire
     bool forgotten; // the peer was given up; the bytes stay until MPI lets go of them
-    bool too_long;  // only the header is kept
     bool moving;    // counted in n_moving
     struct op *next;
 };
@@ -320,18 +357,32 @@ struct op_list {
     struct op *first, **last; // last: where the next one is linked in
 };
 
+struct peer {
+    // The last pass in which a receive from it, or a send to it, was incomplete.
+    uint32_t waits, send_waits;
+    bool skips;           // parts that belong to no frame, until the next one begins
+    struct arrival *open; // the frame whose parts come next
+};
+
+enum {
+    RECEIVES_MAX = 1024, // a flood beyond it waits inside MPI
+    SINK = 16 * 1024,    // where the bytes of a message that is too long go, piece by piece
+};
+
 struct mpi_state {
     struct op_list sends, receives, local;
     struct op *spare;
     struct op_block *blocks;
-    uint32_t *waits; // per rank: the last pass in which a receive from it was incomplete
+    struct arrival *spare_arrivals;
+    struct peer *peer; // per rank
     uint32_t pass;
     int n_receives;
     int n_moving;    // sends and receives under way that nobody has given up
     int64_t busy_ns; // how long they may take
+    uint8_t head[FRAME_HEAD_BYTES];
+    struct op head_op; // its receive; while it is under way nothing else is begun
+    uint8_t drain[FRAME_HEADER_BYTES + SINK];
 };
-
-enum { RECEIVES_MAX = 1024 }; // a flood beyond it waits inside MPI
 
 static struct mpi_state *mpi_of(const struct transport *t)
 {
@@ -344,13 +395,19 @@ static struct mpi_state *mpi_of(const struct transport *t)
 // than that.
 enum { MOVING_NS_PER_BYTE = 4 };
 
-static void moves(struct mpi_state *s, struct op *op, size_t bytes)
+static void moves(struct mpi_state *s, bool *moving, size_t bytes)
 {
     int64_t now = clock_ns();
     s->busy_ns = (s->n_moving > 0 && s->busy_ns > now ? s->busy_ns : now) +
                  MOVING_NS_PER_BYTE * (int64_t)bytes;
     s->n_moving++;
-    op->moving = true;
+    *moving = true;
+}
+
+static void rests(struct mpi_state *s, bool *moving)
+{
+    s->n_moving -= *moving;
+    *moving = false;
 }
 
 static int64_t busy_until(const struct mpi_state *s)
@@ -400,7 +457,7 @@ static struct op *op_new(struct mpi_state *s, int src, int dst, struct netbuf *b
 
 static void op_free(struct mpi_state *s, struct op *op)
 {
-    s->n_moving -= op->moving;
+    rests(s, &op->moving);
     op->next = s->spare;
     s->spare = op;
 }
@@ -421,7 +478,8 @@ static int mpi_open(struct transport *t, struct err *err)
     list_init(&s->sends);
     list_init(&s->receives);
     list_init(&s->local);
-    s->waits = mem_alloc(MEM_NET, (size_t)comm.size * sizeof *s->waits);
+    s->peer = mem_alloc(MEM_NET, (size_t)comm.size * sizeof *s->peer);
+    s->head_op.request = MPI_REQUEST_NULL;
     t->state = s;
     t->n_endpoints = comm.size > 1 ? comm.size : 2;
     return 0;
@@ -440,18 +498,15 @@ static int64_t mpi_now(const struct transport *t)
     return clock_ns();
 }
 
-static void mpi_send(struct transport *t, int src, int dst, struct netbuf *b, int64_t t_deliver_ns)
+// One message out of b. Takes over a reference.
+static void post(struct transport *t, int src, int dst, struct netbuf *b, const uint8_t *bytes,
+                 size_t n, int tag)
 {
-    (void)t_deliver_ns;
     struct mpi_state *s = mpi_of(t);
     struct op *op = op_new(s, src, dst, b);
-    if (comm.size == 1) {
-        list_add(&s->local, op);
-        return;
-    }
     MPI_Datatype type;
-    int count = bytes_type(b->len, &type);
-    int rc = MPI_Isend(b->bytes, count, type, dst, TAG_FRAME, MPI_COMM_WORLD, &op->request);
+    int count = bytes_type(n, &type);
+    int rc = MPI_Isend(bytes, count, type, dst, tag, MPI_COMM_WORLD, &op->request);
     free_type(&type);
     int done = 0;
     if (rc == MPI_SUCCESS) // short messages are gone at once
@@ -460,23 +515,78 @@ static void mpi_send(struct transport *t, int src, int dst, struct netbuf *b, in
         lost(t, "cannot send to", dst, rc);
     if (rc == MPI_SUCCESS && !done) {
         list_add(&s->sends, op);
-        moves(s, op, b->len);
+        moves(s, &op->moving, n);
         return;
     }
     transport_unref(t, b);
     op_free(s, op);
 }
 
+static void post_ref(struct transport *t, int src, int dst, struct netbuf *b, const uint8_t *bytes,
+                     size_t n, int tag)
+{
+    transport_ref(b);
+    post(t, src, dst, b, bytes, n, tag);
+}
+
+static void hash_taken(struct netbuf *b, uint64_t hash)
+{
+    put_u64(b->bytes + FRAME_HEAD_BYTES, hash);
+    b->payload_xxh3 = hash;
+    b->hashed = true;
+    b->hash_due = false;
+}
+
+// The hash is taken part by part behind the sends, so that it costs the receiver no time: it copies
+// meanwhile, and hashes what it has just copied out of its cache.
+static void send_in_parts(struct transport *t, int src, int dst, struct netbuf *b)
+{
+    struct frame_hasher hasher;
+    size_t n = b->len - FRAME_HEADER_BYTES;
+    const uint8_t *payload = b->bytes + FRAME_HEADER_BYTES;
+    if (b->hash_due)
+        frame_hasher_begin(&hasher);
+    post_ref(t, src, dst, b, b->bytes, FRAME_HEAD_BYTES, TAG_FRAME);
+    for (size_t at = 0; at < n; at += FRAME_PART_BYTES) {
+        size_t part = n - at < FRAME_PART_BYTES ? n - at : FRAME_PART_BYTES;
+        post_ref(t, src, dst, b, payload + at, part, TAG_PART);
+        if (b->hash_due)
+            frame_hasher_add(&hasher, payload + at, part);
+    }
+    if (b->hash_due)
+        hash_taken(b, frame_hasher_end(&hasher));
+    post(t, src, dst, b, b->bytes + FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, TAG_PART);
+}
+
+static void mpi_send(struct transport *t, int src, int dst, struct netbuf *b, int64_t t_deliver_ns)
+{
+    (void)t_deliver_ns;
+    struct mpi_state *s = mpi_of(t);
+    if (comm.size == 1) {
+        if (b->hash_due)
+            hash_taken(b, frame_hash(netbuf_payload(b), b->len - FRAME_HEADER_BYTES));
+        list_add(&s->local, op_new(s, src, dst, b));
+    } else if ((b->hash_due || b->hashed) && b->len >= FRAME_HEADER_BYTES + FRAME_LONG_BYTES) {
+        send_in_parts(t, src, dst, b);
+    } else {
+        post(t, src, dst, b, b->bytes, b->len, TAG_FRAME);
+    }
+}
+
 static void test_sends(struct transport *t)
 {
     struct mpi_state *s = mpi_of(t);
+    s->pass++;
     for (struct op **at = &s->sends.first; *at;) {
         struct op *op = *at;
-        int done = 0;
-        int rc = MPI_Test(&op->request, &done, MPI_STATUS_IGNORE);
+        uint32_t *waits = &s->peer[op->dst].send_waits; // one test a receiver, not one a part
+        int done = 0, rc = MPI_SUCCESS;
+        if (op->forgotten || *waits != s->pass)
+            rc = MPI_Test(&op->request, &done, MPI_STATUS_IGNORE);
         if (rc != MPI_SUCCESS)
             lost(t, "cannot send to", op->dst, rc);
         if (rc == MPI_SUCCESS && !done) {
+            *waits = op->forgotten ? *waits : s->pass;
             at = &op->next;
             continue;
         }
@@ -491,9 +601,68 @@ static void hand_over(struct mpi_state *s, struct op *op, struct net_msg *m)
     m->src = op->src;
     m->dst = op->dst;
     m->buf = op->buf;
-    m->verdict = op->too_long ? FRAME_TOO_LONG : FRAME_GOOD;
+    m->verdict = op->verdict;
+    m->bytes = op->n;
     m->t_ns = clock_ns();
     op_free(s, op);
+}
+
+static struct arrival *arrival_new(struct mpi_state *s, struct netbuf *b, size_t total)
+{
+    struct arrival *a = s->spare_arrivals;
+    if (a)
+        s->spare_arrivals = a->next;
+    else
+        a = mem_alloc(MEM_NET, sizeof *a);
+    a->buf = b;
+    a->total = total;
+    a->posted = 0;
+    memset(a->tail, 0, sizeof a->tail);
+    frame_hasher_begin(&a->hasher);
+    moves(s, &a->moving, total);
+    return a;
+}
+
+static void arrival_free(struct mpi_state *s, struct arrival *a)
+{
+    rests(s, &a->moving);
+    a->next = s->spare_arrivals;
+    s->spare_arrivals = a;
+}
+
+static void end_arrival(struct mpi_state *s, struct op *op, struct net_msg *m)
+{
+    struct arrival *a = op->arrival;
+    memcpy(a->buf->bytes + FRAME_HEAD_BYTES, a->tail, FRAME_TAIL_BYTES);
+    m->hashed = true;
+    m->payload_xxh3 = frame_hasher_end(&a->hasher);
+    a->buf->len = FRAME_HEADER_BYTES + a->posted;
+    op->buf = a->buf;
+    op->n += FRAME_HEAD_BYTES + a->posted;
+    arrival_free(s, a);
+    hand_over(s, op, m);
+}
+
+// A receive is complete. True where that makes a message.
+static bool received(struct transport *t, struct op *op, struct net_msg *m)
+{
+    struct mpi_state *s = mpi_of(t);
+    switch (op->kind) {
+    case OP_FRAME:
+        hand_over(s, op, m);
+        return true;
+    case OP_TAIL:
+        end_arrival(s, op, m);
+        return true;
+    case OP_PART:
+        frame_hasher_add(&op->arrival->hasher, op->bytes, op->n);
+        break;
+    case OP_DRAIN:
+        t->bytes_moved += (int64_t)op->n;
+        break;
+    }
+    op_free(s, op);
+    return false;
 }
 
 // Tests one receive. 1: complete, 0: not yet, -1: MPI gave it up.
@@ -507,32 +676,40 @@ static int test_receive(struct transport *t, struct op *op)
     return -1;
 }
 
-// The oldest complete receive. Order holds per sender: a short message that overtook a long one
-// inside MPI waits for it, but nobody waits for another sender's.
+// MPI lost a message. What it was part of ends where its tail would: as a damaged frame.
+static void gone(struct transport *t, struct op *op)
+{
+    if (op->kind == OP_TAIL) {
+        transport_unref(t, op->arrival->buf);
+        arrival_free(mpi_of(t), op->arrival);
+    } else if (op->kind == OP_FRAME) {
+        transport_unref(t, op->buf);
+    }
+    op_free(mpi_of(t), op);
+}
+
+// The oldest message that is complete. Order holds per sender: a short message that overtook a long
+// one inside MPI waits for it, but nobody waits for another sender's. Without m messages stay, and
+// only what goes into them is moved on.
 static bool take_received(struct transport *t, struct net_msg *m)
 {
     struct mpi_state *s = mpi_of(t);
     s->pass++;
     for (struct op **at = &s->receives.first; *at;) {
         struct op *op = *at;
-        if (s->waits[op->src] == s->pass) {
-            at = &op->next;
-            continue;
-        }
-        int done = test_receive(t, op);
-        if (done == 0) {
-            s->waits[op->src] = s->pass;
+        struct peer *from = &s->peer[op->src];
+        int done = from->waits == s->pass ? 0 : test_receive(t, op);
+        if (done == 0 || (!m && (op->kind == OP_FRAME || op->kind == OP_TAIL))) {
+            from->waits = s->pass;
             at = &op->next;
             continue;
         }
         list_take(&s->receives, at);
         s->n_receives--;
-        if (done > 0) {
-            hand_over(s, op, m);
+        if (done < 0)
+            gone(t, op);
+        else if (received(t, op, m))
             return true;
-        }
-        transport_unref(t, op->buf);
-        op_free(s, op);
     }
     return false;
 }
@@ -541,8 +718,6 @@ static bool take_received(struct transport *t, struct net_msg *m)
 // piece by piece, into the same SINK bytes behind. Cutting it off (a shorter receive, which MPI
 // answers with MPI_ERR_TRUNCATE) will not do: Open MPI 4.1 writes long messages past the end of
 // such a buffer.
-enum { SINK = 16 * 1024 };
-
 static MPI_Datatype sink_type(size_t n)
 {
     size_t head = n < FRAME_HEADER_BYTES ? n : FRAME_HEADER_BYTES, rest = n - head;
@@ -559,51 +734,188 @@ static MPI_Datatype sink_type(size_t n)
     return type;
 }
 
-// Starts to receive one waiting message; false when there is none. A matched probe, not posted
-// receives: the length is known before a buffer is chosen, so that nothing is allocated for a
-// message that is longer than was agreed, and no worst-case buffer has to lie ready for every
-// sender. A message that is too long must still be received, for it was matched: all but its header
-// goes down the sink.
-static bool start_receive(struct transport *t)
+// A word about a frame that is not whole, in its turn: nothing is received for it any more.
+static void report(struct mpi_state *s, struct op *op, enum frame_verdict verdict)
+{
+    op->verdict = verdict;
+    list_add(&s->receives, op); // its request is null, which is complete
+    s->n_receives++;
+}
+
+// Starts the receive of a matched message of n bytes: to `bytes`, or, where op keeps no more than a
+// header of it, to the sink behind that.
+static void begin(struct transport *t, struct op *op, uint8_t *bytes, size_t n,
+                  MPI_Message *message)
 {
     struct mpi_state *s = mpi_of(t);
-    int found = 0;
-    MPI_Message message;
-    MPI_Status status;
-    if (s->n_receives >= RECEIVES_MAX)
-        return false;
-    int rc = MPI_Improbe(MPI_ANY_SOURCE, TAG_FRAME, MPI_COMM_WORLD, &found, &message, &status);
-    if (rc != MPI_SUCCESS)
-        lost(t, "cannot probe for messages at", comm.rank, rc);
-    if (rc != MPI_SUCCESS || !found)
-        return false;
-    MPI_Count n = 0;
-    MPI_Get_elements_x(&status, MPI_BYTE, &n);
-    bool too_long = (uint64_t)n > t->limits.max_payload_bytes + FRAME_HEADER_BYTES;
-    size_t cap = too_long ? FRAME_HEADER_BYTES + SINK : (size_t)n;
-    struct netbuf *b = transport_buf(t, cap > FRAME_HEADER_BYTES ? cap - FRAME_HEADER_BYTES : 0);
-    b->len = too_long ? FRAME_HEADER_BYTES : (size_t)n;
-    struct op *op = op_new(s, status.MPI_SOURCE, comm.rank, b);
-    op->too_long = too_long;
+    bool sink = op->kind == OP_DRAIN || op->verdict != FRAME_GOOD;
     MPI_Datatype type;
     int count = 1;
-    if (too_long)
-        type = sink_type((size_t)n);
+    if (sink)
+        type = sink_type(n);
     else
-        count = bytes_type((size_t)n, &type);
-    rc = MPI_Imrecv(b->bytes, count, type, &message, &op->request);
+        count = bytes_type(n, &type);
+    op->n = n;
+    op->bytes = bytes;
+    int rc = MPI_Imrecv(bytes, count, type, message, &op->request);
     free_type(&type);
     if (rc != MPI_SUCCESS) {
         lost(t, "cannot receive from", op->src, rc);
-        transport_unref(t, b);
-        op_free(s, op);
-        return true;
+        op->request = MPI_REQUEST_NULL;
+        if (op->kind == OP_TAIL) // parts of it may still be on their way
+            report(s, op, FRAME_LENGTH);
+        else
+            gone(t, op);
+        return;
     }
     list_add(&s->receives, op);
     s->n_receives++;
-    if (n > 4096) // shorter ones are here already
-        moves(s, op, (size_t)n);
+    if (n > 4096 && op->kind != OP_PART) // shorter ones are here already; parts are counted as one
+        moves(s, &op->moving, n);
+}
+
+static struct op *new_receive(struct mpi_state *s, int src, enum op_kind kind, struct netbuf *b)
+{
+    struct op *op = op_new(s, src, comm.rank, b);
+    op->kind = kind;
+    return op;
+}
+
+static void cut_short(struct mpi_state *s, int src, enum frame_verdict verdict)
+{
+    struct peer *from = &s->peer[src];
+    if (!from->open)
+        return;
+    struct op *op = new_receive(s, src, OP_TAIL, NULL);
+    op->arrival = from->open;
+    from->open = NULL;
+    report(s, op, verdict);
+}
+
+// The head of a long frame is here. One that cannot be used is handed over by itself, before
+// anything is allocated for the rest, and its parts are skipped.
+static void take_head(struct transport *t, int src)
+{
+    struct mpi_state *s = mpi_of(t);
+    struct peer *from = &s->peer[src];
+    struct frame f;
+    enum frame_verdict verdict = frame_open_head(s->head, &t->limits, &f);
+    bool good = verdict == FRAME_GOOD;
+    struct netbuf *b = transport_buf(t, good ? (size_t)f.payload_bytes : 0);
+    memcpy(b->bytes, s->head, FRAME_HEAD_BYTES);
+    memset(b->bytes + FRAME_HEAD_BYTES, 0, FRAME_TAIL_BYTES);
+    from->skips = !good;
+    if (good) {
+        from->open = arrival_new(s, b, (size_t)f.payload_bytes);
+        return;
+    }
+    struct op *op = new_receive(s, src, OP_FRAME, b);
+    b->len = FRAME_HEADER_BYTES;
+    op->n = FRAME_HEAD_BYTES;
+    report(s, op, verdict);
+}
+
+// False while the head is on its way, which it never was: a matched message this short is here.
+static bool finish_head(struct transport *t)
+{
+    struct op *op = &mpi_of(t)->head_op;
+    if (op->request == MPI_REQUEST_NULL)
+        return true;
+    int done = test_receive(t, op);
+    if (done > 0)
+        take_head(t, op->src);
+    else if (done < 0)
+        op->request = MPI_REQUEST_NULL;
+    return done != 0;
+}
+
+static bool start_head(struct transport *t, int src, MPI_Message *message)
+{
+    struct mpi_state *s = mpi_of(t);
+    s->head_op.src = src;
+    int rc = MPI_Imrecv(s->head, FRAME_HEAD_BYTES, MPI_BYTE, message, &s->head_op.request);
+    if (rc != MPI_SUCCESS)
+        lost(t, "cannot receive from", src, rc);
+    else
+        finish_head(t);
     return true;
+}
+
+static bool start_frame(struct transport *t, int src, size_t n, MPI_Message *message)
+{
+    struct mpi_state *s = mpi_of(t);
+    bool too_long = n > t->limits.max_payload_bytes + FRAME_HEADER_BYTES;
+    size_t cap = n > FRAME_HEADER_BYTES ? n - FRAME_HEADER_BYTES : 0;
+    struct netbuf *b = transport_buf(t, too_long ? SINK : cap);
+    b->len = too_long ? FRAME_HEADER_BYTES : n;
+    struct op *op = new_receive(s, src, OP_FRAME, b);
+    op->verdict = too_long ? FRAME_TOO_LONG : FRAME_GOOD;
+    s->peer[src].skips = false;
+    begin(t, op, b->bytes, n, message);
+    return true;
+}
+
+// A part has one length that fits. Any other ends its frame, and what belongs to none is drained;
+// the first of those that follow no frame at all is reported.
+static bool start_part(struct transport *t, int src, size_t n, MPI_Message *message)
+{
+    struct mpi_state *s = mpi_of(t);
+    struct peer *from = &s->peer[src];
+    struct arrival *a = from->open;
+    size_t left = a ? a->total - a->posted : 0;
+    size_t want = left > FRAME_PART_BYTES ? FRAME_PART_BYTES : left ? left : FRAME_TAIL_BYTES;
+    if (!a || n != want) {
+        cut_short(s, src, FRAME_LENGTH);
+        bool stray = !a && !from->skips;
+        from->skips = true;
+        struct op *op = new_receive(s, src, OP_DRAIN, NULL);
+        if (stray) {
+            op->kind = OP_FRAME;
+            op->verdict = FRAME_ALIEN;
+            op->buf = transport_buf(t, 0);
+            op->buf->len = FRAME_HEADER_BYTES;
+            memset(op->buf->bytes, 0, FRAME_HEADER_BYTES);
+        }
+        begin(t, op, s->drain, n, message);
+        return true;
+    }
+    struct op *op = new_receive(s, src, left ? OP_PART : OP_TAIL, NULL);
+    uint8_t *bytes = a->buf->bytes + FRAME_HEADER_BYTES + a->posted;
+    op->arrival = a;
+    a->posted += left ? n : 0;
+    if (!left) {
+        from->open = NULL;
+        bytes = a->tail;
+    }
+    begin(t, op, bytes, n, message);
+    return true;
+}
+
+// Begins with one waiting message; false where there is none. A matched probe, not posted receives:
+// the length is known before a buffer is chosen, so that nothing is allocated for a message that is
+// longer than was agreed, and no worst-case buffer has to lie ready for every sender. A message
+// that is too long must still be received, for it was matched: it goes down the sink.
+static bool start_receive(struct transport *t)
+{
+    struct mpi_state *s = mpi_of(t);
+    if (s->n_receives >= RECEIVES_MAX || !finish_head(t))
+        return false;
+    int found = 0;
+    MPI_Message message;
+    MPI_Status status;
+    MPI_Count n = 0;
+    int rc = MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, &message, &status);
+    if (rc != MPI_SUCCESS)
+        lost(t, "cannot look for messages of", status.MPI_SOURCE, rc);
+    if (rc != MPI_SUCCESS || !found)
+        return false;
+    MPI_Get_elements_x(&status, MPI_BYTE, &n);
+    int src = status.MPI_SOURCE;
+    if (status.MPI_TAG == TAG_PART)
+        return start_part(t, src, (size_t)n, &message);
+    cut_short(s, src, FRAME_LENGTH);
+    return n == FRAME_HEAD_BYTES ? start_head(t, src, &message)
+                                 : start_frame(t, src, (size_t)n, &message);
 }
 
 static bool take_local(struct transport *t, struct net_msg *m)
@@ -646,8 +958,7 @@ static bool mpi_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
 static void give_up(struct mpi_state *s, struct op *op)
 {
     op->forgotten = true;
-    s->n_moving -= op->moving;
-    op->moving = false;
+    rests(s, &op->moving);
 }
 
 // A send to a rank that died may never complete, and its bytes belong to MPI until it does: they
@@ -665,6 +976,8 @@ static void mpi_forget(struct transport *t, int endpoint)
     for (struct op *op = s->receives.first; op; op = op->next)
         if (op->src == endpoint)
             give_up(s, op);
+    if (comm.size > 1 && s->peer[endpoint].open)
+        rests(s, &s->peer[endpoint].open->moving);
     for (struct op **at = &s->local.first; *at;) {
         if ((*at)->dst != endpoint) {
             at = &(*at)->next;
@@ -691,6 +1004,7 @@ static bool mpi_flush(struct transport *t, int64_t until_ns)
             return true;
         if (clock_ns() >= until_ns)
             return false;
+        take_received(t, NULL);
         if (!start_receive(t))
             rest(t_begin_ns, until_ns, busy_until(mpi_of(t)));
     }
@@ -707,6 +1021,18 @@ static void drop_all(struct transport *t, struct op_list *l, bool in_mpi)
     }
 }
 
+// A frame whose sender never came to its end. Parts under way are MPI's: leaked knowingly.
+static void drop_arrival(struct transport *t, struct arrival *a)
+{
+    if (!a)
+        return;
+    for (const struct op *op = mpi_of(t)->receives.first; op; op = op->next)
+        if (op->arrival == a)
+            return;
+    transport_unref(t, a->buf);
+    arrival_free(mpi_of(t), a);
+}
+
 static void mpi_close(struct transport *t, bool clean)
 {
     struct mpi_state *s = mpi_of(t);
@@ -716,20 +1042,28 @@ static void mpi_close(struct transport *t, bool clean)
         while (take(t, &m))
             transport_unref(t, m.buf);
     }
+    for (int rank = 0; rank < comm.size; rank++)
+        drop_arrival(t, s->peer[rank].open);
     drop_all(t, &s->sends, true);
     drop_all(t, &s->receives, true);
     drop_all(t, &s->local, false);
+    while (s->spare_arrivals) {
+        struct arrival *a = s->spare_arrivals;
+        s->spare_arrivals = a->next;
+        mem_free(a);
+    }
     while (s->blocks) {
         struct op_block *block = s->blocks;
         s->blocks = block->next;
         mem_free(block);
     }
-    mem_free(s->waits);
+    mem_free(s->peer);
     mem_free(s);
 }
 
 const struct transport_row transport_mpi = {
     .name = "mpi",
+    .hashes_long = true,
     .help = "real messages between ranks, point to point; one rank alone is server and worker",
     .open = mpi_open,
     .send = mpi_send,

@@ -36,5 +36,8 @@ int comm_describe(char *out, size_t size);
 // Raw ping-pong for `bench mpi`: the yardstick of frames. Ranks 0 and 1 only.
 void comm_raw_send(int to, const void *bytes, size_t n);
 void comm_raw_recv(int from, void *bytes, size_t n);
+// One message past the transport, as a start of a frame or as a part: for tests of what must not
+// hurt it.
+void comm_stray(int to, const void *bytes, size_t n, bool part);
 
 #endif

@@ -89,7 +89,7 @@ struct netbuf *transport_buf(struct transport *t, size_t payload_cap)
     }
     b->len = 0;
     b->refs = 1;
-    b->sealed = b->hashed = false;
+    b->sealed = b->hashed = b->hash_due = false;
     b->next = NULL;
     return b;
 }
@@ -114,11 +114,12 @@ void transport_unref(struct transport *t, struct netbuf *b)
 static struct netbuf *seal(struct transport *t, struct frame *f, struct netbuf *b)
 {
     size_t n = (size_t)f->payload_bytes;
-    bool shared = b->refs > 1 && b->sealed;
-    if (shared && b->hashed && b->len == FRAME_HEADER_BYTES + n)
-        f->payload_xxh3 = f->flags & FRAME_CHECKSUM ? b->payload_xxh3 : 0;
-    else
-        f->payload_xxh3 = f->flags & FRAME_CHECKSUM ? frame_hash(netbuf_payload(b), n) : 0;
+    bool shared = b->refs > 1 && b->sealed, checksum = (f->flags & FRAME_CHECKSUM) != 0;
+    bool known = shared && b->hashed && b->len == FRAME_HEADER_BYTES + n;
+    bool due = checksum && !known && n >= FRAME_LONG_BYTES && t->row->hashes_long;
+    f->payload_xxh3 = 0;
+    if (checksum && !due)
+        f->payload_xxh3 = known ? b->payload_xxh3 : frame_hash(netbuf_payload(b), n);
     struct netbuf *out = b;
     if (shared) {
         uint8_t header[FRAME_HEADER_BYTES];
@@ -135,7 +136,8 @@ static struct netbuf *seal(struct transport *t, struct frame *f, struct netbuf *
     frame_write(f, out->bytes);
     out->len = FRAME_HEADER_BYTES + n;
     out->sealed = true;
-    out->hashed = (f->flags & FRAME_CHECKSUM) != 0;
+    out->hashed = checksum && !due;
+    out->hash_due = due;
     out->payload_xxh3 = f->payload_xxh3;
     return out;
 }
@@ -157,13 +159,18 @@ bool transport_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
     memset(m, 0, sizeof *m);
     if (!t->row->poll(t, m, until_ns))
         return false;
-    enum frame_verdict physical = m->verdict; // longer than allowed: only its head was received
-    m->verdict = frame_open(m->buf->bytes, m->buf->len, &t->limits, &m->frame);
+    enum frame_verdict physical = m->verdict; // too long, cut short, ...: maybe only a header came
+    const struct netbuf *b = m->buf;
+    m->verdict = m->hashed
+                     ? frame_open_hashed(b->bytes, b->len, &t->limits, m->payload_xxh3, &m->frame)
+                     : frame_open(b->bytes, b->len, &t->limits, &m->frame);
     if (physical != FRAME_GOOD)
         m->verdict = physical;
-    m->payload = m->verdict == FRAME_GOOD ? netbuf_payload(m->buf) : NULL;
+    if (m->bytes == 0)
+        m->bytes = b->len;
+    m->payload = m->verdict == FRAME_GOOD ? b->bytes + FRAME_HEADER_BYTES : NULL;
     if (!transport_hosts(t, m->src)) {
-        t->bytes_moved += (int64_t)m->buf->len;
+        t->bytes_moved += (int64_t)m->bytes;
         t->frames_moved++;
     }
     return true;

@@ -33,6 +33,7 @@ struct netbuf {
     int refs;
     uint8_t size_class;
     bool sealed, hashed; // a header stands in front; its payload hash was taken
+    bool hash_due;       // or is left to the transport, which takes it while the bytes move
     uint64_t payload_xxh3;
     struct netbuf *next;
 };
@@ -43,9 +44,12 @@ struct transport;
 struct net_msg {
     int src, dst;               // endpoints
     enum frame_verdict verdict; // payload may be read only when FRAME_GOOD
+    bool hashed;                // as it arrived: payload_xxh3
+    uint64_t payload_xxh3;
     struct frame frame;
     const uint8_t *payload;
     struct netbuf *buf; // give back with transport_unref
+    size_t bytes;       // on the wire, also where only a header of them was kept
     int64_t t_ns;       // arrival on transport_now's clock
 };
 
@@ -56,6 +60,7 @@ struct net_faults {
 
 struct transport_row {
     const char *name, *help;
+    bool hashes_long; // send completes frames of FRAME_LONG_BYTES and more that are hash_due
     int (*open)(struct transport *t, struct err *err);
     void (*send)(struct transport *t, int src, int dst, struct netbuf *b, int64_t t_deliver_ns);
     bool (*poll)(struct transport *t, struct net_msg *m, int64_t until_ns);

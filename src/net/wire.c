@@ -1,9 +1,7 @@
 #include "net/wire.h"
 
 #include "base/bytes.h"
-#include "net/xxh3_x86.h"
-
-#include <xxhash.h>
+#include "net/xxh3_kit.h"
 
 // Offsets of the header. The two hash fields are the only ones written out of order.
 enum {
@@ -24,7 +22,7 @@ enum {
     AT_VALUES = 40,
     AT_HEADER_HASH = 44,
     AT_PAYLOAD_BYTES = 48,
-    AT_PAYLOAD_XXH3 = 56,
+    AT_PAYLOAD_XXH3 = FRAME_HEAD_BYTES,
 };
 
 const char *const frame_kind_name[FRAME_KIND_COUNT] = {
@@ -35,7 +33,6 @@ const char *const frame_kind_name[FRAME_KIND_COUNT] = {
     [FRAME_MODEL] = "model",
     [FRAME_TASK] = "task",
     [FRAME_GRANT] = "grant",
-    [FRAME_OFFER] = "offer",
     [FRAME_UPDATE] = "update",
     [FRAME_FAIL] = "fail",
     [FRAME_ACK] = "ack",
@@ -59,27 +56,42 @@ const char *const frame_verdict_name[FRAME_VERDICT_COUNT] = {
     [FRAME_PAYLOAD] = "damaged payload",
 };
 
-// XXH3 over the header without its own field. 32 of its 64 bits: a flipped bit slips through once
+// XXH3 over the header without the two hashes. 32 of its 64 bits: a flipped bit slips through once
 // in four billion, and a test flips every single one.
-static uint32_t header_hash(const uint8_t h[FRAME_HEADER_BYTES])
+static uint32_t header_hash(const uint8_t h[FRAME_HEAD_BYTES])
 {
-    uint8_t rest[FRAME_HEADER_BYTES - 4];
+    uint8_t rest[FRAME_HEAD_BYTES - 4];
     memcpy(rest, h, AT_HEADER_HASH);
-    memcpy(rest + AT_HEADER_HASH, h + AT_PAYLOAD_BYTES, FRAME_HEADER_BYTES - AT_PAYLOAD_BYTES);
+    memcpy(rest + AT_HEADER_HASH, h + AT_PAYLOAD_BYTES, FRAME_HEAD_BYTES - AT_PAYLOAD_BYTES);
     return (uint32_t)XXH3_64bits(rest, sizeof rest);
 }
 
-static uint64_t library_hash(const void *bytes, size_t n)
+static const struct xxh3_kit *fastest(void)
 {
-    return XXH3_64bits(bytes, n);
+    static const struct xxh3_kit *kit;
+    if (!kit)
+        kit = xxh3_avx512() ? xxh3_avx512() : xxh3_avx2() ? xxh3_avx2() : &xxh3_kit;
+    return kit;
 }
 
 uint64_t frame_hash(const uint8_t *payload, uint64_t n)
 {
-    static xxh3_fn *fastest;
-    if (!fastest)
-        fastest = xxh3_avx512() ? xxh3_avx512() : xxh3_avx2() ? xxh3_avx2() : library_hash;
-    return fastest(payload, n);
+    return fastest()->hash(payload, n);
+}
+
+void frame_hasher_begin(struct frame_hasher *h)
+{
+    fastest()->begin(h->state);
+}
+
+void frame_hasher_add(struct frame_hasher *h, const uint8_t *bytes, size_t n)
+{
+    fastest()->add(h->state, bytes, n);
+}
+
+uint64_t frame_hasher_end(const struct frame_hasher *h)
+{
+    return fastest()->end(h->state);
 }
 
 void frame_write(const struct frame *f, uint8_t h[FRAME_HEADER_BYTES])
@@ -110,7 +122,7 @@ void frame_seal(struct frame *f, uint8_t header[FRAME_HEADER_BYTES], const uint8
     frame_write(f, header);
 }
 
-static void frame_read(const uint8_t h[FRAME_HEADER_BYTES], struct frame *f)
+static void frame_read(const uint8_t h[FRAME_HEAD_BYTES], struct frame *f)
 {
     f->kind = h[AT_KIND];
     f->flags = h[AT_FLAGS];
@@ -125,7 +137,6 @@ static void frame_read(const uint8_t h[FRAME_HEADER_BYTES], struct frame *f)
     f->registry = get_u64(h + AT_REGISTRY);
     f->values = get_u32(h + AT_VALUES);
     f->payload_bytes = get_u64(h + AT_PAYLOAD_BYTES);
-    f->payload_xxh3 = get_u64(h + AT_PAYLOAD_XXH3);
 }
 
 // Only frames with values depend on the shapes: a hello is sent before they are agreed and a ping
@@ -138,12 +149,9 @@ static bool registry_agrees(const struct frame *f, const struct frame_limits *li
     return f->registry == 0 && !has_values;
 }
 
-enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct frame_limits *limits,
-                              struct frame *f)
+static enum frame_verdict open_head(const uint8_t *bytes, uint64_t max_payload_bytes,
+                                    struct frame *f)
 {
-    memset(f, 0, sizeof *f);
-    if (len < FRAME_HEADER_BYTES)
-        return FRAME_SHORT;
     if (get_u32(bytes + AT_MAGIC) != FRAME_MAGIC)
         return FRAME_ALIEN;
     frame_read(bytes, f);
@@ -156,14 +164,53 @@ enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct fra
         return FRAME_PROTOCOL_OTHER;
     if (f->kind == 0 || f->kind >= FRAME_KIND_COUNT)
         return FRAME_KIND_UNKNOWN;
+    return f->payload_bytes > max_payload_bytes ? FRAME_TOO_LONG : FRAME_GOOD;
+}
+
+enum frame_verdict frame_open_head(const uint8_t head[FRAME_HEAD_BYTES],
+                                   const struct frame_limits *limits, struct frame *f)
+{
+    memset(f, 0, sizeof *f);
+    enum frame_verdict v = open_head(head, limits->max_payload_bytes, f);
+    if (v == FRAME_GOOD && !registry_agrees(f, limits))
+        return FRAME_REGISTRY;
+    return v;
+}
+
+// hash: of the payload, NULL = take it here.
+static enum frame_verdict open_whole(const uint8_t *bytes, size_t len,
+                                     const struct frame_limits *limits, const uint64_t *hash,
+                                     struct frame *f)
+{
+    memset(f, 0, sizeof *f);
+    if (len < FRAME_HEADER_BYTES)
+        return FRAME_SHORT;
     size_t payload_len = len - FRAME_HEADER_BYTES;
-    if (f->payload_bytes > limits->max_payload_bytes || payload_len > limits->max_payload_bytes)
+    enum frame_verdict v = open_head(bytes, limits->max_payload_bytes, f);
+    f->payload_xxh3 = v == FRAME_ALIEN ? 0 : get_u64(bytes + AT_PAYLOAD_XXH3);
+    if (v != FRAME_GOOD)
+        return v;
+    if (payload_len > limits->max_payload_bytes)
         return FRAME_TOO_LONG; // nothing beyond the header has been read up to here
     if (f->payload_bytes != payload_len)
         return FRAME_LENGTH;
     if (!registry_agrees(f, limits))
         return FRAME_REGISTRY;
-    uint64_t want =
-        f->flags & FRAME_CHECKSUM ? frame_hash(bytes + FRAME_HEADER_BYTES, f->payload_bytes) : 0;
+    uint64_t want = 0;
+    if (f->flags & FRAME_CHECKSUM)
+        want = hash ? *hash : frame_hash(bytes + FRAME_HEADER_BYTES, f->payload_bytes);
     return f->payload_xxh3 == want ? FRAME_GOOD : FRAME_PAYLOAD;
+}
+
+enum frame_verdict frame_open(const uint8_t *bytes, size_t len, const struct frame_limits *limits,
+                              struct frame *f)
+{
+    return open_whole(bytes, len, limits, NULL, f);
+}
+
+enum frame_verdict frame_open_hashed(const uint8_t *bytes, size_t len,
+                                     const struct frame_limits *limits, uint64_t payload_xxh3,
+                                     struct frame *f)
+{
+    return open_whole(bytes, len, limits, &payload_xxh3, f);
 }

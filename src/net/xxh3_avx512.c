@@ -12,12 +12,7 @@
 #include <immintrin.h>
 #define XXH_VECTOR 3 // XXH_AVX512
 #define XXH_INLINE_ALL
-#include <xxhash.h>
-
-static uint64_t hash(const void *bytes, size_t n)
-{
-    return XXH3_64bits(bytes, n);
-}
+#include "net/xxh3_kit.h"
 
 #ifdef __clang__
 #pragma clang attribute pop
@@ -25,14 +20,14 @@ static uint64_t hash(const void *bytes, size_t n)
 #pragma GCC pop_options
 #endif
 
-xxh3_fn *xxh3_avx512(void)
+const struct xxh3_kit *xxh3_avx512(void)
 {
-    return __builtin_cpu_supports("avx512f") ? hash : NULL;
+    return __builtin_cpu_supports("avx512f") ? &xxh3_kit : NULL;
 }
 
 #else
 
-xxh3_fn *xxh3_avx512(void)
+const struct xxh3_kit *xxh3_avx512(void)
 {
     return NULL;
 }

@@ -6,9 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef uint64_t xxh3_fn(const void *bytes, size_t n);
+struct xxh3_kit {
+    uint64_t (*hash)(const void *bytes, size_t n);
+    void (*begin)(void *state); // state: an XXH3_state_t, 64-byte aligned
+    void (*add)(void *state, const void *bytes, size_t n);
+    uint64_t (*end)(const void *state);
+};
 
 // NULL where this processor (or the compiler's target) has no such vectors.
-xxh3_fn *xxh3_avx2(void), *xxh3_avx512(void);
+const struct xxh3_kit *xxh3_avx2(void), *xxh3_avx512(void);
 
 #endif

@@ -1,5 +1,5 @@
-// frame_open on any bytes. The first byte chooses the limits and whether the header is signed anew,
-// so that the checks behind its hash are reached; the rest is the message.
+// frame_open and its relatives on any bytes. The first byte chooses the limits and whether the
+// header is signed anew, so that the checks behind its hash are reached; the rest is the message.
 #include "base/bytes.h"
 #include "net/wire.h"
 
@@ -13,12 +13,36 @@ enum { SIGN = 1, HASH = 2, TIGHT = 4, AGREED = 8 };
 
 static void sign(uint8_t *h, size_t len, uint8_t how)
 {
-    uint8_t rest[60];
+    uint8_t rest[52];
     if (how & HASH && h[9] & FRAME_CHECKSUM)
         put_u64(h + 56, XXH3_64bits(h + FRAME_HEADER_BYTES, len - FRAME_HEADER_BYTES));
     memcpy(rest, h, 44);
-    memcpy(rest + 44, h + 48, 16);
+    memcpy(rest + 44, h + 48, 8);
     put_u32(h + 44, (uint32_t)XXH3_64bits(rest, sizeof rest));
+}
+
+// What arrives in parts is judged as what arrives whole: the head as far as it can be, and with a
+// hash taken on the way all of it.
+static void agree(const uint8_t *bytes, size_t len, const struct frame_limits *limits,
+                  enum frame_verdict whole)
+{
+    struct frame f;
+    if (len < FRAME_HEADER_BYTES)
+        return;
+    uint8_t head[FRAME_HEAD_BYTES];
+    memcpy(head, bytes, sizeof head);
+    enum frame_verdict v = frame_open_head(head, limits, &f);
+    if (v != whole && v != FRAME_GOOD && whole != FRAME_LENGTH && whole != FRAME_TOO_LONG)
+        abort();
+    if (whole == FRAME_GOOD && v != FRAME_GOOD)
+        abort();
+    size_t n = len - FRAME_HEADER_BYTES, half = n / 2;
+    struct frame_hasher h;
+    frame_hasher_begin(&h);
+    frame_hasher_add(&h, bytes + FRAME_HEADER_BYTES, half);
+    frame_hasher_add(&h, bytes + FRAME_HEADER_BYTES + half, n - half);
+    if (frame_open_hashed(bytes, len, limits, frame_hasher_end(&h), &f) != whole)
+        abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -39,6 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     enum frame_verdict v = frame_open(bytes, len, &limits, &f);
     if ((int)v < 0 || v >= FRAME_VERDICT_COUNT)
         abort();
+    agree(bytes, len, &limits, v);
     if (v == FRAME_GOOD) { // what is accepted is exactly what a sender would have written
         uint8_t header[FRAME_HEADER_BYTES];
         struct frame g = f;

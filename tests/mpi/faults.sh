@@ -46,6 +46,15 @@ check "the same update left out in any way: the same adapter" \
     equal "$(adapter wire)" "$(adapter nan)"
 check "a rejected update never reaches the adapter" equal "$(adapter inf)" "$(adapter nan)"
 
+# Frames so long that they travel in parts.
+long=(task.features=600 task.outputs=100 task.samples=20 fed.rounds=4)
+launch wire:client=4,round=2 long "${long[@]}"
+check "damaged long frames: status 3" equal "$?" 3
+FSTQ_FAULT=wire:client=4,round=2 "$FSTQ" run "${args[@]}" "${long[@]}" >long1 2>&1
+check "damaged long frames: the adapter of one rank" equal "$(adapter long)" "$(adapter long1)"
+launch kill:client=7,round=3 longkill "${long[@]}"
+check "a rank killed among long frames: the others go on" equal "$(arrived longkill 4)" "5/10"
+
 # A stopped rank that goes on: what it sends is of an old round, is recognised, and it takes part
 # again.
 FSTQ_FAULT=stop:client=7,round=3 timeout 90 "$here/scripts/fstq-run" -np 3 --grace 2 \

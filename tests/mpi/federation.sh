@@ -46,6 +46,15 @@ check "one update at a time in the arena: the same adapter" \
     equal "$(adapter window)" "$(adapter p1)"
 run 3 sum net.checksum=off
 check "without checksums: the same adapter" equal "$(adapter sum)" "$(adapter p1)"
+long=(task.features=600 task.outputs=100 task.samples=20 fed.rounds=3)
+run 1 long1 "${long[@]}"
+for sum in on off; do
+    run 3 "long$sum" "${long[@]}" net.checksum=$sum
+    check "long frames, checksum $sum: the same adapter" \
+        equal "$(adapter "long$sum")" "$(adapter long1)"
+    check "long frames, checksum $sum: the same bytes" \
+        equal "$(rounds "long$sum")" "$(rounds long1)"
+done
 run 1 other run.seed=6
 check "another seed ends elsewhere" test "$(adapter other)" != "$(adapter p1)"
 

@@ -1,5 +1,7 @@
 // What must not hurt the transport over ranks:
 //   hostile frames   rank 1 sends what is too long, forged, damaged or no frame at all
+//   hostile parts    rank 1 sends long frames whose parts are damaged, missing, foreign, mixed up
+//   hostile torn     the last rank kills itself between the parts of one; the others go on
 //   hostile forget   rank 1 does not listen for a while; what is sent to it is given up
 //   hostile huge     a frame whose length is beyond MPI's comfortable counts
 //   hostile dead     the last rank kills itself; the others go on (mpirun with
@@ -133,6 +135,197 @@ static void frames(void)
     transport_unref(&t, m.buf);
 }
 
+// A long frame, in pieces: what rank 1 does to them, and what rank 0 must make of it. Every frame
+// that is not good is followed by a good short one, which must come through.
+enum { PARTS_PAYLOAD = 2 * FRAME_PART_BYTES + 12345, PARTS_LIMIT = 3 * FRAME_PART_BYTES };
+enum { HEAD_FLIP = 1, PART_FLIP, TAIL_FLIP, PART_GONE, TAIL_GONE, PART_TWICE, PARTS_SWAPPED };
+enum { PART_SHORTER = PARTS_SWAPPED + 1, PART_LONGER, PART_HUGE, TAIL_LONGER, OVER_LIMIT };
+enum { OTHER_SHAPE = OVER_LIMIT + 1, NO_HEAD, FRAME_BETWEEN, FRAME_EMPTY, FRAME_FORGED };
+
+static const struct {
+    const char *name;
+    enum frame_verdict want;
+    int what;
+} broken[] = {
+    {"a long frame", FRAME_GOOD, 0},
+    {"a flipped bit in the head", FRAME_GARBLED, HEAD_FLIP},
+    {"a flipped bit in a part", FRAME_PAYLOAD, PART_FLIP},
+    {"a flipped bit in the hash behind", FRAME_PAYLOAD, TAIL_FLIP},
+    {"a part left out", FRAME_LENGTH, PART_GONE},
+    {"the hash left out", FRAME_LENGTH, TAIL_GONE},
+    {"a part twice", FRAME_LENGTH, PART_TWICE},
+    {"two parts in the wrong order", FRAME_PAYLOAD, PARTS_SWAPPED},
+    {"a part one byte shorter", FRAME_LENGTH, PART_SHORTER},
+    {"a part one byte longer", FRAME_LENGTH, PART_LONGER},
+    {"a part of 32 MiB", FRAME_LENGTH, PART_HUGE},
+    {"nine bytes of hash", FRAME_LENGTH, TAIL_LONGER},
+    {"a head that announces too much", FRAME_TOO_LONG, OVER_LIMIT},
+    {"a head of another shape", FRAME_REGISTRY, OTHER_SHAPE},
+    {"parts without a head", FRAME_ALIEN, NO_HEAD},
+    {"a short frame between the parts", FRAME_LENGTH, FRAME_BETWEEN},
+    {"no parts at all, and no payload", FRAME_GOOD, FRAME_EMPTY},
+    {"parts of a frame that says it has one byte", FRAME_LENGTH, FRAME_FORGED},
+    {"a long frame after all this", FRAME_GOOD, 0},
+};
+
+static void send_head(const struct frame *f, int what)
+{
+    uint8_t header[FRAME_HEADER_BYTES];
+    frame_write(f, header);
+    header[21] ^= what == HEAD_FLIP ? 4 : 0;
+    comm_stray(0, header, FRAME_HEAD_BYTES, false);
+}
+
+static void send_broken(uint32_t i, struct netbuf *b, uint8_t *huge)
+{
+    int what = broken[i].what;
+    uint8_t *payload = netbuf_payload(b), tail[FRAME_TAIL_BYTES + 1] = {0};
+    struct frame f = {.kind = FRAME_EVENTS,
+                      .flags = FRAME_CHECKSUM,
+                      .client = 7,
+                      .version = i,
+                      .registry = what == OTHER_SHAPE ? 9 : 0,
+                      .payload_bytes = PARTS_PAYLOAD};
+    size_t sizes[3] = {FRAME_PART_BYTES, FRAME_PART_BYTES, PARTS_PAYLOAD - 2 * FRAME_PART_BYTES};
+    if (what == OVER_LIMIT)
+        f.payload_bytes = PARTS_LIMIT + 1;
+    if (what == FRAME_FORGED || what == FRAME_EMPTY)
+        f.payload_bytes = what == FRAME_FORGED;
+    put_u64(tail, frame_hash(payload, what == FRAME_EMPTY ? 0 : PARTS_PAYLOAD));
+    sizes[1] += what == PART_LONGER ? 1 : what == PART_SHORTER ? (size_t)-1 : 0;
+    payload[FRAME_PART_BYTES + 3] ^= what == PART_FLIP ? 8 : 0;
+    tail[5] ^= what == TAIL_FLIP ? 8 : 0;
+    if (what != NO_HEAD)
+        send_head(&f, what);
+    for (int k = 0; k < 3 && what != FRAME_EMPTY; k++) {
+        int j = what == PARTS_SWAPPED && k < 2 ? 1 - k : k;
+        if (what == PART_GONE && k == 1)
+            continue;
+        if (what == PART_HUGE && k == 1) {
+            comm_stray(0, huge, 32 << 20, true);
+            continue;
+        }
+        if (what == FRAME_BETWEEN && k == 1)
+            post(0, make(10, i), FRAME_BYE, 10, i);
+        comm_stray(0, payload + (size_t)j * FRAME_PART_BYTES, sizes[j], true);
+        if (what == PART_TWICE && k == 0)
+            comm_stray(0, payload, sizes[0], true);
+    }
+    if (what != TAIL_GONE)
+        comm_stray(0, tail, FRAME_TAIL_BYTES + (what == TAIL_LONGER), true);
+    payload[FRAME_PART_BYTES + 3] ^= what == PART_FLIP ? 8 : 0;
+    if (what != 0 && what != FRAME_BETWEEN && what != FRAME_EMPTY)
+        post(0, make(10, i), FRAME_BYE, 10, i);
+}
+
+static bool followed(uint32_t i)
+{
+    struct net_msg m;
+    if (!take(&m, 20))
+        return false;
+    bool good = m.verdict == FRAME_GOOD && m.frame.kind == FRAME_BYE && m.frame.version == i;
+    transport_unref(&t, m.buf);
+    return good;
+}
+
+static void receive_broken(uint32_t i)
+{
+    struct net_msg m;
+    char what[160];
+    bool good = take(&m, 20);
+    snprintf(what, sizeof what, "%s: %s", broken[i].name,
+             good ? frame_verdict_name[m.verdict] : "never came");
+    bool readable = broken[i].want == FRAME_GOOD || broken[i].want >= FRAME_TOO_LONG;
+    bool right = good && m.verdict == broken[i].want && m.src == 1 &&
+                 (m.verdict == FRAME_GOOD) == (m.payload != NULL) &&
+                 (!readable || (m.frame.version == i && m.frame.client == 7));
+    for (size_t k = 0; right && m.payload && k < m.frame.payload_bytes; k += 1009)
+        right = m.payload[k] == (uint8_t)(k * 7 + k / 256 + k / 65536);
+    if (good)
+        transport_unref(&t, m.buf);
+    if (broken[i].what != 0 && broken[i].what != FRAME_EMPTY)
+        right = right && followed(i);
+    if (broken[i].what == FRAME_BETWEEN) { // the parts that follow it belong to nothing
+        good = take(&m, 20);
+        right = right && good && m.verdict == FRAME_ALIEN;
+        if (good)
+            transport_unref(&t, m.buf);
+    }
+    ok(right, what);
+}
+
+static void parts(void)
+{
+    t.limits.max_payload_bytes = PARTS_LIMIT;
+    t.limits.registry = 5; // agreed; frames of no vectors may carry 0
+    if (comm_get()->rank == 0) {
+        struct netbuf *b = transport_buf(&t, PARTS_LIMIT); // the most it may take, and one more
+        transport_unref(&t, b);
+        size_t booked = mem_now(MEM_NET) + PARTS_LIMIT * 5 / 4 + 200000;
+        for (uint32_t i = 0; i < ARRAY_LEN(broken); i++)
+            receive_broken(i);
+        ok(mem_now(MEM_NET) < booked, "no more was allocated than the agreed maximum");
+        ok(t.mpi_errors == 0, "none of it is an error of MPI");
+        post(1, make(0, 0), FRAME_STOP, 0, 0);
+        ok(transport_flush(&t, transport_now(&t) + SECOND), "the last word leaves");
+        return;
+    }
+    struct netbuf *b = transport_buf(&t, PARTS_PAYLOAD);
+    uint8_t *huge = mem_alloc(MEM_NET, 32 << 20);
+    for (size_t k = 0; k < PARTS_PAYLOAD; k++)
+        netbuf_payload(b)[k] = (uint8_t)(k * 7 + k / 256 + k / 65536);
+    for (uint32_t i = 0; i < ARRAY_LEN(broken); i++)
+        send_broken(i, b, huge);
+    struct net_msg m;
+    if (!take(&m, 60))
+        die(STATUS_CHECK, "rank 0 did not answer");
+    transport_unref(&t, m.buf);
+    transport_unref(&t, b);
+    mem_free(huge);
+}
+
+// The last rank dies with half a frame sent. Nobody waits for the rest.
+static void torn(void)
+{
+    enum { ROUNDS = 50 };
+    t.limits.max_payload_bytes = PARTS_LIMIT;
+    int rank = comm_get()->rank, last = comm_get()->size - 1;
+    struct net_msg m;
+    if (rank == last) {
+        struct frame f = {.kind = FRAME_UPDATE,
+                          .flags = FRAME_CHECKSUM,
+                          .client = 7,
+                          .payload_bytes = PARTS_PAYLOAD};
+        uint8_t header[FRAME_HEADER_BYTES], *part = mem_alloc(MEM_NET, FRAME_PART_BYTES);
+        frame_write(&f, header);
+        comm_stray(0, header, FRAME_HEAD_BYTES, false);
+        comm_stray(0, part, FRAME_PART_BYTES, true);
+        raise(SIGKILL);
+    }
+    if (rank == 1) {
+        for (uint32_t i = 0; i < ROUNDS; i++) {
+            if (!take(&m, 30) || m.verdict != FRAME_GOOD || m.frame.version != i)
+                die(STATUS_CHECK, "frame %u did not arrive", i);
+            transport_unref(&t, m.buf);
+            post(0, make(PARTS_PAYLOAD, i), FRAME_UPDATE, PARTS_PAYLOAD, i);
+        }
+        transport_flush(&t, transport_now(&t) + 10 * (int64_t)SECOND);
+        return;
+    }
+    uint32_t answered = 0;
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        post(1, make(PARTS_PAYLOAD, i), FRAME_TASK, PARTS_PAYLOAD, i);
+        if (!take(&m, 20))
+            break;
+        answered += m.src == 1 && m.verdict == FRAME_GOOD && m.frame.version == i;
+        transport_unref(&t, m.buf);
+    }
+    ok(answered == ROUNDS, "long frames of the living arrive beside half a one of the dead");
+    ok(!take(&m, 0.2), "the half is never taken for a whole");
+    transport_forget(&t, last);
+    ok(transport_flush(&t, transport_now(&t) + SECOND), "and holds up nothing at the end");
+}
+
 static void forget(void)
 {
     enum { N = 16 << 20 };
@@ -152,11 +345,11 @@ static void forget(void)
     struct netbuf *b = make(N, 0);
     transport_ref(b);
     post(1, b, FRAME_MODEL, N, 0);
-    ok(b->refs == 2, "the transport holds what it sends");
+    ok(b->refs > 1, "the transport holds what it sends");
     ok(!transport_flush(&t, transport_now(&t) + SECOND / 20), "a flush gives up at its deadline");
     transport_forget(&t, 1);
     ok(transport_flush(&t, transport_now(&t) + SECOND / 20), "what is forgotten is not waited for");
-    ok(b->refs == 2, "its bytes stay, for they may still be read");
+    ok(b->refs > 1, "its bytes stay, for they may still be read");
     post(1, make(100, 1), FRAME_TASK, 100, 1);
     ok(take(&m, 20) && m.frame.kind == FRAME_BYE, "a rank that wakes up is heard again");
     transport_unref(&t, m.buf);
@@ -236,6 +429,10 @@ int main(int argc, char **argv)
         die(STATUS_ENV, "%s", err.text);
     if (strcmp(mode, "frames") == 0 && c->size == 2)
         frames();
+    else if (strcmp(mode, "parts") == 0 && c->size == 2)
+        parts();
+    else if (strcmp(mode, "torn") == 0 && c->size >= 3)
+        torn();
     else if (strcmp(mode, "forget") == 0 && c->size == 2)
         forget();
     else if (strcmp(mode, "huge") == 0 && c->size == 2)
@@ -243,8 +440,8 @@ int main(int argc, char **argv)
     else if (strcmp(mode, "dead") == 0 && c->size >= 3)
         dead();
     else
-        die(STATUS_USAGE, "usage: mpirun -np 2|3 hostile frames|forget|huge|dead");
-    bool clean = strcmp(mode, "dead") != 0;
+        die(STATUS_USAGE, "usage: mpirun -np 2|3 hostile frames|parts|torn|forget|huge|dead");
+    bool clean = strcmp(mode, "dead") != 0 && strcmp(mode, "torn") != 0;
     transport_close(&t, clean);
     comm_exit(n_failed ? STATUS_CHECK : STATUS_VALID, clean);
 }

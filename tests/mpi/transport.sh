@@ -70,6 +70,9 @@ if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
 fi
 for btl in self,vader self,tcp; do
     tap "frames over ${btl#self,}" mpirun --oversubscribe --mca btl $btl -np 2 "$bin/hostile" frames
+    tap "parts over ${btl#self,}" mpirun --oversubscribe --mca btl $btl -np 2 "$bin/hostile" parts
+    tap "torn over ${btl#self,}" mpirun --oversubscribe --mca btl $btl \
+        --mca orte_enable_recovery 1 -np 3 "$bin/hostile" torn
     tap "forget over ${btl#self,}" mpirun --oversubscribe --mca btl $btl -np 2 "$bin/hostile" forget
     tap "dead over ${btl#self,}" mpirun --oversubscribe --mca btl $btl \
         --mca orte_enable_recovery 1 -np 3 "$bin/hostile" dead

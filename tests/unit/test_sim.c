@@ -82,7 +82,7 @@ static void ties_go_by_client_then_by_sending(void **state)
     (void)state;
     post(1, 0, FRAME_UPDATE, 9, 0, 1, 1000);
     post(2, 0, FRAME_UPDATE, 2, 1, 1, 1000);
-    post(1, 0, FRAME_OFFER, 9, 2, 1, 1000);
+    post(1, 0, FRAME_PONG, 9, 2, 1, 1000);
     post(0, 1, FRAME_MODEL, UINT32_MAX, 3, 1, 1000); // of no client: before the tasks that need it
     post(2, 0, FRAME_UPDATE, 0, 4, 1, 1000);
     static const uint32_t order[] = {3, 4, 1, 0, 2};
@@ -275,8 +275,8 @@ static void start_and_end_are_spared(void **state)
         post(0, 1, spared[i], 1, 1, 30, 0);
         assert_int_equal(take().verdict, FRAME_GOOD);
     }
-    static const uint8_t hit[] = {FRAME_MODEL, FRAME_TASK,   FRAME_GRANT, FRAME_OFFER, FRAME_UPDATE,
-                                  FRAME_FAIL,  FRAME_EVENTS, FRAME_ACK,   FRAME_PING,  FRAME_PONG};
+    static const uint8_t hit[] = {FRAME_MODEL,  FRAME_TASK, FRAME_GRANT, FRAME_UPDATE, FRAME_FAIL,
+                                  FRAME_EVENTS, FRAME_ACK,  FRAME_PING,  FRAME_PONG};
     struct net_msg m;
     for (size_t i = 0; i < ARRAY_LEN(hit); i++) {
         post(0, 1, hit[i], 1, 1, 30, 0);
