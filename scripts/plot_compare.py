@@ -218,14 +218,25 @@ def draw_figure(data):
     return figure
 
 
+def keep_only(data, names):
+    unknown = set(names) - {m['name'] for m in data['methods']}
+    if unknown:
+        sys.exit(f'plot_compare.py: no method named {", ".join(sorted(unknown))} in it')
+    names = {*names, data['base']}
+    data['methods'] = [m for m in data['methods'] if m['name'] in names]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('data', metavar='COMPARE.json')
     parser.add_argument('out', metavar='OUT.png')
+    parser.add_argument('--only', metavar='NAME,...', help='these methods, the base included')
     args = parser.parse_args()
     try:
         with open(args.data, encoding='utf-8') as f:
             data = json.load(f)
+        if args.only:
+            keep_only(data, args.only.split(','))
         style()
         figure = draw_figure(data)
     except (OSError, ValueError, KeyError, TypeError) as e:

@@ -4,6 +4,7 @@
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-compare.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
@@ -36,7 +37,7 @@ EOF
 } >two.ini
 
 # Two methods, two seeds; killed after the first run has ended, then stopped, then to the end.
-compare two.ini compare.dir=whole compare.jobs=2 fed.rounds=400 --json whole.json
+compare two.ini compare.dir=whole compare.jobs=2 fed.rounds=200 --json whole.json
 check "two methods, two seeds: status 0" equal "$?" 0
 check "four runs" contains out "0 runs were there, 4 made now, 0 failed"
 check "the last line is the verdict" equal "$(tail -n 1 out)" "# VALID"
@@ -44,7 +45,7 @@ check "a row a method" equal "$(table out | awk '{ print $1, $2 }' | tr '\n' ' '
     "fp32 2/2 topk 2/2 "
 table out >whole.table
 
-"$FSTQ" compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=400 >cut.out 2>&1 &
+"$FSTQ" compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=200 >cut.out 2>&1 &
 pid=$!
 for _ in $(seq 600); do
     grep -q " done " cut/log 2>/dev/null && break
@@ -55,7 +56,7 @@ wait "$pid" 2>/dev/null
 kept=$(ls cut/runs/*.h5 | grep -vc part)
 check "killed in the middle: some runs are kept, not all" test "$kept" -ge 1 -a "$kept" -le 3
 touch -d '2001-01-01' $(ls cut/runs/*.h5 | grep -v part)
-compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=400
+compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=200
 check "after the kill: status 0" equal "$?" 0
 check "after the kill: only the rest is run" contains out \
     "$kept runs were there, $((4 - kept)) made now, 0 failed"
@@ -64,20 +65,20 @@ check "what was kept was not touched" equal "$(find cut/runs -name '*.h5' ! -new
 check "the same table as in one go" equal "$(table out)" "$(cat whole.table)"
 check "nothing half done is left" equal "$(ls cut/runs | grep -c part)" 0
 
-compare two.ini compare.dir=whole fed.rounds=400 compare.seeds="1 2 3" \
+compare two.ini compare.dir=whole fed.rounds=200 compare.seeds="1 2 3" \
     compare.method="bf16 | fedavg/bf16"
 check "a seed and a method more: only what is new is run" contains out \
     "4 runs were there, 5 made now, 0 failed"
-compare two.ini compare.dir=whole fed.rounds=400 --no-run
+compare two.ini compare.dir=whole fed.rounds=200 --no-run
 check "--no-run: the first table again" equal "$(table out)" "$(cat whole.table)"
-compare two.ini compare.dir=whole fed.rounds=400 compare.only=fp32 --no-run
+compare two.ini compare.dir=whole fed.rounds=200 compare.only=fp32 --no-run
 check "compare.only: one row" equal "$(table out | tr -s ' ')" \
     "$(head -n 1 whole.table | tr -s ' ')"
 compare two.ini compare.dir=nowhere --no-run
 check "--no-run: runs that are not there: status 3" equal "$?" 3
 check "--no-run: nothing is made" test ! -e nowhere
 
-"$FSTQ" compare two.ini compare.dir=stop compare.jobs=1 fed.rounds=4000 >stop.out 2>&1 &
+"$FSTQ" compare two.ini compare.dir=stop compare.jobs=1 fed.rounds=2000 >stop.out 2>&1 &
 pid=$!
 for _ in $(seq 600); do
     ls stop/runs/*.part.h5 >/dev/null 2>&1 && break
@@ -99,7 +100,7 @@ for m in (base, topk):
     f = [sum(r["score"][-3:]) / 3 for r in m["runs"]]
     assert all(abs(a - r["final"]) < 1e-12 for a, r in zip(f, m["runs"]))
     assert abs(m["final"]["mean"] - sum(f) / 2) < 1e-12
-    assert [len(r["round"]) for r in m["runs"]] == [400, 400]
+    assert [len(r["round"]) for r in m["runs"]] == [200, 200]
     finals.append(f)
 gain = [b - a for a, b in zip(*finals)]
 assert abs(topk["vs_base"]["mean"] - sum(gain) / 2) < 1e-12
@@ -108,7 +109,16 @@ assert base["targets"][1]["uplink_ratio"] == 1'
 else
     skip "JSON: final scores" "no python3"
 fi
-"$FSTQ" run run.ini fed.rounds=400 run.seed=2 trace.file= >alone 2>&1
+if /usr/bin/python3 -c 'import matplotlib' 2>/dev/null; then
+    check "it can be drawn" "$root/scripts/plot_compare.py" whole.json whole.png --only topk
+    check "the picture is a PNG" equal "$(head -c 4 whole.png | tail -c 3)" PNG
+    echo '{}' >empty.json
+    check "what is no comparison is refused" eval \
+        "! '$root/scripts/plot_compare.py' empty.json x.png 2>said && grep -q 'fstq compare' said"
+else
+    skip "it can be drawn" "no matplotlib"
+fi
+"$FSTQ" run run.ini fed.rounds=200 run.seed=2 trace.file= >alone 2>&1
 check "a run of the comparison is the run of 'fstq run'" equal \
     "$(cat whole/runs/*.log | grep -cF "$(grep '^# adapter' alone)")" 1
 compare two.ini compare.dir=tables fed.rounds=4 --csv t.csv --markdown t.md
