@@ -17,7 +17,7 @@ enum { SORT_NONE, SORT_NAME, SORT_BITS, SORT_NMSE, SORT_ENCODE, SORT_DECODE };
 static const char *const sorts[] = {"none", "name", "bits", "nmse", "encode", "decode", NULL};
 
 struct codec_params {
-    char methods[1024], shape[128], file[256];
+    char methods[4096], shape[128], file[256];
     int64_t values;
     int32_t dist, threads, draws, sort, isa;
     bool parts;
@@ -70,6 +70,9 @@ static const char *const choice[] = {"raw",
                                      "onebit",
                                      "signsgd",
                                      "fedbat",
+                                     "natural",
+                                     "natural:levels=4,norm=l2,bucket=512",
+                                     "threelc",
                                      "eden:bits=1",
                                      "eden:bits=2",
                                      "eden:bits=4",
@@ -83,12 +86,15 @@ static const char *const choice[] = {"raw",
                                      "sbc",
                                      "dgc",
                                      "ecolora",
+                                     "cocktail",
                                      "powersgd",
                                      "powersgd:mode=alternating",
                                      "fstq",
                                      "fstq-paper",
                                      "fstq:tags=bitmap,values=packed",
                                      "sign+ef",
+                                     "threelc+ef",
+                                     "topk+ef21:init=zero",
                                      "topk+ef",
                                      "int4+rans",
                                      "int4+zstd",
@@ -407,15 +413,32 @@ static bool run_one(struct bench_ctx *c, const char *text, const struct shape *s
     return opened;
 }
 
+static bool chosen(const char *name)
+{
+    size_t len = strlen(name);
+    for (int i = 0; choice[i]; i++)
+        if (strncmp(choice[i], name, len) == 0 && !isalnum((unsigned char)choice[i][len]))
+            return true;
+    return false;
+}
+
+// The choice, then every codec that it left out.
+static bool next_choice(int *k, char *text, size_t size)
+{
+    const int n = (int)ARRAY_LEN(choice) - 1;
+    while (*k >= n && codec_table[*k - n] &&
+           (chosen(codec_table[*k - n]->name) || strcmp(codec_table[*k - n]->name, "int") == 0))
+        ++*k;
+    const char *name = *k < n ? choice[*k] : codec_table[*k - n] ? codec_table[*k - n]->name : NULL;
+    ++*k;
+    return name && snprintf(text, size, "%s", name) > 0;
+}
+
 // The next method of the list into text; false at its end.
 static bool next_method(const char **rest, int *k, char *text, size_t size)
 {
-    if (!params.methods[0]) {
-        if (!choice[*k])
-            return false;
-        snprintf(text, size, "%s", choice[(*k)++]);
-        return true;
-    }
+    if (!params.methods[0])
+        return next_choice(k, text, size);
     while (**rest == ';' || isspace((unsigned char)**rest))
         ++*rest;
     size_t len = strcspn(*rest, "; \t\n");
