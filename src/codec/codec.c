@@ -292,85 +292,87 @@ double codec_upload_s(const struct codec_inst *c)
     if (c->inner)
         return codec_upload_s(c->inner);
     return c->row->upload_s ? c->row->upload_s(c) : 0;
-    const char *codec_diverges(const struct codec_inst *c)
-    {
-        for (; c->inner; c = c->inner)
-            if ((c->row == &wrapper_ef || c->row == &wrapper_ef21) &&
-                (codec_flags(c->inner) & CODEC_NO_EF))
-                return c->inner->text;
-        return NULL;
-    }
+}
 
-    // Encoding and decoding.
+const char *codec_diverges(const struct codec_inst *c)
+{
+    for (; c->inner; c = c->inner)
+        if ((c->row == &wrapper_ef || c->row == &wrapper_ef21) &&
+            (codec_flags(c->inner) & CODEC_NO_EF))
+            return c->inner->text;
+    return NULL;
+}
 
-    int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
-    {
-        size_t n = c->shape->n_values;
-        float limit = codec_flags(c) & CODEC_ANY_SIZE ? 0x1.fffffep127f : CODEC_LIMIT;
-        uint32_t limit_bits;
-        memcpy(&limit_bits, &limit, sizeof limit_bits);
-        uint32_t max = quant_absmax_bits(x, n);
-        if (max < limit_bits || (max == limit_bits && limit > CODEC_LIMIT))
-            return 0;
-        return codec_bad_input(c, x, err);
-    }
+// Encoding and decoding.
 
-    int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
-    {
-        const struct shape *s = c->shape;
-        bool any = codec_flags(c) & CODEC_ANY_SIZE;
-        for (uint32_t t = 0; t < s->n_tensors; t++) {
-            const struct shape_tensor *row = &s->tensors[t];
-            for (size_t i = 0; i < (size_t)row->rows * row->cols; i++) {
-                float v = x[row->offset + i];
-                if (!(v >= -0x1.fffffep127f && v <= 0x1.fffffep127f)) {
-                    err_set(err, "the update is not finite: %s[%zu] = %g", row->name, i, (double)v);
-                    return CODEC_NONFINITE;
-                }
-                if (!any && !(v > -CODEC_LIMIT && v < CODEC_LIMIT))
-                    return err_set(err, "the update is too large for %s: %s[%zu] = %g, limit %g",
-                                   c->row->name, row->name, i, (double)v, (double)CODEC_LIMIT);
+int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
+{
+    size_t n = c->shape->n_values;
+    float limit = codec_flags(c) & CODEC_ANY_SIZE ? 0x1.fffffep127f : CODEC_LIMIT;
+    uint32_t limit_bits;
+    memcpy(&limit_bits, &limit, sizeof limit_bits);
+    uint32_t max = quant_absmax_bits(x, n);
+    if (max < limit_bits || (max == limit_bits && limit > CODEC_LIMIT))
+        return 0;
+    return codec_bad_input(c, x, err);
+}
+
+int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
+{
+    const struct shape *s = c->shape;
+    bool any = codec_flags(c) & CODEC_ANY_SIZE;
+    for (uint32_t t = 0; t < s->n_tensors; t++) {
+        const struct shape_tensor *row = &s->tensors[t];
+        for (size_t i = 0; i < (size_t)row->rows * row->cols; i++) {
+            float v = x[row->offset + i];
+            if (!(v >= -0x1.fffffep127f && v <= 0x1.fffffep127f)) {
+                err_set(err, "the update is not finite: %s[%zu] = %g", row->name, i, (double)v);
+                return CODEC_NONFINITE;
             }
+            if (!any && !(v > -CODEC_LIMIT && v < CODEC_LIMIT))
+                return err_set(err, "the update is too large for %s: %s[%zu] = %g, limit %g",
+                               c->row->name, row->name, i, (double)v, (double)CODEC_LIMIT);
         }
-        err_set(err, "the update is not finite");
-        return CODEC_NONFINITE;
     }
+    err_set(err, "the update is not finite");
+    return CODEC_NONFINITE;
+}
 
-    int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                         size_t cap, void *scratch, struct codec_report *report, struct err *err)
-    {
-        struct codec_report own;
-        if (!report)
-            report = &own;
-        memset(report, 0, sizeof *report);
-        report->staleness = -1;
-        int bad = codec_flags(c) & CODEC_SELF_CHECK ? 0 : codec_check_limit(c, in->x, err);
-        if (bad)
-            return bad;
-        int64_t len = c->row->encode(c, in, out, cap, scratch, report, err);
-        const struct codec_parts *p = &report->parts;
-        assert(len < 0 ||
-               p->header + p->directory + p->scales + p->indices + p->tags + p->values == len);
-        assert(len <= (int64_t)cap);
-        return len;
-    }
+int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                     size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    struct codec_report own;
+    if (!report)
+        report = &own;
+    memset(report, 0, sizeof *report);
+    report->staleness = -1;
+    int bad = codec_flags(c) & CODEC_SELF_CHECK ? 0 : codec_check_limit(c, in->x, err);
+    if (bad)
+        return bad;
+    int64_t len = c->row->encode(c, in, out, cap, scratch, report, err);
+    const struct codec_parts *p = &report->parts;
+    assert(len < 0 ||
+           p->header + p->directory + p->scales + p->indices + p->tags + p->values == len);
+    assert(len <= (int64_t)cap);
+    return len;
+}
 
-    int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                         size_t len, float weight, float *acc, void *scratch, struct err *err)
-    {
-        struct quant_sink to = {acc, weight, true};
-        return c->row->decode(c, key, in, len, to, scratch, err);
-    }
+int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                     size_t len, float weight, float *acc, void *scratch, struct err *err)
+{
+    struct quant_sink to = {acc, weight, true};
+    return c->row->decode(c, key, in, len, to, scratch, err);
+}
 
-    int codec_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                     size_t len, float *x_hat, void *scratch, struct err *err)
-    {
-        struct quant_sink to = {x_hat, 1.0f, false};
-        return c->row->decode(c, key, in, len, to, scratch, err);
-    }
+int codec_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                 size_t len, float *x_hat, void *scratch, struct err *err)
+{
+    struct quant_sink to = {x_hat, 1.0f, false};
+    return c->row->decode(c, key, in, len, to, scratch, err);
+}
 
-    double codec_nmse(const float *x, const float *x_hat, size_t n)
-    {
-        double err2 = quant_sum_sq_diff(x, x_hat, n), norm2 = quant_sum_sq(x, n);
-        return norm2 > 0 ? err2 / norm2 : err2 > 0 ? (double)INFINITY : 0;
-    }
+double codec_nmse(const float *x, const float *x_hat, size_t n)
+{
+    double err2 = quant_sum_sq_diff(x, x_hat, n), norm2 = quant_sum_sq(x, n);
+    return norm2 > 0 ? err2 / norm2 : err2 > 0 ? (double)INFINITY : 0;
+}
