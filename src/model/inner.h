@@ -139,8 +139,9 @@ struct run {
     const float *adapter;
     float *grad; // adapter's, or that of all weights
     bool full, token_grads;
-    int32_t n_top; // rows with a loss: a.row
-    bool few;      // so few that the last layer goes on with them alone after its attention
+    int32_t n_top;   // rows with a loss: a.row
+    int32_t n_embed; // rows whose gradient goes down to the embeddings: a.target, once it is free
+    bool few;        // so few that the last layer goes on with them alone after its attention
     struct model_times times;
 };
 

@@ -106,8 +106,9 @@ struct model_job {
     // Outputs, each or NULL. Per token they have the batch's rows.
     float *grad;       // (n) the gradient
     float *token_loss; // 0 where there is no target; weights do not matter
-    float *token_sq;   // ||dL/de_i||^2: asks backward to go down to the embeddings
-    float *embed_grad; // (rows, dim) dL/de_i: likewise
+    float *token_sq;   // ||dL/de_i||^2 where there is a target, else 0: asks backward to go on
+                       // down to the embeddings of those rows
+    float *embed_grad; // (rows, dim) dL/de_i: likewise, of all rows
     float *received;   // attention each token gets, summed over queries, heads and layers
     int32_t *best;     // most likely next token, where there is a target; else -1
 

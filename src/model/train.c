@@ -239,15 +239,42 @@ static bool mlp_backward(struct run *r, int32_t l)
     return below;
 }
 
-// The last step of a layer's backward: dqkv to dx of the layer's input.
-static void input_backward(struct run *r, int32_t l, bool grads)
+// The last step of a layer's backward: dqkv to dx of the layer's input, on the first `rows` rows.
+static void input_backward(struct run *r, int32_t l, int32_t rows, bool grads)
 {
     const struct layer *y = &r->m->layer[l];
     struct acts *a = &r->a;
-    back_linear(r, l, LIN_QKV, r->rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, a->dh, grads);
+    back_linear(r, l, LIN_QKV, rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, a->dh, grads);
     r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, a->x[l], a->ld_dim, y->norm_att,
-                       a->kept[l].rstd_att, r->rows, r->m->cfg.dim, a->dx, a->ld_dim,
+                       a->kept[l].rstd_att, rows, r->m->cfg.dim, a->dx, a->ld_dim,
                        norm_grad(r, y->norm_att));
+}
+
+static void pick_rows(const struct run *r, float *x, int32_t ld, int32_t cols)
+{
+    for (int32_t i = 0; i < r->n_embed; i++)
+        if (r->a.target[i] > i)
+            memcpy(x + (ptrdiff_t)i * ld, x + (ptrdiff_t)r->a.target[i] * ld,
+                   (size_t)cols * sizeof *x);
+}
+
+// Only tokens that are predicted are ever scored: the prompt's rows, most of the batch, are left
+// out. Nothing needs these arrays in their old order any more.
+static void keep_scored(struct run *r)
+{
+    struct acts *a = &r->a;
+    int32_t dim = r->m->cfg.dim;
+    const int32_t *targets = r->job->batch->targets + r->slice->row0;
+    r->n_embed = 0;
+    for (int32_t i = 0; i < r->rows; i++)
+        if (targets[i] >= 0 || r->job->embed_grad)
+            a->target[r->n_embed++] = i;
+    if (r->n_embed == r->rows)
+        return;
+    pick_rows(r, a->dqkv, a->ld_qkv, model_qkv_cols(&r->m->cfg));
+    pick_rows(r, a->x[0], a->ld_dim, dim);
+    pick_rows(r, a->dx, a->ld_dim, dim);
+    pick_rows(r, a->kept[0].rstd_att, 1, 1);
 }
 
 // dx of mid becomes dx of x[l]. Below the lowest adapter it is only done for the embeddings, and
@@ -280,13 +307,15 @@ static void attention_backward(struct run *r, int32_t l)
     r->op->rmsnorm_fwd(r->cx, a->x[l], a->ld_dim, m->layer[l].norm_att, rows, c->dim,
                        (float)c->norm_eps, a->h, a->ld_dim, NULL);
     if (l > 0 || r->full) {
-        input_backward(r, l, true);
+        input_backward(r, l, r->rows, true);
         return;
     }
     back_linear(r, l, LIN_QKV, r->rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, NULL, true);
     if (r->token_grads) {
         int64_t t = clock_ns();
-        input_backward(r, l, false);
+        keep_scored(r);
+        if (r->n_embed > 0)
+            input_backward(r, l, r->n_embed, false);
         r->times.embed_ns += clock_ns() - t;
     }
 }
@@ -297,9 +326,16 @@ static void embed_backward(struct run *r)
     struct model_job *job = r->job;
     int32_t row0 = r->slice->row0, rows = r->rows, dim = m->cfg.dim;
     int64_t t = clock_ns();
-    r->op->embed_bwd(r->cx, r->a.dx, r->a.ld_dim, job->batch->tokens + row0, rows, dim,
-                     job->token_sq ? job->token_sq + row0 : NULL,
-                     r->full ? r->grad + m->embed_at : NULL);
+    float *sq = r->a.loss; // free by now
+    r->op->embed_bwd(r->cx, r->a.dx, r->a.ld_dim, job->batch->tokens + row0,
+                     r->full ? rows : r->n_embed, dim, sq, r->full ? r->grad + m->embed_at : NULL);
+    if (job->token_sq) {
+        memset(job->token_sq + row0, 0, (size_t)rows * sizeof *job->token_sq);
+        for (int32_t i = 0; i < r->n_embed; i++) {
+            int32_t at = row0 + r->a.target[i];
+            job->token_sq[at] = job->batch->targets[at] >= 0 ? sq[i] : 0;
+        }
+    }
     for (int32_t i = 0; i < rows && job->embed_grad; i++)
         m->dev->row->get(m->dev, job->embed_grad + (ptrdiff_t)(row0 + i) * dim,
                          r->a.dx + (ptrdiff_t)i * r->a.ld_dim, (size_t)dim * sizeof(float));
@@ -335,7 +371,7 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
                     .op = m->dev->ops,
                     .adapter = job->adapter,
                     .full = w->mode == MODE_FULL,
-                    .token_grads = backward && (job->token_sq || job->embed_grad)};
+                    .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad)};
     struct arena *arena = &m->lane[lane].acts;
     size_t mark = arena_mark(arena);
     struct bump b = {.base = arena_take(arena, m->acts_bytes)};
@@ -665,7 +701,7 @@ int model_full_begin(struct model *m, struct err *err)
 
 void model_full_backward(struct model *m, struct model_job *job)
 {
-    assert(m->full_grad);
+    assert(m->full_grad && !job->token_sq && !job->embed_grad);
     struct work w = {.m = m, .jobs = job, .mode = MODE_FULL, .n_grad = model_weight_count(m)};
     run_slices(&w, 1, NULL);
 }
