@@ -1,12 +1,14 @@
 // One training step of LoRA: forward, backward to the embeddings, AdamW. Beside it, in turn,
-// OpenBLAS alone on the same matrix products, and afterwards memory: what was expected and the
-// peak.
+// OpenBLAS alone on the same matrix products; the step without a token policy, and under Fed-FSTQ's
+// with and without a refresh; and memory: what was expected and the peak.
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/table.h"
 #include "bench/bench.h"
 #include "model/model.h"
+#include "model/tokens.h"
 
 #include <cblas.h>
 #include <malloc.h>
@@ -122,10 +124,8 @@ static void step_open(struct step *s, const struct shape_row *r)
                                            .tokens = s->tokens + j * rows,
                                            .targets = s->targets + j * rows};
         s->state[j].moments = s->moments + 2 * (size_t)j * n;
-        s->jobs[j] = (struct model_job){.batch = &s->batch[j],
-                                        .adapter = s->adapters + (size_t)j * n,
-                                        .optim = &s->state[j],
-                                        .token_sq = s->sq + j * rows};
+        s->jobs[j] = (struct model_job){
+            .batch = &s->batch[j], .adapter = s->adapters + (size_t)j * n, .optim = &s->state[j]};
         model_init_adapter(s->m, 1, s->jobs[j].adapter);
     }
 }
@@ -143,6 +143,10 @@ static void step_close(struct step *s)
 static void step_loop(void *arg, int64_t n)
 {
     struct step *s = arg;
+    for (int32_t j = 0; j < s->n_jobs; j++) {
+        s->jobs[j].token_sq = s->sq + (s->batch[j].tokens - s->batch[0].tokens);
+        s->jobs[j].fisher = NULL;
+    }
     for (int64_t i = 0; i < n; i++) {
         model_train_step(s->m, s->jobs, s->n_jobs, &s->optim, NULL);
         struct model_times t = model_times(s->m);
@@ -153,6 +157,82 @@ static void step_loop(void *arg, int64_t n)
         s->last_loss = s->jobs[0].loss;
         if (s->steps++ == 0)
             s->first_loss = s->last_loss;
+    }
+}
+
+// Fed-FSTQ's own work on a step: masks, scores and the diagonal Fisher.
+
+enum { PART_MASK, PART_EMBED, PART_REFRESH, PART_ACCUMULATE, PART_OWN, PART_REST, PARTS };
+enum { KEPT = 1024 }; // steps, the last ones
+
+struct policy {
+    struct step *s;
+    bool masks, refresh;
+    struct token_opts opt;
+    struct token_tracker *tracker; // (n_jobs)
+    struct kernel_fisher *fisher;  // (n_jobs)
+    float *memory, *diagonal, *weights;
+    double part_ns[PARTS][KEPT]; // own: the parts together; rest: of the step
+    int64_t steps;
+};
+
+static void policy_open(struct policy *p, struct step *s, const struct shape_row *r)
+{
+    size_t n = model_shape(s->m)->n_values, jobs = (size_t)s->n_jobs;
+    int32_t keys = r->c.vocab > r->seq + 1 ? r->c.vocab : r->seq + 1;
+    size_t floats = token_tracker_floats(keys);
+    p->s = s;
+    opt_defaults(token_options, token_option_count, &p->opt);
+    p->tracker = mem_alloc(MEM_OTHER, jobs * sizeof *p->tracker);
+    p->fisher = mem_alloc(MEM_OTHER, jobs * sizeof *p->fisher);
+    p->memory = mem_alloc(MEM_OTHER, jobs * floats * sizeof *p->memory);
+    p->diagonal = mem_alloc(MEM_OPTIMIZER, jobs * n * sizeof *p->diagonal);
+    p->weights = mem_alloc(MEM_DATA, (size_t)(r->batch * r->seq) * sizeof *p->weights);
+    for (size_t j = 0; j < jobs; j++) {
+        token_reset(&p->tracker[j], token_find("fisher"), &p->opt, keys, p->memory + j * floats,
+                    rng_stream(1, RNG_TEST, 2, 0, 0));
+        token_update(&p->tracker[j], &s->batch[j], s->sq); // from now on there is a mask
+        p->fisher[j] = (struct kernel_fisher){.ema = p->diagonal + j * n, .rho = 0.9f};
+    }
+}
+
+static void policy_close(struct policy *p)
+{
+    void *all[] = {p->tracker, p->fisher, p->memory, p->diagonal, p->weights};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        mem_free(all[i]);
+}
+
+// Masks are chosen and not used: every token is trained, so that the steps compared do the same
+// work but for the policy's own.
+static void policy_loop(void *arg, int64_t n)
+{
+    struct policy *p = arg;
+    struct step *s = p->s;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t begin = clock_ns(), t = begin;
+        for (int32_t j = 0; j < s->n_jobs; j++) {
+            if (p->masks)
+                token_weights(&p->tracker[j], &s->batch[j], p->refresh, p->weights);
+            s->jobs[j].token_sq =
+                p->refresh ? s->sq + (s->batch[j].tokens - s->batch[0].tokens) : NULL;
+            s->jobs[j].fisher = p->masks ? &p->fisher[j] : NULL;
+        }
+        double part[PARTS] = {[PART_MASK] = (double)(clock_ns() - t)};
+        model_train_step(s->m, s->jobs, s->n_jobs, &s->optim, NULL);
+        struct model_times times = model_times(s->m);
+        part[PART_EMBED] = (double)times.embed_ns;
+        part[PART_ACCUMULATE] = (double)times.fisher_ns;
+        t = clock_ns();
+        for (int32_t j = 0; j < s->n_jobs && p->refresh; j++)
+            token_update(&p->tracker[j], &s->batch[j], s->jobs[j].token_sq);
+        part[PART_REFRESH] = (double)(clock_ns() - t);
+        for (int k = 0; k < PART_OWN; k++)
+            part[PART_OWN] += part[k];
+        part[PART_REST] = (double)(clock_ns() - begin) - part[PART_OWN];
+        for (int k = 0; k < PARTS; k++)
+            p->part_ns[k][p->steps % KEPT] = part[k];
+        p->steps++;
     }
 }
 
@@ -281,49 +361,136 @@ static void memory_row(struct bench_ctx *c, const struct step *s, bool fresh)
 
 // Rows.
 
-static void measure(struct bench_ctx *c, const struct table *t, const struct shape_row *r)
+enum { CASE_STEP, CASE_BLAS, CASE_PLAIN, CASE_MASKED, CASE_REFRESH, CASES };
+enum { EVERY = 10 }; // steps between refreshes, as the paper has it
+
+struct measured {
+    struct step step;
+    struct blas blas;
+    struct policy policy[3]; // none, between refreshes, refresh
+    struct bench_result res[CASES];
+    bool ok;
+};
+
+static void row_step(struct bench_ctx *c, const struct table *t, const struct shape_row *r,
+                     const struct measured *m)
 {
-    struct step s = {0};
-    struct blas l = {0};
-    bool fresh = forget_peak();
-    step_open(&s, r);
-    step_loop(&s, 2);
-    memory_row(c, &s, fresh);
-    list_products(&l, r);
-    blas_open(&l);
-    struct bench_case cases[] = {{"step", NULL, step_loop, &s}, {"openblas", NULL, blas_loop, &l}};
-    struct bench_result res[2];
-    s.times = (struct model_times){0};
-    int64_t before = s.steps;
-    bench_measure(c, cases, 2, res);
-    double n = (double)(s.steps - before), rate[2];
-    const int64_t part[] = {s.times.forward_ns, s.times.backward_ns, s.times.embed_ns,
-                            s.times.optimizer_ns};
-    char cell[11][32];
-    bool ok = s.last_loss < s.first_loss; // it learns the batch by heart
-    snprintf(cell[0], sizeof cell[0], "%s", r->name);
-    fmt_fixed(cell[1], res[0].ns.median / 1e6, 9, 2);
-    fmt_fixed(cell[2], res[0].cpu_ns / 1e6, 9, 2);
+    const struct step *s = &m->step;
+    const struct bench_result *res = m->res;
+    double n = (double)s->steps;
+    const int64_t part[] = {s->times.forward_ns, s->times.backward_ns, s->times.embed_ns,
+                            s->times.optimizer_ns};
+    char cell[10][32];
+    fmt_fixed(cell[0], res[0].ns.median / 1e6, 9, 2);
+    fmt_fixed(cell[1], res[0].cpu_ns / 1e6, 9, 2);
     for (int i = 0; i < 4; i++)
-        fmt_fixed(cell[3 + i], (double)part[i] / n / 1e6, 9, 2);
+        fmt_fixed(cell[2 + i], (double)part[i] / n / 1e6, 9, 2);
+    for (int i = 0; i < 2; i++)
+        fmt_fixed(cell[6 + i], m->blas.flops / res[i].ns.median, 8, 1);
+    fmt_fixed(cell[8], bench_ratio(&res[1], &res[0]), 7, 2);
+    table_row(t, (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
+                                  cell[6], cell[7], cell[8], bench_check(c, m->ok)});
+}
+
+static double part_median(const struct policy *p, int part)
+{
+    double ns[KEPT];
+    memcpy(ns, p->part_ns[part], sizeof ns);
+    return stats_of(ns, p->steps < KEPT ? (size_t)p->steps : KEPT).median;
+}
+
+// CPU time of a beyond b's, as a share of b's: median over the pairs.
+static double cpu_excess(const struct bench_result *a, const struct bench_result *b)
+{
+    double ratio[BENCH_SAMPLES_MAX];
+    for (int i = 0; i < a->samples; i++)
+        ratio[i] = a->sample_cpu_ns[i] / b->sample_cpu_ns[i];
+    return stats_of(ratio, (size_t)a->samples).median - 1;
+}
+
+// Shares of the rest of the step: average over a refresh and the steps to the next, and of a
+// refresh.
+static void policy_shares(const struct measured *m, double by_clock[2], double by_difference[2])
+{
+    const struct policy *p = &m->policy[1], *q = &m->policy[2];
+    double masked = cpu_excess(&m->res[CASE_MASKED], &m->res[CASE_PLAIN]);
+    double own[2] = {part_median(p, PART_OWN), part_median(q, PART_OWN)};
+    double rest[2] = {part_median(p, PART_REST), part_median(q, PART_REST)};
+    by_clock[0] = ((EVERY - 1) * own[0] + own[1]) / ((EVERY - 1) * rest[0] + rest[1]);
+    by_clock[1] = own[1] / rest[1];
+    by_difference[1] = cpu_excess(&m->res[CASE_REFRESH], &m->res[CASE_PLAIN]);
+    by_difference[0] = ((EVERY - 1) * masked + by_difference[1]) / EVERY;
+}
+
+static void row_fisher(const struct table *t, const struct shape_row *r, const struct measured *m)
+{
+    const struct policy *p = &m->policy[2];
+    double clocked[2], difference[2];
+    char cell[11][32];
+    for (int i = 0; i < 3; i++)
+        fmt_fixed(cell[i], m->res[CASE_PLAIN + i].ns.median / 1e6, 9, 2);
+    for (int i = 0; i < 4; i++)
+        fmt_fixed(cell[3 + i], part_median(i == PART_MASK ? p - 1 : p, i) / 1e3, 9, 1);
+    policy_shares(m, clocked, difference);
     for (int i = 0; i < 2; i++) {
-        rate[i] = l.flops / res[i].ns.median;
-        fmt_fixed(cell[7 + i], rate[i], 8, 1);
+        fmt_fixed(cell[7 + i], 100 * clocked[i], 8, 2);
+        fmt_fixed(cell[9 + i], 100 * difference[i], 8, 2);
     }
-    fmt_fixed(cell[9], bench_ratio(&res[1], &res[0]), 7, 2);
-    table_row(t, (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6],
-                                  cell[7], cell[8], cell[9], bench_check(c, ok)});
-    for (int i = 0; i < 2; i++) {
+    table_row(t, (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
+                                  cell[6], cell[7], cell[8], cell[9], cell[10]});
+}
+
+static void report(struct bench_ctx *c, const struct shape_row *r, const struct measured *m,
+                   const struct bench_case *cases)
+{
+    double clocked[2], difference[2];
+    policy_shares(m, clocked, difference);
+    for (int i = 0; i < CASES; i++) {
         char row[64];
-        struct bench_counter count[] = {{"flop_per_s", 1e9 * rate[i]},
-                                        {"threads", i == 0 ? params.threads : 1},
-                                        {"peak_rss_bytes", (double)mem_rss_peak()}};
+        struct bench_counter count[3] = {{"threads", i == CASE_BLAS ? 1 : params.threads},
+                                         {"peak_rss_bytes", (double)mem_rss_peak()},
+                                         {"flop_per_s", 1e9 * m->blas.flops / m->res[i].ns.median}};
+        if (i == CASE_MASKED)
+            count[2] = (struct bench_counter){"fisher_share_average", clocked[0]};
+        if (i == CASE_REFRESH)
+            count[2] = (struct bench_counter){"fisher_share", clocked[1]};
         snprintf(row, sizeof row, "%s/%s", cases[i].name, r->name);
-        bench_report(c, row, &res[i], 0, count, i == 0 ? 3 : 2,
-                     ok ? NULL : "the loss did not fall");
+        bench_report(c, row, &m->res[i], 0, count, 3, m->ok ? NULL : "the loss did not fall");
     }
-    blas_close(&l);
-    step_close(&s);
+}
+
+static void measure(struct bench_ctx *c, const struct table *t, const struct shape_row *r,
+                    struct measured *m)
+{
+    struct step *s = &m->step;
+    bool fresh = forget_peak();
+    step_open(s, r);
+    step_loop(s, 2);
+    memory_row(c, s, fresh);
+    list_products(&m->blas, r);
+    blas_open(&m->blas);
+    for (int i = 0; i < 3; i++) {
+        policy_open(&m->policy[i], s, r);
+        m->policy[i].masks = i > 0;
+        m->policy[i].refresh = i == 2;
+    }
+    const struct bench_case cases[CASES] = {
+        [CASE_STEP] = {"step", NULL, step_loop, s},
+        [CASE_BLAS] = {"openblas", NULL, blas_loop, &m->blas},
+        [CASE_PLAIN] = {"plain", NULL, policy_loop, &m->policy[0]},
+        [CASE_MASKED] = {"masked", NULL, policy_loop, &m->policy[1]},
+        [CASE_REFRESH] = {"refresh", NULL, policy_loop, &m->policy[2]}};
+    s->times = (struct model_times){0};
+    double first = s->first_loss;
+    s->steps = 0;
+    bench_measure(c, cases, CASES, m->res);
+    m->ok = s->last_loss < first; // it learns the batch by heart
+    row_step(c, t, r, m);
+    report(c, r, m, cases);
+    for (int i = 0; i < 3; i++)
+        policy_close(&m->policy[i]);
+    blas_close(&m->blas);
+    step_close(s);
 }
 
 static bool wanted(int i)
@@ -332,21 +499,46 @@ static bool wanted(int i)
            (params.shape == SHAPE_QUICK && i < 2);
 }
 
+static const struct table_col step_cols[] = {{"Shape", "", 9, TABLE_LEFT},
+                                             {"Step", "ms", 9, TABLE_RIGHT},
+                                             {"CPU", "ms", 9, TABLE_RIGHT},
+                                             {"forward", "ms", 9, TABLE_RIGHT},
+                                             {"backward", "ms", 9, TABLE_RIGHT},
+                                             {"to embed", "ms", 9, TABLE_RIGHT},
+                                             {"optimizer", "ms", 9, TABLE_RIGHT},
+                                             {"Products", "GFLOP/s", 8, TABLE_RIGHT},
+                                             {"OpenBLAS", "GFLOP/s", 8, TABLE_RIGHT},
+                                             {"of BLAS", "", 7, TABLE_RIGHT},
+                                             {"Validation", "", 10, TABLE_RIGHT}};
+static const struct table_col fisher_cols[] = {
+    {"Shape", "", 9, TABLE_LEFT},         {"Plain", "ms", 9, TABLE_RIGHT},
+    {"Masked", "ms", 9, TABLE_RIGHT},     {"Refresh", "ms", 9, TABLE_RIGHT},
+    {"mask", "us", 9, TABLE_RIGHT},       {"to embed", "us", 9, TABLE_RIGHT},
+    {"refresh", "us", 9, TABLE_RIGHT},    {"accumulate", "us", 10, TABLE_RIGHT},
+    {"Average", "%", 8, TABLE_RIGHT},     {"Refresh", "%", 8, TABLE_RIGHT},
+    {"Average", "% CPU", 8, TABLE_RIGHT}, {"Refresh", "% CPU", 8, TABLE_RIGHT}};
+
 static void run(struct bench_ctx *c)
 {
-    const struct table t = {.out = c->out,
-                            .n_cols = 11,
-                            .col = {{"Shape", "", 9, TABLE_LEFT},
-                                    {"Step", "ms", 9, TABLE_RIGHT},
-                                    {"CPU", "ms", 9, TABLE_RIGHT},
-                                    {"forward", "ms", 9, TABLE_RIGHT},
-                                    {"backward", "ms", 9, TABLE_RIGHT},
-                                    {"to embed", "ms", 9, TABLE_RIGHT},
-                                    {"optimizer", "ms", 9, TABLE_RIGHT},
-                                    {"Products", "GFLOP/s", 8, TABLE_RIGHT},
-                                    {"OpenBLAS", "GFLOP/s", 8, TABLE_RIGHT},
-                                    {"of BLAS", "", 7, TABLE_RIGHT},
-                                    {"Validation", "", 10, TABLE_RIGHT}}};
+    struct table t = {.out = c->out, .n_cols = (int)ARRAY_LEN(step_cols)};
+    struct table f = {.out = c->out, .n_cols = (int)ARRAY_LEN(fisher_cols)};
+    memcpy(t.col, step_cols, sizeof step_cols);
+    memcpy(f.col, fisher_cols, sizeof fisher_cols);
+    struct shape_row row[ARRAY_LEN(shapes) + 1];
+    int n = 0;
+    for (int i = 0; i < (int)ARRAY_LEN(shapes); i++)
+        if (wanted(i))
+            row[n++] = shapes[i];
+    if (params.shape == SHAPE_CUSTOM)
+        row[n++] = (struct shape_row){"custom",
+                                      LLAMA(params.dim, params.hidden, params.layers, params.heads,
+                                            params.kv_heads, params.vocab),
+                                      1,
+                                      params.batch,
+                                      params.seq,
+                                      params.seq,
+                                      params.rank};
+    struct measured *m = mem_alloc(MEM_OTHER, sizeof *m * (size_t)n);
     openblas_set_num_threads(1);
     fprintf(c->out,
             "# one LoRA step with AdamW and backward to the embeddings, %d thread%s, kernels %s\n"
@@ -355,25 +547,31 @@ static void run(struct bench_ctx *c)
             params.threads, params.threads == 1 ? "" : "s", kernel_isa_text(),
             openblas_get_corename());
     table_head(&t);
-    for (int i = 0; i < (int)ARRAY_LEN(shapes); i++)
-        if (wanted(i))
-            measure(c, &t, &shapes[i]);
-    if (params.shape == SHAPE_CUSTOM) {
-        struct shape_row r = {"custom",
-                              LLAMA(params.dim, params.hidden, params.layers, params.heads,
-                                    params.kv_heads, params.vocab),
-                              1,
-                              params.batch,
-                              params.seq,
-                              params.seq,
-                              params.rank};
-        measure(c, &t, &r);
-    }
+    for (int i = 0; i < n; i++)
+        measure(c, &t, &row[i], &m[i]);
+    fprintf(
+        c->out,
+        "#\n# what Fed-FSTQ's policy ~fisher:keep=0.5,every=%d and the diagonal Fisher add to a "
+        "step, in the same turns.\n"
+        "# Plain: a step without them; Masked: one that chooses a mask, yet trains all tokens as "
+        "Plain does, and averages\n"
+        "# the diagonal; Refresh: one that scores tokens, too. us: medians of clocked parts, mask "
+        "of "
+        "Masked, others of Refresh.\n"
+        "# %%: all of them by the rest of the step, over a refresh and the %d steps to the next, "
+        "and of the refresh alone;\n"
+        "# %% CPU: the same as the difference of whole steps' CPU time\n",
+        EVERY, EVERY - 1);
+    table_head(&f);
+    for (int i = 0; i < n; i++)
+        row_fisher(&f, &row[i], &m[i]);
+    mem_free(m);
 }
 
 const struct bench bench_step = {
     .name = "step",
-    .help = "a LoRA training step by phase, beside OpenBLAS alone on the same products; memory",
+    .help = "a LoRA training step by phase, beside OpenBLAS alone on the same products, and with "
+            "and without Fisher's work; memory",
     .ranks = 1,
     .opts = options,
     .n_opts = (int)ARRAY_LEN(options),

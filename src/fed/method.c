@@ -99,13 +99,11 @@ static int parse_tokens(struct method *m, const char *spec, struct err *err)
     const char *opts = piece(spec, ":", name, sizeof name, err);
     if (!opts)
         return -1;
-    for (int i = 0; token_table[i]; i++)
-        if (strcmp(token_table[i]->name, name) == 0) {
-            m->tokens = token_table[i];
-            if (*opts != ':')
-                return 0;
-            return opt_set_list(token_options, token_option_count, &m->token_opt, opts + 1, err);
-        }
+    m->tokens = token_find(name);
+    if (m->tokens)
+        return *opts != ':'
+                   ? 0
+                   : opt_set_list(token_options, token_option_count, &m->token_opt, opts + 1, err);
     const char *names[32] = {0};
     for (int i = 0; token_table[i] && i < 31; i++)
         names[i] = token_table[i]->name;

@@ -49,6 +49,14 @@ static const struct token_source oracle = {
 const struct token_source *const token_table[] = {&uniform, &fisher,        &gradnorm, &attention,
                                                   &loss,    &random_tokens, &oracle,   NULL};
 
+const struct token_source *token_find(const char *name)
+{
+    for (int i = 0; token_table[i]; i++)
+        if (strcmp(token_table[i]->name, name) == 0)
+            return token_table[i];
+    return NULL;
+}
+
 static const char *const key_names[] = {"position", "answer", "vocab", NULL};
 static const char *const gate_names[] = {"on", "emitted", NULL};
 static const char *const loss_names[] = {"mean", "sum", NULL};
@@ -129,27 +137,55 @@ static struct answer answer_of(const struct model_batch *b, int32_t seq)
     return (struct answer){.first = r, .n = b->start[seq + 1] - r, .start = b->start[seq]};
 }
 
+// The k-th largest of n values, in expected linear time; reorders them.
+static float kth_largest(float *x, int32_t n, int32_t k)
+{
+    int32_t from = 0, to = n - 1, at = k - 1;
+    while (from < to) {
+        float pivot = x[from + (to - from) / 2];
+        int32_t i = from, j = to;
+        while (i <= j) {
+            while (x[i] > pivot)
+                i++;
+            while (x[j] < pivot)
+                j--;
+            if (i <= j) {
+                float t = x[i];
+                x[i++] = x[j];
+                x[j--] = t;
+            }
+        }
+        if (at <= j)
+            to = j;
+        else if (at >= i)
+            from = i;
+        else
+            break;
+    }
+    return x[at];
+}
+
 // The K = ceil(keep n) best rows by score, ties to the earlier; rows without a key come first.
 static void mask_answer(const struct token_tracker *t, const struct model_batch *b,
                         const struct answer *a, float *weights)
 {
-    int32_t keep = (int32_t)ceil(t->opt->keep * a->n - 1e-9);
+    int32_t left = (int32_t)ceil(t->opt->keep * a->n - 1e-9);
+    float *score = t->fresh; // free between refreshes
+    assert(a->n <= t->n_keys);
+    if (a->n == 0)
+        return;
+    for (int32_t i = 0; i < a->n; i++) {
+        int32_t key = key_of(t, b, a, i);
+        float s = key < 0 ? INFINITY : t->score[key];
+        score[i] = weights[i] = s >= 0 ? s : -1; // a NaN is worst
+    }
+    float least = kth_largest(score, a->n, left);
     for (int32_t i = 0; i < a->n; i++)
-        weights[i] = 0;
-    for (int32_t k = 0; k < keep; k++) {
-        int32_t best = -1;
-        double best_score = -1;
-        for (int32_t i = 0; i < a->n; i++) {
-            int32_t key = key_of(t, b, a, i);
-            double s = key < 0 ? INFINITY : (double)t->score[key];
-            if (weights[i] == 0 && s > best_score) {
-                best = i;
-                best_score = s;
-            }
-        }
-        if (best < 0)
-            return;
-        weights[best] = 1;
+        left -= weights[i] > least;
+    for (int32_t i = 0; i < a->n; i++) {
+        bool tie = weights[i] == least && left > 0;
+        left -= tie;
+        weights[i] = tie || weights[i] > least ? 1 : 0;
     }
 }
 

@@ -45,6 +45,8 @@ struct token_opts {
     bool soft;
 };
 
+const struct token_source *token_find(const char *name); // NULL = there is none
+
 extern const struct opt token_options[]; // of a source in a method: keep=0.5,every=10,...
 extern const int token_option_count;
 

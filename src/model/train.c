@@ -558,6 +558,15 @@ static void update_strip(const struct update *u, int32_t job, int32_t lane, size
     }
 }
 
+// Averages come from memory while the optimizer divides and takes roots.
+static void fetch_strip(const struct kernel_fisher *f, size_t at, size_t n)
+{
+    const float *const x[] = {f->ema, f->sum, f->grad};
+    for (size_t k = 0; k < ARRAY_LEN(x); k++)
+        for (size_t i = 0; x[k] && i < n; i += 16)
+            __builtin_prefetch(x[k] + at + i, 1, 2);
+}
+
 static void update_values(const struct update *u, int32_t job, size_t at, size_t n, int32_t lane,
                           void *arg)
 {
@@ -567,6 +576,8 @@ static void update_values(const struct update *u, int32_t job, size_t at, size_t
     int64_t t = clock_ns();
     for (size_t end = at + n; at < end; at += STRIP) {
         size_t some = end - at < STRIP ? end - at : STRIP;
+        if (fisher)
+            fetch_strip(fisher, at, some);
         update_strip(u, job, lane, at, some);
         int64_t stepped = clock_ns();
         l->update_ns += stepped - t;

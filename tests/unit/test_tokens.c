@@ -222,6 +222,33 @@ static void test_random_is_drawn_from_its_stream(void **state)
     assert_memory_equal(first, w, sizeof w);
 }
 
+// The K best of one long answer by definition: fewer than K rows are better, or as good and
+// earlier.
+static void test_masks_keep_the_best(void **state)
+{
+    (void)state;
+    enum { N = 200 };
+    static float scores[3 * (N + 1)], w[N];
+    static int32_t from[] = {0, N}, reads[N], next[N];
+    const struct model_batch b = {.n_seqs = 1, .start = from, .tokens = reads, .targets = next};
+    struct token_opts o = opts("keep=0.37,every=1,key=answer");
+    struct token_tracker t;
+    struct rng r = rng_stream(3, RNG_TEST, 0, 0, 0);
+    for (uint32_t levels = 1; levels < 1000; levels = levels * 3 + 1) { // from all tied to few
+        token_reset(&t, source("loss"), &o, N + 1, scores, r);
+        for (int i = 0; i < N; i++)
+            t.score[i] = (float)rng_below(&r, levels);
+        t.masked = true;
+        token_weights(&t, &b, false, w);
+        for (int i = 0; i < N; i++) {
+            int better = 0;
+            for (int j = 0; j < N; j++)
+                better += t.score[j] > t.score[i] || (t.score[j] == t.score[i] && j < i);
+            assert_true(w[i] == (better < 74 ? 1.0f : 0.0f));
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,6 +261,7 @@ int main(void)
         cmocka_unit_test(test_soft_weights_average_to_one),
         cmocka_unit_test(test_keep_one_and_uniform_never_mask),
         cmocka_unit_test(test_random_is_drawn_from_its_stream),
+        cmocka_unit_test(test_masks_keep_the_best),
     };
     return cmocka_run_group_tests_name("tokens", tests, NULL, NULL);
 }
