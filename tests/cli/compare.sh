@@ -37,7 +37,7 @@ EOF
 } >two.ini
 
 # Two methods, two seeds; killed after the first run has ended, then stopped, then to the end.
-compare two.ini compare.dir=whole compare.jobs=2 fed.rounds=200 --json whole.json
+compare two.ini compare.dir=whole compare.jobs=2 fed.rounds=100 --json whole.json
 check "two methods, two seeds: status 0" equal "$?" 0
 check "four runs" contains out "0 runs were there, 4 made now, 0 failed"
 check "the last line is the verdict" equal "$(tail -n 1 out)" "# VALID"
@@ -45,7 +45,7 @@ check "a row a method" equal "$(table out | awk '{ print $1, $2 }' | tr '\n' ' '
     "fp32 2/2 topk 2/2 "
 table out >whole.table
 
-"$FSTQ" compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=200 >cut.out 2>&1 &
+"$FSTQ" compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=100 >cut.out 2>&1 &
 pid=$!
 for _ in $(seq 600); do
     grep -q " done " cut/log 2>/dev/null && break
@@ -56,7 +56,7 @@ wait "$pid" 2>/dev/null
 kept=$(ls cut/runs/*.h5 | grep -vc part)
 check "killed in the middle: some runs are kept, not all" test "$kept" -ge 1 -a "$kept" -le 3
 touch -d '2001-01-01' $(ls cut/runs/*.h5 | grep -v part)
-compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=200
+compare two.ini compare.dir=cut compare.jobs=1 fed.rounds=100
 check "after the kill: status 0" equal "$?" 0
 check "after the kill: only the rest is run" contains out \
     "$kept runs were there, $((4 - kept)) made now, 0 failed"
@@ -65,20 +65,20 @@ check "what was kept was not touched" equal "$(find cut/runs -name '*.h5' ! -new
 check "the same table as in one go" equal "$(table out)" "$(cat whole.table)"
 check "nothing half done is left" equal "$(ls cut/runs | grep -c part)" 0
 
-compare two.ini compare.dir=whole fed.rounds=200 compare.seeds="1 2 3" \
+compare two.ini compare.dir=whole fed.rounds=100 compare.seeds="1 2 3" \
     compare.method="bf16 | fedavg/bf16"
 check "a seed and a method more: only what is new is run" contains out \
     "4 runs were there, 5 made now, 0 failed"
-compare two.ini compare.dir=whole fed.rounds=200 --no-run
+compare two.ini compare.dir=whole fed.rounds=100 --no-run
 check "--no-run: the first table again" equal "$(table out)" "$(cat whole.table)"
-compare two.ini compare.dir=whole fed.rounds=200 compare.only=fp32 --no-run
+compare two.ini compare.dir=whole fed.rounds=100 compare.only=fp32 --no-run
 check "compare.only: one row" equal "$(table out | tr -s ' ')" \
     "$(head -n 1 whole.table | tr -s ' ')"
 compare two.ini compare.dir=nowhere --no-run
 check "--no-run: runs that are not there: status 3" equal "$?" 3
 check "--no-run: nothing is made" test ! -e nowhere
 
-"$FSTQ" compare two.ini compare.dir=stop compare.jobs=1 fed.rounds=2000 >stop.out 2>&1 &
+"$FSTQ" compare two.ini compare.dir=stop compare.jobs=1 fed.rounds=1000 >stop.out 2>&1 &
 pid=$!
 for _ in $(seq 600); do
     ls stop/runs/*.part.h5 >/dev/null 2>&1 && break
@@ -100,7 +100,7 @@ for m in (base, topk):
     f = [sum(r["score"][-3:]) / 3 for r in m["runs"]]
     assert all(abs(a - r["final"]) < 1e-12 for a, r in zip(f, m["runs"]))
     assert abs(m["final"]["mean"] - sum(f) / 2) < 1e-12
-    assert [len(r["round"]) for r in m["runs"]] == [200, 200]
+    assert [len(r["round"]) for r in m["runs"]] == [100, 100]
     finals.append(f)
 gain = [b - a for a, b in zip(*finals)]
 assert abs(topk["vs_base"]["mean"] - sum(gain) / 2) < 1e-12
@@ -118,10 +118,10 @@ if /usr/bin/python3 -c 'import matplotlib' 2>/dev/null; then
 else
     skip "it can be drawn" "no matplotlib"
 fi
-"$FSTQ" run run.ini fed.rounds=200 run.seed=2 trace.file= >alone 2>&1
+"$FSTQ" run run.ini fed.rounds=100 run.seed=2 trace.file= >alone 2>&1
 check "a run of the comparison is the run of 'fstq run'" equal \
     "$(cat whole/runs/*.log | grep -cF "$(grep '^# adapter' alone)")" 1
-compare two.ini compare.dir=tables fed.rounds=4 --csv t.csv --markdown t.md
+compare two.ini compare.dir=whole fed.rounds=100 --no-run --csv t.csv --markdown t.md
 check "CSV: a head and a row a method" equal "$(wc -l <t.csv)" 3
 check "CSV: as many fields in each" equal "$(python3 -c '
 import csv; print(len({len(r) for r in csv.reader(open("t.csv"))}))')" 1
@@ -132,15 +132,15 @@ check "Markdown: the table" contains t.md "| fp32 | 2/2 |"
     cat two.ini
     echo 'search = fed.server_lr: 0.5 1 2; fed.batch: 2 4'
 } | sed 's/ | optim.lr=0.02//' >search.ini
-compare search.ini compare.dir=search --search
-check "grid: 2 x 6 settings, 2 x 2 runs of the result" contains out \
-    "0 runs were there, 16 made now"
+compare search.ini compare.dir=search compare.seeds=1 --search
+check "grid: 2 x 6 settings, 2 runs of the result" contains out \
+    "0 runs were there, 14 made now"
 best=$(sed -n '/# search topk/,/^#$/p' out | grep '^#   ' | sort -k2n | head -n 1)
 check "grid: the lowest error is chosen" grep -q '  <$' <<<"$best"
 check "grid: one choice a method" equal "$(grep -c '  <$' out)" 2
 check "grid: used" contains out "chosen fed.server_lr="
 check "grid: at the edge" contains out "(at the edge of what was tried)"
-compare search.ini compare.dir=search compare.search_mode=coordinate --search
+compare search.ini compare.dir=search compare.seeds=1 compare.search_mode=coordinate --search
 check "coordinate: the runs of the grid serve it" contains out "made now, 0 failed"
 check "coordinate: 3 + 2 settings a method" equal "$(grep -cE '^# +[0-9.]+  fed.server_lr' out)" 10
 
