@@ -146,7 +146,6 @@ size_t codec_bound(const struct codec_inst *c);
 unsigned codec_needs(const struct codec_inst *c);
 unsigned codec_flags(const struct codec_inst *c);
 double codec_upload_s(const struct codec_inst *c); // of the codec or what it wraps
-const struct codec *codec_find(const char *name);  // a codec or a wrapper, NULL = none
 // Feedback that was told to go on around a codec whose error can exceed the update: the inner text,
 // or NULL.
 const char *codec_diverges(const struct codec_inst *c);

@@ -1,5 +1,6 @@
 // Published and measured figures of each codec: error and bits on a million Gaussian and Laplace
 // values, unbiasedness by averaging, hashes of packed bytes.
+#include "base/half.h"
 #include "codec_cases.h"
 
 #define N   (1u << 20)
@@ -201,11 +202,75 @@ static void test_averages(void **state)
     mem_free(mean);
 }
 
+// Shares of values that do not decode to zero, and NF4's bits with scales coded once more.
+static void test_survivors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint32_t tensors;
+        double nnz, tol;
+    } rows[] = {
+        {"qsgd:levels=1", 1, .0351, .02},         {"qsgd:levels=3", 1, .1055, .02},
+        {"qsgd:levels=7", 1, .2468, .02},         {"qsgd:levels=7,bucket=128", 1, .467, .02},
+        {"qsgd:levels=7,norm=max", 1, .818, .02}, {"qsgd:levels=7,bucket=0", 1, .0054, .03},
+        {"qsgd:levels=15", 1, .491, .02},         {"terngrad", 1, .317, .02},
+        {"terngrad:clip=0", 1, .157, .2},         {"int2:block=64", 1, .205, .02},
+        {"int2:block=256", 1, .135, .02},         {"int2:block=0", 16, .029, .4},
+    };
+    float *x = mem_alloc(MEM_CODEC, sizeof *x * N);
+    fill(x, N, DIST_NORMAL, 0);
+    for (size_t k = 0; k < ARRAY_LEN(rows); k++) {
+        struct session s;
+        make_shape(&s.shape, rows[k].tensors);
+        session_open(&s, rows[k].text);
+        session_trip(&s, x, (struct codec_key){1, 2, 3});
+        size_t kept = 0;
+        for (size_t i = 0; i < N; i++)
+            kept += s.x_hat[i] != 0;
+        check(rows[k].text, "share that survives", (double)kept / N, rows[k].nnz, rows[k].tol);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+    // 3LC keeps what is above half the largest, .0098 where that is 5.17 sigma; ours is smaller.
+    struct session s3;
+    float max = f32_from_bits(quant_absmax_bits(x, N));
+    size_t want = 0, kept = 0;
+    make_shape(&s3.shape, 1);
+    session_open(&s3, "threelc");
+    session_trip(&s3, x, (struct codec_key){1, 2, 3});
+    for (size_t i = 0; i < N; i++) {
+        want += fabsf(x[i]) > max / 2;
+        kept += s3.x_hat[i] != 0;
+    }
+    check("threelc", "share that survives", (double)kept, (double)want, 0);
+    session_close(&s3);
+    shape_free(&s3.shape);
+    static const struct {
+        const char *text;
+        double bits;
+    } nf4[] = {{"nf4", 4.5}, {"nf4:scale=log8", 4.127}};
+    double nmse[2];
+    for (int k = 0; k < 2; k++) {
+        struct session s;
+        make_shape(&s.shape, 1);
+        session_open(&s, nf4[k].text);
+        int64_t len = session_trip(&s, x, (struct codec_key){1, 2, 3});
+        check(nf4[k].text, "bits with scales", 8.0 * (double)len / N, nf4[k].bits, .001);
+        nmse[k] = codec_nmse(x, s.x_hat, N);
+        session_close(&s);
+        shape_free(&s.shape);
+    }
+    assert_true(nmse[0] < .01 && nmse[1] < 1.05 * nmse[0]);
+    mem_free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error_and_bits),
         cmocka_unit_test(test_averages),
+        cmocka_unit_test(test_survivors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
