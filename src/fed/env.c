@@ -83,6 +83,11 @@ int fed_prepare(const struct fed_env *env, struct err *err)
                        "state kept from the last says nothing; take a codec without state, "
                        "fed.opt_state = reset and fisher.persist = reset",
                        m->text, m->scheme->name);
+    if (m->scheme->flags & SCHEME_BINARY && (m->view.row->middle || !env->work->row->form))
+        return err_set(err,
+                       "fed.method = %s: scheme %s binarises the matrices of an adapter as they "
+                       "are; it goes neither with view R nor with a task without a model",
+                       m->text, m->scheme->name);
     bool oracle = m->tokens->oracle || env->work->env.fisher->accumulate == FISHER_ORACLE;
     if (m->view.row->middle && oracle)
         return err_set(err,

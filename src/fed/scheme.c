@@ -1,5 +1,7 @@
 #include "fed/scheme.h"
 
+#include "fed/binary.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -36,6 +38,27 @@ static const struct scheme fedex = {
     .help = "means of A and B; what their product lacks of the mean product moves the backbone",
     .source = "FedEx-LoRA, ACL 2025; the downlink carries the backbone's whole change, dense",
     .flags = SCHEME_PRODUCTS,
+    .server = &server_sync,
+    .commit = mean_commit,
+};
+
+static const struct opt binary_options[] = {
+    OPT(struct binary_opt, warmup, "warmup", "0.5", 0, 1, "",
+        "share of the local steps before updates are binary"),
+    OPT(struct binary_opt, rho, "rho", "6", 0, 1e3, "", "alpha = alpha0 exp(rho a)"),
+    OPT(struct binary_opt, alpha_min, "alpha_min", "0", 0, 1e6, "",
+        "least alpha; 5e-4 in the paper"),
+    OPT(struct binary_opt, alpha_max, "alpha_max", "1", 0, 1e6, "", "most; 5e-2 in the paper"),
+};
+
+static const struct scheme fedbat = {
+    .name = "fedbat",
+    .help = "clients learn updates of +-alpha, one alpha a matrix; fedbat/sign sends just that",
+    .source = "FedBAT, ICML 2024",
+    .options = binary_options,
+    .n_options = ARRAY_LEN(binary_options),
+    .option_bytes = sizeof(struct binary_opt),
+    .flags = SCHEME_BINARY,
     .server = &server_sync,
     .commit = mean_commit,
 };
@@ -112,8 +135,8 @@ static const struct scheme fedadam =
 static const struct scheme fedyogi =
     ADAPTIVE("fedyogi", yogi_commit, "Yogi at the server on the mean update");
 
-const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &fedex,
-                                             &flora,  &noop,    NULL};
+const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &fedbat,
+                                             &fedex,  &flora,   &noop,    NULL};
 
 const struct scheme *scheme_find(const char *name)
 {

@@ -16,7 +16,8 @@ enum scheme_flags {
     // exactly; what the adapter after commit does not hold goes to the backbone. Downlinks carry
     // that whole: clients that sat rounds out need all of it.
     SCHEME_PRODUCTS = 2,
-    SCHEME_FRESH = 4, // adapters begin anew each round, from the seed: they do not travel down
+    SCHEME_FRESH = 4,  // adapters begin anew each round, from the seed: they do not travel down
+    SCHEME_BINARY = 8, // clients learn +-alpha (binary.h); options are struct binary_opt
 };
 
 struct server_handlers;                          // server.h

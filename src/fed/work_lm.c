@@ -1,5 +1,6 @@
 // Language models: clients fine-tune a low-rank adapter on their examples, the server scores the
 // global one.
+#include "fed/binary.h"
 #include "fed/middle.h"
 #include "fed/product.h"
 #include "fed/workload.h"
@@ -42,8 +43,11 @@ struct lm {
     int32_t *best, *gen, *gen_len, *wrong;
     bool *gen_ended;
     struct prediction *prediction;
-    struct score *group_score; // (task.n_groups)
-    bool middle;               // theta has R of B0 R A
+    struct score *group_score;      // (task.n_groups)
+    struct binary *binary;          // (group), NULL until a method asks for it
+    float *binary_mem, *y, *with_y; // (group, ...): of binary; signs; what the model runs with
+    struct rng *signs;              // (group)
+    bool middle;                    // theta has R of B0 R A
     struct products pairs;
     float *frozen, *expanded, *square; // B0; (group, n) what the model runs with; (rank, rank)
 };
@@ -195,6 +199,9 @@ static void lm_close(struct workload *w)
                       lm->gen,     lm->group_score, lm->fisher,    lm->tracker,    lm->tracker_mem,
                       lm->weights, lm->raw,         lm->oracle,    lm->frozen,     lm->expanded,
                       lm->square};
+    void *binary[] = {lm->binary, lm->binary_mem, lm->y, lm->with_y, lm->signs};
+    for (size_t i = 0; i < ARRAY_LEN(binary); i++)
+        mem_free(binary[i]);
     products_close(&lm->pairs);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
@@ -340,6 +347,22 @@ static void job_tokens(struct workload *w, struct lm *lm, struct train_job *job,
     lm->batch[i].batch.sum = job->token_opt->loss == TOKEN_LOSS_SUM;
 }
 
+static void job_binary(struct workload *w, struct lm *lm, const struct train_job *job, int i)
+{
+    size_t g = (size_t)lm->group, each = binary_floats(&w->shape);
+    if (!job->binary)
+        return;
+    if (!lm->binary) {
+        lm->binary = mem_alloc(MEM_OTHER, g * sizeof *lm->binary);
+        lm->binary_mem = mem_alloc(MEM_OPTIMIZER, g * each * sizeof *lm->binary_mem);
+        lm->y = mem_alloc(MEM_ADAPTER, g * lm->n * sizeof *lm->y);
+        lm->with_y = mem_alloc(MEM_ADAPTER, g * lm->n * sizeof *lm->with_y);
+        lm->signs = mem_alloc(MEM_OTHER, g * sizeof *lm->signs);
+    }
+    binary_init(&lm->binary[i], job->binary, &w->shape, lm->binary_mem + (size_t)i * each);
+    lm->signs[i] = rng_stream(w->env.seed, RNG_BINARY, job->round, job->client, 0);
+}
+
 static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     float *moments = job->state ? job->state : lm->moments + (size_t)i * (lm->optim_n + 1);
@@ -360,6 +383,7 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
     job_fisher(w, lm, job, i);
     job_tokens(w, lm, job, i);
     job_kept(w, lm, job, i, false);
+    job_binary(w, lm, job, i);
 }
 
 static void draw_batch(struct lm *lm, const struct train_job *job, int i, int32_t batch)
@@ -429,12 +453,24 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
     span_end(rec, span, STAGE_FISHER, (int32_t)job->client, 0, 0);
 }
 
+static int32_t warmup_steps(const struct train_job *job, int32_t steps)
+{
+    return (int32_t)(job->binary->warmup * (double)steps);
+}
+
 static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     int32_t steps = w->env.fed->local_steps;
     job_kept(w, lm, job, i, true);
     lm->os[i].moments[lm->optim_n] = (float)lm->os[i].step;
-    for (size_t j = 0; j < lm->n; j++)
+    if (job->binary) {
+        if (warmup_steps(job, steps) == steps)
+            binary_begin(&lm->binary[i], job->theta, job->delta);
+        float *y = lm->y + (size_t)i * lm->n;
+        binary_draw(&lm->binary[i], job->theta, job->delta, &lm->signs[i], y);
+        memcpy(job->delta, y, lm->n * sizeof *y);
+    }
+    for (size_t j = 0; j < lm->n && !job->binary; j++)
         job->delta[j] -= job->theta[j];
     job->loss /= steps;
     job->failed = !isfinite(job->loss);
@@ -468,10 +504,38 @@ static struct span oracles(struct workload *w, struct lm *lm, struct train_job *
                          span.cpu_ns < 0 ? 0 : clock_cpu_ns() - span.cpu_ns};
 }
 
+// The model runs with theta + y; the optimizer steps m, where it stands in delta, and alpha.
+static void binary_train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                              bool first, struct recorder *rec)
+{
+    for (int i = 0; i < n; i++) {
+        float *y = lm->y + (size_t)i * lm->n, *with_y = lm->with_y + (size_t)i * lm->n;
+        if (first)
+            binary_begin(&lm->binary[i], jobs[i].theta, jobs[i].delta);
+        binary_draw(&lm->binary[i], jobs[i].theta, jobs[i].delta, &lm->signs[i], y);
+        for (size_t j = 0; j < lm->n; j++)
+            with_y[j] = jobs[i].theta[j] + y[j];
+        lm->job[i].adapter = with_y;
+    }
+    model_backward(lm->model, lm->job, n, rec);
+    for (int i = 0; i < n; i++) {
+        binary_gradient(&lm->binary[i], jobs[i].theta, jobs[i].delta, lm->y + (size_t)i * lm->n,
+                        model_gradient(lm->model, lm->job, i));
+        binary_step(&lm->binary[i], w->env.optim);
+        lm->job[i].adapter = jobs[i].delta;
+    }
+    model_update(lm->model, lm->job, n, w->env.optim, rec);
+}
+
 // The model runs with the expanded adapter; the optimizer steps R, where it stands in delta.
 static void train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
-                       struct recorder *rec)
+                       int32_t step, struct recorder *rec)
 {
+    int32_t warm = jobs[0].binary ? warmup_steps(&jobs[0], w->env.fed->local_steps) : INT32_MAX;
+    if (step >= warm) {
+        binary_train_step(w, lm, jobs, n, step == warm, rec);
+        return;
+    }
     if (!lm->middle) {
         model_train_step(lm->model, lm->job, n, w->env.optim, rec);
         return;
@@ -502,7 +566,7 @@ static void lm_train(struct workload *w, struct train_job *jobs, int n, struct r
             draw_batch(lm, &jobs[i], i, fed->batch);
         bool refresh;
         step_tokens(w, lm, jobs, n, &refresh, rec);
-        train_step(w, lm, jobs, n, rec);
+        train_step(w, lm, jobs, n, s, rec);
         if (refresh)
             refresh_tokens(w, lm, jobs, n, rec);
         for (int i = 0; i < n; i++)

@@ -222,6 +222,8 @@ static void train(struct worker *w, int first, int n)
         job->grad = w->grad ? w->grad + (size_t)i * w->n : NULL;
         job->tokens = w->env->method->tokens;
         job->token_opt = &w->env->method->token_opt;
+        if (w->env->method->scheme->flags & SCHEME_BINARY)
+            job->binary = w->env->method->scheme_opt;
         job->trained = view_trained(&w->env->method->view, job->client, w->round, &job->n_trained);
         if (w->state_floats) {
             float *state = w->state + (size_t)i * w->state_floats;

@@ -6,6 +6,7 @@
 #include "base/record.h"
 #include "base/shape.h"
 #include "dev/dev.h"
+#include "fed/binary.h"
 #include "fed/fed.h"
 #include "model/model.h"
 #include "model/tokens.h"
@@ -38,6 +39,7 @@ struct train_job {
     float *grad;        // (n) out: moving average of the gradient, or NULL
     const struct shape_range *trained; // what may change, ascending; NULL = all
     int n_trained;
+    const struct binary_opt *binary; // NULL = updates are real numbers in training
     const struct token_source *tokens;
     const struct token_opts *token_opt;
     int32_t samples; // out: weight of this client

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "config.h"
+#include "fed/binary.h"
 #include "fed/checkpoint.h"
 #include "fed/env.h"
 #include "fed/fed.h"
@@ -523,6 +524,63 @@ static void test_frozen_values_do_not_move(void **state)
     frozen_values("fedavg/R@raw");
 }
 
+// binary updates.
+
+// One matrix of m = (0.5, -1, 3, -3.5), alpha = mean |m| = 2, by hand; a second that has not moved.
+static void test_binary_by_hand(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct binary b;
+    const struct binary_opt opt = {.rho = 6, .alpha_max = 10};
+    float block[10];
+    const float theta[6] = {1, 1, 1, 1, 5, 5}, adapter[6] = {1.5f, 0, 4, -2.5f, 5, 5};
+    shape_init(&shape);
+    shape_add(&shape, "A", 1, 4, SHAPE_LORA_A);
+    shape_add(&shape, "B", 2, 1, SHAPE_LORA_B);
+    assert_int_equal(binary_floats(&shape), 10);
+    binary_init(&b, &opt, &shape, block);
+    binary_begin(&b, theta, adapter);
+    assert_true(binary_alpha(&b, 0) == 2 && binary_alpha(&b, 1) == 0);
+
+    // P(+) = 0.625, 0.25, 1, 0: the mean of y is m where |m| <= alpha.
+    struct rng r = rng_stream(1, RNG_TEST, 0, 0, 0);
+    float y[6];
+    int plus[4] = {0};
+    for (int k = 0; k < 10000; k++) {
+        binary_draw(&b, theta, adapter, &r, y);
+        for (int i = 0; i < 4; i++) {
+            assert_true(fabsf(y[i]) == 2);
+            plus[i] += y[i] > 0;
+        }
+        assert_true(y[4] == 0 && y[5] == 0);
+    }
+    assert_in_range(plus[0], 6000, 6500); // standard deviation 48
+    assert_in_range(plus[1], 2280, 2720); // 43
+    assert_true(plus[2] == 10000 && plus[3] == 0);
+
+    // dalpha = 1 (1 - 0.25) + 2 (-1 + 0.5) + 4 - 8 = -4.25; da = 6 * 2 * that
+    const float drawn[6] = {2, -2, 2, -2, 0, 0};
+    float grad[6] = {1, 2, 4, 8, 16, 32};
+    binary_gradient(&b, theta, adapter, drawn, grad);
+    assert_true(grad[0] == 1 && grad[1] == 2 && grad[2] == 0 && grad[3] == 0);
+    assert_true(grad[4] == 16 && grad[5] == 32); // full precision
+    assert_true(fabsf(b.grad[0] + 51) < 1e-4f && b.grad[1] == 0);
+
+    // The first step of Adam is lr against the sign; alpha = 2 exp(6 * 0.01)
+    struct optim_params p = {
+        .kind = OPTIM_ADAMW, .lr = 0.01, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8};
+    binary_step(&b, &p);
+    assert_true(fabsf(b.a[0] - 0.01f) < 1e-6f);
+    assert_true(fabs(binary_alpha(&b, 0) - 2 * exp(0.06)) < 1e-5);
+    const struct binary_opt tight = {.rho = 6, .alpha_min = 1, .alpha_max = 1.5};
+    b.opt = &tight; // what the clamp holds does not learn
+    assert_true(binary_alpha(&b, 0) == 1.5);
+    binary_gradient(&b, theta, adapter, drawn, grad);
+    assert_true(b.grad[0] == 0);
+    shape_free(&shape);
+}
+
 // products.
 
 #define PR_CLIENTS 3
@@ -943,6 +1001,7 @@ int main(void)
         cmocka_unit_test(test_whose_turn_it_is),
         cmocka_unit_test(test_state_of_parts_lies_side_by_side),
         cmocka_unit_test(test_middle_by_hand),
+        cmocka_unit_test(test_binary_by_hand),
         cmocka_unit_test(test_frozen_values_do_not_move),
         cmocka_unit_test(test_mean_of_products),
         cmocka_unit_test(test_clipping_by_hand),
