@@ -124,6 +124,11 @@ static const char *const codec_cases[] = {
     "randk:ratio=0.05,index=log2,value=fp32",
     "randk:index=raw32",
     "randk:ratio=0.2,index=bitmap",
+    "fstq:budget=0.04,importance=magnitude,tags=rice,values=packed",
+    "fstq:importance=magnitude,tags=rans,values=packed,group=class",
+    "fstq:budget=0.2,importance=magnitude,tags=bitmap,policy=greedy,scale=tier",
+    "fstq:policy=percentile,widths=0/3/6/16,shares=0.02/0.05/0.1,importance=magnitude,top=int16,"
+    "tags=dense,upload_s=1",
     NULL,
 };
 

@@ -278,6 +278,41 @@ static void test_rate_distortion_is_optimal(void **state)
     alloc_close(&b);
 }
 
+// (22): where quantisation is fine, b = 0.5 log2(u / lambda): four times the sensitivity, one bit
+// more.
+static void test_high_rate_bits(void **state)
+{
+    (void)state;
+    static struct bench_alloc b;
+    enum { COUNT = 4096, GROUPS = 3 };
+    alloc_open(&b, COUNT, POLICY_RD, IMPORTANCE_FISHER, 16);
+    static const int bits[] = {0, 2, 3, 4, 6, 8};
+    struct alloc_levels *l = &b.levels[0];
+    l->count = b.a.count = (int)ARRAY_LEN(bits);
+    for (int k = 1; k < b.a.count; k++) { // uniform values in [-1, 1]: q steps of 1 / (q + 1/2)
+        b.a.bits[k] = bits[k];
+        l->kind[k] = ALLOC_INT;
+        l->q[k] = (float)((1 << (bits[k] - 1)) - 1);
+        l->scale[k] = 1 / (l->q[k] + 0.5f);
+        l->inverse[k] = 1 / l->scale[k];
+        for (int c = 0; c < k; c++)
+            l->per_bit[c][k] = 1 / (float)(bits[k] - bits[c]);
+    }
+    struct rng r = rng_stream(5, RNG_TEST, 0, 0, 0);
+    for (int i = 0; i < COUNT; i++) {
+        b.x[i] = (float)(2 * rng_unit(&r) - 1);
+        b.sens[i] = (float)(1 << 2 * (i % GROUPS));
+    }
+    alloc_run(&b, COUNT * 6.0 / 8); // four bits and the two that plain_bits counts for a tag
+    double mean[GROUPS] = {0};
+    for (int i = 0; i < COUNT; i++)
+        mean[i % GROUPS] += (double)GROUPS * bits[b.tag[i]] / COUNT;
+    for (int g = 1; g < GROUPS; g++)
+        if (fabs(mean[g] - mean[g - 1] - 1) > 0.25)
+            fail_msg("%g, %g and %g bits", mean[0], mean[1], mean[2]);
+    alloc_close(&b);
+}
+
 // All alike: the first in order get the bits.
 static void test_equal_values_take_turns_by_index(void **state)
 {
@@ -431,7 +466,7 @@ static void test_budget_is_met(void **state)
                                        "policy=greedy,tags=bitmap",
                                        "policy=percentile,tags=auto",
                                        "policy=percentile,tags=bitmap,scale=tier"};
-    static const double budgets[] = {.15, .05, .02, .3};
+    static const double budgets[] = {.15, .05, .0435, .02, .01, .005, .3};
     struct rng r = rng_stream(3, RNG_TEST, 0, 0, 0);
     for (size_t k = 0; k < ARRAY_LEN(rest); k++)
         for (size_t b = 0; b < ARRAY_LEN(budgets); b++) {
@@ -541,6 +576,7 @@ int main(void)
         cmocka_unit_test(test_greedy_by_hand),
         cmocka_unit_test(test_hull_by_hand),
         cmocka_unit_test(test_rate_distortion_is_optimal),
+        cmocka_unit_test(test_high_rate_bits),
         cmocka_unit_test(test_equal_values_take_turns_by_index),
         cmocka_unit_test(test_importance),
         cmocka_unit_test(test_needs_and_missing_sides),
