@@ -103,6 +103,7 @@ void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, con
                   int zero, struct quant_sink to, bool stream);
 void quant_unpack_table(const uint8_t *in, size_t n, unsigned width, const float table[16],
                         struct quant_sink to, bool stream); // width 1 to 4
+void quant_stream(const float *x, size_t n, float *to); // a copy past the caches
 
 // pack.c: fixed-width codes, low bits first.
 size_t pack_bytes(size_t n, unsigned width);                               // of n codes
@@ -159,6 +160,8 @@ void select_cut_next(struct select_cut *c, const uint32_t count[SELECT_BINS]);
 #define SELECT_STRIDE 64
 size_t select_sample(const float *x, size_t n, enum select_side side, uint32_t count[SELECT_BINS]);
 uint32_t select_floor(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k);
+// The same inside the bin, as if its values lay evenly: bits of the least magnitude, 0 = all.
+uint32_t select_least(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k);
 // Adds to count; values that are not on the side count as zero. At level 0 prefix is the floor.
 void select_count(const float *x, size_t n, enum select_side side, int level, uint32_t prefix,
                   uint32_t count[SELECT_BINS]);

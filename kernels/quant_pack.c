@@ -423,6 +423,29 @@ TARGET_AVX512 static void unpack_avx512(const uint8_t *in, size_t at, size_t end
 }
 #endif
 
+static void copy_portable(const float *x, size_t n, float *to)
+{
+    memcpy(to, x, n * sizeof *to);
+}
+
+#if KERNEL_X86
+static void copy_avx2(const float *x, size_t n, float *to)
+{
+    size_t head = min_size(((0 - (uintptr_t)to) & 31) / 4, n);
+    copy_portable(x, head, to);
+    stream_avx2(x + head, n - head, to + head);
+}
+
+TARGET_AVX512 static void copy_avx512(const float *x, size_t n, float *to)
+{
+    size_t i = min_size(((0 - (uintptr_t)to) & 63) / 4, n);
+    copy_portable(x, i, to);
+    for (; i + 16 <= n; i += 16)
+        _mm512_stream_ps(to + i, _mm512_loadu_ps(x + i));
+    copy_portable(x + i, n - i, to + i);
+}
+#endif
+
 static void settle(bool stream)
 {
 #if KERNEL_X86
@@ -447,6 +470,12 @@ void quant_pack_sign(const float *x, size_t n, uint8_t *out)
 void quant_pack_sign_abs(const float *x, size_t n, uint8_t *out, double *total)
 {
     KERNEL_PICK(sign_abs, (x, n, out, total));
+}
+
+void quant_stream(const float *x, size_t n, float *to)
+{
+    KERNEL_PICK(copy, (x, n, to));
+    settle(true);
 }
 
 void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, const float *scale,

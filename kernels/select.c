@@ -46,13 +46,29 @@ size_t select_sample(const float *x, size_t n, enum select_side side, uint32_t c
 }
 
 // Half as many again as are sought, and some more for small samples.
+static double sample_wanted(size_t seen, size_t n, size_t k)
+{
+    return n ? 1.5 * (double)k * (double)seen / (double)n + 64 : 0;
+}
+
 uint32_t select_floor(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k)
 {
-    double want = n ? 1.5 * (double)k * (double)seen / (double)n + 64 : 0, have = 0;
+    double want = sample_wanted(seen, n, k), have = 0;
     for (uint32_t b = SELECT_BINS - 1; b > 0; b--) {
         have += count[b];
         if (have >= want)
             return b;
+    }
+    return 0;
+}
+
+uint32_t select_least(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k)
+{
+    double want = sample_wanted(seen, n, k), have = 0;
+    for (uint32_t b = SELECT_BINS - 1; b > 0; b--) {
+        if (count[b] && have + count[b] >= want)
+            return (uint32_t)((b + 1 - (want - have) / count[b]) * (1 << 20));
+        have += count[b];
     }
     return 0;
 }

@@ -291,8 +291,8 @@ static size_t most_kept(const struct codec_inst *c)
     return k < (double)c->shape->n_values ? (size_t)k : c->shape->n_values;
 }
 
-// Candidates beyond what is kept: half as many again, more for small updates.
-#define COLLECT_ROOM(kept) ((kept) / 2 + 65536)
+// Candidates beyond what is kept: as many again, more for small updates.
+#define COLLECT_ROOM(kept) ((kept) + 65536)
 
 // The same for the largest on either side, in one pass over the update: what a sample says can be
 // among them is collected, and the cuts are found in that. SIZE_MAX where there are too many for
@@ -308,7 +308,7 @@ static size_t collect(const struct codec_inst *c, struct shape_range r, const fl
         for (uint32_t t = own ? first : 0; t < (own ? first + 1 : tensors); t++)
             if (group_of(c, t) == first && g[first].n >= SAMPLE_FROM && part_of(c, r, t, &from, &n))
                 seen += select_sample(x + from, n, SELECT_ABS, bins);
-        g[first].least = select_floor(bins, seen, g[first].n, g[first].k) << 20;
+        g[first].least = select_least(bins, seen, g[first].n, g[first].k);
         g[first].least += g[first].least == 0; // zeros are never sent
     }
     for (uint32_t t = 0; t < tensors; t++) {
@@ -746,6 +746,28 @@ static float value_of(const struct codec_inst *c, const struct parsed *p, uint32
     return options(c)->unbiased ? v * (float)((double)g->n / (double)g->k) : v;
 }
 
+#define STREAM ((size_t)4 << 20) // updates so large are decoded past the caches
+#define TILE   4096
+
+// Positions ascend: a tile of zeros takes its values, is copied out, and is zero again.
+static void stream_values(const struct codec_inst *c, const struct parsed *p, const uint32_t *at,
+                          float *to)
+{
+    float tile[TILE] = {0};
+    uint32_t t = 0;
+    for (size_t begin = 0, i = 0; begin < c->shape->n_values; begin += TILE) {
+        size_t n = c->shape->n_values - begin, first = i;
+        n = n < TILE ? n : TILE;
+        for (; i < p->count && at[i] < begin + n; i++) {
+            t = tensor_at(c, at[i], t);
+            tile[at[i] - begin] = value_of(c, p, t, i);
+        }
+        quant_stream(tile, n, to + begin);
+        for (size_t k = first; k < i; k++)
+            tile[at[k] - begin] = 0;
+    }
+}
+
 static int sparse_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                          size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
@@ -787,6 +809,10 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
         return msg_short("values", err);
     if (msg_end(&m, err) || check_values(c, &p, err))
         return -1;
+    if (!to.add && c->shape->n_values >= STREAM) {
+        stream_values(c, &p, at, to.to);
+        return 0;
+    }
     if (!to.add)
         memset(to.to, 0, c->shape->n_values * sizeof *to.to);
     uint32_t t = 0;
