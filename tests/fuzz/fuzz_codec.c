@@ -39,6 +39,25 @@ static void check(bool ok)
         abort();
 }
 
+// An aggregation of its own takes what decoding takes, and comes out finite.
+static void aggregate_any(const struct codec_inst *c, const struct codec_key *key,
+                          const uint8_t *in, size_t len, struct room *r)
+{
+    const struct codec_agg *agg = c->row->agg;
+    struct err err = {""};
+    size_t n = c->shape->n_values, keep = agg->keep_floats ? agg->keep_floats(c, n) : 0;
+    void *state = mem_alloc(MEM_CODEC, agg->state_bytes(c, n) + 1);
+    float *kept = mem_alloc(MEM_CODEC, (keep + 1) * sizeof *kept);
+    agg->begin(c, state, n);
+    int bad = agg->add(c, key, in, len, 1, state, &err);
+    check(!bad || err.text[0]);
+    agg->finish(c, state, kept, 1, r->acc, n);
+    for (size_t i = 0; i < n; i++)
+        check(isfinite(r->acc[i]));
+    mem_free(kept);
+    mem_free(state);
+}
+
 static void decode_any(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                        size_t len, struct room *r)
 {
@@ -50,6 +69,8 @@ static void decode_any(const struct codec_inst *c, const struct codec_key *key, 
     check(!bad || err.text[0]);
     for (size_t i = 0; i < n; i++)
         check(bad ? r->acc[i] == 0.5f : isfinite(r->acc[i]));
+    if (c->row->agg)
+        aggregate_any(c, key, in, len, r);
 }
 
 // The floats of the input, over and over.
