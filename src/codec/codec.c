@@ -33,7 +33,7 @@ const struct codec_alias codec_alias_table[] = {
     {"efsign", "sign:group=tensor+ef", "EF-signSGD: signs, mean magnitudes, error feedback"},
     {"fstq-paper",
      "fstq:policy=percentile,budget=0.15,shares=0.005/0.04/0.08,importance=fisher,gamma=1,"
-     "norm=none,scale=group,format=fp32,tags=bitmap,values=packed",
+     "norm=none,group=tensor,scale=group,format=fp32,tags=bitmap,values=packed",
      "Fed-FSTQ as it is written: F D^2 by percentiles, one scale a matrix, a mask and 2-bit tags"},
     {"fedpaq", "qsgd:norm=l2",
      "QSGD as FedPAQ uses it: several local steps; its mean is that of fed.weights=equal"},

@@ -35,7 +35,7 @@ static const struct opt fstq_options[] = {
     OPT_STRING(struct fstq_opt, widths, "widths", "0/2/4/16", "of 0 1 2 3 4 6 8 16, ascending"),
     OPT_STRING(struct fstq_opt, shares, "shares", "0.005/0.04/0.08",
                "percentile: share of each width, the largest first"),
-    OPT_ENUM(struct fstq_opt, group, "group", "tensor", group_choices, "what shares a scale (30)"),
+    OPT_ENUM(struct fstq_opt, group, "group", "class", group_choices, "what shares a scale (30)"),
     OPT_ENUM(struct fstq_opt, scale, "scale", "mse", scale_choices,
              "from the largest of the group (30), of the width in the group, or of least error"),
     OPT_ENUM(struct fstq_opt, format, "format", "bf16", format_choices, "of scales"),

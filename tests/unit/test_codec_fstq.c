@@ -98,7 +98,7 @@ static void test_literal_int2_survivors(void **state)
     }
     shape_seal(&s.shape);
     session_open(&s, "fstq:policy=percentile,budget=0,widths=0/2,shares=1,importance=magnitude,"
-                     "scale=group");
+                     "group=tensor,scale=group");
     size_t n = s.shape.n_values;
     float *x = mem_alloc(MEM_CODEC, n * sizeof *x);
     for (int d = 0; d < 2; d++) {
