@@ -103,7 +103,7 @@ void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, con
                   int zero, struct quant_sink to, bool stream);
 void quant_unpack_table(const uint8_t *in, size_t n, unsigned width, const float table[16],
                         struct quant_sink to, bool stream); // width 1 to 4
-void quant_stream(const float *x, size_t n, float *to); // a copy past the caches
+void quant_stream(const float *x, size_t n, float *to);     // a copy past the caches
 
 // pack.c: fixed-width codes, low bits first.
 size_t pack_bytes(size_t n, unsigned width);                               // of n codes

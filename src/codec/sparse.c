@@ -328,6 +328,8 @@ static size_t collect(const struct codec_inst *c, struct shape_range r, const fl
     return total;
 }
 
+#define AHEAD 48 // candidates are far apart in memory
+
 static uint32_t bits_at(const float *x, size_t i)
 {
     return f32_bits(x[i]) & 0x7fffffffu;
@@ -349,6 +351,7 @@ static size_t cut_collected(const struct codec_inst *c, const float *x, struct g
             uint32_t k = group_of(c, t), *bin = bins[own ? 0 : k];
             for (; i < total && at[i] < end; i++) {
                 uint32_t a = bits_at(x, at[i]);
+                __builtin_prefetch(x + at[i + AHEAD < total ? i + AHEAD : i]);
                 if (level == 0)
                     bin[a >> 20]++;
                 else if (a >> (level == 1 ? 20 : 10) == g[k].cut.prefix)
@@ -445,6 +448,7 @@ static void class_exponents(const struct codec_inst *c, const float *x, const ui
     uint32_t max[CLASSES] = {0};
     for (size_t i = 0, t = 0; i < count; i++) {
         t = tensor_at(c, at[i], (uint32_t)t);
+        __builtin_prefetch(x + at[i + AHEAD < count ? i + AHEAD : i]);
         uint32_t a = f32_bits(x[at[i]]) & 0x7fffffffu, k = c->shape->tensors[t].kind;
         max[k] = a > max[k] ? a : max[k];
     }
