@@ -251,3 +251,21 @@ void token_update(struct token_tracker *t, const struct model_batch *b, const fl
     }
     t->masked = true;
 }
+
+void token_recall_add(struct token_recall *t, const struct model_batch *b, const float *reference,
+                      const float *weights, double p)
+{
+    for (int32_t s = 0; s < b->n_seqs; s++) {
+        struct answer a = answer_of(b, s);
+        int32_t n = a.n - 1, top = n > 0 ? (int32_t)ceil(p * n - 1e-9) : 0;
+        const float *score =
+            reference + a.first + 1; // row first + i + 1 reads what first + i predicts
+        for (int32_t i = 0; i < n; i++) {
+            int32_t better = 0;
+            for (int32_t j = 0; j < n; j++)
+                better += score[j] > score[i] || (score[j] == score[i] && j < i);
+            t->kept += better < top && weights[a.first + i] > 0;
+        }
+        t->top += top;
+    }
+}

@@ -75,4 +75,13 @@ void token_weights(const struct token_tracker *t, const struct model_batch *batc
 // After a refresh step: raw (rows) as the source needs. The mask acts from the next step on.
 void token_update(struct token_tracker *t, const struct model_batch *batch, const float *raw);
 
+// Token Recall: of the ceil(p n) tokens of each answer with the largest reference score, ties to
+// the earlier, how many a mask that gates the loss on tokens keeps. The n tokens of an answer are
+// those before its end; reference (rows) is by the row that reads a token, as token_sq is.
+struct token_recall {
+    int64_t top, kept; // summed; recall is kept / top
+};
+void token_recall_add(struct token_recall *t, const struct model_batch *batch,
+                      const float *reference, const float *weights, double p);
+
 #endif

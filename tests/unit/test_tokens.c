@@ -249,6 +249,26 @@ static void test_masks_keep_the_best(void **state)
     }
 }
 
+// Answers of 3 and 2 tokens and their ends, scores 1 4 9 and 16 2: the better half is {9, 4} and
+// {16}; the masks keep one of the first answer's two, and the second's or not.
+static void test_recall_by_hand(void **state)
+{
+    (void)state;
+    struct token_recall r = {0};
+    const float one[] = {0, 1, 0, 1, 1, 0, 0, 1, 1}, two[] = {1, 0, 1, 0, 0, 1, 1, 0, 0};
+    token_recall_add(&r, &batch, raw, one, 0.5);
+    assert_true(r.top == 3 && r.kept == 1);
+    token_recall_add(&r, &batch, raw, two, 0.5);
+    assert_true(r.top == 6 && r.kept == 3);
+    r = (struct token_recall){0};
+    token_recall_add(&r, &batch, raw, all, 1);
+    assert_true(r.top == 5 && r.kept == 5);
+    r = (struct token_recall){0};
+    static const float tied[9];
+    token_recall_add(&r, &batch, tied, one, 0.3); // the first of each
+    assert_true(r.top == 2 && r.kept == 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +282,7 @@ int main(void)
         cmocka_unit_test(test_keep_one_and_uniform_never_mask),
         cmocka_unit_test(test_random_is_drawn_from_its_stream),
         cmocka_unit_test(test_masks_keep_the_best),
+        cmocka_unit_test(test_recall_by_hand),
     };
     return cmocka_run_group_tests_name("tokens", tests, NULL, NULL);
 }
