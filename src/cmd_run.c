@@ -8,6 +8,7 @@
 #include "fed/fault.h"
 #include "fed/server.h"
 #include "fed/worker.h"
+#include "machine.h"
 #include "net/comm_mpi.h"
 #include "tally.h"
 #include "update_file.h"
@@ -410,6 +411,24 @@ static void put_split(void *arg, const struct rec_split *row)
     trace_append(arg, REC_SPLIT, row, 1);
 }
 
+// What the machine is, as "group.name=value" lines.
+static void add_machine(void *arg, const char *group, const char *name, const char *value)
+{
+    fprintf(arg, "%s.%s=%s\n", group, name, value);
+}
+
+static char *machine_text(void)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    if (!out)
+        return NULL;
+    machine_each(add_machine, out);
+    fclose(out);
+    return text;
+}
+
 static void open_trace(struct run *r, int argc, char **argv)
 {
     struct err err;
@@ -425,13 +444,14 @@ static void open_trace(struct run *r, int argc, char **argv)
     config_each(&r->cfg, add_attr, &list);
     struct topo topo;
     size_t xml_len;
-    char *xml = NULL, *text = config_text(&r->cfg);
+    char *xml = NULL, *text = config_text(&r->cfg), *machine = machine_text();
     bool have_topo = topo_load(&topo, &err) == 0;
     if (have_topo)
         xml = topo_xml(&topo, &xml_len);
     struct trace_meta meta = {.command_line = command,
                               .config_text = text,
                               .hwloc_xml = xml,
+                              .machine = machine,
                               .config = attr,
                               .n_config = list.n};
     r->trace = trace_open(&r->cfg.trace, &meta, r->server->round > 0, &err);
@@ -444,10 +464,12 @@ static void open_trace(struct run *r, int argc, char **argv)
         topo_free(&topo);
     }
     mem_free(text);
+    free(machine);
     for (int i = 0; i < list.n; i++)
         mem_free((void *)(uintptr_t)attr[i].text);
     struct rec_run run = {.seed = r->cfg.run.seed};
-    snprintf(run.method, sizeof run.method, "%.639s", r->method.text);
+    _Static_assert(sizeof run.method >= sizeof r->method.text, "a method is never cut");
+    snprintf(run.method, sizeof run.method, "%s", r->method.text);
     if (attempt == 0)
         trace_append(r->trace, REC_RUNS, &run, 1);
     if (attempt == 0 && r->work.row->split)
@@ -629,6 +651,8 @@ static enum status conclude(struct run *r)
 {
     struct server *s = r->server;
     char text[512], t[5][32];
+    s->totals.control_bytes += s->row.control_bytes; // the farewell
+    s->totals.wire_bytes += server_take_wire(s);
     clear_progress(r);
     if (r->rounds_done == 0) { // resumed after the last round, or stopped before the first
         server_evaluate(s);
@@ -639,6 +663,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "uplink", (double)s->totals.uplink_bytes, "byte");
     add_summary(r, "downlink", (double)s->totals.downlink_bytes, "byte");
     add_summary(r, "control", (double)s->totals.control_bytes, "byte");
+    add_summary(r, "wire", (double)s->totals.wire_bytes, "byte");
     add_summary(r, "adapter_values", (double)s->n, "1");
     add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
     add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
@@ -659,8 +684,14 @@ static enum status conclude(struct run *r)
     print_memory();
     enum status status = verdict(r, text, sizeof text);
     if (r->trace) {
-        trace_close(r->trace, status != STATUS_INTERRUPTED);
-        printf("# trace %s\n", r->cfg.trace.file);
+        bool whole = trace_close(r->trace, status != STATUS_INTERRUPTED);
+        r->trace = NULL;
+        if (!whole && status == STATUS_VALID) {
+            status = STATUS_DEGRADED;
+            snprintf(text, sizeof text, "DEGRADED: trace: %s could not be ended",
+                     r->cfg.trace.file);
+        }
+        printf("# trace %s%s\n", r->cfg.trace.file, whole ? "" : " (not whole)");
     }
     printf("# adapter xxh3:%016llx\n# %s\n", (unsigned long long)r->last.adapter_xxh3, text);
     fflush(stdout);

@@ -284,26 +284,3 @@ void machine_each(machine_fn *fn, void *arg)
     library_facts(&f);
     build_facts(&f);
 }
-
-int machine_environment(char *out, unsigned long size)
-{
-    static const char *const prefixes[] = {"FSTQ_",  "OMPI_", "PMIX_", "SLURM_",
-                                           "CUDA_",  "OMP_",  "UCX_",  "OPENBLAS_",
-                                           "HWLOC_", "GOMP_", "PBS_",  "NVIDIA_"};
-    extern char **environ;
-    size_t used = 0;
-    int n = 0;
-    if (size)
-        out[0] = '\0';
-    for (char **e = environ; *e; e++)
-        for (size_t i = 0; i < ARRAY_LEN(prefixes); i++) {
-            size_t length = strlen(*e);
-            if (strncmp(*e, prefixes[i], strlen(prefixes[i])) != 0 || strchr(*e, '\n'))
-                continue;
-            if (used + length + 2 > size)
-                return n;
-            used += (size_t)snprintf(out + used, size - used, "%s\n", *e);
-            n++;
-        }
-    return n;
-}

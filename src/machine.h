@@ -5,7 +5,5 @@
 
 typedef void machine_fn(void *arg, const char *group, const char *name, const char *value);
 void machine_each(machine_fn *fn, void *arg);
-// Environment variables that shape a run, as NAME=value lines: never the whole environment.
-int machine_environment(char *out, unsigned long size);
 
 #endif

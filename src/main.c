@@ -143,6 +143,7 @@ int main(int argc, char **argv)
 {
     fill_descriptors();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); // past a limit on file sizes a write fails, and says so
     on_exit(at_exit, NULL);
     return dispatch(argc, argv);
 }

@@ -221,6 +221,7 @@ void report_meta(FILE *out, const struct trace_file *f)
         fprintf(out, "#   %s = %s\n", f->config[i].name, f->config[i].text);
     print_text(out, "environment", f->environment);
     print_text(out, "build", f->build);
+    print_text(out, "machine", f->machine);
 }
 
 static const struct rec_round *last_round(const struct trace_file *f, int32_t run, size_t *count)

@@ -9,7 +9,6 @@
 #include "base/stats.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +130,7 @@ static void build_facts(struct trace_file *f, const struct trace_meta *meta)
         environment_fact(f);
     fact(f, TRACE_META, "build", build);
     fact(f, TRACE_META, "hwloc_xml", meta->hwloc_xml);
+    fact(f, TRACE_META, "machine", meta->machine);
     for (int i = 0; i < meta->n_config; i++)
         trace_fact_add(f, TRACE_CONFIG, meta->config[i].name, meta->config[i].text,
                        strlen(meta->config[i].text));
@@ -325,8 +325,6 @@ struct trace *trace_open(const struct trace_params *p, const struct trace_meta *
 {
     struct trace *t = mem_alloc(MEM_TRACE, sizeof *t);
     t->journal.fd = -1;
-    // Past a limit on file sizes a write shall fail, and not end the run.
-    signal(SIGXFSZ, SIG_IGN);
     if (snprintf(t->path, sizeof t->path, "%s", p->file) >= (int)sizeof t->path - 32 ||
         !t->path[0]) {
         err_set(err, "trace.file = %s: not a usable file name", p->file);

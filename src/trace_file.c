@@ -12,8 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-const char *const trace_meta_names[] = {"command_line", "config",    "environment",
-                                        "build",        "hwloc_xml", NULL};
+const char *const trace_meta_names[] = {"command_line", "config",  "environment", "build",
+                                        "hwloc_xml",    "machine", NULL};
 
 int trace_errno_set(struct err *err, const char *path, const char *what)
 {
@@ -295,11 +295,9 @@ static void facts_settle(struct trace_file *f)
     const struct {
         const char *name;
         const char **out;
-    } meta[] = {{"config", &f->config_text},
-                {"command_line", &f->command_line},
-                {"hwloc_xml", &f->hwloc_xml},
-                {"environment", &f->environment},
-                {"build", &f->build}};
+    } meta[] = {{"config", &f->config_text},  {"command_line", &f->command_line},
+                {"hwloc_xml", &f->hwloc_xml}, {"environment", &f->environment},
+                {"build", &f->build},         {"machine", &f->machine}};
     for (size_t i = 0; i < ARRAY_LEN(meta); i++) {
         const char *text = trace_fact_get(f, TRACE_META, meta[i].name);
         *meta[i].out = text ? text : "";

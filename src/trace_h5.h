@@ -27,6 +27,7 @@ struct trace_attr { // attributes of / and /config; text or number
 struct trace_meta {
     // Environment: NAME=value lines; NULL = what of our own bears on a run.
     const char *command_line, *config_text, *hwloc_xml, *environment;
+    const char *machine; // group.name=value lines: what it is and why what is not known is not
     const struct trace_attr *config; // every parameter by its one name
     int n_config;
 };
@@ -63,7 +64,8 @@ struct trace_file {
     bool complete;
     char *rows[REC_COUNT]; // without padding; superseded attempts dropped
     size_t n[REC_COUNT];
-    const char *config_text, *command_line, *hwloc_xml, *environment, *build; // "" = not there
+    const char *config_text, *command_line, *hwloc_xml, *environment, *build,
+        *machine; // "" = not there
     struct trace_setting *config;
     int n_config;
     char suite_version[32], git_rev[48], created_utc[32];

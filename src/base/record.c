@@ -105,7 +105,7 @@ _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval"
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4, "hole in rec_alloc");
 _Static_assert(sizeof(struct rec_link) == 5 * 8 + 6 * 4, "hole in rec_link");
 _Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sensor");
-_Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 760, "hole in rec_run");
+_Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 1144, "hole in rec_run");
 _Static_assert(sizeof(struct rec_summary) == 8 + 2 * 4 + 56, "hole in rec_summary");
 _Static_assert(sizeof(struct rec_rank) == (5 + MEM_PURPOSES) * 8 + 2 * 4 + 208, "hole in rec_rank");
 _Static_assert(sizeof(struct rec_split) == 8 + 4 * 4 + 24, "hole in rec_split");

@@ -137,7 +137,7 @@ struct rec_sensor {
 struct rec_run {
     int64_t seed;
     int32_t run, pad;
-    char method[640], setting[120];
+    char method[1024], setting[120]; // as long as struct method has it
 };
 
 struct rec_summary {

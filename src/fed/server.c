@@ -370,6 +370,13 @@ void server_evaluate(struct server *s)
     s->sink->rows(s->sink->arg, REC_EVAL, rows, (size_t)n);
 }
 
+int64_t server_take_wire(struct server *s)
+{
+    int64_t moved = s->env->transport->bytes_moved, since = moved - s->round_wire_bytes;
+    s->round_wire_bytes = moved;
+    return since;
+}
+
 void server_checkpoint(struct server *s)
 {
     const struct fed_env *env = s->env;

@@ -121,6 +121,7 @@ void server_suspect_silent(struct server *s, int endpoint);
 void server_check_alive(struct server *s);
 void server_evaluate(struct server *s);
 void server_checkpoint(struct server *s);
+int64_t server_take_wire(struct server *s); // bytes the transport moved since it was last asked
 void server_flush_events(struct server *s); // rows of the server's own recorder to the sink
 void server_take_events(struct server *s, const struct net_msg *m);
 void server_finish(struct server *s); // no more rounds: farewell

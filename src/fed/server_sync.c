@@ -588,9 +588,7 @@ static void add_totals(struct server *s)
     t->measured_ns += s->row.time_measured_ns;
     t->lost += s->row.lost;
     t->rejected += s->row.rejected;
-    int64_t moved = s->env->transport->bytes_moved;
-    s->row.wire_bytes = moved - s->round_wire_bytes;
-    s->round_wire_bytes = moved;
+    s->row.wire_bytes = server_take_wire(s);
     t->wire_bytes += s->row.wire_bytes;
 }
 
@@ -602,7 +600,9 @@ static bool any_worker_left(const struct server *s)
     return false;
 }
 
-// Order: client state is on disk (its owner's EVENTS said so), then the checkpoint, then the trace.
+// Order: client state is on disk (its owner's EVENTS said so), then the trace, then the checkpoint.
+// A kill between the last two makes the resumed run repeat a round that the trace holds already, as
+// another attempt of which readers keep the last; the other way round the trace would lack it.
 static void close_round(struct server *s)
 {
     const struct fed_env *env = s->env;
@@ -610,7 +610,6 @@ static void close_round(struct server *s)
         s->sink->rows(s->sink->arg, REC_MESSAGES, &s->turn[i].row, 1);
     s->sink->rows(s->sink->arg, REC_LINKS, s->links, (size_t)s->n_links);
     add_totals(s);
-    server_checkpoint(s);
     s->row.uplink_total_bytes = s->totals.uplink_bytes;
     s->row.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model);
     s->sink->rows(s->sink->arg, REC_ROUNDS, &s->row, 1);
@@ -618,7 +617,9 @@ static void close_round(struct server *s)
     recorder_put(env->rec, STAGE_ROUND, -1, s->t_round_ns, t - s->t_round_ns, -1, 0, 0, 0);
     server_flush_events(s);
     s->sink->commit(s->sink->arg, (int32_t)s->round);
+    server_checkpoint(s);
     s->sink->progress(s->sink->arg, &s->row);
+    s->row.control_bytes = 0; // of the next round, or of the farewell
     if (!any_worker_left(s))
         snprintf(s->failure, sizeof s->failure, "every worker is lost");
     if ((int32_t)s->round >= env->fed->rounds || s->interrupted || s->failure[0])
@@ -664,7 +665,9 @@ static void begin_round(struct server *s)
 static void next_round(struct server *s)
 {
     struct recorder *rec = s->env->rec;
+    int64_t control_bytes = s->row.control_bytes; // since the last row, the greeting among them
     memset(&s->row, 0, sizeof s->row);
+    s->row.control_bytes = control_bytes;
     s->between = false;
     s->round++;
     rec->version = (int32_t)s->round;
@@ -707,7 +710,6 @@ static void run_on(struct server *s)
 static void sync_begin(struct server *s, int64_t now)
 {
     (void)now;
-    s->round_wire_bytes = s->env->transport->bytes_moved;
     if (s->round == 0) { // the score before anything is learned: the floor of every curve
         server_evaluate(s);
         server_flush_events(s);
@@ -720,8 +722,11 @@ static void sync_begin(struct server *s, int64_t now)
                                 .energy_j = NAN,
                                 .server_lr = NAN,
                                 .control_bytes = s->row.control_bytes,
+                                .wire_bytes = server_take_wire(s),
                                 .adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model)};
         s->totals.control_bytes += row.control_bytes;
+        s->totals.wire_bytes += row.wire_bytes;
+        s->row.control_bytes = 0;
         s->sink->rows(s->sink->arg, REC_ROUNDS, &row, 1);
         s->sink->commit(s->sink->arg, 0);
         s->sink->progress(s->sink->arg, &row);
