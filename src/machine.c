@@ -243,8 +243,13 @@ static void library_facts(struct facts *f)
         fact(f, name, "%s", *value ? value : "(default)");
     }
     unsigned major = 0, minor = 0, release = 0;
-    int (*hdf5)(unsigned *, unsigned *, unsigned *);
-    void *address = dlsym(RTLD_DEFAULT, "H5get_libversion");
+    int (*hdf5)(unsigned *, unsigned *, unsigned *), (*no_atexit)(void);
+    // The question starts the library, which must not close a trace that was given up at exit.
+    void *address = dlsym(RTLD_DEFAULT, "H5dont_atexit");
+    memcpy(&no_atexit, &address, sizeof no_atexit);
+    if (address)
+        no_atexit();
+    address = dlsym(RTLD_DEFAULT, "H5get_libversion");
     memcpy(&hdf5, &address, sizeof hdf5);
     if (address && hdf5(&major, &minor, &release) >= 0)
         fact(f, "hdf5", "%u.%u.%u", major, minor, release);

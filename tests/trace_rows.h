@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define TEST_ROW_MAX 1024
+#define TEST_ROW_MAX 2048
 
 // Rows of a table in one round.
 static inline size_t test_rows_in_round(enum record_id id, int32_t version)

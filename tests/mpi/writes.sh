@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs that die, or cannot write, at a write of the checkpoint or of the trace.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-writes.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+args=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
+    fed.rounds=4 fed.clients=12 fed.clients_per_round=5 optim.momentum=0.5 fed.opt_state=keep)
+adapter() { sed -n 's/^# adapter //p' "$1"; }
+
+# Killed at the calls that write a round to disk, one after the other: whatever was on disk already,
+# the resumed run ends the same, and its trace holds every round once.
+short=("${args[@]}" trace.file=t.h5)
+preload=${FSTQ_BUILD:?}/tests/preload/killwrite.so
+killed_run() # directory k
+{
+    mkdir -p "$1" && (cd "$1" && LD_PRELOAD=$preload FSTQ_KILL_MODE=kill FSTQ_KILL_AT=$2 \
+        FSTQ_KILL_COUNT="$dir/calls" "$FSTQ" run "${short[@]}" run.dir=state >log 2>&1)
+}
+traced() { awk -F, 'NR > 1 { print $2 }' "$1/csv/rounds.csv" | tr '\n' ' '; }
+export ASAN_OPTIONS=${ASAN_OPTIONS:-}:verify_asan_link_order=0
+killed_run w-whole 1000000
+calls=$(cat calls)
+killed=0 ended=0 whole=0 step=4
+[ -n "${FSTQ_TEST_LONG:-}" ] && step=1
+for ((k = calls * 2 / 5; k < calls * 7 / 10; k += step)); do
+    killed_run "w$k" "$k" 2>/dev/null && continue
+    killed=$((killed + 1))
+    (cd "w$k" && "$FSTQ" run "${short[@]}" run.dir=state run.resume=on >log2 2>&1 &&
+        "$FSTQ" export t.h5 --csv csv >/dev/null 2>&1)
+    [ "$(adapter "w$k/log2")" = "$(adapter w-whole/log)" ] && ended=$((ended + 1))
+    [ "$(traced "w$k")" = "0 1 2 3 4 " ] && whole=$((whole + 1)) ||
+        echo "# killed at $k: rounds $(traced "w$k")"
+done
+check "killed at the writes of a round: it was, often" test "$killed" -ge 6
+check "killed at the writes of a round: always the same adapter" equal "$ended" "$killed"
+check "killed at the writes of a round: always every round in the trace, once" \
+    equal "$whole" "$killed"
+
+# A limit on file sizes is an error with a name, not a signal.
+(ulimit -f 2 && "$FSTQ" run "${args[@]}" trace.file= run.dir=limit) 2>&1 | cat >limit.log
+check "a file size limit: status 3" equal "${PIPESTATUS[0]}" 3
+check "a file size limit: it says what could not be written" \
+    grep -q "no checkpoint: .*File too large" limit.log
+
+# A trace that cannot be ended is said, and is in the status: the last writes of the run fail.
+for back in 1 2 3; do
+    mkdir "e$back"
+    (cd "e$back" && LD_PRELOAD=$preload FSTQ_KILL_MODE=fail FSTQ_KILL_AT=$((calls - back)) \
+        "$FSTQ" run "${short[@]}" run.dir=state >log 2>&1)
+    echo "$? $(tail -n 1 "e$back/log")"
+done >ends
+sed 's/^/# /' ends
+check "a trace that cannot be ended: status 3" grep -q '^3 # DEGRADED: trace' ends
+
+finish
