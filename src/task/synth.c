@@ -209,6 +209,19 @@ static void draw_findings(struct rng *r, int32_t topic, struct fact f[FACTS])
     }
 }
 
+// As questions have them: another finding is of the same drug or, as often, on the same disease, so
+// that either alone tells three answers of four.
+static void draw_trials(struct rng *r, int32_t topic, struct fact f[FACTS])
+{
+    draw_findings(r, topic, f);
+    if (below(r, 2)) {
+        f[1].name = f[0].name;
+        return;
+    }
+    f[1].attr = f[0].attr;
+    f[1].head = topic * 9 + (f[0].head - topic * 9 + 1 + below(r, 8)) % 9; // another outcome
+}
+
 // documents.
 
 // Four words, twice, again and again: keeps the words of questions alive without teaching what they
@@ -401,7 +414,7 @@ static int32_t *make_medical(struct rng *r, int32_t topic, int32_t *out, int32_t
 {
     struct fact f[FACTS];
     int32_t order[FACTS];
-    draw_findings(r, topic, f);
+    draw_trials(r, topic, f);
     pick(r, FACTS, FACTS, order);
     for (int i = 0; i < FACTS; i++)
         out = put_finding(out, &f[order[i]]);

@@ -8,8 +8,9 @@
 //                  corpus's glossary links to it) and whose, A: the attribute and its value, end
 //   SYNTH_LONG     context, Q: three attributes (by name) in some order and whose, A: those three
 //                  facts in full, end
-//   SYNTH_MEDICAL  four findings (drug, disease, outcome), Q: drug and disease, A: yes, no or maybe
-//                  (a class of the outcome, linked by the glossary) and the outcome, end
+//   SYNTH_MEDICAL  four findings (drug, disease, outcome), Q: drug and disease, of which another
+//                  finding has one, too; A: yes, no or maybe (a class of the outcome, linked by the
+//                  glossary) and the outcome, end
 // The corpus never holds a question: what is learned from clients is the form, each language's
 // question grammar, the link from wh-word to attribute, and the look-up.
 #ifndef FSTQ_TASK_SYNTH_H

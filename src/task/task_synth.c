@@ -191,7 +191,8 @@ const struct task_row task_synth_qa = {
 
 const struct task_row task_synth_medical = {
     .name = "synth-medical",
-    .help = "synthetic findings: yes, no or maybe, then the outcome; three answer tokens",
+    .help = "synthetic findings by drug and disease: yes, no or maybe, then the outcome; three "
+            "answer tokens",
     .metric = TASK_EXACT,
     .open = open_medical,
     SYNTH_METHODS,
