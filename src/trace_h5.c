@@ -51,6 +51,7 @@ static int h5_error(struct err *err, const char *path, const char *what)
     char why[160] = "";
     int e = errno;
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, first_reason, why);
+    why[strcspn(why, "\n")] = '\0'; // the library puts a date and more behind it
     bool full = e == ENOSPC || e == EFBIG || e == EDQUOT;
     err_set(err, "%s: cannot %s: %s", path, what, full ? strerror(e) : why[0] ? why : "HDF5 error");
     H5Eclear2(H5E_DEFAULT);
