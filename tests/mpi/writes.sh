@@ -54,6 +54,7 @@ for back in 1 2 3 4 5 6 8; do
     echo "$? $(tail -n 1 "e$back/log")"
 done >ends
 sed 's/^/# /' ends
-check "a trace that cannot be ended: status 3" grep -q '^3 # DEGRADED: trace: .*could not be ended' ends
+check "a trace that cannot be ended: status 3" \
+    grep -q '^3 # DEGRADED: trace: .*could not be ended' ends
 
 finish
