@@ -179,18 +179,18 @@ def check_full(where):
     """The disk is full in the middle: the run ends, says so, and what came before is there."""
     os.makedirs(where)
     path = os.path.join(where, 'trace.h5')
-    command = [FSTQ, 'run', *RUN, 'fed.rounds=400', 'run.dir=', f'trace.file={path}',
+    command = [FSTQ, 'run', *RUN, 'fed.rounds=1500', 'run.dir=', f'trace.file={path}',
                'trace.journal=off']
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400 << 10, 400 << 10))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500 << 10, 500 << 10))
     r = call(*command, cwd=where, preexec_fn=limit)
     ok(r.returncode == 3 and r.stdout.splitlines()[-1].startswith('# DEGRADED'),
        'full: the run ends with status 3', (r.returncode, r.stdout[-300:], r.stderr))
     ok(r.stderr.count('degraded') == 1 and 'HDF5-DIAG' not in r.stderr, 'full: said once', r.stderr)
     r = call(FSTQ, 'show', path, '--json')
     d = json.loads(r.stdout) if r.returncode == 0 else {}
-    ok(10 < d.get('rounds_committed', 0) < 400 and not d['complete'] and not d['damaged'],
+    ok(10 < d.get('rounds_committed', 0) < 1500 and not d['complete'] and not d['damaged'],
        'full: the rounds before are whole', r.stderr)
 
 

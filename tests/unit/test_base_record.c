@@ -121,7 +121,7 @@ static void field_types_read_the_struct(void **state)
 static void padding_is_marked(void **state)
 {
     (void)state;
-    _Alignas(8) unsigned char row[1024];
+    _Alignas(8) unsigned char row[2048];
     for (int id = 0; id < REC_COUNT; id++) {
         assert_true(record_tables[id].row_bytes <= sizeof row);
         memset(row, 1, sizeof row);
