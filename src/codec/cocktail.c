@@ -196,13 +196,11 @@ static int cocktail_parse(const struct codec_inst *c, const struct codec_key *ke
                           const uint8_t *in, size_t len, struct room *r, size_t *n_kept,
                           struct err *err)
 {
-    unsigned flags, bits = (unsigned)options(c)->bits;
+    unsigned bits = (unsigned)options(c)->bits;
     uint64_t count;
     struct msg_in m;
-    if (msg_open(&m, in, len, &flags, err))
+    if (msg_open_plain(&m, in, len, err))
         return -1;
-    if (flags)
-        return msg_bad("header", "unknown flags", err);
     if (msg_get_varint(&m, &count))
         return msg_short("directory", err);
     if (count > most_kept(c))

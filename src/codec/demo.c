@@ -343,13 +343,10 @@ static int get_values(const struct codec_inst *c, struct room *r, size_t count, 
 static int demo_parse(const struct codec_inst *c, const uint8_t *in, size_t len, struct room *r,
                       size_t *n_kept, struct err *err)
 {
-    unsigned flags;
     uint64_t count;
     struct msg_in m;
-    if (msg_open(&m, in, len, &flags, err))
+    if (msg_open_plain(&m, in, len, err))
         return -1;
-    if (flags)
-        return msg_bad("header", "unknown flags", err);
     if (msg_get_varint(&m, &count))
         return msg_short("directory", err);
     if (count > most_kept(c))

@@ -294,11 +294,8 @@ static int powersgd_decode(const struct codec_inst *c, const struct codec_key *k
 {
     struct factors f = lay_factors(c, scratch, NULL);
     struct msg_in m;
-    unsigned flags;
-    if (msg_open(&m, in, len, &flags, err))
+    if (msg_open_plain(&m, in, len, err))
         return -1;
-    if (flags)
-        return msg_bad("header", "unknown flags", err);
     const uint8_t *p = msg_need(&m, sent_bytes(c, key->version));
     if (!p)
         return msg_short("values", err);

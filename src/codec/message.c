@@ -83,6 +83,14 @@ int msg_open(struct msg_in *m, const uint8_t *in, size_t len, unsigned *flags, s
     return 0;
 }
 
+int msg_open_plain(struct msg_in *m, const uint8_t *in, size_t len, struct err *err)
+{
+    unsigned flags = 0;
+    if (msg_open(m, in, len, &flags, err))
+        return -1;
+    return flags ? msg_bad("header", "unknown flags", err) : 0;
+}
+
 int msg_end(const struct msg_in *m, struct err *err)
 {
     if (m->p != m->end)

@@ -55,6 +55,8 @@ int msg_full(const struct msg_out *o,
 const uint8_t *msg_need(struct msg_in *m, size_t size_bytes);
 int msg_get_varint(struct msg_in *m, uint64_t *v); // -1: cut off, or more than 64 bits
 int msg_open(struct msg_in *m, const uint8_t *in, size_t len, unsigned *flags, struct err *err);
+int msg_open_plain(struct msg_in *m, const uint8_t *in, size_t len,
+                   struct err *err);                  // of a codec that knows no flags
 int msg_end(const struct msg_in *m, struct err *err); // trailing bytes are an error
 
 // The constant results let the compiler see that outputs are set.

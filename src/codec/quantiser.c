@@ -877,13 +877,10 @@ static void give_tensor(const struct work *w, uint32_t t, const uint8_t *in, str
 int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
-    unsigned flags;
     struct msg_in m;
     struct work w = lay_work(c, key, &scratch);
-    if (msg_open(&m, in, len, &flags, err))
+    if (msg_open_plain(&m, in, len, err))
         return -1;
-    if (flags)
-        return msg_bad("header", "unknown flags", err);
     if (get_scales(&m, &w, err) || get_codes(&m, &w, scratch, err) || msg_end(&m, err))
         return -1;
     if (w.codes || byte_aligned(c)) {

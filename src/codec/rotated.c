@@ -279,12 +279,9 @@ static int eden_decode(const struct codec_inst *c, const struct codec_key *key, 
 {
     struct slice *slices = scratch;
     size_t bytes, n = lay_slices(c, slices, &bytes);
-    unsigned flags;
     struct msg_in m;
-    if (msg_open(&m, in, len, &flags, err))
+    if (msg_open_plain(&m, in, len, err))
         return -1;
-    if (flags)
-        return msg_bad("header", "unknown flags", err);
     const uint8_t *scales = msg_need(&m, 4 * n), *codes = scales ? msg_need(&m, bytes) : NULL;
     if (!codes)
         return msg_short(scales ? "values" : "scales", err);

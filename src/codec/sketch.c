@@ -202,13 +202,10 @@ static const uint8_t *sketch_payload(const struct codec_inst *c, const uint8_t *
                                      struct err *err)
 {
     struct msg_in m;
-    unsigned flags;
-    if (msg_open(&m, in, len, &flags, err))
+    if (msg_open_plain(&m, in, len, err))
         return NULL;
     const uint8_t *p = msg_need(&m, 4 * cells_of(c));
-    if (flags)
-        msg_bad("header", "unknown flags", err);
-    else if (!p)
+    if (!p)
         msg_short("values", err);
     else if (msg_end(&m, err) == 0) {
         if (f32_from_bits(quant_absmax_bits_le(p, cells_of(c))) <= CELL_LIMIT)

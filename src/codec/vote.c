@@ -62,11 +62,8 @@ static int vote_payload(const struct codec_inst *c, const uint8_t *in, size_t le
                         const uint8_t **bits, struct err *err)
 {
     struct msg_in m;
-    unsigned flags;
-    if (msg_open(&m, in, len, &flags, err))
+    if (msg_open_plain(&m, in, len, err))
         return -1;
-    if (flags)
-        return msg_bad("header", "unknown flags", err);
     *bits = msg_need(&m, pack_bytes(c->shape->n_values, 1));
     return *bits ? msg_end(&m, err) : msg_short("values", err);
 }
