@@ -1,4 +1,4 @@
-# TAP for shell tests: source this, call check/skip, end with finish.
+# TAP for shell tests and what they read of a run: source this, call check/skip, end with finish.
 if [ "$(id -u)" = 0 ]; then # mpirun wants to be asked twice
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
@@ -29,6 +29,10 @@ equal() { # got expected
 contains() # file text
 {
     grep -qF -- "$2" "$1" || { echo "#   no '$2' in:"; sed 's/^/#     /' "$1" | tail -n 20; false; }
+}
+adapter() # log: the hash of the final adapter
+{
+    sed -n 's/^# adapter //p' "$1"
 }
 finish() {
     echo "1..$tap_n"

@@ -10,7 +10,6 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 args=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
     fed.rounds=8 fed.clients=10 fed.clients_per_round=10 trace.file= net.timeout_s=1.5)
-adapter() { sed -n 's/^# adapter //p' "$1"; }
 arrived() { awk -v r="$2" '$1 == r && $2 ~ "/" { print $2 }' "$1"; }
 launch() # fault log args...
 {

@@ -21,7 +21,6 @@ run() # ranks log args...
         mpirun --oversubscribe -np "$np" "$FSTQ" run "${common[@]}" "$@" >"$log" 2>&1
     fi
 }
-adapter() { sed -n 's/^# adapter //p' "$1"; }
 score() { sed -n 's/^# error \([^,]*\),.*/\1/p' "$1"; }
 uplink() { sed -n 's/^# uplink \([^,]*\),.*/\1/p' "$1"; }
 # All but measured times.

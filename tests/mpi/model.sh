@@ -21,7 +21,6 @@ run() # ranks log args...
         mpirun --oversubscribe -np "$np" "$FSTQ" run "${common[@]}" "$@" >"$log" 2>&1
     fi
 }
-adapter() { sed -n 's/^# adapter //p' "$1"; }
 rounds() { grep -E '^ +[0-9]' "$1" | awk '{print $1, $2, $3, $4, $5, $6, $7}'; }
 
 run 1 p1

@@ -11,7 +11,6 @@ small=(fed.rounds=2 fed.clients=6 fed.clients_per_round=2 fed.local_steps=2 fed.
     task.max_tokens=128 trace.file=)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-real.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-adapter() { sed -n 's/^# adapter //p' "$1"; }
 
 one() # config path metric
 {

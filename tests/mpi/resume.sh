@@ -13,7 +13,6 @@ args=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.bat
     fed.rounds=300 fed.clients=12 fed.clients_per_round=5 fed.dropout=0.1 optim.momentum=0.5
     fed.opt_state=keep
     trace.file= run.seed=9)
-adapter() { sed -n 's/^# adapter //p' "$1"; }
 
 "$FSTQ" run "${args[@]}" >whole 2>&1
 want=$(adapter whole)

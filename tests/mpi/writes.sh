@@ -8,7 +8,6 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 args=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
     fed.rounds=4 fed.clients=12 fed.clients_per_round=5 optim.momentum=0.5 fed.opt_state=keep)
-adapter() { sed -n 's/^# adapter //p' "$1"; }
 
 # Killed at the calls that write a round to disk, one after the other: whatever was on disk already,
 # the resumed run ends the same, and its trace holds every round once. 28 calls are a round and a

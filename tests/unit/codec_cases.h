@@ -202,6 +202,38 @@ static inline void session_close(struct session *s)
     mem_free(s->grad);
 }
 
+// A session of one matrix, its shape included.
+static inline void open_one(struct session *s, uint32_t rows, uint32_t cols, const char *text)
+{
+    shape_one(&s->shape, rows, cols);
+    session_open(s, text);
+}
+
+static inline void close_one(struct session *s)
+{
+    session_close(s);
+    shape_free(&s->shape);
+}
+
+// A method that must not open, with an error that says so.
+static inline void expect_error(const char *text, const char *part)
+{
+    struct shape shape;
+    shape_one(&shape, 64, 64);
+    struct err err = {""};
+    struct codec_inst *c = codec_open(text, &shape, &err);
+    if (c)
+        fail_msg("'%s' was accepted as %s", text, c->text);
+    if (!strstr(err.text, part))
+        fail_msg("'%s': the error is '%s', which lacks '%s'", text, err.text, part);
+    shape_free(&shape);
+}
+
+static inline struct codec_key key_of(uint32_t version)
+{
+    return (struct codec_key){.seed = 7, .client = 3, .version = version};
+}
+
 static inline int64_t session_encode(struct session *s, const float *x, struct codec_key key,
                                      size_t cap)
 {

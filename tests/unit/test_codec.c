@@ -47,19 +47,6 @@ static void test_text_is_expanded_and_reads_back(void **state)
     shape_free(&s.shape);
 }
 
-static void expect_error(const char *text, const char *part)
-{
-    struct shape shape;
-    shape_one(&shape, 2, 3);
-    struct err err = {""};
-    struct codec_inst *c = codec_open(text, &shape, &err);
-    if (c)
-        fail_msg("'%s' was accepted as %s", text, c->text);
-    if (!strstr(err.text, part))
-        fail_msg("'%s': the error is '%s', which lacks '%s'", text, err.text, part);
-    shape_free(&shape);
-}
-
 static void test_bad_text_is_named(void **state)
 {
     (void)state;

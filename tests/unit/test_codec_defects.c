@@ -2,23 +2,6 @@
 // stands: what they get wrong, and that ours does not.
 #include "codec_cases.h"
 
-static struct codec_key key_of(uint32_t version)
-{
-    return (struct codec_key){.seed = 7, .client = 3, .version = version};
-}
-
-static void open_one(struct session *s, uint32_t rows, uint32_t cols, const char *text)
-{
-    shape_one(&s->shape, rows, cols);
-    session_open(s, text);
-}
-
-static void close_one(struct session *s)
-{
-    session_close(s);
-    shape_free(&s->shape);
-}
-
 // The length of a message of n normal values.
 static int64_t length_of(const char *text, uint32_t rows, uint32_t cols)
 {

@@ -5,18 +5,6 @@
 
 static const struct codec_key key0 = {.seed = 7, .client = 3, .version = 11};
 
-static void open_one(struct session *s, uint32_t rows, uint32_t cols, const char *text)
-{
-    shape_one(&s->shape, rows, cols);
-    session_open(s, text);
-}
-
-static void close_one(struct session *s)
-{
-    session_close(s);
-    shape_free(&s->shape);
-}
-
 static bool close_to(float got, double want)
 {
     return fabs((double)got - want) <= 1e-6 * fabs(want) + 1e-12;
@@ -412,19 +400,6 @@ static void test_needs_and_missing_sides(void **state)
         assert_true(asks ? len < 0 && strstr(s.err.text, "finite") : len > 0);
         close_one(&s);
     }
-}
-
-static void expect_error(const char *text, const char *part)
-{
-    struct shape shape;
-    shape_one(&shape, 4, 4);
-    struct err err = {""};
-    struct codec_inst *c = codec_open(text, &shape, &err);
-    if (c)
-        fail_msg("'%s' was accepted", text);
-    if (!strstr(err.text, part))
-        fail_msg("'%s': the error is '%s'", text, err.text);
-    shape_free(&shape);
 }
 
 static void test_bad_options(void **state)

@@ -1,23 +1,6 @@
 // Codecs by hand: what a few small updates become, bit by bit and round by round.
 #include "codec_cases.h"
 
-static struct codec_key key_of(uint32_t version)
-{
-    return (struct codec_key){.seed = 7, .client = 3, .version = version};
-}
-
-static void open_one(struct session *s, uint32_t rows, uint32_t cols, const char *text)
-{
-    shape_one(&s->shape, rows, cols);
-    session_open(s, text);
-}
-
-static void close_one(struct session *s)
-{
-    session_close(s);
-    shape_free(&s->shape);
-}
-
 // Natural compression.
 
 // Powers of two are exact; 3 becomes 2 or 4 with equal chance, 5 becomes 4 three times out of four.
