@@ -13,13 +13,9 @@ import subprocess
 import sys
 import tempfile
 
-try:
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    from matplotlib.patheffects import withStroke
-except ImportError as e:
-    sys.exit(f'plot_codecs.py: {e}; on Debian and Ubuntu: apt-get install python3-matplotlib')
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from plot_style import plt, style  # first: says what is missing
+from matplotlib.patheffects import withStroke
 
 # Okabe and Ito's colours: told apart with any kind of colour vision. Lines of one colour differ in
 # marker and dash, and each is named where it ends.
@@ -162,11 +158,7 @@ def panel(fig, ax, lines, xlim, ylim):
 
 
 def draw(lines, out, title):
-    plt.rcParams.update({
-        'font.size': 8, 'axes.titlesize': 9, 'axes.titlelocation': 'left',
-        'axes.spines.top': False, 'axes.spines.right': False, 'figure.titlesize': 10,
-        'axes.grid': True, 'grid.color': '#E8E8E8', 'grid.linewidth': 0.6, 'axes.axisbelow': True,
-        'legend.frameon': False, 'legend.fontsize': 7.5, 'svg.hashsalt': 'fstq'})
+    style()
     fig, (few, many) = plt.subplots(1, 2, figsize=(13, 6.5), gridspec_kw={
         'left': 0.045, 'right': 0.99, 'bottom': 0.075, 'top': 0.9, 'wspace': 0.08})
     fig.suptitle(title, x=0.01, ha='left', weight='bold')

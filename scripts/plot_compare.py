@@ -13,31 +13,13 @@ import sys
 import textwrap
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-try:
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    import numpy as np
-except ImportError as e:
-    sys.exit(f'plot_compare.py: {e}; on Debian and Ubuntu: apt-get install python3-matplotlib')
+from plot_style import BYTES, np, plt, style
 
 # Okabe and Ito's colours: told apart with any kind of colour vision; then by dash and marker.
 COLOURS = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#8A7F00']
 BASE = '#222222'
 DASHES = ['-', '--', ':', '-.']
 MARKERS = ['o', 's', '^', 'D', 'v']
-BYTES = [(1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB'), (1, 'B')]
-
-
-def style():
-    plt.rcParams.update({
-        'font.size': 8,
-        'axes.titlesize': 9, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left',
-        'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
-        'grid.color': '#E4E4E4', 'grid.linewidth': 0.6, 'axes.axisbelow': True,
-        'lines.linewidth': 1.5, 'legend.frameon': False, 'legend.fontsize': 7.5,
-        'figure.dpi': 160, 'savefig.dpi': 160, 'svg.hashsalt': 'fstq',
-    })
 
 
 def student_975(degrees):

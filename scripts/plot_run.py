@@ -10,14 +10,8 @@ import sys
 import textwrap
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-try:
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    import numpy as np
-except ImportError as e:
-    sys.exit(f'plot_run.py: {e}; on Debian and Ubuntu: apt-get install python3-matplotlib')
 from fstq_trace import Trace, text
+from plot_style import BYTES, np, plt, style
 
 # Okabe and Ito's colours: told apart with any kind of colour vision, and in grey by their order.
 COLOURS = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442']
@@ -29,17 +23,6 @@ DISK = 'sync'  # inner stage: the part of the io lane's stages that waits for th
 MAX_BARS = 12
 
 
-def style():
-    plt.rcParams.update({
-        'font.size': 8,
-        'axes.titlesize': 9, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left',
-        'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
-        'grid.color': '#E4E4E4', 'grid.linewidth': 0.6, 'axes.axisbelow': True,
-        'lines.linewidth': 1.6, 'legend.frameon': False, 'legend.fontsize': 7.5,
-        'figure.dpi': 160, 'savefig.dpi': 160, 'svg.hashsalt': 'fstq', 'hatch.linewidth': 0.5,
-    })
-
-
 def scaled(values, unit_table):
     """The largest unit in which the largest value is at least 1: (divisor, name)."""
     top = np.nanmax(np.abs(values)) if len(values) else 0
@@ -49,7 +32,6 @@ def scaled(values, unit_table):
     return unit_table[-1]
 
 
-BYTES = [(1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB'), (1, 'B')]
 TIMES = [(1e9, 's'), (1e6, 'ms'), (1e3, 'µs'), (1, 'ns')]
 
 
@@ -308,7 +290,7 @@ def main():
         trace = Trace(args.trace)
     except (OSError, KeyError, ValueError) as e:
         sys.exit(f'plot_run.py: {args.trace}: {e}')
-    style()
+    style(**{'lines.linewidth': 1.6, 'hatch.linewidth': 0.5})
     figure = draw_figure(trace)
     try:
         figure.savefig(args.out)
