@@ -159,40 +159,51 @@ struct chain { // C += A B over k
     int32_t k;
 };
 
-// mr rows times nv vectors of C in registers; mr and nv are constants where this is inlined.
-SIMD_INLINE void tile_product(const int mr, const int nv, const struct chain *chain, int n_chains,
-                              const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc, float alpha)
-{
-    simd_f r[12][2];
-    for (int i = 0; i < mr; i++)
-        for (int j = 0; j < nv; j++)
-            r[i][j] = c0 ? *simd_of(c0 + i * ldc0 + 16 * j) : (simd_f){0};
-    for (int q = 0; q < n_chains; q++) {
-        const float *a = chain[q].a, *b = chain[q].b;
-        ptrdiff_t rsa = chain[q].rsa, csa = chain[q].csa, ldb = chain[q].ldb;
-        for (int32_t k = chain[q].k; k > 0; k--, a += csa, b += ldb) {
-            simd_f b0 = *simd_of(b), b1 = nv > 1 ? *simd_of(b + 16) : b0;
-            for (int i = 0; i < mr; i++) {
-                float x = a[i * rsa];
-                r[i][0] += x * b0;
-                if (nv > 1)
-                    r[i][1] += x * b1;
-            }
-        }
+// mr rows times nv vectors of C in registers; mr and nv are constants where this is inlined. The
+// vectors are as wide as the registers: a wider one would live in memory.
+#define TILE_PRODUCT(name, vec, lanes)                                                             \
+    SIMD_INLINE void name(const int mr, const int nv, const struct chain *chain, int n_chains,     \
+                          const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc, float alpha)   \
+    {                                                                                              \
+        vec r[12][4];                                                                              \
+        for (int i = 0; i < mr; i++)                                                               \
+            for (int j = 0; j < nv; j++)                                                           \
+                r[i][j] = c0 ? *(const vec *)(c0 + i * ldc0 + (lanes)*j) : (vec){0};               \
+        for (int q = 0; q < n_chains; q++) {                                                       \
+            const float *a = chain[q].a, *b = chain[q].b;                                          \
+            ptrdiff_t rsa = chain[q].rsa, csa = chain[q].csa, ldb = chain[q].ldb;                  \
+            for (int32_t k = chain[q].k; k > 0; k--, a += csa, b += ldb) {                         \
+                vec bk[4];                                                                         \
+                for (int j = 0; j < nv; j++)                                                       \
+                    bk[j] = *(const vec *)(b + (lanes)*j);                                         \
+                for (int i = 0; i < mr; i++) {                                                     \
+                    float x = a[i * rsa];                                                          \
+                    for (int j = 0; j < nv; j++)                                                   \
+                        r[i][j] += x * bk[j];                                                      \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        for (int i = 0; i < mr; i++)                                                               \
+            for (int j = 0; j < nv; j++)                                                           \
+                *(vec *)(c + i * ldc + (lanes)*j) = r[i][j] * alpha;                               \
     }
-    for (int i = 0; i < mr; i++)
-        for (int j = 0; j < nv; j++)
-            *simd_at(c + i * ldc + 16 * j) = r[i][j] * alpha;
-}
+TILE_PRODUCT(tile_product16, simd_f, 16)
+TILE_PRODUCT(tile_product8, simd_h, 8)
+TILE_PRODUCT(tile_product4, simd_q, 4)
 
 #define TILE_CASE(rows)                                                                            \
     case rows:                                                                                     \
-        tile_product(rows, nv, chain, n_chains, c0, ldc0, c, ldc, alpha);                          \
+        if (lanes == 16)                                                                           \
+            tile_product16(rows, cols / 16, chain, n_chains, c0, ldc0, c, ldc, alpha);             \
+        else if (lanes == 8)                                                                       \
+            tile_product8(rows, cols / 8, chain, n_chains, c0, ldc0, c, ldc, alpha);               \
+        else                                                                                       \
+            tile_product4(rows, cols / 4, chain, n_chains, c0, ldc0, c, ldc, alpha);               \
         break;
 
-SIMD_INLINE void tile_rows(const int most, const int nv, int mr, const struct chain *chain,
-                           int n_chains, const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc,
-                           float alpha)
+SIMD_INLINE void tile_rows(const int lanes, const int most, const int cols, int mr,
+                           const struct chain *chain, int n_chains, const float *c0, ptrdiff_t ldc0,
+                           float *c, ptrdiff_t ldc, float alpha)
 {
     switch (mr) {
         TILE_CASE(1)
@@ -223,9 +234,9 @@ SIMD_INLINE void tile_rows(const int most, const int nv, int mr, const struct ch
 }
 
 // One tile of mr rows and up to 32 columns. A ragged right edge goes through a buffer.
-SIMD_INLINE void tile_edge(const int most, const int widest, int mr, int32_t n, struct chain *chain,
-                           int n_chains, const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc,
-                           float alpha)
+SIMD_INLINE void tile_edge(const int lanes, const int most, const int widest, int mr, int32_t n,
+                           struct chain *chain, int n_chains, const float *c0, ptrdiff_t ldc0,
+                           float *c, ptrdiff_t ldc, float alpha)
 {
     float edge[12 * GEMM_PANEL];
     float *to = c;
@@ -239,11 +250,12 @@ SIMD_INLINE void tile_edge(const int most, const int widest, int mr, int32_t n, 
         to = edge;
         ldto = GEMM_PANEL;
     }
-    if (n > 16 && widest == 2) {
-        tile_rows(most, 2, mr, chain, n_chains, c0, ldc0, to, ldto, alpha);
+    if (n > 16 && widest == GEMM_PANEL) {
+        tile_rows(lanes, most, GEMM_PANEL, mr, chain, n_chains, c0, ldc0, to, ldto, alpha);
     } else {
         for (int32_t j = 0; j < n; j += 16) {
-            tile_rows(most, 1, mr, chain, n_chains, c0 ? c0 + j : NULL, ldc0, to + j, ldto, alpha);
+            tile_rows(lanes, most, 16, mr, chain, n_chains, c0 ? c0 + j : NULL, ldc0, to + j, ldto,
+                      alpha);
             for (int q = 0; q < n_chains; q++)
                 chain[q].b += 16;
         }
@@ -253,7 +265,8 @@ SIMD_INLINE void tile_edge(const int most, const int widest, int mr, int32_t n, 
             memcpy(c + i * ldc, edge + i * GEMM_PANEL, (size_t)n * sizeof *c);
 }
 
-SIMD_INLINE void block_rows(const struct block *g, const int most, const int widest)
+SIMD_INLINE void block_rows(const struct block *g, const int lanes, const int most,
+                            const int widest)
 {
     int32_t panels = gemm_panels(g->n);
     for (int32_t m = 0; m < g->m; m += most) {
@@ -279,7 +292,7 @@ SIMD_INLINE void block_rows(const struct block *g, const int most, const int wid
                                           .k = g->range[p].n};
                 n_chains = 2;
             }
-            tile_edge(most, widest, mr, n < GEMM_PANEL ? n : GEMM_PANEL, chain, n_chains,
+            tile_edge(lanes, most, widest, mr, n < GEMM_PANEL ? n : GEMM_PANEL, chain, n_chains,
                       g->c0 ? g->c0 + m * g->ldc0 + p * GEMM_PANEL : NULL, g->ldc0,
                       g->c + m * g->ldc + p * GEMM_PANEL, g->ldc, g->alpha);
         }
@@ -290,19 +303,19 @@ SIMD_INLINE void block_rows(const struct block *g, const int most, const int wid
 #if defined(__x86_64__)
 SIMD_TARGET_AVX512 static void block_avx512(const struct block *g)
 {
-    block_rows(g, 12, 2);
+    block_rows(g, 16, 12, 32);
 }
 SIMD_TARGET_AVX2 static void block_avx2(const struct block *g)
 {
-    block_rows(g, 6, 1);
+    block_rows(g, 8, 6, 16);
 }
 #endif
 static void block_base(const struct block *g)
 {
 #if defined(__aarch64__)
-    block_rows(g, 6, 1);
+    block_rows(g, 4, 6, 16);
 #else
-    block_rows(g, 3, 1);
+    block_rows(g, 4, 3, 16);
 #endif
 }
 

@@ -11,6 +11,7 @@
 
 typedef float simd_f __attribute__((vector_size(64), aligned(4), may_alias));
 typedef float simd_h __attribute__((vector_size(32), aligned(4), may_alias)); // half as many
+typedef float simd_q __attribute__((vector_size(16), aligned(4), may_alias)); // a quarter
 typedef int32_t simd_i __attribute__((vector_size(64), aligned(4), may_alias));
 
 #define SIMD_LANES  16
