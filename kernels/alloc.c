@@ -1,13 +1,10 @@
 // Kernels of bit allocation: importance of coordinates, the lower convex hull of their
 // rate-distortion points, tags.
-#include "isa.h"
+#include "lanes.h"
 
 #include "base/half.h"
 
 #include <string.h>
-#if KERNEL_X86
-#include <immintrin.h>
-#endif
 
 #define BLOCK 256
 
@@ -247,18 +244,22 @@ void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_lev
 }
 
 // Takes every step whose key (upper bits of the slope) is above the cut; true when a key equals it.
+// Masks of bytes: a loop that mixes words and bytes is not made into vectors.
 KERNEL_BODY bool alloc_take_body(const struct alloc_step *step, int steps, size_t n, uint32_t cut,
                                  uint8_t *tag)
 {
-    uint32_t t[BLOCK] = {0}, equal = 0;
-    for (int s = 0; s < steps; s++)
+    uint8_t t[BLOCK] = {0}, above[BLOCK];
+    int32_t equal = 0, at = (int32_t)cut;
+    for (int s = 0; s < steps; s++) {
         for (size_t i = 0; i < n; i++) {
-            uint32_t key = step[s].slope[i] >> ALLOC_KEY_SHIFT;
-            t[i] = key > cut ? step[s].to[i] : t[i];
-            equal |= key == cut;
+            int32_t key = (int32_t)(step[s].slope[i] >> ALLOC_KEY_SHIFT);
+            above[i] = (uint8_t) - (key > at);
+            equal |= key == at;
         }
-    for (size_t i = 0; i < n; i++)
-        tag[i] = (uint8_t)t[i];
+        for (size_t i = 0; i < n; i++)
+            t[i] = (uint8_t)((t[i] & ~above[i]) | (step[s].to[i] & above[i]));
+    }
+    memcpy(tag, t, n);
     return equal;
 }
 KERNEL_VARIANTS(bool, alloc_take,
@@ -413,8 +414,54 @@ TARGET_AVX512 static size_t scatter_avx512(const float *v, const uint8_t *tag, s
     return used + scatter_portable(v + used, tag + i, n - i, want, quant_sink_at(to, i));
 }
 
-#define gather_avx2  gather_portable
-#define scatter_avx2 scatter_portable
+// Which of 32 tags are the wanted one.
+TARGET_AVX2 static inline unsigned tags_equal(const uint8_t *tag, __m256i want)
+{
+    __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)tag);
+    return (unsigned)_mm256_movemask_epi8(_mm256_cmpeq_epi8(t, want));
+}
+
+TARGET_AVX2 static size_t gather_avx2(const float *x, const uint8_t *tag, size_t n, uint8_t want,
+                                      float *out)
+{
+    const __m256i w = _mm256_set1_epi8((char)want);
+    size_t i = 0, found = 0;
+    for (; i + 32 <= n; i += 32) {
+        const float *here = x + i;
+        for (unsigned m = tags_equal(tag + i, w); m; m >>= 8, here += 8) {
+            __m256i part = _mm256_loadu_si256((const __m256i *)(const void *)here);
+            __m256i *to = (__m256i *)(void *)(out + found);
+            _mm256_storeu_si256(to, lanes_close(part, m & 0xff));
+            found += (unsigned)__builtin_popcount(m & 0xff);
+        }
+    }
+    return found + gather_portable(x + i, tag + i, n - i, want, out + found);
+}
+
+// A blend and a whole store: masked stores are slow on some machines, and all eight lanes are ours.
+TARGET_AVX2 static size_t scatter_avx2(const float *v, const uint8_t *tag, size_t n, uint8_t want,
+                                       struct quant_sink to)
+{
+    const __m256i w = _mm256_set1_epi8((char)want);
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256 weight = _mm256_set1_ps(to.weight);
+    size_t i = 0, used = 0;
+    for (; i + 32 <= n; i += 32) {
+        float *here = to.to + i;
+        for (unsigned m = tags_equal(tag + i, w); m; m >>= 8, here += 8) {
+            __m256i lane = _mm256_and_si256(_mm256_set1_epi32((int)m), bit);
+            __m256i from = _mm256_loadu_si256((const __m256i *)(const void *)(v + used));
+            __m256 part = _mm256_castsi256_ps(lanes_spread(from, m & 0xff));
+            __m256 old = _mm256_loadu_ps(here);
+            used += (unsigned)__builtin_popcount(m & 0xff);
+            if (to.add)
+                part = _mm256_add_ps(old, _mm256_mul_ps(weight, part));
+            lane = _mm256_cmpeq_epi32(lane, bit);
+            _mm256_storeu_ps(here, _mm256_blendv_ps(old, part, _mm256_castsi256_ps(lane)));
+        }
+    }
+    return used + scatter_portable(v + used, tag + i, n - i, want, quant_sink_at(to, i));
+}
 #endif
 
 size_t alloc_gather(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out)

@@ -189,7 +189,7 @@ void alloc_weight(const float *x, size_t n, float *u);      // u becomes u / x^2
 bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag);
 void alloc_bitmap(const uint8_t *tag, size_t n, uint8_t *bits); // a bit for every tag that is not 0
 // The values whose tag is the wanted one, in order: out of x (out has room for n + 16), and into
-// the sink.
+// the sink (v can be read 16 beyond them).
 size_t alloc_gather(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out);
 size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,
                      struct quant_sink to);

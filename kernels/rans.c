@@ -1,12 +1,9 @@
 // Interleaved range ANS, order 0. Every lane is a coder of its own; the lanes share one sequence of
 // words, read in lane order, so that 16 of them advance with one vector instruction. The encoder
 // goes backwards.
-#include "isa.h"
+#include "lanes.h"
 
 #include <string.h>
-#if KERNEL_X86
-#include <immintrin.h>
-#endif
 
 #define PROB_ONE      (1u << RANS_PROB_BITS)
 #define STATE_LOW     (1u << 15)                 // states lie in [2^15, 2^31)
@@ -265,7 +262,54 @@ TARGET_AVX512 static const uint8_t *decode_steps_avx512(const struct rans_decode
     return decode_steps_portable(d, p, end, code + 32 * t, steps - t, lanes, state);
 }
 
-#define decode_steps_avx2 decode_steps_portable
+// Eight lanes; frequencies and states have 31 bits at most, so signed comparisons do.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
+decode_8(const struct rans_decoder *d, __m256i x, const uint8_t **p, __m256i *slot)
+{
+    const __m256i low = _mm256_set1_epi32(PROB_ONE - 1);
+    __m256i s =
+        _mm256_i32gather_epi32((const int *)(const void *)d->slot, _mm256_and_si256(x, low), 4);
+    __m256i freq = _mm256_and_si256(_mm256_srli_epi32(s, 8), _mm256_set1_epi32(0xfff));
+    x = _mm256_add_epi32(_mm256_mullo_epi32(freq, _mm256_srli_epi32(x, RANS_PROB_BITS)),
+                         _mm256_srli_epi32(s, 20));
+    __m256i need = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)STATE_LOW), x);
+    unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(need));
+    __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)*p));
+    __m256i more = _mm256_or_si256(_mm256_slli_epi32(x, 16), lanes_spread(words, m));
+    *p += 2 * __builtin_popcount(m);
+    *slot = s;
+    return _mm256_blendv_epi8(x, more, need);
+}
+
+// The low bytes of 32 lanes, in order.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i low_bytes(const __m256i s[4])
+{
+    const __m256i low = _mm256_set1_epi32(0xff);
+    __m256i a = _mm256_packus_epi32(_mm256_and_si256(s[0], low), _mm256_and_si256(s[1], low));
+    __m256i b = _mm256_packus_epi32(_mm256_and_si256(s[2], low), _mm256_and_si256(s[3], low));
+    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b),
+                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+TARGET_AVX2 static const uint8_t *decode_steps_avx2(const struct rans_decoder *d, const uint8_t *p,
+                                                    const uint8_t *end, uint8_t *code, size_t steps,
+                                                    unsigned lanes, uint32_t *state)
+{
+    if (lanes != 32)
+        return decode_steps_portable(d, p, end, code, steps, lanes, state);
+    __m256i x[4], s[4], *at = (__m256i *)(void *)state;
+    size_t t = 0;
+    for (int k = 0; k < 4; k++)
+        x[k] = _mm256_loadu_si256(at + k);
+    for (; t < steps && end - p >= 2 * (WORD_MAX_STEP + 8); t++) {
+        for (int k = 0; k < 4; k++)
+            x[k] = decode_8(d, x[k], &p, &s[k]);
+        _mm256_storeu_si256((__m256i *)(void *)(code + 32 * t), low_bytes(s));
+    }
+    for (int k = 0; k < 4; k++)
+        _mm256_storeu_si256(at + k, x[k]);
+    return decode_steps_portable(d, p, end, code + 32 * t, steps - t, lanes, state);
+}
 #endif
 
 int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,

@@ -261,7 +261,7 @@ static void give_tensor(const struct fstq_work *w, uint32_t t, struct quant_sink
     for (int k = 1; k < w->a.count; k++)
         code[k] = w->code + w->start[t][k];
     const uint8_t *tag = w->tag + w->place[t];
-    float v[TILE];
+    float v[TILE + 16];
     for (size_t at = 0, n = fstq_tensor_values(w, t); at < n; at += TILE) {
         size_t m = n - at < TILE ? n - at : TILE;
         struct quant_sink here = quant_sink_at(to, row->offset + at);
