@@ -31,30 +31,77 @@ for codec in $("$FSTQ" list codecs | awk '/behind a/ { exit } /^  [a-z]/ { print
         eval '[ "${sums#* }" = "0 0" ] && [ "${sums%% *}" -gt 0 ]'
 done
 
+# What a run directory holds at the end: a hash of the server's floats, of every client's newest, and
+# how many there are of each.
+state_of() # run-dir
+{
+    python3 - "$1" <<'EOF'
+import glob, hashlib, struct, sys
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+newest = max((read(f) for f in glob.glob(sys.argv[1] + "/server.?.ckpt")),
+             key=lambda b: struct.unpack_from("<I", b, 8))
+run, adapter, state = struct.unpack_from("<Q8xQQ", newest, 24)
+server = newest[-8 - 4 * (adapter + state):-8]
+clients = {}
+for slots in map(read, glob.glob(sys.argv[1] + "/slots.*")):
+    first = slots.find(b"SLOT")
+    if first < 0:
+        continue
+    step = 32 + 4 * struct.unpack_from("<I", slots, first + 12)[0]
+    for at in range(0, len(slots) - step + 1, step):
+        magic, turn, client, _, owner = struct.unpack_from("<4sIIIQ", slots, at)
+        if magic == b"SLOT" and owner == run and turn > clients.get(client, (0,))[0]:
+            clients[client] = turn, slots[at + 32:at + step]
+floats = b"".join(clients[k][1] for k in sorted(clients))
+print(hashlib.sha256(server + floats).hexdigest(), state, len(clients))
+EOF
+}
+
+# Codecs that keep something at clients, at the server, or at both.
 state=(fed.rounds=6 fed.clients=4)
-for method in topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9; do
-    log=${method%%[:+]*}
-    run "${state[@]}" fed.method="fedavg/$method" >"$log.1" 2>&1
+keep=(topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9 topk:ratio=0.05+ef21:share=0.75 fetchsgd)
+for method in "${keep[@]}"; do
+    log=$(tr -c 'a-z0-9\n' _ <<<"$method")
+    run "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d1" >"$log.1" 2>&1
     check "$method: valid" contains "$log.1" "# VALID"
     mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${state[@]}" \
-        fed.method="fedavg/$method" >"$log.3" 2>&1
+        fed.method="fedavg/$method" run.dir="$log.d3" >"$log.3" 2>&1
     check "$method: the same adapter on three ranks" \
         equal "$(adapter "$log.3")" "$(adapter "$log.1")"
+    check "$method: the same state on three ranks" \
+        equal "$(state_of "$log.d3")" "$(state_of "$log.d1")"
 done
-method=topk:ratio=0.05+ef
-"$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir=d \
-    >killed 2>&1 &
-pid=$!
-for _ in $(seq 1000); do
-    [ -f d/server.a.ckpt ] && break
-    sleep 0.005
+
+# Killed after a few rounds on one rank, resumed on three.
+for row in "topk:ratio=0.05+ef 0 4" "topk:ratio=0.05+ef21:share=0.75 1 4" "fetchsgd 1 0"; do
+    read -r method server clients <<<"$row"
+    log=$(tr -c 'a-z0-9\n' _ <<<"$method")
+    at=$(state_of "$log.d1")
+    read -r _ floats holders <<<"$at"
+    check "$method: who keeps state" equal "$((floats > 0)) $holders" "$server $clients"
+    "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.k" \
+        >killed 2>&1 &
+    pid=$!
+    for _ in $(seq 4000); do
+        [ -f "$log.k/server.a.ckpt" ] && break
+        sleep 0.005
+    done
+    kill -KILL $pid
+    wait $pid 2>/dev/null
+    mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${state[@]}" \
+        fed.method="fedavg/$method" run.dir="$log.k" run.resume=on >"$log.k3" 2>&1
+    check "$method: resumed before its end" grep -q '^# resumed after round [2-5]$' "$log.k3"
+    check "$method: killed and resumed on other ranks, the same adapter" \
+        equal "$(adapter "$log.k3")" "$(adapter "$log.1")"
+    check "$method: killed and resumed on other ranks, the same state" \
+        equal "$(state_of "$log.k")" "$at"
 done
-kill -KILL $pid
-wait $pid 2>/dev/null
-run "${state[@]}" fed.method="fedavg/$method" run.dir=d run.resume=on >resumed 2>&1
-check "$method: killed and resumed, the same adapter" equal "$(adapter resumed)" "$(adapter topk.1)"
 run "${state[@]}" fed.method=fedavg/topk:ratio=0.05 >without 2>&1
-check "error feedback matters" test "$(adapter without)" != "$(adapter topk.1)"
+check "error feedback matters" test "$(adapter without)" != "$(adapter topk_ratio_0_05_ef.1)"
 run fed.method=fedavg/sign+rans+zstd >wrapped 2>&1
 check "two wrappers: valid" contains wrapped "# VALID"
 
