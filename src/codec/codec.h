@@ -55,6 +55,9 @@ struct codec_input {
     struct codec_key key;
     // For this message, -1 = as the options say (bandwidth-heterogeneous clients).
     int64_t budget_bytes;
+    // How far the mean training loss has come down since the first round, as announced with the
+    // model; 0 = not known yet.
+    double loss_fall;
 };
 
 // Bytes of a message by what they say; their sum is the length of the message.

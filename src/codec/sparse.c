@@ -40,7 +40,7 @@ struct sparse_opt {
     bool nesterov;
     int32_t warmup;
     int32_t segments; // ecolora, 0 = the whole update
-    double ratio_min, decay_a, decay_b;
+    double min_a, min_b, gamma_a, gamma_b;
 };
 #define S_OPT_RATIO(dflt)                                                                          \
     OPT(struct sparse_opt, ratio, "ratio", dflt, 1e-6, 1, "", "share of coordinates that is kept")
@@ -135,20 +135,29 @@ static size_t share(double ratio, size_t n)
     return k >= (double)n ? n : k < 1 ? (n > 0) : (size_t)k;
 }
 
-// The share at this round: DGC's warm-up, EcoLoRA's schedules for A and for B.
-static double ratio_of(const struct codec_inst *c, uint32_t version, uint32_t kind)
+// What the share of a message hangs on beside the options.
+struct when {
+    uint32_t version;
+    double loss_fall;
+};
+
+// The share at this round: DGC's warm-up, EcoLoRA's rules for A and for B, by which less is sent
+// the further the loss has come down.
+static double ratio_of(const struct codec_inst *c, struct when when, uint32_t kind)
 {
     const struct sparse_opt *o = options(c);
-    if (o->warmup > 0 && version < (uint32_t)o->warmup)
-        return fmath_pow(o->ratio, ((double)version + 1) / ((double)o->warmup + 1));
+    if (o->warmup > 0 && when.version < (uint32_t)o->warmup)
+        return fmath_pow(o->ratio, ((double)when.version + 1) / ((double)o->warmup + 1));
     if (o->segments > 0) {
-        double decay = kind == SHAPE_LORA_A ? o->decay_a : o->decay_b;
-        return o->ratio_min + (o->ratio - o->ratio_min) * fmath_exp(-decay * (double)version);
+        double least = kind == SHAPE_LORA_A ? o->min_a : o->min_b;
+        double gamma = kind == SHAPE_LORA_A ? o->gamma_a : o->gamma_b;
+        double fall = when.loss_fall > 0 ? when.loss_fall : 0;
+        return least + (o->ratio - least) * fmath_exp(-gamma * fall);
     }
     return o->ratio;
 }
 
-static void begin_groups(const struct codec_inst *c, struct shape_range r, uint32_t version,
+static void begin_groups(const struct codec_inst *c, struct shape_range r, struct when when,
                          double part, struct group *g)
 {
     memset(g, 0, group_count(c) * sizeof *g);
@@ -159,7 +168,7 @@ static void begin_groups(const struct codec_inst *c, struct shape_range r, uint3
     }
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
         struct group *of = &g[group_of(c, t)];
-        of->k = share(part * ratio_of(c, version, c->shape->tensors[t].kind), of->n);
+        of->k = share(part * ratio_of(c, when, c->shape->tensors[t].kind), of->n);
     }
 }
 
@@ -533,8 +542,12 @@ static int sparse_check(const struct codec_inst *c, struct err *err)
     if (c->shape->n_values > UINT32_MAX)
         return err_set(err, "positions have 32 bits, the update has %zu values",
                        c->shape->n_values);
-    if (o->segments > 0 && o->ratio_min > o->ratio)
-        return err_set(err, "ratio_min=%g is above ratio=%g", o->ratio_min, o->ratio);
+    if (o->min_a > o->ratio || o->min_b > o->ratio)
+        return err_set(err, "%s=%g is above ratio=%g", o->min_a > o->ratio ? "min_a" : "min_b",
+                       o->min_a > o->ratio ? o->min_a : o->min_b, o->ratio);
+    if (o->group == GROUP_ALL && (o->min_a != o->min_b || o->gamma_a != o->gamma_b))
+        return err_set(err,
+                       "group=all has one share for A and B: give both the same min and gamma");
     return 0;
 }
 
@@ -586,13 +599,13 @@ static size_t header_estimate(const struct codec_inst *c, const struct group *g)
 
 // The part of the configured shares that fits into the budget, by the estimate of the positions'
 // coding.
-static double fit_budget(const struct codec_inst *c, struct shape_range r, uint32_t version,
+static double fit_budget(const struct codec_inst *c, struct shape_range r, struct when when,
                          int64_t budget, struct group *g)
 {
     double low = 0, high = 1;
     for (int i = 0; i < 30; i++) {
         double mid = i ? (low + high) / 2 : 1;
-        begin_groups(c, r, version, mid, g);
+        begin_groups(c, r, when, mid, g);
         size_t k = groups_total(c, g);
         size_t index = is_drawn(c) ? 0 : positions_estimate(k, r.to - r.from, index_code(c));
         if ((int64_t)(header_estimate(c, g) + index + value_bytes(c, k)) <= budget) {
@@ -653,15 +666,16 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
 {
     struct group *other, *g = lay_groups(c, &scratch, &other, kept);
     struct shape_range r = range_of(c, &in->key);
+    struct when when = {in->key.version, in->loss_fall};
     double part = 1;
     if (in->budget_bytes >= 0)
-        part = fit_budget(c, r, in->key.version, in->budget_bytes, g);
+        part = fit_budget(c, r, when, in->budget_bytes, g);
     for (;;) {
         struct msg_out m;
         msg_init(&m, out, cap, report);
         memset(&report->parts, 0, sizeof report->parts);
         part = part < PART_MIN ? PART_MIN : (double)(float)part; // as it is sent
-        begin_groups(c, r, in->key.version, part, g);
+        begin_groups(c, r, when, part, g);
         *count = pick_all(c, r, &in->key, x, g, other, *kept);
         int64_t len = put_message(c, x, r, g, part, *kept, *count, &m, err);
         // The estimate is of a random set; a message that came out too long is made again, shorter.
@@ -796,7 +810,7 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
         if (!(part > 0 && part < 1))
             return msg_bad("directory", "a part that is not between 0 and 1", err);
     }
-    begin_groups(c, r, key->version, (double)part, g);
+    begin_groups(c, r, (struct when){.version = key->version}, (double)part, g);
     if (random)
         count = is_drawn(c) ? draw_positions(c, key, g, at) : groups_total(c, g);
     else if (msg_get_varint(&m, &count))
@@ -985,15 +999,21 @@ const struct codec codec_dgc = {
     SPARSE_ROW(dgc_kind),
 };
 
-// Clients send segments of the adapter in turn; in a segment the largest, fewer from round to
-// round, on schedules of their own for A and for B.
+// In the paper the mean of a segment is over who sent it: method ecolora has view seg do so.
+// Segments cut here are part of the code: what a client leaves out counts as zero.
+//
+// The share of A, and so of B: min + (ratio - min) exp(-gamma (L_0 - L)), L_0 being the mean
+// training loss of the first round and L that of the last one. Decoders need not know it.
 static const struct opt ecolora_options[] = {
-    OPT(struct sparse_opt, segments, "segments", "4", 1, 1024, "",
-        "client k sends (k + round) mod this"),
-    S_OPT_RATIO("0.5"),
-    OPT(struct sparse_opt, ratio_min, "ratio_min", "0.1", 1e-6, 1, "", "share it decays to"),
-    OPT(struct sparse_opt, decay_a, "decay_a", "0.1", 0, 100, "1/round", "of the share of A"),
-    OPT(struct sparse_opt, decay_b, "decay_b", "0.05", 0, 100, "1/round", "of the share of B"),
+    OPT(struct sparse_opt, segments, "segments", "1", 1, 1024, "",
+        "client k sends (k + round) mod this; the rest counts as zero"),
+    OPT(struct sparse_opt, ratio, "ratio", "0.5", 1e-6, 1, "",
+        "share of coordinates that is kept at first"),
+    OPT(struct sparse_opt, min_a, "min_a", "0.1", 1e-6, 1, "", "least share of A"),
+    OPT(struct sparse_opt, min_b, "min_b", "0.1", 1e-6, 1, "", "least share of B"),
+    OPT(struct sparse_opt, gamma_a, "gamma_a", "1", 0, 1000, "1/nat",
+        "how fast the share of A goes down with the training loss, 0 = not at all"),
+    OPT(struct sparse_opt, gamma_b, "gamma_b", "0.5", 0, 1000, "1/nat", "the same for B"),
     S_OPT_GROUP("class"),
     S_OPT_VALUE,
     S_OPT_INDEX,
@@ -1003,8 +1023,8 @@ static const struct sparse_kind ecolora_kind = {PICK_LARGEST, SEND_VALUES};
 
 const struct codec codec_ecolora = {
     .name = "ecolora",
-    .help = "segments of the adapter in turn, adaptive top-k in them, Golomb-coded positions",
-    .source = "EcoLoRA, EMNLP 2025; schedules by round",
+    .help = "top-k by shares of A and of B that go down with the loss, Golomb-coded positions",
+    .source = "EcoLoRA, EMNLP 2025; constants are ours",
     .options = ecolora_options,
     .n_options = ARRAY_LEN(ecolora_options),
     .option_bytes = sizeof(struct sparse_opt),

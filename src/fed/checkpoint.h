@@ -18,9 +18,10 @@ struct checkpoint_totals {
 
 struct checkpoint {
     uint64_t config_hash, run_id, registry;
-    uint32_t round; // rounds committed
-    size_t n;       // values of the adapter
-    size_t n_state; // floats of the scheme's state
+    uint32_t round;               // rounds committed
+    size_t n;                     // values of the adapter
+    size_t n_state;               // floats of the scheme's state
+    double first_loss, last_loss; // mean training losses, NAN = no round had one
     struct checkpoint_totals totals;
 };
 

@@ -38,6 +38,8 @@ static struct checkpoint checkpoint_of(const struct server *s)
                                .round = s->round,
                                .n = s->n_model,
                                .n_state = s->n_state,
+                               .first_loss = s->first_loss,
+                               .last_loss = s->last_loss,
                                .totals = s->totals};
 }
 
@@ -49,6 +51,8 @@ static void restore(struct server *s, struct err *err, int *rc)
     if (*rc == 1) {
         s->run_id = c.run_id;
         s->round = c.round;
+        s->first_loss = c.first_loss;
+        s->last_loss = c.last_loss;
         s->totals = s->at_start = c.totals;
     }
 }
@@ -126,6 +130,7 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->origin_ns = env->rec->origin_ns;
     uint64_t seed[3] = {env->config_hash, (uint64_t)clock_unix_ns(), (uint64_t)getpid()};
     s->run_id = XXH3_64bits(seed, sizeof seed);
+    s->first_loss = s->last_loss = NAN;
     if (env->resume && rc == 0)
         restore(s, err, &rc);
     if (!env->resume && rc == 0 && *env->run_dir && checkpoint_present(env->run_dir))

@@ -67,6 +67,7 @@ struct server {
     struct products products;        // of schemes that sum them
     float *product_sum, *one;        // (products.n) weighted; one client's update
     uint64_t run_id;
+    double first_loss, last_loss; // mean training losses of rounds with updates, NAN = none yet
     struct checkpoint_totals totals;
     struct netbuf *model; // the broadcast frame of the round
 

@@ -100,6 +100,14 @@ static void pack_model(struct server *s)
         put_f32(p + 4 * (n_adapter + i), s->theta[s->n + i]);
 }
 
+// How far training has come: clients whose codec sends less as the loss goes down hear it with the
+// model.
+static float loss_fall(const struct server *s)
+{
+    float fall = (float)(s->first_loss - s->last_loss);
+    return isfinite(fall) ? fall : 0;
+}
+
 // The model goes to each rank once and is counted for each of its clients; a task names each
 // client.
 static void broadcast(struct server *s)
@@ -115,7 +123,8 @@ static void broadcast(struct server *s)
         s->peer[e].owes_events = s->peer[e].tasks > 0;
         struct frame f = {.kind = FRAME_MODEL,
                           .payload_bytes = 4 * fed_down_floats(env),
-                          .values = (uint32_t)fed_down_floats(env)};
+                          .values = (uint32_t)fed_down_floats(env),
+                          .loss = loss_fall(s)};
         if (s->peer[e].owes_events)
             server_send(s, e, &f, s->model, now_ns(s));
     }
@@ -307,6 +316,9 @@ static void commit(struct server *s)
         products_mean(&s->products, s->theta, s->weight_sum, s->row.server_lr, s->product_sum);
     s->aggregate_ns += span_end(env->rec, span, STAGE_AGGREGATE, -1, 0, (int64_t)(4 * s->n));
     s->row.train_loss /= s->weight_sum;
+    s->last_loss = s->row.train_loss;
+    if (isnan(s->first_loss))
+        s->first_loss = s->last_loss;
     if (!all_finite(s->acc, s->n) ||
         !all_finite(s->product_sum,
                     s->products.n)) { // finite updates whose sum is not: the adapter stays as it is

@@ -328,6 +328,7 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     const struct view_part *part = &view->part[view_turn(view, t->client, w->round)];
     size_t cap = codec_bound(part->codec), n = part->shape.n_values;
     struct codec_input in = {.budget_bytes = -1,
+                             .loss_fall = w->loss_fall,
                              .key = view_key(view, w->env->seed, t->client, w->round)};
     double upload_s = codec_upload_s(part->codec);
     if (upload_s > 0)
@@ -449,7 +450,7 @@ static void take_model(struct worker *w, const struct net_msg *m)
     const struct view_inst *view = &w->env->method->view;
     size_t n = fed_down_floats(w->env), n_backbone = fed_model_floats(w->env) - w->n;
     size_t n_adapter = n - n_backbone;
-    if (m->frame.payload_bytes != 4 * n)
+    if (m->frame.payload_bytes != 4 * n || !isfinite(m->frame.loss))
         return;
     for (int i = 0; i < w->n_tasks; i++) {
         struct worker_task *t = &w->task[i];
@@ -459,6 +460,7 @@ static void take_model(struct worker *w, const struct net_msg *m)
             slots_drop(w->slots, t->client, w->round);
     }
     w->round = m->frame.version;
+    w->loss_fall = (double)m->frame.loss;
     w->env->rec->version = (int32_t)w->round;
     w->n_tasks = w->n_trained = w->n_sent = w->n_reports = 0;
     w->expected = 0;

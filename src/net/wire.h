@@ -7,6 +7,7 @@
 //  0 magic u32      4 protocol u16    6 header bytes u16   8 kind u8   9 flags u8   10 codec u16
 // 12 version u32   16 client u32     20 vectors u8  21 reason u8  22 attempt u16
 // 24 samples u32   28 loss f32       32 registry u64      40 values u32
+//    loss: of an update the mean of its training; of a model how far that mean has come down
 // 44 header hash u32 (low half of XXH3 over the header without the two hashes)
 // 48 payload bytes u64               56 payload XXH3 u64 (0 and no FRAME_CHECKSUM flag: not taken)
 #ifndef FSTQ_NET_WIRE_H
@@ -19,7 +20,7 @@
 #include <stdint.h>
 
 #define FRAME_MAGIC        0x51545346u // "FSTQ"
-#define FRAME_PROTOCOL     2
+#define FRAME_PROTOCOL     3
 #define FRAME_HEADER_BYTES 64
 enum { FRAME_AT_KIND = 8, FRAME_AT_CLIENT = 16 }; // for who looks at a sealed header
 enum {

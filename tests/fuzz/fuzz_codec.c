@@ -96,6 +96,8 @@ static void encode_any(const struct codec_inst *c, struct codec_key key, uint8_t
                                 .state_next = r->state_next,
                                 .key = key,
                                 .budget_bytes = how & BUDGET ? (int64_t)(len * 7) : -1};
+    if (len >= sizeof input.loss_fall)
+        memcpy(&input.loss_fall, in, sizeof input.loss_fall);
     int64_t got = codec_encode(c, &input, r->msg, bound, r->scratch, NULL, &err);
     if (got < 0) {
         check(err.text[0]);

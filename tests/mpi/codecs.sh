@@ -31,8 +31,8 @@ for codec in $("$FSTQ" list codecs | awk '/behind a/ { exit } /^  [a-z]/ { print
         eval '[ "${sums#* }" = "0 0" ] && [ "${sums%% *}" -gt 0 ]'
 done
 
-# What a run directory holds at the end: a hash of the server's floats, of every client's newest, and
-# how many there are of each.
+# What a run directory holds at the end: a hash of the server's floats and every client's newest,
+# how many floats of codecs the server keeps, and how many clients keep any.
 state_of() # run-dir
 {
     python3 - "$1" <<'EOF'
@@ -63,7 +63,8 @@ EOF
 
 # Codecs that keep something at clients, at the server, or at both.
 state=(fed.rounds=6 fed.clients=4)
-keep=(topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9 topk:ratio=0.05+ef21:share=0.75 fetchsgd)
+keep=(topk:ratio=0.05+ef dgc sign+ef signsgd:momentum=0.9 topk:ratio=0.05+ef21:share=0.75 fetchsgd
+    seg:parts=3@ecolora:gamma_a=0.3+ef)
 for method in "${keep[@]}"; do
     log=$(tr -c 'a-z0-9\n' _ <<<"$method")
     run "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d1" >"$log.1" 2>&1
@@ -77,7 +78,8 @@ for method in "${keep[@]}"; do
 done
 
 # Killed after a few rounds on one rank, resumed on three.
-for row in "topk:ratio=0.05+ef 0 4" "topk:ratio=0.05+ef21:share=0.75 1 4" "fetchsgd 1 0"; do
+for row in "topk:ratio=0.05+ef 0 4" "topk:ratio=0.05+ef21:share=0.75 1 4" "fetchsgd 1 0" \
+    "seg:parts=3@ecolora:gamma_a=0.3+ef 0 4"; do
     read -r method server clients <<<"$row"
     log=$(tr -c 'a-z0-9\n' _ <<<"$method")
     at=$(state_of "$log.d1")
@@ -102,6 +104,27 @@ for row in "topk:ratio=0.05+ef 0 4" "topk:ratio=0.05+ef21:share=0.75 1 4" "fetch
 done
 run "${state[@]}" fed.method=fedavg/topk:ratio=0.05 >without 2>&1
 check "error feedback matters" test "$(adapter without)" != "$(adapter topk_ratio_0_05_ef.1)"
+
+# EcoLoRA sends 0.1 + 0.4 exp(-gamma (L_0 - L)) of A and of B, L_0 the training loss of round 1, L
+# that of the round before: from the trace, with a value to spare for either's rounding up.
+run "${state[@]}" fed.method=fedavg/ecolora:gamma_a=0.3,gamma_b=0.3 trace.file=eco.h5 >eco 2>&1
+"$FSTQ" export eco.h5 --csv eco.csv >/dev/null
+wrong=$(awk -F, '
+    FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+    /^#/ { next }
+    FILENAME ~ /rounds/ { loss[$at["version"]] = $at["train_loss"]; next }
+    {
+        t = $at["version"]
+        fall = t > 1 && loss[1] > loss[t - 1] ? loss[1] - loss[t - 1] : 0
+        want = (0.1 + 0.4 * exp(-0.3 * fall)) * ($at["kept_0bit"] + $at["kept_16bit"])
+        bad += $at["kept_16bit"] < want - 1e-3 || $at["kept_16bit"] > want + 2
+        rows++
+        few += $at["kept_16bit"] < 0.7 * last
+        last = t == 1 ? $at["kept_16bit"] : last
+    }
+    END { print rows, bad + 0, (few > 3) }' eco.csv/rounds.csv eco.csv/messages.csv)
+check "ecolora: shares follow the training loss (messages, wrong, they came down)" \
+    equal "$wrong" "18 0 1"
 run fed.method=fedavg/sign+rans+zstd >wrapped 2>&1
 check "two wrappers: valid" contains wrapped "# VALID"
 

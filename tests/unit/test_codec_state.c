@@ -292,7 +292,7 @@ static void test_ecolora_goes_round(void **state)
 {
     (void)state;
     struct session s;
-    open_one(&s, 10, 103, "ecolora:segments=4,ratio=1,ratio_min=1,value=fp32");
+    open_one(&s, 10, 103, "ecolora:segments=4,ratio=1,gamma_a=0,value=fp32");
     float x[1030], sum[1030] = {0};
     fill(x, 1030, DIST_NORMAL, 1);
     for (uint32_t round = 5; round < 9; round++) {
@@ -302,6 +302,49 @@ static void test_ecolora_goes_round(void **state)
     }
     assert_memory_equal(sum, x, sizeof x);
     close_one(&s);
+}
+
+// EcoLoRA's shares: 1000 values of A and 2000 of B, min + (0.5 - min) exp(-gamma fall).
+static void test_ecolora_sends_less_as_the_loss_comes_down(void **state)
+{
+    (void)state;
+    static const struct {
+        double fall;
+        int a, b;
+    } cases[] = {
+        {0, 500, 1000},
+        {-3, 500, 1000},                // a loss that went up
+        {(double)NAN, 500, 1000},       // nobody says so, and no harm
+        {0.6931471805599453, 300, 550}, // 0.1 + 0.4 / 2; 0.2 + 0.3 / 4
+        {1.3862943611198906, 200, 438}, // 0.1 + 0.4 / 4; 0.2 + 0.3 / 16 of 2000 is 437.5
+        {(double)INFINITY, 100, 400},
+    };
+    struct session s;
+    shape_init(&s.shape);
+    shape_add(&s.shape, "A", 10, 100, SHAPE_LORA_A);
+    shape_add(&s.shape, "B", 200, 10, SHAPE_LORA_B);
+    shape_seal(&s.shape);
+    float x[3000];
+    fill(x, 3000, DIST_NORMAL, 1);
+    session_open(&s, "ecolora:ratio=0.5,min_a=0.1,min_b=0.2,gamma_a=1,gamma_b=2");
+    for (size_t k = 0; k < ARRAY_LEN(cases); k++) {
+        struct codec_input in = {
+            .x = x, .key = key_of(9), .budget_bytes = -1, .loss_fall = cases[k].fall};
+        int64_t len = codec_encode(s.c, &in, s.msg, codec_bound(s.c), s.scratch, &s.report, &s.err);
+        assert_true(len > 0);
+        assert_int_equal(codec_decode(s.c, &in.key, s.msg, (size_t)len, s.x_hat, s.scratch, &s.err),
+                         0);
+        int a = 0, b = 0;
+        for (int i = 0; i < 3000; i++)
+            *(i < 1000 ? &a : &b) += s.x_hat[i] != 0;
+        if (a != cases[k].a || b != cases[k].b)
+            fail_msg("fall %g: %d and %d, want %d and %d", cases[k].fall, a, b, cases[k].a,
+                     cases[k].b);
+    }
+    session_close(&s);
+    shape_free(&s.shape);
+    expect_error("ecolora:ratio=0.1,min_b=0.2", "min_b=0.2 is above ratio=0.1");
+    expect_error("ecolora:group=all", "same min and gamma");
 }
 
 // A sparse message leaves what it does not hold untouched, and sends no zeros.
@@ -360,6 +403,7 @@ int main(void)
         cmocka_unit_test(test_powersgd_alternating_is_linear),
         cmocka_unit_test(test_budget_is_kept),
         cmocka_unit_test(test_ecolora_goes_round),
+        cmocka_unit_test(test_ecolora_sends_less_as_the_loss_comes_down),
         cmocka_unit_test(test_zeros_are_not_sent),
         cmocka_unit_test(test_shared_positions_add_up),
     };

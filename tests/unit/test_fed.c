@@ -745,6 +745,8 @@ static void ck_write(uint32_t round)
     float theta[CK_N], s[2 * CK_N];
     c.round = round;
     c.run_id = 99;
+    c.first_loss = 3.5;
+    c.last_loss = 3.5 - 0.25 * round;
     c.totals.uplink_bytes = 1000 * round;
     for (int i = 0; i < CK_N; i++)
         theta[i] = (float)(i + 100 * (int)round);
@@ -775,6 +777,7 @@ static void test_checkpoint_returns_the_newest(void **state)
     assert_int_equal(c.round, 5);
     assert_int_equal(c.run_id, 99);
     assert_int_equal(c.totals.uplink_bytes, 5000);
+    assert_true(c.first_loss == 3.5 && c.last_loss == 2.25);
     for (int i = 0; i < CK_N; i++)
         assert_true(theta[i] == (float)(i + 500));
 }

@@ -61,7 +61,7 @@ static void fields_lie_where_they_should(void **state)
     uint8_t b[LEN];
     struct frame f = example();
     make(b, &f);
-    static const uint8_t head[44] = {'F',  'S',  'T',  'Q',  2,    0,    64,   0,    FRAME_UPDATE,
+    static const uint8_t head[44] = {'F',  'S',  'T',  'Q',  3,    0,    64,   0,    FRAME_UPDATE,
                                      1,    0x03, 0x02, 0x07, 0x06, 0x05, 0x04, 0x0b, 0x0a,
                                      0x09, 0x08, 0x0c, 0x0d, 0x0f, 0x0e, 0x13, 0x12, 0x11,
                                      0x10, 0,    0,    0xc0, 0x3f, 0x88, 0x77, 0x66, 0x55,
