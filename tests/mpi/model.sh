@@ -79,6 +79,13 @@ wait $pid 2>/dev/null
 run 2 resumed "${fisher[@]}" run.dir=f run.resume=on
 check "kept averages: killed and resumed on other ranks, the same adapter" \
     equal "$(adapter resumed)" "$(adapter fisher)"
+# A mask that keeps every token is no mask: the same messages and adapter as without one.
+run 1 uniform fed.method=fedavg~uniform/fstq:budget=0.05
+run 1 all fed.method=fedavg~fisher:keep=1,every=2/fstq:budget=0.05
+run 1 half fed.method=fedavg~fisher:keep=0.5,every=2/fstq:budget=0.05
+check "keep = 1: the same adapter as uniform" equal "$(adapter all)" "$(adapter uniform)"
+check "keep = 1: the same bytes and scores" equal "$(rounds all)" "$(rounds uniform)"
+check "keep = 0.5: another adapter" test "$(adapter half)" != "$(adapter uniform)"
 run 1 oracle fed.method=fedavg~oracle/fstq:budget=0.05
 run 2 oracle2 fed.method=fedavg~oracle/fstq:budget=0.05 dev.threads=2
 check "oracle: the same adapter on other ranks and threads" \
