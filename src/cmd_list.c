@@ -1,6 +1,7 @@
 #include "base/power.h"
 #include "cmd.h"
 #include "codec/codec.h"
+#include "compare.h"
 #include "config.h"
 #include "fed/method.h"
 #include "fed/scheme.h"
@@ -139,19 +140,27 @@ static void list_stages(void)
                stage_table[i].includes, stage_table[i].excludes);
 }
 
+// Rows of [compare] are named without their section: its parser is another.
+static void list_section(const char *section, const char *prefix, const struct opt *rows, int n)
+{
+    printf("# [%s]\n", section);
+    for (int k = 0; k < n; k++) {
+        char range[256], value[320];
+        opt_range(&rows[k], range, sizeof range);
+        snprintf(value, sizeof value, "%s%s = %s", prefix, rows[k].name, rows[k].dflt);
+        printf("  %-36s %s (%s)\n", value, rows[k].help, range);
+    }
+}
+
 static void list_options(void)
 {
     for (int i = 0; i < config_section_count; i++) {
         const struct config_section *s = &config_sections[i];
-        printf("%s# [%s]\n", i ? "#\n" : "", s->name);
-        for (int k = 0; k < *s->n; k++) {
-            const struct opt *o = &s->rows[k];
-            char range[256], value[320];
-            opt_range(o, range, sizeof range);
-            snprintf(value, sizeof value, "%s = %s", o->name, o->dflt);
-            printf("  %-36s %s (%s)\n", value, o->help, range);
-        }
+        list_section(s->name, "", s->rows, *s->n);
+        puts("#");
     }
+    list_section("compare", "compare.", compare_options, compare_option_count);
+    puts("# and its lines method and search: 'fstq compare --help'");
 }
 
 // Markdown's own characters, as they stand in ranges and in the form of a method.
@@ -164,24 +173,32 @@ static void markdown_cell(const char *text)
     }
 }
 
+static void list_section_markdown(const char *section, const char *prefix, const struct opt *rows,
+                                  int n)
+{
+    printf("**[%s]**\n\n| parameter | default | range | what it is |\n|---|---|---|---|\n",
+           section);
+    for (int k = 0; k < n; k++) {
+        const struct opt *o = &rows[k];
+        char range[256];
+        opt_range(o, range, sizeof range);
+        printf(*o->dflt ? "| `%s%s` | `%s` | " : "| `%s%s` | %s | ", prefix, o->name, o->dflt);
+        markdown_cell(range);
+        fputs(" | ", stdout);
+        markdown_cell(o->help);
+        puts(" |");
+    }
+}
+
 static void list_options_markdown(void)
 {
     for (int i = 0; i < config_section_count; i++) {
         const struct config_section *s = &config_sections[i];
-        printf("%s**[%s]**\n\n| parameter | default | range | what it is |\n"
-               "|---|---|---|---|\n",
-               i ? "\n" : "", s->name);
-        for (int k = 0; k < *s->n; k++) {
-            const struct opt *o = &s->rows[k];
-            char range[256];
-            opt_range(o, range, sizeof range);
-            printf(*o->dflt ? "| `%s` | `%s` | " : "| `%s` | %s | ", o->name, o->dflt);
-            markdown_cell(range);
-            fputs(" | ", stdout);
-            markdown_cell(o->help);
-            puts(" |");
-        }
+        list_section_markdown(s->name, "", s->rows, *s->n);
+        puts("");
     }
+    list_section_markdown("compare", "compare.", compare_options, compare_option_count);
+    puts("\nBeside these [compare] has lines `method` and `search`: `fstq compare --help`.");
 }
 
 static void list_benches(void)

@@ -71,6 +71,7 @@ fstq list options --markdown
 check "--markdown: status 0" equal "$?" 0
 check "--markdown: as many rows as options" equal "$(grep -c '^| `' out)" \
     "$("$FSTQ" list options | grep -c '^  [a-z]*\.')"
+check "list options: [compare] is among them" grep -q '^| `compare\.seeds` ' out
 
 fstq info
 check "info: status 0" equal "$?" 0
