@@ -157,15 +157,29 @@ static inline uint64_t bits_get_unary(struct bits_in *b, uint64_t limit)
 
 static inline void rice_put(struct bits_out *b, uint64_t v, unsigned k)
 {
-    bits_put_unary(b, v >> k);
-    bits_put(b, v & ((UINT64_C(1) << k) - 1), k);
+    uint64_t q = v >> k, low = v & ((UINT64_C(1) << k) - 1);
+    if (q + 1 + k <= BITS_PUT_MAX) {
+        bits_put(b, (low << 1 | 1) << q, (unsigned)q + 1 + k);
+        return;
+    }
+    bits_put_unary(b, q);
+    bits_put(b, low, k);
 }
 
 // A value of at most limit; a larger one is bad.
 static inline uint64_t rice_get(struct bits_in *b, unsigned k, uint64_t limit)
 {
-    uint64_t v = bits_get_unary(b, limit >> k) << k;
-    v |= bits_get(b, k);
+    bits_in_fill(b);
+    uint64_t v, have = b->acc & ((UINT64_C(1) << b->n) - 1);
+    unsigned q = have ? (unsigned)__builtin_ctzll(have) : b->n;
+    if (q + 1 + k <= b->n) { // all of it is here
+        v = (uint64_t)q << k | (have >> q >> 1 & ((UINT64_C(1) << k) - 1));
+        b->acc >>= q + 1 + k;
+        b->n -= q + 1 + k;
+    } else {
+        v = bits_get_unary(b, limit >> k) << k;
+        v |= bits_get(b, k);
+    }
     b->bad |= v > limit;
     return v > limit ? limit : v;
 }

@@ -305,13 +305,26 @@ const char *codec_diverges(const struct codec_inst *c)
 
 // Encoding and decoding.
 
+#define CHECK_CHUNK 65536
+
+static uint32_t absmax_bits(const float *x, size_t n)
+{
+    uint32_t max = 0;
+#pragma omp parallel for reduction(max : max) if (n > CHECK_CHUNK)
+    for (size_t at = 0; at < n; at += CHECK_CHUNK) {
+        uint32_t a = quant_absmax_bits(x + at, n - at < CHECK_CHUNK ? n - at : CHECK_CHUNK);
+        max = a > max ? a : max;
+    }
+    return max;
+}
+
 int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
 {
     size_t n = c->shape->n_values;
     float limit = codec_flags(c) & CODEC_ANY_SIZE ? 0x1.fffffep127f : CODEC_LIMIT;
     uint32_t limit_bits;
     memcpy(&limit_bits, &limit, sizeof limit_bits);
-    uint32_t max = quant_absmax_bits(x, n);
+    uint32_t max = absmax_bits(x, n);
     if (max < limit_bits || (max == limit_bits && limit > CODEC_LIMIT))
         return 0;
     return codec_bad_input(c, x, err);

@@ -4,20 +4,28 @@
 #include "codec/bits.h"
 #include "kernels/kernels_codec.h"
 
+#include <assert.h>
+
 const char *const positions_choices[] = {"auto", "rice", "bitmap", "log2", "raw32", NULL};
+
+// So many positions are worth waking threads for; then they are coded in slices.
+#define SLICES_FROM 16384
+#define SLICES      64
 
 static unsigned index_width(size_t n)
 {
     return n <= 2 ? 1 : bits_log2(n - 1) + 1;
 }
 
+// A gap is what lies between a position and the one before.
 static uint64_t rice_cost(const uint32_t *at, size_t count, size_t base, unsigned k)
 {
-    uint64_t bits = (uint64_t)count * (1 + k), next = base;
-    for (size_t i = 0; i < count; i++) {
-        bits += (at[i] - next) >> k;
-        next = (uint64_t)at[i] + 1;
-    }
+    if (count == 0)
+        return 0;
+    uint64_t bits = (uint64_t)count * (1 + k) + ((at[0] - base) >> k);
+#pragma omp parallel for simd reduction(+ : bits) if (count > SLICES_FROM)
+    for (size_t i = 1; i < count; i++)
+        bits += (at[i] - at[i - 1] - 1) >> k;
     return bits;
 }
 
@@ -102,22 +110,57 @@ size_t positions_estimate(size_t count, size_t n, enum positions_code code)
     return best;
 }
 
-// The coding's byte: code in the low three bits, Rice's parameter above.
-static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, size_t base, unsigned k,
-                    uint64_t bits)
+// What comes after the whole bytes of a slice.
+struct slice {
+    uint8_t *last;
+    uint8_t rest; // fewer than eight bits
+};
+
+// Codes from bit `bit` of out on; positions lie above next - 1. Whole bytes up to the end of the
+// slice are written, none beyond it.
+static struct slice put_slice(const uint32_t *at, size_t count, uint64_t next, unsigned k,
+                              uint8_t *out, uint64_t bit, uint64_t end)
 {
-    uint8_t *p = msg_take(o, PART_INDICES, (size_t)((bits + 7) / 8));
-    if (!p)
-        return -1;
     struct bits_out b;
-    bits_out_init(&b, p, (size_t)((bits + 7) / 8));
-    uint64_t next = base;
+    bits_out_init(&b, out + bit / 8, (size_t)(end / 8 - bit / 8));
+    b.n = bit % 8;
     for (size_t i = 0; i < count; i++) {
         rice_put(&b, at[i] - next, k);
         next = (uint64_t)at[i] + 1;
     }
-    bits_out_end(&b);
-    return b.full ? -1 : 0;
+    return (struct slice){b.p, (uint8_t)b.acc};
+}
+
+// Slices begin where the one before ends, in the middle of a byte; what that leaves of its last
+// byte is added when all are done. The coding's byte: code in the low three bits, Rice's parameter
+// above.
+static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, size_t base, unsigned k,
+                    uint64_t bits)
+{
+    size_t len = (size_t)((bits + 7) / 8), slices = count > SLICES_FROM ? SLICES : 1;
+    uint8_t *p = msg_take(o, PART_INDICES, len);
+    uint64_t begin[SLICES + 1] = {0};
+    struct slice s[SLICES];
+    if (!p)
+        return -1;
+    for (size_t i = 0; i < slices; i++) {
+        size_t from = i * count / slices, to = (i + 1) * count / slices;
+        size_t first = from ? (size_t)at[from - 1] + 1 : base;
+        begin[i + 1] = begin[i] + rice_cost(at + from, to - from, first, k);
+    }
+    assert(begin[slices] == bits);
+#pragma omp parallel for if (slices > 1)
+    for (size_t i = 0; i < slices; i++) {
+        size_t from = i * count / slices, to = (i + 1) * count / slices;
+        s[i] = put_slice(at + from, to - from, from ? (uint64_t)at[from - 1] + 1 : base, k, p,
+                         begin[i], begin[i + 1]);
+    }
+    if (bits % 8)
+        p[len - 1] = 0;
+    for (size_t i = 0; i < slices; i++)
+        if (begin[i + 1] % 8)
+            *s[i].last |= s[i].rest;
+    return 0;
 }
 
 static int put_fixed(struct msg_out *o, const uint32_t *at, size_t count, size_t base, size_t n,
