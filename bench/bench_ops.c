@@ -42,7 +42,10 @@ struct bed {
 static struct kernel_attn attn(void)
 {
     int32_t dim = params.dim / params.heads;
-    return (struct kernel_attn){params.heads, params.heads, dim, 1.0f / sqrtf((float)dim)};
+    return (struct kernel_attn){.heads = params.heads,
+                                .kv_heads = params.heads,
+                                .head_dim = dim,
+                                .scale = 1.0f / sqrtf((float)dim)};
 }
 
 static void do_copy(struct bed *b)

@@ -13,6 +13,7 @@ enum { Q_ROWS = 48 };
 // One head of one sequence, as rows of the qkv buffer.
 struct head {
     const float *q, *k, *v;
+    const float *log_size; // (len) or NULL
     ptrdiff_t ld;
     int32_t len, dim;
 };
@@ -22,13 +23,16 @@ static int32_t round_up(int32_t n, int32_t to)
     return (n + to - 1) / to * to;
 }
 
-static struct head head_of(const struct kernel_attn *a, const float *rows, ptrdiff_t ld,
+// Head h of the sequence that begins at this row of qkv.
+static struct head head_of(const struct kernel_attn *a, const float *qkv, ptrdiff_t ld, int32_t row,
                            int32_t len, int32_t h)
 {
     int32_t kv = h / (a->heads / a->kv_heads);
+    const float *rows = qkv + row * ld;
     return (struct head){.q = rows + h * a->head_dim,
                          .k = rows + (a->heads + kv) * a->head_dim,
                          .v = rows + (a->heads + a->kv_heads + kv) * a->head_dim,
+                         .log_size = a->log_size ? a->log_size + row : NULL,
                          .ld = ld,
                          .len = len,
                          .dim = a->head_dim};
@@ -71,6 +75,14 @@ static void times_rows(const float *p, ptrdiff_t rs, ptrdiff_t cs, int32_t m, in
                      .ldc = ldc,
                      .alpha = 1.0f};
     gemm(&g, NULL);
+}
+
+// Proportional attention: a key that stands for several tokens counts as often.
+static void add_log_size(const struct head *h, float *s, ptrdiff_t lds, int32_t n, int32_t keys)
+{
+    for (int32_t i = 0; i < n && h->log_size; i++)
+        for (int32_t j = 0; j < keys; j++)
+            s[i * lds + j] += h->log_size[j];
 }
 
 // Turns scores into exp(s - max) over the first n keys and 0 up to width; returns the sum. Rows may
@@ -140,6 +152,7 @@ static void head_fwd(const struct head *h, float scale, const float *keys, float
         int32_t n = h->len - q0 < Q_ROWS ? h->len - q0 : Q_ROWS;
         float inverse[Q_ROWS];
         times_packed(h, h->q + q0 * h->ld, h->ld, n, keys, q0 + n, scale, s, lds);
+        add_log_size(h, s, lds, n, q0 + n);
         softmax_block(s, lds, q0, n, inverse, lse + q0, received);
         times_rows(s, lds, 1, n, q0 + n, h->v, h->ld, h->dim, false, out + q0 * ldo, ldo);
         scale_rows(out + q0 * ldo, ldo, n, h->dim, inverse);
@@ -157,7 +170,7 @@ void attention_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
         assert((size_t)(s - cx->work) + (size_t)round_up(len, GEMM_PANEL) * Q_ROWS <=
                cx->work_floats);
         for (int32_t i = 0; i < a->heads; i++) {
-            struct head h = head_of(a, qkv + row * ldq, ldq, len, i);
+            struct head h = head_of(a, qkv, ldq, row, len, i);
             if (i % group == 0)
                 pack_keys(h.k, ldq, len, a->head_dim, keys);
             head_fwd(&h, a->scale, keys, s, out + row * ldo + i * a->head_dim, ldo,
@@ -223,6 +236,7 @@ static void head_bwd(const struct head *h, const struct head_back *b)
         float d[Q_ROWS];
         row_dots(dout, b->out + q0 * b->ldo, b->ldo, n, h->dim, d);
         times_packed(h, q, h->ld, n, b->keys, keys, b->scale, b->s, lds);
+        add_log_size(h, b->s, lds, n, keys);
         times_packed(h, dout, b->ldo, n, b->values, keys, 1.0f, b->dp, lds);
         scores_back(b->s, b->dp, lds, q0, n, b->lse + q0, d, b->scale);
         times_rows(b->dp, lds, 1, n, keys, h->k, h->ld, h->dim, false, b->dq + q0 * h->ld, h->ld);
@@ -252,7 +266,7 @@ void attention_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
             memset(dqkv + (row + i) * ldq + a->heads * dim, 0,
                    (size_t)(2 * a->kv_heads * dim) * sizeof *dqkv);
         for (int32_t i = 0; i < a->heads; i++) {
-            struct head h = head_of(a, qkv + row * ldq, ldq, len, i);
+            struct head h = head_of(a, qkv, ldq, row, len, i);
             if (i % group == 0) {
                 pack_keys(h.k, ldq, len, dim, keys);
                 pack_keys(h.v, ldq, len, dim, values);
@@ -332,7 +346,7 @@ static double score_ref(const struct head *h, float scale, int32_t i, int32_t j)
     double sum = 0;
     for (int32_t c = 0; c < h->dim; c++)
         sum += (double)h->q[i * h->ld + c] * h->k[j * h->ld + c];
-    return sum * scale;
+    return sum * scale + (h->log_size ? (double)h->log_size[j] : 0);
 }
 
 void attention_fwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
@@ -344,7 +358,7 @@ void attention_fwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
     for (int32_t q = 0; q < seqs->n; q++)
         for (int32_t hd = 0; hd < a->heads; hd++) {
             int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
-            struct head h = head_of(a, qkv + row * ldq, ldq, len, hd);
+            struct head h = head_of(a, qkv, ldq, row, len, hd);
             for (int32_t i = 0; i < len; i++) {
                 double top = -INFINITY, sum = 0;
                 for (int32_t j = 0; j <= i; j++)
@@ -379,7 +393,7 @@ void attention_bwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
     for (int32_t q = 0; q < seqs->n; q++)
         for (int32_t hd = 0; hd < a->heads; hd++) {
             int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
-            struct head h = head_of(a, qkv + row * ldq, ldq, len, hd);
+            struct head h = head_of(a, qkv, ldq, row, len, hd);
             float *dq = dqkv + row * ldq + hd * dim;
             float *dk = dqkv + row * ldq + (a->heads + hd / group) * dim;
             float *dv = dk + a->kv_heads * dim;

@@ -65,7 +65,18 @@ struct kernel_seqs {
 // A row of qkv is heads queries, kv_heads keys, kv_heads values, each head_dim wide.
 struct kernel_attn {
     int32_t heads, kv_heads, head_dim;
-    float scale; // of the scores
+    float scale;           // of the scores
+    const float *log_size; // (m) added to every score of a key (attention_step: not), or NULL
+};
+
+// ToMe's bipartite matching, for a causal model. A sequence's tokens are in turn of A (even) and B
+// (odd); an a merges into the b that is most like it by the cosine of their keys, summed over
+// heads, among those that come after it by at most `window` tokens. Merged are those a that are
+// most like their b: this part of what may merge, rounded down. The first token never merges into
+// another.
+struct kernel_merge {
+    int32_t kv_heads, head_dim, window;
+    double ratio;
 };
 
 enum kernel_rope_style { KERNEL_ROPE_HALF, KERNEL_ROPE_PAIR }; // (i, i + d/2) and (2i, 2i + 1)
@@ -138,6 +149,19 @@ struct kernel_cache {
        (const struct kernel_ctx *cx, const struct kernel_attn *a, const struct kernel_seqs *seqs,  \
         const float *qkv, ptrdiff_t ldq, const float *out, const float *dout, ptrdiff_t ldo,       \
         const float *lse, float *dqkv))                                                            \
+    /* partner[i]: the row that row i merges into, else i; of sequence s the first free[s] rows    \
+       may. key (m): kv_heads keys, each head_dim wide. Ties: the nearer b, the earlier a */       \
+    OP(merge_match,                                                                                \
+       (const struct kernel_ctx *cx, const struct kernel_merge *g, const struct kernel_seqs *seqs, \
+        const int32_t *free, const float *key, ptrdiff_t ldk, int32_t *partner))                   \
+    /* y (rows, cols) = 0, y[into_i] += share_i x_i */                                             \
+    OP(merge_rows,                                                                                 \
+       (const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *into,           \
+        const float *share, int32_t m, int32_t cols, float *y, ptrdiff_t ldy, int32_t rows))       \
+    /* dx_i = share_i dy[into_i] */                                                                \
+    OP(merge_rows_bwd,                                                                             \
+       (const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const int32_t *into,         \
+        const float *share, int32_t m, int32_t cols, float *dx, ptrdiff_t lddx))                   \
     /* one query per cache: appends its key and value, attends over all */                         \
     OP(attention_step, (const struct kernel_ctx *cx, const struct kernel_attn *a,                  \
                         struct kernel_cache *const *cache, int32_t n, const float *qkv,            \

@@ -88,8 +88,11 @@ static void list_methods(void)
     puts("# a method is "
          "SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]\n"
          "# tokens: which of them shape the local loss");
-    for (const struct token_source *const *t = token_table; *t; t++)
+    for (const struct token_source *const *t = token_table; *t; t++) {
         row((*t)->name, (*t)->help);
+        if (!t[1] || t[1]->options != (*t)->options) // once for all that share them
+            options_of((*t)->options, (*t)->n_options);
+    }
     puts("# views: which part of the adapter travels");
     for (const struct view *const *v = view_table; *v; v++) {
         row((*v)->name, (*v)->help);

@@ -79,6 +79,10 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_ACCUMULATE] = {"accumulate", LANE_COMPUTE, true,
         "the part of train that averages squares of the adapter's gradient for the codec",
         "the optimiser"},
+    [STAGE_MERGE] = {"merge", LANE_COMPUTE, true,
+        "the part of train that matches and merges tokens, and takes gradients back through it; "
+        "bytes are the activations that enter the first layer and the last",
+        "forward; backward"},
 };
 // clang-format on
 

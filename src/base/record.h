@@ -41,6 +41,7 @@ enum stage {
     STAGE_SYNC,       // inside checkpoint, slot and trace: waiting for the disk
     STAGE_REFRESH,    // inside train: averaging the scores of tokens
     STAGE_ACCUMULATE, // inside train: averaging the adapter's gradients for the codec
+    STAGE_MERGE,      // inside train: merging tokens, its gradient included
     STAGE_COUNT
 };
 

@@ -22,7 +22,8 @@ const struct method_alias method_aliases[] = {
      "Fed-ToMe by its reported half of the dense bytes: not derivable, fp16 has as many"},
     {"tome-prune", "fedavg~attention:keep=0.5/fp32",
      "Fed-ToMe's pruning: half the tokens by attention received shape the loss; bytes as fedavg"},
-    {"tome-train", NULL, "Fed-ToMe's merging inside the layers: models here merge no tokens"},
+    {"tome-train", "fedavg~tome/fp32",
+     "Fed-ToMe's merging in local training: prompts get shorter, bytes are fedavg's"},
     {"tome-act", NULL, "merged activations instead of updates: that is split learning, not this"},
     {NULL, NULL, NULL},
 };
@@ -101,10 +102,13 @@ static int parse_tokens(struct method *m, const char *spec, struct err *err)
     if (!opts)
         return -1;
     m->tokens = token_find(name);
+    if (m->tokens && *opts == ':' && m->tokens->n_options == 0)
+        return err_set(err, "fed.method: token source '%s' takes no options, but '%s' follows it",
+                       name, opts);
     if (m->tokens)
-        return *opts != ':'
-                   ? 0
-                   : opt_set_list(token_options, token_option_count, &m->token_opt, opts + 1, err);
+        return *opts != ':' ? 0
+                            : opt_set_list(m->tokens->options, m->tokens->n_options, &m->token_opt,
+                                           opts + 1, err);
     const char *names[32] = {0};
     for (int i = 0; token_table[i] && i < 31; i++)
         names[i] = token_table[i]->name;
@@ -186,8 +190,7 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
     size_t at = strlen(m->text);
     if (m->tokens != token_table[0]) {
         snprintf(m->text + at, sizeof m->text - at, "~%s", m->tokens->name);
-        if (!m->tokens->all)
-            expand_options(m, token_options, token_option_count, &m->token_opt);
+        expand_options(m, m->tokens->options, m->tokens->n_options, &m->token_opt);
         at = strlen(m->text);
     }
     snprintf(m->text + at, sizeof m->text - at, "/%s%s%s", m->view.whole ? "" : m->view.text,

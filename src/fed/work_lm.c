@@ -377,6 +377,7 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
                                     .optim = &lm->os[i],
                                     .trained = job->trained,
                                     .n_trained = job->n_trained,
+                                    .merge = job->tokens->merges ? &job->token_opt->merge : NULL,
                                     .client = (int32_t)job->client};
     job->samples = task_client(lm->task, (int32_t)job->client)->n;
     job->loss = 0;

@@ -65,6 +65,7 @@ void acts_take(const struct model *m, struct acts *a, int32_t rows, bool train, 
     a->row = bump_take(b, (size_t)rows, sizeof *a->row);
     a->target = bump_take(b, (size_t)rows, sizeof *a->target);
     a->best = bump_take(b, (size_t)rows, sizeof *a->best);
+    levels_take(a, c->layers, rows, b);
     a->rstd_top = take(b, rows, 1);
     a->loss = take(b, rows, 1);
     a->weight = take(b, rows, 1);
@@ -161,12 +162,14 @@ struct kernel_rope rope_of(const struct model *m, float sign)
                                 .sign = sign};
 }
 
-struct kernel_attn attn_of(const struct model *m)
+struct kernel_attn attn_of(const struct run *r)
 {
-    return (struct kernel_attn){.heads = m->cfg.heads,
-                                .kv_heads = m->cfg.kv_heads,
-                                .head_dim = m->cfg.head_dim,
-                                .scale = 1.0f / sqrtf((float)m->cfg.head_dim)};
+    const struct model_config *c = &r->m->cfg;
+    return (struct kernel_attn){.heads = c->heads,
+                                .kv_heads = c->kv_heads,
+                                .head_dim = c->head_dim,
+                                .scale = 1.0f / sqrtf((float)c->head_dim),
+                                .log_size = r->log_size};
 }
 
 // x[l] -> x[l + 1]; what backward needs goes to kept[l]. received only on the first way through.
@@ -177,14 +180,16 @@ void layer_forward(struct run *r, int32_t l, float *received)
     const struct layer *y = &m->layer[l];
     struct acts *a = &r->a;
     struct kept *k = &a->kept[l];
+    merge_enter(r, l);
     struct kernel_rope rope = rope_of(m, 1.0f);
-    struct kernel_attn attn = attn_of(m);
+    struct kernel_attn attn = attn_of(r);
     int32_t rows = r->rows;
     float eps = (float)c->norm_eps;
     r->op->rmsnorm_fwd(r->cx, a->x[l], a->ld_dim, y->norm_att, rows, c->dim, eps, a->h, a->ld_dim,
                        k->rstd_att);
     r->op->linear_fwd(r->cx, &y->lin[LIN_QKV], r->adapter, a->h, a->ld_dim, rows, NULL, k->qkv,
                       a->ld_qkv, k->u[LIN_QKV], a->ld_u[LIN_QKV]);
+    merge_plan(r, l);
     r->op->rope(r->cx, &rope, a->pos, rows, k->qkv, a->ld_qkv);
     if (r->cache)
         r->op->attention_step(r->cx, &attn, r->cache + (ptrdiff_t)l * rows, rows, k->qkv, a->ld_qkv,
@@ -193,7 +198,7 @@ void layer_forward(struct run *r, int32_t l, float *received)
         r->op->attention_fwd(r->cx, &attn, &r->seqs, k->qkv, a->ld_qkv, k->att, a->ld_q, k->lse,
                              received);
     const float *att = k->att, *x = a->x[l];
-    if (rows_after(r, l) < rows) {
+    if (rows_attended(r, l) < rows) {
         r->op->gather_rows(r->cx, k->att, a->ld_q, a->row, r->n_top, model_q_cols(c), a->att_few,
                            a->ld_q);
         r->op->gather_rows(r->cx, x, a->ld_dim, a->row, r->n_top, c->dim, a->x_few, a->ld_dim);
@@ -201,8 +206,14 @@ void layer_forward(struct run *r, int32_t l, float *received)
         x = a->x_few;
         rows = r->n_top;
     }
-    r->op->linear_fwd(r->cx, &y->lin[LIN_O], r->adapter, att, a->ld_q, rows, x, k->mid, a->ld_dim,
+    bool merges = merges_at(r, l);
+    float *mid = merges ? a->x[l + 1] : k->mid; // whose place is free until the layer ends
+    r->op->linear_fwd(r->cx, &y->lin[LIN_O], r->adapter, att, a->ld_q, rows, x, mid, a->ld_dim,
                       k->u[LIN_O], a->ld_u[LIN_O]);
+    if (merges) {
+        merge_forward(r, l, mid, k->mid);
+        rows = rows_after(r, l);
+    }
     r->op->rmsnorm_fwd(r->cx, k->mid, a->ld_dim, y->norm_mlp, rows, c->dim, eps, a->h, a->ld_dim,
                        k->rstd_mlp);
     r->op->linear_fwd(r->cx, &y->lin[LIN_GU], r->adapter, a->h, a->ld_dim, rows, NULL, k->gu,

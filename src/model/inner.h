@@ -24,6 +24,7 @@ struct model_lane {
 struct slice {
     int32_t job, seq0, seqs, row0, rows; // of the batch
     bool alone;                          // the only slice of its job
+    int32_t rows_left;                   // that enter the last layer
     double loss;
     struct model_times times;
 };
@@ -107,6 +108,17 @@ struct kept {
     float *u[LINS];
 };
 
+// The rows that enter a layer, where tokens merge on the way.
+struct level {
+    int32_t rows;
+    int32_t *start, *pos; // (seqs + 1), (rows)
+    float *size;          // (rows) tokens that a row stands for
+    float *log_size;      // (rows), NULL while no row stands for several
+    bool merges;          // after attention row i goes into row into[i] of the next level
+    int32_t *into;
+    float *share; // (rows) its part in there; those of one row sum to 1
+};
+
 // The memory of one slice. With recompute, and without a backward, all layers share one `kept`.
 struct acts {
     int32_t ld_dim, ld_q, ld_qkv, ld_gu, ld_hidden, ld_u[LINS];
@@ -120,6 +132,8 @@ struct acts {
     float *top, *dtop;                 // rows with a loss, (n, dim), before the last norm
     float *rstd_top, *loss, *weight;
     int32_t *start, *pos, *row, *target, *best; // start: of the sequences, (rows + 1)
+    struct level *level;                        // (L) where tokens merge
+    int32_t *free; // (seqs) leading rows of a sequence that may merge: of the level last planned
 };
 
 void acts_take(const struct model *m, struct acts *a, int32_t rows, bool train, struct bump *b);
@@ -142,15 +156,36 @@ struct run {
     int32_t n_top;   // rows with a loss: a.row
     int32_t n_embed; // rows whose gradient goes down to the embeddings: a.target, once it is free
     bool few;        // so few that the last layer goes on with them alone after its attention
+    const struct model_merge *merge; // NULL: rows are the same in all layers
+    int32_t planned;                 // levels whose merging is decided
+    const float *log_size;           // of the rows of this layer, or NULL
     struct model_times times;
 };
 
+// Merging: levels.c. All but merge_enter and merge_plan are for runs that merge.
+void levels_take(struct acts *a, int32_t layers, int32_t rows, struct bump *b);
+void merge_begin(struct run *r);            // level 0: all rows of the slice
+void merge_enter(struct run *r, int32_t l); // rows, positions and sizes of layer l
+void merge_plan(struct run *r, int32_t l);  // from the keys of layer l, before they are turned
+void merge_forward(struct run *r, int32_t l, const float *x, float *y);
+void merge_backward(struct run *r, int32_t l, const float *dy, float *dx);
+void merge_labels(struct run *r); // targets and weights of the last layer's rows
+static inline bool merges_at(const struct run *r, int32_t l)
+{
+    return r->merge && r->a.level[l].merges;
+}
+
 struct kernel_rope rope_of(const struct model *m, float sign);
-struct kernel_attn attn_of(const struct model *m);
-// Rows of what follows the attention of a layer.
-static inline int32_t rows_after(const struct run *r, int32_t l)
+struct kernel_attn attn_of(const struct run *r);
+// Rows of a layer's output projection, which adds its attention to its input.
+static inline int32_t rows_attended(const struct run *r, int32_t l)
 {
     return r->few && l == r->m->cfg.layers - 1 ? r->n_top : r->rows;
+}
+// Rows of what follows.
+static inline int32_t rows_after(const struct run *r, int32_t l)
+{
+    return merges_at(r, l) ? r->a.level[l + 1].rows : rows_attended(r, l);
 }
 // x[l] -> x[l + 1]; what backward needs goes to kept[l]. received: of the slice's rows, or NULL.
 void layer_forward(struct run *r, int32_t l, float *received);

@@ -87,6 +87,19 @@ struct model_batch {
     bool sum;               // loss = sum of weight * loss; else divided by the sum of weights
 };
 
+// Tokens merge on the way through the layers (ToMe, Bolya et al. 2023), between the attention and
+// the MLP of all but the last, adapted to a causal model: each into one that comes after it, which
+// keeps its place and position. See struct kernel_merge for which. A merged row is the mean of its
+// tokens; attention counts it as often as it stands for tokens; its label is that of the last of
+// them, with the weight of all. protect: only tokens before the first of a sequence that has a
+// target merge, so that what any loss sees of the sequence are tokens before it. Else which tokens
+// merge depends on later ones, too.
+struct model_merge {
+    double ratio;   // part of the tokens that may merge, merged in each layer
+    int32_t window; // places from the one to the other, at most
+    bool protect;
+};
+
 struct model_optim_state {
     float *moments; // optim_floats(kind, n), zero at the start
     int32_t step;   // taken so far
@@ -101,7 +114,8 @@ struct model_job {
     // What model_update may change of adapter, moments and averages, ascending; NULL = all.
     const struct shape_range *trained;
     int32_t n_trained;
-    int32_t client; // for spans
+    int32_t client;                  // for spans
+    const struct model_merge *merge; // or NULL; goes with none of the outputs per token
 
     // Outputs, each or NULL. Per token they have the batch's rows.
     float *grad;       // (n) the gradient
@@ -112,9 +126,10 @@ struct model_job {
     float *received;   // attention each token gets, summed over queries, heads and layers
     int32_t *best;     // most likely next token, where there is a target; else -1
 
-    double loss;      // out
-    double weight;    // out: sum of weights of tokens with a target
-    double grad_norm; // out: before clipping
+    double loss;       // out
+    double weight;     // out: sum of weights of tokens with a target
+    double grad_norm;  // out: before clipping
+    int64_t rows_left; // out: rows that entered the last layer
 };
 
 // Makes memory for batches of up to this many jobs with sequences up to `longest`; calls beyond it
@@ -124,7 +139,7 @@ void model_reserve(struct model *m, int32_t longest, int32_t jobs);
 
 // Loss only (and token_loss, best, received).
 void model_evaluate(struct model *m, struct model_job *jobs, int32_t n);
-// Gradients of every job, no update. rec: spans FORWARD, BACKWARD and EMBED_GRAD, or NULL.
+// Gradients of every job, no update. rec: spans FORWARD, BACKWARD, EMBED_GRAD, MERGE, or NULL.
 void model_backward(struct model *m, struct model_job *jobs, int32_t n, struct recorder *rec);
 // The gradient a job's last backward left (n): job->grad, or the model's own. It may be changed
 // before model_update.
@@ -140,7 +155,7 @@ void model_accumulate(struct model *m, struct model_job *jobs, int32_t n,
 
 // What the last backward and update took: wall time, shared out by the lanes' own clocks.
 struct model_times {
-    int64_t forward_ns, backward_ns, embed_ns, optimizer_ns, fisher_ns;
+    int64_t forward_ns, backward_ns, embed_ns, merge_ns, optimizer_ns, fisher_ns;
 };
 struct model_times model_times(const struct model *m);
 // Activations that one lane must keep from forward to backward of a slice of so many tokens.

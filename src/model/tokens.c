@@ -17,46 +17,6 @@ static double value_root(double raw)
     return sqrt(raw);
 }
 
-static const struct token_source uniform = {
-    .name = "uniform", .help = "every token of the answer counts alike", .all = true};
-static const struct token_source fisher = {
-    .name = "fisher",
-    .help = "squared norm of the loss gradient at the token's embedding, averaged (16, 17)",
-    .needs = TOKEN_SQ,
-    .value = value_as_is};
-static const struct token_source gradnorm = {.name = "gradnorm",
-                                             .help = "norm of that gradient, averaged",
-                                             .needs = TOKEN_SQ,
-                                             .value = value_root};
-static const struct token_source attention = {.name = "attention",
-                                              .help = "attention the token receives, averaged",
-                                              .needs = TOKEN_RECEIVED,
-                                              .value = value_as_is};
-static const struct token_source loss = {.name = "loss",
-                                         .help = "loss on the token, averaged",
-                                         .needs = TOKEN_LOSS,
-                                         .value = value_as_is,
-                                         .predicted = true};
-static const struct token_source random_tokens = {
-    .name = "random", .help = "drawn anew at each refresh: the control", .fresh = true};
-
-static const struct token_source oracle = {
-    .name = "oracle",
-    .help = "every token; the codec gets fisher.accumulate = oracle: the control",
-    .all = true,
-    .oracle = true};
-
-const struct token_source *const token_table[] = {&uniform, &fisher,        &gradnorm, &attention,
-                                                  &loss,    &random_tokens, &oracle,   NULL};
-
-const struct token_source *token_find(const char *name)
-{
-    for (int i = 0; token_table[i]; i++)
-        if (strcmp(token_table[i]->name, name) == 0)
-            return token_table[i];
-    return NULL;
-}
-
 static const char *const key_names[] = {"position", "answer", "vocab", NULL};
 static const char *const gate_names[] = {"on", "emitted", NULL};
 static const char *const loss_names[] = {"mean", "sum", NULL};
@@ -74,8 +34,68 @@ const struct opt token_options[] = {
              "filtered loss: mean over kept tokens, or plain sum (18)"),
     OPT(struct token_opts, soft, "soft", "off", 0, 0, "",
         "weights proportional to the score instead of a mask"),
+    OPT(struct token_opts, merge.ratio, "ratio", "0.25", 0, 0.5, "",
+        "part of the tokens that may merge, merged in each layer but the last"),
+    OPT(struct token_opts, merge.window, "window", "8", 1, 1e6, "",
+        "places that a token looks ahead for the one it merges into"),
+    OPT(struct token_opts, merge.protect, "protect", "on", 0, 0, "",
+        "answers do not merge; off: what an early token sees depends on later ones, too"),
 };
 const int token_option_count = ARRAY_LEN(token_options);
+enum { MASK_OPTIONS = 7, MERGE_OPTIONS = ARRAY_LEN(token_options) - MASK_OPTIONS };
+#define MASK .options = token_options, .n_options = MASK_OPTIONS
+
+static const struct token_source uniform = {
+    .name = "uniform", .help = "every token of the answer counts alike", .all = true};
+static const struct token_source fisher = {
+    .name = "fisher",
+    .help = "squared norm of the loss gradient at the token's embedding, averaged (16, 17)",
+    .needs = TOKEN_SQ,
+    .value = value_as_is,
+    MASK};
+static const struct token_source gradnorm = {.name = "gradnorm",
+                                             .help = "norm of that gradient, averaged",
+                                             .needs = TOKEN_SQ,
+                                             .value = value_root,
+                                             MASK};
+static const struct token_source attention = {.name = "attention",
+                                              .help = "attention the token receives, averaged",
+                                              .needs = TOKEN_RECEIVED,
+                                              .value = value_as_is,
+                                              MASK};
+static const struct token_source loss = {.name = "loss",
+                                         .help = "loss on the token, averaged",
+                                         .needs = TOKEN_LOSS,
+                                         .value = value_as_is,
+                                         .predicted = true,
+                                         MASK};
+static const struct token_source random_tokens = {
+    .name = "random", .help = "drawn anew at each refresh: the control", .fresh = true, MASK};
+
+static const struct token_source tome = {
+    .name = "tome",
+    .help = "every token counts; alike ones of the prompt merge inside the layers (ToMe)",
+    .all = true,
+    .merges = true,
+    .options = token_options + MASK_OPTIONS,
+    .n_options = MERGE_OPTIONS};
+
+static const struct token_source oracle = {
+    .name = "oracle",
+    .help = "every token; the codec gets fisher.accumulate = oracle: the control",
+    .all = true,
+    .oracle = true};
+
+const struct token_source *const token_table[] = {
+    &uniform, &fisher, &gradnorm, &attention, &loss, &random_tokens, &oracle, &tome, NULL};
+
+const struct token_source *token_find(const char *name)
+{
+    for (int i = 0; token_table[i]; i++)
+        if (strcmp(token_table[i]->name, name) == 0)
+            return token_table[i];
+    return NULL;
+}
 
 size_t token_tracker_floats(int32_t n_keys)
 {

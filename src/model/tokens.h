@@ -10,11 +10,10 @@
 
 #include "base/opt.h"
 #include "base/rng.h"
+#include "model/model.h"
 
 #include <stdbool.h>
 #include <stdint.h>
-
-struct model_batch;
 
 enum token_needs { // outputs of a model_job that a refresh reads
     TOKEN_SQ = 1,
@@ -31,6 +30,9 @@ struct token_source {
     bool fresh;     // drawn anew at each refresh, not averaged
     bool all;       // keeps every token
     bool oracle;    // asks for gradients by example instead, for the codec
+    bool merges;    // all count, and merge on the way through the layers
+    const struct opt *options;
+    int n_options; // of struct token_opts
 };
 
 extern const struct token_source *const token_table[]; // NULL-terminated; the first is the default
@@ -43,11 +45,12 @@ struct token_opts {
     double keep, rho;
     int32_t every, key, gate, loss;
     bool soft;
+    struct model_merge merge;
 };
 
 const struct token_source *token_find(const char *name); // NULL = there is none
 
-extern const struct opt token_options[]; // of a source in a method: keep=0.5,every=10,...
+extern const struct opt token_options[]; // all sources' own: keep=0.5,every=10,...
 extern const int token_option_count;
 
 // Scores and mask of one client in one round.

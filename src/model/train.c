@@ -91,6 +91,8 @@ static void prepare(struct work *w, int32_t n)
         const struct model_batch *b = job->batch;
         double weight = 0;
         assert(b->n_seqs >= 1 && b->start[0] == 0);
+        assert(!job->merge || !(job->token_loss || job->token_sq || job->embed_grad ||
+                                job->received || job->best));
         for (int32_t s = 0; s < b->n_seqs; s++) {
             int32_t len = b->start[s + 1] - b->start[s];
             assert(len >= 1);
@@ -104,6 +106,7 @@ static void prepare(struct work *w, int32_t n)
         }
         job->weight = weight;
         job->loss = 0;
+        job->rows_left = 0;
         int32_t first = m->n_slices;
         cut(m, b, j);
         several |= m->n_slices - first > 1;
@@ -124,16 +127,22 @@ static void choose_top(struct run *r)
 {
     const struct model_job *job = r->job;
     const struct model_batch *b = job->batch;
+    const int32_t *targets = b->targets + r->slice->row0;
+    const float *weights = b->weights ? b->weights + r->slice->row0 : NULL;
     bool all = job->token_loss || job->best;
     double by = b->sum ? 1.0 : job->weight > 0 ? 1.0 / job->weight : 0.0;
+    if (r->merge) {
+        merge_labels(r);
+        targets = r->a.target; // read ahead of where it is written
+        weights = r->a.weight;
+    }
     r->n_top = 0;
     for (int32_t i = 0; i < r->rows; i++) {
-        int32_t at = r->slice->row0 + i;
-        float w = b->weights ? b->weights[at] : 1.0f;
-        if (b->targets[at] < 0 || (w == 0.0f && !all))
+        float w = weights ? weights[i] : 1.0f;
+        if (targets[i] < 0 || (w == 0.0f && !all))
             continue;
         r->a.row[r->n_top] = i;
-        r->a.target[r->n_top] = b->targets[at];
+        r->a.target[r->n_top] = targets[i];
         r->a.weight[r->n_top++] = (float)(w * by);
     }
     r->few = r->n_top <= r->rows / 2;
@@ -286,12 +295,16 @@ static void attention_backward(struct run *r, int32_t l)
     struct acts *a = &r->a;
     struct kept *k = &a->kept[l];
     struct kernel_rope rope = rope_of(m, -1.0f);
-    struct kernel_attn attn = attn_of(m);
+    struct kernel_attn attn = attn_of(r);
     int32_t rows = r->rows;
-    bool below = needed_below(r, l, LIN_O), few = rows_after(r, l) < rows;
+    bool below = needed_below(r, l, LIN_O), few = rows_attended(r, l) < rows;
     float *datt = few ? a->datt_few : a->datt;
-    back_linear(r, l, LIN_O, rows_after(r, l), a->dx, a->ld_dim, few ? a->att_few : k->att, a->ld_q,
-                below ? datt : NULL, true);
+    if (merges_at(r, l)) {
+        memcpy(a->dh, a->dx, (size_t)rows_after(r, l) * (size_t)a->ld_dim * sizeof *a->dh);
+        merge_backward(r, l, a->dh, a->dx);
+    }
+    back_linear(r, l, LIN_O, rows_attended(r, l), a->dx, a->ld_dim, few ? a->att_few : k->att,
+                a->ld_q, below ? datt : NULL, true);
     if (!below)
         return;
     if (few) { // from here on there are all rows again
@@ -347,6 +360,7 @@ static void slice_backward(struct run *r)
     const struct model *m = r->m;
     int32_t lowest = r->full || r->token_grads || m->shape.n_values > 0 ? 0 : m->cfg.layers;
     for (int32_t l = m->cfg.layers - 1; l >= lowest; l--) {
+        merge_enter(r, l);
         if (r->a.shared && l < m->cfg.layers - 1) // the last layer's are still there
             layer_forward(r, l, NULL);
         if (mlp_backward(r, l))
@@ -371,6 +385,7 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
                     .op = m->dev->ops,
                     .adapter = job->adapter,
                     .full = w->mode == MODE_FULL,
+                    .merge = job->merge,
                     .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad)};
     struct arena *arena = &m->lane[lane].acts;
     size_t mark = arena_mark(arena);
@@ -393,17 +408,24 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
     r.op->embed_fwd(r.cx, &m->embed, job->batch->tokens + s->row0, s->rows, r.a.x[0], r.a.ld_dim);
     for (int32_t i = 0; i < s->rows && job->received; i++)
         job->received[s->row0 + i] = 0;
-    choose_top(&r);
-    for (int32_t l = 0; l < m->cfg.layers; l++)
+    if (r.merge)
+        merge_begin(&r);
+    for (int32_t l = 0; l < m->cfg.layers; l++) {
+        if (l == m->cfg.layers - 1) {
+            merge_enter(&r, l);
+            choose_top(&r);
+        }
         layer_forward(&r, l, job->received ? job->received + s->row0 : NULL);
+    }
+    s->rows_left = r.rows;
     head(&r, backward);
     head_outputs(&r);
-    int64_t t1 = clock_ns();
+    int64_t t1 = clock_ns(), merged_ns = r.times.merge_ns;
     if (backward)
         slice_backward(&r);
     int64_t t2 = clock_ns();
-    r.times.forward_ns = t1 - t0;
-    r.times.backward_ns = t2 - t1 - r.times.embed_ns;
+    r.times.forward_ns = t1 - t0 - merged_ns;
+    r.times.backward_ns = t2 - t1 - r.times.embed_ns - (r.times.merge_ns - merged_ns);
     s->times = r.times;
     arena_release(arena, mark);
 }
@@ -415,6 +437,7 @@ static void slice_add(void *arg, int32_t item, int32_t lane)
     struct model *m = w->m;
     struct slice *s = &m->slice[item];
     w->jobs[s->job].loss += s->loss;
+    w->jobs[s->job].rows_left += s->rows_left;
     if (w->mode == MODE_EVALUATE || s->alone)
         return;
     float *to = w->mode == MODE_FULL ? m->full_grad : model_gradient(m, w->jobs, s->job);
@@ -426,6 +449,25 @@ static void slice_add(void *arg, int32_t item, int32_t lane)
 
 // The calls.
 
+// Laid end to end; returns where the last one ends.
+static int64_t put_spans(struct recorder *rec, const struct model *m, const struct model_job *job,
+                         const struct model_times *t, int64_t t0)
+{
+    int64_t row_bytes = m->cfg.dim * (int64_t)sizeof(float);
+    int64_t rows = job->batch->start[job->batch->n_seqs];
+    recorder_put(rec, STAGE_FORWARD, job->client, t0, t->forward_ns, -1, 0, 0, 0);
+    t0 += t->forward_ns;
+    recorder_put(rec, STAGE_BACKWARD, job->client, t0, t->backward_ns, -1, 0, 0, 0);
+    t0 += t->backward_ns;
+    if (t->embed_ns > 0)
+        recorder_put(rec, STAGE_EMBED_GRAD, job->client, t0, t->embed_ns, -1, 0, 0, 0);
+    t0 += t->embed_ns;
+    if (job->merge)
+        recorder_put(rec, STAGE_MERGE, job->client, t0, t->merge_ns, -1, rows * row_bytes,
+                     job->rows_left * row_bytes, 0);
+    return t0 + t->merge_ns;
+}
+
 static void run_slices(struct work *w, int32_t n, struct recorder *rec)
 {
     struct model *m = w->m;
@@ -435,7 +477,7 @@ static void run_slices(struct work *w, int32_t n, struct recorder *rec)
     int64_t wall = clock_ns() - t0, all = 0;
     for (int32_t i = 0; i < m->n_slices; i++)
         all += m->slice[i].times.forward_ns + m->slice[i].times.backward_ns +
-               m->slice[i].times.embed_ns;
+               m->slice[i].times.embed_ns + m->slice[i].times.merge_ns;
     // Lanes work side by side: each phase gets its share of the wall time.
     double share = all > 0 ? (double)wall / (double)all : 0;
     m->times = (struct model_times){0};
@@ -445,19 +487,14 @@ static void run_slices(struct work *w, int32_t n, struct recorder *rec)
             t.forward_ns += (int64_t)(share * (double)m->slice[i].times.forward_ns);
             t.backward_ns += (int64_t)(share * (double)m->slice[i].times.backward_ns);
             t.embed_ns += (int64_t)(share * (double)m->slice[i].times.embed_ns);
+            t.merge_ns += (int64_t)(share * (double)m->slice[i].times.merge_ns);
         }
         m->times.forward_ns += t.forward_ns;
         m->times.backward_ns += t.backward_ns;
         m->times.embed_ns += t.embed_ns;
-        if (!rec)
-            continue;
-        int32_t client = w->jobs[j].client;
-        recorder_put(rec, STAGE_FORWARD, client, t0, t.forward_ns, -1, 0, 0, 0);
-        recorder_put(rec, STAGE_BACKWARD, client, t0 + t.forward_ns, t.backward_ns, -1, 0, 0, 0);
-        if (t.embed_ns > 0)
-            recorder_put(rec, STAGE_EMBED_GRAD, client, t0 + t.forward_ns + t.backward_ns,
-                         t.embed_ns, -1, 0, 0, 0);
-        t0 += t.forward_ns + t.backward_ns + t.embed_ns;
+        m->times.merge_ns += t.merge_ns;
+        if (rec)
+            t0 = put_spans(rec, m, &w->jobs[j], &t, t0);
     }
 }
 

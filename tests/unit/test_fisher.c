@@ -281,7 +281,7 @@ static void test_keep_one_is_uniform_to_the_bit(void **state)
     (void)state;
     use(FISHER_EMA, FED_STATE_RESET);
     for (int i = 0; token_table[i]; i++)
-        same_update(token_table[i]->name, "keep=1,every=2", 6, true);
+        same_update(token_table[i]->name, "keep=1,every=2,ratio=0", 6, true);
 }
 
 static void test_a_mask_acts_after_its_first_refresh(void **state)
@@ -289,8 +289,8 @@ static void test_a_mask_acts_after_its_first_refresh(void **state)
     (void)state;
     use(FISHER_EMA, FED_STATE_RESET);
     for (int i = 0; token_table[i]; i++) {
-        same_update(token_table[i]->name, "keep=0.3,every=5", 5, true);
-        same_update(token_table[i]->name, "keep=0.3,every=5", 6, token_table[i]->all);
+        same_update(token_table[i]->name, "keep=0.3,every=5,ratio=0", 5, true);
+        same_update(token_table[i]->name, "keep=0.3,every=5,ratio=0", 6, token_table[i]->all);
     }
 }
 

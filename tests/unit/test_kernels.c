@@ -343,10 +343,14 @@ static double weighted_attention(const struct kernel_attn *a, const struct kerne
     return sum;
 }
 
-static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs)
+static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, bool sizes)
 {
     struct kernel_attn a = {
         .heads = 4, .kv_heads = 2, .head_dim = dim, .scale = 1.0f / sqrtf((float)dim)};
+    float *log_size = zero_floats((size_t)start[n_seqs]);
+    for (int32_t i = 0; i < start[n_seqs]; i++)
+        log_size[i] = logf(1 + (float)rng_below(&rng, 5));
+    a.log_size = sizes ? log_size : NULL;
     struct kernel_seqs s = {.n = n_seqs, .start = start};
     int32_t m = start[n_seqs], ld = 8 * dim, ldo = 4 * dim;
     size_t nq = (size_t)(m * ld), no = (size_t)(m * ldo), nl = (size_t)(m * 4), nm = (size_t)m;
@@ -369,7 +373,7 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs)
     if (m < 64)
         SLOPE(qkv, nq, d, weighted_attention(&a, &s, qkv, ld, r, ldo));
     // Token by token through a cache: the same rows.
-    for (int32_t q = 0; q < n_seqs; q++) {
+    for (int32_t q = 0; q < n_seqs && !sizes; q++) {
         size_t len = (size_t)(start[q + 1] - start[q]), row = (size_t)(2 * dim);
         struct kernel_cache c = {zero_floats(len * row), zero_floats(len * row), 0}, *list = &c;
         float *one = zero_floats((size_t)ldo);
@@ -384,7 +388,7 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs)
         mem_free(c.v);
         mem_free(one);
     }
-    void *gone[] = {qkv, r, out, out_ref, lse, lse_ref, got, got_ref, d, d_ref};
+    void *gone[] = {qkv, r, out, out_ref, lse, lse_ref, got, got_ref, d, d_ref, log_size};
     for (size_t i = 0; i < ARRAY_LEN(gone); i++)
         mem_free(gone[i]);
 }
@@ -392,10 +396,117 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs)
 static void attention(void **state)
 {
     (void)state;
-    check_attention(24, (const int32_t[]){0, 33, 34, 51}, 3);
-    check_attention(7, (const int32_t[]){0, 20}, 1);
-    check_attention(16, (const int32_t[]){0, 17, 150, 199}, 3);
-    check_attention(48, (const int32_t[]){0, 5}, 1);
+    for (int sizes = 0; sizes < 2; sizes++) {
+        check_attention(24, (const int32_t[]){0, 33, 34, 51}, 3, sizes);
+        check_attention(7, (const int32_t[]){0, 20}, 1, sizes);
+        check_attention(16, (const int32_t[]){0, 17, 150, 199}, 3, sizes);
+        check_attention(48, (const int32_t[]){0, 5}, 1, sizes);
+    }
+}
+
+// A key of size n is n equal keys.
+static void sizes_count_keys_as_often(void **state)
+{
+    (void)state;
+    enum { DIM = 6, LD = 3 * DIM, N = 5 };
+    struct kernel_attn a = {.heads = 1, .kv_heads = 1, .head_dim = DIM, .scale = 0.4f};
+    const int32_t few[] = {0, N}, all[] = {0, N + 2}, from[N + 2] = {0, 1, 1, 1, 2, 3, 4};
+    float log_size[N] = {0, logf(3), 0, 0, 0}, lse[N + 2], *out = zero_floats(N * DIM);
+    float *qkv = random_floats(N * LD, 1), *copies = zero_floats((N + 2) * LD);
+    float *want = zero_floats((N + 2) * DIM);
+    for (int i = 0; i < N + 2; i++)
+        memcpy(copies + i * LD, qkv + from[i] * LD, LD * sizeof *qkv);
+    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, all}, copies, LD, want, DIM, lse, NULL);
+    a.log_size = log_size;
+    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, few}, qkv, LD, out, DIM, lse, NULL);
+    CLOSE(out + 2 * DIM, want + 4 * DIM, 3 * DIM, 3e-6);
+    void *gone[] = {out, qkv, copies, want};
+    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
+        mem_free(gone[i]);
+}
+
+// merging.
+
+// Keys on a circle, two heads of half each: 2 is likest 5 but may look only one ahead, or three.
+static void matches_by_hand(void **state)
+{
+    (void)state;
+    static const float degrees[] = {0, 1, 10, 50, 60, 15, 90, 91, 92, 180, /**/ 0, 0, 0, 0, 0, 0};
+    enum { N = ARRAY_LEN(degrees), FIRST = 10 };
+    static const int32_t start[] = {0, FIRST, N};
+    static const struct {
+        int32_t window, free[2];
+        double ratio;
+        int32_t want[N];
+    } cases[] = {
+        // Pairs 2-3 (40 apart), 4-5 (45), 6-7 (1), 8-9 (88); ties in the second go to the earlier.
+        {1, {10, 6}, 0.5, {0, 1, 3, 3, 5, 5, 7, 7, 9, 9, 10, 11, 13, 13, 15, 15}},
+        {2, {10, 6}, 0.29, {0, 1, 3, 3, 4, 5, 7, 7, 8, 9, 10, 11, 13, 13, 14, 15}},
+        // 2-5 (5 apart), 4-7 (31), and only a quarter: 6-7 and 2-5.
+        {3, {10, 6}, 0.25, {0, 1, 5, 3, 4, 5, 7, 7, 8, 9, 10, 11, 13, 13, 14, 15}},
+        {3, {10, 6}, 0.5, {0, 1, 5, 3, 7, 5, 7, 7, 9, 9, 10, 11, 13, 13, 15, 15}},
+        // What is protected is in no pair: of 7, 6 has no partner; of 2 and 0 nobody has.
+        {9, {7, 2}, 0.5, {0, 1, 5, 3, 5, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}},
+        {9, {10, 0}, 0, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}},
+    };
+    struct kernel_seqs seqs = {2, start};
+    float key[N][4];
+    for (int i = 0; i < N; i++) {
+        double t = degrees[i] * 3.14159265358979 / 180, size = 1 + i % 3; // length must not matter
+        key[i][0] = (float)(0.25 * size * cos(t));
+        key[i][1] = (float)(-0.5 * size * sin(t));
+        key[i][2] = (float)(0.75 * size * cos(t));
+        key[i][3] = (float)(1.5 * size * sin(t));
+    }
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (int way = 0; way < 2; way++) {
+            struct kernel_merge g = {2, 2, cases[i].window, cases[i].ratio};
+            int32_t got[N];
+            (way ? ref : cpu)->merge_match(&cx, &g, &seqs, cases[i].free, key[0], 4, got);
+            for (int r = 0; r < N; r++)
+                if (got[r] != cases[i].want[r])
+                    fail_msg("case %zu, way %d: row %d goes to %d, expected %d", i, way, r, got[r],
+                             cases[i].want[r]);
+        }
+}
+
+static void merging(void **state)
+{
+    (void)state;
+    enum { M = 75, DIM = 20, HEADS = 3, LD = DIM * HEADS + 5, COLS = 37, LDX = 40 };
+    static const int32_t start[] = {0, 40, 41, M}, free[] = {40, 1, 25};
+    struct kernel_seqs seqs = {3, start};
+    struct kernel_merge g = {HEADS, DIM, 6, 0.3};
+    int32_t partner[M], want[M], into[M], rows = 0;
+    float *key = random_floats(M * LD, 1), *x = random_floats(M * LDX, 1), share[M];
+    float *y = random_floats(M * LDX, 1), *z = copy_of(y, M * LDX);
+    cpu->merge_match(&cx, &g, &seqs, free, key, LD, partner);
+    ref->merge_match(&cx, &g, &seqs, free, key, LD, want);
+    assert_memory_equal(partner, want, sizeof want);
+    for (int32_t i = 0; i < M; i++) {
+        into[i] = rows;
+        rows += partner[i] == i;
+        share[i] = (float)rng_unit(&rng);
+    }
+    assert_int_equal(rows, M - 12 - 7);
+    for (int32_t i = M - 1; i >= 0; i--)
+        into[i] = partner[i] == i ? into[i] : into[partner[i]];
+    cpu->merge_rows(&cx, x, LDX, into, share, M, COLS, y, LDX, rows);
+    ref->merge_rows(&cx, x, LDX, into, share, M, COLS, z, LDX, rows);
+    CLOSE(y, z, (size_t)(rows * LDX), 1e-6);
+    float *dx = copy_of(key, M * LDX), *dx_ref = copy_of(key, M * LDX);
+    cpu->merge_rows_bwd(&cx, y, LDX, into, share, M, COLS, dx, LDX);
+    ref->merge_rows_bwd(&cx, y, LDX, into, share, M, COLS, dx_ref, LDX);
+    CLOSE(dx, dx_ref, M * LDX, 1e-6);
+    double forward = 0, backward = 0; // <y, P x> = <P' y, x>
+    for (int32_t i = 0; i < rows; i++)
+        forward += dot(y + i * LDX, y + i * LDX, COLS);
+    for (int32_t i = 0; i < M; i++)
+        backward += dot(dx + i * LDX, x + i * LDX, COLS);
+    assert_true(fabs(forward - backward) < 1e-4 * forward);
+    void *gone[] = {key, x, y, z, dx, dx_ref};
+    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
+        mem_free(gone[i]);
 }
 
 // head.
@@ -581,6 +692,9 @@ int main(void)
         {"rope_turns_and_turns_back", rope_turns_and_turns_back},
         {"swiglu", swiglu},
         {"attention", attention},
+        {"sizes_count_keys_as_often", sizes_count_keys_as_often},
+        {"matches_by_hand", matches_by_hand},
+        {"merging", merging},
         {"cross_entropy", cross_entropy},
         {"embeddings", embeddings},
         {"optimizers", optimizers},

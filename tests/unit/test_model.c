@@ -122,27 +122,50 @@ static double distance(const float *a, const float *b, size_t n)
     return apart / most;
 }
 
-static double loss_of(struct bed *b, const struct text *t)
+// Prompts of `prompt` to `prompt` + 8 tokens, answers of 3 to 6, whose weights differ.
+static void make_answers(struct text *t, int32_t seqs, int32_t prompt, uint32_t id, int32_t vocab)
 {
-    struct model_job job = {.batch = &t->batch, .adapter = b->adapter};
+    struct rng r = rng_stream(12, RNG_TEST, id, 0, 0);
+    make_text(t, seqs, id, vocab);
+    int32_t n = 0;
+    for (int32_t s = 0; s < seqs; s++) {
+        int32_t first = prompt + (int32_t)rng_below(&r, 9);
+        int32_t len = first + 3 + (int32_t)rng_below(&r, 4);
+        for (int32_t i = 0; i < len; i++, n++) {
+            t->tokens[n] = (int32_t)rng_below(&r, (uint32_t)vocab);
+            t->targets[n] = i >= first ? (int32_t)rng_below(&r, (uint32_t)vocab) : -1;
+            t->weights[n] = (float)(1 + rng_below(&r, 3)) * 0.5f;
+        }
+        t->start[s + 1] = n;
+    }
+    assert_true(n <= ROWS_MAX);
+}
+
+static double merged_loss(struct bed *b, const struct text *t, const struct model_merge *merge)
+{
+    struct model_job job = {.batch = &t->batch, .adapter = b->adapter, .merge = merge};
     model_evaluate(b->m, &job, 1);
     return job.loss;
 }
 
-static void gradients_match_differences(void **state)
+static double loss_of(struct bed *b, const struct text *t)
 {
-    (void)state;
-    static struct text t;
-    make_text(&t, 4, 1, small.vocab);
+    return merged_loss(b, t, NULL);
+}
+
+static void check_gradients(const struct model_config *c, const struct text *t,
+                            const struct model_merge *merge)
+{
     static const char *const targets[] = {"all", "q,v", "down", "o,up"};
     for (size_t k = 0; k < ARRAY_LEN(targets); k++) {
         struct model_params p = params_of(targets[k], 3);
-        BED(b, REF, 1, &small, &p);
+        BED(b, REF, 1, c, &p);
         float *grad = mem_alloc(MEM_OTHER, (b.n + KERNEL_SLACK) * sizeof *grad);
         float *along = mem_alloc(MEM_OTHER, b.n * sizeof *along);
-        struct model_job job = {.batch = &t.batch, .adapter = b.adapter, .grad = grad};
+        struct model_job job = {
+            .batch = &t->batch, .adapter = b.adapter, .merge = merge, .grad = grad};
         model_backward(b.m, &job, 1, NULL);
-        assert_true(fabs(job.loss - loss_of(&b, &t)) < 1e-6);
+        assert_true(fabs(job.loss - merged_loss(&b, t, merge)) < 1e-6);
         for (uint32_t i = 0; i < model_shape(b.m)->n_tensors; i++) {
             const struct shape_tensor *s = &model_shape(b.m)->tensors[i];
             struct rng r = rng_stream(3, RNG_TEST, i, 0, 0);
@@ -154,10 +177,10 @@ static void gradients_match_differences(void **state)
                 size += (double)grad[s->offset + j] * grad[s->offset + j];
                 b.adapter[s->offset + j] += (float)h * along[j];
             }
-            double up = loss_of(&b, &t);
+            double up = merged_loss(&b, t, merge);
             for (size_t j = 0; j < n; j++)
                 b.adapter[s->offset + j] -= (float)(2 * h) * along[j];
-            double slope = (up - loss_of(&b, &t)) / (2 * h);
+            double slope = (up - merged_loss(&b, t, merge)) / (2 * h);
             for (size_t j = 0; j < n; j++)
                 b.adapter[s->offset + j] += (float)h * along[j];
             if (!(fabs(slope - want) <= 0.02 * sqrt(size) + 1e-4))
@@ -167,6 +190,137 @@ static void gradients_match_differences(void **state)
         mem_free(along);
         bed_close(&b);
     }
+}
+
+static void gradients_match_differences(void **state)
+{
+    (void)state;
+    static struct text t;
+    make_text(&t, 4, 1, small.vocab);
+    check_gradients(&small, &t, NULL);
+}
+
+// Of three layers two merge. All that may merge does, into the next token: no step changes that.
+static void gradients_go_through_merging(void **state)
+{
+    (void)state;
+    static struct text t;
+    struct model_config c = small;
+    c.layers = 3;
+    make_answers(&t, 3, 9, 41, small.vocab);
+    for (int protect = 0; protect < 2; protect++)
+        check_gradients(&c, &t,
+                        &(struct model_merge){.ratio = 0.5, .window = 1, .protect = protect});
+}
+
+// Of f tokens that may merge, the first and the odd ones stay, and the last where it has no b.
+static int32_t rows_merged(int32_t f, double ratio)
+{
+    int32_t some = (int32_t)(ratio * f), most = f / 2 > 0 ? f / 2 - 1 : 0;
+    return some < most ? some : most;
+}
+
+static void merging_shortens_prompts(void **state)
+{
+    (void)state;
+    static struct text t;
+    struct model_config c = small;
+    c.layers = 3;
+    struct model_params p = params_of("all", 3);
+    make_answers(&t, 150, 2, 42, c.vocab); // several slices
+    for (double ratio = 0; ratio <= 0.5; ratio += 0.125)
+        for (int way = 0; way < 4; way++) {
+            p.recompute = way & 1;
+            BED(a, CPU, 2, &c, &p);
+            BED(b, way & 1 ? CPU : REF, 1, &c, &p);
+            struct model_merge merge = {.ratio = ratio, .window = 4, .protect = way < 2};
+            float *grad[2] = {mem_alloc(MEM_OTHER, a.n * 4), mem_alloc(MEM_OTHER, a.n * 4)};
+            struct model_job job[2] = {
+                {.batch = &t.batch, .adapter = a.adapter, .merge = &merge, .grad = grad[0]},
+                {.batch = &t.batch,
+                 .adapter = b.adapter,
+                 .merge = ratio > 0 ? &merge : NULL,
+                 .grad = grad[1]}};
+            model_backward(a.m, &job[0], 1, NULL);
+            model_backward(b.m, &job[1], 1, NULL);
+            int64_t left = 0;
+            for (int32_t q = 0; q < t.batch.n_seqs; q++) {
+                int32_t len = t.start[q + 1] - t.start[q], f = 0;
+                while (f < len && (way >= 2 || t.targets[t.start[q] + f] < 0))
+                    f++;
+                int32_t once = rows_merged(f, ratio);
+                left += len - once - rows_merged(f - once, ratio);
+            }
+            assert_int_equal(job[0].rows_left, left);
+            assert_int_equal(job[1].rows_left, left);
+            if (way & 1) // other threads; and at ratio 0 a model that merges nothing
+                assert_memory_equal(grad[0], grad[1], a.n * sizeof **grad);
+            else if (!(distance(grad[0], grad[1], a.n) < 3e-5))
+                fail_msg("ratio %g: gradients %g apart", ratio, distance(grad[0], grad[1], a.n));
+            mem_free(grad[0]);
+            mem_free(grad[1]);
+            bed_close(&a);
+            bed_close(&b);
+        }
+}
+
+// The loss on a token of the answer, seen alone, while the tokens after it change.
+static void merging_looks_at_nothing_later(void **state)
+{
+    (void)state;
+    static struct text t;
+    struct model_config c = small;
+    c.layers = 3;
+    struct model_params p = params_of("all", 3);
+    struct model_merge merge = {.ratio = 0.4, .window = 6, .protect = true};
+    BED(b, CPU, 1, &c, &p);
+    for (uint32_t id = 50; id < 60; id++) {
+        make_answers(&t, 1, 10, id, c.vocab);
+        int32_t n = rows_of(&t), first = 0;
+        while (t.targets[first] < 0)
+            first++;
+        t.batch.sum = true;
+        for (int32_t at = first; at < n - 1; at++) {
+            memset(t.weights, 0, sizeof t.weights);
+            t.weights[at] = 1;
+            double was = merged_loss(&b, &t, &merge);
+            assert_true(was > 0 && was != loss_of(&b, &t));
+            for (int32_t i = n - 1; i > at; i--) {
+                t.tokens[i] = (t.tokens[i] + 7) % c.vocab;
+                assert_true(merged_loss(&b, &t, &merge) == was);
+            }
+            t.tokens[at] = (t.tokens[at] + 7) % c.vocab;
+            assert_true(merged_loss(&b, &t, &merge) != was);
+        }
+        t.tokens[first / 2] = (t.tokens[first / 2] + 7) % c.vocab; // the prompt is seen
+        double was = merged_loss(&b, &t, &merge);
+        t.tokens[first / 2] = (t.tokens[first / 2] + 7) % c.vocab;
+        assert_true(merged_loss(&b, &t, &merge) != was);
+    }
+    bed_close(&b);
+}
+
+// A model of zeros gives every token the same chance, and all keys are alike: whatever merges, the
+// mean loss is that of one token, so no weight is lost.
+static void merged_labels_keep_their_weight(void **state)
+{
+    (void)state;
+    static struct text t;
+    struct model_params p = params_of("all", 0);
+    BED(b, CPU, 1, &small, &p);
+    struct err err;
+    assert_int_equal(model_full_begin(b.m, &err), 0);
+    memset(model_full_weights(b.m), 0, model_weight_count(b.m) * sizeof(float));
+    model_full_changed(b.m);
+    make_answers(&t, 6, 4, 61, small.vocab);
+    for (int32_t i = 0; i < rows_of(&t); i++)
+        t.targets[i] = i % small.vocab; // answers alone: all may merge
+    struct model_merge merge = {.ratio = 0.5, .window = 8};
+    struct model_job job = {.batch = &t.batch, .merge = &merge};
+    model_evaluate(b.m, &job, 1);
+    assert_true(job.rows_left < rows_of(&t));
+    assert_true(fabs(job.loss - log(small.vocab)) < 1e-5);
+    bed_close(&b);
 }
 
 static void cpu_matches_reference(void **state)
@@ -425,13 +579,15 @@ static void spans_share_out_the_time(void **state)
                                     .client = 40 + j};
     }
     job[1].token_sq = sq; // only this one goes down to the embeddings
+    struct model_merge merge = {.ratio = 0.5, .window = 4};
+    job[0].merge = &merge; // and only this one merges
     int64_t from = clock_ns();
     model_train_step(b.m, job, 2, &adamw, &rec);
     int64_t wall = clock_ns() - from, sum = 0;
     size_t n = recorder_drain(&rec, e, ARRAY_LEN(e));
     static const uint8_t want[][2] = {
-        {STAGE_FORWARD, 40},    {STAGE_BACKWARD, 40},  {STAGE_FORWARD, 41},  {STAGE_BACKWARD, 41},
-        {STAGE_EMBED_GRAD, 41}, {STAGE_OPTIMIZER, 40}, {STAGE_OPTIMIZER, 41}};
+        {STAGE_FORWARD, 40},  {STAGE_BACKWARD, 40},   {STAGE_MERGE, 40},     {STAGE_FORWARD, 41},
+        {STAGE_BACKWARD, 41}, {STAGE_EMBED_GRAD, 41}, {STAGE_OPTIMIZER, 40}, {STAGE_OPTIMIZER, 41}};
     assert_int_equal(n, ARRAY_LEN(want));
     for (size_t i = 0; i < n; i++) {
         assert_int_equal(e[i].stage, want[i][0]);
@@ -439,7 +595,9 @@ static void spans_share_out_the_time(void **state)
         assert_true(e[i].dur_ns >= 0);
         sum += e[i].dur_ns;
     }
-    assert_true(e[0].dur_ns > 0 && e[4].dur_ns > 0 && sum <= wall);
+    assert_true(e[0].dur_ns > 0 && e[2].dur_ns > 0 && e[5].dur_ns > 0 && sum <= wall);
+    assert_true(e[2].bytes_in == 4 * small.dim * (int64_t)rows_of(&t[0]));
+    assert_true(e[2].bytes_out == 4 * small.dim * job[0].rows_left);
     recorder_free(&rec);
     for (int j = 0; j < 2; j++)
         mem_free(s[j].moments);
@@ -675,6 +833,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_match_differences),
+        cmocka_unit_test(gradients_go_through_merging),
+        cmocka_unit_test(merging_shortens_prompts),
+        cmocka_unit_test(merging_looks_at_nothing_later),
+        cmocka_unit_test(merged_labels_keep_their_weight),
         cmocka_unit_test(cpu_matches_reference),
         cmocka_unit_test(division_of_work_changes_no_bit),
         cmocka_unit_test(masks_and_weights_shape_the_loss),
