@@ -154,11 +154,12 @@ struct select_cut {
 };
 void select_cut_begin(struct select_cut *c, size_t k);
 void select_cut_next(struct select_cut *c, const uint32_t count[SELECT_BINS]);
-// Which values matter for the k largest is guessed from every SELECT_STRIDE-th run of 16: the least
-// upper bits that are worth counting. Counts at level 0 may leave out what lies below; sum to fewer
-// than k, they are to be made again from 0.
+// Which values matter for the k largest is guessed from every stride-th run of 16, SELECT_STRIDE in
+// large arrays: the least upper bits that are worth counting. Counts at level 0 may leave out what
+// lies below; sum to fewer than k, they are to be made again from 0.
 #define SELECT_STRIDE 64
-size_t select_sample(const float *x, size_t n, enum select_side side, uint32_t count[SELECT_BINS]);
+size_t select_sample(const float *x, size_t n, enum select_side side, size_t stride,
+                     uint32_t count[SELECT_BINS]);
 uint32_t select_floor(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k);
 // The same inside the bin, as if its values lay evenly: bits of the least magnitude, 0 = all.
 uint32_t select_least(const uint32_t count[SELECT_BINS], size_t seen, size_t n, size_t k);

@@ -36,10 +36,11 @@ static void count_top_portable(const float *x, size_t n, enum select_side side, 
         count[b] += second[b];
 }
 
-size_t select_sample(const float *x, size_t n, enum select_side side, uint32_t count[SELECT_BINS])
+size_t select_sample(const float *x, size_t n, enum select_side side, size_t stride,
+                     uint32_t count[SELECT_BINS])
 {
     size_t seen = 0;
-    for (size_t at = 0; at + 16 <= n; at += 16 * SELECT_STRIDE, seen += 16)
+    for (size_t at = 0; at + 16 <= n; at += 16 * stride, seen += 16)
         for (size_t i = at; i < at + 16; i++)
             count[magnitude(x[i], side) >> 20]++;
     return seen;
@@ -210,10 +211,103 @@ TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_si
     return taken + take_portable(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
 }
 
-#define count_top_avx2    count_top_portable
-#define count_within_avx2 count_within_portable
-#define take_avx2         take_portable
-#define collect_avx2      collect_portable
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i magnitudes_8(const float *x,
+                                                                              enum select_side side)
+{
+    __m256i u = _mm256_loadu_si256((const __m256i *)(const void *)x);
+    __m256i a = _mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff));
+    if (side == SELECT_ABS)
+        return a;
+    __m256i negative = _mm256_srai_epi32(u, 31);
+    return side == SELECT_NEGATIVE ? _mm256_and_si256(negative, a)
+                                   : _mm256_andnot_si256(negative, a);
+}
+
+// A bit for each of 32 values whose magnitude is above below, a signed number.
+TARGET_AVX2 static inline __attribute__((always_inline)) uint32_t
+above_32(const float *x, enum select_side side, __m256i below)
+{
+    uint32_t hits = 0;
+    for (int k = 0; k < 4; k++) {
+        __m256i more = _mm256_cmpgt_epi32(magnitudes_8(x + 8 * k, side), below);
+        hits |= (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(more)) << (8 * k);
+    }
+    return hits;
+}
+
+TARGET_AVX2 static void count_top_avx2(const float *x, size_t n, enum select_side side,
+                                       uint32_t floor_bin, uint32_t count[SELECT_BINS])
+{
+    size_t i = 0;
+    if (floor_bin > 0) {
+        const __m256i below = _mm256_set1_epi32((int)(floor_bin << 20) - 1);
+        for (; i + 32 <= n; i += 32)
+            for (uint32_t hits = above_32(x + i, side, below); hits; hits &= hits - 1)
+                count[magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> 20]++;
+    }
+    count_top_portable(x + i, n - i, side, 0, count);
+}
+
+TARGET_AVX2 static void count_within_avx2(const float *x, size_t n, enum select_side side,
+                                          unsigned shift, const uint32_t *prefix, int prefixes,
+                                          uint32_t count[][SELECT_BINS])
+{
+    const __m128i by = _mm_cvtsi32_si128((int)shift + 10);
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256i key[4];
+        for (int q = 0; q < 4; q++)
+            key[q] = _mm256_srl_epi32(magnitudes_8(x + i + 8 * q, side), by);
+        for (int k = 0; k < prefixes; k++) {
+            const __m256i want = _mm256_set1_epi32((int)prefix[k]);
+            uint32_t hits = 0;
+            for (int q = 0; q < 4; q++) {
+                __m256i same = _mm256_cmpeq_epi32(key[q], want);
+                hits |= (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(same)) << (8 * q);
+            }
+            for (; hits; hits &= hits - 1)
+                count[k][magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> shift & 1023]++;
+        }
+    }
+    count_within_portable(x + i, n - i, side, shift, prefix, prefixes, count);
+}
+
+TARGET_AVX2 static size_t collect_avx2(const float *x, size_t n, enum select_side side,
+                                       uint32_t least, uint32_t base, uint32_t *at, size_t room)
+{
+    const __m256i below = _mm256_set1_epi32((int)(least - 1)); // least 0: all are above -1
+    size_t found = 0, i = 0;
+    for (; i + 32 <= n; i += 32) {
+        uint32_t hits = above_32(x + i, side, below);
+        if (found + (unsigned)__builtin_popcount(hits) > room) {
+            found += (unsigned)__builtin_popcount(hits);
+            continue;
+        }
+        for (; hits; hits &= hits - 1)
+            at[found++] = base + (uint32_t)i + (unsigned)__builtin_ctz(hits);
+    }
+    size_t left = found < room ? room - found : 0;
+    return found + collect_portable(x + i, n - i, side, least, base + (uint32_t)i,
+                                    left ? at + found : at, left);
+}
+
+TARGET_AVX2 static size_t take_avx2(const float *x, size_t n, enum select_side side, uint32_t cut,
+                                    size_t *ties, uint32_t base, uint32_t *at)
+{
+    const __m256i below = _mm256_set1_epi32((int)cut - 1);
+    size_t taken = 0, i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (uint32_t hits = above_32(x + i, side, below); hits; hits &= hits - 1) {
+            size_t pos = i + (unsigned)__builtin_ctz(hits);
+            if (magnitude(x[pos], side) == cut) {
+                if (*ties == 0)
+                    continue;
+                --*ties;
+            }
+            at[taken++] = base + (uint32_t)pos;
+        }
+    return taken + take_portable(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
+}
 #endif
 
 void select_count(const float *x, size_t n, enum select_side side, int level, uint32_t prefix,

@@ -370,7 +370,7 @@ static void count_top(const struct bitalloc_run *r, size_t k, uint32_t count[SEL
 {
     size_t n = r->a->shape->n_values, sum = 0;
     memset(count, 0, SELECT_BINS * sizeof *count);
-    size_t seen = select_sample(r->u, n, SELECT_POSITIVE, count);
+    size_t seen = select_sample(r->u, n, SELECT_POSITIVE, SELECT_STRIDE, count);
     uint32_t floor_bin = select_floor(count, seen, n, k);
     memset(count, 0, SELECT_BINS * sizeof *count);
     select_count(r->u, n, SELECT_POSITIVE, 0, floor_bin, count);

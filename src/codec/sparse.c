@@ -182,115 +182,63 @@ static size_t groups_total(const struct codec_inst *c, const struct group *g)
 
 // Picking.
 
-// Counts one level of tensors [t, end) into the bins of their groups, count[0] being group's.
-static void count_level(const struct codec_inst *c, struct shape_range r, const float *x,
-                        const struct group *g, uint32_t t, uint32_t end, uint32_t first, int level,
-                        const uint32_t *floor_bin, uint32_t count[][SELECT_BINS])
+// What was picked: ascending positions and their values; those of tensor t are [start[t],
+// start[t + 1]).
+struct picked {
+    uint32_t *at;
+    float *v;
+    size_t *start; // (tensors + 1)
+    size_t count;
+};
+
+// The tensors that can be in group k: itself, or any.
+static void group_span(const struct codec_inst *c, uint32_t k, uint32_t *t, uint32_t *end)
 {
-    for (; t < end; t++) {
-        uint32_t k = group_of(c, t);
-        size_t at, n;
-        if (part_of(c, r, t, &at, &n))
-            select_count(x + at, n, g[k].side, level,
-                         level ? g[k].cut.prefix : floor_bin[k - first], count[k - first]);
-    }
+    bool own = options(c)->group == GROUP_TENSOR;
+    *t = own ? k : 0;
+    *end = own ? k + 1 : c->shape->n_tensors;
 }
 
-#define SAMPLE_FROM 65536 // values of a group from which on a sample pays
-
-// Level 0: from where a sample says that it matters, and again from 0 where the sample was wrong.
-static void count_first(const struct codec_inst *c, struct shape_range r, const float *x,
-                        const struct group *g, uint32_t t, uint32_t end, uint32_t first,
-                        uint32_t groups, uint32_t count[][SELECT_BINS])
+// Waking threads costs more than a small update takes.
+static bool worth_threads(const struct codec_inst *c)
 {
-    uint32_t floor_bin[CLASSES] = {0};
-    size_t seen[CLASSES] = {0}, at, n;
-    memset(count, 0, groups * sizeof *count);
-    for (uint32_t i = t; i < end; i++) {
-        uint32_t k = group_of(c, i);
-        if (g[k].n >= SAMPLE_FROM && part_of(c, r, i, &at, &n))
-            seen[k - first] += select_sample(x + at, n, g[k].side, count[k - first]);
-    }
-    for (uint32_t k = 0; k < groups; k++)
-        floor_bin[k] = select_floor(count[k], seen[k], g[first + k].n, g[first + k].k);
-    for (int again = 0; again < 2; again++) {
-        bool enough = true;
-        memset(count, 0, groups * sizeof *count);
-        count_level(c, r, x, g, t, end, first, 0, floor_bin, count);
-        for (uint32_t k = 0; k < groups; k++) {
-            size_t sum = 0;
-            for (int b = 0; b < SELECT_BINS; b++)
-                sum += count[k][b];
-            enough &= sum >= g[first + k].k;
-        }
-        if (enough)
-            return;
-        memset(floor_bin, 0, sizeof floor_bin);
-    }
+    return c->shape->n_values >= 1 << 15;
 }
 
-// The cuts of the groups from first on, which hold tensors [t, end).
-static void cut_groups(const struct codec_inst *c, struct shape_range r, const float *x,
-                       struct group *g, uint32_t t, uint32_t end, uint32_t first, uint32_t groups)
+// The last tensor that begins at or before pos.
+static uint32_t tensor_of(const struct codec_inst *c, size_t pos)
 {
-    uint32_t count[CLASSES][SELECT_BINS];
-    for (int level = 0; level < SELECT_LEVELS; level++) {
-        if (level == 0) {
-            count_first(c, r, x, g, t, end, first, groups, count);
-        } else {
-            memset(count, 0, groups * sizeof *count);
-            count_level(c, r, x, g, t, end, first, level, NULL, count);
-        }
-        for (uint32_t k = 0; k < groups; k++)
-            select_cut_next(&g[first + k].cut, count[k]);
+    uint32_t low = 0, high = c->shape->n_tensors;
+    while (high - low > 1) {
+        uint32_t mid = low + (high - low) / 2;
+        if (c->shape->tensors[mid].offset <= pos)
+            low = mid;
+        else
+            high = mid;
     }
+    return low;
 }
 
-static void find_cuts(const struct codec_inst *c, struct shape_range r, const float *x,
-                      struct group *g)
+// How many of the ascending positions are below pos.
+static size_t below(const uint32_t *at, size_t count, size_t pos)
 {
-    uint32_t n_groups = group_count(c), tensors = c->shape->n_tensors;
-    for (uint32_t i = 0; i < n_groups; i++)
-        select_cut_begin(&g[i].cut, g[i].k);
-    if (options(c)->group != GROUP_TENSOR)
-        cut_groups(c, r, x, g, 0, tensors, 0, n_groups);
-    else
-#pragma omp parallel for schedule(dynamic)
-        for (uint32_t t = 0; t < tensors; t++)
-            cut_groups(c, r, x, g, t, t + 1, t, 1);
-    for (uint32_t i = 0; i < n_groups; i++)
-        if (g[i].cut.prefix == 0) // zeros are never sent
-            g[i].cut.left = 0;
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (at[mid] < pos)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
 }
 
-// Positions in ascending order; fills each group's sum and number taken.
-static size_t take(const struct codec_inst *c, struct shape_range r, const float *x,
-                   struct group *g, uint32_t *at)
+static void find_starts(const struct codec_inst *c, struct picked *p)
 {
-    size_t total = 0, from, n;
-    for (uint32_t i = 0; i < group_count(c); i++) {
-        g[i].sum = 0;
-        g[i].taken = 0;
-    }
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        struct group *of = &g[group_of(c, t)];
-        if (!part_of(c, r, t, &from, &n) || of->k == 0)
-            continue;
-        size_t found = select_take(x + from, n, of->side, of->cut.prefix, &of->cut.left,
-                                   (uint32_t)from, at + total);
-        for (size_t i = total; i < total + found; i++)
-            of->sum += fabs((double)x[at[i]]);
-        of->taken += found;
-        total += found;
-    }
-    return total;
-}
-
-static uint32_t tensor_at(const struct codec_inst *c, size_t pos, uint32_t t)
-{
-    while (pos >= c->shape->tensors[t].offset + tensor_values(&c->shape->tensors[t]))
-        t++;
-    return t;
+    uint32_t tensors = c->shape->n_tensors;
+    for (uint32_t t = 0; t < tensors; t++)
+        p->start[t] = below(p->at, p->count, c->shape->tensors[t].offset);
+    p->start[tensors] = p->count;
 }
 
 static size_t most_kept(const struct codec_inst *c)
@@ -300,145 +248,300 @@ static size_t most_kept(const struct codec_inst *c)
     return k < (double)c->shape->n_values ? (size_t)k : c->shape->n_values;
 }
 
-// Candidates beyond what is kept: as many again, more for small updates.
-#define COLLECT_ROOM(kept) ((kept) + 65536)
-
-// The same for the largest on either side, in one pass over the update: what a sample says can be
-// among them is collected, and the cuts are found in that. SIZE_MAX where there are too many for
-// the room.
-static size_t collect(const struct codec_inst *c, struct shape_range r, const float *x,
-                      struct group *g, uint32_t *at)
+// Candidates beyond what is kept: several times as many, more for small updates; SBC has two sides.
+static size_t room_of(const struct codec_inst *c)
 {
-    uint32_t n_groups = group_count(c), tensors = c->shape->n_tensors;
-    size_t room = most_kept(c) + COLLECT_ROOM(most_kept(c)), total = 0, from, n;
-    for (uint32_t first = 0; first < n_groups; first++) {
-        uint32_t bins[SELECT_BINS] = {0}, own = options(c)->group == GROUP_TENSOR;
-        size_t seen = 0;
-        for (uint32_t t = own ? first : 0; t < (own ? first + 1 : tensors); t++)
-            if (group_of(c, t) == first && g[first].n >= SAMPLE_FROM && part_of(c, r, t, &from, &n))
-                seen += select_sample(x + from, n, SELECT_ABS, bins);
-        g[first].least = select_least(bins, seen, g[first].n, g[first].k);
-        g[first].least += g[first].least == 0; // zeros are never sent
-    }
-    for (uint32_t t = 0; t < tensors; t++) {
-        struct group *of = &g[group_of(c, t)];
-        if (!part_of(c, r, t, &from, &n))
-            continue;
-        size_t found = select_collect(x + from, n, SELECT_ABS, of->least, (uint32_t)from,
-                                      at + total, room - total);
-        total += found;
-        of->taken += found;
-        if (total > room)
-            return SIZE_MAX;
-    }
-    for (uint32_t i = 0; i < n_groups; i++)
-        if (g[i].taken < g[i].k && g[i].least > 1)
-            return SIZE_MAX; // the sample was wrong
-    return total;
+    size_t n = c->shape->n_values, many = kind_of(c)->pick == PICK_SIDE ? 8 : 4;
+    size_t room = many * most_kept(c) + 65536;
+    return kind_of(c)->pick == PICK_RANDOM ? most_kept(c) : room < n ? room : n;
 }
 
-#define AHEAD 48 // candidates are far apart in memory
-
-static uint32_t bits_at(const float *x, size_t i)
+// Of every group the least magnitude that can be among the k largest of a side, from a sample.
+#define SAMPLE_FROM 4096 // values of a group from which on a sample pays
+static uint32_t least_of(const struct codec_inst *c, struct shape_range r, const float *x,
+                         const struct group *g, uint32_t k, enum select_side side)
 {
-    return f32_bits(x[i]) & 0x7fffffffu;
+    uint32_t bins[SELECT_BINS] = {0}, t, end;
+    size_t seen = 0, from, n, stride = g[k].n / SAMPLE_FROM;
+    stride = stride > SELECT_STRIDE ? SELECT_STRIDE : stride;
+    group_span(c, k, &t, &end);
+    for (; stride && t < end; t++)
+        if (group_of(c, t) == k && part_of(c, r, t, &from, &n))
+            seen += select_sample(x + from, n, side, stride, bins);
+    return select_least(bins, seen, g[k].n, g[k].k);
 }
 
-// Cuts among what has been collected, and what they leave of it.
-static size_t cut_collected(const struct codec_inst *c, const float *x, struct group *g,
-                            uint32_t *at, size_t total)
+// No value that is too large escapes: its magnitude is at least that of the limit.
+static void find_least(const struct codec_inst *c, struct shape_range r, const float *x,
+                       struct group *g)
 {
-    size_t kept = 0, i = 0;
-    for (uint32_t k = 0; k < group_count(c); k++)
-        select_cut_begin(&g[k].cut, g[k].k < g[k].taken ? g[k].k : g[k].taken);
-    for (int level = 0; level < SELECT_LEVELS; level++) {
-        uint32_t bins[CLASSES][SELECT_BINS] = {{0}}, t = 0;
-        bool own = options(c)->group == GROUP_TENSOR;
-        for (i = 0; i < total;) {
-            t = tensor_at(c, at[i], t);
-            size_t end = c->shape->tensors[t].offset + tensor_values(&c->shape->tensors[t]);
-            uint32_t k = group_of(c, t), *bin = bins[own ? 0 : k];
-            for (; i < total && at[i] < end; i++) {
-                uint32_t a = bits_at(x, at[i]);
-                __builtin_prefetch(x + at[i + AHEAD < total ? i + AHEAD : i]);
-                if (level == 0)
-                    bin[a >> 20]++;
-                else if (a >> (level == 1 ? 20 : 10) == g[k].cut.prefix)
-                    bin[a >> (level == 1 ? 10 : 0) & 1023]++;
-            }
-            if (own) {
-                select_cut_next(&g[k].cut, bin);
-                memset(bin, 0, sizeof bins[0]);
-            }
-        }
-        for (uint32_t k = 0; k < group_count(c) && !own; k++)
-            select_cut_next(&g[k].cut, bins[k]);
-    }
+    const uint32_t limit = f32_bits(CODEC_LIMIT);
+#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
     for (uint32_t k = 0; k < group_count(c); k++) {
-        g[k].sum = 0;
-        g[k].taken = 0;
+        bool sides = kind_of(c)->pick == PICK_SIDE;
+        uint32_t least = least_of(c, r, x, g, k, sides ? SELECT_POSITIVE : SELECT_ABS);
+        if (sides) {
+            uint32_t other = least_of(c, r, x, g, k, SELECT_NEGATIVE);
+            least = other < least ? other : least;
+        }
+        least = least < limit ? least : limit;
+        g[k].least = least ? least : 1; // zeros are never sent
     }
-    uint32_t t = 0;
-    for (i = 0; i < total; i++) {
-        t = tensor_at(c, at[i], t);
-        struct group *of = &g[group_of(c, t)];
-        uint32_t a = bits_at(x, at[i]);
-        bool tie = a == of->cut.prefix && of->cut.left > 0;
-        if (of->k == 0 || !(a > of->cut.prefix || tie))
+}
+
+#define CHUNK 8192
+
+struct chunk { // candidates of one stretch of the update
+    size_t n;
+    uint32_t at[CHUNK];
+    float v[CHUNK];
+};
+
+static void collect_chunk(const struct codec_inst *c, struct shape_range r, const float *x,
+                          const struct group *g, struct chunk *f)
+{
+    size_t from, n;
+    f->n = 0;
+    for (uint32_t t = tensor_of(c, r.from);
+         t < c->shape->n_tensors && c->shape->tensors[t].offset < r.to; t++)
+        if (part_of(c, r, t, &from, &n))
+            f->n += select_collect(x + from, n, SELECT_ABS, g[group_of(c, t)].least, (uint32_t)from,
+                                   f->at + f->n, CHUNK - f->n);
+    for (size_t i = 0; i < f->n; i++)
+        f->v[i] = x[f->at[i]];
+}
+
+// What a sample says can be among the largest, in one pass over the update. False where there is
+// more than room for it.
+static bool collect(const struct codec_inst *c, struct shape_range r, const float *x,
+                    struct group *g, struct picked *p)
+{
+    size_t room = room_of(c), total = 0, chunks = (r.to - r.from + CHUNK - 1) / CHUNK;
+    find_least(c, r, x, g);
+#pragma omp parallel for schedule(dynamic) ordered if (worth_threads(c))
+    for (size_t k = 0; k < chunks; k++) {
+        struct chunk f;
+        size_t from = r.from + k * CHUNK, to = r.to - from < CHUNK ? r.to : from + CHUNK;
+        collect_chunk(c, (struct shape_range){from, to}, x, g, &f);
+#pragma omp ordered
+        {
+            if (total + f.n <= room) {
+                memcpy(p->at + total, f.at, f.n * sizeof *f.at);
+                memcpy(p->v + total, f.v, f.n * sizeof *f.v);
+            }
+            total += f.n;
+        }
+    }
+    p->count = total;
+    return total <= room;
+}
+
+// Bits of |v| order as the values do; the other side counts as zero.
+static uint32_t size_on(float v, enum select_side side)
+{
+    uint32_t u = f32_bits(v),
+             wrong = side == SELECT_ABS ? 0 : (u >> 31) ^ (side == SELECT_NEGATIVE);
+    return wrong ? 0 : u & 0x7fffffffu;
+}
+
+// Whether the cut takes a value of this size; ties are taken while they last.
+static bool takes(struct select_cut *cut, uint32_t size)
+{
+    bool tie = size == cut->prefix && cut->left > 0;
+    cut->left -= tie;
+    return size > cut->prefix || tie;
+}
+
+// The values among which a group's cut is sought: of all candidates, or where there are none of the
+// update.
+struct source {
+    const struct picked *p; // or NULL
+    const float *x;
+    struct shape_range r;
+};
+
+// Those in tensor t.
+static const float *run_of(const struct codec_inst *c, const struct source *s, uint32_t t,
+                           size_t *n)
+{
+    size_t at;
+    if (s->p) {
+        *n = s->p->start[t + 1] - s->p->start[t];
+        return s->p->v + s->p->start[t];
+    }
+    part_of(c, s->r, t, &at, n);
+    return s->x + at;
+}
+
+// The cut of group k on one side; false where candidates are too few, for the sample was wrong.
+static bool cut_side(const struct codec_inst *c, const struct source *s, uint32_t k,
+                     enum select_side side, struct group *g)
+{
+    size_t have = 0, n;
+    g->side = side;
+    for (int level = 0; level < SELECT_LEVELS; level++) {
+        uint32_t count[SELECT_BINS] = {0}, t, end;
+        for (group_span(c, k, &t, &end); t < end; t++) {
+            if (group_of(c, t) != k)
+                continue;
+            const float *v = run_of(c, s, t, &n);
+            select_count(v, n, side, level, level ? g->cut.prefix : 0, count);
+            for (size_t i = 0; level == 0 && i < n; i++)
+                have += size_on(v[i], side) >= g->least;
+        }
+        if (level == 0)
+            select_cut_begin(&g->cut, g->k < have ? g->k : have);
+        select_cut_next(&g->cut, count);
+    }
+    return have >= g->k || g->least == 1;
+}
+
+// The sum of the magnitudes that the cut takes, and how many they are.
+static void add_taken(const struct codec_inst *c, const struct source *s, uint32_t k,
+                      struct group *g)
+{
+    struct select_cut cut = g->cut;
+    uint32_t t, end;
+    size_t n;
+    g->sum = 0;
+    g->taken = 0;
+    for (group_span(c, k, &t, &end); t < end; t++) {
+        if (group_of(c, t) != k)
             continue;
-        of->cut.left -= tie;
-        of->sum += fabs((double)x[at[i]]);
-        of->taken++;
-        at[kept++] = at[i];
+        const float *v = run_of(c, s, t, &n);
+        for (size_t i = 0; i < n; i++)
+            if (takes(&cut, size_on(v[i], g->side))) {
+                g->sum += fabs((double)v[i]);
+                g->taken++;
+            }
     }
-    return kept;
+}
+
+static float mean_of(const struct group *g)
+{
+    return g->taken ? (float)(g->sum / (double)g->taken) : 0;
 }
 
 // SBC: the side, positive or negative, whose k largest have the larger mean.
-static void choose_sides(const struct codec_inst *c, struct shape_range r, const float *x,
-                         struct group *g, struct group *other, uint32_t *at)
+static bool settle_group(const struct codec_inst *c, const struct source *s, uint32_t k,
+                         struct group *g)
 {
-    for (uint32_t i = 0; i < group_count(c); i++) {
-        other[i] = g[i];
-        g[i].side = SELECT_POSITIVE;
-        other[i].side = SELECT_NEGATIVE;
+    if (kind_of(c)->pick != PICK_SIDE) {
+        bool enough = cut_side(c, s, k, SELECT_ABS, g);
+        if (kind_of(c)->send != SEND_VALUES)
+            add_taken(c, s, k, g);
+        return enough;
     }
-    find_cuts(c, r, x, g);
-    find_cuts(c, r, x, other);
-    struct group *const both[2] = {g, other};
-    for (int k = 0; k < 2; k++) {
-        take(c, r, x, both[k], at);
-        for (uint32_t i = 0; i < group_count(c); i++)
-            both[k][i].mean =
-                both[k][i].taken ? (float)(both[k][i].sum / (double)both[k][i].taken) : 0;
-    }
-    for (uint32_t i = 0; i < group_count(c); i++)
-        if (other[i].mean > g[i].mean)
-            g[i].side = SELECT_NEGATIVE;
-    find_cuts(c, r, x, g); // again, for take() has used up the ties
+    struct group other = *g;
+    bool enough = cut_side(c, s, k, SELECT_POSITIVE, g);
+    enough &= cut_side(c, s, k, SELECT_NEGATIVE, &other);
+    add_taken(c, s, k, g);
+    add_taken(c, s, k, &other);
+    if (mean_of(&other) > mean_of(g))
+        *g = other;
+    return enough;
 }
 
-// k of n in ascending order (Knuth's algorithm S), from the key alone: both sides draw them.
-static size_t draw_positions(const struct codec_inst *c, const struct codec_key *key,
-                             const struct group *g, uint32_t *at)
+// What the cuts leave of the candidates, at the beginning of each tensor's; returns how many in
+// kept[t].
+static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k, struct group *g,
+                       size_t *kept)
 {
-    size_t total = 0;
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &c->shape->tensors[t];
-        uint32_t client = options(c)->shared ? UINT32_MAX : key->client;
-        struct rng r = rng_stream(key->seed, RNG_CODEC, client, key->version, t);
-        size_t n = tensor_values(row), left = g[t].k;
-        uint32_t word[256];
-        for (size_t i = 0; i < n && left; i++) {
-            if (i % 256 == 0)
-                philox_words(r.key, r.ctr, i, 256, word);
-            if (((uint64_t)word[i % 256] * (n - i)) >> 32 < left) {
-                at[total++] = (uint32_t)(row->offset + i);
-                left--;
-            }
+    uint32_t t, end;
+    for (group_span(c, k, &t, &end); t < end; t++) {
+        if (group_of(c, t) != k)
+            continue;
+        size_t to = p->start[t];
+        for (size_t i = p->start[t]; i < p->start[t + 1]; i++) {
+            p->at[to] = p->at[i];
+            p->v[to] = p->v[i];
+            to += takes(&g->cut, size_on(p->v[i], g->side));
         }
+        kept[t] = to - p->start[t];
     }
-    return total;
+}
+
+// The cuts among what has been collected, and what they leave of it; false where the sample was
+// wrong.
+static bool settle(const struct codec_inst *c, struct group *g, struct picked *p, size_t *kept)
+{
+    const struct source s = {.p = p};
+    int bad = 0;
+    find_starts(c, p);
+#pragma omp parallel for schedule(dynamic) reduction(| : bad) if (worth_threads(c))
+    for (uint32_t k = 0; k < group_count(c); k++) {
+        bad |= !settle_group(c, &s, k, &g[k]);
+        thin_group(c, p, k, &g[k], kept);
+    }
+    p->count = 0;
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        memmove(p->at + p->count, p->at + p->start[t], kept[t] * sizeof *p->at);
+        memmove(p->v + p->count, p->v + p->start[t], kept[t] * sizeof *p->v);
+        p->count += kept[t];
+    }
+    return !bad;
+}
+
+static void gather(const struct codec_inst *c, const float *x, struct picked *p)
+{
+#pragma omp parallel for if (worth_threads(c))
+    for (size_t i = 0; i < p->count; i++)
+        p->v[i] = x[p->at[i]];
+}
+
+// The same without candidates, where no sample is a guide: many equal values, say.
+static void settle_all(const struct codec_inst *c, struct shape_range r, const float *x,
+                       struct group *g, struct picked *p)
+{
+    const struct source s = {.x = x, .r = r};
+#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
+    for (uint32_t k = 0; k < group_count(c); k++) {
+        g[k].least = 1;
+        settle_group(c, &s, k, &g[k]);
+    }
+    p->count = 0;
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        struct group *of = &g[group_of(c, t)];
+        size_t from, n;
+        if (part_of(c, r, t, &from, &n))
+            p->count += select_take(x + from, n, of->side, of->cut.prefix, &of->cut.left,
+                                    (uint32_t)from, p->at + p->count);
+    }
+    gather(c, x, p);
+}
+
+#define DRAWS 256
+
+// k of n in ascending order (Knuth's algorithm S), from the key alone: both sides draw them.
+static void draw_tensor(const struct codec_inst *c, const struct codec_key *key, uint32_t t,
+                        size_t left, uint32_t *at)
+{
+    const struct shape_tensor *row = &c->shape->tensors[t];
+    uint32_t client = options(c)->shared ? UINT32_MAX : key->client, word[DRAWS];
+    struct rng r = rng_stream(key->seed, RNG_CODEC, client, key->version, t);
+    size_t n = tensor_values(row), found = 0;
+    for (size_t i = 0; i < n && left; i++) {
+        if (i % DRAWS == 0)
+            philox_words(r.key, r.ctr, i, DRAWS, word);
+        at[found] = (uint32_t)(row->offset + i);
+        bool take = ((uint64_t)word[i % DRAWS] * (n - i)) >> 32 < left;
+        found += take;
+        left -= take;
+    }
+}
+
+static size_t draw_positions(const struct codec_inst *c, const struct codec_key *key,
+                             const struct group *g, struct picked *p)
+{
+    uint32_t tensors = c->shape->n_tensors;
+    p->start[0] = 0;
+    for (uint32_t t = 0; t < tensors; t++)
+        p->start[t + 1] = p->start[t] + g[t].k;
+#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
+    for (uint32_t t = 0; t < tensors; t++)
+        draw_tensor(c, key, t, g[t].k, p->at + p->start[t]);
+    p->count = p->start[tensors];
+    return p->count;
 }
 
 // Values.
@@ -451,15 +554,13 @@ static float exp2_of(int e)
 enum { FP16_EXP_MIN = -85, FP16_EXP_MAX = 126 };
 
 // fp16 scaled by a power of two per class, so that small updates keep their bits.
-static void class_exponents(const struct codec_inst *c, const float *x, const uint32_t *at,
-                            size_t count, int e[CLASSES])
+static void class_exponents(const struct codec_inst *c, const struct picked *p, int e[CLASSES])
 {
     uint32_t max[CLASSES] = {0};
-    for (size_t i = 0, t = 0; i < count; i++) {
-        t = tensor_at(c, at[i], (uint32_t)t);
-        __builtin_prefetch(x + at[i + AHEAD < count ? i + AHEAD : i]);
-        uint32_t a = f32_bits(x[at[i]]) & 0x7fffffffu, k = c->shape->tensors[t].kind;
-        max[k] = a > max[k] ? a : max[k];
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        uint32_t *of = &max[c->shape->tensors[t].kind];
+        uint32_t a = quant_absmax_bits(p->v + p->start[t], p->start[t + 1] - p->start[t]);
+        *of = a > *of ? a : *of;
     }
     for (int k = 0; k < CLASSES; k++) {
         e[k] = 14 - ((int)(max[k] >> 23) - 127);
@@ -500,7 +601,7 @@ static void put_means(const struct codec_inst *c, struct group *g, uint8_t *p)
     for (uint32_t i = 0; i < group_count(c); i++) {
         if (g[i].n == 0)
             continue;
-        float mean = g[i].taken ? (float)(g[i].sum / (double)g[i].taken) : 0;
+        float mean = mean_of(&g[i]);
         if (kind_of(c)->send == SEND_NOTHING && g[i].side == SELECT_NEGATIVE)
             mean = -mean;
         if (scale_size(c) == 4)
@@ -511,26 +612,15 @@ static void put_means(const struct codec_inst *c, struct group *g, uint8_t *p)
     }
 }
 
-static void put_values(const struct codec_inst *c, const float *x, const uint32_t *at, size_t count,
-                       const int e[CLASSES], uint8_t *p)
+static void put_values(const struct codec_inst *c, const struct picked *p, const int e[CLASSES],
+                       uint8_t *out)
 {
-    uint32_t t = 0;
-    for (size_t i = 0; i < count; i++) {
-        t = tensor_at(c, at[i], t);
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        size_t at = p->start[t], n = p->start[t + 1] - at;
         if (options(c)->value == VALUE_FP32)
-            put_f32(p + 4 * i, x[at[i]]);
+            quant_f32_to_le(p->v + at, n, out + 4 * at);
         else
-            put_u16(p + 2 * i, f16_from_f32(x[at[i]] * exp2_of(e[c->shape->tensors[t].kind])));
-    }
-}
-
-static void put_signs(const float *x, const uint32_t *at, size_t count, uint8_t *p)
-{
-    for (size_t i = 0; i < count; i += 8) {
-        unsigned byte = 0;
-        for (size_t k = i; k < count && k < i + 8; k++)
-            byte |= (unsigned)(x[at[k]] >= 0) << (k - i);
-        p[i / 8] = (uint8_t)byte;
+            quant_f16_to_le(p->v + at, n, exp2_of(e[c->shape->tensors[t].kind]), out + 2 * at);
     }
 }
 
@@ -553,8 +643,10 @@ static int sparse_check(const struct codec_inst *c, struct err *err)
 
 static size_t sparse_scratch(const struct codec_inst *c)
 {
-    return 2 * SCRATCH_ROUND(group_count(c) * sizeof(struct group)) +
-           SCRATCH_ROUND((most_kept(c) + COLLECT_ROOM(most_kept(c)) + 16) * sizeof(uint32_t));
+    size_t tensors = (size_t)c->shape->n_tensors + 1, room = room_of(c) + 16;
+    return SCRATCH_ROUND(group_count(c) * sizeof(struct group)) +
+           2 * SCRATCH_ROUND(tensors * sizeof(size_t)) + SCRATCH_ROUND(room * sizeof(uint32_t)) +
+           SCRATCH_ROUND(room * sizeof(float));
 }
 
 static size_t sparse_bound(const struct codec_inst *c)
@@ -564,32 +656,40 @@ static size_t sparse_bound(const struct codec_inst *c)
     return 1 + 5 + scales + index + value_bytes(c, k);
 }
 
-static struct group *lay_groups(const struct codec_inst *c, void **scratch, struct group **other,
-                                uint32_t **at)
+static struct group *lay_out(const struct codec_inst *c, void **scratch, struct picked *p,
+                             size_t **kept)
 {
-    size_t size = group_count(c) * sizeof(struct group);
-    struct group *g = scratch_take(scratch, size);
-    *other = scratch_take(scratch, size);
-    size_t room = most_kept(c) + COLLECT_ROOM(most_kept(c)) + 16;
-    *at = scratch_take(scratch, room * sizeof(uint32_t));
+    size_t tensors = (size_t)c->shape->n_tensors + 1, room = room_of(c) + 16;
+    struct group *g = scratch_take(scratch, group_count(c) * sizeof(struct group));
+    p->start = scratch_take(scratch, tensors * sizeof *p->start);
+    *kept = scratch_take(scratch, tensors * sizeof **kept);
+    p->at = scratch_take(scratch, room * sizeof *p->at);
+    p->v = scratch_take(scratch, room * sizeof *p->v);
+    p->count = 0;
     return g;
 }
 
-static size_t pick_all(const struct codec_inst *c, struct shape_range r,
-                       const struct codec_key *key, const float *x, struct group *g,
-                       struct group *other, uint32_t *at)
+// Refuses values that are not finite or too large: they would be among the largest.
+static int pick_all(const struct codec_inst *c, struct shape_range r, const struct codec_key *key,
+                    const float *x, struct group *g, struct picked *p, size_t *kept,
+                    struct err *err)
 {
-    if (kind_of(c)->pick == PICK_RANDOM)
-        return draw_positions(c, key, g, at);
-    if (kind_of(c)->pick == PICK_SIDE) {
-        choose_sides(c, r, x, g, other, at);
-        return take(c, r, x, g, at);
+    if (kind_of(c)->pick == PICK_RANDOM) {
+        draw_positions(c, key, g, p);
+        gather(c, x, p);
+        return 0;
     }
-    size_t total = collect(c, r, x, g, at);
-    if (total != SIZE_MAX)
-        return cut_collected(c, x, g, at, total);
-    find_cuts(c, r, x, g);
-    return take(c, r, x, g, at);
+    bool all = collect(c, r, x, g, p);
+    if (all && quant_absmax_bits(p->v, p->count) >= f32_bits(CODEC_LIMIT))
+        return codec_bad_input(c, x, err);
+    if (!all || !settle(c, g, p, kept)) {
+        int bad = codec_check_limit(c, x, err);
+        if (bad)
+            return bad;
+        settle_all(c, r, x, g, p);
+    }
+    find_starts(c, p);
+    return 0;
 }
 
 static size_t header_estimate(const struct codec_inst *c, const struct group *g)
@@ -619,16 +719,14 @@ static double fit_budget(const struct codec_inst *c, struct shape_range r, struc
     return low;
 }
 
-// x is what is coded: the update, or DGC's accumulator.
-static int64_t put_message(const struct codec_inst *c, const float *x, struct shape_range r,
-                           struct group *g, double part, const uint32_t *at, size_t count,
-                           struct msg_out *m, struct err *err)
+static int64_t put_message(const struct codec_inst *c, struct shape_range r, struct group *g,
+                           double part, const struct picked *k, struct msg_out *m, struct err *err)
 {
     const struct sparse_opt *o = options(c);
     bool random = kind_of(c)->pick == PICK_RANDOM;
     bool says_part = random && part < 1;
     if (msg_put_header(m, says_part ? FLAG_PART : 0) ||
-        (!random && msg_put_varint(m, PART_DIRECTORY, count)))
+        (!random && msg_put_varint(m, PART_DIRECTORY, k->count)))
         return msg_full(m, err);
     if (says_part) {
         uint8_t *p = msg_take(m, PART_DIRECTORY, 4);
@@ -638,33 +736,35 @@ static int64_t put_message(const struct codec_inst *c, const float *x, struct sh
     }
     uint8_t *scales = msg_take(m, PART_SCALES, scales_bytes(c, g));
     if (!scales ||
-        (!is_drawn(c) && positions_put(m, at, count, r.from, r.to - r.from, index_code(c))))
+        (!is_drawn(c) && positions_put(m, k->at, k->count, r.from, r.to - r.from, index_code(c))))
         return msg_full(m, err);
-    uint8_t *values = msg_take(m, PART_VALUES, value_bytes(c, count));
+    uint8_t *values = msg_take(m, PART_VALUES, value_bytes(c, k->count));
     if (!values)
         return msg_full(m, err);
     if (kind_of(c)->send == SEND_VALUES) {
         int e[CLASSES];
-        class_exponents(c, x, at, count, e);
-        for (int k = 0; k < CLASSES && o->value == VALUE_FP16; k++)
-            scales[k] = (uint8_t)(int8_t)e[k];
-        put_values(c, x, at, count, e, values);
+        class_exponents(c, k, e);
+        for (int i = 0; i < CLASSES && o->value == VALUE_FP16; i++)
+            scales[i] = (uint8_t)(int8_t)e[i];
+        put_values(c, k, e, values);
     } else {
         put_means(c, g, scales);
     }
     if (kind_of(c)->send == SEND_SIGNS)
-        put_signs(x, at, count, values);
+        quant_pack_sign(k->v, k->count, values);
     int width = kind_of(c)->send != SEND_VALUES ? 1 : o->value == VALUE_FP16 ? 7 : 8;
-    m->report->kept[width] = (int64_t)count;
-    m->report->kept[0] = (int64_t)(c->shape->n_values - count);
+    m->report->kept[width] = (int64_t)k->count;
+    m->report->kept[0] = (int64_t)(c->shape->n_values - k->count);
     return msg_len(m);
 }
 
+// x is what is coded: the update, or DGC's accumulator.
 static int64_t encode_of(const struct codec_inst *c, const struct codec_input *in, const float *x,
-                         uint8_t *out, size_t cap, void *scratch, uint32_t **kept, size_t *count,
+                         uint8_t *out, size_t cap, void *scratch, struct picked *p,
                          struct codec_report *report, struct err *err)
 {
-    struct group *other, *g = lay_groups(c, &scratch, &other, kept);
+    size_t *kept;
+    struct group *g = lay_out(c, &scratch, p, &kept);
     struct shape_range r = range_of(c, &in->key);
     struct when when = {in->key.version, in->loss_fall};
     double part = 1;
@@ -676,8 +776,10 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
         memset(&report->parts, 0, sizeof report->parts);
         part = part < PART_MIN ? PART_MIN : (double)(float)part; // as it is sent
         begin_groups(c, r, when, part, g);
-        *count = pick_all(c, r, &in->key, x, g, other, *kept);
-        int64_t len = put_message(c, x, r, g, part, *kept, *count, &m, err);
+        int bad = pick_all(c, r, &in->key, x, g, p, kept, err);
+        if (bad)
+            return bad;
+        int64_t len = put_message(c, r, g, part, p, &m, err);
         // The estimate is of a random set; a message that came out too long is made again, shorter.
         if (len < 0 || in->budget_bytes < 0 || len <= in->budget_bytes || part <= PART_MIN)
             return len;
@@ -689,9 +791,8 @@ static int64_t sparse_encode(const struct codec_inst *c, const struct codec_inpu
                              size_t cap, void *scratch, struct codec_report *report,
                              struct err *err)
 {
-    uint32_t *kept;
-    size_t count;
-    return encode_of(c, in, in->x, out, cap, scratch, &kept, &count, report, err);
+    struct picked p;
+    return encode_of(c, in, in->x, out, cap, scratch, &p, report, err);
 }
 
 // Decoding.
@@ -701,7 +802,7 @@ struct parsed {
     const uint8_t *scales, *values;
     const struct group *g;
     int e[CLASSES];
-    size_t count;
+    struct picked k;
 };
 
 static int get_scales(const struct codec_inst *c, struct msg_in *m, struct group *g,
@@ -735,64 +836,83 @@ static int check_values(const struct codec_inst *c, const struct parsed *p, stru
     if (kind_of(c)->send != SEND_VALUES)
         return 0;
     if (options(c)->value == VALUE_FP16) {
-        if (quant_absmax_bits_f16(p->values, p->count) >= 0x7c00u)
+        if (quant_absmax_bits_f16(p->values, p->k.count) >= 0x7c00u)
             return msg_bad("values", "one is not finite", err);
         return 0;
     }
-    for (size_t i = 0; i < p->count; i++)
-        if (!msg_scale_ok(get_f32(p->values + 4 * i)))
-            return msg_bad("values", "one is not finite, or too large", err);
+    if (quant_absmax_bits_le(p->values, p->k.count) > f32_bits(2 * CODEC_LIMIT))
+        return msg_bad("values", "one is not finite, or too large", err);
     return 0;
 }
 
-static float value_of(const struct codec_inst *c, const struct parsed *p, uint32_t t, size_t i)
+// Values [at, at + n) of the message, all of tensor t.
+static void get_values(const struct codec_inst *c, const struct parsed *p, uint32_t t, size_t at,
+                       size_t n, float *v)
 {
     const struct group *g = &p->g[group_of(c, t)];
-    float v;
-    switch (kind_of(c)->send) {
-    case SEND_SIGNS:
-        return p->values[i / 8] >> (i % 8) & 1 ? g->mean : -g->mean;
-    case SEND_NOTHING:
-        return g->mean;
-    case SEND_VALUES:
-        break;
+    const struct quant_sink to = {v, 1, false};
+    if (kind_of(c)->send != SEND_VALUES) {
+        bool signs = kind_of(c)->send == SEND_SIGNS;
+        for (size_t i = 0; i < n; i++) {
+            bool plus = !signs || (p->values[(at + i) / 8] >> ((at + i) % 8) & 1);
+            v[i] = plus ? g->mean : -g->mean;
+        }
+        return;
     }
     if (options(c)->value == VALUE_FP32)
-        v = get_f32(p->values + 4 * i);
+        quant_f32_from_le(p->values + 4 * at, n, to);
     else
-        v = f16_to_f32(get_u16(p->values + 2 * i)) * exp2_of(-p->e[c->shape->tensors[t].kind]);
-    return options(c)->unbiased ? v * (float)((double)g->n / (double)g->k) : v;
+        quant_f16_from_le(p->values + 2 * at, n, exp2_of(-p->e[c->shape->tensors[t].kind]), to);
+    float more = (float)((double)g->n / (double)g->k);
+    for (size_t i = 0; i < n && options(c)->unbiased; i++)
+        v[i] *= more;
 }
 
 #define STREAM ((size_t)4 << 20) // updates so large are decoded past the caches
 #define TILE   4096
+#define BLOCK  (16 * TILE)
 
 // Positions ascend: a tile of zeros takes its values, is copied out, and is zero again.
-static void stream_values(const struct codec_inst *c, const struct parsed *p, const uint32_t *at,
-                          float *to)
+static void stream_values(const struct picked *k, size_t n, float *to)
 {
-    float tile[TILE] = {0};
-    uint32_t t = 0;
-    for (size_t begin = 0, i = 0; begin < c->shape->n_values; begin += TILE) {
-        size_t n = c->shape->n_values - begin, first = i;
-        n = n < TILE ? n : TILE;
-        for (; i < p->count && at[i] < begin + n; i++) {
-            t = tensor_at(c, at[i], t);
-            tile[at[i] - begin] = value_of(c, p, t, i);
+#pragma omp parallel for schedule(dynamic)
+    for (size_t block = 0; block < n; block += BLOCK) {
+        float tile[TILE] = {0};
+        size_t end = n - block < BLOCK ? n : block + BLOCK, i = below(k->at, k->count, block);
+        for (size_t begin = block; begin < end; begin += TILE) {
+            size_t m = end - begin < TILE ? end - begin : TILE, first = i;
+            for (; i < k->count && k->at[i] < begin + m; i++)
+                tile[k->at[i] - begin] = k->v[i];
+            quant_stream(tile, m, to + begin);
+            for (; first < i; first++)
+                tile[k->at[first] - begin] = 0;
         }
-        quant_stream(tile, n, to + begin);
-        for (size_t k = first; k < i; k++)
-            tile[at[k] - begin] = 0;
+    }
+}
+
+static void give(const struct codec_inst *c, const struct picked *k, struct quant_sink to)
+{
+    size_t n = c->shape->n_values;
+    if (!to.add && n >= STREAM) {
+        stream_values(k, n, to.to);
+        return;
+    }
+    if (!to.add)
+        memset(to.to, 0, n * sizeof *to.to);
+#pragma omp parallel for if (worth_threads(c))
+    for (size_t i = 0; i < k->count; i++) {
+        float *x = to.to + k->at[i];
+        *x = to.add ? *x + to.weight * k->v[i] : k->v[i];
     }
 }
 
 static int sparse_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                          size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
-    uint32_t *at;
-    struct group *other, *g = lay_groups(c, &scratch, &other, &at);
+    struct parsed p = {0};
+    size_t *kept;
+    struct group *g = lay_out(c, &scratch, &p.k, &kept);
     struct shape_range r = range_of(c, key);
-    struct parsed p = {.g = g};
     struct msg_in m;
     unsigned flags;
     uint64_t count;
@@ -812,33 +932,26 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     }
     begin_groups(c, r, (struct when){.version = key->version}, (double)part, g);
     if (random)
-        count = is_drawn(c) ? draw_positions(c, key, g, at) : groups_total(c, g);
+        count = is_drawn(c) ? draw_positions(c, key, g, &p.k) : groups_total(c, g);
     else if (msg_get_varint(&m, &count))
         return msg_short("directory", err);
     if (count > most_kept(c) || count > r.to - r.from)
         return msg_bad("directory", "more values than the options allow", err);
-    p.count = (size_t)count;
+    p.g = g;
+    p.k.count = (size_t)count;
     if (get_scales(c, &m, g, &p, err))
         return -1;
-    if (!is_drawn(c) && positions_get(&m, at, p.count, r.from, r.to - r.from, err))
+    if (!is_drawn(c) && positions_get(&m, p.k.at, p.k.count, r.from, r.to - r.from, err))
         return -1;
-    p.values = msg_need(&m, value_bytes(c, p.count));
+    p.values = msg_need(&m, value_bytes(c, p.k.count));
     if (!p.values)
         return msg_short("values", err);
     if (msg_end(&m, err) || check_values(c, &p, err))
         return -1;
-    if (!to.add && c->shape->n_values >= STREAM) {
-        stream_values(c, &p, at, to.to);
-        return 0;
-    }
-    if (!to.add)
-        memset(to.to, 0, c->shape->n_values * sizeof *to.to);
-    uint32_t t = 0;
-    for (size_t i = 0; i < p.count; i++) {
-        t = tensor_at(c, at[i], t);
-        float v = value_of(c, &p, t, i);
-        to.to[at[i]] = to.add ? to.to[at[i]] + to.weight * v : v;
-    }
+    find_starts(c, &p.k);
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
+        get_values(c, &p, t, p.k.start[t], p.k.start[t + 1] - p.k.start[t], p.k.v + p.k.start[t]);
+    give(c, &p.k, to);
     return 0;
 }
 
@@ -864,6 +977,7 @@ const struct codec codec_topk = {
     .options = topk_options,
     .n_options = ARRAY_LEN(topk_options),
     .option_bytes = sizeof(struct sparse_opt),
+    .flags = CODEC_SELF_CHECK,
     .encode = sparse_encode,
     SPARSE_ROW(topk_kind),
 };
@@ -919,6 +1033,7 @@ const struct codec codec_stc = {
     .options = stc_options,
     .n_options = ARRAY_LEN(stc_options),
     .option_bytes = sizeof(struct sparse_opt),
+    .flags = CODEC_SELF_CHECK,
     .encode = sparse_encode,
     SPARSE_ROW(stc_kind),
 };
@@ -932,6 +1047,7 @@ const struct codec codec_sbc = {
     .options = stc_options,
     .n_options = ARRAY_LEN(stc_options),
     .option_bytes = sizeof(struct sparse_opt),
+    .flags = CODEC_SELF_CHECK,
     .encode = sparse_encode,
     SPARSE_ROW(sbc_kind),
 };
@@ -964,23 +1080,21 @@ static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *
     size_t n = c->shape->n_values;
     const float *u0 = in->state, *v0 = in->state + n;
     float *u = in->state_next, *v = in->state_next + n, mu = (float)o->momentum, scale = 1;
-    double norm = sqrt(quant_sum_sq(in->x, n));
-    if (o->clip > 0 && norm > o->clip)
-        scale = (float)(o->clip / norm);
+    if (o->clip > 0) {
+        double norm = sqrt(quant_sum_sq(in->x, n));
+        scale = norm > o->clip ? (float)(o->clip / norm) : 1;
+    }
+#pragma omp parallel for simd if (worth_threads(c))
     for (size_t i = 0; i < n; i++) {
         float x = in->x[i] * scale;
         u[i] = o->nesterov ? mu * (u0[i] + x) : mu * u0[i] + x;
         v[i] = v0[i] + (o->nesterov ? u[i] + x : u[i]);
     }
-    int bad = codec_check_limit(c, v, err);
-    if (bad)
-        return bad;
-    uint32_t *kept;
-    size_t count;
-    int64_t len = encode_of(c, in, v, out, cap, scratch, &kept, &count, report, err);
-    for (size_t i = 0; len >= 0 && i < count; i++) {
-        u[kept[i]] = 0;
-        v[kept[i]] = 0;
+    struct picked p;
+    int64_t len = encode_of(c, in, v, out, cap, scratch, &p, report, err);
+    for (size_t i = 0; len >= 0 && i < p.count; i++) {
+        u[p.at[i]] = 0;
+        v[p.at[i]] = 0;
     }
     return len;
 }

@@ -1,6 +1,8 @@
 // Codecs by hand: what a few small updates become, bit by bit and round by round.
 #include "codec_cases.h"
 
+#include <omp.h>
+
 // Natural compression.
 
 // Powers of two are exact; 3 becomes 2 or 4 with equal chance, 5 becomes 4 three times out of four.
@@ -391,6 +393,104 @@ static void test_demo_server(void **state)
     }
 }
 
+// Sparsifiers.
+
+#define LARGE 80000 // a sample stands for the update, and candidates come in several chunks
+
+enum odd { ODD_NONE, ODD_EQUAL, ODD_FALSE_SAMPLE };
+
+// Nearly all values equal, too many for candidates; or all that is large where samples are taken,
+// so that they mislead.
+static void fill_odd(float *x, size_t n, enum odd odd)
+{
+    fill(x, n, DIST_NORMAL, (uint32_t)odd);
+    for (size_t i = 0; i < n; i++) {
+        if (odd == ODD_EQUAL)
+            x[i] = x[i] > 3e-3f ? 2 : x[i] < -3e-3f ? -2 : x[i] > 0 ? 1 : -1;
+        else if (odd == ODD_FALSE_SAMPLE)
+            x[i] *= i % (16 * (LARGE / 4096)) < 16 ? 1000 : 1;
+    }
+}
+
+// The k largest on the side of what was kept (0 = either), of equals those that come first.
+static void check_largest(const float *x, const float *x_hat, size_t n, size_t k, int side)
+{
+    float least = INFINITY, most = 0;
+    size_t kept = 0, last = 0;
+    for (size_t i = 0; i < n; i++)
+        if (x_hat[i] != 0) {
+            kept++;
+            least = fabsf(x[i]) < least ? fabsf(x[i]) : least;
+        }
+    assert_int_equal(kept, k);
+    for (size_t i = 0; i < n; i++)
+        if (x_hat[i] != 0 && fabsf(x[i]) == least)
+            last = i;
+    for (size_t i = 0; i < n; i++) {
+        bool on = side == 0 || (side > 0) == (x[i] > 0);
+        if (x_hat[i] != 0)
+            assert_true(on);
+        else if (on)
+            most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+        if (on && x_hat[i] == 0 && fabsf(x[i]) == least)
+            assert_true(i > last);
+    }
+    assert_true(most <= least);
+}
+
+static void test_largest_are_exact(void **state)
+{
+    (void)state;
+    static float x[LARGE];
+    int before = omp_get_max_threads();
+    for (int odd = ODD_NONE; odd <= ODD_FALSE_SAMPLE; odd++)
+        for (int threads = 1; threads <= 3; threads += 2) {
+            struct session s;
+            omp_set_num_threads(threads);
+            fill_odd(x, LARGE, (enum odd)odd);
+            open_one(&s, 8, LARGE / 8, "topk:ratio=0.01,value=fp32");
+            session_trip(&s, x, key_of(0));
+            check_largest(x, s.x_hat, LARGE, LARGE / 100, 0);
+            for (size_t i = 0; i < LARGE; i++)
+                assert_true(s.x_hat[i] == 0 || s.x_hat[i] == x[i]);
+            close_one(&s);
+            open_one(&s, 8, LARGE / 8, "sbc:ratio=0.01");
+            x[odd] = 1000; // which side is larger is seen from this
+            session_trip(&s, x, key_of(0));
+            check_largest(x, s.x_hat, LARGE, LARGE / 100, 1);
+            close_one(&s);
+        }
+    omp_set_num_threads(before);
+}
+
+// Large updates are decoded past the caches and by all threads; small ones, and additions, are not.
+static void test_large_updates_decode_alike(void **state)
+{
+    (void)state;
+    enum { ROWS = 65, COLS = 65536 };
+    const size_t n = (size_t)ROWS * COLS;
+    float *x = mem_alloc(MEM_CODEC, n * sizeof *x), *sum = mem_alloc(MEM_CODEC, n * sizeof *sum);
+    int before = omp_get_max_threads();
+    struct session s;
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(int32_t)((uint32_t)i * 2654435769u);
+    open_one(&s, ROWS, COLS, "topk:ratio=0.002");
+    for (int threads = 1; threads <= 3; threads++) {
+        struct codec_key key = key_of(0);
+        omp_set_num_threads(threads);
+        int64_t len = session_trip(&s, x, key);
+        memset(sum, 0, n * sizeof *sum);
+        assert_int_equal(codec_decode_add(s.c, &key, s.msg, (size_t)len, 1, sum, s.scratch, &s.err),
+                         0);
+        assert_memory_equal(sum, s.x_hat, n * sizeof *sum);
+        check_largest(x, s.x_hat, n, (size_t)ceil(.002 * (double)n), 0);
+    }
+    omp_set_num_threads(before);
+    mem_free(x);
+    mem_free(sum);
+    close_one(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -407,6 +507,8 @@ int main(void)
         cmocka_unit_test(test_demo_is_orthonormal),
         cmocka_unit_test(test_demo_bits),
         cmocka_unit_test(test_demo_server),
+        cmocka_unit_test(test_largest_are_exact),
+        cmocka_unit_test(test_large_updates_decode_alike),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
