@@ -117,7 +117,7 @@ struct row {
     char text[256];
     double bits, nmse, cosine, bias, parts[6];
     struct bench_result copy, encode, decode, add;
-    size_t state_bytes, scratch_bytes, update_bytes;
+    size_t state_bytes, scratch_bytes, decode_scratch, update_bytes;
     const char *verdict;
 };
 
@@ -234,6 +234,7 @@ static void measure(struct bench_ctx *c, struct job *j, struct row *row)
     row->verdict = bench_check(c, !wrong);
     row->state_bytes = codec_state_floats(j->c) * sizeof(float);
     row->scratch_bytes = codec_scratch_bytes(j->c);
+    row->decode_scratch = codec_decode_scratch(j->c);
     row->update_bytes = n * sizeof(float);
     const struct bench_counter counters[] = {{"bits_per_value", row->bits},
                                              {"ratio", 32 / row->bits},
@@ -247,7 +248,8 @@ static void measure(struct bench_ctx *c, struct job *j, struct row *row)
                                              {"tags_bits", row->parts[4]},
                                              {"values_bits", row->parts[5]},
                                              {"state_bytes", (double)row->state_bytes},
-                                             {"scratch_bytes", (double)row->scratch_bytes}};
+                                             {"scratch_bytes", (double)row->scratch_bytes},
+                                             {"decode_scratch", (double)row->decode_scratch}};
     for (int k = 0; k < 4; k++) {
         char name[320];
         snprintf(name, sizeof name, "codec/%s/%s", row->text, cases[k].name);

@@ -329,7 +329,16 @@ size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t 
     return KERNEL_PICK(range, (step, steps, n, low, high, hit));
 }
 
-KERNEL_BODY void alloc_count_body(const uint8_t *tag, size_t n, int levels, int64_t *count)
+#if KERNEL_X86
+// Which of 32 tags are the wanted one.
+TARGET_AVX2 static inline unsigned tags_equal(const uint8_t *tag, __m256i want)
+{
+    __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)tag);
+    return (unsigned)_mm256_movemask_epi8(_mm256_cmpeq_epi8(t, want));
+}
+#endif
+
+static void count_portable(const uint8_t *tag, size_t n, int levels, int64_t *count)
 {
     for (int k = 0; k < levels; k++) {
         uint16_t found = 0;
@@ -338,11 +347,29 @@ KERNEL_BODY void alloc_count_body(const uint8_t *tag, size_t n, int levels, int6
         count[k] += found;
     }
 }
-KERNEL_VARIANTS_VOID(alloc_count, (const uint8_t *tag, size_t n, int levels, int64_t *count),
-                     (tag, n, levels, count))
 
-// Tags above 0 take the next of the given ones, which count from 0.
-void alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
+#if KERNEL_X86
+TARGET_AVX2 static void count_avx2(const uint8_t *tag, size_t n, int levels, int64_t *count)
+{
+    size_t whole = n & ~(size_t)31;
+    for (int k = 0; k < levels; k++) {
+        const __m256i want = _mm256_set1_epi8((char)k);
+        uint32_t found = 0;
+        for (size_t i = 0; i < whole; i += 32)
+            found += (unsigned)__builtin_popcount(tags_equal(tag + i, want));
+        count[k] += found;
+    }
+    count_portable(tag + whole, n - whole, levels, count);
+}
+#define count_avx512 count_avx2
+#endif
+
+void alloc_count(const uint8_t *tag, size_t n, int levels, int64_t *count)
+{
+    KERNEL_PICK(count, (tag, n, levels, count));
+}
+
+static size_t merge_portable(uint8_t *tag, size_t n, const uint8_t *kept)
 {
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
@@ -350,6 +377,30 @@ void alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
         tag[i] = (uint8_t)((kept[used] + 1) * on);
         used += on;
     }
+    return used;
+}
+
+#if KERNEL_X86
+// Eight tags a word: the bytes of kept deposited where tags are 1.
+TARGET_AVX2 static size_t merge_avx2(uint8_t *tag, size_t n, const uint8_t *kept)
+{
+    size_t i = 0, used = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t ones, next;
+        memcpy(&ones, tag + i, 8);
+        memcpy(&next, kept + used, 8);
+        next = _pdep_u64(next, ones * 0xff) + ones;
+        memcpy(tag + i, &next, 8);
+        used += (unsigned)__builtin_popcountll(ones);
+    }
+    return used + merge_portable(tag + i, n - i, kept + used);
+}
+#define merge_avx512 merge_avx2
+#endif
+
+size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
+{
+    return KERNEL_PICK(merge, (tag, n, kept));
 }
 
 // Values of one tag.
@@ -412,13 +463,6 @@ TARGET_AVX512 static size_t scatter_avx512(const float *v, const uint8_t *tag, s
         _mm512_mask_storeu_ps(to.to + i, m, part);
     }
     return used + scatter_portable(v + used, tag + i, n - i, want, quant_sink_at(to, i));
-}
-
-// Which of 32 tags are the wanted one.
-TARGET_AVX2 static inline unsigned tags_equal(const uint8_t *tag, __m256i want)
-{
-    __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)tag);
-    return (unsigned)_mm256_movemask_epi8(_mm256_cmpeq_epi8(t, want));
 }
 
 TARGET_AVX2 static size_t gather_avx2(const float *x, const uint8_t *tag, size_t n, uint8_t want,

@@ -221,7 +221,9 @@ bool alloc_take(const struct alloc_step *step, int steps, size_t n, uint32_t cut
 size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
                    uint16_t *hit);
 void alloc_count(const uint8_t *tag, size_t n, int levels, int64_t *count); // adds; n < 65536
-void alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept); // kept: one more than is used
+// Tags, 0 or 1: each 1 becomes 1 + the next of kept, which can be read 8 beyond what is taken;
+// returns how many are taken.
+size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept);
 
 // rotate.c: randomised Hadamard rotation.
 void rotate_signs(const float *x, const uint32_t *bits, size_t n,

@@ -270,6 +270,11 @@ size_t codec_scratch_bytes(const struct codec_inst *c)
     return c->row->scratch_bytes ? c->row->scratch_bytes(c) : 0;
 }
 
+size_t codec_decode_scratch(const struct codec_inst *c)
+{
+    return c->row->decode_scratch ? c->row->decode_scratch(c) : codec_scratch_bytes(c);
+}
+
 size_t codec_bound(const struct codec_inst *c)
 {
     return c->row->bound(c);

@@ -102,9 +102,10 @@ struct codec {
     // the link turns them into codec_input.budget_bytes.
     double (*upload_s)(const struct codec_inst *c);
     unsigned (*needs_of)(const struct codec_inst *c);
-    size_t (*state_floats)(const struct codec_inst *c);  // NULL = none
-    size_t (*scratch_bytes)(const struct codec_inst *c); // NULL = none; for encode and decode_add
-    size_t (*bound)(const struct codec_inst *c);         // most bytes a message can have
+    size_t (*state_floats)(const struct codec_inst *c);   // NULL = none
+    size_t (*scratch_bytes)(const struct codec_inst *c);  // NULL = none; for encode and decode
+    size_t (*decode_scratch)(const struct codec_inst *c); // where decode needs less; NULL = as much
+    size_t (*bound)(const struct codec_inst *c);          // most bytes a message can have
     // Returns the length written, at most cap, or -1 (cap too small) or CODEC_NONFINITE with err.
     // The input has been checked to be finite. Same key and input, same bytes.
     int64_t (*encode)(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
@@ -144,7 +145,8 @@ struct codec_inst *codec_open(const char *text, const struct shape *shape, struc
 void codec_close(struct codec_inst *c);
 
 size_t codec_state_floats(const struct codec_inst *c);
-size_t codec_scratch_bytes(const struct codec_inst *c);
+size_t codec_scratch_bytes(const struct codec_inst *c);  // of an encoder; enough for a decoder
+size_t codec_decode_scratch(const struct codec_inst *c); // of one that only decodes
 size_t codec_bound(const struct codec_inst *c);
 unsigned codec_needs(const struct codec_inst *c);
 unsigned codec_flags(const struct codec_inst *c);
@@ -154,8 +156,9 @@ double codec_upload_s(const struct codec_inst *c); // of the codec or what it wr
 const char *codec_diverges(const struct codec_inst *c);
 const struct codec *codec_find(const char *name); // a codec or a wrapper, NULL = none
 // Refuses non-finite input, checks that the parts add up (assert), and encodes. scratch is 64-byte
-// aligned and holds codec_scratch_bytes; report may be NULL. A codec that searches for its budget
-// may want more room on the way than the message takes in the end: give codec_bound.
+// aligned and holds codec_scratch_bytes (codec_decode_scratch to decode); report may be NULL. A
+// codec that searches for its budget may want more room on the way than the message takes in the
+// end: give codec_bound.
 int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                      size_t cap, void *scratch, struct codec_report *report, struct err *err);
 int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,

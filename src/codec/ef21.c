@@ -63,6 +63,11 @@ static size_t ef21_scratch(const struct codec_inst *c)
     return SCRATCH_ROUND(c->shape->n_values * sizeof(float)) + codec_scratch_bytes(c->inner);
 }
 
+static size_t ef21_decode_scratch(const struct codec_inst *c)
+{
+    return codec_decode_scratch(c->inner);
+}
+
 static size_t ef21_bound(const struct codec_inst *c)
 {
     size_t dense = 4 * c->shape->n_values, inner = codec_bound(c->inner);
@@ -146,7 +151,6 @@ static int ef21_payload(const struct codec_inst *c, const struct codec_key *key,
 static int ef21_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                        size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
-    scratch_take(&scratch, c->shape->n_values * sizeof(float));
     return ef21_payload(c, key, in, len, to, scratch, err);
 }
 
@@ -154,7 +158,7 @@ static int ef21_decode(const struct codec_inst *c, const struct codec_key *key, 
 
 static size_t agg_state(const struct codec_inst *c, size_t n)
 {
-    return SCRATCH_ROUND(n * sizeof(float)) + codec_scratch_bytes(c->inner);
+    return SCRATCH_ROUND(n * sizeof(float)) + codec_decode_scratch(c->inner);
 }
 
 static size_t agg_keep(const struct codec_inst *c, size_t n)
@@ -204,6 +208,7 @@ const struct codec wrapper_ef21 = {
     .check = ef21_check,
     .state_floats = ef21_state,
     .scratch_bytes = ef21_scratch,
+    .decode_scratch = ef21_decode_scratch,
     .bound = ef21_bound,
     .encode = ef21_encode,
     .decode = ef21_decode,

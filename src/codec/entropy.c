@@ -35,9 +35,14 @@ size_t entropy_bound(size_t n, unsigned kinds)
     return n ? 1 + pack_bytes(n, entropy_width(kinds)) : 0;
 }
 
+size_t entropy_get_scratch(size_t n)
+{
+    return SCRATCH_ROUND(chunks_of(n) * sizeof(size_t));
+}
+
 size_t entropy_scratch(size_t n)
 {
-    return SCRATCH_ROUND(chunks_of(n) * sizeof(size_t)) + chunks_of(n) * chunk_room(n);
+    return entropy_get_scratch(n) + chunks_of(n) * chunk_room(n);
 }
 
 // Frequencies as gamma codes of freq + 1: a code that does not occur costs one bit.

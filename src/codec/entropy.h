@@ -7,6 +7,7 @@
 
 size_t entropy_bound(size_t n, unsigned kinds);
 size_t entropy_scratch(size_t n);       // bytes, for entropy_put and entropy_get
+size_t entropy_get_scratch(size_t n);   // for entropy_get alone
 unsigned entropy_width(unsigned kinds); // bits of one code at fixed width
 
 // Codes lie in [0, kinds), kinds <= 256. -1: the buffer is full.

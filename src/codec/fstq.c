@@ -194,7 +194,9 @@ static void lay_order(struct fstq_work *w)
         w->group[t] = by_class ? s->tensors[t].kind : t;
 }
 
-static int lay_work(const struct codec_inst *c, struct fstq_work *w, void *scratch, struct err *err)
+// code_bytes: room for codes.
+static int lay_work(const struct codec_inst *c, struct fstq_work *w, size_t code_bytes,
+                    void *scratch, struct err *err)
 {
     size_t n = c->shape->n_values, tensors = c->shape->n_tensors;
     size_t groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
@@ -206,27 +208,43 @@ static int lay_work(const struct codec_inst *c, struct fstq_work *w, void *scrat
     w->count = scratch_take(&scratch, tensors * sizeof *w->count);
     w->start = scratch_take(&scratch, tensors * sizeof *w->start);
     w->tag = scratch_take(&scratch, n);
-    w->code = scratch_take(&scratch, 2 * n);
+    w->code = scratch_take(&scratch, code_bytes);
     w->rest = scratch;
     lay_order(w);
     memset(w->scale, 0, groups * sizeof *w->scale);
     return read_plan(c, &w->a, err);
 }
 
+static size_t work_bytes(const struct codec_inst *c, size_t code_bytes)
+{
+    size_t n = c->shape->n_values, tensors = c->shape->n_tensors;
+    size_t groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
+    return 2 * SCRATCH_ROUND(tensors * sizeof(uint32_t)) + SCRATCH_ROUND(tensors * sizeof(size_t)) +
+           SCRATCH_ROUND(groups * sizeof(float[ALLOC_LEVELS])) +
+           2 * SCRATCH_ROUND(tensors * sizeof(int64_t[ALLOC_LEVELS])) + SCRATCH_ROUND(n) +
+           SCRATCH_ROUND(code_bytes);
+}
+
 static size_t fstq_scratch(const struct codec_inst *c)
 {
     size_t n = c->shape->n_values, tensors = c->shape->n_tensors;
     size_t groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
-    size_t common = 2 * SCRATCH_ROUND(tensors * sizeof(uint32_t)) +
-                    SCRATCH_ROUND(tensors * sizeof(size_t)) +
-                    SCRATCH_ROUND(groups * sizeof(float[ALLOC_LEVELS])) +
-                    2 * SCRATCH_ROUND(tensors * sizeof(int64_t[ALLOC_LEVELS])) + SCRATCH_ROUND(n) +
-                    SCRATCH_ROUND(2 * n);
     size_t allocate = SCRATCH_ROUND(n * sizeof(float)) + bitalloc_scratch() +
                       SCRATCH_ROUND(groups * sizeof(struct alloc_levels)) +
                       SCRATCH_ROUND(groups * sizeof(float));
     size_t values = fstq_values_scratch(c), message = fstq_message_scratch(c);
-    return common + allocate + (values > message ? values : message);
+    return work_bytes(c, 2 * n) + allocate + (values > message ? values : message);
+}
+
+// Codes that are not entropy-coded stay in the message until they are wanted.
+static size_t decoded_codes(const struct codec_inst *c)
+{
+    return options(c)->values == VALUES_AUTO ? c->shape->n_values : 0;
+}
+
+static size_t fstq_decode_scratch(const struct codec_inst *c)
+{
+    return work_bytes(c, decoded_codes(c)) + fstq_read_scratch(c);
 }
 
 static size_t fstq_bound(const struct codec_inst *c)
@@ -440,7 +458,7 @@ static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input 
     struct fstq_work w;
     struct bitalloc_run run;
     size_t tensors = c->shape->n_tensors, groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
-    if (lay_work(c, &w, scratch, err))
+    if (lay_work(c, &w, 2 * c->shape->n_values, scratch, err))
         return -1;
     float *u = scratch_take(&w.rest, c->shape->n_values * sizeof *u);
     struct alloc_levels *levels = scratch_take(&w.rest, groups * sizeof *levels);
@@ -467,7 +485,7 @@ static int fstq_decode(const struct codec_inst *c, const struct codec_key *key, 
 {
     (void)key;
     struct fstq_work w;
-    if (lay_work(c, &w, scratch, err) || fstq_read(&w, in, len, err))
+    if (lay_work(c, &w, decoded_codes(c), scratch, err) || fstq_read(&w, in, len, err))
         return -1;
     fstq_give(&w, to);
     return 0;
@@ -485,6 +503,7 @@ const struct codec codec_fstq = {
     .upload_s = fstq_upload_s,
     .check = fstq_check,
     .scratch_bytes = fstq_scratch,
+    .decode_scratch = fstq_decode_scratch,
     .bound = fstq_bound,
     .encode = fstq_encode,
     .decode = fstq_decode,

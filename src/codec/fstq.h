@@ -40,9 +40,12 @@ struct fstq_work {
     int64_t (*count)[ALLOC_LEVELS]; // (n_tensors) values of each width
     size_t (*start)[ALLOC_LEVELS];  // (n_tensors) where a tensor's codes of a width begin in code
     int64_t total[ALLOC_LEVELS];
-    uint8_t *tag;  // (n) class by class
-    uint8_t *code; // (2 n) codes of the first width, of the second, ...; 16-bit ones as two bytes
-    void *rest;    // scratch left over
+    uint8_t *tag; // (n) class by class
+    // Codes of the first width, of the second, ...; 16-bit ones as two bytes. An encoder has room
+    // for 2 n bytes; a decoder for n, of those that were entropy-coded.
+    uint8_t *code;
+    const uint8_t *from[ALLOC_LEVELS]; // decoder: where a width's codes lie, in code or the message
+    void *rest;                        // scratch left over
 };
 
 static inline size_t fstq_tensor_values(const struct fstq_work *w, uint32_t t)
@@ -68,6 +71,15 @@ static inline bool fstq_has_scale(const struct fstq_opt *o, int bits)
 {
     return bits > 0 && fstq_kind(o, bits) != ALLOC_FP16;
 }
+static inline bool fstq_entropy_coded(const struct fstq_opt *o, int bits) // values of this width
+{
+    return bits < 16 && o->values == VALUES_AUTO;
+}
+// Where the codes of a width begin in code.
+static inline size_t fstq_first_code(const struct fstq_work *w, int k)
+{
+    return w->c->shape->n_tensors ? w->start[w->order[0]][k] : 0;
+}
 static inline size_t fstq_scale_bytes(const struct fstq_opt *o)
 {
     return o->format == FORMAT_FP32 ? 4 : 2;
@@ -86,7 +98,8 @@ void fstq_give(const struct fstq_work *w, struct quant_sink to); // the decoded 
 // fstq_message.c. Bytes of the tags as far as counts tell, for any coding or one.
 double fstq_tags_cost(const struct fstq_work *w, enum fstq_tags tags, const int64_t *count);
 size_t fstq_message_bound(const struct codec_inst *c, const struct bitalloc *a);
-size_t fstq_message_scratch(const struct codec_inst *c);
+size_t fstq_message_scratch(const struct codec_inst *c); // of fstq_write
+size_t fstq_read_scratch(const struct codec_inst *c);
 int fstq_write(const struct fstq_work *w, struct msg_out *o, void *scratch); // -1: full
 int fstq_read(struct fstq_work *w, const uint8_t *in, size_t len, struct err *err);
 

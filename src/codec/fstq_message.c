@@ -75,6 +75,11 @@ size_t fstq_message_scratch(const struct codec_inst *c)
     return larger(entropy_scratch(n), SCRATCH_ROUND((n + 1) * sizeof(uint32_t)));
 }
 
+size_t fstq_read_scratch(const struct codec_inst *c)
+{
+    return entropy_get_scratch(c->shape->n_values);
+}
+
 // Writing.
 
 static size_t class_positions(const struct fstq_work *w, int class, uint32_t *at)
@@ -164,19 +169,13 @@ static int put_scales(struct msg_out *o, const struct fstq_work *w)
     return 0;
 }
 
-// Where the codes of a width begin.
-static size_t first_code(const struct fstq_work *w, int k)
-{
-    return w->c->shape->n_tensors ? w->start[w->order[0]][k] : 0;
-}
-
 static int put_values(struct msg_out *o, const struct fstq_work *w, void *scratch)
 {
     for (int k = 1; k < w->a.count; k++) {
         int bits = w->a.bits[k];
         size_t n = (size_t)w->total[k];
-        const uint8_t *code = w->code + first_code(w, k);
-        if (bits < 16 && w->opt->values == VALUES_AUTO) {
+        const uint8_t *code = w->code + fstq_first_code(w, k);
+        if (fstq_entropy_coded(w->opt, bits)) {
             if (entropy_put(o, PART_VALUES, code, n, fstq_kinds(bits), scratch))
                 return -1;
             continue;
@@ -227,21 +226,25 @@ int fstq_write(const struct fstq_work *w, struct msg_out *o, void *scratch)
 
 // Reading.
 
-static int get_kept_tags(struct msg_in *m, struct fstq_work *w, size_t kept, void *scratch,
-                         struct err *err)
+// Tags of the kept coordinates, in blocks, over the 1s that stand in their places.
+static int get_kept_tags(struct msg_in *m, struct fstq_work *w, size_t kept, struct err *err)
 {
+    enum { BLOCK = 4096 };
     unsigned bits = tag_bits(w);
     const uint8_t *p = msg_need(m, pack_bytes(kept, bits));
-    uint8_t *buf = scratch;
+    uint8_t buf[BLOCK + 16] = {0}, worst = 0;
     if (!p)
         return msg_short("tags", err);
-    if (bits == 0)
-        return 0;
-    unpack_u8(p, kept, bits, buf);
-    if (kept && pack_max_u8(buf, kept) >= w->a.count - 1)
-        return msg_bad("tags", "no such width", err);
-    alloc_merge(w->tag, w->class_at[FSTQ_CLASSES], buf);
-    return 0;
+    size_t used = 0, n = bits ? w->class_at[FSTQ_CLASSES] : 0;
+    for (size_t at = 0; at < n; at += BLOCK) {
+        size_t m_tags = n - at < BLOCK ? n - at : BLOCK, from = used & ~(size_t)7;
+        size_t have = kept - from < m_tags + 7 ? kept - from : m_tags + 7;
+        unpack_u8(p + from / 8 * bits, have, bits, buf);
+        uint8_t max = pack_max_u8(buf, have);
+        worst = max > worst ? max : worst;
+        used += alloc_merge(w->tag + at, m_tags, buf + (used - from));
+    }
+    return worst >= w->a.count - 1 ? msg_bad("tags", "no such width", err) : 0;
 }
 
 static int get_bitmap(struct msg_in *m, struct fstq_work *w, size_t n, size_t *kept,
@@ -261,8 +264,7 @@ static int get_bitmap(struct msg_in *m, struct fstq_work *w, size_t n, size_t *k
     return 0;
 }
 
-static int get_rice(struct msg_in *m, struct fstq_work *w, size_t n, size_t *kept, uint32_t *at,
-                    struct err *err)
+static int get_rice(struct msg_in *m, struct fstq_work *w, size_t n, size_t *kept, struct err *err)
 {
     memset(w->tag, 0, n);
     for (int k = 0; k < FSTQ_CLASSES; k++) {
@@ -272,17 +274,14 @@ static int get_rice(struct msg_in *m, struct fstq_work *w, size_t n, size_t *kep
             continue;
         if (msg_get_varint(m, &count) || count > size)
             return msg_bad("directory", "more positions than coordinates", err);
-        if (positions_get(m, at, (size_t)count, w->class_at[k], size, err))
+        if (positions_mark(m, w->tag + w->class_at[k], (size_t)count, size, err))
             return -1;
-        for (size_t i = 0; i < count; i++)
-            w->tag[at[i]] = 1;
         *kept += (size_t)count;
     }
     return 0;
 }
 
-static int get_tags(struct msg_in *m, struct fstq_work *w, enum fstq_tags tags, void *scratch,
-                    struct err *err)
+static int get_tags(struct msg_in *m, struct fstq_work *w, enum fstq_tags tags, struct err *err)
 {
     size_t n = w->c->shape->n_values, kept = 0;
     if (tags == TAGS_DENSE) {
@@ -295,16 +294,15 @@ static int get_tags(struct msg_in *m, struct fstq_work *w, enum fstq_tags tags, 
     if (tags == TAGS_RANS) {
         for (int k = 0; k < FSTQ_CLASSES; k++)
             if (entropy_get(m, w->tag + w->class_at[k], w->class_at[k + 1] - w->class_at[k],
-                            (unsigned)w->a.count, scratch, err))
+                            (unsigned)w->a.count, w->rest, err))
                 return -1;
         return 0;
     }
     if (tags != TAGS_BITMAP && tags != TAGS_RICE)
         return msg_bad("header", "unknown coding of tags", err);
-    if (tags == TAGS_BITMAP ? get_bitmap(m, w, n, &kept, err)
-                            : get_rice(m, w, n, &kept, scratch, err))
+    if (tags == TAGS_BITMAP ? get_bitmap(m, w, n, &kept, err) : get_rice(m, w, n, &kept, err))
         return -1;
-    return get_kept_tags(m, w, kept, scratch, err);
+    return get_kept_tags(m, w, kept, err);
 }
 
 static int get_scales(struct msg_in *m, struct fstq_work *w, struct err *err)
@@ -325,25 +323,23 @@ static int get_scales(struct msg_in *m, struct fstq_work *w, struct err *err)
     return 0;
 }
 
-static int get_values(struct msg_in *m, struct fstq_work *w, void *scratch, struct err *err)
+static int get_values(struct msg_in *m, struct fstq_work *w, struct err *err)
 {
     for (int k = 1; k < w->a.count; k++) {
         int bits = w->a.bits[k];
         size_t n = (size_t)w->total[k];
-        uint8_t *code = w->code + first_code(w, k);
-        if (bits < 16 && w->opt->values == VALUES_AUTO) {
-            if (entropy_get(m, code, n, fstq_kinds(bits), scratch, err))
+        if (fstq_entropy_coded(w->opt, bits)) {
+            uint8_t *code = w->code + fstq_first_code(w, k);
+            if (entropy_get(m, code, n, fstq_kinds(bits), w->rest, err))
                 return -1;
+            w->from[k] = code;
             continue;
         }
-        const uint8_t *p = msg_need(m, pack_bytes(n, (unsigned)bits));
-        if (!p)
+        w->from[k] = msg_need(m, pack_bytes(n, (unsigned)bits));
+        if (!w->from[k])
             return msg_short("values", err);
-        if (bits == 16)
-            memcpy(code, p, 2 * n);
-        else
-            unpack_u8(p, n, (unsigned)bits, code);
-        if (fstq_kind(w->opt, bits) == ALLOC_FP16 && quant_absmax_bits_f16(code, n) >= 0x7c00u)
+        if (fstq_kind(w->opt, bits) == ALLOC_FP16 &&
+            quant_absmax_bits_f16(w->from[k], n) >= 0x7c00u)
             return msg_bad("values", "one is not finite", err);
     }
     return 0;
@@ -353,10 +349,10 @@ int fstq_read(struct fstq_work *w, const uint8_t *in, size_t len, struct err *er
 {
     struct msg_in m;
     unsigned flags;
-    if (msg_open(&m, in, len, &flags, err) || get_tags(&m, w, (enum fstq_tags)flags, w->rest, err))
+    if (msg_open(&m, in, len, &flags, err) || get_tags(&m, w, (enum fstq_tags)flags, err))
         return -1;
     fstq_count(w);
-    if (get_scales(&m, w, err) || get_values(&m, w, w->rest, err))
+    if (get_scales(&m, w, err) || get_values(&m, w, err))
         return -1;
     return msg_end(&m, err);
 }

@@ -15,10 +15,11 @@ void fstq_count(struct fstq_work *w)
     uint32_t n = w->c->shape->n_tensors;
 #pragma omp parallel for schedule(dynamic)
     for (uint32_t t = 0; t < n; t++) {
-        uint64_t count[256];
-        pack_count_u8(w->tag + w->place[t], fstq_tensor_values(w, t), count);
-        for (int k = 0; k < w->a.count; k++)
-            w->count[t][k] = (int64_t)count[k];
+        enum { MOST = 1 << 15 }; // of one alloc_count
+        memset(w->count[t], 0, sizeof w->count[t]);
+        for (size_t i = 0, m = fstq_tensor_values(w, t); i < m; i += MOST)
+            alloc_count(w->tag + w->place[t] + i, m - i < MOST ? m - i : MOST, w->a.count,
+                        w->count[t]);
     }
     memset(w->total, 0, sizeof w->total);
     size_t at = 0;
@@ -254,14 +255,28 @@ static void values_of(const struct fstq_opt *o, int bits, float s, const uint8_t
     }
 }
 
+// Codes [at, at + n) of a width, n <= TILE, unpacked into buf where they are packed.
+static const uint8_t *codes_of(const struct fstq_work *w, int k, size_t at, size_t n, uint8_t *buf)
+{
+    int bits = w->a.bits[k];
+    if (bits == 16 || fstq_entropy_coded(w->opt, bits))
+        return w->from[k] + at * (bits == 16 ? 2 : 1);
+    size_t skip = at % 8; // packed codes begin with a byte every eight
+    unpack_u8(w->from[k] + at / 8 * (unsigned)bits, skip + n, (unsigned)bits, buf);
+    return buf + skip;
+}
+
+// Every tile: how many tags of each width, their codes, their values, to their places. All but the
+// look at the tags costs as much as was kept.
 static void give_tensor(const struct fstq_work *w, uint32_t t, struct quant_sink to)
 {
     const struct shape_tensor *row = &w->c->shape->tensors[t];
-    const uint8_t *code[ALLOC_LEVELS];
-    for (int k = 1; k < w->a.count; k++)
-        code[k] = w->code + w->start[t][k];
     const uint8_t *tag = w->tag + w->place[t];
+    size_t next[ALLOC_LEVELS];
     float v[TILE + 16];
+    uint8_t buf[TILE + 8];
+    for (int k = 1; k < w->a.count; k++)
+        next[k] = (w->start[t][k] - fstq_first_code(w, k)) / (w->a.bits[k] == 16 ? 2 : 1);
     for (size_t at = 0, n = fstq_tensor_values(w, t); at < n; at += TILE) {
         size_t m = n - at < TILE ? n - at : TILE;
         struct quant_sink here = quant_sink_at(to, row->offset + at);
@@ -270,10 +285,12 @@ static void give_tensor(const struct fstq_work *w, uint32_t t, struct quant_sink
             memset(here.to, 0, m * sizeof *here.to);
         alloc_count(tag + at, m, w->a.count, count);
         for (int k = 1; k < w->a.count; k++) {
-            if (count[k] == 0)
+            size_t kept = (size_t)count[k];
+            if (kept == 0)
                 continue;
-            values_of(w->opt, w->a.bits[k], w->scale[w->group[t]][k], code[k], (size_t)count[k], v);
-            code[k] += count[k] * (w->a.bits[k] == 16 ? 2 : 1);
+            const uint8_t *code = codes_of(w, k, next[k], kept, buf);
+            values_of(w->opt, w->a.bits[k], w->scale[w->group[t]][k], code, kept, v);
+            next[k] += kept;
             alloc_scatter(v, tag + at, m, (uint8_t)k, here);
         }
     }

@@ -210,8 +210,10 @@ int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t ba
                                   : put_fixed(o, at, count, base, n, code);
 }
 
-static int get_rice(struct msg_in *m, uint32_t *at, size_t count, size_t base, size_t n, unsigned k,
-                    struct err *err)
+// Into at, or as 1s into mark.
+static inline __attribute__((always_inline)) int read_rice(struct msg_in *m, uint32_t *at,
+                                                           uint8_t *mark, size_t count, size_t base,
+                                                           size_t n, unsigned k, struct err *err)
 {
     struct bits_in b;
     bits_in_init(&b, m->p, (size_t)(m->end - m->p));
@@ -223,10 +225,31 @@ static int get_rice(struct msg_in *m, uint32_t *at, size_t count, size_t base, s
         if (b.bad)
             return msg_bad("indices", "cut off, or a position is out of range", err);
         bits += (gap >> k) + 1 + k;
-        at[i] = (uint32_t)(base + next + gap);
+        if (at)
+            at[i] = (uint32_t)(base + next + gap);
+        else
+            mark[next + gap] = 1;
         next += gap + 1;
     }
     return msg_need(m, (size_t)((bits + 7) / 8)) ? 0 : msg_short("indices", err);
+}
+
+static int get_rice(struct msg_in *m, uint32_t *at, size_t count, size_t base, size_t n, unsigned k,
+                    struct err *err)
+{
+    return read_rice(m, at, NULL, count, base, n, k, err);
+}
+
+int positions_mark(struct msg_in *m, uint8_t *mark, size_t count, size_t n, struct err *err)
+{
+    if (count == 0)
+        return 0;
+    const uint8_t *how = msg_need(m, 1);
+    if (!how)
+        return msg_short("indices", err);
+    if ((*how & 7u) != POSITIONS_RICE)
+        return msg_bad("indices", "they are not Rice-coded", err);
+    return read_rice(m, NULL, mark, count, 0, n, *how >> 3, err);
 }
 
 static int get_bitmap(const uint8_t *p, uint32_t *at, size_t count, size_t base, size_t n,

@@ -22,6 +22,8 @@ int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t ba
 // Ascending and in range, or an error.
 int positions_get(struct msg_in *m, uint32_t *at, size_t count, size_t base, size_t n,
                   struct err *err);
+// Rice-coded ones as marks: 1 in mark (n), which was 0.
+int positions_mark(struct msg_in *m, uint8_t *mark, size_t count, size_t n, struct err *err);
 // Bytes that positions_put would take for a random set of this size, within a few per cent.
 size_t positions_estimate(size_t count, size_t n, enum positions_code code);
 

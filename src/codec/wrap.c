@@ -117,9 +117,12 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
 static int ef_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
-    scratch_take(&scratch, c->shape->n_values * sizeof(float));
-    scratch_take(&scratch, c->shape->n_values * sizeof(float));
     return c->inner->row->decode(c->inner, key, in, len, to, scratch, err);
+}
+
+static size_t ef_decode_scratch(const struct codec_inst *c)
+{
+    return codec_decode_scratch(c->inner);
 }
 
 const struct codec wrapper_ef = {
@@ -134,6 +137,7 @@ const struct codec wrapper_ef = {
     .check = ef_check,
     .state_floats = ef_state,
     .scratch_bytes = ef_scratch,
+    .decode_scratch = ef_decode_scratch,
     .bound = inner_bound,
     .encode = ef_encode,
     .decode = ef_decode,
@@ -184,6 +188,14 @@ static size_t squeeze_scratch(const struct codec_inst *c)
     return SCRATCH_ROUND(n) + SCRATCH_ROUND(s->bound(n)) + (own > inner ? own : inner);
 }
 
+static size_t squeeze_decode_scratch(const struct codec_inst *c)
+{
+    const struct squeezer *s = squeezer_of(c);
+    size_t n = codec_bound(c->inner), own = s->scratch(c, n);
+    size_t inner = codec_decode_scratch(c->inner);
+    return SCRATCH_ROUND(n) + (own > inner ? own : inner);
+}
+
 static int64_t squeeze_encode(const struct codec_inst *c, const struct codec_input *in,
                               uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
                               struct err *err)
@@ -221,7 +233,6 @@ static int squeeze_decode(const struct codec_inst *c, const struct codec_key *ke
     const struct squeezer *s = squeezer_of(c);
     size_t bound = codec_bound(c->inner);
     uint8_t *plain = scratch_take(&scratch, bound);
-    scratch_take(&scratch, s->bound(bound));
     struct msg_in m;
     unsigned flags;
     uint64_t n;
@@ -248,8 +259,8 @@ static int squeeze_decode(const struct codec_inst *c, const struct codec_key *ke
 
 #define SQUEEZE_ROW(s)                                                                             \
     .flags_of = squeeze_flags, .check = refuse_own_agg, .state_floats = squeeze_state,             \
-    .scratch_bytes = squeeze_scratch, .bound = squeeze_bound, .encode = squeeze_encode,            \
-    .decode = squeeze_decode, .family = &(s)
+    .scratch_bytes = squeeze_scratch, .decode_scratch = squeeze_decode_scratch,                    \
+    .bound = squeeze_bound, .encode = squeeze_encode, .decode = squeeze_decode, .family = &(s)
 
 // rans.
 

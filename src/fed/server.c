@@ -106,7 +106,7 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->theta = mem_alloc(MEM_SERVER, s->n_model * sizeof *s->theta);
     s->acc = mem_alloc(MEM_SERVER, s->n * sizeof *s->acc);
     s->state = s->n_state ? mem_alloc(MEM_SERVER, s->n_state * sizeof *s->state) : NULL;
-    size_t scratch = view_scratch_bytes(&env->method->view);
+    size_t scratch = view_decode_scratch(&env->method->view);
     s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_parts(s, &env->method->view, s->n * (size_t)scheme->state_vectors);
     int rc = scheme->flags & SCHEME_PRODUCTS ? open_products(s, err) : 0;

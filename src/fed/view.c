@@ -332,24 +332,29 @@ size_t view_state_floats(const struct view_inst *v)
     return last->state_at + codec_state_floats(last->codec);
 }
 
-size_t view_scratch_bytes(const struct view_inst *v)
+static size_t most_of(const struct view_inst *v, size_t (*of)(const struct codec_inst *c))
 {
     size_t most = 0;
     for (uint32_t p = 0; p < v->n_parts; p++) {
-        size_t n = codec_scratch_bytes(v->part[p].codec);
+        size_t n = of(v->part[p].codec);
         most = n > most ? n : most;
     }
     return most;
 }
 
+size_t view_scratch_bytes(const struct view_inst *v)
+{
+    return most_of(v, codec_scratch_bytes);
+}
+
+size_t view_decode_scratch(const struct view_inst *v)
+{
+    return most_of(v, codec_decode_scratch);
+}
+
 size_t view_bound(const struct view_inst *v)
 {
-    size_t most = 0;
-    for (uint32_t p = 0; p < v->n_parts; p++) {
-        size_t n = codec_bound(v->part[p].codec);
-        most = n > most ? n : most;
-    }
-    return most;
+    return most_of(v, codec_bound);
 }
 
 size_t view_down_floats(const struct view_inst *v)

@@ -64,9 +64,10 @@ const struct shape_range *view_trained(const struct view_inst *v, uint32_t clien
 void view_gather(const struct view_part *p, const float *full, float *part);
 void view_scatter(const struct view_part *p, const float *part, float *full);
 
-size_t view_state_floats(const struct view_inst *v);  // of all parts' codecs
-size_t view_scratch_bytes(const struct view_inst *v); // of the hungriest
-size_t view_bound(const struct view_inst *v);         // of the longest message
-size_t view_down_floats(const struct view_inst *v);   // of the adapter that clients are sent
+size_t view_state_floats(const struct view_inst *v);   // of all parts' codecs
+size_t view_scratch_bytes(const struct view_inst *v);  // of the hungriest
+size_t view_decode_scratch(const struct view_inst *v); // of the hungriest that only decodes
+size_t view_bound(const struct view_inst *v);          // of the longest message
+size_t view_down_floats(const struct view_inst *v);    // of the adapter that clients are sent
 
 #endif

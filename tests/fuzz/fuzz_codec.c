@@ -126,6 +126,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (c && codec_scratch_bytes(c) < 64 << 20) {
         uint8_t how = data[head + 1];
         size_t n = shape.n_values, st = codec_state_floats(c);
+        size_t scratch = how & DECODE ? codec_decode_scratch(c) : codec_scratch_bytes(c);
         struct codec_key key = {.seed = 7, .client = 3, .version = how & ODD_ROUND ? 12 : 11};
         struct room r = {.x = mem_alloc(MEM_CODEC, n * sizeof(float)),
                          .acc = mem_alloc(MEM_CODEC, n * sizeof(float)),
@@ -133,7 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                          .state = mem_alloc(MEM_CODEC, (st + 1) * sizeof(float)),
                          .state_next = mem_alloc(MEM_CODEC, (st + 1) * sizeof(float)),
                          .msg = mem_alloc(MEM_CODEC, codec_bound(c)),
-                         .scratch = mem_alloc(MEM_CODEC, codec_scratch_bytes(c) + 1)};
+                         .scratch = mem_alloc(MEM_CODEC, scratch + 1)};
         if (how & DECODE)
             decode_any(c, &key, data + head + 2, size - head - 2, &r);
         else
