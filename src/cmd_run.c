@@ -652,6 +652,7 @@ static enum status conclude(struct run *r)
     struct server *s = r->server;
     char text[512], t[5][32];
     s->totals.control_bytes += s->row.control_bytes; // the farewell
+    s->totals.control_up_bytes += s->row.control_up_bytes;
     s->totals.wire_bytes += server_take_wire(s);
     clear_progress(r);
     if (r->rounds_done == 0) { // resumed after the last round, or stopped before the first
@@ -663,6 +664,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "uplink", (double)s->totals.uplink_bytes, "byte");
     add_summary(r, "downlink", (double)s->totals.downlink_bytes, "byte");
     add_summary(r, "control", (double)s->totals.control_bytes, "byte");
+    add_summary(r, "control_up", (double)s->totals.control_up_bytes, "byte");
     add_summary(r, "wire", (double)s->totals.wire_bytes, "byte");
     add_summary(r, "adapter_values", (double)s->n, "1");
     add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
@@ -678,7 +680,8 @@ static enum status conclude(struct run *r)
     print_groups(r);
     printf("# uplink %s, ", fmt_bytes(t[0], s->totals.uplink_bytes));
     printf("downlink %s, ", fmt_bytes(t[0], s->totals.downlink_bytes));
-    printf("control %s; ", fmt_bytes(t[0], s->totals.control_bytes));
+    printf("control %s, %s of it up; ", fmt_bytes(t[0], s->totals.control_bytes),
+           fmt_bytes(t[1], s->totals.control_up_bytes));
     printf("rounds took %s measured, ", fmt_time(t[0], s->totals.measured_ns));
     printf("%s modelled\n", fmt_time(t[0], s->totals.modelled_ns));
     print_memory();

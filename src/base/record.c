@@ -102,7 +102,7 @@ const int record_width_bits[RECORD_WIDTHS] = {0, 1, 2, 3, 4, 6, 8, 16, 32};
 
 // Rows go to disk as they lie in memory: no holes.
 _Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
-_Static_assert(sizeof(struct rec_round) == 10 * 8 + 6 * 8 + 8 + 8 * 4, "hole in rec_round");
+_Static_assert(sizeof(struct rec_round) == 11 * 8 + 6 * 8 + 8 + 8 * 4, "hole in rec_round");
 _Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 6 * 4,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
@@ -162,6 +162,7 @@ static const struct record_field round_fields[] = {
     FIELD(uplink_bytes, "bytes", "updates sent by clients, headers included"),
     FIELD(downlink_bytes, "bytes", "adapter sent to clients, counted per sampled client"),
     FIELD(control_bytes, "bytes", "all other frames"),
+    FIELD(control_up_bytes, "bytes", "of these, from the workers to the server"),
     FIELD(wire_bytes, "bytes", "everything the transport moved, each copy once"),
     FIELD(uplink_total_bytes, "bytes", "uplink of the run so far"),
     FIELD(time_measured_ns, "ns", "wall time of the round"),

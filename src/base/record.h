@@ -70,7 +70,8 @@ struct rec_event {
 enum { EVENT_MODELLED = 1, EVENT_LOW_CONFIDENCE = 2, EVENT_SHARED = 4 };
 
 struct rec_round {
-    int64_t uplink_bytes, downlink_bytes, control_bytes; // as counted per client
+    int64_t uplink_bytes, downlink_bytes;    // as counted per client
+    int64_t control_bytes, control_up_bytes; // all other frames; those of them from the workers
     // Everything the transport moved, each copy once.
     int64_t wire_bytes;
     int64_t uplink_total_bytes; // cumulative uplink of the run

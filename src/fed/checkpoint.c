@@ -11,14 +11,17 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-// magic u32, format u32, round u32, zero u32, config hash, run id, registry, n, n_state u64, 8
+// magic u32, format u32, round u32, zero u32, config hash, run id, registry, n, n_state u64, 9
 // totals i64, first and last loss f64, then theta and the scheme's state as f32, then XXH3 of
 // everything before it.
 #define CKPT_MAGIC  0x4b435346u // "FSCK"
-#define CKPT_FORMAT 2
-#define CKPT_LOSSES (16 + 5 * 8 + 8 * 8)
+#define CKPT_FORMAT 3
+#define CKPT_TOTALS (16 + 5 * 8)
+#define CKPT_LOSSES (CKPT_TOTALS + CHECKPOINT_TOTALS * 8)
 #define CKPT_HEAD   (CKPT_LOSSES + 2 * 8)
-#define CKPT_MAX    ((size_t)16 << 30)
+_Static_assert(sizeof(struct checkpoint_totals) == CHECKPOINT_TOTALS * 8,
+               "totals are written in turn");
+#define CKPT_MAX ((size_t)16 << 30)
 
 static void put_floats(uint8_t *p, const float *v, size_t n)
 {
@@ -56,8 +59,8 @@ int checkpoint_write(const char *dir, const struct checkpoint *c, const float *t
     put_u64(b + 32, c->registry);
     put_u64(b + 40, c->n);
     put_u64(b + 48, c->n_state);
-    for (int i = 0; i < 8; i++)
-        put_u64(b + 56 + 8 * i, (uint64_t)totals[i]);
+    for (int i = 0; i < CHECKPOINT_TOTALS; i++)
+        put_u64(b + CKPT_TOTALS + 8 * i, (uint64_t)totals[i]);
     put_f64(b + CKPT_LOSSES, c->first_loss);
     put_f64(b + CKPT_LOSSES + 8, c->last_loss);
     put_floats(b + CKPT_HEAD, theta, c->n);
@@ -104,8 +107,8 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
     c->registry = get_u64(b + 32);
     c->n = n;
     c->n_state = n_state;
-    for (int i = 0; i < 8; i++)
-        totals[i] = (int64_t)get_u64(b + 56 + 8 * i);
+    for (int i = 0; i < CHECKPOINT_TOTALS; i++)
+        totals[i] = (int64_t)get_u64(b + CKPT_TOTALS + 8 * i);
     c->first_loss = get_f64(b + CKPT_LOSSES);
     c->last_loss = get_f64(b + CKPT_LOSSES + 8);
     *floats = b + CKPT_HEAD;

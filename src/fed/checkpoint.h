@@ -10,8 +10,9 @@
 #include <stdint.h>
 
 // Totals that a resumed run goes on counting.
+#define CHECKPOINT_TOTALS 9
 struct checkpoint_totals {
-    int64_t uplink_bytes, downlink_bytes, control_bytes, wire_bytes;
+    int64_t uplink_bytes, downlink_bytes, control_bytes, control_up_bytes, wire_bytes;
     int64_t modelled_ns, measured_ns;
     int64_t lost, rejected; // updates lost other than by configured dropout; updates refused
 };

@@ -516,8 +516,11 @@ void server_message(struct server *s, const struct net_msg *m)
     bool update = m->verdict == FRAME_GOOD && m->frame.kind == FRAME_UPDATE;
     if (m->verdict == FRAME_GOOD)
         s->peer[m->src].heard_ns = m->t_ns;
-    if (m->verdict == FRAME_GOOD && !update)
-        s->row.control_bytes += (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
+    if (m->verdict == FRAME_GOOD && !update) {
+        int64_t bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
+        s->row.control_bytes += bytes;
+        s->row.control_up_bytes += bytes;
+    }
     if (m->verdict == FRAME_GOOD && s->peer[m->src].suspect && !s->peer[m->src].dead) {
         s->peer[m->src].suspect = false;
         warn("round %u: %s answers again", s->round, server_peer_name(s, m->src));

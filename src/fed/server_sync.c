@@ -596,6 +596,7 @@ static void add_totals(struct server *s)
     t->uplink_bytes += s->row.uplink_bytes;
     t->downlink_bytes += s->row.downlink_bytes;
     t->control_bytes += s->row.control_bytes;
+    t->control_up_bytes += s->row.control_up_bytes;
     t->modelled_ns += s->row.time_modelled_ns;
     t->measured_ns += s->row.time_measured_ns;
     t->lost += s->row.lost;
@@ -631,7 +632,7 @@ static void close_round(struct server *s)
     s->sink->commit(s->sink->arg, (int32_t)s->round);
     server_checkpoint(s);
     s->sink->progress(s->sink->arg, &s->row);
-    s->row.control_bytes = 0; // of the next round, or of the farewell
+    s->row.control_bytes = s->row.control_up_bytes = 0; // of the next round, or of the farewell
     if (!any_worker_left(s))
         snprintf(s->failure, sizeof s->failure, "every worker is lost");
     if ((int32_t)s->round >= env->fed->rounds || s->interrupted || s->failure[0])
@@ -677,9 +678,11 @@ static void begin_round(struct server *s)
 static void next_round(struct server *s)
 {
     struct recorder *rec = s->env->rec;
-    int64_t control_bytes = s->row.control_bytes; // since the last row, the greeting among them
+    // Since the last row, the greeting among them.
+    int64_t control = s->row.control_bytes, control_up = s->row.control_up_bytes;
     memset(&s->row, 0, sizeof s->row);
-    s->row.control_bytes = control_bytes;
+    s->row.control_bytes = control;
+    s->row.control_up_bytes = control_up;
     s->between = false;
     s->round++;
     rec->version = (int32_t)s->round;
@@ -734,11 +737,13 @@ static void sync_begin(struct server *s, int64_t now)
                                 .energy_j = NAN,
                                 .server_lr = NAN,
                                 .control_bytes = s->row.control_bytes,
+                                .control_up_bytes = s->row.control_up_bytes,
                                 .wire_bytes = server_take_wire(s),
                                 .adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model)};
         s->totals.control_bytes += row.control_bytes;
+        s->totals.control_up_bytes += row.control_up_bytes;
         s->totals.wire_bytes += row.wire_bytes;
-        s->row.control_bytes = 0;
+        s->row.control_bytes = s->row.control_up_bytes = 0;
         s->sink->rows(s->sink->arg, REC_ROUNDS, &row, 1);
         s->sink->commit(s->sink->arg, 0);
         s->sink->progress(s->sink->arg, &row);
