@@ -14,7 +14,7 @@ const struct method_alias method_aliases[] = {
      "Fed-FSTQ as it is written, token mask and all"},
     {"fedpaq", "fedavg/fedpaq", "QSGD after several local steps"},
     {"ffa-lora", "fedavg/B@fp32", "A frozen: half the bytes, and means are exact"},
-    {"fed-sb", "fedavg/R@fp32", "rank x rank values a matrix, and means are exact"},
+    {"fed-sb", "fedavg/R@fp32", "rank x rank values a matrix, means are exact; A and B are random"},
     {"ecolora", "fedavg/seg@ecolora", "a segment a client and round, shares by the training loss"},
     // Fed-ToMe is one sentence in Fed-FSTQ's list of baselines: "attention-driven token
     // merging/pruning adapted to federated PEFT".
