@@ -123,9 +123,12 @@ KERNEL_BODY void level_errors(const float *x, size_t m, const struct alloc_level
         if (l->kind[k] == ALLOC_FP16) {
             for (size_t i = 0; i < m; i++) {
                 uint32_t u = f32_bits(x[i]);
-                float normal = f32_from_bits((u + 0xfffu + (u >> 13 & 1u)) & 0xffffe000u);
-                float tiny = (x[i] + 0.75f) - 0.75f; // halves below 2^-14 are multiples of 2^-24
-                float d = x[i] - (magnitude(x[i]) < 0x1p-14f ? tiny : normal);
+                uint32_t normal = (u + 0xfffu + (u >> 13 & 1u)) & 0xffffe000u;
+                // Halves below 2^-14 are multiples of 2^-24. Chosen by a mask: no vectors
+                // otherwise.
+                uint32_t tiny = f32_bits((x[i] + 0.75f) - 0.75f);
+                uint32_t small = 0u - ((int32_t)(u & 0x7fffffffu) < 0x38800000);
+                float d = x[i] - f32_from_bits((tiny & small) | (normal & ~small));
                 e[k][i] = d * d;
             }
         } else if (l->kind[k] == ALLOC_SIGN) {
@@ -157,7 +160,8 @@ KERNEL_BODY void hull_body(const float *x, const float *w, size_t n, const struc
     for (int s = 0; s + 1 < l->count; s++) {
         memcpy(now, next, sizeof now);
         memset(best, 0, sizeof best);
-        for (int c = s; c + 1 < l->count; c++)
+        const int last = s ? l->count - 2 : 0; // before the first step all are at level 0
+        for (int c = s; c <= last; c++)
             for (int b = c + 1; b < l->count; b++) {
                 const float inv = l->per_bit[c][b];
                 for (size_t i = 0; i < n; i++) {
@@ -320,7 +324,29 @@ TARGET_AVX512 static size_t range_avx512(const struct alloc_step *step, int step
         }
     return found;
 }
-#define range_avx2 range_portable
+
+TARGET_AVX2 static size_t range_avx2(const struct alloc_step *step, int steps, size_t n,
+                                     uint32_t low, uint32_t high, uint16_t *hit)
+{
+    const __m256i from = _mm256_set1_epi32((int)low), span = _mm256_set1_epi32((int)(high - low));
+    size_t found = 0, whole = n & ~(size_t)7;
+    for (int s = 0; s < steps; s++) {
+        const uint32_t *slope = step[s].slope;
+        for (size_t i = 0; i < whole; i += 8) {
+            __m256i key = _mm256_loadu_si256((const __m256i *)(const void *)(slope + i));
+            key = _mm256_sub_epi32(_mm256_srli_epi32(key, ALLOC_KEY_SHIFT), from);
+            __m256i in = _mm256_cmpeq_epi32(_mm256_min_epu32(key, span), key);
+            unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(in));
+            for (; m; m &= m - 1)
+                hit[found++] = (uint16_t)((size_t)s * BLOCK + i + (unsigned)__builtin_ctz(m));
+        }
+        for (size_t i = whole; i < n; i++) {
+            hit[found] = (uint16_t)((size_t)s * BLOCK + i);
+            found += (slope[i] >> ALLOC_KEY_SHIFT) - low <= high - low;
+        }
+    }
+    return found;
+}
 #endif
 
 size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
