@@ -38,21 +38,26 @@ size_t bitalloc_scratch(void)
 
 // Importance.
 
-// 1 / mean F of each tensor, by itself or its class; 1 without normalisation.
-static float normaliser(const struct bitalloc *a, const float *sens, uint32_t t)
+struct sens_sum {
+    double sum, n;
+};
+
+// Adds the sensitivities of a tensor and looks whether they are finite, in one pass.
+static int add_sens(const struct shape_tensor *t, const float *sens, struct sens_sum *to,
+                    struct err *err)
 {
-    const struct shape *s = a->shape;
-    double sum = 0, n = 0;
-    if (a->norm == NORM_NONE)
-        return 1;
-    for (uint32_t i = 0; i < s->n_tensors; i++) {
-        bool same = a->norm == NORM_TENSOR ? i == t : s->tensors[i].kind == s->tensors[t].kind;
-        if (!same)
-            continue;
-        sum += quant_sum(sens + s->tensors[i].offset, tensor_values(&s->tensors[i]));
-        n += (double)tensor_values(&s->tensors[i]);
-    }
-    double mul = sum > 0 ? n / sum : 0;
+    struct quant_stats s = {0};
+    quant_stats(sens + t->offset, tensor_values(t), QUANT_SUM, &s);
+    if (s.max_bits >= F32_INF_BITS)
+        return err_set(err, "the sensitivities are not finite");
+    to->sum += s.sum;
+    to->n += (double)tensor_values(t);
+    return 0;
+}
+
+static float inverse_mean(const struct sens_sum *s)
+{
+    double mul = s->sum > 0 ? s->n / s->sum : 0;
     return mul < 0x1p120 ? (float)mul : 0x1p120f;
 }
 
@@ -100,12 +105,29 @@ static void score_tensor(const struct bitalloc *a, const struct codec_input *in,
         alloc_weight(in->x + at, n, u + at);
 }
 
-static int check_side(const char *name, const float *v, size_t n, struct err *err)
+// F is divided by its mean over the tensor or the class. A tensor is looked at just before it is
+// scored: then it is in the cache.
+static int score_all(const struct bitalloc *a, const struct codec_input *in, float *u,
+                     struct err *err)
 {
-    if (!v)
-        return err_set(err, "this importance needs the %s, and there are none", name);
-    if (quant_absmax_bits(v, n) >= F32_INF_BITS)
-        return err_set(err, "the %s are not finite", name);
+    const struct shape *s = a->shape;
+    struct sens_sum of_class[CLASSES] = {{0}};
+    bool sens = bitalloc_needs_sens(a), by_class = a->norm == NORM_CLASS;
+    if (sens && !in->sens)
+        return err_set(err, "this importance needs the sensitivities, and there are none");
+    if (bitalloc_needs_grad(a) && !in->grad)
+        return err_set(err, "this importance needs the gradients, and there are none");
+    if (bitalloc_needs_grad(a) && quant_absmax_bits(in->grad, s->n_values) >= F32_INF_BITS)
+        return err_set(err, "the gradients are not finite");
+    for (uint32_t t = 0; t < s->n_tensors && sens && by_class; t++)
+        if (add_sens(&s->tensors[t], in->sens, &of_class[s->tensors[t].kind], err))
+            return -1;
+    for (uint32_t t = 0; t < s->n_tensors; t++) {
+        struct sens_sum own = {0}, *of = by_class ? &of_class[s->tensors[t].kind] : &own;
+        if (sens && !by_class && add_sens(&s->tensors[t], in->sens, &own, err))
+            return -1;
+        score_tensor(a, in, t, sens && a->norm != NORM_NONE ? inverse_mean(of) : 1, u);
+    }
     return 0;
 }
 
@@ -365,20 +387,20 @@ static void plan_shares(const struct bitalloc *a, double target, bitalloc_cost *
     scale_shares(a, low, count);
 }
 
-// Upper bits of the largest values, at least of the k largest.
+// Upper bits of the largest values, at least of the k largest. No importance is below 0.
 static void count_top(const struct bitalloc_run *r, size_t k, uint32_t count[SELECT_BINS])
 {
     size_t n = r->a->shape->n_values, sum = 0;
     memset(count, 0, SELECT_BINS * sizeof *count);
-    size_t seen = select_sample(r->u, n, SELECT_POSITIVE, SELECT_STRIDE, count);
+    size_t seen = select_sample(r->u, n, SELECT_ABS, SELECT_STRIDE, count);
     uint32_t floor_bin = select_floor(count, seen, n, k);
     memset(count, 0, SELECT_BINS * sizeof *count);
-    select_count(r->u, n, SELECT_POSITIVE, 0, floor_bin, count);
+    select_count(r->u, n, SELECT_ABS, 0, floor_bin, count);
     for (int b = 0; b < SELECT_BINS; b++)
         sum += count[b];
     if (sum < k) { // the sample was wrong
         memset(count, 0, SELECT_BINS * sizeof *count);
-        select_count(r->u, n, SELECT_POSITIVE, 0, 0, count);
+        select_count(r->u, n, SELECT_ABS, 0, 0, count);
     }
 }
 
@@ -400,7 +422,7 @@ static void find_cuts(const struct bitalloc_run *r, const int64_t count[ALLOC_LE
         for (int k = 0; k < cuts; k++)
             prefix[k] = c[k].prefix;
         memset(bins, 0, sizeof bins);
-        select_count_many(r->u, n, SELECT_POSITIVE, level, prefix, cuts, bins);
+        select_count_many(r->u, n, SELECT_ABS, level, prefix, cuts, bins);
         for (int k = 0; k < cuts; k++)
             select_cut_next(&c[k], bins[k]);
     }
@@ -460,23 +482,11 @@ int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const str
                      const struct alloc_levels *levels, const uint32_t *group, float *u,
                      void *scratch, struct err *err)
 {
-    size_t n = a->shape->n_values;
     *r = (struct bitalloc_run){.a = a, .x = in->x, .u = u, .levels = levels, .group = group};
     r->coarse = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->coarse);
     r->fine = scratch_take(&scratch, BITALLOC_FINE * sizeof *r->fine);
-    if ((bitalloc_needs_sens(a) && check_side("sensitivities", in->sens, n, err)) ||
-        (bitalloc_needs_grad(a) && check_side("gradients", in->grad, n, err)))
+    if (score_all(a, in, u, err))
         return -1;
-    float by_class[CLASSES] = {-1, -1, -1};
-    for (uint32_t t = 0; t < a->shape->n_tensors; t++) {
-        float *known = &by_class[a->shape->tensors[t].kind], mul = 1;
-        if (bitalloc_needs_sens(a)) {
-            if (a->norm != NORM_CLASS || *known < 0)
-                *known = normaliser(a, in->sens, t);
-            mul = *known;
-        }
-        score_tensor(a, in, t, mul, u);
-    }
     if (a->policy == POLICY_RD)
         sample_steps(r);
     return 0;
