@@ -289,51 +289,50 @@ static void find_least(const struct codec_inst *c, struct shape_range r, const f
     }
 }
 
-#define CHUNK 8192
+#define CHUNK  8192 // values that are still in the cache when candidates are fetched from them
+#define SLICES 8    // of the update, each with its part of the room; threads never wait in one
 
-struct chunk { // candidates of one stretch of the update
-    size_t n;
-    uint32_t at[CHUNK];
-    float v[CHUNK];
-};
-
-static void collect_chunk(const struct codec_inst *c, struct shape_range r, const float *x,
-                          const struct group *g, struct chunk *f)
+// Candidates in the range; more than room are counted, not kept.
+static size_t collect_slice(const struct codec_inst *c, struct shape_range r, const float *x,
+                            const struct group *g, uint32_t *at, float *v, size_t room)
 {
-    size_t from, n;
-    f->n = 0;
-    for (uint32_t t = tensor_of(c, r.from);
-         t < c->shape->n_tensors && c->shape->tensors[t].offset < r.to; t++)
-        if (part_of(c, r, t, &from, &n))
-            f->n += select_collect(x + from, n, SELECT_ABS, g[group_of(c, t)].least, (uint32_t)from,
-                                   f->at + f->n, CHUNK - f->n);
-    for (size_t i = 0; i < f->n; i++)
-        f->v[i] = x[f->at[i]];
+    size_t found = 0, from, n;
+    for (size_t begin = r.from; begin < r.to && found <= room; begin += CHUNK) {
+        struct shape_range chunk = {begin, r.to - begin < CHUNK ? r.to : begin + CHUNK};
+        size_t first = found;
+        for (uint32_t t = tensor_of(c, begin);
+             t < c->shape->n_tensors && c->shape->tensors[t].offset < chunk.to; t++)
+            if (found <= room && part_of(c, chunk, t, &from, &n))
+                found += select_collect(x + from, n, SELECT_ABS, g[group_of(c, t)].least,
+                                        (uint32_t)from, at + found, room - found);
+        for (; first < found && found <= room; first++)
+            v[first] = x[at[first]];
+    }
+    return found;
 }
 
 // What a sample says can be among the largest, in one pass over the update. False where there is
 // more than room for it.
 static bool collect(const struct codec_inst *c, struct shape_range r, const float *x,
-                    struct group *g, struct picked *p)
+                    const struct group *g, struct picked *p, uint32_t slices)
 {
-    size_t room = room_of(c), total = 0, chunks = (r.to - r.from + CHUNK - 1) / CHUNK;
-    find_least(c, r, x, g);
-#pragma omp parallel for schedule(dynamic) ordered if (worth_threads(c))
-    for (size_t k = 0; k < chunks; k++) {
-        struct chunk f;
-        size_t from = r.from + k * CHUNK, to = r.to - from < CHUNK ? r.to : from + CHUNK;
-        collect_chunk(c, (struct shape_range){from, to}, x, g, &f);
-#pragma omp ordered
-        {
-            if (total + f.n <= room) {
-                memcpy(p->at + total, f.at, f.n * sizeof *f.at);
-                memcpy(p->v + total, f.v, f.n * sizeof *f.v);
-            }
-            total += f.n;
-        }
+    size_t found[SLICES] = {0}, room = room_of(c) / slices;
+    bool fits = true;
+#pragma omp parallel for schedule(dynamic) if (slices > 1)
+    for (uint32_t k = 0; k < slices; k++) {
+        struct shape_range part = shape_segment(r.to - r.from, slices, k);
+        part = (struct shape_range){r.from + part.from, r.from + part.to};
+        found[k] = collect_slice(c, part, x, g, p->at + k * room, p->v + k * room, room);
     }
-    p->count = total;
-    return total <= room;
+    p->count = 0;
+    for (uint32_t k = 0; k < slices; k++)
+        fits &= found[k] <= room;
+    for (uint32_t k = 0; k < slices && fits; k++) {
+        memmove(p->at + p->count, p->at + k * room, found[k] * sizeof *p->at);
+        memmove(p->v + p->count, p->v + k * room, found[k] * sizeof *p->v);
+        p->count += found[k];
+    }
+    return fits;
 }
 
 // Bits of |v| order as the values do; the other side counts as zero.
@@ -679,7 +678,8 @@ static int pick_all(const struct codec_inst *c, struct shape_range r, const stru
         gather(c, x, p);
         return 0;
     }
-    bool all = collect(c, r, x, g, p);
+    find_least(c, r, x, g);
+    bool all = (worth_threads(c) && collect(c, r, x, g, p, SLICES)) || collect(c, r, x, g, p, 1);
     if (all && quant_absmax_bits(p->v, p->count) >= f32_bits(CODEC_LIMIT))
         return codec_bad_input(c, x, err);
     if (!all || !settle(c, g, p, kept)) {
