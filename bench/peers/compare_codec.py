@@ -8,9 +8,13 @@ In the style of GRACE (sands-lab/grace): one compress and one decompress a tenso
 whole-tensor operations. Unlike there, codes are packed, so that both sides move the same number of
 bits. Each round measures fstq and then the peer, method by method, on an update of the same size
 and distribution; what is printed are medians over the rounds, with the bits and the error of both.
+No decoder can be faster than the stores of its output: each round also times a memset of as many
+bytes, and beside fstq's decoding stands its share of that speed. Where it is 80% or more on one
+thread, a ratio below 5 says how near the peer is to memory's speed, and is marked memory-bound.
 METHOD: default all. FSTQ=build/release/fstq names the program.
 """
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -206,6 +210,16 @@ def run_fstq(program, method, args, samples):
             'nmse': pick['encode']['nmse'], 'bits': pick['encode']['bits_per_value']}
 
 
+def run_memset(room, clock):
+    """Stores alone, as many bytes as a decoded update has; the fastest of three."""
+    times = []
+    for _ in range(3):
+        start = clock()
+        ctypes.memset(room.ctypes.data, 0, room.nbytes)
+        times.append(clock() - start)
+    return min(times)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('methods', nargs='*', metavar='METHOD', help=', '.join(PEERS))
@@ -229,26 +243,36 @@ def main():
     print(f'# {args.shape}, {size / 4 * 1e3:.1f} million values in {len(update)} tensors, '
           f'{args.threads} thread(s), torch {torch.__version__}; GB/s of fp32, {args.clock} '
           f'clock, medians of {args.rounds} rounds in turn')
-    print(f'{"# Codec":16}{"":7} {"bits":>6} {"NMSE":>8} {"encode":>7} {"decode":>7}   torch/fstq: '
-          'encode (least..most)   decode (least..most)')
-    slow = 0
+    print(f'{"# Codec":16}{"":7} {"bits":>6} {"NMSE":>8} {"encode":>7} {"decode":>7}  of memset '
+          '(%)   torch/fstq: encode (least..most)   decode (least..most)')
+    room = np.ones(sum(x.numel() for x in update), np.float32)
+    slow = bound = 0
     for method in args.methods or PEERS:
-        ours, theirs = [], []
+        ours, theirs, fills = [], [], []
         for _ in range(args.rounds):
             ours.append(run_fstq(program, method, args, 5))
+            fills.append(run_memset(room, clock))
             theirs.append(run_peer(PEERS[method], update, clock))
+        share = statistics.median(f / r['decode'] for f, r in zip(fills, ours))
         for name, runs in (('fstq', ours), ('torch', theirs)):
             speed = [size / statistics.median(r[op] for r in runs) for op in ('encode', 'decode')]
             line = (f'{method:16}{name:7} {runs[0]["bits"]:6.3f} {runs[0]["nmse"]:8.5f} '
                     f'{speed[0]:7.2f} {speed[1]:7.2f}')
-            if name == 'torch':
+            if name == 'fstq':
+                line += f' {100 * share:14.0f}'
+            else:
+                line += ' ' * 15
                 for op in ('encode', 'decode'):
                     ratio = [t[op] / o[op] for t, o in zip(theirs, ours)]
                     middle = statistics.median(ratio)
+                    at_limit = op == 'decode' and share >= .8 and args.threads == 1
                     slow += middle < 5
+                    bound += middle < 5 and at_limit
                     line += f'   {middle:12.1f} ({min(ratio):.1f}..{max(ratio):.1f})'
+                    line += ' memory-bound' if middle < 5 and at_limit else ''
             print(line, flush=True)
-    print(f'# {slow} of the ratios are below 5' if slow else '# every ratio is at least 5')
+    print(f'# {slow} of the ratios are below 5, {bound} of them memory-bound' if slow else
+          '# every ratio is at least 5')
 
 
 if __name__ == '__main__':
