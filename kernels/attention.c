@@ -1,12 +1,133 @@
 // Causal attention with grouped queries, in blocks of query rows: memory is a block times the keys,
 // so it grows with T and not with T^2. Probabilities are made again in backward from the kept
 // log-sums.
+#ifdef SIMD_LANES // read for each instruction set
+
+// Turns scores into exp(s - max) over the first n keys and 0 up to width; returns the sum. Rows may
+// be read and written up to the next multiple of 16.
+SIMD_INLINE float SIMD_NAME(softmax_row)(float *s, int32_t n, int32_t width, float *top)
+{
+    simd_f most[SIMD_PIECES];
+    for (int p = 0; p < SIMD_PIECES; p++)
+        most[p] = (simd_f){0} - INFINITY;
+    for (int32_t j = 0; j < n; j += SIMD_WIDE)
+        for (int p = 0; p < SIMD_PIECES; p++) {
+            int32_t at = j + p * SIMD_LANES;
+            simd_f v = *simd_of(s + at);
+            if (n - at < SIMD_LANES)
+                simd_keep(&v, n - at, -INFINITY);
+            simd_max(&most[p], &v);
+        }
+    float m = simd_top(most);
+    simd_f sum[SIMD_PIECES] = {{0}};
+    int32_t j = 0;
+    for (; j < n; j += SIMD_WIDE)
+        for (int p = 0; p < SIMD_PIECES; p++) {
+            int32_t at = j + p * SIMD_LANES;
+            simd_f v = *simd_of(s + at) - m;
+            simd_exp(&v);
+            if (n - at < SIMD_LANES)
+                simd_keep(&v, n - at, 0.0f);
+            sum[p] += v;
+            *simd_at(s + at) = v;
+        }
+    for (; j < width; j += SIMD_LANES)
+        *simd_at(s + j) = (simd_f){0};
+    *top = m;
+    return simd_sum(sum);
+}
+
+// Rows [q0, q0 + n) of a block: softmax, and what each row is to be divided by.
+SIMD_KERNEL void SIMD_NAME(softmax_block)(float *s, ptrdiff_t lds, int32_t q0, int32_t n,
+                                          float *inverse, float *lse, float *received)
+{
+    int32_t width = q0 + n;
+    for (int32_t i = 0; i < n; i++) {
+        float top, sum = SIMD_NAME(softmax_row)(s + i * lds, q0 + i + 1, width, &top);
+        inverse[i] = 1.0f / sum;
+        lse[i] = top + logf(sum);
+        for (int32_t j = 0; j <= q0 + i && received; j++)
+            received[j] += s[i * lds + j] * inverse[i];
+    }
+}
+
+// p = exp(s - lse), ds = p (dp - d) scale, with 0 beyond the diagonal; dp is replaced by ds.
+SIMD_KERNEL void SIMD_NAME(scores_back)(float *s, float *dp, ptrdiff_t lds, int32_t q0, int32_t n,
+                                        const float *lse, const float *d, float scale)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float *p = s + i * lds, *g = dp + i * lds;
+        int32_t valid = q0 + i + 1, width = q0 + n, j = 0;
+        for (; j < valid; j += SIMD_LANES) {
+            simd_f x = *simd_of(p + j) - lse[i], y = *simd_of(g + j);
+            simd_exp(&x);
+            if (valid - j < SIMD_LANES) {
+                simd_keep(&x, valid - j, 0.0f);
+                simd_keep(&y, valid - j, 0.0f);
+            }
+            *simd_at(p + j) = x;
+            *simd_at(g + j) = x * (y - d[i]) * scale;
+        }
+        for (; j < width; j += SIMD_LANES) {
+            *simd_at(p + j) = (simd_f){0};
+            *simd_at(g + j) = (simd_f){0};
+        }
+    }
+}
+
+// One query against a cache.
+SIMD_KERNEL void SIMD_NAME(step_head)(const float *q, const float *k, const float *v, ptrdiff_t ld,
+                                      int32_t n, int32_t dim, float scale, float *s, float *out)
+{
+    for (int32_t j = 0; j < n; j++) {
+        const float *key = k + j * ld;
+        simd_f sum[SIMD_PIECES] = {{0}};
+        int32_t c = 0;
+        for (; c + SIMD_WIDE <= dim; c += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++)
+                sum[p] += *simd_of(q + c + p * SIMD_LANES) * *simd_of(key + c + p * SIMD_LANES);
+        for (int p = 0; p < SIMD_PIECES && c < dim; p++, c += SIMD_LANES) {
+            simd_f x, y;
+            simd_load_part(&x, q + c, dim - c, 0.0f);
+            simd_load_part(&y, key + c, dim - c, 0.0f);
+            sum[p] += x * y;
+        }
+        s[j] = simd_sum(sum) * scale;
+    }
+    float top, total = SIMD_NAME(softmax_row)(s, n, n, &top);
+    for (int32_t c = 0; c < dim; c++)
+        out[c] = 0.0f;
+    for (int32_t j = 0; j < n; j++)
+        for (int32_t c = 0; c < dim; c++)
+            out[c] += s[j] * v[j * ld + c];
+    for (int32_t c = 0; c < dim; c++)
+        out[c] /= total;
+}
+
+#else
+
 #include "gemm.h"
 #include "kernels.h"
 #include "simd.h"
 
 #include <assert.h>
 #include <math.h>
+
+#define SIMD_FILE "attention.c"
+#include "simd_each.h"
+
+SIMD_PICK(softmax_block,
+          (float *s, ptrdiff_t lds, int32_t q0, int32_t n, float *inverse, float *lse,
+           float *received),
+          (s, lds, q0, n, inverse, lse, received))
+SIMD_PICK(scores_back,
+          (float *s, float *dp, ptrdiff_t lds, int32_t q0, int32_t n, const float *lse,
+           const float *d, float scale),
+          (s, dp, lds, q0, n, lse, d, scale))
+SIMD_PICK(step_head,
+          (const float *q, const float *k, const float *v, ptrdiff_t ld, int32_t n, int32_t dim,
+           float scale, float *s, float *out),
+          (q, k, v, ld, n, dim, scale, s, out))
 
 enum { Q_ROWS = 48 };
 
@@ -85,52 +206,6 @@ static void add_log_size(const struct head *h, float *s, ptrdiff_t lds, int32_t 
             s[i * lds + j] += h->log_size[j];
 }
 
-// Turns scores into exp(s - max) over the first n keys and 0 up to width; returns the sum. Rows may
-// be read and written up to the next multiple of 16.
-SIMD_INLINE float softmax_row(float *s, int32_t n, int32_t width, float *top)
-{
-    simd_f most = (simd_f){0} - INFINITY;
-    int32_t j = 0;
-    for (; j < n; j += 16) {
-        simd_f v = *simd_of(s + j);
-        if (n - j < 16)
-            simd_keep(&v, n - j, -INFINITY);
-        simd_max(&most, &v);
-    }
-    float m = simd_top(&most);
-    simd_f sum = {0};
-    for (j = 0; j < n; j += 16) {
-        simd_f v = *simd_of(s + j) - m;
-        simd_exp(&v);
-        if (n - j < 16)
-            simd_keep(&v, n - j, 0.0f);
-        sum += v;
-        *simd_at(s + j) = v;
-    }
-    for (; j < width; j += 16)
-        *simd_at(s + j) = (simd_f){0};
-    *top = m;
-    return simd_sum(&sum);
-}
-
-// Rows [q0, q0 + n) of a block: softmax, and what each row is to be divided by.
-SIMD_INLINE void softmax_block_body(float *s, ptrdiff_t lds, int32_t q0, int32_t n, float *inverse,
-                                    float *lse, float *received)
-{
-    int32_t width = q0 + n;
-    for (int32_t i = 0; i < n; i++) {
-        float top, sum = softmax_row(s + i * lds, q0 + i + 1, width, &top);
-        inverse[i] = 1.0f / sum;
-        lse[i] = top + logf(sum);
-        for (int32_t j = 0; j <= q0 + i && received; j++)
-            received[j] += s[i * lds + j] * inverse[i];
-    }
-}
-SIMD_CLONES_STATIC(softmax_block,
-                   (float *s, ptrdiff_t lds, int32_t q0, int32_t n, float *inverse, float *lse,
-                    float *received),
-                   (s, lds, q0, n, inverse, lse, received))
-
 static void scale_rows(float *c, ptrdiff_t ldc, int32_t m, int32_t cols, const float *by)
 {
     for (int32_t i = 0; i < m; i++)
@@ -178,34 +253,6 @@ void attention_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
         }
     }
 }
-
-// p = exp(s - lse), ds = p (dp - d) scale, with 0 beyond the diagonal; dp is replaced by ds.
-SIMD_INLINE void scores_back_body(float *s, float *dp, ptrdiff_t lds, int32_t q0, int32_t n,
-                                  const float *lse, const float *d, float scale)
-{
-    for (int32_t i = 0; i < n; i++) {
-        float *p = s + i * lds, *g = dp + i * lds;
-        int32_t valid = q0 + i + 1, width = q0 + n;
-        for (int32_t j = 0; j < valid; j += 16) {
-            simd_f x = *simd_of(p + j) - lse[i], y = *simd_of(g + j);
-            simd_exp(&x);
-            if (valid - j < 16) {
-                simd_keep(&x, valid - j, 0.0f);
-                simd_keep(&y, valid - j, 0.0f);
-            }
-            *simd_at(p + j) = x;
-            *simd_at(g + j) = x * (y - d[i]) * scale;
-        }
-        for (int32_t j = (valid + 15) / 16 * 16; j < width; j += 16) {
-            *simd_at(p + j) = (simd_f){0};
-            *simd_at(g + j) = (simd_f){0};
-        }
-    }
-}
-SIMD_CLONES_STATIC(scores_back,
-                   (float *s, float *dp, ptrdiff_t lds, int32_t q0, int32_t n, const float *lse,
-                    const float *d, float scale),
-                   (s, dp, lds, q0, n, lse, d, scale))
 
 static void row_dots(const float *a, const float *b, ptrdiff_t ld, int32_t m, int32_t cols,
                      float *out)
@@ -281,37 +328,6 @@ void attention_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
         }
     }
 }
-
-// One query against a cache.
-SIMD_INLINE void step_head_body(const float *q, const float *k, const float *v, ptrdiff_t ld,
-                                int32_t n, int32_t dim, float scale, float *s, float *out)
-{
-    for (int32_t j = 0; j < n; j++) {
-        simd_f sum = {0};
-        int32_t c = 0;
-        for (; c + 16 <= dim; c += 16)
-            sum += *simd_of(q + c) * *simd_of(k + j * ld + c);
-        if (c < dim) {
-            simd_f x, y;
-            simd_load_part(&x, q + c, dim - c, 0.0f);
-            simd_load_part(&y, k + j * ld + c, dim - c, 0.0f);
-            sum += x * y;
-        }
-        s[j] = simd_sum(&sum) * scale;
-    }
-    float top, total = softmax_row(s, n, n, &top);
-    for (int32_t c = 0; c < dim; c++)
-        out[c] = 0.0f;
-    for (int32_t j = 0; j < n; j++)
-        for (int32_t c = 0; c < dim; c++)
-            out[c] += s[j] * v[j * ld + c];
-    for (int32_t c = 0; c < dim; c++)
-        out[c] /= total;
-}
-SIMD_CLONES_STATIC(step_head,
-                   (const float *q, const float *k, const float *v, ptrdiff_t ld, int32_t n,
-                    int32_t dim, float scale, float *s, float *out),
-                   (q, k, v, ld, n, dim, scale, s, out))
 
 static void cache_append(const struct kernel_attn *a, struct kernel_cache *c, const float *row)
 {
@@ -449,3 +465,5 @@ void attention_step_ref(const struct kernel_ctx *cx, const struct kernel_attn *a
         }
     }
 }
+
+#endif

@@ -2,6 +2,67 @@
 // softmax is taken online: with running maximum M and sum S, a new tile adds exp(logit - M) E_tile
 // to dx, and dx and S shrink by exp(M_old - M_new) whenever M grows; at the end dx / S - E_target
 // is the gradient.
+#ifdef SIMD_LANES // read for each instruction set
+
+// One tile of logits (m, n) at vocabulary v0: updates the running softmax, leaves exp(logit - M).
+SIMD_KERNEL void SIMD_NAME(tile_softmax)(const struct rows *r, float *tile, ptrdiff_t ld,
+                                         int32_t v0, int32_t n)
+{
+    for (int32_t i = 0; i < r->m; i++) {
+        float *t = tile + i * ld;
+        simd_f most[SIMD_PIECES];
+        for (int p = 0; p < SIMD_PIECES; p++)
+            most[p] = (simd_f){0} - INFINITY;
+        int32_t j = 0;
+        for (; j + SIMD_WIDE <= n; j += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++)
+                simd_max(&most[p], simd_of(t + j + p * SIMD_LANES));
+        float top = simd_top(most);
+        for (; j < n; j++)
+            top = t[j] > top ? t[j] : top;
+        if (r->target[i] >= v0 && r->target[i] < v0 + n)
+            r->picked[i] = t[r->target[i] - v0];
+        if (top > r->top[i] || v0 == 0) {
+            if (r->best)
+                for (j = 0; j < n; j++)
+                    if (t[j] == top) {
+                        r->best[i] = v0 + j;
+                        break;
+                    }
+            if (v0 > 0) {
+                simd_f shrink = (simd_f){0} + (r->top[i] - top);
+                simd_exp(&shrink);
+                r->sum[i] *= shrink[0];
+                for (j = 0; j < r->cols && r->dx; j++)
+                    r->dx[i * r->lddx + j] *= shrink[0];
+            }
+            r->top[i] = top;
+        } else {
+            top = r->top[i];
+        }
+        simd_f sum[SIMD_PIECES] = {{0}};
+        for (j = 0; j + SIMD_WIDE <= n; j += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++) {
+                simd_f v = *simd_of(t + j + p * SIMD_LANES) - top;
+                simd_exp(&v);
+                *simd_at(t + j + p * SIMD_LANES) = v;
+                sum[p] += v;
+            }
+        for (; j < n; j += SIMD_LANES) {
+            simd_f v;
+            simd_load_part(&v, t + j, n - j, -INFINITY);
+            v -= top;
+            simd_exp(&v);
+            simd_store_part(t + j, &v, n - j);
+            for (int32_t c = j; c < n && c < j + SIMD_LANES; c++)
+                r->sum[i] += t[c];
+        }
+        r->sum[i] += simd_sum(sum);
+    }
+}
+
+#else
+
 #include "gemm.h"
 #include "kernels.h"
 #include "simd.h"
@@ -27,61 +88,11 @@ struct rows { // a block of rows on its way through the tiles
     int32_t cols;
 };
 
-// One tile of logits (m, n) at vocabulary v0: updates the running softmax, leaves exp(logit - M).
-SIMD_INLINE void tile_softmax_body(const struct rows *r, float *tile, ptrdiff_t ld, int32_t v0,
-                                   int32_t n)
-{
-    for (int32_t i = 0; i < r->m; i++) {
-        float *t = tile + i * ld;
-        simd_f most = (simd_f){0} - INFINITY;
-        int32_t j = 0;
-        for (; j + 16 <= n; j += 16)
-            simd_max(&most, simd_of(t + j));
-        float top = simd_top(&most);
-        for (; j < n; j++)
-            top = t[j] > top ? t[j] : top;
-        if (r->target[i] >= v0 && r->target[i] < v0 + n)
-            r->picked[i] = t[r->target[i] - v0];
-        if (top > r->top[i] || v0 == 0) {
-            if (r->best)
-                for (j = 0; j < n; j++)
-                    if (t[j] == top) {
-                        r->best[i] = v0 + j;
-                        break;
-                    }
-            if (v0 > 0) {
-                simd_f shrink = (simd_f){0} + (r->top[i] - top);
-                simd_exp(&shrink);
-                r->sum[i] *= shrink[0];
-                for (j = 0; j < r->cols && r->dx; j++)
-                    r->dx[i * r->lddx + j] *= shrink[0];
-            }
-            r->top[i] = top;
-        } else {
-            top = r->top[i];
-        }
-        simd_f sum = {0};
-        for (j = 0; j + 16 <= n; j += 16) {
-            simd_f v = *simd_of(t + j) - top;
-            simd_exp(&v);
-            *simd_at(t + j) = v;
-            sum += v;
-        }
-        if (j < n) {
-            simd_f v;
-            simd_load_part(&v, t + j, n - j, -INFINITY);
-            v -= top;
-            simd_exp(&v);
-            simd_store_part(t + j, &v, n - j);
-            for (int32_t c = j; c < n; c++)
-                r->sum[i] += t[c];
-        }
-        r->sum[i] += simd_sum(&sum);
-    }
-}
-SIMD_CLONES_STATIC(tile_softmax,
-                   (const struct rows *r, float *tile, ptrdiff_t ld, int32_t v0, int32_t n),
-                   (r, tile, ld, v0, n))
+#define SIMD_FILE "ce.c"
+#include "simd_each.h"
+
+SIMD_PICK(tile_softmax, (const struct rows *r, float *tile, ptrdiff_t ld, int32_t v0, int32_t n),
+          (r, tile, ld, v0, n))
 
 static struct kernel_weight part(const struct kernel_weight *w, int32_t row0, int32_t rows)
 {
@@ -280,3 +291,5 @@ size_t kernel_work_floats(int32_t tokens, int32_t longest, int32_t widest, int32
     size_t most = attention > ce ? attention : ce;
     return (most > linear ? most : linear) + KERNEL_SLACK;
 }
+
+#endif

@@ -1,20 +1,15 @@
 // Stored types to float and back.
-#include "base/half.h"
-#include "kernels.h"
-#include "simd.h"
+#ifdef SIMD_LANES // read for each instruction set
 
-#include <assert.h>
-
-SIMD_INLINE void widen_bf16_body(const uint16_t *x, size_t n, float *y)
+SIMD_KERNEL void SIMD_NAME(widen_bf16)(const uint16_t *x, size_t n, float *y)
 {
     for (size_t i = 0; i < n; i++)
         y[i] = bf16_to_f32(x[i]);
 }
-SIMD_CLONES_STATIC(widen_bf16, (const uint16_t *x, size_t n, float *y), (x, n, y))
 
 // As f16_to_f32, without branches. Subnormals are converted as whole numbers, so that it makes no
 // difference whether the CPU treats subnormal floats as zero.
-SIMD_INLINE void widen_f16_body(const uint16_t *x, size_t n, float *y)
+SIMD_KERNEL void SIMD_NAME(widen_f16)(const uint16_t *x, size_t n, float *y)
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t h = x[i], magnitude = (h & 0x7fffu) << 13, sign = (h & 0x8000u) << 16;
@@ -25,7 +20,21 @@ SIMD_INLINE void widen_f16_body(const uint16_t *x, size_t n, float *y)
         y[i] = f32_from_bits(sign | (small & whole) | (~small & normal));
     }
 }
-SIMD_CLONES_STATIC(widen_f16, (const uint16_t *x, size_t n, float *y), (x, n, y))
+
+#else
+
+#include "base/half.h"
+#include "kernels.h"
+#include "simd.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define SIMD_FILE "dtype.c"
+#include "simd_each.h"
+
+SIMD_PICK(widen_bf16, (const uint16_t *x, size_t n, float *y), (x, n, y))
+SIMD_PICK(widen_f16, (const uint16_t *x, size_t n, float *y), (x, n, y))
 
 void kernel_to_f32(int32_t dtype, const void *x, size_t n, float *y)
 {
@@ -49,3 +58,5 @@ void kernel_from_f32(int32_t dtype, const float *x, size_t n, void *y)
     for (size_t i = 0; i < n; i++)
         h[i] = dtype == KERNEL_BF16 ? bf16_from_f32(x[i]) : f16_from_f32(x[i]);
 }
+
+#endif

@@ -1,5 +1,46 @@
+#ifdef SIMD_LANES // read for each instruction set
+
+SIMD_KERNEL void SIMD_NAME(embed_rows)(const float *dx, ptrdiff_t lddx, const int32_t *tokens,
+                                       int32_t m, int32_t cols, float *token_sq, float *dtable)
+{
+    for (int32_t i = 0; i < m; i++) {
+        const float *row = dx + i * lddx;
+        float *to = dtable ? dtable + (ptrdiff_t)tokens[i] * cols : NULL;
+        simd_f sum[SIMD_PIECES] = {{0}};
+        int32_t j = 0;
+        for (; j + SIMD_WIDE <= cols; j += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++) {
+                simd_f v = *simd_of(row + j + p * SIMD_LANES);
+                sum[p] += v * v;
+                if (to)
+                    *simd_at(to + j + p * SIMD_LANES) += v;
+            }
+        for (int32_t k = j; to && k < cols; k++)
+            to[k] += row[k];
+        for (int p = 0; p < SIMD_PIECES && j < cols; p++, j += SIMD_LANES) {
+            simd_f v;
+            simd_load_part(&v, row + j, cols - j, 0.0f);
+            sum[p] += v * v;
+        }
+        if (token_sq)
+            token_sq[i] = simd_sum(sum);
+    }
+}
+
+#else
+
 #include "kernels.h"
 #include "simd.h"
+
+#include <string.h>
+
+#define SIMD_FILE "embed.c"
+#include "simd_each.h"
+
+SIMD_PICK(embed_rows,
+          (const float *dx, ptrdiff_t lddx, const int32_t *tokens, int32_t m, int32_t cols,
+           float *token_sq, float *dtable),
+          (dx, lddx, tokens, m, cols, token_sq, dtable))
 
 void embed_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_weight *table,
                    const int32_t *tokens, int32_t m, float *x, ptrdiff_t ldx)
@@ -10,36 +51,6 @@ void embed_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_weight *tabl
         kernel_to_f32(table->dtype, (const char *)table->w + (size_t)tokens[i] * row_bytes,
                       (size_t)table->cols, x + i * ldx);
 }
-
-SIMD_INLINE void embed_rows_body(const float *dx, ptrdiff_t lddx, const int32_t *tokens, int32_t m,
-                                 int32_t cols, float *token_sq, float *dtable)
-{
-    for (int32_t i = 0; i < m; i++) {
-        const float *row = dx + i * lddx;
-        float *to = dtable ? dtable + (ptrdiff_t)tokens[i] * cols : NULL;
-        simd_f sum = {0};
-        int32_t j = 0;
-        for (; j + 16 <= cols; j += 16) {
-            simd_f v = *simd_of(row + j);
-            sum += v * v;
-            if (to)
-                *simd_at(to + j) += v;
-        }
-        if (j < cols) {
-            simd_f v;
-            simd_load_part(&v, row + j, cols - j, 0.0f);
-            sum += v * v;
-            for (; to && j < cols; j++)
-                to[j] += row[j];
-        }
-        if (token_sq)
-            token_sq[i] = simd_sum(&sum);
-    }
-}
-SIMD_CLONES_STATIC(embed_rows,
-                   (const float *dx, ptrdiff_t lddx, const int32_t *tokens, int32_t m, int32_t cols,
-                    float *token_sq, float *dtable),
-                   (dx, lddx, tokens, m, cols, token_sq, dtable))
 
 void embed_bwd_cpu(const struct kernel_ctx *cx, const float *dx, ptrdiff_t lddx,
                    const int32_t *tokens, int32_t m, int32_t cols, float *token_sq, float *dtable)
@@ -120,3 +131,5 @@ void scatter_rows_ref(const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy
         for (int32_t j = 0; j < cols; j++)
             x[row[i] * ldx + j] = y[i * ldy + j];
 }
+
+#endif

@@ -1,10 +1,9 @@
-#include "gemm.h"
+#ifdef SIMD_LANES // read for each instruction set
 
-#include "simd.h"
-
-#include <assert.h>
-
-// Packing.
+#define transpose    SIMD_NAME(transpose)
+#define tile_product SIMD_NAME(tile_product)
+#define tile_rows    SIMD_NAME(tile_rows)
+#define tile_edge    SIMD_NAME(tile_edge)
 
 // GCC knows clang's name for it since version 12.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -12,66 +11,66 @@
 #else
 #define MIX(a, b, ...) __builtin_shuffle(a, b, (simd_i){__VA_ARGS__})
 #endif
+#define LANES(...) __VA_ARGS__
 
-// 16 x 16 transpose: four rounds that swap off-diagonal blocks of 8, 4, 2 and 1.
-SIMD_INLINE void transpose16(simd_f *r)
+// Swaps off-diagonal blocks of size rows; upper and lower say which lanes of a pair of rows a, b
+// make the new a and the new b.
+#define SWAP_BLOCKS(size, upper, lower)                                                            \
+    for (int j = 0; j < SIMD_LANES / 2; j++) {                                                     \
+        int i = (j & ((size)-1)) | (j & ~((size)-1)) << 1;                                         \
+        simd_f a = r[i], b = r[i + (size)];                                                        \
+        r[i] = MIX(a, b, upper);                                                                   \
+        r[i + (size)] = MIX(a, b, lower);                                                          \
+    }
+
+// Transpose of as many rows as there are lanes: rounds that swap blocks of 8, 4, 2 and 1.
+SIMD_INLINE void transpose(simd_f *r)
 {
-    for (int i = 0; i < 8; i++) {
-        simd_f a = r[i], b = r[i + 8];
-        r[i] = MIX(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-        r[i + 8] = MIX(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    }
-    for (int j = 0; j < 8; j++) {
-        int i = (j & 3) | (j & 4) << 1;
-        simd_f a = r[i], b = r[i + 4];
-        r[i] = MIX(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-        r[i + 4] = MIX(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-    }
-    for (int j = 0; j < 8; j++) {
-        int i = (j & 1) | (j & 6) << 1;
-        simd_f a = r[i], b = r[i + 2];
-        r[i] = MIX(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-        r[i + 2] = MIX(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    }
-    for (int j = 0; j < 8; j++) {
-        int i = j << 1;
-        simd_f a = r[i], b = r[i + 1];
-        r[i] = MIX(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
-        r[i + 1] = MIX(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-    }
+#if SIMD_LANES == 16
+    SWAP_BLOCKS(8, LANES(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+                LANES(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+    SWAP_BLOCKS(4, LANES(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+                LANES(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
+    SWAP_BLOCKS(2, LANES(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+                LANES(2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
+    SWAP_BLOCKS(1, LANES(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+                LANES(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
+#elif SIMD_LANES == 8
+    SWAP_BLOCKS(4, LANES(0, 1, 2, 3, 8, 9, 10, 11), LANES(4, 5, 6, 7, 12, 13, 14, 15))
+    SWAP_BLOCKS(2, LANES(0, 1, 8, 9, 4, 5, 12, 13), LANES(2, 3, 10, 11, 6, 7, 14, 15))
+    SWAP_BLOCKS(1, LANES(0, 8, 2, 10, 4, 12, 6, 14), LANES(1, 9, 3, 11, 5, 13, 7, 15))
+#else
+    SWAP_BLOCKS(2, LANES(0, 1, 4, 5), LANES(2, 3, 6, 7))
+    SWAP_BLOCKS(1, LANES(0, 4, 2, 6), LANES(1, 5, 3, 7))
+#endif
 }
 
 // Stored rows (n, ld) become a panel: out[k * width + j] = w[j * ld + k].
-SIMD_INLINE void pack_rows_body(const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width,
-                                float *out)
+SIMD_KERNEL void SIMD_NAME(pack_rows)(const float *w, ptrdiff_t ld, int32_t k, int32_t n,
+                                      ptrdiff_t width, float *out)
 {
-    for (ptrdiff_t j0 = 0; j0 < width; j0 += 16) {
+    for (ptrdiff_t j0 = 0; j0 < width; j0 += SIMD_LANES) {
         int32_t k0 = 0;
-        for (; k0 + 16 <= k && j0 + 16 <= n; k0 += 16) {
-            simd_f r[16];
-            for (int j = 0; j < 16; j++)
+        for (; k0 + SIMD_LANES <= k && j0 + SIMD_LANES <= n; k0 += SIMD_LANES) {
+            simd_f r[SIMD_LANES];
+            for (int j = 0; j < SIMD_LANES; j++)
                 r[j] = *simd_of(w + (j0 + j) * ld + k0);
-            transpose16(r);
-            for (int i = 0; i < 16; i++)
+            transpose(r);
+            for (int i = 0; i < SIMD_LANES; i++)
                 *simd_at(out + (k0 + i) * width + j0) = r[i];
         }
         for (; k0 < k; k0++)
-            for (ptrdiff_t j = j0; j < j0 + 16; j++)
+            for (ptrdiff_t j = j0; j < j0 + SIMD_LANES; j++)
                 out[k0 * width + j] = j < n ? w[j * ld + k0] : 0.0f;
     }
 }
 
-SIMD_CLONES_STATIC(pack_rows,
-                   (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width,
-                    float *out),
-                   (w, ld, k, n, width, out))
-
 // out[k * width + j] = w[k * ld + j].
-SIMD_INLINE void pack_columns_body(const float *w, ptrdiff_t ld, int32_t k, int32_t n,
-                                   ptrdiff_t width, float *out)
+SIMD_KERNEL void SIMD_NAME(pack_columns)(const float *w, ptrdiff_t ld, int32_t k, int32_t n,
+                                         ptrdiff_t width, float *out)
 {
-    for (ptrdiff_t j = 0; j < width; j += 16) {
-        if (n - j >= 16) {
+    for (ptrdiff_t j = 0; j < width; j += SIMD_LANES) {
+        if (n - j >= SIMD_LANES) {
             for (int32_t i = 0; i < k; i++)
                 *simd_at(out + i * width + j) = *simd_of(w + i * ld + j);
         } else {
@@ -83,10 +82,178 @@ SIMD_INLINE void pack_columns_body(const float *w, ptrdiff_t ld, int32_t k, int3
         }
     }
 }
-SIMD_CLONES_STATIC(pack_columns,
-                   (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width,
-                    float *out),
-                   (w, ld, k, n, width, out))
+
+// Tiles whose accumulators fit the register file: 24 of 32 or 12 of 16.
+#define TILE_COLS (SIMD_LANES == 16 ? GEMM_PANEL : 16)
+#define TILE_ROWS (SIMD_REGISTERS * 3 / 4 * SIMD_LANES / TILE_COLS)
+
+// mr rows times nv vectors of C in registers; mr and nv are constants where this is inlined.
+SIMD_INLINE void tile_product(const int mr, const int nv, const struct chain *chain, int n_chains,
+                              const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc, float alpha)
+{
+    simd_f r[12][4];
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < nv; j++)
+            r[i][j] = c0 ? *simd_of(c0 + i * ldc0 + SIMD_LANES * j) : (simd_f){0};
+    for (int q = 0; q < n_chains; q++) {
+        const float *a = chain[q].a, *b = chain[q].b;
+        ptrdiff_t rsa = chain[q].rsa, csa = chain[q].csa, ldb = chain[q].ldb;
+        for (int32_t k = chain[q].k; k > 0; k--, a += csa, b += ldb) {
+            simd_f bk[4];
+            for (int j = 0; j < nv; j++)
+                bk[j] = *simd_of(b + SIMD_LANES * j);
+            for (int i = 0; i < mr; i++) {
+                float x = a[i * rsa];
+                for (int j = 0; j < nv; j++)
+                    r[i][j] += x * bk[j];
+            }
+        }
+    }
+    for (int i = 0; i < mr; i++)
+        for (int j = 0; j < nv; j++)
+            *simd_at(c + i * ldc + SIMD_LANES * j) = r[i][j] * alpha;
+}
+
+#define TILE_CASE(rows)                                                                            \
+    case rows:                                                                                     \
+        tile_product(rows, cols / SIMD_LANES, chain, n_chains, c0, ldc0, c, ldc, alpha);           \
+        break;
+
+SIMD_INLINE void tile_rows(const int cols, int mr, const struct chain *chain, int n_chains,
+                           const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc, float alpha)
+{
+    switch (mr) {
+        TILE_CASE(1)
+        TILE_CASE(2)
+        TILE_CASE(3)
+    default:
+        if (TILE_ROWS <= 3)
+            break;
+        switch (mr) {
+            TILE_CASE(4)
+            TILE_CASE(5)
+            TILE_CASE(6)
+        default:
+            if (TILE_ROWS <= 6)
+                break;
+            switch (mr) {
+                TILE_CASE(7)
+                TILE_CASE(8)
+                TILE_CASE(9)
+                TILE_CASE(10)
+                TILE_CASE(11)
+                TILE_CASE(12)
+            default:
+                break;
+            }
+        }
+    }
+}
+
+// One tile of mr rows and up to 32 columns. A ragged right edge goes through a buffer.
+SIMD_INLINE void tile_edge(int mr, int32_t n, struct chain *chain, int n_chains, const float *c0,
+                           ptrdiff_t ldc0, float *c, ptrdiff_t ldc, float alpha)
+{
+    float edge[12 * GEMM_PANEL];
+    float *to = c;
+    ptrdiff_t ldto = ldc;
+    if (n % 16) {
+        for (int i = 0; i < mr && c0; i++)
+            for (int32_t j = 0; j < n; j++)
+                edge[i * GEMM_PANEL + j] = c0[i * ldc0 + j];
+        c0 = c0 ? edge : NULL;
+        ldc0 = GEMM_PANEL;
+        to = edge;
+        ldto = GEMM_PANEL;
+    }
+    if (n > 16 && TILE_COLS == GEMM_PANEL) {
+        tile_rows(GEMM_PANEL, mr, chain, n_chains, c0, ldc0, to, ldto, alpha);
+    } else {
+        for (int32_t j = 0; j < n; j += 16) {
+            tile_rows(16, mr, chain, n_chains, c0 ? c0 + j : NULL, ldc0, to + j, ldto, alpha);
+            for (int q = 0; q < n_chains; q++)
+                chain[q].b += 16;
+        }
+    }
+    if (n % 16)
+        for (int i = 0; i < mr; i++)
+            memcpy(c + i * ldc, edge + i * GEMM_PANEL, (size_t)n * sizeof *c);
+}
+
+SIMD_KERNEL void SIMD_NAME(block_product)(const struct block *g)
+{
+    int32_t panels = gemm_panels(g->n);
+    for (int32_t m = 0; m < g->m; m += TILE_ROWS) {
+        int mr = g->m - m < TILE_ROWS ? g->m - m : TILE_ROWS;
+        for (int32_t p = 0; p < panels; p++) {
+            int32_t n = g->n - p * GEMM_PANEL;
+            ptrdiff_t ldb = p == panels - 1 ? g->ldb_last : g->ldb;
+            struct chain chain[2] = {{.a = g->a + m * g->rsa,
+                                      .b = g->b + p * g->panel + g->k0 * ldb,
+                                      .rsa = g->rsa,
+                                      .csa = g->csa,
+                                      .ldb = ldb,
+                                      .k = g->k}};
+            int n_chains = 1;
+            if (g->e && g->range[p].n > 0) {
+                chain[1] = (struct chain){.a = g->u + m * g->ldu + g->range[p].lo,
+                                          .b = g->e + g->range[p].at,
+                                          .rsa = g->ldu,
+                                          .csa = 1,
+                                          .ldb = g->lde    ? g->lde
+                                                 : n <= 16 ? 16
+                                                           : GEMM_PANEL,
+                                          .k = g->range[p].n};
+                n_chains = 2;
+            }
+            tile_edge(mr, n < GEMM_PANEL ? n : GEMM_PANEL, chain, n_chains,
+                      g->c0 ? g->c0 + m * g->ldc0 + p * GEMM_PANEL : NULL, g->ldc0,
+                      g->c + m * g->ldc + p * GEMM_PANEL, g->ldc, g->alpha);
+        }
+    }
+}
+
+#else
+
+#include "gemm.h"
+
+#include "simd.h"
+
+#include <assert.h>
+
+// A group of panels and a block of k. Row k of panel p lies at b + p * panel + (k0 + k) * ldb.
+struct block {
+    int32_t m, n, k, k0;
+    const float *a;
+    ptrdiff_t rsa, csa;
+    const float *b;
+    ptrdiff_t panel, ldb, ldb_last;
+    const float *u, *e;
+    ptrdiff_t ldu, lde;
+    const struct gemm_range *range;
+    const float *c0;
+    ptrdiff_t ldc0;
+    float *c;
+    ptrdiff_t ldc;
+    float alpha;
+};
+
+struct chain { // C += A B over k
+    const float *a, *b;
+    ptrdiff_t rsa, csa, ldb;
+    int32_t k;
+};
+
+#define SIMD_FILE "gemm.c"
+#include "simd_each.h"
+
+SIMD_PICK(pack_rows,
+          (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width, float *out),
+          (w, ld, k, n, width, out))
+SIMD_PICK(pack_columns,
+          (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width, float *out),
+          (w, ld, k, n, width, out))
+SIMD_PICK(block_product, (const struct block *g), (g))
 
 void gemm_pack(const struct gemm_mat *b, int32_t k0, int32_t k, int32_t n0, int32_t n, float *out)
 {
@@ -132,206 +299,6 @@ void kernel_pack_weight(const struct kernel_weight *w, float *packed)
 {
     struct gemm_mat b = {.w = w->w, .ld = w->cols, .dtype = w->dtype, .trans = true};
     gemm_pack(&b, 0, w->cols, 0, w->rows, packed);
-}
-
-// The product.
-
-// A group of panels and a block of k. Row k of panel p lies at b + p * panel + (k0 + k) * ldb.
-struct block {
-    int32_t m, n, k, k0;
-    const float *a;
-    ptrdiff_t rsa, csa;
-    const float *b;
-    ptrdiff_t panel, ldb, ldb_last;
-    const float *u, *e;
-    ptrdiff_t ldu, lde;
-    const struct gemm_range *range;
-    const float *c0;
-    ptrdiff_t ldc0;
-    float *c;
-    ptrdiff_t ldc;
-    float alpha;
-};
-
-struct chain { // C += A B over k
-    const float *a, *b;
-    ptrdiff_t rsa, csa, ldb;
-    int32_t k;
-};
-
-// mr rows times nv vectors of C in registers; mr and nv are constants where this is inlined. The
-// vectors are as wide as the registers: a wider one would live in memory.
-#define TILE_PRODUCT(name, vec, lanes)                                                             \
-    SIMD_INLINE void name(const int mr, const int nv, const struct chain *chain, int n_chains,     \
-                          const float *c0, ptrdiff_t ldc0, float *c, ptrdiff_t ldc, float alpha)   \
-    {                                                                                              \
-        vec r[12][4];                                                                              \
-        for (int i = 0; i < mr; i++)                                                               \
-            for (int j = 0; j < nv; j++)                                                           \
-                r[i][j] = c0 ? *(const vec *)(c0 + i * ldc0 + (lanes)*j) : (vec){0};               \
-        for (int q = 0; q < n_chains; q++) {                                                       \
-            const float *a = chain[q].a, *b = chain[q].b;                                          \
-            ptrdiff_t rsa = chain[q].rsa, csa = chain[q].csa, ldb = chain[q].ldb;                  \
-            for (int32_t k = chain[q].k; k > 0; k--, a += csa, b += ldb) {                         \
-                vec bk[4];                                                                         \
-                for (int j = 0; j < nv; j++)                                                       \
-                    bk[j] = *(const vec *)(b + (lanes)*j);                                         \
-                for (int i = 0; i < mr; i++) {                                                     \
-                    float x = a[i * rsa];                                                          \
-                    for (int j = 0; j < nv; j++)                                                   \
-                        r[i][j] += x * bk[j];                                                      \
-                }                                                                                  \
-            }                                                                                      \
-        }                                                                                          \
-        for (int i = 0; i < mr; i++)                                                               \
-            for (int j = 0; j < nv; j++)                                                           \
-                *(vec *)(c + i * ldc + (lanes)*j) = r[i][j] * alpha;                               \
-    }
-TILE_PRODUCT(tile_product16, simd_f, 16)
-TILE_PRODUCT(tile_product8, simd_h, 8)
-TILE_PRODUCT(tile_product4, simd_q, 4)
-
-#define TILE_CASE(rows)                                                                            \
-    case rows:                                                                                     \
-        if (lanes == 16)                                                                           \
-            tile_product16(rows, cols / 16, chain, n_chains, c0, ldc0, c, ldc, alpha);             \
-        else if (lanes == 8)                                                                       \
-            tile_product8(rows, cols / 8, chain, n_chains, c0, ldc0, c, ldc, alpha);               \
-        else                                                                                       \
-            tile_product4(rows, cols / 4, chain, n_chains, c0, ldc0, c, ldc, alpha);               \
-        break;
-
-SIMD_INLINE void tile_rows(const int lanes, const int most, const int cols, int mr,
-                           const struct chain *chain, int n_chains, const float *c0, ptrdiff_t ldc0,
-                           float *c, ptrdiff_t ldc, float alpha)
-{
-    switch (mr) {
-        TILE_CASE(1)
-        TILE_CASE(2)
-        TILE_CASE(3)
-    default:
-        if (most <= 3)
-            break;
-        switch (mr) {
-            TILE_CASE(4)
-            TILE_CASE(5)
-            TILE_CASE(6)
-        default:
-            if (most <= 6)
-                break;
-            switch (mr) {
-                TILE_CASE(7)
-                TILE_CASE(8)
-                TILE_CASE(9)
-                TILE_CASE(10)
-                TILE_CASE(11)
-                TILE_CASE(12)
-            default:
-                break;
-            }
-        }
-    }
-}
-
-// One tile of mr rows and up to 32 columns. A ragged right edge goes through a buffer.
-SIMD_INLINE void tile_edge(const int lanes, const int most, const int widest, int mr, int32_t n,
-                           struct chain *chain, int n_chains, const float *c0, ptrdiff_t ldc0,
-                           float *c, ptrdiff_t ldc, float alpha)
-{
-    float edge[12 * GEMM_PANEL];
-    float *to = c;
-    ptrdiff_t ldto = ldc;
-    if (n % 16) {
-        for (int i = 0; i < mr && c0; i++)
-            for (int32_t j = 0; j < n; j++)
-                edge[i * GEMM_PANEL + j] = c0[i * ldc0 + j];
-        c0 = c0 ? edge : NULL;
-        ldc0 = GEMM_PANEL;
-        to = edge;
-        ldto = GEMM_PANEL;
-    }
-    if (n > 16 && widest == GEMM_PANEL) {
-        tile_rows(lanes, most, GEMM_PANEL, mr, chain, n_chains, c0, ldc0, to, ldto, alpha);
-    } else {
-        for (int32_t j = 0; j < n; j += 16) {
-            tile_rows(lanes, most, 16, mr, chain, n_chains, c0 ? c0 + j : NULL, ldc0, to + j, ldto,
-                      alpha);
-            for (int q = 0; q < n_chains; q++)
-                chain[q].b += 16;
-        }
-    }
-    if (n % 16)
-        for (int i = 0; i < mr; i++)
-            memcpy(c + i * ldc, edge + i * GEMM_PANEL, (size_t)n * sizeof *c);
-}
-
-SIMD_INLINE void block_rows(const struct block *g, const int lanes, const int most,
-                            const int widest)
-{
-    int32_t panels = gemm_panels(g->n);
-    for (int32_t m = 0; m < g->m; m += most) {
-        int mr = g->m - m < most ? g->m - m : most;
-        for (int32_t p = 0; p < panels; p++) {
-            int32_t n = g->n - p * GEMM_PANEL;
-            ptrdiff_t ldb = p == panels - 1 ? g->ldb_last : g->ldb;
-            struct chain chain[2] = {{.a = g->a + m * g->rsa,
-                                      .b = g->b + p * g->panel + g->k0 * ldb,
-                                      .rsa = g->rsa,
-                                      .csa = g->csa,
-                                      .ldb = ldb,
-                                      .k = g->k}};
-            int n_chains = 1;
-            if (g->e && g->range[p].n > 0) {
-                chain[1] = (struct chain){.a = g->u + m * g->ldu + g->range[p].lo,
-                                          .b = g->e + g->range[p].at,
-                                          .rsa = g->ldu,
-                                          .csa = 1,
-                                          .ldb = g->lde    ? g->lde
-                                                 : n <= 16 ? 16
-                                                           : GEMM_PANEL,
-                                          .k = g->range[p].n};
-                n_chains = 2;
-            }
-            tile_edge(lanes, most, widest, mr, n < GEMM_PANEL ? n : GEMM_PANEL, chain, n_chains,
-                      g->c0 ? g->c0 + m * g->ldc0 + p * GEMM_PANEL : NULL, g->ldc0,
-                      g->c + m * g->ldc + p * GEMM_PANEL, g->ldc, g->alpha);
-        }
-    }
-}
-
-// Accumulators that fit each register file: 24 of 32 with AVX-512 and NEON, 12 of 16 otherwise.
-#if defined(__x86_64__)
-SIMD_TARGET_AVX512 static void block_avx512(const struct block *g)
-{
-    block_rows(g, 16, 12, 32);
-}
-SIMD_TARGET_AVX2 static void block_avx2(const struct block *g)
-{
-    block_rows(g, 8, 6, 16);
-}
-#endif
-static void block_base(const struct block *g)
-{
-#if defined(__aarch64__)
-    block_rows(g, 4, 6, 16);
-#else
-    block_rows(g, 4, 3, 16);
-#endif
-}
-
-static void block_product(const struct block *g)
-{
-#if defined(__x86_64__)
-    enum simd_isa isa = simd_isa();
-    if (isa == SIMD_AVX512)
-        block_avx512(g);
-    else if (isa == SIMD_AVX2)
-        block_avx2(g);
-    else
-        block_base(g);
-#else
-    block_base(g);
-#endif
 }
 
 // Sets where panel p0's group of B is to be read, packing it into work if it must be.
@@ -409,3 +376,5 @@ void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff
     assert(cx->work_floats >= GEMM_WORK);
     gemm(&g, cx->work);
 }
+
+#endif

@@ -3,9 +3,9 @@
 // = dy W + du A.
 #include "gemm.h"
 #include "kernels.h"
-#include "simd.h"
 
 #include <assert.h>
+#include <string.h>
 
 static struct gemm_mat stored(const struct kernel_weight *w, bool trans)
 {

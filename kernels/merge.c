@@ -1,4 +1,57 @@
 // Token merging (Bolya et al. 2023, ToMe) between the attention and the MLP of a causal layer.
+#ifdef SIMD_LANES // read for each instruction set
+
+SIMD_KERNEL void SIMD_NAME(unit_keys)(const struct kernel_merge *g, const float *key, ptrdiff_t ldk,
+                                      int32_t m, float *unit)
+{
+    int32_t dim = g->head_dim, wide = padded(dim);
+    for (int32_t i = 0; i < m; i++) {
+        float *u = unit + (ptrdiff_t)i * wide;
+        simd_f squares[SIMD_PIECES] = {{0}};
+        memset(u, 0, (size_t)wide * sizeof *u);
+        for (int32_t h = 0; h < g->kv_heads; h++)
+            for (int32_t c = 0; c < dim; c++)
+                u[c] += key[i * ldk + h * dim + c];
+        for (int32_t c = 0; c < wide; c += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++) {
+                simd_f v = *simd_of(u + c + p * SIMD_LANES);
+                squares[p] += v * v;
+            }
+        float length = sqrtf(simd_sum(squares)), by = length > 0 ? 1 / length : 0;
+        for (int32_t c = 0; c < wide; c += SIMD_LANES)
+            *simd_at(u + c) *= by;
+    }
+}
+
+// The likest b of every a among the first m rows; rows without one stay with themselves.
+SIMD_KERNEL void SIMD_NAME(best_pairs)(const float *unit, int32_t wide, int32_t m, int32_t window,
+                                       float *score, int32_t *partner)
+{
+    for (int32_t a = 2; a < m; a += 2) {
+        score[a] = -INFINITY; // and so it stays where keys are not finite
+        for (int32_t b = a + 1; b < m && b - a <= window; b += 2) {
+            const float *x = unit + (ptrdiff_t)a * wide, *y = unit + (ptrdiff_t)b * wide;
+            simd_f sum[SIMD_PIECES] = {{0}};
+            for (int32_t c = 0; c < wide; c += SIMD_WIDE)
+                for (int p = 0; p < SIMD_PIECES; p++)
+                    sum[p] += *simd_of(x + c + p * SIMD_LANES) * *simd_of(y + c + p * SIMD_LANES);
+            float s = rintf(simd_sum(sum) * STEPS);
+            if (s > score[a]) {
+                score[a] = s;
+                partner[a] = b;
+            }
+        }
+    }
+}
+
+SIMD_KERNEL void SIMD_NAME(add_scaled)(const float *x, float by, int32_t cols, float *y)
+{
+    for (int32_t c = 0; c < cols; c++)
+        y[c] += by * x[c];
+}
+
+#else
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -9,59 +62,24 @@
 // Rows of the metric: keys summed over heads, scaled to length 1, with zeros up to whole vectors.
 static int32_t padded(int32_t dim)
 {
-    return (dim + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+    return (dim + SIMD_WIDE - 1) / SIMD_WIDE * SIMD_WIDE;
 }
-
-SIMD_INLINE void unit_keys_body(const struct kernel_merge *g, const float *key, ptrdiff_t ldk,
-                                int32_t m, float *unit)
-{
-    int32_t dim = g->head_dim, wide = padded(dim);
-    for (int32_t i = 0; i < m; i++) {
-        float *u = unit + (ptrdiff_t)i * wide;
-        simd_f squares = {0};
-        memset(u, 0, (size_t)wide * sizeof *u);
-        for (int32_t h = 0; h < g->kv_heads; h++)
-            for (int32_t c = 0; c < dim; c++)
-                u[c] += key[i * ldk + h * dim + c];
-        for (int32_t c = 0; c < wide; c += SIMD_LANES)
-            squares += *simd_of(u + c) * *simd_of(u + c);
-        float length = sqrtf(simd_sum(&squares)), by = length > 0 ? 1 / length : 0;
-        for (int32_t c = 0; c < wide; c += SIMD_LANES)
-            *simd_at(u + c) *= by;
-    }
-}
-SIMD_CLONES_STATIC(unit_keys,
-                   (const struct kernel_merge *g, const float *key, ptrdiff_t ldk, int32_t m,
-                    float *unit),
-                   (g, key, ldk, m, unit))
 
 // Likeness is told apart in steps of this, so that pairs of equal tokens tie and rounding does not
 // choose among them.
 #define STEPS 65536
 
-// The likest b of every a among the first m rows; rows without one stay with themselves.
-SIMD_INLINE void best_pairs_body(const float *unit, int32_t wide, int32_t m, int32_t window,
-                                 float *score, int32_t *partner)
-{
-    for (int32_t a = 2; a < m; a += 2) {
-        score[a] = -INFINITY; // and so it stays where keys are not finite
-        for (int32_t b = a + 1; b < m && b - a <= window; b += 2) {
-            simd_f sum = {0};
-            for (int32_t c = 0; c < wide; c += SIMD_LANES)
-                sum += *simd_of(unit + (ptrdiff_t)a * wide + c) *
-                       *simd_of(unit + (ptrdiff_t)b * wide + c);
-            float s = rintf(simd_sum(&sum) * STEPS);
-            if (s > score[a]) {
-                score[a] = s;
-                partner[a] = b;
-            }
-        }
-    }
-}
-SIMD_CLONES_STATIC(best_pairs,
-                   (const float *unit, int32_t wide, int32_t m, int32_t window, float *score,
-                    int32_t *partner),
-                   (unit, wide, m, window, score, partner))
+#define SIMD_FILE "merge.c"
+#include "simd_each.h"
+
+SIMD_PICK(unit_keys,
+          (const struct kernel_merge *g, const float *key, ptrdiff_t ldk, int32_t m, float *unit),
+          (g, key, ldk, m, unit))
+SIMD_PICK(best_pairs,
+          (const float *unit, int32_t wide, int32_t m, int32_t window, float *score,
+           int32_t *partner),
+          (unit, wide, m, window, score, partner))
+SIMD_PICK(add_scaled, (const float *x, float by, int32_t cols, float *y), (x, by, cols, y))
 
 // The first `most` pairs by score stay, ties to the earlier.
 static void keep_best(const float *score, int32_t m, int32_t most, int32_t *partner)
@@ -98,13 +116,6 @@ void merge_match_cpu(const struct kernel_ctx *cx, const struct kernel_merge *g,
             own[i] += row;
     }
 }
-
-SIMD_INLINE void add_scaled_body(const float *x, float by, int32_t cols, float *y)
-{
-    for (int32_t c = 0; c < cols; c++)
-        y[c] += by * x[c];
-}
-SIMD_CLONES_STATIC(add_scaled, (const float *x, float by, int32_t cols, float *y), (x, by, cols, y))
 
 void merge_rows_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *into,
                     const float *share, int32_t m, int32_t cols, float *y, ptrdiff_t ldy,
@@ -201,3 +212,5 @@ void merge_rows_bwd_ref(const struct kernel_ctx *cx, const float *dy, ptrdiff_t 
         for (int32_t c = 0; c < cols; c++)
             dx[i * lddx + c] = share[i] * dy[into[i] * lddy + c];
 }
+
+#endif

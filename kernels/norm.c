@@ -1,62 +1,54 @@
-#include "kernels.h"
-#include "simd.h"
-
-#include <math.h>
+#ifdef SIMD_LANES // read for each instruction set
 
 // y = x r w, r = 1 / sqrt(mean(x^2) + eps).
-SIMD_INLINE void norm_rows_body(const float *x, ptrdiff_t ldx, const float *w, int32_t m,
-                                int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
+SIMD_KERNEL void SIMD_NAME(norm_rows)(const float *x, ptrdiff_t ldx, const float *w, int32_t m,
+                                      int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
 {
     for (int32_t i = 0; i < m; i++, x += ldx, y += ldy) {
-        simd_f sum = {0};
+        simd_f sum[SIMD_PIECES] = {{0}};
         int32_t j = 0;
-        for (; j + 16 <= cols; j += 16)
-            sum += *simd_of(x + j) * *simd_of(x + j);
-        if (j < cols) {
+        for (; j + SIMD_WIDE <= cols; j += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++) {
+                simd_f v = *simd_of(x + j + p * SIMD_LANES);
+                sum[p] += v * v;
+            }
+        for (int p = 0; p < SIMD_PIECES && j < cols; p++, j += SIMD_LANES) {
             simd_f v;
             simd_load_part(&v, x + j, cols - j, 0.0f);
-            sum += v * v;
+            sum[p] += v * v;
         }
-        float r = 1.0f / sqrtf(simd_sum(&sum) / (float)cols + eps);
+        float r = 1.0f / sqrtf(simd_sum(sum) / (float)cols + eps);
         if (rstd)
             rstd[i] = r;
-        for (j = 0; j + 16 <= cols; j += 16)
+        for (j = 0; j + SIMD_LANES <= cols; j += SIMD_LANES)
             *simd_at(y + j) = *simd_of(x + j) * r * *simd_of(w + j);
         for (; j < cols; j++)
             y[j] = x[j] * r * w[j];
     }
 }
-SIMD_CLONES_STATIC(norm_rows,
-                   (const float *x, ptrdiff_t ldx, const float *w, int32_t m, int32_t cols,
-                    float eps, float *y, ptrdiff_t ldy, float *rstd),
-                   (x, ldx, w, m, cols, eps, y, ldy, rstd))
-
-void rmsnorm_fwd_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const float *w,
-                     int32_t m, int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
-{
-    (void)cx;
-    norm_rows(x, ldx, w, m, cols, eps, y, ldy, rstd);
-}
 
 // dx += r (w dy - x r^2 mean(w dy x)), dw += sum over rows of dy x r.
-SIMD_INLINE void norm_back_body(const float *dy, ptrdiff_t lddy, const float *x, ptrdiff_t ldx,
-                                const float *w, const float *rstd, int32_t m, int32_t cols,
-                                float *dx, ptrdiff_t lddx, float *dw)
+SIMD_KERNEL void SIMD_NAME(norm_back)(const float *dy, ptrdiff_t lddy, const float *x,
+                                      ptrdiff_t ldx, const float *w, const float *rstd, int32_t m,
+                                      int32_t cols, float *dx, ptrdiff_t lddx, float *dw)
 {
     for (int32_t i = 0; i < m; i++, dy += lddy, x += ldx, dx += lddx) {
-        simd_f sum = {0};
+        simd_f sum[SIMD_PIECES] = {{0}};
         int32_t j = 0;
-        for (; j + 16 <= cols; j += 16)
-            sum += *simd_of(dy + j) * *simd_of(w + j) * *simd_of(x + j);
-        if (j < cols) {
+        for (; j + SIMD_WIDE <= cols; j += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++) {
+                ptrdiff_t at = j + p * SIMD_LANES;
+                sum[p] += *simd_of(dy + at) * *simd_of(w + at) * *simd_of(x + at);
+            }
+        for (int p = 0; p < SIMD_PIECES && j < cols; p++, j += SIMD_LANES) {
             simd_f a, b, c;
             simd_load_part(&a, dy + j, cols - j, 0.0f);
             simd_load_part(&b, w + j, cols - j, 0.0f);
             simd_load_part(&c, x + j, cols - j, 0.0f);
-            sum += a * b * c;
+            sum[p] += a * b * c;
         }
-        float r = rstd[i], pull = simd_sum(&sum) * r * r * r / (float)cols;
-        for (j = 0; j + 16 <= cols; j += 16) {
+        float r = rstd[i], pull = simd_sum(sum) * r * r * r / (float)cols;
+        for (j = 0; j + SIMD_LANES <= cols; j += SIMD_LANES) {
             *simd_at(dx + j) += *simd_of(dy + j) * *simd_of(w + j) * r - *simd_of(x + j) * pull;
             if (dw)
                 *simd_at(dw + j) += *simd_of(dy + j) * *simd_of(x + j) * r;
@@ -68,11 +60,32 @@ SIMD_INLINE void norm_back_body(const float *dy, ptrdiff_t lddy, const float *x,
         }
     }
 }
-SIMD_CLONES_STATIC(norm_back,
-                   (const float *dy, ptrdiff_t lddy, const float *x, ptrdiff_t ldx, const float *w,
-                    const float *rstd, int32_t m, int32_t cols, float *dx, ptrdiff_t lddx,
-                    float *dw),
-                   (dy, lddy, x, ldx, w, rstd, m, cols, dx, lddx, dw))
+
+#else
+
+#include "kernels.h"
+#include "simd.h"
+
+#include <math.h>
+
+#define SIMD_FILE "norm.c"
+#include "simd_each.h"
+
+SIMD_PICK(norm_rows,
+          (const float *x, ptrdiff_t ldx, const float *w, int32_t m, int32_t cols, float eps,
+           float *y, ptrdiff_t ldy, float *rstd),
+          (x, ldx, w, m, cols, eps, y, ldy, rstd))
+SIMD_PICK(norm_back,
+          (const float *dy, ptrdiff_t lddy, const float *x, ptrdiff_t ldx, const float *w,
+           const float *rstd, int32_t m, int32_t cols, float *dx, ptrdiff_t lddx, float *dw),
+          (dy, lddy, x, ldx, w, rstd, m, cols, dx, lddx, dw))
+
+void rmsnorm_fwd_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const float *w,
+                     int32_t m, int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
+{
+    (void)cx;
+    norm_rows(x, ldx, w, m, cols, eps, y, ldy, rstd);
+}
 
 void rmsnorm_bwd_cpu(const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const float *x,
                      ptrdiff_t ldx, const float *w, const float *rstd, int32_t m, int32_t cols,
@@ -115,3 +128,5 @@ void rmsnorm_bwd_ref(const struct kernel_ctx *cx, const float *dy, ptrdiff_t ldd
         }
     }
 }
+
+#endif

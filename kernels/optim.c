@@ -1,10 +1,7 @@
-#include "kernels.h"
-#include "simd.h"
+#ifdef SIMD_LANES // read for each instruction set
 
-#include <math.h>
-
-SIMD_INLINE void adamw_all_body(const struct kernel_adamw *h, float *w, float *mean, float *var,
-                                const float *grad, size_t n)
+SIMD_KERNEL void SIMD_NAME(adamw_all)(const struct kernel_adamw *h, float *w, float *mean,
+                                      float *var, const float *grad, size_t n)
 {
     float b1 = h->beta1, b2 = h->beta2, r1 = 1.0f - b1, r2 = 1.0f - b2, eps = h->eps;
     float step = h->lr * h->correct1, c2 = h->correct2, decay = 1.0f - h->lr * h->weight_decay;
@@ -18,20 +15,9 @@ SIMD_INLINE void adamw_all_body(const struct kernel_adamw *h, float *w, float *m
         x[i] = decay * x[i] - step * m[i] / (sqrtf(v[i] * c2) + eps);
     }
 }
-SIMD_CLONES_STATIC(adamw_all,
-                   (const struct kernel_adamw *h, float *w, float *mean, float *var,
-                    const float *grad, size_t n),
-                   (h, w, mean, var, grad, n))
 
-void adamw_cpu(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,
-               float *var, const float *grad, size_t n)
-{
-    (void)cx;
-    adamw_all(h, w, mean, var, grad, n);
-}
-
-SIMD_INLINE void sgd_all_body(const struct kernel_sgd *h, float *w, float *velocity,
-                              const float *grad, size_t n)
+SIMD_KERNEL void SIMD_NAME(sgd_all)(const struct kernel_sgd *h, float *w, float *velocity,
+                                    const float *grad, size_t n)
 {
     float lr = h->lr, momentum = h->momentum, decay = h->weight_decay, scale = h->grad_scale;
     float *restrict x = w, *restrict v = velocity;
@@ -42,19 +28,8 @@ SIMD_INLINE void sgd_all_body(const struct kernel_sgd *h, float *w, float *veloc
         x[i] -= lr * v[i];
     }
 }
-SIMD_CLONES_STATIC(sgd_all,
-                   (const struct kernel_sgd *h, float *w, float *velocity, const float *grad,
-                    size_t n),
-                   (h, w, velocity, grad, n))
 
-void sgd_cpu(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,
-             const float *grad, size_t n)
-{
-    (void)cx;
-    sgd_all(h, w, velocity, grad, n);
-}
-
-SIMD_INLINE void fisher_all_body(const struct kernel_fisher *f, const float *grad, size_t n)
+SIMD_KERNEL void SIMD_NAME(fisher_all)(const struct kernel_fisher *f, const float *grad, size_t n)
 {
     float rho = f->rho, rest = 1.0f - f->rho;
     const float *restrict d = grad;
@@ -69,8 +44,70 @@ SIMD_INLINE void fisher_all_body(const struct kernel_fisher *f, const float *gra
         for (size_t i = 0; i < n; i++)
             mean[i] = rho * mean[i] + rest * d[i];
 }
-SIMD_CLONES_STATIC(fisher_all, (const struct kernel_fisher *f, const float *grad, size_t n),
-                   (f, grad, n))
+
+SIMD_KERNEL void SIMD_NAME(add_all)(const float *x, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += x[i];
+}
+
+SIMD_KERNEL void SIMD_NAME(sum_squares_all)(const float *x, size_t n, double *out)
+{
+    double total = 0;
+    for (size_t at = 0; at < n; at += PIECE) {
+        size_t some = n - at < PIECE ? n - at : PIECE, i = 0;
+        simd_f sum[SIMD_PIECES] = {{0}};
+        for (; i + SIMD_WIDE <= some; i += SIMD_WIDE)
+            for (int p = 0; p < SIMD_PIECES; p++) {
+                simd_f v = *simd_of(x + at + i + p * SIMD_LANES);
+                sum[p] += v * v;
+            }
+        for (int p = 0; p < SIMD_PIECES && i < some; p++, i += SIMD_LANES) {
+            simd_f v;
+            simd_load_part(&v, x + at + i, (ptrdiff_t)(some - i), 0.0f);
+            sum[p] += v * v;
+        }
+        total += (double)simd_sum(sum);
+    }
+    *out = total;
+}
+
+#else
+
+#include "kernels.h"
+#include "simd.h"
+
+#include <math.h>
+
+enum { PIECE = 1024 }; // summed in single precision
+
+#define SIMD_FILE "optim.c"
+#include "simd_each.h"
+
+SIMD_PICK(adamw_all,
+          (const struct kernel_adamw *h, float *w, float *mean, float *var, const float *grad,
+           size_t n),
+          (h, w, mean, var, grad, n))
+SIMD_PICK(sgd_all,
+          (const struct kernel_sgd *h, float *w, float *velocity, const float *grad, size_t n),
+          (h, w, velocity, grad, n))
+SIMD_PICK(fisher_all, (const struct kernel_fisher *f, const float *grad, size_t n), (f, grad, n))
+SIMD_PICK(add_all, (const float *x, size_t n, float *y), (x, n, y))
+SIMD_PICK(sum_squares_all, (const float *x, size_t n, double *out), (x, n, out))
+
+void adamw_cpu(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,
+               float *var, const float *grad, size_t n)
+{
+    (void)cx;
+    adamw_all(h, w, mean, var, grad, n);
+}
+
+void sgd_cpu(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,
+             const float *grad, size_t n)
+{
+    (void)cx;
+    sgd_all(h, w, velocity, grad, n);
+}
 
 void fisher_cpu(const struct kernel_ctx *cx, const struct kernel_fisher *f, const float *grad,
                 size_t n)
@@ -79,39 +116,11 @@ void fisher_cpu(const struct kernel_ctx *cx, const struct kernel_fisher *f, cons
     fisher_all(f, grad, n);
 }
 
-SIMD_INLINE void add_all_body(const float *x, size_t n, float *y)
-{
-    for (size_t i = 0; i < n; i++)
-        y[i] += x[i];
-}
-SIMD_CLONES_STATIC(add_all, (const float *x, size_t n, float *y), (x, n, y))
-
 void add_cpu(const struct kernel_ctx *cx, const float *x, size_t n, float *y)
 {
     (void)cx;
     add_all(x, n, y);
 }
-
-enum { PIECE = 1024 }; // summed in single precision
-
-SIMD_INLINE void sum_squares_all_body(const float *x, size_t n, double *out)
-{
-    double total = 0;
-    for (size_t at = 0; at < n; at += PIECE) {
-        size_t some = n - at < PIECE ? n - at : PIECE, i = 0;
-        simd_f sum = {0};
-        for (; i + 16 <= some; i += 16)
-            sum += *simd_of(x + at + i) * *simd_of(x + at + i);
-        if (i < some) {
-            simd_f v;
-            simd_load_part(&v, x + at + i, (ptrdiff_t)(some - i), 0.0f);
-            sum += v * v;
-        }
-        total += (double)simd_sum(&sum);
-    }
-    *out = total;
-}
-SIMD_CLONES_STATIC(sum_squares_all, (const float *x, size_t n, double *out), (x, n, out))
 
 void sum_squares_cpu(const struct kernel_ctx *cx, const float *x, size_t n, double *out)
 {
@@ -176,3 +185,5 @@ void sum_squares_ref(const struct kernel_ctx *cx, const float *x, size_t n, doub
         sum += (double)x[i] * x[i];
     *out = sum;
 }
+
+#endif

@@ -1,24 +1,16 @@
 // Rotary positions: pair (a, b) at angle t becomes (a cos t - b sin t, b cos t + a sin t). A
 // Hugging Face checkpoint pairs column i with i + d/2, llama2.c pairs 2i with 2i + 1.
-#include "kernels.h"
-#include "simd.h"
+#ifdef SIMD_LANES // read for each instruction set
 
-SIMD_INLINE void turn_half(float *restrict a, float *restrict b, const float *restrict c,
-                           const float *restrict s, int32_t half, float sign)
+SIMD_INLINE void SIMD_NAME(turn_half)(float *restrict a, float *restrict b, const float *restrict c,
+                                      const float *restrict s, int32_t half, float sign)
 {
     int32_t j = 0;
-    for (; j + 16 <= half; j += 16) {
+    for (; j + SIMD_LANES <= half; j += SIMD_LANES) {
         simd_f x = *simd_of(a + j), y = *simd_of(b + j);
         simd_f t = *simd_of(s + j) * sign, u = *simd_of(c + j);
         *simd_at(a + j) = x * u - y * t;
         *simd_at(b + j) = y * u + x * t;
-    }
-    if (j + 8 <= half) {
-        simd_h x = *simd_half_of(a + j), y = *simd_half_of(b + j);
-        simd_h t = *simd_half_of(s + j) * sign, u = *simd_half_of(c + j);
-        *simd_half_at(a + j) = x * u - y * t;
-        *simd_half_at(b + j) = y * u + x * t;
-        j += 8;
     }
     for (; j < half; j++) {
         float x = a[j], y = b[j], t = s[j] * sign;
@@ -27,8 +19,8 @@ SIMD_INLINE void turn_half(float *restrict a, float *restrict b, const float *re
     }
 }
 
-SIMD_INLINE void turn_pairs(float *restrict v, const float *restrict c, const float *restrict s,
-                            int32_t half, float sign)
+SIMD_INLINE void SIMD_NAME(turn_pairs)(float *restrict v, const float *restrict c,
+                                       const float *restrict s, int32_t half, float sign)
 {
     for (int32_t j = 0; j < half; j++) {
         float x = v[2 * j], y = v[2 * j + 1], t = s[j] * sign;
@@ -37,8 +29,8 @@ SIMD_INLINE void turn_pairs(float *restrict v, const float *restrict c, const fl
     }
 }
 
-SIMD_INLINE void rope_rows_body(const struct kernel_rope *r, const int32_t *pos, int32_t m,
-                                float *x, ptrdiff_t ldx)
+SIMD_KERNEL void SIMD_NAME(rope_rows)(const struct kernel_rope *r, const int32_t *pos, int32_t m,
+                                      float *x, ptrdiff_t ldx)
 {
     int32_t half = r->head_dim / 2;
     for (int32_t i = 0; i < m; i++) {
@@ -47,16 +39,24 @@ SIMD_INLINE void rope_rows_body(const struct kernel_rope *r, const int32_t *pos,
         for (int32_t h = 0; h < r->heads; h++) {
             float *v = x + i * ldx + h * r->head_dim;
             if (r->style == KERNEL_ROPE_HALF)
-                turn_half(v, v + half, c, s, half, r->sign);
+                SIMD_NAME(turn_half)(v, v + half, c, s, half, r->sign);
             else
-                turn_pairs(v, c, s, half, r->sign);
+                SIMD_NAME(turn_pairs)(v, c, s, half, r->sign);
         }
     }
 }
-SIMD_CLONES_STATIC(rope_rows,
-                   (const struct kernel_rope *r, const int32_t *pos, int32_t m, float *x,
-                    ptrdiff_t ldx),
-                   (r, pos, m, x, ldx))
+
+#else
+
+#include "kernels.h"
+#include "simd.h"
+
+#define SIMD_FILE "rope.c"
+#include "simd_each.h"
+
+SIMD_PICK(rope_rows,
+          (const struct kernel_rope *r, const int32_t *pos, int32_t m, float *x, ptrdiff_t ldx),
+          (r, pos, m, x, ldx))
 
 void rope_cpu(const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,
               int32_t m, float *x, ptrdiff_t ldx)
@@ -82,3 +82,5 @@ void rope_ref(const struct kernel_ctx *cx, const struct kernel_rope *r, const in
                 *b = (float)(q * c + p * s);
             }
 }
+
+#endif

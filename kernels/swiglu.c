@@ -1,57 +1,50 @@
-#include "kernels.h"
-#include "simd.h"
-
-#include <math.h>
+#ifdef SIMD_LANES // read for each instruction set
 
 // s = 1 / (1 + exp(-g))
-SIMD_INLINE void sigmoid(const simd_f *g, simd_f *s)
+SIMD_INLINE void SIMD_NAME(sigmoid)(const simd_f *g, simd_f *s)
 {
     simd_f e = -*g;
     simd_exp(&e);
     *s = 1.0f / (1.0f + e);
 }
 
-SIMD_INLINE void swiglu_rows_body(const float *gu, ptrdiff_t ldg, int32_t m, int32_t hidden,
-                                  float *h, ptrdiff_t ldh)
+SIMD_KERNEL void SIMD_NAME(swiglu_rows)(const float *gu, ptrdiff_t ldg, int32_t m, int32_t hidden,
+                                        float *h, ptrdiff_t ldh)
 {
     for (int32_t i = 0; i < m; i++) {
         const float *g = gu + i * ldg, *u = g + hidden;
         float *y = h + i * ldh;
-        for (int32_t j = 0; j < hidden; j += 16) {
+        for (int32_t j = 0; j < hidden; j += SIMD_LANES) {
             int32_t n = hidden - j;
             simd_f a, b, s;
-            if (n >= 16) {
+            if (n >= SIMD_LANES) {
                 a = *simd_of(g + j);
                 b = *simd_of(u + j);
             } else {
                 simd_load_part(&a, g + j, n, 0.0f);
                 simd_load_part(&b, u + j, n, 0.0f);
             }
-            sigmoid(&a, &s);
+            SIMD_NAME(sigmoid)(&a, &s);
             b *= a * s;
-            if (n >= 16)
+            if (n >= SIMD_LANES)
                 *simd_at(y + j) = b;
             else
                 simd_store_part(y + j, &b, n);
         }
     }
 }
-SIMD_CLONES_STATIC(swiglu_rows,
-                   (const float *gu, ptrdiff_t ldg, int32_t m, int32_t hidden, float *h,
-                    ptrdiff_t ldh),
-                   (gu, ldg, m, hidden, h, ldh))
 
 // dgate = dh up s (1 + gate (1 - s)), dup = dh gate s, s = sigmoid(gate)
-SIMD_INLINE void swiglu_back_body(const float *gu, ptrdiff_t ldg, const float *dh, ptrdiff_t ldh,
-                                  int32_t m, int32_t hidden, float *dgu)
+SIMD_KERNEL void SIMD_NAME(swiglu_back)(const float *gu, ptrdiff_t ldg, const float *dh,
+                                        ptrdiff_t ldh, int32_t m, int32_t hidden, float *dgu)
 {
     for (int32_t i = 0; i < m; i++) {
         const float *g = gu + i * ldg, *u = g + hidden, *d = dh + i * ldh;
         float *dg = dgu + i * ldg, *du = dg + hidden;
-        for (int32_t j = 0; j < hidden; j += 16) {
+        for (int32_t j = 0; j < hidden; j += SIMD_LANES) {
             int32_t n = hidden - j;
             simd_f a, b, v, s;
-            if (n >= 16) {
+            if (n >= SIMD_LANES) {
                 a = *simd_of(g + j);
                 b = *simd_of(u + j);
                 v = *simd_of(d + j);
@@ -60,9 +53,9 @@ SIMD_INLINE void swiglu_back_body(const float *gu, ptrdiff_t ldg, const float *d
                 simd_load_part(&b, u + j, n, 0.0f);
                 simd_load_part(&v, d + j, n, 0.0f);
             }
-            sigmoid(&a, &s);
+            SIMD_NAME(sigmoid)(&a, &s);
             simd_f x = v * b * s * (1.0f + a * (1.0f - s)), y = v * a * s;
-            if (n >= 16) {
+            if (n >= SIMD_LANES) {
                 *simd_at(dg + j) = x;
                 *simd_at(du + j) = y;
             } else {
@@ -72,10 +65,24 @@ SIMD_INLINE void swiglu_back_body(const float *gu, ptrdiff_t ldg, const float *d
         }
     }
 }
-SIMD_CLONES_STATIC(swiglu_back,
-                   (const float *gu, ptrdiff_t ldg, const float *dh, ptrdiff_t ldh, int32_t m,
-                    int32_t hidden, float *dgu),
-                   (gu, ldg, dh, ldh, m, hidden, dgu))
+
+#else
+
+#include "kernels.h"
+#include "simd.h"
+
+#include <math.h>
+
+#define SIMD_FILE "swiglu.c"
+#include "simd_each.h"
+
+SIMD_PICK(swiglu_rows,
+          (const float *gu, ptrdiff_t ldg, int32_t m, int32_t hidden, float *h, ptrdiff_t ldh),
+          (gu, ldg, m, hidden, h, ldh))
+SIMD_PICK(swiglu_back,
+          (const float *gu, ptrdiff_t ldg, const float *dh, ptrdiff_t ldh, int32_t m,
+           int32_t hidden, float *dgu),
+          (gu, ldg, dh, ldh, m, hidden, dgu))
 
 void swiglu_fwd_cpu(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, int32_t m,
                     int32_t hidden, float *h, ptrdiff_t ldh)
@@ -114,3 +121,5 @@ void swiglu_bwd_ref(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg,
             dgu[i * ldg + hidden + j] = (float)(d * g * s);
         }
 }
+
+#endif
