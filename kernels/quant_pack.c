@@ -126,8 +126,18 @@ static void unpack_avx2(const uint8_t *in, size_t at, size_t end, unsigned width
     }
 }
 
-#define pack_avx2     pack_portable
-#define sign_avx2     sign_portable
+#define pack_avx2 pack_portable
+
+TARGET_AVX2 static void sign_avx2(const float *x, size_t n, uint8_t *out)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        __m256 plus = _mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_GE_OQ);
+        out[i / 8] = (uint8_t)_mm256_movemask_ps(plus);
+    }
+    sign_rest(x, i, n, out);
+}
+
 #define sign_abs_avx2 sign_abs_portable
 
 // Levels in [-q, q] of sixteen values.
