@@ -23,7 +23,7 @@ static uint64_t rice_cost(const uint32_t *at, size_t count, size_t base, unsigne
     if (count == 0)
         return 0;
     uint64_t bits = (uint64_t)count * (1 + k) + ((at[0] - base) >> k);
-#pragma omp parallel for simd reduction(+ : bits) if (count > SLICES_FROM)
+#pragma omp parallel for reduction(+ : bits) if (count > SLICES_FROM)
     for (size_t i = 1; i < count; i++)
         bits += (at[i] - at[i - 1] - 1) >> k;
     return bits;

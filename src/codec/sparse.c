@@ -1084,7 +1084,7 @@ static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *
         double norm = sqrt(quant_sum_sq(in->x, n));
         scale = norm > o->clip ? (float)(o->clip / norm) : 1;
     }
-#pragma omp parallel for simd if (worth_threads(c))
+#pragma omp parallel for if (worth_threads(c))
     for (size_t i = 0; i < n; i++) {
         float x = in->x[i] * scale;
         u[i] = o->nesterov ? mu * (u0[i] + x) : mu * u0[i] + x;
