@@ -472,8 +472,8 @@ static void open_trace(struct run *r, int argc, char **argv)
     snprintf(run.method, sizeof run.method, "%s", r->method.text);
     if (attempt == 0)
         trace_append(r->trace, REC_RUNS, &run, 1);
-    if (attempt == 0 && r->work.row->split)
-        r->work.row->split(&r->work, put_split, r->trace);
+    if (attempt == 0 && r->work.row->partition)
+        r->work.row->partition(&r->work, put_split, r->trace);
     double plain_ns, cpu_ns;
     trace_measure_overhead(&plain_ns, &cpu_ns);
     struct rec_summary rows[2] = {{.value = plain_ns, .key = "span_overhead", .unit = "ns"},

@@ -1,5 +1,7 @@
 #include "fed/env.h"
 
+#include <string.h>
+
 struct client_times fed_client_times(const struct fed_env *env, uint32_t client, int64_t down_bytes,
                                      int64_t up_bytes)
 {
@@ -64,7 +66,38 @@ size_t fed_state_floats(const struct fed_env *env)
 
 size_t fed_update_bound(const struct fed_env *env)
 {
-    return view_bound(&env->method->view);
+    bool split = env->method->scheme->flags & SCHEME_SPLIT;
+    return split ? split_bound(&env->work->split) : view_bound(&env->method->view);
+}
+
+// What has no meaning where activations travel and the server trains.
+static int prepare_split(const struct fed_env *env, struct err *err)
+{
+    const struct method *m = env->method;
+    const struct split_opt *opt = m->scheme_opt;
+    bool half = strcmp(m->codec->row->name, "fp16") == 0;
+    bool raw = strcmp(m->codec->row->name, "raw") == 0 || strcmp(m->codec->row->name, "fp32") == 0;
+    const struct {
+        bool is;
+        const char *why;
+    } wrong[] = {
+        {!env->work->row->split, "this task has no layers to cut between"},
+        {!m->view.whole, "activations have no view; leave it out"},
+        {!half && !raw, "activations are written as fp16 or fp32; take one of these codecs"},
+        {m->tokens != token_table[0] && !m->tokens->merges,
+         "the client computes no loss to choose tokens by; take ~tome or no tokens"},
+        {m->tokens->merges && !m->token_opt.merge.protect,
+         "labels travel whole; leave protect = on"},
+        {fed_state_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
+                                    "fisher.persist = reset"},
+        {env->client->dp_clip > 0, "client.dp_clip bounds updates, and clients send none; set it "
+                                   "to 0"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        if (wrong[i].is)
+            return err_set(err, "fed.method = %s: %s", m->text, wrong[i].why);
+    env->work->split = (struct split_form){.cut = opt->cut, .half = half};
+    return 0;
 }
 
 int fed_prepare(const struct fed_env *env, struct err *err)
@@ -88,13 +121,17 @@ int fed_prepare(const struct fed_env *env, struct err *err)
                        "fed.method = %s: scheme %s binarises the matrices of an adapter as they "
                        "are; it goes neither with view R nor with a task without a model",
                        m->text, m->scheme->name);
+    bool split = m->scheme->flags & SCHEME_SPLIT;
+    if (split && prepare_split(env, err))
+        return -1;
     bool oracle = m->tokens->oracle || env->work->env.fisher->accumulate == FISHER_ORACLE;
     if (m->view.row->middle && oracle)
         return err_set(err,
                        "fed.method = %s: the oracle's Fisher is that of A and B, not of what view "
                        "%s trains; take another fisher.accumulate",
                        m->text, m->view.row->name);
-    unsigned form = (products ? WORK_BACKBONE : 0u) | (m->view.row->middle ? WORK_MIDDLE : 0u);
+    unsigned form = (products ? WORK_BACKBONE : 0u) | (m->view.row->middle ? WORK_MIDDLE : 0u) |
+                    (split ? WORK_SPLIT : 0u);
     if (workload_form(env->work, form, &why))
         return err_set(err, "fed.method = %s: %.400s", m->text, why.text);
     return 0;
@@ -107,6 +144,6 @@ size_t fed_model_floats(const struct fed_env *env)
 
 size_t fed_down_floats(const struct fed_env *env)
 {
-    bool fresh = env->method->scheme->flags & SCHEME_FRESH;
-    return (fresh ? 0 : view_down_floats(&env->method->view)) + env->work->n_backbone;
+    bool none = env->method->scheme->flags & (SCHEME_FRESH | SCHEME_SPLIT);
+    return (none ? 0 : view_down_floats(&env->method->view)) + env->work->n_backbone;
 }

@@ -24,7 +24,8 @@ const struct method_alias method_aliases[] = {
      "Fed-ToMe's pruning: half the tokens by attention received shape the loss; bytes as fedavg"},
     {"tome-train", "fedavg~tome/fp32",
      "Fed-ToMe's merging in local training: prompts get shorter, bytes are fedavg's"},
-    {"tome-act", NULL, "merged activations instead of updates: that is split learning, not this"},
+    {"tome-act", "split~tome/fp16",
+     "Fed-ToMe's merged activations instead of updates: split learning, labels leave the client"},
     {NULL, NULL, NULL},
 };
 

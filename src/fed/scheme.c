@@ -1,6 +1,7 @@
 #include "fed/scheme.h"
 
 #include "fed/binary.h"
+#include "fed/split.h"
 
 #include <math.h>
 #include <string.h>
@@ -59,6 +60,24 @@ static const struct scheme fedbat = {
     .n_options = ARRAY_LEN(binary_options),
     .option_bytes = sizeof(struct binary_opt),
     .flags = SCHEME_BINARY,
+    .server = &server_sync,
+    .commit = mean_commit,
+};
+
+static const struct opt split_options[] = {
+    OPT(struct split_opt, cut, "cut", "1", 1, 4096, "layers", "that clients run and nobody trains"),
+};
+
+static const struct scheme split = {
+    .name = "split",
+    .help = "clients send activations at a cut, and labels; the server trains the layers above it "
+            "for each client in turn, then takes the mean as fedavg does",
+    .source = "Fed-ToMe's tome-act: split learning (Vepakomma et al. 2018) with nothing trained "
+              "below the cut; the codec says how activations are written: fp16 or fp32",
+    .options = split_options,
+    .n_options = ARRAY_LEN(split_options),
+    .option_bytes = sizeof(struct split_opt),
+    .flags = SCHEME_SPLIT,
     .server = &server_sync,
     .commit = mean_commit,
 };
@@ -135,8 +154,8 @@ static const struct scheme fedadam =
 static const struct scheme fedyogi =
     ADAPTIVE("fedyogi", yogi_commit, "Yogi at the server on the mean update");
 
-const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &fedbat,
-                                             &fedex,  &flora,   &noop,    NULL};
+const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &fedbat, &fedex,
+                                             &flora,  &split,   &noop,    NULL};
 
 const struct scheme *scheme_find(const char *name)
 {

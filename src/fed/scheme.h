@@ -18,6 +18,9 @@ enum scheme_flags {
     SCHEME_PRODUCTS = 2,
     SCHEME_FRESH = 4,  // adapters begin anew each round, from the seed: they do not travel down
     SCHEME_BINARY = 8, // clients learn +-alpha (binary.h); options are struct binary_opt
+    // Clients send activations and the server trains with them (split.h); options are struct
+    // split_opt. Nothing but the task travels down.
+    SCHEME_SPLIT = 16,
 };
 
 struct server_handlers;                          // server.h

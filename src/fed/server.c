@@ -110,6 +110,8 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_parts(s, &env->method->view, s->n * (size_t)scheme->state_vectors);
     int rc = scheme->flags & SCHEME_PRODUCTS ? open_products(s, err) : 0;
+    if (scheme->flags & SCHEME_SPLIT)
+        s->trained = mem_alloc(MEM_SERVER, s->n * sizeof *s->trained);
     size_t per_round = (size_t)env->fed->clients_per_round;
     s->turn = mem_alloc(MEM_SERVER, per_round * sizeof *s->turn);
     s->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *s->links);
@@ -171,6 +173,7 @@ void server_close(struct server *s)
     products_close(&s->products);
     mem_free(s->product_sum);
     mem_free(s->one);
+    mem_free(s->trained);
     mem_free(s->turn);
     mem_free(s->links);
     mem_free(s->ckpt);

@@ -215,14 +215,41 @@ static int add_update(struct server *s, struct server_turn *t, struct err *err)
     return rc;
 }
 
-static void take_turn(struct server *s, struct server_turn *t)
+// Activations are trained with before there is an update to add. The others' time stands still
+// meanwhile: while the server trains it hears nobody.
+static int train_update(struct server *s, struct server_turn *t, struct err *err)
+{
+    struct workload *work = s->env->work;
+    struct train_job job = {
+        .client = t->client, .round = s->round, .theta = s->theta, .delta = s->trained};
+    int64_t from = now_ns(s);
+    int rc = work->row->split->train(work, &job, t->held->bytes + FRAME_HEADER_BYTES,
+                                     t->frame.payload_bytes, s->env->rec, err);
+    s->deadline_ns += now_ns(s) - from;
+    if (rc)
+        return rc;
+    float weight = weight_of(s, t);
+    for (size_t i = 0; i < s->n; i++)
+        s->acc[i] += weight * s->trained[i];
+    s->part_weight[0] += (double)weight;
+    t->frame.loss = (float)job.loss;
+    return 0;
+}
+
+static int decode_update(struct server *s, struct server_turn *t, struct err *err)
 {
     struct recorder *rec = s->env->rec;
-    struct err err;
     struct span span = span_begin(rec);
-    int rc = add_update(s, t, &err);
+    int rc = add_update(s, t, err);
     s->aggregate_ns += span_end(rec, span, STAGE_DECODE, (int32_t)t->client,
                                 (int64_t)t->frame.payload_bytes, (int64_t)(4 * s->n));
+    return rc;
+}
+
+static void take_turn(struct server *s, struct server_turn *t)
+{
+    struct err err;
+    int rc = s->trained ? train_update(s, t, &err) : decode_update(s, t, &err);
     if (rc) {
         warn("round %u: update of client %u rejected: %s", s->round, t->client, err.text);
         resolve(s, t, rc == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT);
@@ -473,7 +500,7 @@ static enum message_status judge(const struct server *s, const struct net_msg *m
         return MESSAGE_UNEXPECTED;
     const struct view_inst *view = &s->env->method->view;
     const struct view_part *part = &view->part[view_turn(view, t->client, s->round)];
-    if (m->frame.values != part->shape.n_values || m->frame.vectors != 1)
+    if (m->frame.values != (s->trained ? 0 : part->shape.n_values) || m->frame.vectors != 1)
         return MESSAGE_SHAPE;
     if (m->frame.samples == 0 || !isfinite(m->frame.loss))
         return MESSAGE_NONFINITE;

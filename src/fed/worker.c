@@ -211,6 +211,7 @@ static void read_slot(struct worker *w, uint32_t client, float *state)
 static void train(struct worker *w, int first, int n)
 {
     bool idle = w->env->method->scheme->flags & SCHEME_NO_TRAIN;
+    bool split = w->env->method->scheme->flags & SCHEME_SPLIT; // runs its layers as it encodes
     for (int i = 0; i < n; i++) {
         struct train_job *job = &w->job[i];
         memset(job, 0, sizeof *job);
@@ -240,7 +241,7 @@ static void train(struct worker *w, int first, int n)
             job->samples = 1;
         }
     }
-    if (!idle)
+    if (!idle && !split)
         w->env->work->row->train(w->env->work, w->job, n, w->env->rec);
 }
 
@@ -365,6 +366,31 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     return len;
 }
 
+// What enters the server's layers, over all batches of the client's round.
+static int64_t encode_split(struct worker *w, struct worker_task *t, struct train_job *job,
+                            struct err *err)
+{
+    struct workload *work = w->env->work;
+    size_t cap = fed_update_bound(w->env);
+    struct codec_report report;
+    memset(&report, 0, sizeof report);
+    report.staleness = -1;
+    t->frame = transport_buf(w->env->transport, cap);
+    int64_t len =
+        work->row->split->send(work, job, netbuf_payload(t->frame), cap, &report, w->env->rec, err);
+    if (len < 0)
+        return len;
+    t->head = (struct frame){.kind = FRAME_UPDATE,
+                             .vectors = 1,
+                             .version = w->round,
+                             .client = t->client,
+                             .samples = (uint32_t)job->samples,
+                             .payload_bytes = (uint64_t)len};
+    report_message(w, t, &report, NAN, NAN);
+    damage(w, t);
+    return len;
+}
+
 static void give_up(struct worker *w, struct worker_task *t, enum message_status status,
                     const char *why)
 {
@@ -386,7 +412,8 @@ static void finish_task(struct worker *w, struct worker_task *t, struct train_jo
         give_up(w, t, MESSAGE_LOST, "local training failed");
         return;
     }
-    int64_t len = encode(w, t, job, &err);
+    bool split = w->env->method->scheme->flags & SCHEME_SPLIT;
+    int64_t len = split ? encode_split(w, t, job, &err) : encode(w, t, job, &err);
     if (len < 0) {
         give_up(w, t, len == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT, err.text);
         return;
@@ -469,9 +496,9 @@ static void take_model(struct worker *w, const struct net_msg *m)
         to[i] = get_f32(m->payload + 4 * i);
     for (size_t i = 0; i < n_backbone; i++)
         w->theta[w->n + i] = get_f32(m->payload + 4 * (n_adapter + i));
-    if (n_adapter == 0)
+    if (w->env->method->scheme->flags & SCHEME_FRESH)
         w->env->work->row->fresh(w->env->work, w->round, w->theta);
-    else if (n_adapter < w->n)
+    else if (n_adapter > 0 && n_adapter < w->n)
         view_scatter(&view->part[0], to, w->theta);
 }
 

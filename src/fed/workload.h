@@ -8,6 +8,7 @@
 #include "dev/dev.h"
 #include "fed/binary.h"
 #include "fed/fed.h"
+#include "fed/split.h"
 #include "model/model.h"
 #include "model/tokens.h"
 #include "task/task.h"
@@ -66,6 +67,17 @@ struct workload;
 enum {
     WORK_BACKBONE = 1, // theta goes on with n_backbone values, added to the weights (see model.h)
     WORK_MIDDLE = 2,   // the place of B begins with R of B0 R A (see middle.h)
+    WORK_SPLIT = 4, // the server trains above work.split.cut, which the caller fills in with half
+};
+
+// Split learning: a client's whole round as a message, and the round trained from one.
+struct split_work {
+    // The length written or a codec's error; fills job->samples.
+    int64_t (*send)(struct workload *w, struct train_job *job, uint8_t *out, size_t cap,
+                    struct codec_report *report, struct recorder *rec, struct err *err);
+    // Fills job->delta and job->loss. 0 or a codec's error.
+    int (*train)(struct workload *w, struct train_job *job, const uint8_t *in, size_t len,
+                 struct recorder *rec, struct err *err);
 };
 
 struct workload_row {
@@ -85,8 +97,9 @@ struct workload_row {
     void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
     void (*evaluate)(struct workload *w, const float *theta, struct eval_result *r);
     // The realised partition, one row a client and group that has examples; NULL = there is none.
-    void (*split)(const struct workload *w, void (*fn)(void *arg, const struct rec_split *row),
-                  void *arg);
+    void (*partition)(const struct workload *w, void (*fn)(void *arg, const struct rec_split *row),
+                      void *arg);
+    const struct split_work *split;                      // NULL = cannot
     const char *(*score_name)(const struct workload *w); // what `score` is: "error", "exact", ...
 };
 
@@ -95,6 +108,7 @@ struct workload {
     struct workload_env env;
     struct shape shape;
     size_t n_backbone; // 0 = the backbone stays
+    struct split_form split;
     void *state;
 };
 

@@ -153,6 +153,7 @@ struct run {
     const float *adapter;
     float *grad; // adapter's, or that of all weights
     bool full, token_grads;
+    int32_t first;   // layer that the rows enter
     int32_t n_top;   // rows with a loss: a.row
     int32_t n_embed; // rows whose gradient goes down to the embeddings: a.target, once it is free
     bool few;        // so few that the last layer goes on with them alone after its attention
@@ -170,6 +171,8 @@ void merge_plan(struct run *r, int32_t l);  // from the keys of layer l, before 
 void merge_forward(struct run *r, int32_t l, const float *x, float *y);
 void merge_backward(struct run *r, int32_t l, const float *dy, float *dx);
 void merge_labels(struct run *r); // targets and weights of the last layer's rows
+void cut_load(struct run *r);     // the rows of layer r->first
+void cut_store(struct run *r);    // those of the layer that the job's forward ends before
 static inline bool merges_at(const struct run *r, int32_t l)
 {
     return r->merge && r->a.level[l].merges;

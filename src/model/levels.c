@@ -148,3 +148,37 @@ void merge_labels(struct run *r)
         r->a.weight[at] += b->weights ? b->weights[row0 + i] : 1;
     }
 }
+
+void cut_load(struct run *r)
+{
+    const struct model_cut *from = r->job->batch->from;
+    int32_t row0 = r->slice->row0, dim = r->m->cfg.dim;
+    float *log_size = r->a.level[r->first].log_size;
+    for (int32_t i = 0; i < r->rows; i++) {
+        r->a.pos[i] = from->pos[row0 + i];
+        log_size[i] = (float)fmath_log((double)from->size[row0 + i]);
+        memcpy(r->a.x[r->first] + (ptrdiff_t)i * r->a.ld_dim, from->x + (ptrdiff_t)(row0 + i) * dim,
+               (size_t)dim * sizeof(float));
+    }
+    r->log_size = log_size;
+}
+
+void cut_store(struct run *r)
+{
+    struct model_cut *cut = r->job->cut;
+    const struct model_batch *b = r->job->batch;
+    int32_t dim = r->m->cfg.dim;
+    merge_enter(r, cut->layer);
+    for (int32_t q = 0; q < r->seqs.n; q++) {
+        int32_t to = b->start[r->slice->seq0 + q], first = r->seqs.start[q];
+        int32_t n = r->seqs.start[q + 1] - first;
+        cut->len[r->slice->seq0 + q] = n;
+        for (int32_t i = 0; i < n; i++) {
+            int32_t at = first + i;
+            cut->pos[to + i] = r->a.pos[at];
+            cut->size[to + i] = r->merge ? (int32_t)r->a.level[cut->layer].size[at] : 1;
+            memcpy(cut->x + (ptrdiff_t)(to + i) * dim,
+                   r->a.x[cut->layer] + (ptrdiff_t)at * r->a.ld_dim, (size_t)dim * sizeof(float));
+        }
+    }
+}

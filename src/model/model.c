@@ -345,6 +345,11 @@ size_t model_weight_count(const struct model *m)
     return m->n_matrix + m->n_norm;
 }
 
+struct shape_range model_layers_from(const struct model *m, int32_t layer)
+{
+    return (struct shape_range){m->layer[layer].lin[0].a, m->shape.n_values};
+}
+
 void model_init_adapter(const struct model *m, uint64_t seed, float *adapter)
 {
     for (uint32_t i = 0; i < m->shape.n_tensors; i++) {

@@ -72,11 +72,23 @@ uint64_t model_config_values(const struct model_config *c); // weights of a chec
 const struct model_config *model_config(const struct model *m);
 const struct shape *model_shape(const struct model *m); // of the adapter
 size_t model_weight_count(const struct model *m);
+// The values of the adapter that belong to this layer and those above it.
+struct shape_range model_layers_from(const struct model *m, int32_t layer);
 void model_init_adapter(const struct model *m, uint64_t seed, float *adapter);
 // Own checkpoint: safetensors with the config in its metadata. dtype: enum kernel_dtype. adapter:
 // merged into the weights, or NULL.
 int model_save(const struct model *m, const char *path, int32_t dtype, const float *adapter,
                struct err *err);
+
+// Rows that enter a layer, on their way from one model to another (split learning). As an output
+// those of sequence s are len[s] from row start[s] of its batch on; as an input they lie as the
+// batch's start says.
+struct model_cut {
+    int32_t layer;       // from 1; as an output not the last one's successor
+    int32_t *len;        // (n_seqs), outputs only
+    int32_t *pos, *size; // (rows) position in the sequence, tokens that a row stands for
+    float *x;            // (rows, dim)
+};
 
 struct model_batch {
     int32_t n_seqs;
@@ -85,6 +97,7 @@ struct model_batch {
     const int32_t *targets; // (rows): the token to come, < 0 = no loss here (prompt, padding)
     const float *weights;   // (rows) or NULL for 1: multiplies a token's loss; 0 = no loss here
     bool sum;               // loss = sum of weight * loss; else divided by the sum of weights
+    const struct model_cut *from; // NULL, or rows to begin with instead of tokens
 };
 
 // Tokens merge on the way through the layers (ToMe, Bolya et al. 2023), between the attention and
@@ -116,6 +129,8 @@ struct model_job {
     int32_t n_trained;
     int32_t client;                  // for spans
     const struct model_merge *merge; // or NULL; goes with none of the outputs per token
+    struct model_cut *cut; // or NULL: model_evaluate ends before this layer, without a loss; rows
+                           // with a target do not merge then
 
     // Outputs, each or NULL. Per token they have the batch's rows.
     float *grad;       // (n) the gradient

@@ -98,9 +98,12 @@ static void prepare(struct work *w, int32_t n)
             assert(len >= 1);
             longest = len > longest ? len : longest;
         }
+        assert((!job->cut || w->mode == MODE_EVALUATE) && !(job->merge && b->from));
         for (int32_t i = 0; i < b->start[b->n_seqs]; i++) {
-            assert(b->tokens[i] >= 0 && b->tokens[i] < m->cfg.vocab &&
-                   b->targets[i] < m->cfg.vocab);
+            assert(b->from || (b->tokens[i] >= 0 && b->tokens[i] < m->cfg.vocab));
+            assert(b->targets[i] < m->cfg.vocab);
+            if (b->from && b->from->pos[i] >= longest)
+                longest = b->from->pos[i] + 1;
             if (b->targets[i] >= 0)
                 weight += b->weights ? (double)b->weights[i] : 1.0;
         }
@@ -200,10 +203,10 @@ static void head(struct run *r, bool backward)
 // Must the gradient go below this projection of this layer?
 static bool needed_below(const struct run *r, int32_t l, int lin)
 {
-    if (l > 0 || r->full || r->token_grads)
+    if (l > r->first || r->full || r->token_grads)
         return true;
     for (int i = 0; i < lin; i++)
-        if (r->m->layer[0].lin[i].n_lora > 0)
+        if (r->m->layer[l].lin[i].n_lora > 0)
             return true;
     return false;
 }
@@ -319,7 +322,7 @@ static void attention_backward(struct run *r, int32_t l)
     r->op->rope(r->cx, &rope, a->pos, rows, a->dqkv, a->ld_qkv);
     r->op->rmsnorm_fwd(r->cx, a->x[l], a->ld_dim, m->layer[l].norm_att, rows, c->dim,
                        (float)c->norm_eps, a->h, a->ld_dim, NULL);
-    if (l > 0 || r->full) {
+    if (l > r->first || r->full) {
         input_backward(r, l, r->rows, true);
         return;
     }
@@ -358,7 +361,7 @@ static void embed_backward(struct run *r)
 static void slice_backward(struct run *r)
 {
     const struct model *m = r->m;
-    int32_t lowest = r->full || r->token_grads || m->shape.n_values > 0 ? 0 : m->cfg.layers;
+    int32_t lowest = r->full || r->token_grads || m->shape.n_values > 0 ? r->first : m->cfg.layers;
     for (int32_t l = m->cfg.layers - 1; l >= lowest; l--) {
         merge_enter(r, l);
         if (r->a.shared && l < m->cfg.layers - 1) // the last layer's are still there
@@ -368,6 +371,57 @@ static void slice_backward(struct run *r)
     }
     if (r->token_grads || r->full)
         embed_backward(r);
+}
+
+// The layout of the slice and the rows of its first layer.
+static void enter_slice(struct run *r)
+{
+    const struct model_batch *b = r->job->batch;
+    const struct slice *s = r->slice;
+    const int32_t *from = b->start + s->seq0;
+    r->seqs = (struct kernel_seqs){.n = s->seqs, .start = r->a.start};
+    for (int32_t q = 0; q <= s->seqs; q++)
+        r->a.start[q] = from[q] - s->row0;
+    for (int32_t q = 0; q < s->seqs; q++)
+        for (int32_t i = from[q]; i < from[q + 1]; i++)
+            r->a.pos[i - s->row0] = i - from[q];
+}
+
+static void slice_work(struct run *r, bool backward)
+{
+    const struct model *m = r->m;
+    struct model_job *job = r->job;
+    int32_t row0 = r->slice->row0, layers = job->cut ? job->cut->layer : m->cfg.layers;
+    int64_t t0 = clock_ns();
+    if (job->batch->from)
+        cut_load(r);
+    else
+        r->op->embed_fwd(r->cx, &m->embed, job->batch->tokens + row0, r->rows, r->a.x[0],
+                         r->a.ld_dim);
+    for (int32_t i = 0; i < r->rows && job->received; i++)
+        job->received[row0 + i] = 0;
+    if (r->merge)
+        merge_begin(r);
+    for (int32_t l = r->first; l < layers; l++) {
+        if (l == m->cfg.layers - 1) {
+            merge_enter(r, l);
+            choose_top(r);
+        }
+        layer_forward(r, l, job->received ? job->received + row0 : NULL);
+    }
+    if (job->cut) {
+        cut_store(r);
+    } else {
+        head(r, backward);
+        head_outputs(r);
+    }
+    r->slice->rows_left = r->rows;
+    int64_t t1 = clock_ns(), merged_ns = r->times.merge_ns;
+    if (backward)
+        slice_backward(r);
+    int64_t t2 = clock_ns();
+    r->times.forward_ns = t1 - t0 - merged_ns;
+    r->times.backward_ns = t2 - t1 - r->times.embed_ns - (r->times.merge_ns - merged_ns);
 }
 
 static void slice_run(void *arg, int32_t item, int32_t lane)
@@ -386,6 +440,7 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
                     .adapter = job->adapter,
                     .full = w->mode == MODE_FULL,
                     .merge = job->merge,
+                    .first = job->batch->from ? job->batch->from->layer : 0,
                     .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad)};
     struct arena *arena = &m->lane[lane].acts;
     size_t mark = arena_mark(arena);
@@ -397,35 +452,8 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
                                         : model_gradient(m, w->jobs, s->job);
         memset(r.grad, 0, w->n_grad * sizeof *r.grad);
     }
-    const int32_t *from = job->batch->start + s->seq0;
-    r.seqs = (struct kernel_seqs){.n = s->seqs, .start = r.a.start};
-    for (int32_t q = 0; q <= s->seqs; q++)
-        r.a.start[q] = from[q] - s->row0;
-    for (int32_t q = 0; q < s->seqs; q++)
-        for (int32_t i = from[q]; i < from[q + 1]; i++)
-            r.a.pos[i - s->row0] = i - from[q];
-    int64_t t0 = clock_ns();
-    r.op->embed_fwd(r.cx, &m->embed, job->batch->tokens + s->row0, s->rows, r.a.x[0], r.a.ld_dim);
-    for (int32_t i = 0; i < s->rows && job->received; i++)
-        job->received[s->row0 + i] = 0;
-    if (r.merge)
-        merge_begin(&r);
-    for (int32_t l = 0; l < m->cfg.layers; l++) {
-        if (l == m->cfg.layers - 1) {
-            merge_enter(&r, l);
-            choose_top(&r);
-        }
-        layer_forward(&r, l, job->received ? job->received + s->row0 : NULL);
-    }
-    s->rows_left = r.rows;
-    head(&r, backward);
-    head_outputs(&r);
-    int64_t t1 = clock_ns(), merged_ns = r.times.merge_ns;
-    if (backward)
-        slice_backward(&r);
-    int64_t t2 = clock_ns();
-    r.times.forward_ns = t1 - t0 - merged_ns;
-    r.times.backward_ns = t2 - t1 - r.times.embed_ns - (r.times.merge_ns - merged_ns);
+    enter_slice(&r);
+    slice_work(&r, backward);
     s->times = r.times;
     arena_release(arena, mark);
 }

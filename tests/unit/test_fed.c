@@ -266,7 +266,7 @@ static void test_bad_methods_are_named(void **state)
         {"fedavg/seg:parts=1@fp32", "parts"},
         {"fedavg/seg:share=2@fp32", "share"},
         {"fedavg/alt@", ""},
-        {"tome-act", "does not run"},
+        {"split:cut=0/fp16", "cut"},
         {"fedavg/nosuch", "nosuch"},
         {"fedavg/", ""},
         {"/fp32", ""},

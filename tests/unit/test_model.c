@@ -300,6 +300,70 @@ static void merging_looks_at_nothing_later(void **state)
     bed_close(&b);
 }
 
+// What is sent at a cut and trained above it gives the gradient of the layers above to the bit.
+static void cut_and_joined_again(void **state)
+{
+    (void)state;
+    enum { ROWS = 256 };
+    static struct text t;
+    static int32_t len[8], pos[ROWS], size[ROWS], start[9], targets[ROWS];
+    struct model_config c = small;
+    c.layers = 3;
+    struct model_params p = params_of("all", 3);
+    make_answers(&t, 8, 9, 71, c.vocab);
+    t.batch.weights = NULL;
+    for (int way = 0; way < 4; way++) {
+        struct model_merge merge = {.ratio = 0.4, .window = 6, .protect = true};
+        BED(b, CPU, 1, &c, &p);
+        float *x = mem_alloc(MEM_OTHER, (size_t)(ROWS * c.dim) * sizeof *x);
+        struct model_cut cut = {.layer = 1 + way / 2, .len = len, .pos = pos, .size = size, .x = x};
+        // The whole may only merge below the cut, where layer 2 is the last.
+        bool merges = way == 3;
+        struct model_job below = {
+            .batch = &t.batch, .adapter = b.adapter, .merge = merges ? &merge : NULL, .cut = &cut};
+        model_evaluate(b.m, &below, 1);
+        int32_t tokens = 0;
+        start[0] = 0;
+        for (int32_t q = 0; q < t.batch.n_seqs; q++) {
+            int32_t from = t.start[q], gone = t.start[q + 1] - from - len[q], to = start[q];
+            assert_true(merges ? gone > 0 : gone == 0);
+            for (int32_t i = 0; i < len[q]; i++) { // answers are the last rows
+                pos[to + i] = pos[from + i];
+                size[to + i] = size[from + i];
+                memmove(x + (to + i) * c.dim, x + (from + i) * c.dim, (size_t)c.dim * sizeof *x);
+                int32_t target = t.targets[from + gone + i];
+                targets[to + i] = target;
+                assert_true(target < 0 || (size[to + i] == 1 && pos[to + i] == i + gone));
+                tokens += size[to + i];
+            }
+            start[q + 1] = to + len[q];
+        }
+        assert_int_equal(tokens, rows_of(&t));
+        assert_int_equal(below.rows_left, start[t.batch.n_seqs]);
+        struct model_batch above = {
+            .n_seqs = t.batch.n_seqs, .start = start, .targets = targets, .from = &cut};
+        float *grad[2] = {mem_alloc(MEM_OTHER, b.n * 4), mem_alloc(MEM_OTHER, b.n * 4)};
+        struct model_job whole = {.batch = &t.batch,
+                                  .adapter = b.adapter,
+                                  .merge = merges ? &merge : NULL,
+                                  .grad = grad[0]};
+        struct model_job joined = {.batch = &above, .adapter = b.adapter, .grad = grad[1]};
+        model_backward(b.m, &whole, 1, NULL);
+        model_backward(b.m, &joined, 1, NULL);
+        struct shape_range r = model_layers_from(b.m, cut.layer);
+        assert_true(joined.loss == whole.loss && r.from == (size_t)cut.layer * b.n / 3);
+        assert_memory_equal(grad[1] + r.from, grad[0] + r.from, (r.to - r.from) * sizeof(float));
+        double below_cut = 0, moved = 0;
+        for (size_t i = 0; i < b.n; i++)
+            *(i < r.from ? &below_cut : &moved) += fabs((double)grad[1][i]);
+        assert_true(below_cut == 0 && moved > 0);
+        void *gone[] = {x, grad[0], grad[1]};
+        for (size_t i = 0; i < ARRAY_LEN(gone); i++)
+            mem_free(gone[i]);
+        bed_close(&b);
+    }
+}
+
 // A model of zeros gives every token the same chance, and all keys are alike: whatever merges, the
 // mean loss is that of one token, so no weight is lost.
 static void merged_labels_keep_their_weight(void **state)
@@ -836,6 +900,7 @@ int main(void)
         cmocka_unit_test(gradients_go_through_merging),
         cmocka_unit_test(merging_shortens_prompts),
         cmocka_unit_test(merging_looks_at_nothing_later),
+        cmocka_unit_test(cut_and_joined_again),
         cmocka_unit_test(merged_labels_keep_their_weight),
         cmocka_unit_test(cpu_matches_reference),
         cmocka_unit_test(division_of_work_changes_no_bit),
