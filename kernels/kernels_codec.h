@@ -39,8 +39,8 @@ uint32_t quant_absmax_bits_f16(const uint8_t *x,
                                size_t n); // of the halves: >= 0x7c00 is not finite
 uint32_t quant_absmax_bits_bf16(const uint8_t *x, size_t n); // >= 0x7f80 is not finite
 
-// Sums in double over 1024-value blocks: 16 lanes, a fixed tree, blocks in order. The same on every
-// machine.
+// sums.c: sums in double over 1024-value blocks: 16 lanes, a fixed tree, blocks in order. The same
+// on every machine. And quant_absmax_bits, which the sums' passes find too.
 double quant_sum(const float *x, size_t n);
 double quant_dot(const float *x, const float *y, size_t n);
 double quant_sum_abs(const float *x, size_t n);

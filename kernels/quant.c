@@ -18,7 +18,7 @@ static enum codec_isa isa_of_machine(void)
 #if KERNEL_X86
     __builtin_cpu_init();
     bool v2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
-              __builtin_cpu_supports("popcnt");
+              __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
     if (v2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         return CODEC_ISA_AVX512;
@@ -80,17 +80,6 @@ KERNEL_BODY void store_u32(uint8_t *p, uint32_t u)
 // Largest magnitude. Bits of |x| order as the values do, Inf above every finite one and NaN above
 // Inf: one integer maximum finds the scale and tells whether the input is finite.
 
-KERNEL_BODY uint32_t quant_absmax_bits_body(const float *x, size_t n)
-{
-    uint32_t max = 0;
-    for (size_t i = 0; i < n; i++) {
-        uint32_t a = f32_bits(x[i]) & 0x7fffffffu;
-        max = a > max ? a : max;
-    }
-    return max;
-}
-KERNEL_VARIANTS(uint32_t, quant_absmax_bits, (const float *x, size_t n), (x, n))
-
 KERNEL_BODY uint32_t quant_absmax_bits_le_body(const uint8_t *x, size_t n)
 {
     uint32_t max = 0;
@@ -117,149 +106,6 @@ uint32_t quant_absmax_bits_bf16(const uint8_t *x, size_t n)
 {
     return quant_absmax_bits_f16(x, n); // both keep the sign in the top bit
 }
-
-// Sums.
-// Squares of floats neither overflow nor vanish in double. Two vectors of eight lanes: value i of a
-// block goes to lane i % 16.
-
-#define SUM_BLOCK 1024
-typedef double lanes8 __attribute__((vector_size(64)));
-typedef float floats8 __attribute__((vector_size(32)));
-typedef uint32_t words8 __attribute__((vector_size(32)));
-
-// Eight floats in double, their bits masked first.
-#define LANES_MASKED_AT(v, p, mask)                                                                \
-    do {                                                                                           \
-        words8 bits_;                                                                              \
-        floats8 f_;                                                                                \
-        memcpy(&bits_, p, sizeof bits_);                                                           \
-        bits_ &= (mask);                                                                           \
-        memcpy(&f_, &bits_, sizeof f_);                                                            \
-        (v) = __builtin_convertvector(f_, lanes8);                                                 \
-    } while (0)
-#define LANES_AT(v, p) LANES_MASKED_AT(v, p, UINT32_MAX)
-
-KERNEL_BODY double lanes_tree(double lane[16])
-{
-    for (int half = 8; half; half /= 2)
-        for (int l = 0; l < half; l++)
-            lane[l] += lane[l + half];
-    return lane[0];
-}
-
-// Sums TERM(i) over values; VECTOR(v, i) sets v to the terms of the eight values from i on.
-#define SUM_BODY(n, TERM, VECTOR)                                                                  \
-    double total = 0;                                                                              \
-    for (size_t begin = 0; begin < (n); begin += SUM_BLOCK) {                                      \
-        size_t end = begin + SUM_BLOCK < (n) ? begin + SUM_BLOCK : (n), i = begin;                 \
-        lanes8 low = {0}, high = {0}, v;                                                           \
-        for (; i + 16 <= end; i += 16) {                                                           \
-            VECTOR(v, i);                                                                          \
-            low += v;                                                                              \
-            VECTOR(v, i + 8);                                                                      \
-            high += v;                                                                             \
-        }                                                                                          \
-        double lane[16];                                                                           \
-        memcpy(lane, &low, sizeof low);                                                            \
-        memcpy(lane + 8, &high, sizeof high);                                                      \
-        for (size_t l = 0; i + l < end; l++)                                                       \
-            lane[l] += TERM(i + l);                                                                \
-        total += lanes_tree(lane);                                                                 \
-    }                                                                                              \
-    return total
-
-KERNEL_BODY double quant_sum_body(const float *x, size_t n)
-{
-#define TERM(i)      (double)x[i]
-#define VECTOR(v, i) LANES_AT(v, x + (i))
-    SUM_BODY(n, TERM, VECTOR);
-#undef TERM
-#undef VECTOR
-}
-KERNEL_VARIANTS(double, quant_sum, (const float *x, size_t n), (x, n))
-
-KERNEL_BODY double quant_sum_abs_body(const float *x, size_t n)
-{
-#define TERM(i)      (double)f32_from_bits(f32_bits(x[i]) & 0x7fffffffu)
-#define VECTOR(v, i) LANES_MASKED_AT(v, x + (i), 0x7fffffffu)
-    SUM_BODY(n, TERM, VECTOR);
-#undef TERM
-#undef VECTOR
-}
-KERNEL_VARIANTS(double, quant_sum_abs, (const float *x, size_t n), (x, n))
-
-KERNEL_BODY double quant_sum_sq_body(const float *x, size_t n)
-{
-#define TERM(i) (double)x[i] * (double)x[i]
-#define VECTOR(v, i)                                                                               \
-    LANES_AT(v, x + (i));                                                                          \
-    (v) *= (v)
-    SUM_BODY(n, TERM, VECTOR);
-#undef TERM
-#undef VECTOR
-}
-KERNEL_VARIANTS(double, quant_sum_sq, (const float *x, size_t n), (x, n))
-
-KERNEL_BODY double quant_sum_sq_diff_body(const float *x, const float *y, size_t n)
-{
-    lanes8 w;
-#define TERM(i) ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i])
-#define VECTOR(v, i)                                                                               \
-    LANES_AT(v, x + (i));                                                                          \
-    LANES_AT(w, y + (i));                                                                          \
-    (v) -= w;                                                                                      \
-    (v) *= (v)
-    SUM_BODY(n, TERM, VECTOR);
-#undef TERM
-#undef VECTOR
-}
-KERNEL_VARIANTS(double, quant_sum_sq_diff, (const float *x, const float *y, size_t n), (x, y, n))
-
-KERNEL_BODY double quant_dot_body(const float *x, const float *y, size_t n)
-{
-    lanes8 w;
-#define TERM(i) (double)x[i] * (double)y[i]
-#define VECTOR(v, i)                                                                               \
-    LANES_AT(v, x + (i));                                                                          \
-    LANES_AT(w, y + (i));                                                                          \
-    (v) *= w
-    SUM_BODY(n, TERM, VECTOR);
-#undef TERM
-#undef VECTOR
-}
-KERNEL_VARIANTS(double, quant_dot, (const float *x, const float *y, size_t n), (x, y, n))
-
-KERNEL_BODY size_t quant_count_nonneg_body(const float *x, size_t n)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++)
-        count += x[i] >= 0;
-    return count;
-}
-KERNEL_VARIANTS(size_t, quant_count_nonneg, (const float *x, size_t n), (x, n))
-
-// Block by block, so that all but the first look into the first-level cache.
-KERNEL_BODY void quant_stats_body(const float *x, size_t n, unsigned wanted, struct quant_stats *s)
-{
-    struct quant_stats t = *s;
-    for (size_t at = 0; at < n; at += SUM_BLOCK) {
-        size_t m = n - at < SUM_BLOCK ? n - at : SUM_BLOCK;
-        uint32_t max = wanted & QUANT_NO_MAX ? 0 : quant_absmax_bits_body(x + at, m);
-        t.max_bits = max > t.max_bits ? max : t.max_bits;
-        if (wanted & QUANT_SUM)
-            t.sum += quant_sum_body(x + at, m);
-        if (wanted & QUANT_ABS)
-            t.abs += quant_sum_abs_body(x + at, m);
-        if (wanted & QUANT_SQ)
-            t.sq += quant_sum_sq_body(x + at, m);
-        if (wanted & QUANT_NONNEG)
-            t.nonneg += quant_count_nonneg_body(x + at, m);
-    }
-    *s = t;
-}
-KERNEL_VARIANTS_VOID(quant_stats,
-                     (const float *x, size_t n, unsigned wanted, struct quant_stats *s),
-                     (x, n, wanted, s))
 
 // Dense formats.
 

@@ -26,13 +26,13 @@ extern const char *const simd_isa_name[SIMD_ISA_COUNT];
         else if (isa == SIMD_AVX2)                                                                 \
             name##_avx2 args;                                                                      \
         else                                                                                       \
-            name##_base args;                                                                      \
+            name##_portable args;                                                                  \
     }
 #else
 #define SIMD_PICK(name, params, args)                                                              \
     static void name params                                                                        \
     {                                                                                              \
-        name##_base args;                                                                          \
+        name##_portable args;                                                                      \
     }
 #endif
 

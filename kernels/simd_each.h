@@ -29,7 +29,7 @@
 
 #endif
 
-#define SIMD_ISA   base
+#define SIMD_ISA   portable
 #define SIMD_LANES 4
 #if defined(__aarch64__)
 #define SIMD_REGISTERS 32
