@@ -1,5 +1,6 @@
-// Floats straight to packed codes and back: what quant.c and pack.c do in turn. With AVX-512 codes
-// never leave the registers; elsewhere they pass through a tile in the first-level cache.
+// Floats straight to packed codes and back: what quant.c and pack.c do in turn. With AVX2 and
+// AVX-512 codes of most widths never leave the registers; elsewhere they pass through a tile in the
+// first-level cache.
 #include "isa.h"
 
 #include "base/half.h"
@@ -100,33 +101,99 @@ static void unpack_portable(const uint8_t *in, size_t at, size_t end, unsigned w
 }
 
 #if KERNEL_X86
+#define LANES_256 TARGET_AVX2 static inline __attribute__((always_inline))
 #define LANES_512 TARGET_AVX512 static inline __attribute__((always_inline))
 
-// AVX2: a tile of values past the caches.
-TARGET_AVX2 static void stream_avx2(const float *v, size_t n, float *to)
+enum give { GIVE_SET, GIVE_ADD, GIVE_STREAM };
+
+// AVX2.
+
+// Levels in [-q, q] of eight values.
+LANES_256 __m256i nearest_8(const float *x, __m256 inv, __m256 most)
 {
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm256_stream_ps(to + i, _mm256_loadu_ps(v + i));
-    memcpy(to + i, v + i, (n - i) * sizeof *to);
+    __m256 v = _mm256_min_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inv), most);
+    return _mm256_cvtps_epi32(_mm256_max_ps(v, _mm256_sub_ps(_mm256_setzero_ps(), most)));
+}
+LANES_256 __m256i stochastic_8(const float *x, const uint32_t *rnd, __m256 inv, __m256 most)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f), zero = _mm256_setzero_ps();
+    __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x), inv);
+    __m256i word = _mm256_loadu_si256((const __m256i *)(const void *)rnd);
+    __m256 u = _mm256_cvtepi32_ps(_mm256_srli_epi32(word, 8));
+    __m256 a = _mm256_add_ps(_mm256_andnot_ps(sign, v), _mm256_mul_ps(u, _mm256_set1_ps(0x1p-24f)));
+    __m256i level = _mm256_cvttps_epi32(_mm256_min_ps(a, most));
+    __m256i below = _mm256_castps_si256(_mm256_cmp_ps(v, zero, _CMP_LT_OQ));
+    return _mm256_sub_epi32(_mm256_xor_si256(level, below), below);
 }
 
-static void unpack_avx2(const uint8_t *in, size_t at, size_t end, unsigned width,
-                        const struct meaning *mean, struct quant_sink to, bool stream)
+// 32 codes as bytes; meanwhile next is fetched, for the caller fits the following run from there.
+// Packing works inside 128-bit lanes; the permutation puts the values back into order.
+LANES_256 __m256i codes_32(const float *x, const float *next, const uint32_t *rnd, __m256 inv,
+                           __m256 most, __m256i q)
 {
-    float tile[TILE];
-    if (!stream || ((uintptr_t)(to.to + at) & 31)) {
-        unpack_rest(in, at, end, width, mean, to);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i v[4];
+    for (int k = 0; k < 2; k++)
+        __builtin_prefetch(next + 16 * k, 0, 3);
+    for (int k = 0; k < 4; k++)
+        v[k] =
+            rnd ? stochastic_8(x + 8 * k, rnd + 8 * k, inv, most) : nearest_8(x + 8 * k, inv, most);
+    __m256i c = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    return _mm256_add_epi8(_mm256_permutevar8x32_epi32(c, order), q);
+}
+
+// Codes of 8, 4 or 2 bits: pairs, then pairs of pairs, are joined by a multiplication.
+LANES_256 void store_32(__m256i c, unsigned width, uint8_t *out)
+{
+    if (width == 8) {
+        _mm256_storeu_si256((__m256i *)(void *)out, c);
         return;
     }
-    for (; at < end; at += TILE) {
-        size_t m = min_size(end - at, TILE);
-        unpack_rest(in + at / 8 * width, 0, m, width, mean, (struct quant_sink){tile, 1, false});
-        stream_avx2(tile, m, to.to + at);
+    __m256i two = _mm256_maddubs_epi16(c, _mm256_set1_epi16((short)(1 | 1 << (8 + width))));
+    if (width == 4) {
+        __m128i bytes =
+            _mm_packus_epi16(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
+        _mm_storeu_si128((__m128i *)(void *)out, bytes);
+        return;
+    }
+    __m256i four = _mm256_madd_epi16(two, _mm256_set1_epi32(1 | 1 << 20));
+    __m128i words =
+        _mm_packus_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+    _mm_storel_epi64((__m128i *)(void *)out, _mm_packus_epi16(words, words));
+}
+
+LANES_256 void pack_256(const float *x, const uint32_t *rnd, size_t n, size_t group,
+                        const float *scale, int q, unsigned width, uint8_t *out)
+{
+    const __m256 most = _mm256_set1_ps((float)q);
+    const __m256i q8 = _mm256_set1_epi8((char)q);
+    for (size_t at = 0; at < n;) {
+        size_t end = min_size(n, at + group);
+        float one = reciprocal(*scale++);
+        __m256 inv = _mm256_set1_ps(one);
+        for (; at + 32 <= end; at += 32)
+            store_32(codes_32(x + at, x + n + at, rnd ? rnd + at : NULL, inv, most, q8), width,
+                     out + at / 8 * width);
+        if (at < end)
+            pack_rest(x, rnd, at, end, one, q, width, out);
+        at = end;
     }
 }
 
-#define pack_avx2 pack_portable
+TARGET_AVX2 static void pack_avx2(const float *x, const uint32_t *rnd, size_t n, size_t group,
+                                  const float *scale, int q, unsigned width, uint8_t *out)
+{
+#define CASE(w)                                                                                    \
+    if (width == (w) && rnd)                                                                       \
+        pack_256(x, rnd, n, group, scale, q, w, out);                                              \
+    else if (width == (w))                                                                         \
+    pack_256(x, NULL, n, group, scale, q, w, out)
+    CASE(8);
+    else CASE(4);
+    else CASE(2);
+    else pack_portable(x, rnd, n, group, scale, q, width, out);
+#undef CASE
+}
 
 TARGET_AVX2 static void sign_avx2(const float *x, size_t n, uint8_t *out)
 {
@@ -139,6 +206,90 @@ TARGET_AVX2 static void sign_avx2(const float *x, size_t n, uint8_t *out)
 }
 
 #define sign_abs_avx2 sign_abs_portable
+
+// v comes weighted already when it is to be added.
+LANES_256 void give_8(float *to, __m256 v, enum give how)
+{
+    if (how == GIVE_STREAM)
+        _mm256_stream_ps(to, v);
+    else
+        _mm256_storeu_ps(to, how == GIVE_ADD ? _mm256_add_ps(_mm256_loadu_ps(to), v) : v);
+}
+
+// The eight codes that begin at p. Where width divides 8 just their bytes are read, else eight.
+LANES_256 __m256i load_codes_8(const uint8_t *p, unsigned width, __m256i from, __m256i shift,
+                               __m256i mask)
+{
+    uint64_t bits = 0;
+    memcpy(&bits, p, 8 % width ? 8 : width);
+    __m256i c = _mm256_shuffle_epi8(_mm256_set1_epi64x((long long)bits), from);
+    return _mm256_and_si256(_mm256_srlv_epi32(c, shift), mask);
+}
+
+// Each lane takes the two bytes that hold its code, shifts and looks up or multiplies.
+LANES_256 size_t unpack_256(const uint8_t *in, size_t i, size_t end, unsigned width,
+                            const struct meaning *mean, struct quant_sink to, enum give how)
+{
+    const __m256i bit = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                           _mm256_set1_epi32((int)width));
+    const __m256i from =
+        _mm256_add_epi32(_mm256_mullo_epi32(_mm256_srli_epi32(bit, 3), _mm256_set1_epi32(0x0101)),
+                         _mm256_set1_epi32((int)0x80800100u));
+    const __m256i shift = _mm256_and_si256(bit, _mm256_set1_epi32(7));
+    const __m256i mask = _mm256_set1_epi32((1 << width) - 1), zero = _mm256_set1_epi32(mean->zero);
+    const __m256 step = _mm256_set1_ps(mean->step), w = _mm256_set1_ps(to.weight);
+    const bool table = mean->table;
+    const __m256 low = table ? _mm256_loadu_ps(mean->table) : step;
+    const __m256 high = table ? _mm256_loadu_ps(mean->table + 8) : step;
+    size_t spare = 8 % width ? 8 : width; // bytes a load reads
+    for (; (end - i) / 8 * width >= spare; i += 8) {
+        __m256i c = load_codes_8(in + i / 8 * width, width, from, shift, mask);
+        __m256 v;
+        if (table) {
+            v = _mm256_permutevar8x32_ps(low, c);
+            if (width > 3) // bit 3 to the sign
+                v = _mm256_blendv_ps(v, _mm256_permutevar8x32_ps(high, c),
+                                     _mm256_castsi256_ps(_mm256_slli_epi32(c, 28)));
+        } else {
+            v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(c, zero)), step);
+        }
+        give_8(to.to + i, how == GIVE_ADD ? _mm256_mul_ps(w, v) : v, how);
+    }
+    return i;
+}
+
+TARGET_AVX2 static void unpack_avx2(const uint8_t *in, size_t at, size_t end, unsigned width,
+                                    const struct meaning *mean, struct quant_sink to, bool stream)
+{
+    enum give how = to.add                                          ? GIVE_ADD
+                    : stream && ((uintptr_t)(to.to + at) & 31) == 0 ? GIVE_STREAM
+                                                                    : GIVE_SET;
+    size_t i = at;
+#define GIVE(w)                                                                                    \
+    (how == GIVE_ADD      ? unpack_256(in, at, end, w, mean, to, GIVE_ADD)                         \
+     : how == GIVE_STREAM ? unpack_256(in, at, end, w, mean, to, GIVE_STREAM)                      \
+                          : unpack_256(in, at, end, w, mean, to, GIVE_SET))
+    switch (width) {
+    case 1:
+        i = GIVE(1);
+        break;
+    case 2:
+        i = GIVE(2);
+        break;
+    case 4:
+        i = GIVE(4);
+        break;
+    case 8:
+        i = GIVE(8);
+        break;
+    default:
+        i = GIVE(width);
+        break;
+    }
+#undef GIVE
+    if (i < end)
+        unpack_rest(in, i, end, width, mean, to);
+}
 
 // Levels in [-q, q] of sixteen values.
 LANES_512 __m512i nearest_16(const float *x, __m512 inv)
@@ -298,8 +449,6 @@ TARGET_AVX512 static void sign_abs_avx512(const float *x, size_t n, uint8_t *out
         *total += quant_sum_abs(x + at, n - at);
 }
 
-enum give { GIVE_SET, GIVE_ADD, GIVE_STREAM };
-
 // v comes weighted already when it is to be added.
 LANES_512 void give_16(float *to, __m512 v, enum give how)
 {
@@ -439,11 +588,13 @@ static void copy_portable(const float *x, size_t n, float *to)
 }
 
 #if KERNEL_X86
-static void copy_avx2(const float *x, size_t n, float *to)
+TARGET_AVX2 static void copy_avx2(const float *x, size_t n, float *to)
 {
-    size_t head = min_size(((0 - (uintptr_t)to) & 31) / 4, n);
-    copy_portable(x, head, to);
-    stream_avx2(x + head, n - head, to + head);
+    size_t i = min_size(((0 - (uintptr_t)to) & 31) / 4, n);
+    copy_portable(x, i, to);
+    for (; i + 8 <= n; i += 8)
+        _mm256_stream_ps(to + i, _mm256_loadu_ps(x + i));
+    copy_portable(x + i, n - i, to + i);
 }
 
 TARGET_AVX512 static void copy_avx512(const float *x, size_t n, float *to)
