@@ -25,5 +25,13 @@ TARGET_AVX2 static inline __attribute__((always_inline)) __m256i lanes_close(__m
 {
     return _mm256_permutevar8x32_epi32(v, lanes_of_row(lanes_close_from[mask]));
 }
+// The mask's lanes, count in number, as the last ones; below them stands anything. Reads from the
+// row before what it takes less than a row.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
+lanes_close_up(__m256i v, unsigned mask, unsigned count)
+{
+    const uint8_t *row = lanes_close_from[0] + 8 * mask;
+    return _mm256_permutevar8x32_epi32(v, lanes_of_row(row - (-count & 7)));
+}
 #endif
 #endif

@@ -117,12 +117,13 @@ encode_one(const struct rans_encoder *e, uint8_t code, uint32_t *state, uint8_t 
     return p;
 }
 
-// The steps [from, to) of whole lanes, last to first.
+// The first steps of all lanes, last to first; buf is where the output's room begins.
 static uint8_t *encode_steps_portable(const struct rans_encoder *e, const uint8_t *code,
-                                      size_t from, size_t to, unsigned lanes, uint32_t *state,
-                                      uint8_t *p)
+                                      size_t steps, unsigned lanes, uint32_t *state, uint8_t *p,
+                                      const uint8_t *buf)
 {
-    for (size_t t = to; t-- > from;)
+    (void)buf;
+    for (size_t t = steps; t-- > 0;)
         for (unsigned l = lanes; l-- > 0;)
             p = encode_one(e, code[t * lanes + l], &state[l], p);
     return p;
@@ -157,13 +158,13 @@ encode_16(const struct rans_encoder *e, const uint8_t *code, __m512i x, uint8_t 
 }
 
 TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, const uint8_t *code,
-                                                  size_t from, size_t to, unsigned lanes,
-                                                  uint32_t *state, uint8_t *p)
+                                                  size_t steps, unsigned lanes, uint32_t *state,
+                                                  uint8_t *p, const uint8_t *buf)
 {
     if (lanes != 32)
-        return encode_steps_portable(e, code, from, to, lanes, state, p);
+        return encode_steps_portable(e, code, steps, lanes, state, p, buf);
     __m512i low = _mm512_loadu_si512(state), high = _mm512_loadu_si512(state + 16);
-    for (size_t t = to; t-- > from;) {
+    for (size_t t = steps; t-- > 0;) {
         high = encode_16(e, code + t * 32 + 16, high, &p);
         low = encode_16(e, code + t * 32, low, &p);
     }
@@ -172,7 +173,48 @@ TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, 
     return p;
 }
 
-#define encode_steps_avx2 encode_steps_portable
+// Stores eight words, of which those that are shed come last: the next ones take the place of the
+// others.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
+encode_8(const struct rans_encoder *e, const uint8_t *code, __m256i x, uint8_t **p)
+{
+    __m256i s = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code));
+    __m256i step = _mm256_i32gather_epi32((const int *)(const void *)e->step, s, 4);
+    __m256i rcp = _mm256_i32gather_epi32((const int *)(const void *)e->reciprocal, s, 4);
+    __m256i rest = _mm256_and_si256(step, _mm256_set1_epi32(0x1fff)); // 4096 - freq
+    __m256i full = _mm256_add_epi32(_mm256_srli_epi32(x, FULL_SHIFT), rest);
+    __m256i shed = _mm256_cmpgt_epi32(full, _mm256_set1_epi32(PROB_ONE - 1));
+    unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(shed));
+    unsigned words = (unsigned)__builtin_popcount(m);
+    __m256i w = _mm256_and_si256(lanes_close_up(x, m, words), _mm256_set1_epi32(0xffff));
+    __m128i out = _mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
+    _mm_storeu_si128((__m128i *)(void *)(*p - 16), out);
+    *p -= 2 * words;
+    x = _mm256_srlv_epi32(x, _mm256_and_si256(shed, _mm256_set1_epi32(16)));
+    __m256i even = _mm256_srli_epi64(_mm256_mul_epu32(x, rcp), 32);
+    __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(rcp, 32));
+    __m256i q = _mm256_srlv_epi32(_mm256_blend_epi32(even, odd, 0xaa), _mm256_srli_epi32(step, 26));
+    __m256i start = _mm256_and_si256(_mm256_srli_epi32(step, 13), _mm256_set1_epi32(0x1fff));
+    return _mm256_add_epi32(_mm256_add_epi32(x, start), _mm256_mullo_epi32(q, rest));
+}
+
+TARGET_AVX2 static uint8_t *encode_steps_avx2(const struct rans_encoder *e, const uint8_t *code,
+                                              size_t steps, unsigned lanes, uint32_t *state,
+                                              uint8_t *p, const uint8_t *buf)
+{
+    if (lanes != 32)
+        return encode_steps_portable(e, code, steps, lanes, state, p, buf);
+    __m256i x[4], *at = (__m256i *)(void *)state;
+    size_t t = steps;
+    for (int k = 0; k < 4; k++)
+        x[k] = _mm256_loadu_si256(at + k);
+    for (; t > 0 && p - buf >= 2 * (WORD_MAX_STEP + 8); t--)
+        for (int k = 3; k >= 0; k--)
+            x[k] = encode_8(e, code + 32 * (t - 1) + 8 * k, x[k], &p);
+    for (int k = 0; k < 4; k++)
+        _mm256_storeu_si256(at + k, x[k]);
+    return encode_steps_portable(e, code, t, lanes, state, p, buf);
+}
 #endif
 
 size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, uint8_t *buf)
@@ -185,7 +227,7 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
     size_t steps = n / lanes;
     for (size_t i = n; i-- > steps * lanes;)
         p = encode_one(e, code[i], &state[i % lanes], p);
-    p = KERNEL_PICK(encode_steps, (e, code, 0, steps, lanes, state, p));
+    p = KERNEL_PICK(encode_steps, (e, code, steps, lanes, state, p, buf));
     for (unsigned l = lanes; l-- > 0;) {
         p -= 4;
         store_word(p, state[l] & 0xffff);
