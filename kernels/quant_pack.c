@@ -11,7 +11,7 @@
 #endif
 
 #define TILE      1024 // values
-#define SUM_BLOCK 1024 // of quant.c
+#define SUM_BLOCK 1024 // of sums.c
 #define AHEAD     1024 // values; what follows is fetched while what is here is worked on
 
 static float reciprocal(float scale)
@@ -205,7 +205,34 @@ TARGET_AVX2 static void sign_avx2(const float *x, size_t n, uint8_t *out)
     sign_rest(x, i, n, out);
 }
 
-#define sign_abs_avx2 sign_abs_portable
+// Sixteen lanes of double a block and a fixed tree, as in sums.c.
+TARGET_AVX2 static void sign_abs_avx2(const float *x, size_t n, uint8_t *out, double *total)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f), zero = _mm256_setzero_ps();
+    size_t at = 0;
+    for (; at + SUM_BLOCK <= n; at += SUM_BLOCK) {
+        __m256d sum[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(),
+                          _mm256_setzero_pd()};
+        for (size_t i = at; i < at + SUM_BLOCK; i += 16) {
+            __builtin_prefetch(x + i + AHEAD, 0, 3);
+            for (int k = 0; k < 2; k++) {
+                __m256 v = _mm256_loadu_ps(x + i + 8 * k), a = _mm256_andnot_ps(sign, v);
+                __m128 low = _mm256_castps256_ps128(a), high = _mm256_extractf128_ps(a, 1);
+                int bits = _mm256_movemask_ps(_mm256_cmp_ps(v, zero, _CMP_GE_OQ));
+                out[i / 8 + (size_t)k] = (uint8_t)bits;
+                sum[2 * k] = _mm256_add_pd(sum[2 * k], _mm256_cvtps_pd(low));
+                sum[2 * k + 1] = _mm256_add_pd(sum[2 * k + 1], _mm256_cvtps_pd(high));
+            }
+        }
+        double lane[4];
+        _mm256_storeu_pd(
+            lane, _mm256_add_pd(_mm256_add_pd(sum[0], sum[2]), _mm256_add_pd(sum[1], sum[3])));
+        *total += (lane[0] + lane[2]) + (lane[1] + lane[3]);
+    }
+    sign_avx2(x + at, n - at, out + at / 8);
+    if (at < n)
+        *total += quant_sum_abs(x + at, n - at);
+}
 
 // v comes weighted already when it is to be added.
 LANES_256 void give_8(float *to, __m256 v, enum give how)
@@ -418,7 +445,7 @@ TARGET_AVX512 static void sign_avx512(const float *x, size_t n, uint8_t *out)
     sign_rest(x, i, n, out);
 }
 
-// Sixteen lanes of double a block and a fixed tree, as in quant.c.
+// Sixteen lanes of double a block and a fixed tree, as in sums.c.
 TARGET_AVX512 static void sign_abs_avx512(const float *x, size_t n, uint8_t *out, double *total)
 {
     const __m512 zero = _mm512_setzero_ps();
