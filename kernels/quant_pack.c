@@ -162,6 +162,27 @@ LANES_256 void store_32(__m256i c, unsigned width, uint8_t *out)
     _mm_storel_epi64((__m128i *)(void *)out, _mm_packus_epi16(words, words));
 }
 
+// A copy for each width whose codes are packed in registers, with random numbers and without.
+#define PACK_BY_WIDTH(target, name, packed, other)                                                 \
+    target static void name(const float *x, const uint32_t *rnd, size_t n, size_t group,           \
+                            const float *scale, int q, unsigned width, uint8_t *out)               \
+    {                                                                                              \
+        if (width == 8 && rnd)                                                                     \
+            packed(x, rnd, n, group, scale, q, 8, out);                                            \
+        else if (width == 8)                                                                       \
+            packed(x, NULL, n, group, scale, q, 8, out);                                           \
+        else if (width == 4 && rnd)                                                                \
+            packed(x, rnd, n, group, scale, q, 4, out);                                            \
+        else if (width == 4)                                                                       \
+            packed(x, NULL, n, group, scale, q, 4, out);                                           \
+        else if (width == 2 && rnd)                                                                \
+            packed(x, rnd, n, group, scale, q, 2, out);                                            \
+        else if (width == 2)                                                                       \
+            packed(x, NULL, n, group, scale, q, 2, out);                                           \
+        else                                                                                       \
+            other(x, rnd, n, group, scale, q, width, out);                                         \
+    }
+
 LANES_256 void pack_256(const float *x, const uint32_t *rnd, size_t n, size_t group,
                         const float *scale, int q, unsigned width, uint8_t *out)
 {
@@ -180,20 +201,7 @@ LANES_256 void pack_256(const float *x, const uint32_t *rnd, size_t n, size_t gr
     }
 }
 
-TARGET_AVX2 static void pack_avx2(const float *x, const uint32_t *rnd, size_t n, size_t group,
-                                  const float *scale, int q, unsigned width, uint8_t *out)
-{
-#define CASE(w)                                                                                    \
-    if (width == (w) && rnd)                                                                       \
-        pack_256(x, rnd, n, group, scale, q, w, out);                                              \
-    else if (width == (w))                                                                         \
-    pack_256(x, NULL, n, group, scale, q, w, out)
-    CASE(8);
-    else CASE(4);
-    else CASE(2);
-    else pack_portable(x, rnd, n, group, scale, q, width, out);
-#undef CASE
-}
+PACK_BY_WIDTH(TARGET_AVX2, pack_avx2, pack_256, pack_portable)
 
 TARGET_AVX2 static void sign_avx2(const float *x, size_t n, uint8_t *out)
 {
@@ -415,20 +423,7 @@ TARGET_AVX512 static void pack_tiles_512(const float *x, const uint32_t *rnd, si
     }
 }
 
-TARGET_AVX512 static void pack_avx512(const float *x, const uint32_t *rnd, size_t n, size_t group,
-                                      const float *scale, int q, unsigned width, uint8_t *out)
-{
-#define CASE(w)                                                                                    \
-    if (width == (w) && rnd)                                                                       \
-        pack_512(x, rnd, n, group, scale, q, w, out);                                              \
-    else if (width == (w))                                                                         \
-    pack_512(x, NULL, n, group, scale, q, w, out)
-    CASE(8);
-    else CASE(4);
-    else CASE(2);
-    else pack_tiles_512(x, rnd, n, group, scale, q, width, out);
-#undef CASE
-}
+PACK_BY_WIDTH(TARGET_AVX512, pack_avx512, pack_512, pack_tiles_512)
 
 TARGET_AVX512 static void sign_avx512(const float *x, size_t n, uint8_t *out)
 {
