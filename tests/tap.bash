@@ -34,6 +34,19 @@ adapter() # log: the hash of the final adapter
 {
     sed -n 's/^# adapter //p' "$1"
 }
+kill_after_checkpoint() # run.dir command...: started, and killed once there is a checkpoint
+{
+    local dir=$1 pid
+    shift
+    "$@" >killed 2>&1 &
+    pid=$!
+    for _ in $(seq 4000); do
+        [ -f "$dir/server.a.ckpt" ] && break
+        sleep 0.005
+    done
+    kill -KILL $pid
+    wait $pid 2>/dev/null
+}
 finish() {
     echo "1..$tap_n"
     exit $((tap_bad > 0))

@@ -85,15 +85,8 @@ for row in "topk:ratio=0.05+ef 0 4" "topk:ratio=0.05+ef21:share=0.75 1 4" "fetch
     at=$(state_of "$log.d1")
     read -r _ floats holders <<<"$at"
     check "$method: who keeps state" equal "$((floats > 0)) $holders" "$server $clients"
-    "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.k" \
-        >killed 2>&1 &
-    pid=$!
-    for _ in $(seq 4000); do
-        [ -f "$log.k/server.a.ckpt" ] && break
-        sleep 0.005
-    done
-    kill -KILL $pid
-    wait $pid 2>/dev/null
+    kill_after_checkpoint "$log.k" \
+        "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.k"
     mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${state[@]}" \
         fed.method="fedavg/$method" run.dir="$log.k" run.resume=on >"$log.k3" 2>&1
     check "$method: resumed before its end" grep -q '^# resumed after round [2-5]$' "$log.k3"

@@ -24,15 +24,8 @@ for method in alt@topk:ratio=0.1+ef seg:parts=3@dgc R@topk:ratio=0.1+ef; do
 done
 for method in alt@topk:ratio=0.1+ef seg:parts=3@dgc; do
     log=${method%%[:@]*}
-    "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d" \
-        >killed 2>&1 &
-    pid=$!
-    for _ in $(seq 1000); do
-        [ -f "$log.d/server.a.ckpt" ] && break
-        sleep 0.005
-    done
-    kill -KILL $pid
-    wait $pid 2>/dev/null
+    kill_after_checkpoint "$log.d" \
+        "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d"
     run "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d" run.resume=on >resumed 2>&1
     check "$method: killed and resumed, the same adapter" \
         equal "$(adapter resumed)" "$(adapter "$log.1")"
