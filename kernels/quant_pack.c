@@ -242,6 +242,20 @@ TARGET_AVX2 static void sign_abs_avx2(const float *x, size_t n, uint8_t *out, do
         *total += quant_sum_abs(x + at, n - at);
 }
 
+// Streaming stores want whole registers of so many bytes.
+static enum give way_of(const struct quant_sink *to, size_t at, bool stream, size_t bytes)
+{
+    if (to->add)
+        return GIVE_ADD;
+    return stream && (uintptr_t)(to->to + at) % bytes == 0 ? GIVE_STREAM : GIVE_SET;
+}
+
+// A copy of unpack for each way and width.
+#define UNPACK_AS(how, unpack, w)                                                                  \
+    ((how) == GIVE_ADD      ? unpack(in, at, end, w, mean, to, GIVE_ADD)                           \
+     : (how) == GIVE_STREAM ? unpack(in, at, end, w, mean, to, GIVE_STREAM)                        \
+                            : unpack(in, at, end, w, mean, to, GIVE_SET))
+
 // v comes weighted already when it is to be added.
 LANES_256 void give_8(float *to, __m256 v, enum give how)
 {
@@ -296,14 +310,9 @@ LANES_256 size_t unpack_256(const uint8_t *in, size_t i, size_t end, unsigned wi
 TARGET_AVX2 static void unpack_avx2(const uint8_t *in, size_t at, size_t end, unsigned width,
                                     const struct meaning *mean, struct quant_sink to, bool stream)
 {
-    enum give how = to.add                                          ? GIVE_ADD
-                    : stream && ((uintptr_t)(to.to + at) & 31) == 0 ? GIVE_STREAM
-                                                                    : GIVE_SET;
+    enum give how = way_of(&to, at, stream, 32);
     size_t i = at;
-#define GIVE(w)                                                                                    \
-    (how == GIVE_ADD      ? unpack_256(in, at, end, w, mean, to, GIVE_ADD)                         \
-     : how == GIVE_STREAM ? unpack_256(in, at, end, w, mean, to, GIVE_STREAM)                      \
-                          : unpack_256(in, at, end, w, mean, to, GIVE_SET))
+#define GIVE(w) UNPACK_AS(how, unpack_256, w)
     switch (width) {
     case 1:
         i = GIVE(1);
@@ -570,14 +579,9 @@ TARGET_AVX512 static void unpack_avx512(const uint8_t *in, size_t at, size_t end
                                         const struct meaning *mean, struct quant_sink to,
                                         bool stream)
 {
-    enum give how = to.add                                          ? GIVE_ADD
-                    : stream && ((uintptr_t)(to.to + at) & 63) == 0 ? GIVE_STREAM
-                                                                    : GIVE_SET;
+    enum give how = way_of(&to, at, stream, 64);
     size_t i = at;
-#define GIVE(w)                                                                                    \
-    (how == GIVE_ADD      ? unpack_512(in, at, end, w, mean, to, GIVE_ADD)                         \
-     : how == GIVE_STREAM ? unpack_512(in, at, end, w, mean, to, GIVE_STREAM)                      \
-                          : unpack_512(in, at, end, w, mean, to, GIVE_SET))
+#define GIVE(w) UNPACK_AS(how, unpack_512, w)
     switch (width) {
     case 1:
         i = GIVE(1);

@@ -34,17 +34,17 @@ adapter() # log: the hash of the final adapter
 {
     sed -n 's/^# adapter //p' "$1"
 }
-kill_after_checkpoint() # run.dir command...: started, and killed once there is a checkpoint
+stop_at_checkpoint() # signal run.dir command...: started, and sent it once there is a checkpoint
 {
-    local dir=$1 pid
-    shift
-    "$@" >killed 2>&1 &
+    local signal=$1 dir=$2 pid
+    shift 2
+    "$@" >stopped 2>&1 &
     pid=$!
     for _ in $(seq 4000); do
         [ -f "$dir/server.a.ckpt" ] && break
         sleep 0.005
     done
-    kill -KILL $pid
+    kill -"$signal" $pid
     wait $pid 2>/dev/null
 }
 finish() {

@@ -85,7 +85,7 @@ for row in "topk:ratio=0.05+ef 0 4" "topk:ratio=0.05+ef21:share=0.75 1 4" "fetch
     at=$(state_of "$log.d1")
     read -r _ floats holders <<<"$at"
     check "$method: who keeps state" equal "$((floats > 0)) $holders" "$server $clients"
-    kill_after_checkpoint "$log.k" \
+    stop_at_checkpoint KILL "$log.k" \
         "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.k"
     mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${state[@]}" \
         fed.method="fedavg/$method" run.dir="$log.k" run.resume=on >"$log.k3" 2>&1

@@ -43,7 +43,7 @@ check "centralised: one client with all languages" contains central "# VALID"
 keep=(fed.opt_state=keep fed.rounds=6)
 run 1 kept "${keep[@]}"
 check "kept moments matter" test "$(adapter kept)" != "$(adapter p1)"
-kill_after_checkpoint d "$FSTQ" run "${common[@]}" "${keep[@]}" run.dir=d
+stop_at_checkpoint KILL d "$FSTQ" run "${common[@]}" "${keep[@]}" run.dir=d
 run 2 resumed "${keep[@]}" run.dir=d run.resume=on
 check "killed and resumed on other ranks: the same adapter" \
     equal "$(adapter resumed)" "$(adapter kept)"
@@ -61,7 +61,7 @@ check "kept averages matter" test "$(adapter fisher)" != "$(adapter forgets)"
 run 3 fisher3 "${fisher[@]}"
 check "kept averages: the same adapter on three ranks" \
     equal "$(adapter fisher3)" "$(adapter fisher)"
-kill_after_checkpoint f "$FSTQ" run "${common[@]}" "${fisher[@]}" run.dir=f
+stop_at_checkpoint KILL f "$FSTQ" run "${common[@]}" "${fisher[@]}" run.dir=f
 run 2 resumed "${fisher[@]}" run.dir=f run.resume=on
 check "kept averages: killed and resumed on other ranks, the same adapter" \
     equal "$(adapter resumed)" "$(adapter fisher)"

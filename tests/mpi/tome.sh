@@ -66,7 +66,7 @@ check "nothing goes down but frames" equal "$(bytes tome-act | cut -d' ' -f3-)" 
 check "the server learns" awk '/^ +1 /{a = $4} /^ +4 /{b = $4} END {exit !(b < a)}' \
     <(run fed.rounds=4 fed.local_steps=10 fed.method=tome-act 2>&1)
 run fed.rounds=8 fed.method=tome-act >straight 2>&1
-kill_after_checkpoint d "$FSTQ" run "${common[@]}" fed.rounds=8 fed.method=tome-act run.dir=d
+stop_at_checkpoint KILL d "$FSTQ" run "${common[@]}" fed.rounds=8 fed.method=tome-act run.dir=d
 run fed.rounds=8 fed.method=tome-act run.dir=d run.resume=on >resumed 2>&1
 check "killed and resumed, the same adapter" equal "$(adapter resumed)" "$(adapter straight)"
 lossy=(net.transport=sim net.link=fixed fed.rounds=4)

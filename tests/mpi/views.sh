@@ -24,7 +24,7 @@ for method in alt@topk:ratio=0.1+ef seg:parts=3@dgc R@topk:ratio=0.1+ef; do
 done
 for method in alt@topk:ratio=0.1+ef seg:parts=3@dgc; do
     log=${method%%[:@]*}
-    kill_after_checkpoint "$log.d" \
+    stop_at_checkpoint KILL "$log.d" \
         "$FSTQ" run "${common[@]}" "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d"
     run "${state[@]}" fed.method="fedavg/$method" run.dir="$log.d" run.resume=on >resumed 2>&1
     check "$method: killed and resumed, the same adapter" \
@@ -113,15 +113,8 @@ for method in fedex/topk:ratio=0.1+ef flora/qsgd; do
     run fed.method=$method >products.1 2>&1
     check "$method: the same weights for any ranks" \
         equal "$(adapter products.3)" "$(adapter products.1)"
-    "$FSTQ" run "${common[@]}" fed.method=$method fed.rounds=12 run.dir="d.${method%%/*}" \
-        >/dev/null 2>&1 &
-    pid=$!
-    for _ in $(seq 1000); do
-        [ -f "d.${method%%/*}/server.a.ckpt" ] && break
-        sleep 0.005
-    done
-    kill -INT $pid
-    wait $pid
+    stop_at_checkpoint INT "d.${method%%/*}" \
+        "$FSTQ" run "${common[@]}" fed.method=$method fed.rounds=12 run.dir="d.${method%%/*}"
     run fed.method=$method fed.rounds=12 run.dir="d.${method%%/*}" run.resume=on >resumed 2>&1
     run fed.method=$method fed.rounds=12 >straight 2>&1
     check "$method: stopped and resumed, the same weights" \
