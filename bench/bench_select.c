@@ -183,7 +183,8 @@ static void run(struct bench_ctx *c)
     j->at = mem_alloc(MEM_CODEC, (n + 16) * sizeof(uint32_t));
     j->group = mem_alloc(MEM_CODEC, j->shape.n_tensors * sizeof(uint32_t));
     j->place = mem_alloc(MEM_CODEC, j->shape.n_tensors * sizeof(size_t));
-    j->scratch = mem_alloc(MEM_CODEC, bitalloc_scratch());
+    const struct bitalloc largest = {.shape = &j->shape, .policy = POLICY_RD};
+    j->scratch = mem_alloc(MEM_CODEC, bitalloc_scratch(&largest));
     for (uint32_t i = 0; i < j->shape.n_tensors; i++)
         j->place[i] = j->shape.tensors[i].offset;
     if (update_fill((enum update_dist)params.dist, "", j->x, n, &err) ||

@@ -186,10 +186,53 @@ static void alloc_hull_portable(const float *x, const float *w, size_t n,
 }
 
 #if KERNEL_X86
+// Eight coordinates in registers; with a constant number of levels all loops unroll.
+TARGET_AVX2 static inline __attribute__((always_inline)) void
+hull_8(float e[ALLOC_LEVELS][BLOCK], const float *w, size_t n, const struct alloc_levels *l,
+       const int levels, struct alloc_step *step)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i low_bytes = _mm256_set1_epi32(0x0c080400);
+    for (size_t i = 0; i < n; i += 8) { // what lies behind n in e and step is nobody's
+        __m256i inside = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n - i)), lane);
+        __m256 weight = _mm256_maskload_ps(w + i, inside), error[ALLOC_LEVELS];
+        __m256i now = _mm256_setzero_si256();
+        for (int k = 0; k < levels; k++)
+            error[k] = _mm256_load_ps(e[k] + i);
+        for (int s = 0; s + 1 < levels; s++) {
+            __m256 best = _mm256_setzero_ps();
+            __m256i next = now;
+            for (int c = s; c + 1 < (s ? levels : 2); c++) { // at first all are at level 0
+                __m256i here = _mm256_cmpeq_epi32(now, _mm256_set1_epi32(c));
+                for (int b = c + 1; b < levels; b++) {
+                    __m256 fall = _mm256_mul_ps(_mm256_sub_ps(error[c], error[b]), weight);
+                    __m256 slope = _mm256_mul_ps(fall, _mm256_set1_ps(l->per_bit[c][b]));
+                    __m256 better = _mm256_cmp_ps(slope, best, _CMP_GT_OQ);
+                    better = _mm256_and_ps(better, _mm256_castsi256_ps(here));
+                    best = _mm256_blendv_ps(best, slope, better);
+                    next = _mm256_blendv_epi8(next, _mm256_set1_epi32(b),
+                                              _mm256_castps_si256(better));
+                }
+            }
+            _mm256_storeu_ps((float *)step[s].slope + i, best);
+            __m256i to = _mm256_shuffle_epi8(next, low_bytes);
+            uint32_t half[2] = {(uint32_t)_mm256_extract_epi32(to, 0),
+                                (uint32_t)_mm256_extract_epi32(to, 4)};
+            memcpy(step[s].to + i, half, sizeof half);
+            now = next;
+        }
+    }
+}
+
 TARGET_AVX2 static void alloc_hull_avx2(const float *x, const float *w, size_t n,
                                         const struct alloc_levels *l, struct alloc_step *step)
 {
-    hull_body(x, w, n, l, step);
+    _Alignas(32) float e[ALLOC_LEVELS][BLOCK];
+    level_errors(x, n, l, e);
+    if (l->count == 4)
+        hull_8(e, w, n, l, 4, step);
+    else
+        hull_8(e, w, n, l, l->count, step);
 }
 
 // The lanes of up to sixteen coordinates.
@@ -427,6 +470,43 @@ TARGET_AVX2 static size_t merge_avx2(uint8_t *tag, size_t n, const uint8_t *kept
 size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
 {
     return KERNEL_PICK(merge, (tag, n, kept));
+}
+
+static size_t marked_portable(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        which[found] = (uint16_t)i;
+        found += tag[i] >> 7;
+        to[i] = tag[i] & 0x7f;
+    }
+    return found;
+}
+
+#if KERNEL_X86
+TARGET_AVX2 static size_t marked_avx2(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
+{
+    const __m256i low = _mm256_set1_epi8(0x7f);
+    size_t found = 0, i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)(tag + i));
+        _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm256_and_si256(t, low));
+        for (unsigned m = (unsigned)_mm256_movemask_epi8(t); m; m &= m - 1)
+            which[found++] = (uint16_t)(i + (unsigned)__builtin_ctz(m));
+    }
+    for (; i < n; i++) {
+        to[i] = tag[i] & 0x7f;
+        if (tag[i] >> 7)
+            which[found++] = (uint16_t)i;
+    }
+    return found;
+}
+#define marked_avx512 marked_avx2
+#endif
+
+size_t alloc_marked(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
+{
+    return KERNEL_PICK(marked, (tag, n, to, which));
 }
 
 // Values of one tag.

@@ -30,10 +30,13 @@ bool bitalloc_needs_grad(const struct bitalloc *a)
     return a->importance == IMPORTANCE_GD || a->importance == IMPORTANCE_ABSGD;
 }
 
-size_t bitalloc_scratch(void)
+size_t bitalloc_scratch(const struct bitalloc *a)
 {
+    if (a->policy != POLICY_RD)
+        return 0;
     return SCRATCH_ROUND(BITALLOC_BINS * sizeof(int32_t[ALLOC_LEVELS])) +
-           SCRATCH_ROUND(BITALLOC_FINE * sizeof(int32_t[ALLOC_LEVELS]));
+           SCRATCH_ROUND(BITALLOC_FINE * sizeof(int32_t[ALLOC_LEVELS])) +
+           SCRATCH_ROUND(a->shape->n_values);
 }
 
 // Importance.
@@ -186,6 +189,8 @@ static void sample_steps(struct bitalloc_run *r)
 
 #define FINE_KEY(bin) ((uint32_t)(bin) << (20 - ALLOC_KEY_SHIFT))
 
+#define SURE_MARK 0x80
+
 // Everything, for three bins from fine_at on.
 static void count_fine(struct bitalloc_run *r)
 {
@@ -196,9 +201,9 @@ static void count_fine(struct bitalloc_run *r)
     for (uint32_t t = 0; t < r->a->shape->n_tensors; t++) {
         struct alloc_step step[ALLOC_LEVELS];
         uint16_t hit[ALLOC_HITS];
-        uint8_t tag[ALLOC_TILE];
         struct tile tile;
         for (size_t at = 0; next_tile(r, t, &at, &tile);) {
+            uint8_t *tag = r->sure + tile.at;
             alloc_hull(r->x + tile.at, r->u + tile.at, tile.n, tile.levels, step);
             alloc_take(step, steps, tile.n, high, tag);
             alloc_count(tag, tile.n, r->a->count, r->above);
@@ -209,6 +214,7 @@ static void count_fine(struct bitalloc_run *r)
                 int32_t *bin = r->fine[(step[s].slope[i] >> ALLOC_KEY_SHIFT) - low];
                 bin[step[s].to[i]]++;
                 bin[step_from(step, s, i)]--;
+                tag[i] |= SURE_MARK;
             }
         }
     }
@@ -309,20 +315,31 @@ static void take_ties(const struct alloc_step *step, int steps, size_t n, uint32
             }
 }
 
+// The cut lies among the fine bins or at their edge: only what is marked has to be looked at again.
 static void assign_rd(struct bitalloc_run *r, double target, bitalloc_cost *cost, const void *arg,
                       const size_t *place, uint8_t *tag)
 {
     int64_t left;
     uint32_t cut = find_cut(r, target, cost, arg, &left);
-    struct alloc_step step[ALLOC_LEVELS];
     int steps = r->a->count - 1;
     for (uint32_t t = 0; t < r->a->shape->n_tensors; t++) {
+        struct alloc_step step[ALLOC_LEVELS];
+        uint16_t which[ALLOC_TILE];
+        uint8_t few[ALLOC_TILE];
+        float x[ALLOC_TILE], u[ALLOC_TILE];
         struct tile tile;
         for (size_t at = 0; next_tile(r, t, &at, &tile);) {
             uint8_t *to = tag + place[t] + (at - tile.n);
-            alloc_hull(r->x + tile.at, r->u + tile.at, tile.n, tile.levels, step);
-            if (alloc_take(step, steps, tile.n, cut, to) && left > 0)
-                take_ties(step, steps, tile.n, cut, &left, to);
+            size_t n = alloc_marked(r->sure + tile.at, tile.n, to, which);
+            for (size_t k = 0; k < n; k++) {
+                x[k] = r->x[tile.at + which[k]];
+                u[k] = r->u[tile.at + which[k]];
+            }
+            alloc_hull(x, u, n, tile.levels, step);
+            if (alloc_take(step, steps, n, cut, few) && left > 0)
+                take_ties(step, steps, n, cut, &left, few);
+            for (size_t k = 0; k < n; k++)
+                to[which[k]] = few[k];
         }
     }
 }
@@ -483,12 +500,14 @@ int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const str
                      void *scratch, struct err *err)
 {
     *r = (struct bitalloc_run){.a = a, .x = in->x, .u = u, .levels = levels, .group = group};
-    r->coarse = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->coarse);
-    r->fine = scratch_take(&scratch, BITALLOC_FINE * sizeof *r->fine);
     if (score_all(a, in, u, err))
         return -1;
-    if (a->policy == POLICY_RD)
+    if (a->policy == POLICY_RD) {
+        r->coarse = scratch_take(&scratch, BITALLOC_BINS * sizeof *r->coarse);
+        r->fine = scratch_take(&scratch, BITALLOC_FINE * sizeof *r->fine);
+        r->sure = scratch_take(&scratch, a->shape->n_values);
         sample_steps(r);
+    }
     return 0;
 }
 

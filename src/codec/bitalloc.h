@@ -53,13 +53,14 @@ struct bitalloc_run { // one update, between prepare and as many assigns as it t
     // above: counts once every steeper step is taken.
     int32_t (*coarse)[ALLOC_LEVELS], (*fine)[ALLOC_LEVELS];
     int64_t above[ALLOC_LEVELS];
+    uint8_t *sure; // (n) tags once every steeper step is taken, marked where a step lies in fine
     size_t stride;
     int fine_at;
 };
 
 bool bitalloc_needs_sens(const struct bitalloc *a);
 bool bitalloc_needs_grad(const struct bitalloc *a);
-size_t bitalloc_scratch(void); // bytes of the histograms, beside u
+size_t bitalloc_scratch(const struct bitalloc *a); // bytes, beside u
 // Checks the sensitivities, fills u and the first histogram. x has been checked.
 int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const struct codec_input *in,
                      const struct alloc_levels *levels, const uint32_t *group, float *u,

@@ -229,7 +229,10 @@ static size_t fstq_scratch(const struct codec_inst *c)
 {
     size_t n = c->shape->n_values, tensors = c->shape->n_tensors;
     size_t groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
-    size_t allocate = SCRATCH_ROUND(n * sizeof(float)) + bitalloc_scratch() +
+    struct bitalloc a;
+    if (read_plan(c, &a, NULL))
+        return 0;
+    size_t allocate = SCRATCH_ROUND(n * sizeof(float)) + bitalloc_scratch(&a) +
                       SCRATCH_ROUND(groups * sizeof(struct alloc_levels)) +
                       SCRATCH_ROUND(groups * sizeof(float));
     size_t values = fstq_values_scratch(c), message = fstq_message_scratch(c);
@@ -462,7 +465,7 @@ static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input 
         return -1;
     float *u = scratch_take(&w.rest, c->shape->n_values * sizeof *u);
     struct alloc_levels *levels = scratch_take(&w.rest, groups * sizeof *levels);
-    void *bins = scratch_take(&w.rest, bitalloc_scratch());
+    void *bins = scratch_take(&w.rest, bitalloc_scratch(&w.a));
     float *max = scratch_take(&w.rest, groups * sizeof *max);
     if (!group_maxima(&w, in->x, max))
         return codec_bad_input(c, in->x, err);

@@ -137,7 +137,7 @@ static void alloc_open(struct bench_alloc *b, uint32_t n, int policy, int import
                              .gamma16 = gamma16};
     b->group[0] = 0;
     b->place[0] = 0;
-    b->scratch = mem_alloc(MEM_CODEC, bitalloc_scratch());
+    b->scratch = mem_alloc(MEM_CODEC, bitalloc_scratch(&b->a));
     struct alloc_levels *l = &b->levels[0];
     memset(l, 0, sizeof *l);
     l->count = 4;
@@ -263,6 +263,41 @@ static void test_rate_distortion_is_optimal(void **state)
                 fail_msg("%g bits leave %g, %g bits leave %g", bits, error, bits_l, error_l);
         }
     }
+    alloc_close(&b);
+}
+
+// What a run remembers of earlier targets (where slopes were counted, which tags are sure) changes
+// nothing: near targets, far ones and the same again, each as if it were the first.
+static void test_targets_do_not_depend_on_earlier_ones(void **state)
+{
+    (void)state;
+    static struct bench_alloc b;
+    enum { COUNT = 3001 };
+    static const double targets[] = {900, 890, 905, 60, 5000, 900, 1, 0, 1e6, 890};
+    static uint8_t first[COUNT];
+    struct err err;
+    alloc_open(&b, COUNT, POLICY_RD, IMPORTANCE_FISHER, 4);
+    fill(b.x, COUNT, DIST_LAPLACE, 3);
+    fill(b.sens, COUNT, DIST_LAPLACE, 4);
+    for (int i = 0; i < COUNT; i++) {
+        b.sens[i] = b.sens[i] * b.sens[i];
+        if (i % 7 == 0) { // ties at every cut
+            b.x[i] = b.x[0];
+            b.sens[i] = b.sens[0];
+        }
+    }
+    struct bitalloc_run run;
+    void *scratch = mem_alloc(MEM_CODEC, bitalloc_scratch(&b.a));
+    struct codec_input in = {.x = b.x, .sens = b.sens, .key = key0};
+    static float u[COUNT];
+    assert_int_equal(bitalloc_prepare(&run, &b.a, &in, b.levels, b.group, u, scratch, &err), 0);
+    for (size_t t = 0; t < ARRAY_LEN(targets); t++) {
+        alloc_run(&b, targets[t]);
+        memcpy(first, b.tag, COUNT);
+        bitalloc_assign(&run, targets[t], plain_bits, &b.a, b.place, b.tag);
+        assert_memory_equal(b.tag, first, COUNT);
+    }
+    mem_free(scratch);
     alloc_close(&b);
 }
 
@@ -551,6 +586,7 @@ int main(void)
         cmocka_unit_test(test_greedy_by_hand),
         cmocka_unit_test(test_hull_by_hand),
         cmocka_unit_test(test_rate_distortion_is_optimal),
+        cmocka_unit_test(test_targets_do_not_depend_on_earlier_ones),
         cmocka_unit_test(test_high_rate_bits),
         cmocka_unit_test(test_equal_values_take_turns_by_index),
         cmocka_unit_test(test_importance),
