@@ -210,8 +210,8 @@ hull_8(float e[ALLOC_LEVELS][BLOCK], const float *w, size_t n, const struct allo
                     __m256 better = _mm256_cmp_ps(slope, best, _CMP_GT_OQ);
                     better = _mm256_and_ps(better, _mm256_castsi256_ps(here));
                     best = _mm256_blendv_ps(best, slope, better);
-                    next = _mm256_blendv_epi8(next, _mm256_set1_epi32(b),
-                                              _mm256_castps_si256(better));
+                    next =
+                        _mm256_blendv_epi8(next, _mm256_set1_epi32(b), _mm256_castps_si256(better));
                 }
             }
             _mm256_storeu_ps((float *)step[s].slope + i, best);
