@@ -14,6 +14,7 @@
 #include "update_file.h"
 
 #include <math.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -334,6 +335,7 @@ static void open_all(struct run *r)
     struct err err;
     int threads;
     describe_self(r, &threads);
+    omp_set_num_threads(threads); // for the codecs' loops, too
     recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
     if (transport_open(&r->transport, &r->cfg.net, (uint64_t)r->cfg.run.seed, &err))
         die(STATUS_USAGE, "%s", err.text);

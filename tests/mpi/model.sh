@@ -32,6 +32,23 @@ for np in 2 3; do
 done
 run 1 t3 dev.threads=3
 check "three threads: the same adapter" equal "$(adapter t3)" "$(adapter p1)"
+most_threads() # dev.threads: the most threads seen of a run with a codec that uses them
+{
+    local pid seen most=0
+    "$FSTQ" run "${common[@]}" net.transport=sim fed.method=fstq dev.threads="$1" >/dev/null 2>&1 &
+    pid=$!
+    while kill -0 $pid 2>/dev/null; do
+        seen=$(ls /proc/$pid/task 2>/dev/null | wc -l)
+        [ "$seen" -gt "$most" ] && most=$seen
+        sleep 0.01
+    done
+    echo "$most"
+}
+if [ -d /proc/self/task ]; then
+    check "codecs keep to dev.threads, too" equal "$(most_threads 2)" $(($(most_threads 1) + 1))
+else
+    skip "codecs keep to dev.threads, too" "no /proc here"
+fi
 run 1 sim net.transport=sim net.sim_workers=3
 check "sim, one client at a time: the same adapter" equal "$(adapter sim)" "$(adapter p1)"
 run 1 layer model.recompute=layer
