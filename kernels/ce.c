@@ -23,6 +23,8 @@ SIMD_KERNEL void SIMD_NAME(tile_softmax)(const struct rows *r, float *tile, ptrd
         if (r->target[i] >= v0 && r->target[i] < v0 + n)
             r->picked[i] = t[r->target[i] - v0];
         if (top > r->top[i] || v0 == 0) {
+            if (r->best && v0 == 0)
+                r->best[i] = 0; // and so it stays where no logit is a number
             if (r->best)
                 for (j = 0; j < n; j++)
                     if (t[j] == top) {
@@ -250,6 +252,8 @@ void ce_head_ref(const struct kernel_ctx *cx, const struct kernel_weight *head, 
     for (int32_t i = 0; i < m; i++) {
         const float *row = x + i * ldx;
         double top = -INFINITY, sum = 0;
+        if (best)
+            best[i] = 0;
         for (int32_t v = 0; v < head->rows; v++) {
             double l = logit_ref(head, row, v);
             if (best && l > top)

@@ -53,6 +53,8 @@ run 1 sim net.transport=sim net.sim_workers=3
 check "sim, one client at a time: the same adapter" equal "$(adapter sim)" "$(adapter p1)"
 run 1 layer model.recompute=layer
 check "recomputing layers: the same adapter" equal "$(adapter layer)" "$(adapter p1)"
+run 1 diverges optim.kind=sgd optim.lr=0.5 fed.server_lr=1000 fed.eval_every=1
+check "a model that diverges is a loss of updates, not of the run" contains diverges "# DEGRADED"
 run 1 central fed.clients=1 fed.clients_per_round=1 task.partition=iid
 check "centralised: one client with all languages" contains central "# VALID"
 
