@@ -472,21 +472,27 @@ size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
     return KERNEL_PICK(merge, (tag, n, kept));
 }
 
-static size_t marked_portable(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
+// Those from one on, when so many were found before it.
+static size_t marked_rest(const uint8_t *tag, size_t from, size_t n, size_t found, uint8_t *to,
+                          uint16_t *which)
 {
-    size_t found = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = from; i < n; i++) {
         which[found] = (uint16_t)i;
-        found += tag[i] >> 7;
-        to[i] = tag[i] & 0x7f;
+        found += (tag[i] & ALLOC_MARK) != 0;
+        to[i] = tag[i] & (uint8_t)~ALLOC_MARK;
     }
     return found;
+}
+
+static size_t marked_portable(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
+{
+    return marked_rest(tag, 0, n, 0, to, which);
 }
 
 #if KERNEL_X86
 TARGET_AVX2 static size_t marked_avx2(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
 {
-    const __m256i low = _mm256_set1_epi8(0x7f);
+    const __m256i low = _mm256_set1_epi8((char)~ALLOC_MARK);
     size_t found = 0, i = 0;
     for (; i + 32 <= n; i += 32) {
         __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)(tag + i));
@@ -494,12 +500,7 @@ TARGET_AVX2 static size_t marked_avx2(const uint8_t *tag, size_t n, uint8_t *to,
         for (unsigned m = (unsigned)_mm256_movemask_epi8(t); m; m &= m - 1)
             which[found++] = (uint16_t)(i + (unsigned)__builtin_ctz(m));
     }
-    for (; i < n; i++) {
-        to[i] = tag[i] & 0x7f;
-        if (tag[i] >> 7)
-            which[found++] = (uint16_t)i;
-    }
-    return found;
+    return marked_rest(tag, i, n, found, to, which);
 }
 #define marked_avx512 marked_avx2
 #endif

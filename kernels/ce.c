@@ -23,8 +23,6 @@ SIMD_KERNEL void SIMD_NAME(tile_softmax)(const struct rows *r, float *tile, ptrd
         if (r->target[i] >= v0 && r->target[i] < v0 + n)
             r->picked[i] = t[r->target[i] - v0];
         if (top > r->top[i] || v0 == 0) {
-            if (r->best && v0 == 0)
-                r->best[i] = 0; // and so it stays where no logit is a number
             if (r->best)
                 for (j = 0; j < n; j++)
                     if (t[j] == top) {
@@ -176,8 +174,11 @@ static void block_rows(const struct kernel_weight *head, struct rows *r, const f
     struct kernel_ctx cx = {.work = work, .work_floats = GEMM_WORK};
     int32_t step = tile_vocab(head->rows);
     ptrdiff_t ld = (step + 15) / 16 * 16;
-    for (int32_t i = 0; i < r->m; i++)
+    for (int32_t i = 0; i < r->m; i++) {
         r->sum[i] = r->picked[i] = 0.0f;
+        if (r->best)
+            r->best[i] = 0; // and so it stays where no logit is a number
+    }
     for (int32_t v0 = 0; v0 < head->rows; v0 += step) {
         int32_t n = head->rows - v0 < step ? head->rows - v0 : step;
         struct kernel_weight w = part(head, v0, n);

@@ -172,9 +172,8 @@ struct kernel_cache {
     /* dgu may be gu */                                                                            \
     OP(swiglu_bwd, (const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, const float *dh,  \
                     ptrdiff_t ldh, int32_t m, int32_t hidden, float *dgu))                         \
-    /* loss[i] = -log softmax(x_i W^T)[target_i]; best[i] = argmax, 0 where all are NaN; dx and dw \
-       (+=) of the sum of weight_i loss_i; each or NULL. A target < 0 has loss 0 and no gradient.  \
-     */                                                                                            \
+    /* loss[i] = -log softmax(x_i W^T)[target_i]; best[i] = argmax, 0 if all are NaN; dx and dw    \
+       (+=) of the sum of weight_i loss_i; each or NULL. target < 0: loss 0, no gradient. */       \
     OP(ce_head, (const struct kernel_ctx *cx, const struct kernel_weight *head, const float *x,    \
                  ptrdiff_t ldx, int32_t m, const int32_t *target, const float *weight,             \
                  float *loss, int32_t *best, float *dx, ptrdiff_t lddx, float *dw))                \

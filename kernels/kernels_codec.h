@@ -221,8 +221,8 @@ bool alloc_take(const struct alloc_step *step, int steps, size_t n, uint32_t cut
 size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
                    uint16_t *hit);
 void alloc_count(const uint8_t *tag, size_t n, int levels, int64_t *count); // adds; n < 65536
-// Tags without their mark, the upper bit, and which have it, in order; returns how many (n <=
-// ALLOC_TILE).
+// Tags without their mark, and which have it, in order; returns how many (n <= ALLOC_TILE).
+#define ALLOC_MARK 0x80
 size_t alloc_marked(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which);
 // Tags, 0 or 1: each 1 becomes 1 + the next of kept, which can be read 8 beyond what is taken;
 // returns how many are taken.

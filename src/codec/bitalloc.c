@@ -189,8 +189,6 @@ static void sample_steps(struct bitalloc_run *r)
 
 #define FINE_KEY(bin) ((uint32_t)(bin) << (20 - ALLOC_KEY_SHIFT))
 
-#define SURE_MARK 0x80
-
 // Everything, for three bins from fine_at on.
 static void count_fine(struct bitalloc_run *r)
 {
@@ -214,7 +212,7 @@ static void count_fine(struct bitalloc_run *r)
                 int32_t *bin = r->fine[(step[s].slope[i] >> ALLOC_KEY_SHIFT) - low];
                 bin[step[s].to[i]]++;
                 bin[step_from(step, s, i)]--;
-                tag[i] |= SURE_MARK;
+                tag[i] |= ALLOC_MARK;
             }
         }
     }
