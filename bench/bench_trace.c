@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "base/table.h"
 #include "bench/bench.h"
-#include "trace_h5.h"
+#include "trace/trace.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
 #include "base/fmath.h"
 #include "base/mem.h"
 #include "base/rng.h"
-#include "update_file.h"
+#include "model/update_file.h"
 
 #include <errno.h>
 #include <math.h>

@@ -3,7 +3,7 @@
 #include "base/mem.h"
 #include "base/table.h"
 #include "cmd.h"
-#include "compare.h"
+#include "compare/compare.h"
 
 #include <errno.h>
 #include <getopt.h>

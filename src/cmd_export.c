@@ -1,7 +1,7 @@
 // fstq export: a trace for Perfetto and for spreadsheets.
 #include "base/check.h"
 #include "cmd.h"
-#include "export.h"
+#include "report/export.h"
 
 #include <errno.h>
 #include <getopt.h>

@@ -1,7 +1,7 @@
 #include "base/power.h"
 #include "cmd.h"
 #include "codec/codec.h"
-#include "compare.h"
+#include "compare/compare.h"
 #include "config.h"
 #include "fed/method.h"
 #include "fed/scheme.h"

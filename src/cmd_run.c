@@ -9,9 +9,9 @@
 #include "fed/server.h"
 #include "fed/worker.h"
 #include "machine.h"
+#include "model/update_file.h"
 #include "net/comm_mpi.h"
-#include "tally.h"
-#include "update_file.h"
+#include "trace/tally.h"
 
 #include <math.h>
 #include <omp.h>

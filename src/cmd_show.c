@@ -1,7 +1,7 @@
 // fstq show: what is in a trace.
 #include "base/check.h"
 #include "cmd.h"
-#include "report.h"
+#include "report/report.h"
 
 #include <errno.h>
 #include <getopt.h>

@@ -6,7 +6,7 @@
 #include "model/model.h"
 #include "net/transport.h"
 #include "task/task.h"
-#include "trace_h5.h"
+#include "trace/trace.h"
 
 struct run_params { // [run]
     int64_t seed;

@@ -13,7 +13,7 @@ import tempfile
 import unicodedata
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MODULES = ('base', 'dev', 'model', 'task', 'codec', 'net', 'fed')
+MODULES = ('base', 'dev', 'model', 'task', 'codec', 'net', 'fed', 'trace', 'report', 'compare')
 MAY_INCLUDE = {
     'base': set(),
     'codec': {'base', 'dev', 'kernels'},
@@ -22,20 +22,27 @@ MAY_INCLUDE = {
     'net': {'base'},
     'model': {'base', 'dev'},
     'task': {'base'},
+    'trace': {'base'},
+    'report': {'base', 'trace'},
+    'compare': {'base', 'trace', 'report'},
     'kernels': set(),
 }
-KERNELS_MAY = {'base/rng.h', 'base/half.h'}
+# Single headers of other modules, beside the whole modules above.
+ALSO = {
+    'kernels': {'base/rng.h', 'base/half.h'},
+    'compare': {'config.h', 'fed/fed.h', 'fed/method.h'},  # the parameters; fed's public face
+}
 # Libraries that one file knows about: header pattern, the file, and what else may.
 ONE_PLACE = (
     (r'mpi\.h', 'src/net/comm_mpi.c'),
-    (r'hdf5(_hl)?\.h', 'src/trace_h5.c'),
+    (r'hdf5(_hl)?\.h', 'src/trace/trace_h5.c'),
     (r'hwloc(/.*)?\.h', 'src/base/topo.c'),
 )
 CUDA = re.compile(r'(cuda\w*|cublas\w*|nvml|curand\w*|cooperative_groups|cub/.*)(\.h|\.cuh)?$')
 C_LIKE = ('.c', '.h', '.cu', '.cuh')
 SCRIPT = ('.sh', '.bash', '.py')
 TEXT = C_LIKE + SCRIPT + ('.ini', '.md', '.yml', '.txt')
-COLUMNS, FUNCTION_LINES = 100, 100
+COLUMNS, FUNCTION_LINES = 100, 85
 SKIP_DIRS = {'.git', 'build', 'runs', '__pycache__', 'corpus', 'data', 'golden'}
 
 
@@ -107,8 +114,7 @@ def rule_include_law(tree):
                 continue
             it = module_of(target)
             if me in MAY_INCLUDE and it != me:
-                allowed = name in KERNELS_MAY if me == 'kernels' else it in MAY_INCLUDE[me]
-                if not allowed:
+                if it not in MAY_INCLUDE[me] and name not in ALSO.get(me, ()):
                     yield path, n, f'{me} may not include "{name}"'
             outer = {'tests': {'tests'}, 'bench': {'root', 'bench', 'tests'}}
             if it in outer and me not in outer[it]:
@@ -179,7 +185,7 @@ def rule_blanks(tree):
 
 
 def rule_functions(tree):
-    """no function is longer than 100 lines"""
+    """no function is longer than 85 lines"""
     for path in tree.ending(*C_LIKE):
         start = 0
         for n, line in tree.lines(path):
@@ -297,7 +303,7 @@ def rule_format(tree):
         yield '.clang-format', 0, r.stderr.strip()[:200]
 
 
-LONG_FUNCTION = 'void f(void)\n{\n' + '    g();\n' * 101 + '}\n'
+LONG_FUNCTION = 'void f(void)\n{\n' + '    g();\n' * 86 + '}\n'
 # Rule -> files with one violation each. An empty list: as the tree stands it must be clean.
 PLANTED = {
     rule_include_law: [
@@ -310,6 +316,13 @@ PLANTED = {
         {'src/net/a.c': '#include "wire.h"\n', 'src/net/wire.h': ''},
         {'src/net/a.c': '#include "net/gone.h"\n'},
         {'src/fed/a.c': '#include "../net/b.h"\n', 'src/net/b.h': ''},
+        {'src/trace/a.c': '#include "model/b.h"\n', 'src/model/b.h': ''},
+        {'src/trace/a.c': '#include "report/b.h"\n', 'src/report/b.h': ''},
+        {'src/report/a.c': '#include "config.h"\n', 'src/config.h': ''},
+        {'src/report/a.c': '#include "compare/b.h"\n', 'src/compare/b.h': ''},
+        {'src/compare/a.c': '#include "fed/server.h"\n', 'src/fed/server.h': ''},
+        {'src/compare/a.c': '#include "cmd.h"\n', 'src/cmd.h': ''},
+        {'src/fed/a.c': '#include "trace/b.h"\n', 'src/trace/b.h': ''},
     ],
     rule_one_place: [
         {'src/fed/a.c': '#include <mpi.h>\n'},
@@ -369,6 +382,9 @@ CLEAN = {
     'src/base/a.h': '#ifndef FSTQ_BASE_A_H\n#define FSTQ_BASE_A_H\n#endif\n',
     'src/net/comm_mpi.c': '#include <mpi.h>\n',
     'src/main.c': '#include "bench/c.h"\n#include "codec/b.h"\n',
+    'src/compare/d.c': '#include "config.h"\n#include "fed/fed.h"\n',
+    'src/config.h': '#ifndef FSTQ_CONFIG_H\n#define FSTQ_CONFIG_H\n#endif\n',
+    'src/fed/fed.h': '#ifndef FSTQ_FED_FED_H\n#define FSTQ_FED_FED_H\n#endif\n',
     'bench/c.h': '#ifndef FSTQ_BENCH_C_H\n#define FSTQ_BENCH_C_H\n#endif\n',
     'scripts/a.sh!': '#!/bin/sh\necho\n',
     'Makefile': 'all:\n\ttrue\n',

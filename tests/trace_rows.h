@@ -3,7 +3,7 @@
 #ifndef FSTQ_TESTS_TRACE_ROWS_H
 #define FSTQ_TESTS_TRACE_ROWS_H
 
-#include "trace_store.h"
+#include "trace/trace_store.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 // What a comparison makes of curves, on cases worked by hand.
-#include "compare.h"
+#include "compare/compare.h"
 
 #include <math.h>
 #include <setjmp.h>

@@ -1,8 +1,8 @@
 // Updates in files: what is written is read back, and nothing else is.
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "model/update_file.h"
 #include "scratch.h"
-#include "update_file.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 // What a trace says, in memory: facts and rows, whether they came from HDF5 or from the journal.
-#include "trace_store.h"
+#include "trace/trace_store.h"
 
 #include "base/mem.h"
 

@@ -1,8 +1,8 @@
 // A trace in the formats of others.
-#ifndef FSTQ_EXPORT_H
-#define FSTQ_EXPORT_H
+#ifndef FSTQ_REPORT_EXPORT_H
+#define FSTQ_REPORT_EXPORT_H
 
-#include "trace_h5.h"
+#include "trace/trace.h"
 
 #include <stdio.h>
 

@@ -1,7 +1,7 @@
 // One client's update in a file of its own: safetensors, a tensor a matrix, in the order of the
 // flat vector. What a run keeps for fstq bench codec; adapters that others saved are read too.
-#ifndef FSTQ_UPDATE_FILE_H
-#define FSTQ_UPDATE_FILE_H
+#ifndef FSTQ_MODEL_UPDATE_FILE_H
+#define FSTQ_MODEL_UPDATE_FILE_H
 
 #include "base/check.h"
 #include "base/shape.h"

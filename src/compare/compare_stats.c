@@ -1,6 +1,6 @@
 // What a curve comes to, and what several of them do.
 #include "base/mem.h"
-#include "compare.h"
+#include "compare/compare.h"
 
 #include <math.h>
 

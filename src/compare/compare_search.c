@@ -2,7 +2,7 @@
 // for its runs and goes on when they are there, so that a comparison that was stopped, or one with
 // a method more, walks the same way over the runs it finds.
 #include "base/mem.h"
-#include "compare.h"
+#include "compare/compare.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 // The writer's side of a trace: rows wait in memory until a commit, then go to the journal, then to
 // HDF5.
-#include "trace_store.h"
+#include "trace/trace_store.h"
 
 #include "base/buildinfo.h"
 #include "base/clock.h"

@@ -1,9 +1,9 @@
 // What a trace comes to, for people and for machines: one section a function. Tables have '#' on
 // every line that is not data.
-#ifndef FSTQ_REPORT_H
-#define FSTQ_REPORT_H
+#ifndef FSTQ_REPORT_REPORT_H
+#define FSTQ_REPORT_REPORT_H
 
-#include "trace_h5.h"
+#include "trace/trace.h"
 
 #include <stdio.h>
 

@@ -6,9 +6,9 @@
 #include "base/mem.h"
 #include "base/table.h"
 #include "base/topo.h"
-#include "compare.h"
+#include "compare/compare.h"
 #include "fed/method.h"
-#include "report.h"
+#include "report/report.h"
 
 #include <dirent.h>
 #include <errno.h>

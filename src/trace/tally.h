@@ -1,7 +1,7 @@
 // Events summed as they pass: totals exact, percentiles from a histogram of 32 steps to an octave
 // (within 3%), so that a run of a million events needs no more memory than one of ten.
-#ifndef FSTQ_TALLY_H
-#define FSTQ_TALLY_H
+#ifndef FSTQ_TRACE_TALLY_H
+#define FSTQ_TRACE_TALLY_H
 
 #include "base/record.h"
 

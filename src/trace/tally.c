@@ -1,4 +1,4 @@
-#include "tally.h"
+#include "trace/tally.h"
 
 #include "base/check.h"
 #include "base/mem.h"

@@ -1,9 +1,9 @@
 // What trace.c, trace_h5.c and trace_journal.c share: facts, rows on their way in, and the two
 // stores. Nothing outside these three includes it, but tests.
-#ifndef FSTQ_TRACE_STORE_H
-#define FSTQ_TRACE_STORE_H
+#ifndef FSTQ_TRACE_TRACE_STORE_H
+#define FSTQ_TRACE_TRACE_STORE_H
 
-#include "trace_h5.h"
+#include "trace/trace.h"
 
 #include <limits.h>
 

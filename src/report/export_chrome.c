@@ -1,7 +1,7 @@
 #include "base/jsonw.h"
 #include "base/mem.h"
-#include "export.h"
-#include "report.h"
+#include "report/export.h"
+#include "report/report.h"
 
 #include <assert.h>
 #include <math.h>

@@ -1,8 +1,8 @@
 // fstq compare: methods x seeds from one config, every run made once, the same search for every
 // method, one table. What is known follows from the runs that lie in the directory; a run that is
 // asked for and not there is made by a child process.
-#ifndef FSTQ_COMPARE_H
-#define FSTQ_COMPARE_H
+#ifndef FSTQ_COMPARE_COMPARE_H
+#define FSTQ_COMPARE_COMPARE_H
 
 #include "config.h"
 

@@ -2,8 +2,8 @@
 // only appended in whole chunks, one flush a round. A journal beside it (NAME.h5.journal) takes
 // every round first and survives a power cut; it is deleted once the file is closed complete and
 // synced.
-#ifndef FSTQ_TRACE_H5_H
-#define FSTQ_TRACE_H5_H
+#ifndef FSTQ_TRACE_TRACE_H
+#define FSTQ_TRACE_TRACE_H
 
 #include "base/check.h"
 #include "base/opt.h"

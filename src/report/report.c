@@ -1,9 +1,9 @@
-#include "report.h"
+#include "report/report.h"
 
 #include "base/mem.h"
 #include "base/stats.h"
 #include "base/table.h"
-#include "tally.h"
+#include "trace/tally.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 // The same for machines. Rows are written field by field as record_tables names them.
 #include "base/jsonw.h"
 #include "base/mem.h"
-#include "report.h"
-#include "tally.h"
+#include "report/report.h"
+#include "trace/tally.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,10 +1,10 @@
-#include "update_file.h"
+#include "model/update_file.h"
 
 #include "base/bytes.h"
 #include "base/fsio.h"
 #include "base/half.h"
 #include "base/jsonw.h"
-#include "kernels/kernels.h"
+#include "dev/dev.h"
 #include "model/safetensors.h"
 
 #include <stdio.h>

@@ -3,8 +3,8 @@
 #include "base/jsonw.h"
 #include "base/mem.h"
 #include "base/table.h"
-#include "compare.h"
-#include "export.h"
+#include "compare/compare.h"
+#include "report/export.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 // [compare] of a config: methods, seeds, what is searched.
 #include "base/mem.h"
-#include "compare.h"
+#include "compare/compare.h"
 #include "fed/method.h"
 
 #include <ctype.h>
