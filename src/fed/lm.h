@@ -1,0 +1,99 @@
+// Language models behind the workload's face. work_lm.c opens and closes, lm_batch.c lays examples
+// out for the model, lm_train.c trains clients, lm_split.c trains across a cut, lm_answers.c has
+// the model answer questions.
+#ifndef FSTQ_FED_LM_H
+#define FSTQ_FED_LM_H
+
+#include "base/rng.h"
+#include "dev/dev.h"
+#include "fed/binary.h"
+#include "fed/product.h"
+#include "fed/workload.h"
+#include "model/model.h"
+#include "model/tokens.h"
+#include "task/task.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+// A minibatch laid out for the model; reused from step to step.
+struct lm_batch {
+    int32_t *start, *tokens, *targets; // (seqs + 1), (seqs * longest) twice
+    struct model_batch batch;
+};
+
+void lm_batch_open(struct lm_batch *b, int32_t seqs, int32_t longest);
+void lm_batch_close(struct lm_batch *b); // also of one that was never opened
+void lm_batch_clear(struct lm_batch *b);
+// The loss is on the answer and its end; the last token predicts nothing.
+void lm_batch_add(struct lm_batch *b, const struct example *e);
+// n examples anew, each drawn from all of own.
+void lm_batch_draw(struct lm_batch *b, const struct examples *own, int32_t n, struct rng *rng);
+
+// What the model answers to the questions of a set, greedily, and its loss on the right answers.
+struct lm_answers {
+    struct model *model;
+    const struct task *task;
+    int32_t capacity; // examples
+    struct lm_batch batch;
+    int32_t *best, *wrong;
+    int32_t *text, *text_len;      // (capacity, task.max_answer), (block)
+    bool *ended;                   // (block)
+    struct prediction *prediction; // (capacity) of the last call
+};
+
+void lm_answers_open(struct lm_answers *a, struct model *model, const struct task *task,
+                     int32_t capacity);
+void lm_answers_close(struct lm_answers *a); // also of one that was never opened
+// adapter NULL = the backbone alone. Fills prediction; returns the loss, NaN where nothing has one.
+double lm_answers_run(struct lm_answers *a, const float *adapter, const struct examples *set);
+
+struct lm {
+    struct task *task;
+    struct dev dev;
+    struct model *model;
+    size_t n, optim_n; // adapter, floats of optimizer state
+
+    // Training: memory for a group of clients at once, NULL where nobody trains.
+    int group;
+    int32_t n_keys;
+    struct lm_batch *batch;             // (group)
+    struct model_job *job;              // (group)
+    struct model_optim_state *os;       // (group)
+    float *moments;                     // (group, optim_n + 1)
+    struct rng *rng;                    // (group)
+    struct kernel_fisher *fisher;       // (group)
+    struct model_job *oracle;           // (group) examples
+    struct token_tracker *tracker;      // (group), NULL while every token counts alike
+    float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch
+    struct binary *binary;              // (group), NULL until a method asks for it
+    float *binary_mem, *y, *with_y;     // (group, ...): of binary; signs; what the model runs with
+    struct rng *signs;                  // (group)
+
+    bool middle; // theta has R of B0 R A
+    struct products pairs;
+    float *frozen, *expanded, *square; // B0; (group, n) what the model runs with; (rank, rank)
+
+    struct model_cut cut; // rows of one batch at the cut
+    int32_t *label;       // (longest)
+
+    struct lm_answers answers;
+    struct score *group_score; // (task.n_groups)
+};
+
+// Server and clients of one process hold different versions in turn. Returns the adapter itself.
+const float *lm_version(const struct workload *w, const float *theta);
+
+void lm_train_open(struct workload *w, struct lm *lm);
+void lm_train_close(struct lm *lm); // also of one that was never opened
+size_t lm_state_floats(const struct workload *w);
+size_t lm_fisher_floats(const struct workload *w, const struct token_source *tokens, bool sens,
+                        bool grad);
+int lm_group(const struct workload *w);
+void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
+
+int lm_split_open(struct workload *w, struct lm *lm, struct err *err);
+void lm_split_close(struct lm *lm);
+extern const struct split_work lm_split_work;
+
+#endif

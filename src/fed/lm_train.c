@@ -1,0 +1,377 @@
+// Clients that fine-tune a low-rank adapter on their examples, as many at once as fit.
+#include "fed/lm.h"
+
+#include "base/mem.h"
+#include "fed/middle.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#define LM_GROUP       16                  // clients trained at once, at most
+#define LM_GROUP_BYTES ((size_t)256 << 20) // and as many as fit here with gradient and optimizer
+
+static int lm_group_size(const struct lm *lm, const struct fed_params *fed)
+{
+    size_t each = (4 * lm->n + lm->optim_n) * sizeof(float);
+    size_t fit = LM_GROUP_BYTES / each;
+    int group = fit < 1 ? 1 : fit > LM_GROUP ? LM_GROUP : (int)fit;
+    return group < fed->clients_per_round ? group : fed->clients_per_round;
+}
+
+void lm_train_open(struct workload *w, struct lm *lm)
+{
+    const struct fed_params *fed = w->env.fed;
+    lm->group = lm_group_size(lm, fed);
+    size_t g = (size_t)lm->group;
+    lm->batch = mem_alloc(MEM_DATA, g * sizeof *lm->batch);
+    lm->job = mem_alloc(MEM_OTHER, g * sizeof *lm->job);
+    lm->os = mem_alloc(MEM_OTHER, g * sizeof *lm->os);
+    lm->rng = mem_alloc(MEM_OTHER, g * sizeof *lm->rng);
+    lm->fisher = mem_alloc(MEM_OTHER, g * sizeof *lm->fisher);
+    lm->oracle = mem_alloc(MEM_OTHER, g * sizeof *lm->oracle);
+    lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
+    for (size_t i = 0; i < g; i++)
+        lm_batch_open(&lm->batch[i], fed->batch, lm->task->max_tokens);
+    model_reserve(lm->model, lm->task->max_tokens, lm->group);
+}
+
+// Scores are by vocabulary id or by position.
+static int32_t lm_keys(const struct lm *lm)
+{
+    int32_t vocab = model_config(lm->model)->vocab, longest = lm->task->max_tokens + 1;
+    return vocab > longest ? vocab : longest;
+}
+
+// Made when a method first asks for it: the method is not known when the workload opens.
+static void lm_token_memory(struct workload *w, struct lm *lm)
+{
+    size_t g = (size_t)lm->group;
+    size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
+    if (lm->tracker)
+        return;
+    lm->n_keys = lm_keys(lm);
+    lm->tracker = mem_alloc(MEM_OTHER, g * sizeof *lm->tracker);
+    lm->tracker_mem =
+        mem_alloc(MEM_OTHER, g * token_tracker_floats(lm->n_keys) * sizeof *lm->tracker_mem);
+    lm->weights = mem_alloc(MEM_DATA, g * rows * sizeof *lm->weights);
+    lm->raw = mem_alloc(MEM_DATA, g * rows * sizeof *lm->raw);
+}
+
+void lm_train_close(struct lm *lm)
+{
+    for (int i = 0; lm->batch && i < lm->group; i++)
+        lm_batch_close(&lm->batch[i]);
+    void *blocks[] = {lm->batch,       lm->job,    lm->os,      lm->rng,
+                      lm->moments,     lm->fisher, lm->tracker, lm->weights,
+                      lm->tracker_mem, lm->raw,    lm->oracle,  lm->binary,
+                      lm->binary_mem,  lm->y,      lm->with_y,  lm->signs};
+    for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
+        mem_free(blocks[i]);
+}
+
+// Kept between rounds: the moments, and the number of steps behind them.
+size_t lm_state_floats(const struct workload *w)
+{
+    const struct lm *lm = w->state;
+    return lm->optim_n + 1;
+}
+
+static bool tokens_averaged(const struct token_source *tokens)
+{
+    return !tokens->all && !tokens->fresh;
+}
+
+static bool fisher_oracle(const struct workload *w, const struct token_source *tokens)
+{
+    return tokens->oracle || w->env.fisher->accumulate == FISHER_ORACLE;
+}
+
+// Kept between rounds: diagonal Fisher, mean gradient, scores of tokens; an oracle starts anew.
+size_t lm_fisher_floats(const struct workload *w, const struct token_source *tokens, bool sens,
+                        bool grad)
+{
+    const struct lm *lm = w->state;
+    return (sens && !fisher_oracle(w, tokens) ? lm->n : 0) + (grad ? lm->n : 0) +
+           (tokens_averaged(tokens) ? (size_t)lm_keys(lm) : 0);
+}
+
+int lm_group(const struct workload *w)
+{
+    const struct lm *lm = w->state;
+    return lm->group;
+}
+
+// What a codec wants to know of the gradients: their squares (19), (20) and their average.
+static void job_fisher(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    const struct fisher_params *p = w->env.fisher;
+    float *sens = fisher_oracle(w, job->tokens) ? NULL : job->sens;
+    if (job->sens)
+        memset(job->sens, 0, lm->n * sizeof *job->sens);
+    if (job->grad)
+        memset(job->grad, 0, lm->n * sizeof *job->grad);
+    lm->fisher[i] = (struct kernel_fisher){.ema = p->accumulate == FISHER_EMA ? sens : NULL,
+                                           .sum = p->accumulate == FISHER_SUM ? sens : NULL,
+                                           .grad = job->grad,
+                                           .rho = (float)p->rho};
+    if (sens || job->grad)
+        lm->job[i].fisher = &lm->fisher[i];
+}
+
+// The averages of earlier rounds, from the client's slot or back to it. A mask still waits for the
+// round's own first refresh.
+static void job_kept(struct workload *w, struct lm *lm, struct train_job *job, int i, bool back)
+{
+    struct {
+        float *x;
+        size_t n;
+    } part[] = {{fisher_oracle(w, job->tokens) ? NULL : job->sens, lm->n},
+                {job->grad, lm->n},
+                {tokens_averaged(job->tokens) ? lm->tracker[i].score : NULL, (size_t)lm->n_keys}};
+    float *kept = job->kept;
+    for (size_t k = 0; kept && k < ARRAY_LEN(part); k++) {
+        if (!part[k].x)
+            continue;
+        memcpy(back ? kept : part[k].x, back ? part[k].x : kept, part[k].n * sizeof *kept);
+        kept += part[k].n;
+    }
+}
+
+static void job_tokens(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    lm->batch[i].batch.weights = NULL;
+    lm->batch[i].batch.sum = false;
+    if (job->tokens->all)
+        return;
+    lm_token_memory(w, lm);
+    token_reset(&lm->tracker[i], job->tokens, job->token_opt, lm->n_keys,
+                lm->tracker_mem + (size_t)i * token_tracker_floats(lm->n_keys),
+                rng_stream(w->env.seed, RNG_TOKENS, job->round, job->client, 0));
+    lm->batch[i].batch.sum = job->token_opt->loss == TOKEN_LOSS_SUM;
+}
+
+static void job_binary(struct workload *w, struct lm *lm, const struct train_job *job, int i)
+{
+    size_t g = (size_t)lm->group, each = binary_floats(&w->shape);
+    if (!job->binary)
+        return;
+    if (!lm->binary) {
+        lm->binary = mem_alloc(MEM_OTHER, g * sizeof *lm->binary);
+        lm->binary_mem = mem_alloc(MEM_OPTIMIZER, g * each * sizeof *lm->binary_mem);
+        lm->y = mem_alloc(MEM_ADAPTER, g * lm->n * sizeof *lm->y);
+        lm->with_y = mem_alloc(MEM_ADAPTER, g * lm->n * sizeof *lm->with_y);
+        lm->signs = mem_alloc(MEM_OTHER, g * sizeof *lm->signs);
+    }
+    binary_init(&lm->binary[i], job->binary, &w->shape, lm->binary_mem + (size_t)i * each);
+    lm->signs[i] = rng_stream(w->env.seed, RNG_BINARY, job->round, job->client, 0);
+}
+
+static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    float *moments = job->state ? job->state : lm->moments + (size_t)i * (lm->optim_n + 1);
+    if (!job->state)
+        memset(moments, 0, (lm->optim_n + 1) * sizeof *moments);
+    memcpy(job->delta, job->theta, lm->n * sizeof *job->delta); // trained in place
+    lm->os[i] =
+        (struct model_optim_state){.moments = moments, .step = (int32_t)moments[lm->optim_n]};
+    lm->rng[i] = rng_stream(w->env.seed, RNG_BATCH, job->round, job->client, 0);
+    lm->job[i] = (struct model_job){.batch = &lm->batch[i].batch,
+                                    .adapter = job->delta,
+                                    .optim = &lm->os[i],
+                                    .trained = job->trained,
+                                    .n_trained = job->n_trained,
+                                    .merge = job->tokens->merges ? &job->token_opt->merge : NULL,
+                                    .client = (int32_t)job->client};
+    job->samples = task_client(lm->task, (int32_t)job->client)->n;
+    job->loss = 0;
+    job_fisher(w, lm, job, i);
+    job_tokens(w, lm, job, i);
+    job_kept(w, lm, job, i, false);
+    job_binary(w, lm, job, i);
+}
+
+// Masks of this step; on a refresh step the model is asked for the scores.
+static void step_tokens(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                        bool *refresh, struct recorder *rec)
+{
+    size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
+    *refresh = false;
+    if (jobs[0].tokens->all)
+        return;
+    struct span span = span_begin(rec);
+    for (int i = 0; i < n; i++) {
+        float *weights = lm->weights + (size_t)i * rows, *raw = lm->raw + (size_t)i * rows;
+        *refresh = token_step(&lm->tracker[i]); // the same for all: they count alike
+        token_weights(&lm->tracker[i], &lm->batch[i].batch, *refresh, weights);
+        lm->batch[i].batch.weights = weights;
+        unsigned needs = *refresh ? jobs[i].tokens->needs : 0;
+        lm->job[i].token_sq = needs & TOKEN_SQ ? raw : NULL;
+        lm->job[i].token_loss = needs & TOKEN_LOSS ? raw : NULL;
+        lm->job[i].received = needs & TOKEN_RECEIVED ? raw : NULL;
+    }
+    span_end(rec, span, STAGE_MASK, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
+}
+
+static void refresh_tokens(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                           struct recorder *rec)
+{
+    size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
+    struct span span = span_begin(rec);
+    for (int i = 0; i < n; i++)
+        token_update(&lm->tracker[i], &lm->batch[i].batch, lm->raw + (size_t)i * rows);
+    span_end(rec, span, STAGE_REFRESH, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
+}
+
+// The true diagonal Fisher at the trained adapter, with the labels of the data: the mean over the
+// client's examples of the squared gradient of -log p(answer). As many examples at once as the
+// model takes clients; gradients are added in the order of examples.
+static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder *rec)
+{
+    const struct examples *own = task_client(lm->task, (int32_t)job->client);
+    const struct kernel_fisher f = {.sum = job->sens};
+    struct span span = span_begin(rec);
+    for (int32_t first = 0; first < own->n; first += lm->group) {
+        int32_t n = own->n - first < lm->group ? own->n - first : lm->group;
+        for (int32_t e = 0; e < n; e++) {
+            struct lm_batch *b = &lm->batch[e];
+            lm_batch_clear(b);
+            lm_batch_add(b, &own->v[first + e]);
+            b->batch.weights = NULL;
+            b->batch.sum = true;
+            lm->oracle[e] = (struct model_job){
+                .batch = &b->batch, .adapter = lm->job[i].adapter, .client = (int32_t)job->client};
+        }
+        model_backward(lm->model, lm->oracle, n, NULL);
+        model_accumulate(lm->model, lm->oracle, n, &f);
+    }
+    for (size_t j = 0; j < lm->n; j++)
+        job->sens[j] /= (float)own->n;
+    span_end(rec, span, STAGE_FISHER, (int32_t)job->client, 0, 0);
+}
+
+static int32_t warmup_steps(const struct train_job *job, int32_t steps)
+{
+    return (int32_t)(job->binary->warmup * (double)steps);
+}
+
+static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
+{
+    int32_t steps = w->env.fed->local_steps;
+    job_kept(w, lm, job, i, true);
+    lm->os[i].moments[lm->optim_n] = (float)lm->os[i].step;
+    if (job->binary) {
+        if (warmup_steps(job, steps) == steps)
+            binary_begin(&lm->binary[i], job->theta, job->delta);
+        float *y = lm->y + (size_t)i * lm->n;
+        binary_draw(&lm->binary[i], job->theta, job->delta, &lm->signs[i], y);
+        memcpy(job->delta, y, lm->n * sizeof *y);
+    }
+    for (size_t j = 0; j < lm->n && !job->binary; j++)
+        job->delta[j] -= job->theta[j];
+    job->loss /= steps;
+    job->failed = !isfinite(job->loss);
+    task_forget(lm->task, (int32_t)job->client);
+}
+
+// Clients trained together share the time by their steps, which are alike: equal parts, laid end to
+// end. What was spent apart from training is left out.
+static void share_time(struct train_job *jobs, int n, struct recorder *rec, struct span span,
+                       const struct span *apart)
+{
+    int64_t dur = (clock_ns() - span.t_ns - apart->t_ns) / n;
+    int64_t cpu = span.cpu_ns < 0 ? -1 : (clock_cpu_ns() - span.cpu_ns - apart->cpu_ns) / n;
+    for (int i = 0; i < n; i++) {
+        jobs[i].dur_ns = dur;
+        recorder_put(rec, STAGE_TRAIN, (int32_t)jobs[i].client, span.t_ns + i * dur, dur, cpu, 0, 0,
+                     n > 1 ? EVENT_SHARED : 0);
+    }
+}
+
+// What it took is returned as durations.
+static struct span oracles(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                           struct recorder *rec)
+{
+    if (!jobs[0].sens || !fisher_oracle(w, jobs[0].tokens))
+        return (struct span){0};
+    struct span span = span_begin(rec);
+    for (int i = 0; i < n; i++)
+        oracle(lm, &jobs[i], i, rec);
+    return (struct span){clock_ns() - span.t_ns,
+                         span.cpu_ns < 0 ? 0 : clock_cpu_ns() - span.cpu_ns};
+}
+
+// The model runs with theta + y; the optimizer steps m, where it stands in delta, and alpha.
+static void binary_train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                              bool first, struct recorder *rec)
+{
+    for (int i = 0; i < n; i++) {
+        float *y = lm->y + (size_t)i * lm->n, *with_y = lm->with_y + (size_t)i * lm->n;
+        if (first)
+            binary_begin(&lm->binary[i], jobs[i].theta, jobs[i].delta);
+        binary_draw(&lm->binary[i], jobs[i].theta, jobs[i].delta, &lm->signs[i], y);
+        for (size_t j = 0; j < lm->n; j++)
+            with_y[j] = jobs[i].theta[j] + y[j];
+        lm->job[i].adapter = with_y;
+    }
+    model_backward(lm->model, lm->job, n, rec);
+    for (int i = 0; i < n; i++) {
+        binary_gradient(&lm->binary[i], jobs[i].theta, jobs[i].delta, lm->y + (size_t)i * lm->n,
+                        model_gradient(lm->model, lm->job, i));
+        binary_step(&lm->binary[i], w->env.optim);
+        lm->job[i].adapter = jobs[i].delta;
+    }
+    model_update(lm->model, lm->job, n, w->env.optim, rec);
+}
+
+// The model runs with the expanded adapter; the optimizer steps R, where it stands in delta.
+static void train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                       int32_t step, struct recorder *rec)
+{
+    int32_t warm = jobs[0].binary ? warmup_steps(&jobs[0], w->env.fed->local_steps) : INT32_MAX;
+    if (step >= warm) {
+        binary_train_step(w, lm, jobs, n, step == warm, rec);
+        return;
+    }
+    if (!lm->middle) {
+        model_train_step(lm->model, lm->job, n, w->env.optim, rec);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        lm->job[i].adapter = lm->expanded + (size_t)i * lm->n;
+        middle_expand(&lm->pairs, lm->frozen, jobs[i].delta, lm->job[i].adapter);
+    }
+    model_backward(lm->model, lm->job, n, rec);
+    for (int i = 0; i < n; i++) {
+        middle_gradient(&lm->pairs, lm->frozen, model_gradient(lm->model, lm->job, i), lm->square);
+        lm->job[i].adapter = jobs[i].delta;
+    }
+    model_update(lm->model, lm->job, n, w->env.optim, rec);
+}
+
+void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
+{
+    struct lm *lm = w->state;
+    const struct fed_params *fed = w->env.fed;
+    struct span span = span_begin(rec);
+    assert(n <= lm->group);
+    lm_version(w, jobs[0].theta);
+    for (int i = 0; i < n; i++)
+        job_begin(w, lm, &jobs[i], i);
+    for (int32_t s = 0; s < fed->local_steps; s++) {
+        for (int i = 0; i < n; i++)
+            lm_batch_draw(&lm->batch[i], task_client(lm->task, (int32_t)jobs[i].client), fed->batch,
+                          &lm->rng[i]);
+        bool refresh;
+        step_tokens(w, lm, jobs, n, &refresh, rec);
+        train_step(w, lm, jobs, n, s, rec);
+        if (refresh)
+            refresh_tokens(w, lm, jobs, n, rec);
+        for (int i = 0; i < n; i++)
+            jobs[i].loss += lm->job[i].loss;
+    }
+    struct span apart = oracles(w, lm, jobs, n, rec);
+    for (int i = 0; i < n; i++)
+        job_end(w, lm, &jobs[i], i);
+    share_time(jobs, n, rec, span, &apart);
+}
