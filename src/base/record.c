@@ -29,15 +29,18 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_FISHER] = {"fisher", LANE_COMPUTE, false,
         "estimating sensitivities outside the training steps: the oracle's gradients by example",
         "what training steps leave: accumulate"},
-    [STAGE_SELECT] = {"select", LANE_ENCODE, false,
-        "choosing the coordinates to send", "their widths and values"},
-    [STAGE_ALLOC] = {"alloc", LANE_ENCODE, false,
-        "choosing widths under the byte budget", "estimating the sensitivities"},
+    [STAGE_SELECT] = {"select", LANE_ENCODE, true,
+        "the part of encode that scores coordinates and chooses those to send",
+        "their widths and values"},
+    [STAGE_ALLOC] = {"alloc", LANE_ENCODE, true,
+        "the part of encode that chooses widths under the byte budget, trial sizes included",
+        "estimating the sensitivities"},
     [STAGE_ENCODE] = {"encode", LANE_ENCODE, false,
-        "update to bytes: error feedback, quantisation, packing, entropy coding",
+        "update to bytes: feedback, select, alloc, quantise, pack, entropy, whose sum it is",
         "frame header and checksum"},
     [STAGE_PACK] = {"pack", LANE_ENCODE, true,
-        "the part of encode that lays codes into bits", "quantisation"},
+        "the part of encode that lays codes, positions and tags into bits",
+        "quantise, where codes are laid as they are made"},
     [STAGE_UPLOAD] = {"upload", LANE_NET, false,
         "the update's travel over the client's link, sealed to received", "decoding"},
     [STAGE_WAIT] = {"wait", LANE_NET, false,
@@ -83,6 +86,16 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "the part of train that matches and merges tokens, and takes gradients back through it; "
         "bytes are the activations that enter the first layer and the last",
         "forward; backward"},
+    [STAGE_FEEDBACK] = {"feedback", LANE_ENCODE, true,
+        "the part of encode that adds the residual, decodes what was sent and keeps the rest",
+        "the slot file"},
+    [STAGE_QUANTISE] = {"quantise", LANE_ENCODE, true,
+        "the part of encode that turns values into codes: checks, scales, transforms, rounding; "
+        "also laying the codes into bits where one pass does both",
+        "entropy coding"},
+    [STAGE_ENTROPY] = {"entropy", LANE_ENCODE, true,
+        "the part of encode that codes symbols by their frequency or compresses whole messages",
+        "trial sizes of a budget search: alloc"},
 };
 // clang-format on
 
@@ -382,6 +395,38 @@ void recorder_put(struct recorder *r, enum stage stage, int32_t client, int64_t 
         r->n++;
     else
         r->lost++;
+}
+
+void laps_begin(struct laps *l, const struct recorder *r)
+{
+    memset(l, 0, sizeof *l);
+    l->first = l->last = span_begin(r);
+}
+
+void lap_book(struct laps *l, enum stage stage)
+{
+    struct span now = {.cpu_ns = l->last.cpu_ns < 0 ? -1 : clock_cpu_ns(), .t_ns = clock_ns()};
+    l->dur_ns[stage] += now.t_ns - l->last.t_ns;
+    l->cpu_ns[stage] += now.cpu_ns - l->last.cpu_ns;
+    l->last = now;
+    l->stage = stage;
+}
+
+int64_t laps_end(struct laps *l, struct recorder *r, enum stage whole, enum stage rest,
+                 int32_t client, int64_t bytes_in, int64_t bytes_out)
+{
+    bool cpu = l->first.cpu_ns >= 0;
+    laps_leave(l, rest);
+    int64_t dur = l->last.t_ns - l->first.t_ns, t = l->first.t_ns;
+    recorder_put(r, whole, client, t, dur, cpu ? l->last.cpu_ns - l->first.cpu_ns : -1, bytes_in,
+                 bytes_out, 0);
+    for (int i = 0; i < STAGE_COUNT; i++)
+        if (l->dur_ns[i] > 0) { // laid end to end, whatever order they came in
+            recorder_put(r, (enum stage)i, client, t, l->dur_ns[i], cpu ? l->cpu_ns[i] : -1, 0, 0,
+                         EVENT_SUMMED);
+            t += l->dur_ns[i];
+        }
+    return dur;
 }
 
 size_t recorder_drain(struct recorder *r, struct rec_event *out, size_t max)

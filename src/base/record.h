@@ -18,10 +18,10 @@ enum stage {
     STAGE_DOWNLOAD,
     STAGE_TRAIN,
     STAGE_FISHER,
-    STAGE_SELECT,
-    STAGE_ALLOC,
+    STAGE_SELECT, // inside encode
+    STAGE_ALLOC,  // inside encode
     STAGE_ENCODE,
-    STAGE_PACK,
+    STAGE_PACK, // inside encode
     STAGE_UPLOAD,
     STAGE_WAIT,
     STAGE_DECODE,
@@ -42,6 +42,9 @@ enum stage {
     STAGE_REFRESH,    // inside train: averaging the scores of tokens
     STAGE_ACCUMULATE, // inside train: averaging the adapter's gradients for the codec
     STAGE_MERGE,      // inside train: merging tokens, its gradient included
+    STAGE_FEEDBACK,   // inside encode: adding the residual, and taking the next one
+    STAGE_QUANTISE,   // inside encode: values to codes
+    STAGE_ENTROPY,    // inside encode: codes to fewer bits
     STAGE_COUNT
 };
 
@@ -67,7 +70,12 @@ struct rec_event {
     int32_t run, version, attempt, client, rank; // client -1: the server's own
     uint8_t stage, flags, pad[2];
 };
-enum { EVENT_MODELLED = 1, EVENT_LOW_CONFIDENCE = 2, EVENT_SHARED = 4 };
+enum {
+    EVENT_MODELLED = 1,
+    EVENT_LOW_CONFIDENCE = 2,
+    EVENT_SHARED = 4, // an equal part of what several clients took together
+    EVENT_SUMMED = 8, // the sum of a part's visits: its length is measured, its place is not
+};
 
 struct rec_round {
     int64_t uplink_bytes, downlink_bytes;    // as counted per client
@@ -245,6 +253,40 @@ static inline int64_t span_end(struct recorder *r, struct span s, enum stage sta
     int64_t cpu = s.cpu_ns < 0 ? -1 : clock_cpu_ns() - s.cpu_ns;
     recorder_put(r, stage, client, s.t_ns, t - s.t_ns, cpu, bytes_in, bytes_out, 0);
     return t - s.t_ns;
+}
+
+// The parts of one span, laid end to end: each lap books the time since the lap before it, so that
+// the parts are the whole. A part may come back; its times add up. A NULL is nobody's watch.
+struct laps {
+    struct span first, last;
+    enum stage stage; // of the last lap, STAGE_PAD = none yet
+    int64_t dur_ns[STAGE_COUNT], cpu_ns[STAGE_COUNT];
+};
+
+void laps_begin(struct laps *l, const struct recorder *r);
+void lap_book(struct laps *l, enum stage stage);
+// Puts one row a part, and one of the whole. What came after the last lap belongs to its part;
+// where there was no lap, to `rest`. Returns the whole's time.
+int64_t laps_end(struct laps *l, struct recorder *r, enum stage whole, enum stage rest,
+                 int32_t client, int64_t bytes_in, int64_t bytes_out);
+
+static inline void lap(struct laps *l, enum stage stage)
+{
+    if (l)
+        lap_book(l, stage);
+}
+
+// Around a callee that may or may not say laps: what it leaves open goes to its last part, or to
+// `rest`.
+static inline void laps_enter(struct laps *l)
+{
+    if (l)
+        l->stage = STAGE_PAD;
+}
+static inline void laps_leave(struct laps *l, enum stage rest)
+{
+    if (l)
+        lap_book(l, l->stage == STAGE_PAD ? rest : l->stage);
 }
 
 #endif

@@ -375,6 +375,15 @@ int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, u
     return len;
 }
 
+int64_t codec_encode_inner(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    laps_enter(in->laps);
+    int64_t len = c->row->encode(c, in, out, cap, scratch, report, err);
+    laps_leave(in->laps, CODEC_REST);
+    return len;
+}
+
 int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, float weight, float *acc, void *scratch, struct err *err)
 {

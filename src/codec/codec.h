@@ -58,7 +58,12 @@ struct codec_input {
     // How far the mean training loss has come down since the first round, as announced with the
     // model; 0 = not known yet.
     double loss_fall;
+    struct laps
+        *laps; // a codec says lap(in->laps, STAGE_...) where a part of it ends; NULL = nobody
 };
+
+// Where the time of a codec goes that says no laps.
+#define CODEC_REST STAGE_QUANTISE
 
 // Bytes of a message by what they say; their sum is the length of the message.
 struct codec_parts {

@@ -101,6 +101,7 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
     int bad = codec_check_limit(c, v, err);
     if (bad)
         return bad;
+    lap(in->laps, STAGE_FEEDBACK);
     next[n] = 1;
     if (g[n] == 0 && options(c)->init == INIT_DENSE)
         return encode_dense(c, in, out, cap, report, err);
@@ -112,7 +113,7 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
     inner.state_next = next + n + 1;
     if (in->budget_bytes > 0)
         inner.budget_bytes = in->budget_bytes - 1;
-    int64_t len = c->inner->row->encode(c->inner, &inner, out + 1, cap - 1, scratch, report, err);
+    int64_t len = codec_encode_inner(c->inner, &inner, out + 1, cap - 1, scratch, report, err);
     if (len < 0)
         return len;
     out[0] = MSG_VERSION;
@@ -121,6 +122,7 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
     struct quant_sink add = {next, 1, true};
     if (c->inner->row->decode(c->inner, &in->key, out + 1, (size_t)len, add, scratch, err))
         return -1;
+    lap(in->laps, STAGE_FEEDBACK);
     return len + 1;
 }
 

@@ -82,6 +82,9 @@ static inline int msg_nonfinite(struct err *err)
 int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err);
 // -1 with the reason when a value of x (n) is not finite or too large for this codec.
 int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err);
+// A wrapper's inner codec, without codec_encode's checks; what its laps leave open is closed.
+int64_t codec_encode_inner(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                           size_t cap, void *scratch, struct codec_report *report, struct err *err);
 
 // A number as it may stand in a message: finite, and small enough that no decoded value overflows.
 static inline int msg_within(float v, float limit)

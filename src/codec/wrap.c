@@ -96,11 +96,12 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
     int bad = codec_check_limit(c, v, err);
     if (bad)
         return bad;
+    lap(in->laps, STAGE_FEEDBACK);
     struct codec_input inner = *in;
     inner.x = v;
     inner.state = in->state + n + 1;
     inner.state_next = in->state_next + n + 1;
-    int64_t len = c->inner->row->encode(c->inner, &inner, out, cap, scratch, report, err);
+    int64_t len = codec_encode_inner(c->inner, &inner, out, cap, scratch, report, err);
     if (len < 0)
         return len;
     report->staleness = stale;
@@ -111,6 +112,7 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
         in->state_next[i] = v[i] - x_hat[i];
     uint32_t stamp = in->key.version + 1;
     memcpy(in->state_next + n, &stamp, sizeof stamp);
+    lap(in->laps, STAGE_FEEDBACK);
     return len;
 }
 
@@ -207,7 +209,7 @@ static int64_t squeeze_encode(const struct codec_inst *c, const struct codec_inp
     if (in->budget_bytes >= 0) // what does not shrink is stored
         inner.budget_bytes =
             in->budget_bytes > 1 + MSG_VARINT_MAX ? in->budget_bytes - 1 - MSG_VARINT_MAX : 0;
-    int64_t n = c->inner->row->encode(c->inner, &inner, plain, bound, scratch, report, err);
+    int64_t n = codec_encode_inner(c->inner, &inner, plain, bound, scratch, report, err);
     if (n < 0)
         return n;
     bool stored = s->squeeze(c, plain, (size_t)n, small, room, &len, scratch) || len >= (size_t)n;
@@ -223,6 +225,7 @@ static int64_t squeeze_encode(const struct codec_inst *c, const struct codec_inp
     if (!p)
         return msg_full(&o, err);
     memcpy(p, stored ? plain : small, len);
+    lap(in->laps, STAGE_ENTROPY);
     return msg_len(&o);
 }
 

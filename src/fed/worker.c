@@ -342,13 +342,16 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     if (w->env->update)
         w->env->update(w->env->update_arg, w->round, t->client, &part->shape, x);
     t->frame = transport_buf(w->env->transport, cap);
-    struct span span = span_begin(w->env->rec);
+    struct laps laps;
+    laps_begin(&laps, w->env->rec);
+    in.laps = &laps;
     in.x = x;
     in.sens = part_of(w, part, 1, job->sens);
     in.grad = part_of(w, part, 2, job->grad);
     int64_t len =
         codec_encode(part->codec, &in, netbuf_payload(t->frame), cap, w->scratch, &report, err);
-    span_end(w->env->rec, span, STAGE_ENCODE, (int32_t)t->client, (int64_t)(4 * n), len);
+    laps_end(&laps, w->env->rec, STAGE_ENCODE, CODEC_REST, (int32_t)t->client, (int64_t)(4 * n),
+             len);
     if (len < 0)
         return len;
     struct frame head = {.kind = FRAME_UPDATE,

@@ -208,6 +208,46 @@ static void spans_take_cpu_time_when_asked(void **state)
     }
 }
 
+static void wait_ns(int64_t ns)
+{
+    for (int64_t end = clock_ns() + ns; clock_ns() < end;)
+        continue;
+}
+
+static void laps_add_up_to_the_whole(void **state)
+{
+    (void)state;
+    struct recorder r;
+    struct rec_event e[8];
+    struct laps l;
+    recorder_init(&r, 8, 0, true);
+    lap(NULL, STAGE_PACK); // nobody's watch
+    laps_begin(&l, &r);
+    wait_ns(20000);
+    lap(&l, STAGE_SELECT);
+    wait_ns(10000);
+    lap(&l, STAGE_PACK);
+    wait_ns(10000);
+    lap(&l, STAGE_SELECT); // once more
+    wait_ns(10000);
+    int64_t whole = laps_end(&l, &r, STAGE_ENCODE, STAGE_QUANTISE, 3, 8, 9); // select's as well
+    assert_int_equal(recorder_drain(&r, e, 8), 3);
+    assert_true(e[0].stage == STAGE_ENCODE && e[0].dur_ns == whole && e[0].client == 3);
+    assert_true(e[0].bytes_in == 8 && e[0].bytes_out == 9 && e[0].flags == 0);
+    assert_true(e[1].stage == STAGE_SELECT && e[2].stage == STAGE_PACK);
+    assert_true(e[1].dur_ns >= 40000 && e[2].dur_ns >= 10000);
+    assert_int_equal(e[1].dur_ns + e[2].dur_ns, whole);
+    assert_int_equal(e[1].cpu_ns + e[2].cpu_ns, e[0].cpu_ns);
+    assert_true(e[1].t_start_ns == e[0].t_start_ns && e[1].flags == EVENT_SUMMED);
+    assert_int_equal(e[2].t_start_ns, e[1].t_start_ns + e[1].dur_ns);
+
+    laps_begin(&l, &r); // without a lap all of it is the rest
+    laps_end(&l, &r, STAGE_ENCODE, STAGE_QUANTISE, 3, 0, 0);
+    assert_int_equal(recorder_drain(&r, e, 8), 2);
+    assert_true(e[1].stage == STAGE_QUANTISE && e[1].dur_ns == e[0].dur_ns);
+    recorder_free(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -219,6 +259,7 @@ int main(void)
         cmocka_unit_test(spans_are_kept_in_order),
         cmocka_unit_test(a_full_ring_loses_the_oldest),
         cmocka_unit_test(spans_take_cpu_time_when_asked),
+        cmocka_unit_test(laps_add_up_to_the_whole),
     };
     return cmocka_run_group_tests_name("base record", tests, NULL, NULL);
 }
