@@ -8,9 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Doubles hold every integer up to here, so 1e6 and the like are exact below it.
-#define EXACT_INTEGER 9007199254740992.0 // 2^53
-
 static const char *const switch_words[][2] = {
     {"off", "on"}, {"false", "true"}, {"no", "yes"}, {"0", "1"}};
 
@@ -38,26 +35,45 @@ static int parse_f64(const char *text, double *v)
 
 enum { INTEGER_OK, INTEGER_JUNK, INTEGER_FRACTION, INTEGER_HUGE };
 
+static bool times_ten_plus(uint64_t *v, uint64_t digit)
+{
+    return !__builtin_mul_overflow(*v, (uint64_t)10, v) && !__builtin_add_overflow(*v, digit, v);
+}
+
+// 7, 1e6, 1.5e3: digits times a power of ten, in integers all the way: a double would round from
+// 2^53 on.
 static int parse_i64(const char *text, int64_t *v)
 {
-    const char *digits = text + (*text == '-' || *text == '+');
-    if (!isdigit((unsigned char)*digits) && *digits != '.')
-        return INTEGER_JUNK;
-    char *end;
-    errno = 0;
-    long long whole = strtoll(text, &end, 10);
-    if (!*end) {
-        *v = whole;
-        return errno == ERANGE ? INTEGER_HUGE : INTEGER_OK;
+    const char *p = text + (*text == '-' || *text == '+');
+    uint64_t n = 0, limit = INT64_MAX + (uint64_t)(*text == '-');
+    long power = 0;
+    bool any = false, point = false, fits = true;
+    for (; isdigit((unsigned char)*p) || (*p == '.' && !point); p++) {
+        point |= *p == '.';
+        if (*p == '.')
+            continue;
+        any = true;
+        power -= point;
+        fits = fits && times_ten_plus(&n, (uint64_t)(*p - '0'));
     }
-    double d;
-    if (parse_f64(text, &d))
+    if (any && (*p == 'e' || *p == 'E') && !isspace((unsigned char)p[1])) {
+        char *end;
+        long e = strtol(p + 1, &end, 10);
+        if (end > p + 1)
+            p = end;
+        power += e < -9999 ? -9999 : e > 9999 ? 9999 : e;
+    }
+    if (!any || *p)
         return INTEGER_JUNK;
-    if (fabs(d) > EXACT_INTEGER)
-        return INTEGER_HUGE;
-    if (d != floor(d))
+    for (; fits && n > 0 && power < 0 && n % 10 == 0; power++)
+        n /= 10;
+    if (fits && n > 0 && power < 0)
         return INTEGER_FRACTION;
-    *v = (int64_t)d;
+    for (; fits && n > 0 && power > 0; power--)
+        fits = times_ten_plus(&n, 0);
+    if (!fits || n > limit)
+        return INTEGER_HUGE;
+    *v = *text == '-' ? (int64_t)(0 - n) : (int64_t)n;
     return INTEGER_OK;
 }
 
@@ -119,6 +135,18 @@ static int bad_number(const struct opt *row, const char *text, const char *what,
                    any ? "" : " from ", any ? "" : range);
 }
 
+// Exact, though the bounds are doubles and an integer near 2^63 is none.
+static bool in_range(const struct opt *row, int64_t i, double d)
+{
+    if (!(row->min < row->max))
+        return true;
+    if (row->type == OPT_F64)
+        return d >= row->min && d <= row->max;
+    bool low = row->min >= -0x1p63 && (row->min >= 0x1p63 || i < (int64_t)ceil(row->min));
+    bool high = row->max < 0x1p63 && (row->max < -0x1p63 || i > (int64_t)floor(row->max));
+    return !low && !high;
+}
+
 static int set_number(const struct opt *row, void *field, const char *text, struct err *err)
 {
     int64_t i = 0;
@@ -129,13 +157,12 @@ static int set_number(const struct opt *row, void *field, const char *text, stru
     } else {
         static const char *const why[] = {[INTEGER_JUNK] = "not a whole number",
                                           [INTEGER_FRACTION] = "has a fraction",
-                                          [INTEGER_HUGE] = "too large to be exact"};
+                                          [INTEGER_HUGE] = "too large"};
         int got = parse_i64(text, &i);
         if (got != INTEGER_OK)
             return bad_number(row, text, why[got], err);
-        d = (double)i;
     }
-    if (row->min < row->max && (d < row->min || d > row->max))
+    if (!in_range(row, i, d))
         return bad_number(row, text, "out of range", err);
     if (row->type == OPT_I32 && (i < INT32_MIN || i > INT32_MAX))
         return bad_number(row, text, "does not fit 32 bits", err);

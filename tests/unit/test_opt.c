@@ -131,9 +131,39 @@ static void wide_integers(void **state)
     assert_int_equal(set(&t, "seed", "-9223372036854775808", &err), 0);
     assert_true(t.seed == INT64_MIN);
     refused("seed", "9223372036854775808", "too large");
-    refused("seed", "1e17", "too large to be exact"); // a double, which may not be what was meant
-    assert_int_equal(set(&t, "seed", "1e15", &err), 0);
-    assert_true(t.seed == 1000000000000000);
+    refused("seed", "-9223372036854775809", "too large");
+    refused("seed", "1e19", "too large");
+    refused("seed", "1e99999999999999999999", "too large");
+    // Where a double would round.
+    static const struct {
+        const char *text;
+        int64_t v;
+    } exact[] = {{"9007199254740993", 9007199254740993},
+                 {"9007199254740993.0", 9007199254740993},
+                 {"9.007199254740993e15", 9007199254740993},
+                 {"-90071992547409930e-1", -9007199254740993},
+                 {"1e17", 100000000000000000},
+                 {"0e99", 0}};
+    for (size_t i = 0; i < ARRAY_LEN(exact); i++) {
+        assert_int_equal(set(&t, "seed", exact[i].text, &err), 0);
+        assert_true(t.seed == exact[i].v);
+    }
+    refused("seed", "9007199254740993.5", "has a fraction");
+}
+
+static void bounds_are_exact(void **state)
+{
+    (void)state;
+    static const struct opt even = OPT(struct thing, seed, "seed", "1", 0, 0x1p53, "", "h");
+    static const struct opt half = OPT(struct thing, seed, "seed", "1", -0.5, 1.5, "", "h");
+    struct thing t = {0};
+    struct err err = {""};
+    assert_int_equal(opt_set(&even, &t, "9007199254740992", &err), 0);
+    assert_int_equal(opt_set(&even, &t, "9007199254740993", &err), -1);
+    assert_non_null(strstr(err.text, "out of range"));
+    assert_int_equal(opt_set(&half, &t, "0", &err), 0);
+    assert_int_equal(opt_set(&half, &t, "-1", &err), -1);
+    assert_int_equal(opt_set(&half, &t, "2", &err), -1);
 }
 
 static void reals(void **state)
@@ -306,6 +336,7 @@ int main(void)
         cmocka_unit_test(switches),
         cmocka_unit_test(integers_are_exact),
         cmocka_unit_test(wide_integers),
+        cmocka_unit_test(bounds_are_exact),
         cmocka_unit_test(reals),
         cmocka_unit_test(text_fits_or_is_refused),
         cmocka_unit_test(choices),
