@@ -170,11 +170,27 @@ static int expand(const char *text, char *out, size_t size, struct err *err)
     return 0;
 }
 
+// A sign with nothing to it is a slip: whatever was meant there is missing, not left to a default.
+static int check_signs(const char *text, struct err *err)
+{
+    if (strstr(text, "~/"))
+        return err_set(err, "fed.method = %.120s: '~' names no token source; remove it or add one",
+                       text);
+    if (strstr(text, "/@"))
+        return err_set(err, "fed.method = %.120s: '@' has no view before it; remove it or add one",
+                       text);
+    for (const char *at = text; (at = strchr(at, ':'));)
+        if (strchr("/~@+", *++at)) // or the end
+            return err_set(err, "fed.method = %.120s: no options behind ':'; remove it or add some",
+                           text);
+    return 0;
+}
+
 int method_open(struct method *m, const char *text, const struct shape *shape, struct err *err)
 {
     char full[1024], left[256], scheme[256], tokens[256];
     memset(m, 0, sizeof *m);
-    if (expand(text, full, sizeof full, err))
+    if (expand(text, full, sizeof full, err) || check_signs(full, err))
         return -1;
     if (!piece(full, "/", left, sizeof left, err))
         return -1;
