@@ -151,6 +151,29 @@ static int set_by_name(struct config *c, const char *name, const char *value, st
     return err_set(err, "%.80s: unknown key; 'fstq list options' prints them all", name);
 }
 
+enum { MISTAKES_SAID = 20 };
+
+void mistakes_add(struct mistakes *m, const char *path, int where, const char *fmt, va_list args)
+{
+    if (++m->n > MISTAKES_SAID || !m->loud)
+        return;
+    if (where > 0)
+        fprintf(stderr, "%s:%d: ", path, where);
+    else if (where < 0)
+        fprintf(stderr, "%s: argument %d: ", path ? path : "fstq", -where);
+    else
+        fprintf(stderr, "%s: ", path ? path : "fstq");
+    vfprintf(stderr, fmt, args);
+    fputc('\n', stderr);
+}
+
+int mistakes_end(const struct mistakes *m)
+{
+    if (m->loud && m->n > MISTAKES_SAID)
+        fprintf(stderr, "fstq: and %d more mistakes; mend these first\n", m->n - MISTAKES_SAID);
+    return m->n;
+}
+
 // The file.
 
 enum { CONFIG_MAX_BYTES = 1 << 20, CONFIG_MAX_KEYS = 512, SECTION_MAX = 32 };
@@ -159,8 +182,8 @@ struct source {
     struct config *c;
     const char *path, *text; // NUL-terminated
     size_t pos;
-    int line, mistakes;
-    bool loud;    // false: another rank says it
+    int line; // -n = argument n
+    struct mistakes mistakes;
     bool pending; // the line was handed to inih and has not come back as key = value
     char section[SECTION_MAX];
     bool section_known;
@@ -171,20 +194,10 @@ struct source {
 static void mistake(struct source *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void mistake(struct source *s, const char *fmt, ...)
 {
-    s->mistakes++;
-    if (!s->loud)
-        return;
-    if (s->line)
-        fprintf(stderr, "%s:%d: ", s->path, s->line);
-    else if (s->path)
-        fprintf(stderr, "%s: ", s->path);
-    else
-        fputs("fstq: ", stderr);
     va_list args;
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    mistakes_add(&s->mistakes, s->path, s->line, fmt, args);
     va_end(args);
-    fputc('\n', stderr);
 }
 
 // inih neither names unknown sections without keys nor minds what follows the bracket.
@@ -351,7 +364,7 @@ static void load_file(struct source *s)
     }
     strcpy(s->c->path, s->path);
     if (stat(s->path, &st)) {
-        if (!s->loud && errno == ENOENT)
+        if (!s->mistakes.loud && errno == ENOENT)
             return; // a host without the file: rank 0 sends what it has read
         mistake(s, "%s%s", strerror(errno),
                 s->path[0] == '-'      ? "; parameters are written section.key=value"
@@ -457,11 +470,8 @@ static void check_together(struct source *s)
         snprintf(name, sizeof name, "%.*s", (int)strcspn(err.text, " :"), err.text);
         const struct opt *row = config_find(name, NULL);
         int where = row ? s->where[place_of(row)] : 0;
-        s->line = where > 0 ? where : 0;
-        if (where < 0)
-            mistake(s, "argument %d: %s", -where, err.text);
-        else
-            mistake(s, "%s", err.text);
+        s->line = where;
+        mistake(s, "%s", err.text);
     }
 }
 
@@ -474,7 +484,8 @@ int config_load_extra(struct config *c, const char *path, int n_overrides, char 
                       const struct config_extra *extra)
 {
     config_defaults(c);
-    struct source s = {.c = c, .path = path, .loud = config_is_mouthpiece(), .extra = extra};
+    struct source s = {.c = c, .path = path, .extra = extra};
+    s.mistakes.loud = config_is_mouthpiece();
     if (path)
         load_file(&s);
     s.path = NULL;
@@ -482,7 +493,7 @@ int config_load_extra(struct config *c, const char *path, int n_overrides, char 
         load_override(&s, i + 1, overrides[i]);
     s.path = path;
     check_together(&s);
-    return s.mistakes;
+    return mistakes_end(&s.mistakes);
 }
 
 void config_each(const struct config *c,

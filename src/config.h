@@ -8,6 +8,8 @@
 #include "task/task.h"
 #include "trace/trace.h"
 
+#include <stdarg.h>
+
 struct run_params { // [run]
     int64_t seed;
     char dir[240];
@@ -53,6 +55,15 @@ struct config_section {
 
 extern const struct config_section config_sections[];
 extern const int config_section_count;
+
+// Mistakes of the user: all are counted, the first twenty are said on stderr.
+struct mistakes {
+    int n;
+    bool loud; // false: another rank says them
+};
+// where: a line of the file at path, -n for argument n, 0 = the file as a whole, or no file (NULL).
+void mistakes_add(struct mistakes *m, const char *path, int where, const char *fmt, va_list args);
+int mistakes_end(const struct mistakes *m); // says how many more there are; returns how many in all
 
 void config_defaults(struct config *c);
 // Reads CONFIG, then "section.key=value" overrides. Reports every mistake at once on stderr, each

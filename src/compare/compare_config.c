@@ -43,28 +43,17 @@ const int compare_option_count = ARRAY_LEN(compare_options);
 
 struct loader {
     struct compare *c;
-    int mistakes;
-    bool loud;
+    struct mistakes mistakes;
 };
 
 static void mistake(struct loader *l, int line, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 static void mistake(struct loader *l, int line, const char *fmt, ...)
 {
-    l->mistakes++;
-    if (!l->loud)
-        return;
-    if (line > 0)
-        fprintf(stderr, "%s:%d: ", l->c->path, line);
-    else if (line < 0)
-        fprintf(stderr, "argument %d: ", -line);
-    else
-        fprintf(stderr, "%s: ", l->c->path ? l->c->path : "fstq compare");
     va_list args;
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    mistakes_add(&l->mistakes, l->c->path, line, fmt, args);
     va_end(args);
-    fputc('\n', stderr);
 }
 
 // The next word of a list, cut at blanks and the other characters; NULL at the end. Longer words
@@ -489,11 +478,11 @@ int compare_load(struct compare *c, const char *path, int n_overrides, char *con
     c->path = path;
     c->method = mem_alloc(MEM_OTHER, COMPARE_METHODS * sizeof *c->method);
     opt_defaults(compare_options, compare_option_count, &c->p);
-    struct loader l = {.c = c, .loud = config_is_mouthpiece()};
+    struct loader l = {.c = c, .mistakes.loud = config_is_mouthpiece()};
     struct config_extra extra = {on_key, c};
-    l.mistakes = config_load_extra(&c->cfg, path, n_overrides, overrides, &extra);
-    if (l.mistakes)
-        return l.mistakes;
+    int mistakes = config_load_extra(&c->cfg, path, n_overrides, overrides, &extra);
+    if (mistakes)
+        return mistakes;
     if (!c->n_methods)
         mistake(&l, 0, "[compare] names no methods: method = NAME | METHOD");
     check_seeds(&l);
@@ -515,7 +504,7 @@ int compare_load(struct compare *c, const char *path, int n_overrides, char *con
     c->higher = c->p.better == BETTER_AUTO ? !down : c->p.better == BETTER_HIGHER;
     if (!*c->p.dir)
         default_dir(c);
-    return l.mistakes;
+    return mistakes_end(&l.mistakes);
 }
 
 void compare_free(struct compare *c)
