@@ -16,6 +16,7 @@
 #include <math.h>
 #include <omp.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -586,33 +587,71 @@ static void trace_ranks(struct run *r)
                  &s->peer[e]);
 }
 
+static void add_text(char *text, size_t size, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+static void add_text(char *text, size_t size, const char *fmt, ...)
+{
+    size_t at = strlen(text);
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text + at, size - at, fmt, args);
+    va_end(args);
+}
+
+static void how_to_go_on(const struct run *r, char *text, size_t size)
+{
+    const struct server_kept *k = &r->server->kept;
+    if (!*r->run_dir)
+        add_text(text, size, "without run.dir it cannot be resumed");
+    else if (!k->failing)
+        add_text(text, size, "run.resume=on goes on");
+    else if (k->round == 0)
+        add_text(text, size, "there is no checkpoint to resume from: %s", k->why);
+    else
+        add_text(text, size,
+                 "run.resume=on goes on after round %u, for later ones have no checkpoint: %s",
+                 k->round, k->why);
+}
+
+// What was lost, as " this; that;".
+static void put_losses(const struct run *r, char *text, size_t size)
+{
+    const struct server *s = r->server;
+    const struct checkpoint_totals *all = &s->totals;
+    const char *trace = r->trace ? trace_degraded(r->trace) : NULL;
+    if (all->lost || all->rejected)
+        add_text(text, size, " %lld updates lost, %lld rejected;", (long long)all->lost,
+                 (long long)all->rejected);
+    if (s->failure[0])
+        add_text(text, size, " %s;", s->failure);
+    if (s->kept.missed)
+        add_text(text, size, " no checkpoint of %d of %u rounds: %s;", s->kept.missed, s->round,
+                 s->kept.why);
+    if (trace)
+        add_text(text, size, " trace: %s;", trace);
+}
+
 static enum status verdict(const struct run *r, char *text, size_t size)
 {
     const struct server *s = r->server;
-    const char *trace = r->trace ? trace_degraded(r->trace) : NULL;
+    char losses[1024] = "";
+    *text = '\0';
+    put_losses(r, losses, sizeof losses);
     if ((int32_t)s->round < r->cfg.fed.rounds && !s->failure[0]) {
-        snprintf(text, size, "INTERRUPTED: after round %u of %d%s", s->round, r->cfg.fed.rounds,
-                 *r->run_dir ? "; run.resume=on goes on"
-                             : "; without run.dir it cannot be resumed");
+        add_text(text, size, "INTERRUPTED: after round %u of %d; ", s->round, r->cfg.fed.rounds);
+        how_to_go_on(r, text, size);
         return STATUS_INTERRUPTED;
     }
     if (isnan(r->last.score) || !isfinite(r->last.score)) {
-        snprintf(text, size, "INVALID: the final score is not finite");
+        add_text(text, size, "INVALID: the final score is not finite");
         return STATUS_CHECK;
     }
-    if (s->failure[0] || s->totals.lost || s->totals.rejected || trace) {
-        size_t at = (size_t)snprintf(text, size, "DEGRADED:");
-        if (s->totals.lost || s->totals.rejected)
-            at += (size_t)snprintf(text + at, size - at, " %lld updates lost, %lld rejected;",
-                                   (long long)s->totals.lost, (long long)s->totals.rejected);
-        if (s->failure[0])
-            at += (size_t)snprintf(text + at, size - at, " %s;", s->failure);
-        if (trace)
-            at += (size_t)snprintf(text + at, size - at, " trace: %s;", trace);
-        text[strlen(text) - 1] = '\0';
+    if (*losses) {
+        losses[strlen(losses) - 1] = '\0';
+        add_text(text, size, "DEGRADED:%s", losses);
         return STATUS_DEGRADED;
     }
-    snprintf(text, size, "VALID");
+    add_text(text, size, "VALID");
     return STATUS_VALID;
 }
 
@@ -652,7 +691,7 @@ static void print_memory(void)
 static enum status conclude(struct run *r)
 {
     struct server *s = r->server;
-    char text[512], t[5][32];
+    char text[1100], t[5][32];
     s->totals.control_bytes += s->row.control_bytes; // the farewell
     s->totals.control_up_bytes += s->row.control_up_bytes;
     s->totals.wire_bytes += server_take_wire(s);

@@ -50,7 +50,7 @@ static void restore(struct server *s, struct err *err, int *rc)
     *rc = checkpoint_read(env->run_dir, &c, s->theta, s->state, err);
     if (*rc == 1) {
         s->run_id = c.run_id;
-        s->round = c.round;
+        s->round = s->kept.round = c.round;
         s->first_loss = c.first_loss;
         s->last_loss = c.last_loss;
         s->totals = s->at_start = c.totals;
@@ -385,6 +385,24 @@ int64_t server_take_wire(struct server *s)
     return since;
 }
 
+// A round that could not be kept is no reason to lose the rounds to come; the next tries again.
+static void note_kept(struct server *s, const char *failure)
+{
+    struct server_kept *k = &s->kept;
+    if (failure && !k->failing)
+        warn("round %u: no checkpoint: %s; the run goes on and tries again after each round",
+             s->round, failure);
+    if (!failure && k->failing)
+        warn("round %u: its checkpoint is written again", s->round);
+    k->failing = failure != NULL;
+    if (failure) {
+        k->missed++;
+        snprintf(k->why, sizeof k->why, "%.159s", failure);
+    } else {
+        k->round = s->round;
+    }
+}
+
 void server_checkpoint(struct server *s)
 {
     const struct fed_env *env = s->env;
@@ -394,8 +412,8 @@ void server_checkpoint(struct server *s)
     struct span span = span_begin(env->rec);
     int64_t synced = fsio_sync_ns();
     struct checkpoint c = checkpoint_of(s);
-    if (checkpoint_write(env->run_dir, &c, s->theta, s->state, s->ckpt, &err))
-        snprintf(s->failure, sizeof s->failure, "no checkpoint: %.140s", err.text);
+    int rc = checkpoint_write(env->run_dir, &c, s->theta, s->state, s->ckpt, &err);
+    note_kept(s, rc ? err.text : NULL);
     synced = fsio_sync_ns() - synced;
     recorder_put(env->rec, STAGE_SYNC, -1, clock_ns() - synced, synced, -1, 0, 0, 0);
     span_end(env->rec, span, STAGE_CHECKPOINT, -1, 0, (int64_t)checkpoint_bytes(&c));

@@ -42,6 +42,13 @@ struct server_turn { // a sampled client of the round, in client order
     struct client_times times;
 };
 
+struct server_kept { // checkpoints of this process
+    uint32_t round;  // of the newest on disk, 0 = none
+    int32_t missed;  // rounds that have none
+    bool failing;    // the last try
+    char why[160];   // the last failure, "" = none
+};
+
 struct server {
     const struct fed_env *env;
     const struct fed_sink *sink;
@@ -55,6 +62,7 @@ struct server {
     bool holding;       // nobody is there: the next round waits for somebody, or its deadline
     int64_t t_begin_ns; // of the round, on the transport's clock
     char failure[160];  // "" = none: why the run ended before its last round
+    struct server_kept kept;
 
     // model
     size_t n, n_model, n_state;      // n_model: the adapter, then what moves the backbone

@@ -39,11 +39,46 @@ check "killed at the writes of a round: always the same adapter" equal "$ended" 
 check "killed at the writes of a round: always every round in the trace, once" \
     equal "$whole" "$killed"
 
-# A limit on file sizes is an error with a name, not a signal.
-(ulimit -f 2 && "$FSTQ" run "${args[@]}" trace.file= run.dir=limit) 2>&1 | cat >limit.log
+# A checkpoint that cannot be written costs the checkpoint, not the rounds to come. A limit on file
+# sizes is an error with a name, not a signal.
+stateless=(fed.opt_state=reset trace.file=)
+"$FSTQ" run "${args[@]}" "${stateless[@]}" >reset.log 2>&1
+(ulimit -f 2 && "$FSTQ" run "${args[@]}" "${stateless[@]}" run.dir=limit) 2>&1 | cat >limit.log
 check "a file size limit: status 3" equal "${PIPESTATUS[0]}" 3
-check "a file size limit: it says what could not be written" \
-    grep -q "no checkpoint: .*File too large" limit.log
+check "a file size limit: said at once, and why" \
+    grep -q "round 1: no checkpoint: .*File too large" limit.log
+check "a file size limit: said once" equal "$(grep -c "round .*: no checkpoint" limit.log)" 1
+check "a file size limit: all rounds are done" equal "$(adapter limit.log)" "$(adapter reset.log)"
+check "a file size limit: it is in the verdict" \
+    contains limit.log "# DEGRADED: no checkpoint of 4 of 4 rounds"
+
+# The directory goes, and comes back: each round tries again.
+"$FSTQ" run "${args[@]}" trace.file= fed.rounds=1000000 run.dir=gone >gone.log 2>&1 &
+pid=$!
+until_said() { # file text
+    for _ in $(seq 1000); do
+        grep -qF "$2" "$1" && return
+        sleep 0.01
+    done
+}
+for _ in $(seq 1000); do [ -f gone/server.b.ckpt ] && break || sleep 0.01; done
+mv gone away
+until_said gone.log "no checkpoint"
+mv away gone
+until_said gone.log "written again"
+kill -TERM $pid
+wait $pid
+check "a directory that comes back: it is said" contains gone.log "its checkpoint is written again"
+check "a directory that comes back: the run can go on" contains gone.log "run.resume=on goes on"
+"$FSTQ" run "${args[@]}" trace.file= fed.rounds=1000000 run.dir=gone2 >gone2.log 2>&1 &
+pid=$!
+for _ in $(seq 1000); do [ -f gone2/server.b.ckpt ] && break || sleep 0.01; done
+mv gone2 away2
+until_said gone2.log "no checkpoint"
+kill -TERM $pid
+wait $pid
+check "a directory that is gone: the verdict says from where the run can go on" \
+    grep -q "INTERRUPTED: .*goes on after round [0-9]*, for later ones have no checkpoint" gone2.log
 
 # A trace that cannot be ended is said, and is in the status: the last writes of the run fail.
 for back in 1 2 3 4 5 6 8; do
