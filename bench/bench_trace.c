@@ -94,6 +94,7 @@ static void append_client(struct rounds *r, int32_t client)
     trace_append(r->trace, REC_MESSAGES, &m, 1);
     for (int32_t up = 0; up < 2; up++) {
         struct rec_link l = {.bytes = 1000064,
+                             .bytes_sent = 1000064,
                              .t_ready_ns = up * 900000000LL + client,
                              .t_deliver_ns = up * 900000000LL + 400000000 + 977 * client,
                              .latency_ns = 10000000,

@@ -116,9 +116,11 @@ static void list_methods(void)
 
 static void list_links(void)
 {
-    puts("# net.link   the way between a client and the server");
-    for (const struct link_row *const *l = link_table; *l; l++)
+    puts("# net.link   the way between a client and the server: NAME[:key=value,...]");
+    for (const struct link_row *const *l = link_table; *l; l++) {
         row((*l)->name, (*l)->help);
+        options_of((*l)->options, (*l)->n_options);
+    }
 }
 
 static void list_transports(void)

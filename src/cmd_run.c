@@ -269,6 +269,7 @@ static void open_env(struct run *r, int threads)
                           .cpuset = r->cpuset,
                           .gpu = "",
                           .transport = &r->transport,
+                          .link = &r->transport.link,
                           .work = &r->work,
                           .method = &r->method,
                           .rec = &r->server_rec};

@@ -120,7 +120,7 @@ _Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 6 * 4
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4, "hole in rec_alloc");
-_Static_assert(sizeof(struct rec_link) == 5 * 8 + 6 * 4, "hole in rec_link");
+_Static_assert(sizeof(struct rec_link) == 6 * 8 + 6 * 4, "hole in rec_link");
 _Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sensor");
 _Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 1144, "hole in rec_run");
 _Static_assert(sizeof(struct rec_summary) == 8 + 2 * 4 + 56, "hole in rec_summary");
@@ -245,10 +245,11 @@ static const struct record_field link_fields[] = {
     RUN, VERSION, ATTEMPT, CLIENT,
     FIELD(up, "", "1 = client to server, 0 = server to client"),
     FIELD(bytes, "bytes", "bytes moved"),
-    FIELD(t_ready_ns, "ns", "when the bytes were ready to go"),
-    FIELD(t_deliver_ns, "ns", "when the last one arrived"),
+    FIELD(bytes_sent, "bytes", "the same with those that were sent again"),
+    FIELD(t_ready_ns, "ns", "when the bytes were ready to go, from the start of the round"),
+    FIELD(t_deliver_ns, "ns", "when the last one arrived, -1 = never"),
     FIELD(latency_ns, "ns", "of this latency and jitter"),
-    FIELD(rate_bps, "bit/s", "rate of the link at the start"),
+    FIELD(rate_bps, "bit/s", "mean rate of the link while they left"),
     {0},
 };
 #undef ROW

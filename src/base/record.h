@@ -132,7 +132,7 @@ struct rec_alloc {
 };
 
 struct rec_link {
-    int64_t bytes, t_ready_ns, t_deliver_ns, latency_ns;
+    int64_t bytes, bytes_sent, t_ready_ns, t_deliver_ns, latency_ns; // t_deliver_ns -1: never
     double rate_bps;
     int32_t run, version, attempt, client, up, pad; // up 1 = client to server
 };

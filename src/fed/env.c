@@ -2,40 +2,60 @@
 
 #include <string.h>
 
-struct client_times fed_client_times(const struct fed_env *env, uint32_t client, int64_t down_bytes,
-                                     int64_t up_bytes)
+static int64_t since(int64_t t_ns, int64_t from_ns)
 {
-    const struct link_params *link = &env->net->link;
-    struct link_state down = {0}, up = {0}; // links are idle when a round begins
+    return t_ns == INT64_MAX ? t_ns : t_ns - from_ns;
+}
+
+// One message from the start of the round + ready_ns on, as times from that start.
+static struct link_result carry(const struct fed_env *env, const struct round_start *start,
+                                uint32_t client, bool up, int64_t ready_ns, int64_t bytes)
+{
+    struct link_state idle = {0}; // as links are when a round begins
+    struct link_transfer x = {.client = client,
+                              .round = start->round,
+                              .up = up,
+                              .t_ready_ns = link_add_ns(start->run_ns, ready_ns),
+                              .bytes = bytes};
+    struct link_result r = link_carry(env->link, &idle, &x);
+    r.t_start_ns = since(r.t_start_ns, start->run_ns);
+    r.t_deliver_ns = since(r.t_deliver_ns, start->run_ns);
+    return r;
+}
+
+struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
+                                     uint32_t client, int64_t down_bytes, int64_t up_bytes)
+{
     struct client_times t;
-    t.down_ns = link_deliver(link, &down, env->seed, client, false, 0, down_bytes);
+    t.down = carry(env, start, client, false, 0, down_bytes);
+    t.down_ns = t.down.t_deliver_ns;
     t.compute_ns = env->client->step_ns * env->fed->local_steps;
     t.encode_ns = env->client->encode_ns;
-    int64_t ready = t.down_ns + t.compute_ns + t.encode_ns;
-    t.total_ns = link_deliver(link, &up, env->seed, client, true, ready, up_bytes);
-    t.up_ns = t.total_ns - ready;
+    int64_t ready = link_add_ns(t.down_ns, t.compute_ns + t.encode_ns);
+    t.up = carry(env, start, client, true, ready, up_bytes);
+    t.total_ns = t.up.t_deliver_ns;
+    t.up_ns = since(t.total_ns, ready);
     return t;
 }
 
-static bool arrives(const struct fed_env *env, uint32_t client, int64_t ready_ns, int64_t payload,
-                    double seconds)
+static bool arrives(const struct fed_env *env, uint32_t round, uint32_t client, int64_t ready_ns,
+                    int64_t payload, double seconds)
 {
-    struct link_state idle = {0};
-    int64_t at = link_deliver(&env->net->link, &idle, env->seed, client, true, ready_ns,
-                              (int64_t)FRAME_HEADER_BYTES + payload);
-    return (double)(at - ready_ns) <= seconds * 1e9;
+    struct round_start start = {.round = round, .run_ns = ready_ns};
+    int64_t bytes = (int64_t)FRAME_HEADER_BYTES + payload;
+    return (double)carry(env, &start, client, true, 0, bytes).t_deliver_ns <= seconds * 1e9;
 }
 
 // By halves: the link's model says when bytes arrive, not how many do.
-int64_t fed_upload_bytes(const struct fed_env *env, uint32_t client, int64_t ready_ns,
-                         double seconds)
+int64_t fed_upload_bytes(const struct fed_env *env, uint32_t round, uint32_t client,
+                         int64_t ready_ns, double seconds)
 {
     int64_t low = 0, high = (int64_t)fed_update_bound(env) + 1;
-    if (arrives(env, client, ready_ns, high, seconds))
+    if (arrives(env, round, client, ready_ns, high, seconds))
         return -1;
     while (high - low > 1) {
         int64_t mid = low + (high - low) / 2;
-        if (arrives(env, client, ready_ns, mid, seconds))
+        if (arrives(env, round, client, ready_ns, mid, seconds))
             low = mid;
         else
             high = mid;

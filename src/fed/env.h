@@ -5,6 +5,7 @@
 #include "base/record.h"
 #include "fed/fed.h"
 #include "fed/method.h"
+#include "fed/protocol.h"
 #include "fed/workload.h"
 #include "net/transport.h"
 
@@ -19,6 +20,7 @@ struct fed_env {
     int rank, threads;
     const char *host, *cpuset, *gpu;
     struct transport *transport;
+    const struct link_model *link; // the clients'
     struct workload *work;
     struct method *method;
     struct recorder *rec;
@@ -28,17 +30,18 @@ struct fed_env {
     void *update_arg;
 };
 
-// Modelled time of one client's round from its start, closed form: download, compute, encode,
-// upload.
+// Modelled time of one client's round, closed form: download, compute, encode, upload. Of the
+// links' results times count from the start of the round, too; INT64_MAX = never.
 struct client_times {
     int64_t down_ns, compute_ns, encode_ns, up_ns, total_ns;
+    struct link_result down, up;
 };
-struct client_times fed_client_times(const struct fed_env *env, uint32_t client, int64_t down_bytes,
-                                     int64_t up_bytes);
-// The longest payload that a client's uplink, idle and with the update ready at ready_ns, delivers
-// within so many seconds; -1 = any.
-int64_t fed_upload_bytes(const struct fed_env *env, uint32_t client, int64_t ready_ns,
-                         double seconds);
+struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
+                                     uint32_t client, int64_t down_bytes, int64_t up_bytes);
+// The longest payload that a client's uplink, idle and with the update ready at ready_ns of the
+// run's clock, delivers within so many seconds; -1 = any.
+int64_t fed_upload_bytes(const struct fed_env *env, uint32_t round, uint32_t client,
+                         int64_t ready_ns, double seconds);
 // Client state of this run, in floats: optimizer (fed.opt_state = keep), then averages
 // (fisher.persist = keep), together the workload's; then codec.
 size_t fed_optim_floats(const struct fed_env *env);

@@ -107,6 +107,24 @@ int welcome_get(const uint8_t *p, size_t len, struct welcome *w)
     return 0;
 }
 
+void round_start_put(const struct round_start *s, uint8_t *p)
+{
+    put_u64(p, (uint64_t)s->run_ns);
+    put_u64(p + 8, (uint64_t)s->clock_ns);
+}
+
+int round_start_get(const uint8_t *p, size_t len, struct round_start *s)
+{
+    s->run_ns = s->clock_ns = 0;
+    if (len != 0 && len != ROUND_START_BYTES)
+        return -1;
+    if (len) {
+        s->run_ns = (int64_t)get_u64(p);
+        s->clock_ns = (int64_t)get_u64(p + 8);
+    }
+    return s->run_ns < 0 || s->clock_ns < 0 ? -1 : 0;
+}
+
 void bye_local(struct bye *b)
 {
     b->rss_peak_bytes = (int64_t)mem_rss_peak();

@@ -23,6 +23,15 @@ struct welcome { // server to worker
 };
 #define WELCOME_BYTES 28
 
+// When a round begins: links go on where the last one left them. With a task, where they vary with
+// time; else a task is a header alone.
+struct round_start {
+    uint32_t round;   // as the frame says
+    int64_t run_ns;   // on the run's clock: modelled time of the rounds before
+    int64_t clock_ns; // on the transport's, where that is virtual
+};
+#define ROUND_START_BYTES 16
+
 struct bye { // worker to server, last: peaks of memory
     int64_t rss_peak_bytes, mem_peak_bytes[MEM_PURPOSES];
 };
@@ -42,6 +51,10 @@ bool hello_alive(
 
 void welcome_put(const struct welcome *w, uint8_t *out);
 int welcome_get(const uint8_t *in, size_t len, struct welcome *w);
+
+void round_start_put(const struct round_start *s, uint8_t *out);
+// Both times are 0 where len is; -1: any other length, or a time before the run.
+int round_start_get(const uint8_t *in, size_t len, struct round_start *s);
 
 void bye_local(struct bye *b);
 void bye_put(const struct bye *b, uint8_t *out);

@@ -246,7 +246,7 @@ void server_suspect(struct server *s, int endpoint, const char *why)
 
 void server_suspect_silent(struct server *s, int endpoint)
 {
-    if (s->peer[endpoint].heard_ns < s->t_begin_ns || !hello_alive(&s->peer[endpoint].hello))
+    if (s->peer[endpoint].heard_ns < s->start.clock_ns || !hello_alive(&s->peer[endpoint].hello))
         server_suspect(s, endpoint, "is silent");
 }
 

@@ -58,10 +58,10 @@ struct server {
     int64_t deadline_ns, alive_check_ns; // on the transport's clock
     int64_t origin_ns;                   // of the run, monotonic clock
     bool interrupted, unclean;
-    bool between;       // the round is closed, the next not begun
-    bool holding;       // nobody is there: the next round waits for somebody, or its deadline
-    int64_t t_begin_ns; // of the round, on the transport's clock
-    char failure[160];  // "" = none: why the run ended before its last round
+    bool between;             // the round is closed, the next not begun
+    bool holding;             // nobody is there: the next round waits for somebody, or its deadline
+    struct round_start start; // of the round
+    char failure[160];        // "" = none: why the run ended before its last round
     struct server_kept kept;
 
     // model

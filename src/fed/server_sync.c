@@ -134,13 +134,15 @@ static void broadcast(struct server *s)
             continue;
         s->row.downlink_bytes += model_bytes(s);
         t->granted = i < s->n_window;
-        t->times = fed_client_times(env, t->client, model_bytes(s), 0);
-        struct netbuf *b = transport_buf(env->transport, 0);
+        t->times = fed_client_times(env, &s->start, t->client, model_bytes(s), 0);
+        struct netbuf *b = transport_buf(env->transport, ROUND_START_BYTES);
         struct frame f = {.kind = FRAME_TASK,
                           .client = t->client,
                           .reason = t->granted,
-                          .samples = s->peer[t->endpoint].tasks};
-        server_send(s, t->endpoint, &f, b, now_ns(s) + t->times.down_ns);
+                          .samples = s->peer[t->endpoint].tasks,
+                          .payload_bytes = env->link->row->varies ? ROUND_START_BYTES : 0};
+        round_start_put(&s->start, netbuf_payload(b));
+        server_send(s, t->endpoint, &f, b, link_add_ns(now_ns(s), t->times.down_ns));
         transport_unref(env->transport, b);
     }
     span_end(env->rec, span, STAGE_BROADCAST, -1, 0, env->transport->bytes_moved - moved);
@@ -152,9 +154,9 @@ static void set_deadline(struct server *s)
     int64_t longest = 0;
     for (int i = 0; s->env->virtual_time && i < s->n_turns; i++) {
         struct client_times t =
-            fed_client_times(s->env, s->turn[i].client, model_bytes(s),
+            fed_client_times(s->env, &s->start, s->turn[i].client, model_bytes(s),
                              (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
-        longest = t.total_ns > longest ? t.total_ns : longest;
+        longest = t.total_ns > longest && t.up.delivered ? t.total_ns : longest;
     }
     s->deadline_ns = now_ns(s) + longest + (int64_t)(s->env->net->timeout_s * 1e9);
 }
@@ -381,11 +383,26 @@ static void send_acks(struct server *s)
     }
 }
 
+static struct rec_link link_row(const struct server *s, uint32_t client, int64_t bytes,
+                                int64_t ready_ns, const struct link_result *r)
+{
+    const struct recorder *rec = s->env->rec;
+    return (struct rec_link){.bytes = bytes,
+                             .bytes_sent = r->bytes_sent,
+                             .t_ready_ns = ready_ns,
+                             .t_deliver_ns = r->delivered ? r->t_deliver_ns : -1,
+                             .latency_ns = r->latency_ns,
+                             .rate_bps = r->rate_bps,
+                             .run = rec->run,
+                             .version = (int32_t)s->round,
+                             .attempt = rec->attempt,
+                             .client = (int32_t)client};
+}
+
 // Modelled terms: the round takes as long as its slowest client, plus the server.
 static void modelled_times(struct server *s)
 {
     const struct fed_env *env = s->env;
-    const struct recorder *rec = env->rec;
     int64_t slowest = 0;
     s->n_links = 0;
     for (int i = 0; i < s->n_turns; i++) {
@@ -393,29 +410,16 @@ static void modelled_times(struct server *s)
         if (t->row.status != MESSAGE_OK)
             continue;
         int64_t down = model_bytes(s), up = t->row.frame_bytes;
-        struct client_times c = fed_client_times(env, t->client, down, up);
+        struct client_times c = fed_client_times(env, &s->start, t->client, down, up);
         if (c.total_ns >= slowest) {
             slowest = c.total_ns;
             s->row.compute_max_ns = c.compute_ns + c.encode_ns;
             s->row.upload_max_ns = c.up_ns;
             s->row.download_max_ns = c.down_ns;
         }
-        const struct link_row *link = link_table[env->net->link.link];
-        for (int up_link = 0; up_link < 2; up_link++) {
-            int64_t ready = up_link ? c.down_ns + c.compute_ns + c.encode_ns : 0;
-            struct rec_link row = {
-                .bytes = up_link ? up : down,
-                .t_ready_ns = ready,
-                .t_deliver_ns = up_link ? c.total_ns : c.down_ns,
-                .latency_ns = link->latency_ns(&env->net->link, env->seed, t->client, up_link),
-                .rate_bps = link->rate_bps(&env->net->link, env->seed, t->client, up_link, ready),
-                .run = rec->run,
-                .version = (int32_t)s->round,
-                .attempt = rec->attempt,
-                .client = (int32_t)t->client,
-                .up = up_link};
-            s->links[s->n_links++] = row;
-        }
+        s->links[s->n_links++] = link_row(s, t->client, down, 0, &c.down);
+        s->links[s->n_links++] = link_row(s, t->client, up, c.total_ns - c.up_ns, &c.up);
+        s->links[s->n_links - 1].up = 1;
     }
     s->row.time_modelled_ns = slowest + env->fed->server_ns;
 }
@@ -694,7 +698,7 @@ static void begin_round(struct server *s)
     s->holding = false;
     sample_turns(s);
     s->t_round_ns = clock_ns();
-    s->t_begin_ns = now_ns(s);
+    s->start = (struct round_start){s->round, s->totals.modelled_ns, now_ns(s)};
     broadcast(s);
     set_deadline(s);
     s->collect_span.t_ns = clock_ns();
@@ -734,10 +738,10 @@ static void next_round(struct server *s)
             c->row->agg->begin(c, s->agg_state[p], view->part[p].shape.n_values);
     }
     ask_suspects(s);
-    s->t_begin_ns = now_ns(s);
+    s->start.clock_ns = now_ns(s);
     s->holding = !anybody_up(s) && any_worker_left(s) && !s->interrupted;
     if (s->holding)
-        s->deadline_ns = s->t_begin_ns + (int64_t)(s->env->net->timeout_s * 1e9);
+        s->deadline_ns = s->start.clock_ns + (int64_t)(s->env->net->timeout_s * 1e9);
     else
         begin_round(s);
 }

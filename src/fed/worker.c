@@ -142,15 +142,15 @@ static void take_fault(const struct worker *w, uint32_t client, float *delta)
     }
 }
 
-// When the update is ready as the model has it: after this client's own compute, from the arrival
-// of its task in virtual time, else from the start of the round.
+// When the update is ready as the model has it, on the run's clock: after this client's own
+// compute, from the arrival of its task in virtual time, else from the start of the round.
 static int64_t ready_ns(const struct worker *w, const struct worker_task *t)
 {
     const struct fed_env *env = w->env;
     size_t down = FRAME_HEADER_BYTES + 4 * fed_down_floats(env);
-    struct client_times times = fed_client_times(env, t->client, (int64_t)down, 0);
-    int64_t from = env->virtual_time ? t->t_arrived_ns : times.down_ns;
-    return from + times.compute_ns + times.encode_ns;
+    struct client_times times = fed_client_times(env, &w->start, t->client, (int64_t)down, 0);
+    int64_t from = env->virtual_time ? t->t_arrived_ns - w->start.clock_ns : times.down_ns;
+    return link_add_ns(w->start.run_ns + times.compute_ns + times.encode_ns, from);
 }
 
 // In virtual time a client's link delivers its update.
@@ -160,9 +160,13 @@ static int64_t delivery(const struct worker *w, const struct worker_task *t)
     if (!env->virtual_time)
         return 0;
     struct link_state link = {0};
-    int64_t ready = ready_ns(w, t);
-    int64_t at = link_deliver(&env->net->link, &link, env->seed, t->client, true, ready,
-                              (int64_t)(FRAME_HEADER_BYTES + t->head.payload_bytes));
+    struct link_transfer x = {.client = t->client,
+                              .round = w->round,
+                              .up = true,
+                              .t_ready_ns = ready_ns(w, t),
+                              .bytes = (int64_t)(FRAME_HEADER_BYTES + t->head.payload_bytes)};
+    struct link_result r = link_carry(env->link, &link, &x);
+    int64_t at = link_add_ns(r.t_deliver_ns, w->start.clock_ns - w->start.run_ns);
     return at > now_ns(w) ? at : now_ns(w);
 }
 
@@ -333,7 +337,7 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
                              .key = view_key(view, w->env->seed, t->client, w->round)};
     double upload_s = codec_upload_s(part->codec);
     if (upload_s > 0)
-        in.budget_bytes = fed_upload_bytes(w->env, t->client, ready_ns(w, t), upload_s);
+        in.budget_bytes = fed_upload_bytes(w->env, w->round, t->client, ready_ns(w, t), upload_s);
     struct codec_report report;
     memset(&report, 0, sizeof report);
     codec_state(w, part, (size_t)(job - w->job), &in);
@@ -507,8 +511,12 @@ static void take_model(struct worker *w, const struct net_msg *m)
 
 static void take_task(struct worker *w, const struct net_msg *m)
 {
-    if (m->frame.version != w->round || w->n_tasks == w->tasks_cap || find_task(w, m->frame.client))
+    struct round_start start = {.round = w->round};
+    if (m->frame.version != w->round || w->n_tasks == w->tasks_cap ||
+        find_task(w, m->frame.client) ||
+        round_start_get(m->payload, m->frame.payload_bytes, &start))
         return;
+    w->start = start;
     w->expected = (int)m->frame.samples;
     int at = w->n_tasks++;
     // Virtual links may deliver tasks in any order; those not yet begun stay in client order.

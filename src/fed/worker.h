@@ -23,6 +23,7 @@ struct worker {
     int endpoint;
     bool welcome, stop, clean_stop;
     uint32_t round;
+    struct round_start start;                 // as its tasks say
     double loss_fall;                         // as the round's model announced it
     int expected, n_tasks, n_trained, n_sent; // of the round; expected: as every task says
     int tasks_cap;

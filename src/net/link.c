@@ -1,54 +1,55 @@
 #include "net/link.h"
 
-#include <math.h>
+#include "base/mem.h"
 
-static double loopback_rate_bps(const struct link_params *p, uint64_t seed, uint32_t client,
-                                bool up, int64_t t_ns)
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static int64_t loopback_leave(const struct link_model *m, const struct link_transfer *x,
+                              int64_t t_ns, int64_t bytes, double *rate_bps)
 {
-    (void)p, (void)seed, (void)client, (void)up, (void)t_ns;
-    return (double)INFINITY;
+    (void)m, (void)x, (void)bytes;
+    *rate_bps = (double)INFINITY;
+    return t_ns;
 }
 
-static int64_t loopback_latency_ns(const struct link_params *p, uint64_t seed, uint32_t client,
-                                   bool up)
+static int64_t loopback_latency_ns(const struct link_model *m, uint32_t client, bool up)
 {
-    (void)p, (void)seed, (void)client, (void)up;
+    (void)m, (void)client, (void)up;
     return 0;
 }
 
-static double fixed_rate_bps(const struct link_params *p, uint64_t seed, uint32_t client, bool up,
-                             int64_t t_ns)
+static int64_t fixed_leave(const struct link_model *m, const struct link_transfer *x, int64_t t_ns,
+                           int64_t bytes, double *rate_bps)
 {
-    (void)seed, (void)client, (void)t_ns;
-    return up ? p->up_bps : p->down_bps;
+    *rate_bps = x->up ? m->params->up_bps : m->params->down_bps;
+    return link_add_ns(t_ns, link_constant_ns(bytes, *rate_bps));
 }
 
-static int64_t fixed_latency_ns(const struct link_params *p, uint64_t seed, uint32_t client,
-                                bool up)
+static int64_t fixed_latency_ns(const struct link_model *m, uint32_t client, bool up)
 {
-    (void)seed, (void)client, (void)up;
-    return p->latency_ns;
+    (void)client, (void)up;
+    return m->params->latency_ns;
 }
 
 static const struct link_row link_loopback = {
     .name = "loopback",
     .help = "no limit and no latency: the floor that every other link is read against",
-    .rate_bps = loopback_rate_bps,
+    .leave = loopback_leave,
     .latency_ns = loopback_latency_ns,
 };
 
 static const struct link_row link_fixed = {
     .name = "fixed",
     .help = "the same constant rates for every client: net.up_bps, net.down_bps, net.latency_ns",
-    .rate_bps = fixed_rate_bps,
+    .leave = fixed_leave,
     .latency_ns = fixed_latency_ns,
 };
 
 const struct link_row *const link_table[] = {&link_loopback, &link_fixed, NULL};
-const char *const link_names[] = {"loopback", "fixed", NULL};
 
-// Saturates: a link that would need more than 292 years delivers never.
-static int64_t add_ns(int64_t a, int64_t b)
+int64_t link_add_ns(int64_t a, int64_t b)
 {
     int64_t sum;
     return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
@@ -56,7 +57,7 @@ static int64_t add_ns(int64_t a, int64_t b)
 
 // In double, because bits times 10^9 of a terabyte do not fit 64 bits: + - * / of IEEE doubles are
 // the same on every machine, and 53 bits hold a transfer of 100 days to the nanosecond.
-static int64_t transfer_ns(int64_t bytes, double rate_bps)
+int64_t link_constant_ns(int64_t bytes, double rate_bps)
 {
     if (bytes <= 0 || rate_bps == (double)INFINITY)
         return 0;
@@ -65,14 +66,70 @@ static int64_t transfer_ns(int64_t bytes, double rate_bps)
                        : INT64_MAX; // also where the rate is 0 or not a number
 }
 
-int64_t link_deliver(const struct link_params *p, struct link_state *link, uint64_t seed,
-                     uint32_t client, bool up, int64_t t_ready_ns, int64_t bytes)
+static int unknown(const char *name, struct err *err)
 {
-    const struct link_row *row = link_table[p->link];
-    int64_t start = t_ready_ns > link->free_ns ? t_ready_ns : link->free_ns;
-    // Rates are constant here, so one division is the integral over the transfer; a row whose rate
-    // changes needs the time of its next change and a loop over the pieces at this place.
-    double rate_bps = row->rate_bps(p, seed, client, up, start);
-    link->free_ns = add_ns(start, transfer_ns(bytes, rate_bps));
-    return add_ns(link->free_ns, row->latency_ns(p, seed, client, up));
+    char list[256] = "";
+    struct opt_guess guess = {.text = name};
+    for (const struct link_row *const *r = link_table; *r; r++) {
+        size_t at = strlen(list);
+        snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", (*r)->name);
+        opt_guess(&guess, (*r)->name);
+    }
+    if (guess.name)
+        return err_set(err, "net.link = %.80s: unknown; did you mean %s? There are %s", name,
+                       guess.name, list);
+    return err_set(err, "net.link = %.80s: unknown; there are %s", name, list);
+}
+
+static int parse(struct link_model *m, const char *text, struct err *err)
+{
+    char name[sizeof m->params->link];
+    struct err why = {""};
+    size_t n = strcspn(text, ":");
+    memcpy(name, text, n);
+    name[n] = '\0';
+    const struct link_row *const *r = link_table;
+    while (*r && strcmp((*r)->name, name) != 0)
+        r++;
+    m->row = *r;
+    if (!m->row)
+        return unknown(name, err);
+    if (m->row->option_bytes) {
+        m->opt = mem_alloc(MEM_NET, m->row->option_bytes);
+        opt_defaults(m->row->options, m->row->n_options, m->opt);
+    }
+    if (text[n] && opt_set_list(m->row->options, m->row->n_options, m->opt, text + n + 1, &why))
+        return err_set(err, "net.link = %.80s: %.300s", text, why.text);
+    return 0;
+}
+
+int link_open(struct link_model *m, const struct link_params *p, uint64_t seed, struct err *err)
+{
+    *m = (struct link_model){.params = p, .seed = seed};
+    int rc = parse(m, p->link, err);
+    if (rc == 0 && m->row->open)
+        rc = m->row->open(m, err);
+    if (rc)
+        link_close(m);
+    return rc;
+}
+
+void link_close(struct link_model *m)
+{
+    if (m->row && m->row->close)
+        m->row->close(m);
+    mem_free(m->opt);
+    *m = (struct link_model){0};
+}
+
+struct link_result link_carry(const struct link_model *m, struct link_state *s,
+                              const struct link_transfer *x)
+{
+    struct link_result r = {.bytes_sent = x->bytes};
+    r.t_start_ns = x->t_ready_ns > s->free_ns ? x->t_ready_ns : s->free_ns;
+    s->free_ns = m->row->leave(m, x, r.t_start_ns, r.bytes_sent, &r.rate_bps);
+    r.latency_ns = m->row->latency_ns(m, x->client, x->up);
+    r.t_deliver_ns = link_add_ns(s->free_ns, r.latency_ns);
+    r.delivered = r.t_deliver_ns < INT64_MAX;
+    return r;
 }

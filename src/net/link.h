@@ -1,38 +1,76 @@
-// Links as a table of models: bytes and a ready time in, a delivery time out, closed form. One link
-// a client and direction; the same function serves modelled time, the simulated transport and
-// (later) the pacer.
+// Links as a table of models: who sends how many bytes and from when on, out when the last one
+// arrives. Times are of the run's clock, which goes on from round to round and after a resume; what
+// a link does at a time follows from the seed, the client and that time alone, so that any rank can
+// ask. One link per client and direction; the same function serves modelled time, the simulated
+// transport and the pacer.
 #ifndef FSTQ_NET_LINK_H
 #define FSTQ_NET_LINK_H
 
 #include "base/opt.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct link_params { // [net], the keys that shape links
-    int32_t link;    // row of link_table
+    char link[256];  // NAME[:key=value,...], a row of link_table and its options
     double up_bps, down_bps;
     int64_t latency_ns;
 };
 
-struct link_state {
-    int64_t free_ns; // when the link has finished what it carries
+struct link_row;
+
+struct link_model { // a row, ready for use
+    const struct link_row *row;
+    const struct link_params *params;
+    uint64_t seed;
+    void *opt;   // (row->option_bytes) or NULL
+    void *state; // of the row
+};
+
+struct link_state {  // of one client's link in one direction; all zero: idle
+    int64_t free_ns; // when the last byte it carries has left
+};
+
+struct link_transfer {               // one message
+    uint32_t client, round, attempt; // attempt: of this client in this round, the same way
+    bool up;                         // from client to server
+    int64_t t_ready_ns, bytes;
+};
+
+struct link_result {
+    bool delivered;
+    int64_t t_start_ns, t_deliver_ns; // t_deliver_ns: INT64_MAX = never
+    int64_t latency_ns;               // of this, after the last byte left
+    int64_t bytes_sent;               // with those that were sent again
+    double rate_bps;                  // mean while they left; infinity = no limit
 };
 
 struct link_row {
     const char *name, *help;
-    // Bits per second of this client's link at time t, infinity = no limit.
-    double (*rate_bps)(const struct link_params *p, uint64_t seed, uint32_t client, bool up,
-                       int64_t t_ns);
-    int64_t (*latency_ns)(const struct link_params *p, uint64_t seed, uint32_t client, bool up);
+    const struct opt *options; // its own, in net.link = NAME:key=value
+    int n_options;
+    size_t option_bytes;
+    bool varies;                                        // with time
+    int (*open)(struct link_model *m, struct err *err); // NULL = nothing to make ready
+    void (*close)(struct link_model *m);                // NULL = nothing to give back
+    // When bytes that begin to leave at t_ns have left, INT64_MAX = never; *rate_bps as above.
+    int64_t (*leave)(const struct link_model *m, const struct link_transfer *x, int64_t t_ns,
+                     int64_t bytes, double *rate_bps);
+    int64_t (*latency_ns)(const struct link_model *m, uint32_t client, bool up);
 };
 
 extern const struct link_row *const link_table[]; // NULL-terminated
-// NULL-terminated, same order: choices of net.link.
-extern const char *const link_names[];
 
-// t_deliver = max(t_ready, link free) + bytes / rate + latency; moves link->free_ns.
-int64_t link_deliver(const struct link_params *p, struct link_state *link, uint64_t seed,
-                     uint32_t client, bool up, int64_t t_ready_ns, int64_t bytes);
+int link_open(struct link_model *m, const struct link_params *p, uint64_t seed, struct err *err);
+void link_close(struct link_model *m);
+// t_deliver = max(t_ready, link free) + bytes / rate + latency; moves s->free_ns.
+struct link_result link_carry(const struct link_model *m, struct link_state *s,
+                              const struct link_transfer *x);
+
+// For rows.
+int64_t link_add_ns(int64_t a, int64_t b); // saturates at INT64_MAX, which is never
+// Bytes at a constant rate.
+int64_t link_constant_ns(int64_t bytes, double rate_bps);
 
 #endif

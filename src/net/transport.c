@@ -11,8 +11,8 @@ static const char *const pace_names[] = {"model", "real", "none", NULL};
 
 #define NET_OPT(f, n, d, lo, hi, u, h) OPT(struct net_params, f, n, d, lo, hi, u, h)
 const struct opt net_options[] = {
-    OPT_ENUM(struct net_params, link.link, "net.link", "loopback", link_names,
-             "model of every client's link"),
+    OPT_STRING(struct net_params, link.link, "net.link", "loopback",
+               "model of every client's link, NAME[:key=value,...] of fstq list links"),
     NET_OPT(link.up_bps, "net.up_bps", "20e6", 1, 1e15, "bit/s", "rate from client to server"),
     NET_OPT(link.down_bps, "net.down_bps", "20e6", 1, 1e15, "bit/s", "rate from server to client"),
     NET_OPT(link.latency_ns, "net.latency_ns", "10000000", 0, 1e15, "ns",
@@ -41,9 +41,13 @@ const int net_option_count = (int)ARRAY_LEN(net_options);
 
 int net_check(const struct net_params *p, struct err *err)
 {
+    struct link_model link;
     bool sim = transport_table[p->transport] == &transport_sim;
     bool faults = p->sim_drop > 0 || p->sim_corrupt > 0 || p->sim_delay > 0 ||
                   p->sim_duplicate > 0 || p->sim_reorder > 0;
+    if (link_open(&link, &p->link, 0, err))
+        return -1;
+    link_close(&link);
     if (p->pace == NET_PACE_REAL)
         return err_set(err, "net.pace = real is not supported by this build: use model (time "
                             "computed from the link) or none (the network as it is)");
@@ -184,7 +188,12 @@ int transport_open(struct transport *t, const struct net_params *params, uint64_
     t->params = params;
     t->seed = seed;
     t->limits.max_payload_bytes = FRAME_PAYLOAD_UNAGREED;
-    return t->row->open(t, err);
+    if (link_open(&t->link, &params->link, seed, err))
+        return -1;
+    int rc = t->row->open(t, err);
+    if (rc)
+        link_close(&t->link);
+    return rc;
 }
 
 bool transport_hosts(const struct transport *t, int endpoint)
@@ -212,6 +221,7 @@ bool transport_flush(struct transport *t, int64_t until_ns)
 void transport_close(struct transport *t, bool clean)
 {
     t->row->close(t, clean);
+    link_close(&t->link);
     for (int c = 0; c < NETBUF_CLASSES; c++) {
         while (t->pool[c]) {
             struct netbuf *b = t->pool[c];

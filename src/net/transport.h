@@ -77,7 +77,8 @@ struct transport {
     const struct transport_row *row;
     const struct net_params *params;
     uint64_t seed;
-    int n_endpoints; // 1 + workers
+    int n_endpoints;        // 1 + workers
+    struct link_model link; // of the clients
     struct frame_limits limits;
     struct netbuf *pool[NETBUF_CLASSES];
     // Physical, headers included: what left endpoints of this process and what came from others.

@@ -187,12 +187,12 @@ static void test_uplink_sets_the_budget(void **state)
 {
     (void)state;
     static const double rates[] = {4e3, 64e3, 200e3, 800e3, 1e9};
-    struct net_params net = {.link = {.latency_ns = 20000000}};
-    while (strcmp(link_names[net.link.link], "fixed") != 0)
-        net.link.link++;
+    struct link_params params = {.link = "fixed", .latency_ns = 20000000};
+    struct link_model link;
     struct shape shape;
     struct method m;
     struct err err = {""};
+    assert_int_equal(link_open(&link, &params, 1, &err), 0);
     shape_init(&shape);
     shape_add(&shape, "A", 8, 3000, SHAPE_LORA_A);
     shape_add(&shape, "B", 2000, 8, SHAPE_LORA_B);
@@ -204,7 +204,7 @@ static void test_uplink_sets_the_budget(void **state)
         "fstq:budget=0.5,importance=magnitude,upload_s=0.25+ef"};
     for (size_t k = 0; k < ARRAY_LEN(methods); k++) {
         assert_int_equal(method_open(&m, methods[k], &shape, &err), 0);
-        const struct fed_env env = {.net = &net, .seed = 1, .method = &m};
+        const struct fed_env env = {.link = &link, .seed = 1, .method = &m};
         const struct codec_inst *c = m.codec;
         float *x = mem_alloc(MEM_CODEC, n * sizeof *x);
         float *kept = mem_alloc(MEM_CODEC, 2 * codec_state_floats(c) * sizeof *kept + 4);
@@ -214,16 +214,16 @@ static void test_uplink_sets_the_budget(void **state)
         for (size_t i = 0; i < n; i++)
             x[i] = (float)(rng_unit(&r) - 0.5);
         for (size_t i = 0; i < ARRAY_LEN(rates); i++) {
-            net.link.up_bps = rates[i];
+            params.up_bps = rates[i];
             struct codec_input in = {.x = x, .state = kept, .budget_bytes = -1};
             in.state_next = kept + codec_state_floats(c);
-            in.budget_bytes = fed_upload_bytes(&env, 0, 5000, codec_upload_s(c));
+            in.budget_bytes = fed_upload_bytes(&env, 1, 0, 5000, codec_upload_s(c));
             int64_t len = codec_encode(c, &in, msg, codec_bound(c), scratch, NULL, &err);
             if (len < 0)
                 fail_msg("%s: %s", methods[k], err.text);
-            struct link_state up = {0};
-            double spent =
-                (double)link_deliver(&net.link, &up, 1, 0, true, 5000, FRAME_HEADER_BYTES + len);
+            struct link_transfer up = {
+                .round = 1, .up = true, .t_ready_ns = 5000, .bytes = FRAME_HEADER_BYTES + len};
+            double spent = (double)link_carry(&link, &(struct link_state){0}, &up).t_deliver_ns;
             double least = strstr(methods[k], "zstd") ? 0.5 : 0.99; // squeezed after the budget
             double carried = (0.25 - 0.02) * rates[i] / 8 - FRAME_HEADER_BYTES;
             if (carried > (double)n) { // 0.5 of fp16 is a byte a value; a wrapper adds its header
@@ -1000,6 +1000,24 @@ static void test_events_lengths_are_checked(void **state)
 
 #define IN_DIR(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 
+static void test_a_task_says_when_its_round_began(void **state)
+{
+    (void)state;
+    struct round_start a = {.round = 7, .run_ns = 12345678901234, .clock_ns = 42}, b = {.round = 7};
+    uint8_t bytes[ROUND_START_BYTES + 1];
+    round_start_put(&a, bytes);
+    assert_int_equal(round_start_get(bytes, ROUND_START_BYTES, &b), 0);
+    assert_true(a.run_ns == b.run_ns && a.clock_ns == b.clock_ns);
+    assert_int_equal(round_start_get(bytes, 0, &b), 0); // a link that does not vary
+    assert_true(b.run_ns == 0 && b.clock_ns == 0 && b.round == 7);
+    for (size_t len = 1; len <= sizeof bytes; len++)
+        if (len != ROUND_START_BYTES)
+            assert_int_equal(round_start_get(bytes, len, &b), -1);
+    a.run_ns = -1; // before the run
+    round_start_put(&a, bytes);
+    assert_int_equal(round_start_get(bytes, ROUND_START_BYTES, &b), -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1027,6 +1045,7 @@ int main(void)
         IN_DIR(test_slots_keep_three_generations),
         IN_DIR(test_slots_after_a_resume),
         IN_DIR(test_a_damaged_slot_does_not_exist),
+        cmocka_unit_test(test_a_task_says_when_its_round_began),
         cmocka_unit_test(test_hello_and_welcome_round_trip),
         cmocka_unit_test(test_events_lengths_are_checked),
     };
