@@ -119,7 +119,7 @@ static int score_main(int argc, char **argv)
     struct eval_result *r = mem_alloc(MEM_OTHER, sizeof *r);
     printf("# fstq score: task %s, model %s\n", task_names[cfg.task.name], cfg.model.path);
     load_adapter(&cfg, &w, theta);
-    w.row->evaluate(&w, theta, r);
+    workload_evaluate(&w, theta, r);
     print_scores(&w, r);
     bool bad = json && write_json(json, &cfg, &w, r);
     mem_free(theta);

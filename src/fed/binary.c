@@ -1,6 +1,8 @@
 #include "fed/binary.h"
 
 #include "base/fmath.h"
+#include "fed/env.h"
+#include "fed/scheme.h"
 
 #include <math.h>
 #include <string.h>
@@ -108,3 +110,103 @@ void binary_step(struct binary *b, const struct optim_params *p)
         b->mean[i] = (float)mean;
     }
 }
+
+// The rule. Memory of a client: its state, then binary_floats, y (n) and theta + y (n).
+
+struct binary_client {
+    struct binary b;
+    struct rng signs;
+    int32_t warm; // steps before updates are binary
+    float *block, *y, *with_y;
+};
+
+static size_t rule_bytes(const struct local_setup *s)
+{
+    size_t floats = binary_floats(s->shape) + 2 * s->shape->n_values;
+    return sizeof(struct binary_client) + floats * sizeof(float);
+}
+
+static void rule_begin(struct local *l)
+{
+    struct binary_client *c = l->memory;
+    const struct binary_opt *opt = l->opt;
+    c->block = (float *)(c + 1);
+    c->y = c->block + binary_floats(l->setup->shape);
+    c->with_y = c->y + l->setup->shape->n_values;
+    c->warm = (int32_t)(opt->warmup * (double)l->setup->steps);
+    binary_init(&c->b, opt, l->setup->shape, c->block);
+    c->signs = rng_stream(l->setup->seed, RNG_BINARY, l->job->round, l->job->client, 0);
+}
+
+static const float *rule_before(struct local *l, int32_t step, const float *x)
+{
+    struct binary_client *c = l->memory;
+    if (step < c->warm)
+        return x;
+    if (step == c->warm)
+        binary_begin(&c->b, l->job->theta, x);
+    binary_draw(&c->b, l->job->theta, x, &c->signs, c->y);
+    for (size_t i = 0; i < l->setup->shape->n_values; i++)
+        c->with_y[i] = l->job->theta[i] + c->y[i];
+    return c->with_y;
+}
+
+static void rule_after(struct local *l, int32_t step, float *grad)
+{
+    struct binary_client *c = l->memory;
+    if (step < c->warm)
+        return;
+    binary_gradient(&c->b, l->job->theta, l->job->delta, c->y, grad);
+    binary_step(&c->b, l->setup->optim);
+}
+
+static const float *rule_end(struct local *l)
+{
+    struct binary_client *c = l->memory;
+    if (c->warm == l->setup->steps)
+        binary_begin(&c->b, l->job->theta, l->job->delta);
+    binary_draw(&c->b, l->job->theta, l->job->delta, &c->signs, c->y);
+    return c->y;
+}
+
+static const struct local_rule binary_rule = {
+    .size_bytes = rule_bytes,
+    .begin = rule_begin,
+    .before = rule_before,
+    .after = rule_after,
+    .end = rule_end,
+};
+
+// The scheme.
+
+static const struct opt binary_options[] = {
+    OPT(struct binary_opt, warmup, "warmup", "0.5", 0, 1, "",
+        "share of the local steps before updates are binary"),
+    OPT(struct binary_opt, rho, "rho", "6", 0, 1e3, "", "alpha = alpha0 exp(rho a)"),
+    OPT(struct binary_opt, alpha_min, "alpha_min", "0", 0, 1e6, "",
+        "least alpha; 5e-4 in the paper"),
+    OPT(struct binary_opt, alpha_max, "alpha_max", "1", 0, 1e6, "", "most; 5e-2 in the paper"),
+};
+
+static int binary_check(const struct fed_env *env, struct err *err)
+{
+    if (env->method->view.row->local)
+        return err_set(err,
+                       "scheme fedbat binarises the matrices of an adapter as they are; it "
+                       "does not go with view %s",
+                       env->method->view.row->name);
+    return 0;
+}
+
+const struct scheme scheme_fedbat = {
+    .name = "fedbat",
+    .help = "clients learn updates of +-alpha, one alpha a matrix; fedbat/sign sends just that",
+    .source = "FedBAT, ICML 2024",
+    .options = binary_options,
+    .n_options = ARRAY_LEN(binary_options),
+    .option_bytes = sizeof(struct binary_opt),
+    .server = &server_sync,
+    .check = binary_check,
+    .local = &binary_rule,
+    .commit = scheme_mean,
+};

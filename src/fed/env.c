@@ -1,7 +1,5 @@
 #include "fed/env.h"
 
-#include <string.h>
-
 static int64_t since(int64_t t_ns, int64_t from_ns)
 {
     return t_ns == INT64_MAX ? t_ns : t_ns - from_ns;
@@ -86,74 +84,36 @@ size_t fed_state_floats(const struct fed_env *env)
 
 size_t fed_update_bound(const struct fed_env *env)
 {
-    bool split = env->method->scheme->flags & SCHEME_SPLIT;
-    return split ? split_bound(&env->work->split) : view_bound(&env->method->view);
+    const struct scheme *s = env->method->scheme;
+    return s->bound ? s->bound(env) : view_bound(&env->method->view);
 }
 
-// What has no meaning where activations travel and the server trains.
-static int prepare_split(const struct fed_env *env, struct err *err)
+// A scheme's own rule stands next to the optimizer, another form of the adapter next to the model.
+static int check_together(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
-    const struct split_opt *opt = m->scheme_opt;
-    bool half = strcmp(m->codec->row->name, "fp16") == 0;
-    bool raw = strcmp(m->codec->row->name, "raw") == 0 || strcmp(m->codec->row->name, "fp32") == 0;
-    const struct {
-        bool is;
-        const char *why;
-    } wrong[] = {
-        {!env->work->row->split, "this task has no layers to cut between"},
-        {!m->view.whole, "activations have no view; leave it out"},
-        {!half && !raw, "activations are written as fp16 or fp32; take one of these codecs"},
-        {m->tokens != token_table[0] && !m->tokens->merges,
-         "the client computes no loss to choose tokens by; take ~tome or no tokens"},
-        {m->tokens->merges && !m->token_opt.merge.protect,
-         "labels travel whole; leave protect = on"},
-        {fed_state_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
-                                    "fisher.persist = reset"},
-        {env->client->dp_clip > 0, "client.dp_clip bounds updates, and clients send none; set it "
-                                   "to 0"},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-        if (wrong[i].is)
-            return err_set(err, "fed.method = %s: %s", m->text, wrong[i].why);
-    env->work->split = (struct split_form){.cut = opt->cut, .half = half};
-    return 0;
+    struct local_use rules[LOCAL_RULES];
+    int n = 0;
+    if (m->scheme->check && m->scheme->check(env, err))
+        return -1;
+    bool oracle = m->tokens->oracle || env->work->env.fisher->accumulate == FISHER_ORACLE;
+    if (m->view.row->local && oracle)
+        return err_set(err,
+                       "the oracle's Fisher is that of A and B, not of what view %s trains; take "
+                       "another fisher.accumulate",
+                       m->view.row->name);
+    if (m->scheme->local)
+        rules[n++] = (struct local_use){m->scheme->local, m->scheme_opt};
+    if (m->view.row->local)
+        rules[n++] = (struct local_use){m->view.row->local, m->view.opt};
+    return workload_prepare(env->work, m->scheme->products, rules, n, err);
 }
 
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
-    const struct method *m = env->method;
-    bool products = m->scheme->flags & SCHEME_PRODUCTS;
     struct err why = {""};
-    if (products && (!m->view.whole || (codec_needs(m->codec) & CODEC_OWN_AGG)))
-        return err_set(err,
-                       "fed.method = %s: scheme %s multiplies whole decoded updates; it takes no "
-                       "view, and no codec that aggregates its own way",
-                       m->text, m->scheme->name);
-    if (m->scheme->flags & SCHEME_FRESH && fed_state_floats(env) > 0)
-        return err_set(err,
-                       "fed.method = %s: scheme %s begins with a new adapter every round, of which "
-                       "state kept from the last says nothing; take a codec without state, "
-                       "fed.opt_state = reset and fisher.persist = reset",
-                       m->text, m->scheme->name);
-    if (m->scheme->flags & SCHEME_BINARY && (m->view.row->middle || !env->work->row->form))
-        return err_set(err,
-                       "fed.method = %s: scheme %s binarises the matrices of an adapter as they "
-                       "are; it goes neither with view R nor with a task without a model",
-                       m->text, m->scheme->name);
-    bool split = m->scheme->flags & SCHEME_SPLIT;
-    if (split && prepare_split(env, err))
-        return -1;
-    bool oracle = m->tokens->oracle || env->work->env.fisher->accumulate == FISHER_ORACLE;
-    if (m->view.row->middle && oracle)
-        return err_set(err,
-                       "fed.method = %s: the oracle's Fisher is that of A and B, not of what view "
-                       "%s trains; take another fisher.accumulate",
-                       m->text, m->view.row->name);
-    unsigned form = (products ? WORK_BACKBONE : 0u) | (m->view.row->middle ? WORK_MIDDLE : 0u) |
-                    (split ? WORK_SPLIT : 0u);
-    if (workload_form(env->work, form, &why))
-        return err_set(err, "fed.method = %s: %.400s", m->text, why.text);
+    if (check_together(env, &why))
+        return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
     return 0;
 }
 
@@ -164,6 +124,6 @@ size_t fed_model_floats(const struct fed_env *env)
 
 size_t fed_down_floats(const struct fed_env *env)
 {
-    bool none = env->method->scheme->flags & (SCHEME_FRESH | SCHEME_SPLIT);
+    bool none = env->method->scheme->fresh || env->method->scheme->silent;
     return (none ? 0 : view_down_floats(&env->method->view)) + env->work->n_backbone;
 }

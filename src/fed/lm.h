@@ -1,13 +1,11 @@
 // Language models behind the workload's face. work_lm.c opens and closes, lm_batch.c lays examples
-// out for the model, lm_train.c trains clients, lm_split.c trains across a cut, lm_answers.c has
-// the model answer questions.
+// out for the model, lm_train.c trains clients, lm_cut.c runs the two sides of a cut, lm_answers.c
+// has the model answer questions.
 #ifndef FSTQ_FED_LM_H
 #define FSTQ_FED_LM_H
 
 #include "base/rng.h"
 #include "dev/dev.h"
-#include "fed/binary.h"
-#include "fed/product.h"
 #include "fed/workload.h"
 #include "model/model.h"
 #include "model/tokens.h"
@@ -66,13 +64,6 @@ struct lm {
     struct model_job *oracle;           // (group) examples
     struct token_tracker *tracker;      // (group), NULL while every token counts alike
     float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch
-    struct binary *binary;              // (group), NULL until a method asks for it
-    float *binary_mem, *y, *with_y;     // (group, ...): of binary; signs; what the model runs with
-    struct rng *signs;                  // (group)
-
-    bool middle; // theta has R of B0 R A
-    struct products pairs;
-    float *frozen, *expanded, *square; // B0; (group, n) what the model runs with; (rank, rank)
 
     struct model_cut cut; // rows of one batch at the cut
     int32_t *label;       // (longest)
@@ -81,8 +72,8 @@ struct lm {
     struct score *group_score; // (task.n_groups)
 };
 
-// Server and clients of one process hold different versions in turn. Returns the adapter itself.
-const float *lm_version(const struct workload *w, const float *theta);
+// Server and clients of one process hold different backbones in turn; NULL = it does not move.
+void lm_backbone(const struct workload *w, const float *backbone);
 
 void lm_train_open(struct workload *w, struct lm *lm);
 void lm_train_close(struct lm *lm); // also of one that was never opened
@@ -92,8 +83,7 @@ size_t lm_fisher_floats(const struct workload *w, const struct token_source *tok
 int lm_group(const struct workload *w);
 void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
 
-int lm_split_open(struct workload *w, struct lm *lm, struct err *err);
-void lm_split_close(struct lm *lm);
-extern const struct split_work lm_split_work;
+void lm_cut_close(struct lm *lm); // also of one that was never opened
+extern const struct cut_work lm_cut;
 
 #endif

@@ -2,7 +2,6 @@
 #include "fed/lm.h"
 
 #include "base/mem.h"
-#include "fed/middle.h"
 
 #include <assert.h>
 #include <math.h>
@@ -62,10 +61,8 @@ void lm_train_close(struct lm *lm)
 {
     for (int i = 0; lm->batch && i < lm->group; i++)
         lm_batch_close(&lm->batch[i]);
-    void *blocks[] = {lm->batch,       lm->job,    lm->os,      lm->rng,
-                      lm->moments,     lm->fisher, lm->tracker, lm->weights,
-                      lm->tracker_mem, lm->raw,    lm->oracle,  lm->binary,
-                      lm->binary_mem,  lm->y,      lm->with_y,  lm->signs};
+    void *blocks[] = {lm->batch,   lm->job,     lm->os,          lm->rng, lm->moments, lm->fisher,
+                      lm->tracker, lm->weights, lm->tracker_mem, lm->raw, lm->oracle};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
 }
@@ -151,22 +148,6 @@ static void job_tokens(struct workload *w, struct lm *lm, struct train_job *job,
     lm->batch[i].batch.sum = job->token_opt->loss == TOKEN_LOSS_SUM;
 }
 
-static void job_binary(struct workload *w, struct lm *lm, const struct train_job *job, int i)
-{
-    size_t g = (size_t)lm->group, each = binary_floats(&w->shape);
-    if (!job->binary)
-        return;
-    if (!lm->binary) {
-        lm->binary = mem_alloc(MEM_OTHER, g * sizeof *lm->binary);
-        lm->binary_mem = mem_alloc(MEM_OPTIMIZER, g * each * sizeof *lm->binary_mem);
-        lm->y = mem_alloc(MEM_ADAPTER, g * lm->n * sizeof *lm->y);
-        lm->with_y = mem_alloc(MEM_ADAPTER, g * lm->n * sizeof *lm->with_y);
-        lm->signs = mem_alloc(MEM_OTHER, g * sizeof *lm->signs);
-    }
-    binary_init(&lm->binary[i], job->binary, &w->shape, lm->binary_mem + (size_t)i * each);
-    lm->signs[i] = rng_stream(w->env.seed, RNG_BINARY, job->round, job->client, 0);
-}
-
 static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     float *moments = job->state ? job->state : lm->moments + (size_t)i * (lm->optim_n + 1);
@@ -188,7 +169,7 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
     job_fisher(w, lm, job, i);
     job_tokens(w, lm, job, i);
     job_kept(w, lm, job, i, false);
-    job_binary(w, lm, job, i);
+    local_begin(&w->rules, i, job);
 }
 
 // Masks of this step; on a refresh step the model is asked for the scores.
@@ -250,25 +231,12 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
     span_end(rec, span, STAGE_FISHER, (int32_t)job->client, 0, 0);
 }
 
-static int32_t warmup_steps(const struct train_job *job, int32_t steps)
-{
-    return (int32_t)(job->binary->warmup * (double)steps);
-}
-
 static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     int32_t steps = w->env.fed->local_steps;
     job_kept(w, lm, job, i, true);
     lm->os[i].moments[lm->optim_n] = (float)lm->os[i].step;
-    if (job->binary) {
-        if (warmup_steps(job, steps) == steps)
-            binary_begin(&lm->binary[i], job->theta, job->delta);
-        float *y = lm->y + (size_t)i * lm->n;
-        binary_draw(&lm->binary[i], job->theta, job->delta, &lm->signs[i], y);
-        memcpy(job->delta, y, lm->n * sizeof *y);
-    }
-    for (size_t j = 0; j < lm->n && !job->binary; j++)
-        job->delta[j] -= job->theta[j];
+    local_end(&w->rules, i, job);
     job->loss /= steps;
     job->failed = !isfinite(job->loss);
     task_forget(lm->task, (int32_t)job->client);
@@ -301,49 +269,19 @@ static struct span oracles(struct workload *w, struct lm *lm, struct train_job *
                          span.cpu_ns < 0 ? 0 : clock_cpu_ns() - span.cpu_ns};
 }
 
-// The model runs with theta + y; the optimizer steps m, where it stands in delta, and alpha.
-static void binary_train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
-                              bool first, struct recorder *rec)
-{
-    for (int i = 0; i < n; i++) {
-        float *y = lm->y + (size_t)i * lm->n, *with_y = lm->with_y + (size_t)i * lm->n;
-        if (first)
-            binary_begin(&lm->binary[i], jobs[i].theta, jobs[i].delta);
-        binary_draw(&lm->binary[i], jobs[i].theta, jobs[i].delta, &lm->signs[i], y);
-        for (size_t j = 0; j < lm->n; j++)
-            with_y[j] = jobs[i].theta[j] + y[j];
-        lm->job[i].adapter = with_y;
-    }
-    model_backward(lm->model, lm->job, n, rec);
-    for (int i = 0; i < n; i++) {
-        binary_gradient(&lm->binary[i], jobs[i].theta, jobs[i].delta, lm->y + (size_t)i * lm->n,
-                        model_gradient(lm->model, lm->job, i));
-        binary_step(&lm->binary[i], w->env.optim);
-        lm->job[i].adapter = jobs[i].delta;
-    }
-    model_update(lm->model, lm->job, n, w->env.optim, rec);
-}
-
-// The model runs with the expanded adapter; the optimizer steps R, where it stands in delta.
 static void train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
                        int32_t step, struct recorder *rec)
 {
-    int32_t warm = jobs[0].binary ? warmup_steps(&jobs[0], w->env.fed->local_steps) : INT32_MAX;
-    if (step >= warm) {
-        binary_train_step(w, lm, jobs, n, step == warm, rec);
-        return;
-    }
-    if (!lm->middle) {
+    struct local_chain *rules = &w->rules;
+    if (rules->n == 0) {
         model_train_step(lm->model, lm->job, n, w->env.optim, rec);
         return;
     }
-    for (int i = 0; i < n; i++) {
-        lm->job[i].adapter = lm->expanded + (size_t)i * lm->n;
-        middle_expand(&lm->pairs, lm->frozen, jobs[i].delta, lm->job[i].adapter);
-    }
+    for (int i = 0; i < n; i++) // the model only reads it
+        lm->job[i].adapter = (float *)(uintptr_t)local_before(rules, i, step);
     model_backward(lm->model, lm->job, n, rec);
     for (int i = 0; i < n; i++) {
-        middle_gradient(&lm->pairs, lm->frozen, model_gradient(lm->model, lm->job, i), lm->square);
+        local_after(rules, i, step, model_gradient(lm->model, lm->job, i));
         lm->job[i].adapter = jobs[i].delta;
     }
     model_update(lm->model, lm->job, n, w->env.optim, rec);
@@ -355,7 +293,7 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
     const struct fed_params *fed = w->env.fed;
     struct span span = span_begin(rec);
     assert(n <= lm->group);
-    lm_version(w, jobs[0].theta);
+    lm_backbone(w, w->n_backbone ? jobs[0].theta + lm->n : NULL);
     for (int i = 0; i < n; i++)
         job_begin(w, lm, &jobs[i], i);
     for (int32_t s = 0; s < fed->local_steps; s++) {

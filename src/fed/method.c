@@ -79,6 +79,7 @@ static int parse_scheme(struct method *m, const char *spec, struct err *err)
     }
     const struct scheme *s = m->scheme;
     snprintf(m->text, sizeof m->text, "%s", s->name);
+    m->form = s->form_bytes ? mem_alloc(MEM_OTHER, s->form_bytes) : NULL;
     if (*opts == ':' && s->n_options == 0)
         return err_set(err, "fed.method: scheme '%s' takes no options, but '%s' follows it",
                        s->name, opts);
@@ -241,6 +242,7 @@ int method_check(const char *text, struct err *err)
 void method_close(struct method *m)
 {
     mem_free(m->scheme_opt);
+    mem_free(m->form);
     view_close(&m->view);
     memset(m, 0, sizeof *m);
 }

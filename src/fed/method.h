@@ -20,7 +20,7 @@ extern const struct method_alias method_aliases[]; // name NULL ends
 
 struct method {
     const struct scheme *scheme;
-    void *scheme_opt;
+    void *scheme_opt, *form; // form: what the scheme's check worked out
     const struct token_source *tokens;
     struct token_opts token_opt;
     struct view_inst view;          // its parts have the codecs

@@ -1,5 +1,6 @@
 #include "fed/middle.h"
 
+#include "base/mem.h"
 #include "base/rng.h"
 
 #include <math.h>
@@ -49,3 +50,69 @@ void middle_gradient(const struct products *p, const float *frozen, float *grad,
         memcpy(grad + q->b, scratch, rank * rank * sizeof *grad);
     }
 }
+
+// The rule. What all clients share is B0; memory of a client is the adapter its model runs with.
+
+struct middle {
+    struct products pairs;
+    float *frozen, *square;
+};
+
+static void rule_close(void *shared)
+{
+    struct middle *m = shared;
+    products_close(&m->pairs);
+    mem_free(m->frozen);
+    mem_free(m->square);
+    mem_free(m);
+}
+
+static int rule_open(const struct local_setup *s, const void *opt, void **shared, struct err *err)
+{
+    struct middle *m = mem_alloc(MEM_ADAPTER, sizeof *m);
+    size_t rank = 0;
+    (void)opt;
+    *shared = m;
+    if (products_open(&m->pairs, s->shape, err))
+        return -1;
+    for (uint32_t i = 0; i < m->pairs.n_pairs; i++)
+        rank = m->pairs.pair[i].rank > rank ? m->pairs.pair[i].rank : rank;
+    m->frozen = mem_alloc(MEM_ADAPTER, s->shape->n_values * sizeof *m->frozen);
+    m->square = mem_alloc(MEM_ADAPTER, rank * rank * sizeof *m->square);
+    middle_draw(&m->pairs, s->seed, m->frozen);
+    return 0;
+}
+
+static size_t rule_bytes(const struct local_setup *s)
+{
+    return s->shape->n_values * sizeof(float);
+}
+
+static void rule_expand(void *shared, const float *x, float *adapter)
+{
+    const struct middle *m = shared;
+    middle_expand(&m->pairs, m->frozen, x, adapter);
+}
+
+static const float *rule_before(struct local *l, int32_t step, const float *x)
+{
+    (void)step;
+    rule_expand(l->shared, x, l->memory);
+    return l->memory;
+}
+
+static void rule_after(struct local *l, int32_t step, float *grad)
+{
+    const struct middle *m = l->shared;
+    (void)step;
+    middle_gradient(&m->pairs, m->frozen, grad, m->square);
+}
+
+const struct local_rule middle_rule = {
+    .open = rule_open,
+    .close = rule_close,
+    .size_bytes = rule_bytes,
+    .expand = rule_expand,
+    .before = rule_before,
+    .after = rule_after,
+};

@@ -3,6 +3,7 @@
 #ifndef FSTQ_FED_MIDDLE_H
 #define FSTQ_FED_MIDDLE_H
 
+#include "fed/local.h"
 #include "fed/product.h"
 
 // B0 of every pair ~ N(0, 1 / rows), so that its columns are about orthonormal. frozen: as long as
@@ -12,5 +13,7 @@ void middle_draw(const struct products *p, uint64_t seed, float *frozen);
 void middle_expand(const struct products *p, const float *frozen, const float *z, float *adapter);
 // dR = B0^T dB takes dB's place in the gradient of the expanded adapter. scratch: rank^2.
 void middle_gradient(const struct products *p, const float *frozen, float *grad, float *scratch);
+
+extern const struct local_rule middle_rule;
 
 #endif

@@ -1,13 +1,12 @@
 #include "fed/scheme.h"
 
-#include "fed/binary.h"
-#include "fed/split.h"
+#include "fed/env.h"
 
 #include <math.h>
 #include <string.h>
 
-static void mean_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                        struct shape_range range, double lr)
+void scheme_mean(const void *opt, float *theta, const float *delta, float *state, size_t n,
+                 struct shape_range range, double lr)
 {
     (void)opt;
     (void)state;
@@ -22,73 +21,73 @@ static const struct scheme fedavg = {
     .help = "weighted mean of the updates, times the server step",
     .source = "McMahan et al. 2017",
     .server = &server_sync,
-    .commit = mean_commit,
+    .commit = scheme_mean,
 };
+
+// A zero update.
+static void idle(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
+{
+    (void)rec;
+    for (int i = 0; i < n; i++) {
+        float *out[] = {jobs[i].delta, jobs[i].sens, jobs[i].grad};
+        for (size_t k = 0; k < ARRAY_LEN(out); k++)
+            if (out[k])
+                memset(out[k], 0, w->shape.n_values * sizeof *out[k]);
+        jobs[i].samples = 1;
+    }
+}
 
 static const struct scheme noop = {
     .name = "noop",
     .help = "no training: clients return zeros; what the machinery alone costs (floor)",
     .source = "",
-    .flags = SCHEME_NO_TRAIN,
     .server = &server_sync,
-    .commit = mean_commit,
+    .train = idle,
+    .commit = scheme_mean,
 };
+
+static int products_check(const struct fed_env *env, struct err *err)
+{
+    const struct method *m = env->method;
+    if (!m->view.whole || (codec_needs(m->codec) & CODEC_OWN_AGG))
+        return err_set(err,
+                       "scheme %s multiplies whole decoded updates; it takes no view, and no "
+                       "codec that aggregates its own way",
+                       m->scheme->name);
+    return 0;
+}
 
 static const struct scheme fedex = {
     .name = "fedex",
     .help = "means of A and B; what their product lacks of the mean product moves the backbone",
     .source = "FedEx-LoRA, ACL 2025; the downlink carries the backbone's whole change, dense",
-    .flags = SCHEME_PRODUCTS,
     .server = &server_sync,
-    .commit = mean_commit,
+    .check = products_check,
+    .products = true,
+    .commit = scheme_mean,
 };
 
-static const struct opt binary_options[] = {
-    OPT(struct binary_opt, warmup, "warmup", "0.5", 0, 1, "",
-        "share of the local steps before updates are binary"),
-    OPT(struct binary_opt, rho, "rho", "6", 0, 1e3, "", "alpha = alpha0 exp(rho a)"),
-    OPT(struct binary_opt, alpha_min, "alpha_min", "0", 0, 1e6, "",
-        "least alpha; 5e-4 in the paper"),
-    OPT(struct binary_opt, alpha_max, "alpha_max", "1", 0, 1e6, "", "most; 5e-2 in the paper"),
-};
-
-static const struct scheme fedbat = {
-    .name = "fedbat",
-    .help = "clients learn updates of +-alpha, one alpha a matrix; fedbat/sign sends just that",
-    .source = "FedBAT, ICML 2024",
-    .options = binary_options,
-    .n_options = ARRAY_LEN(binary_options),
-    .option_bytes = sizeof(struct binary_opt),
-    .flags = SCHEME_BINARY,
-    .server = &server_sync,
-    .commit = mean_commit,
-};
-
-static const struct opt split_options[] = {
-    OPT(struct split_opt, cut, "cut", "1", 1, 4096, "layers", "that clients run and nobody trains"),
-};
-
-static const struct scheme split = {
-    .name = "split",
-    .help = "clients send activations at a cut, and labels; the server trains the layers above it "
-            "for each client in turn, then takes the mean as fedavg does",
-    .source = "Fed-ToMe's tome-act: split learning (Vepakomma et al. 2018) with nothing trained "
-              "below the cut; the codec says how activations are written: fp16 or fp32",
-    .options = split_options,
-    .n_options = ARRAY_LEN(split_options),
-    .option_bytes = sizeof(struct split_opt),
-    .flags = SCHEME_SPLIT,
-    .server = &server_sync,
-    .commit = mean_commit,
-};
+static int flora_check(const struct fed_env *env, struct err *err)
+{
+    if (products_check(env, err))
+        return -1;
+    if (fed_state_floats(env) > 0)
+        return err_set(err,
+                       "scheme flora begins with a new adapter every round, of which state kept "
+                       "from the last says nothing; take a codec without state, "
+                       "fed.opt_state = reset and fisher.persist = reset");
+    return 0;
+}
 
 static const struct scheme flora = {
     .name = "flora",
     .help = "the mean product (of stacked adapters) moves the backbone; adapters begin anew",
     .source = "FLoRA, NeurIPS 2024; the downlink carries the backbone's whole change, dense",
-    .flags = SCHEME_PRODUCTS | SCHEME_FRESH,
     .server = &server_sync,
-    .commit = mean_commit,
+    .check = flora_check,
+    .fresh = true,
+    .products = true,
+    .commit = scheme_mean,
 };
 
 // Reddi et al. 2021, Algorithm 2: m = b1 m + (1-b1) D; v by row; x += lr m / (sqrt(v) + tau); v
@@ -154,8 +153,8 @@ static const struct scheme fedadam =
 static const struct scheme fedyogi =
     ADAPTIVE("fedyogi", yogi_commit, "Yogi at the server on the mean update");
 
-const struct scheme *const scheme_table[] = {&fedavg, &fedadam, &fedyogi, &fedbat, &fedex,
-                                             &flora,  &split,   &noop,    NULL};
+const struct scheme *const scheme_table[] = {
+    &fedavg, &fedadam, &fedyogi, &scheme_fedbat, &fedex, &flora, &scheme_split, &noop, NULL};
 
 const struct scheme *scheme_find(const char *name)
 {

@@ -27,7 +27,7 @@ static int64_t timeout_ns(const struct server *s)
 // Of what theta stands for: an adapter's shape, unless the method reads it another way.
 static uint64_t registry_of(const struct fed_env *env)
 {
-    return env->work->shape.hash + env->method->view.row->middle;
+    return env->work->shape.hash + (env->method->view.row->local != NULL);
 }
 
 static struct checkpoint checkpoint_of(const struct server *s)
@@ -109,8 +109,8 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     size_t scratch = view_decode_scratch(&env->method->view);
     s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_parts(s, &env->method->view, s->n * (size_t)scheme->state_vectors);
-    int rc = scheme->flags & SCHEME_PRODUCTS ? open_products(s, err) : 0;
-    if (scheme->flags & SCHEME_SPLIT)
+    int rc = scheme->products ? open_products(s, err) : 0;
+    if (scheme->unpack)
         s->trained = mem_alloc(MEM_SERVER, s->n * sizeof *s->trained);
     size_t per_round = (size_t)env->fed->clients_per_round;
     s->turn = mem_alloc(MEM_SERVER, per_round * sizeof *s->turn);
@@ -349,7 +349,7 @@ void server_evaluate(struct server *s)
     struct recorder *rec = s->env->rec;
     struct span span = span_begin(rec);
     s->eval.n_rows = 0;
-    s->env->work->row->evaluate(s->env->work, s->theta, &s->eval);
+    workload_evaluate(s->env->work, s->theta, &s->eval);
     span_end(rec, span, STAGE_EVALUATE, -1, 0, 0);
     struct rec_eval rows[EVAL_MAX + 2];
     int n = 0;

@@ -74,7 +74,7 @@ struct server {
     double weight_sum, *part_weight; // part_weight: (parts)
     struct products products;        // of schemes that sum them
     float *product_sum, *one;        // (products.n) weighted; one client's update
-    float *trained;                  // an update that the server made itself, or NULL
+    float *trained;                  // an update that the server unpacked itself, or NULL
     uint64_t run_id;
     double first_loss, last_loss; // mean training losses of rounds with updates, NAN = none yet
     struct checkpoint_totals totals;

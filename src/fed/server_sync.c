@@ -221,12 +221,11 @@ static int add_update(struct server *s, struct server_turn *t, struct err *err)
 // meanwhile: while the server trains it hears nobody.
 static int train_update(struct server *s, struct server_turn *t, struct err *err)
 {
-    struct workload *work = s->env->work;
     struct train_job job = {
         .client = t->client, .round = s->round, .theta = s->theta, .delta = s->trained};
     int64_t from = now_ns(s);
-    int rc = work->row->split->train(work, &job, t->held->bytes + FRAME_HEADER_BYTES,
-                                     t->frame.payload_bytes, s->env->rec, err);
+    int rc = s->env->method->scheme->unpack(s->env, &job, t->held->bytes + FRAME_HEADER_BYTES,
+                                            t->frame.payload_bytes, err);
     s->deadline_ns += now_ns(s) - from;
     if (rc)
         return rc;
@@ -331,7 +330,7 @@ static void step_parts(struct server *s)
 static void step_backbone(struct server *s)
 {
     struct workload *work = s->env->work;
-    if (s->env->method->scheme->flags & SCHEME_FRESH)
+    if (s->env->method->scheme->fresh)
         work->row->fresh(work, s->round + 1, s->theta);
     products_rest(&s->products, s->theta, s->product_sum, s->theta + s->n);
 }
@@ -728,7 +727,7 @@ static void next_round(struct server *s)
     memset(s->acc, 0, s->n * sizeof *s->acc);
     if (s->one)
         memset(s->product_sum, 0, s->products.n * sizeof *s->product_sum);
-    if (s->env->method->scheme->flags & SCHEME_FRESH)
+    if (s->env->method->scheme->fresh)
         s->env->work->row->fresh(s->env->work, s->round, s->theta);
     const struct view_inst *view = &s->env->method->view;
     for (uint32_t p = 0; p < view->n_parts; p++) {

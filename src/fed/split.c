@@ -1,8 +1,11 @@
 #include "fed/split.h"
 
 #include "base/half.h"
+#include "fed/env.h"
+#include "fed/scheme.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { VARINT_MAX = 5 }; // of 31 bits
 
@@ -13,8 +16,8 @@ static size_t value_bytes(const struct split_form *f)
 
 size_t split_bound(const struct split_form *f)
 {
-    size_t row = 3 * VARINT_MAX + (size_t)f->dim * value_bytes(f);
-    return 1 + (size_t)f->examples * (2 * VARINT_MAX + (size_t)f->longest * row);
+    size_t row = 3 * VARINT_MAX + (size_t)f->cut.dim * value_bytes(f);
+    return 1 + (size_t)f->cut.examples * (2 * VARINT_MAX + (size_t)f->cut.longest * row);
 }
 
 static int put_values(uint8_t *p, const float *x, size_t n, bool half)
@@ -31,10 +34,10 @@ static int put_values(uint8_t *p, const float *x, size_t n, bool half)
     return 0;
 }
 
-int split_put(struct msg_out *o, const struct split_form *f, const struct split_example *e,
+int split_put(struct msg_out *o, const struct split_form *f, const struct cut_example *e,
               struct err *err)
 {
-    size_t n = (size_t)e->rows * (size_t)f->dim;
+    size_t n = (size_t)e->rows * (size_t)f->cut.dim;
     int full = msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->rows) |
                msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->labels);
     for (int32_t i = 0; i < e->rows; i++) {
@@ -69,13 +72,13 @@ static int get_number(struct msg_in *m, int64_t low, int64_t high, int32_t *v, c
     return 0;
 }
 
-static int get_places(struct msg_in *m, const struct split_form *f, struct split_example *e,
+static int get_places(struct msg_in *m, const struct split_form *f, struct cut_example *e,
                       struct err *err)
 {
     int32_t tokens = 0, at = 0, step;
     for (int32_t i = 0; i < e->rows; i++) {
-        if (get_number(m, i ? 1 : 0, f->longest - 1 - at, &step, "position", err) ||
-            get_number(m, 1, f->longest - tokens, &e->size[i], "size", err))
+        if (get_number(m, i ? 1 : 0, f->cut.longest - 1 - at, &step, "position", err) ||
+            get_number(m, 1, f->cut.longest - tokens, &e->size[i], "size", err))
             return -1;
         e->pos[i] = at += step;
         tokens += e->size[i];
@@ -83,16 +86,15 @@ static int get_places(struct msg_in *m, const struct split_form *f, struct split
     return 0;
 }
 
-int split_get(struct msg_in *m, const struct split_form *f, struct split_example *e,
-              struct err *err)
+int split_get(struct msg_in *m, const struct split_form *f, struct cut_example *e, struct err *err)
 {
-    if (get_number(m, 1, f->longest, &e->rows, "number of rows", err) ||
+    if (get_number(m, 1, f->cut.longest, &e->rows, "number of rows", err) ||
         get_number(m, 1, e->rows, &e->labels, "number of labels", err) || get_places(m, f, e, err))
         return -1;
     for (int32_t i = 0; i < e->labels; i++)
-        if (get_number(m, 0, f->vocab - 1, &e->label[i], "label", err))
+        if (get_number(m, 0, f->cut.vocab - 1, &e->label[i], "label", err))
             return -1;
-    size_t n = (size_t)e->rows * (size_t)f->dim;
+    size_t n = (size_t)e->rows * (size_t)f->cut.dim;
     const uint8_t *p = msg_need(m, n * value_bytes(f));
     if (!p)
         return msg_short("activations", err);
@@ -103,3 +105,142 @@ int split_get(struct msg_in *m, const struct split_form *f, struct split_example
     }
     return 0;
 }
+
+// The scheme.
+
+struct split_opt {
+    int32_t cut;
+};
+
+static const struct opt split_options[] = {
+    OPT(struct split_opt, cut, "cut", "1", 1, 4096, "layers", "that clients run and nobody trains"),
+};
+
+static int split_check(const struct fed_env *env, struct err *err)
+{
+    const struct method *m = env->method;
+    const struct split_opt *opt = m->scheme_opt;
+    struct split_form *form = m->form;
+    bool half = strcmp(m->codec->row->name, "fp16") == 0;
+    bool raw = strcmp(m->codec->row->name, "raw") == 0 || strcmp(m->codec->row->name, "fp32") == 0;
+    const struct {
+        bool is;
+        const char *why;
+    } wrong[] = {
+        {!env->work->row->cut, "this task has no layers to cut between"},
+        {!m->view.whole, "activations have no view; leave it out"},
+        {!half && !raw, "activations are written as fp16 or fp32; take one of these codecs"},
+        {m->tokens != token_table[0] && !m->tokens->merges,
+         "the client computes no loss to choose tokens by; take ~tome or no tokens"},
+        {m->tokens->merges && !m->token_opt.merge.protect,
+         "labels travel whole; leave protect = on"},
+        {fed_state_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
+                                    "fisher.persist = reset"},
+        {env->client->dp_clip > 0, "client.dp_clip bounds updates, and clients send none; set it "
+                                   "to 0"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        if (wrong[i].is)
+            return err_set(err, "%s", wrong[i].why);
+    form->half = half;
+    return env->work->row->cut->open(env->work, opt->cut, &form->cut, err);
+}
+
+// Layers are run as they are packed.
+static void train_nothing(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
+{
+    (void)w;
+    (void)jobs;
+    (void)n;
+    (void)rec;
+}
+
+struct packing {
+    const struct split_form *form;
+    struct msg_out out;
+};
+
+static int pack_example(void *arg, struct cut_example *e, struct err *err)
+{
+    struct packing *p = arg;
+    return split_put(&p->out, p->form, e, err);
+}
+
+// The spans are laid end to end: the layers' work, then what writing took.
+static int64_t split_pack(const struct fed_env *env, struct train_job *job, uint8_t *out,
+                          size_t cap, struct codec_report *report, struct err *err)
+{
+    struct packing p = {.form = env->method->form};
+    int64_t t0 = clock_ns();
+    msg_init(&p.out, out, cap, report);
+    if (msg_put_header(&p.out, 0))
+        return msg_full(&p.out, err);
+    int rc = env->work->row->cut->below(env->work, job, (struct cut_end){pack_example, &p},
+                                        env->rec, err);
+    int64_t values = report->kept[RECORD_WIDTHS - 1] + report->kept[RECORD_WIDTHS - 2];
+    recorder_put(env->rec, STAGE_ENCODE, (int32_t)job->client, t0 + job->dur_ns,
+                 clock_ns() - t0 - job->dur_ns, -1, values * (int64_t)sizeof(float),
+                 msg_len(&p.out), 0);
+    return rc ? rc : msg_len(&p.out);
+}
+
+static size_t scheme_bound(const struct fed_env *env)
+{
+    return split_bound(env->method->form);
+}
+
+struct unpacking {
+    const struct split_form *form;
+    struct msg_in in;
+    int64_t spent_ns;
+};
+
+static int unpack_example(void *arg, struct cut_example *e, struct err *err)
+{
+    struct unpacking *u = arg;
+    int64_t t = clock_ns();
+    int rc = split_get(&u->in, u->form, e, err);
+    u->spent_ns += clock_ns() - t;
+    return rc;
+}
+
+// As the client would train above the cut, from the round's adapter and a fresh optimizer.
+static int split_unpack(const struct fed_env *env, struct train_job *job, const uint8_t *in,
+                        size_t len, struct err *err)
+{
+    struct unpacking u = {.form = env->method->form};
+    int32_t client = (int32_t)job->client;
+    int64_t t0 = clock_ns();
+    int rc = msg_open_plain(&u.in, in, len, err);
+    if (rc == 0)
+        rc = env->work->row->cut->above(env->work, job, (struct cut_end){unpack_example, &u},
+                                        env->rec, err);
+    if (rc == 0)
+        rc = msg_end(&u.in, err);
+    if (rc == 0 && !isfinite(job->loss))
+        rc = msg_nonfinite(err);
+    recorder_put(env->rec, STAGE_DECODE, client, t0, u.spent_ns, -1, (int64_t)len, 0, 0);
+    recorder_put(env->rec, STAGE_TRAIN, client, t0 + u.spent_ns, clock_ns() - t0 - u.spent_ns, -1,
+                 0, 0, 0);
+    return rc;
+}
+
+const struct scheme scheme_split = {
+    .name = "split",
+    .help = "clients send activations at a cut, and labels; the server trains the layers above it "
+            "for each client in turn, then takes the mean as fedavg does",
+    .source = "Fed-ToMe's tome-act: split learning (Vepakomma et al. 2018) with nothing trained "
+              "below the cut; the codec says how activations are written: fp16 or fp32",
+    .options = split_options,
+    .n_options = ARRAY_LEN(split_options),
+    .option_bytes = sizeof(struct split_opt),
+    .form_bytes = sizeof(struct split_form),
+    .server = &server_sync,
+    .check = split_check,
+    .train = train_nothing,
+    .pack = split_pack,
+    .bound = scheme_bound,
+    .silent = true,
+    .unpack = split_unpack,
+    .commit = scheme_mean,
+};

@@ -11,38 +11,22 @@
 
 #include "base/check.h"
 #include "codec/message.h"
+#include "fed/workload.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-struct split_opt { // of the scheme
-    int32_t cut;
-};
-
-// What both sides know of every message.
-struct split_form {
-    int32_t cut;      // the first layer of the server
-    int32_t examples; // of a round
-    int32_t longest;  // tokens of an example, at most
-    int32_t dim, vocab;
+struct split_form { // what both sides know of every message
+    struct cut_form cut;
     bool half; // values are fp16
-};
-
-// One example. Capacity of each array: form.longest rows.
-struct split_example {
-    int32_t rows, labels;
-    int32_t *pos, *size; // (rows)
-    int32_t *label;      // (labels) of the last rows
-    float *x;            // (rows, dim)
 };
 
 size_t split_bound(const struct split_form *f); // longest message
 // 0, -1 when the message is full, CODEC_NONFINITE when a value cannot be written.
-int split_put(struct msg_out *o, const struct split_form *f, const struct split_example *e,
+int split_put(struct msg_out *o, const struct split_form *f, const struct cut_example *e,
               struct err *err);
 // Trusts nothing in the bytes. 0, -1 or CODEC_NONFINITE.
-int split_get(struct msg_in *m, const struct split_form *f, struct split_example *e,
-              struct err *err);
+int split_get(struct msg_in *m, const struct split_form *f, struct cut_example *e, struct err *err);
 
 #endif

@@ -1,6 +1,7 @@
 #include "fed/view.h"
 
 #include "base/mem.h"
+#include "fed/middle.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -157,7 +158,7 @@ static const struct view view_r = {
     .source = "Fed-SB 2025; A and B are random, not from the first gradient's singular vectors",
     .frozen = true,
     .only = true,
-    .middle = true,
+    .local = &middle_rule,
     .parts = one_part,
     .cut = cut_middle,
 };

@@ -21,15 +21,18 @@ struct view_part {
     struct codec_inst *codec;
 };
 
+struct local_rule; // local.h
+
 struct view {
     const char *name, *help, *source;
     const struct opt *options;
     int n_options;
     size_t option_bytes;
-    bool frozen; // what is outside the part is not trained
-    bool only;   // what is outside never changes: the downlink leaves it out too
-    bool mixed;  // clients of a round have different parts
-    bool middle; // theta has R of B0 R A where the adapter has B (middle.h)
+    bool frozen;                    // what is outside the part is not trained
+    bool only;                      // what is outside never changes: the downlink leaves it out too
+    bool mixed;                     // clients of a round have different parts
+    const struct local_rule *local; // another form of the adapter, that training goes through; NULL
+                                    // = as it is
     uint32_t (*parts)(const void *opt);
     // Appends the ranges of part p; shape is the adapter's.
     void (*cut)(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part);

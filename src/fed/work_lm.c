@@ -3,7 +3,6 @@
 #include "fed/lm.h"
 
 #include "base/mem.h"
-#include "fed/middle.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -58,12 +57,8 @@ static void lm_close(struct workload *w)
 {
     struct lm *lm = w->state;
     lm_train_close(lm);
-    lm_split_close(lm);
+    lm_cut_close(lm);
     lm_answers_close(&lm->answers);
-    products_close(&lm->pairs);
-    mem_free(lm->frozen);
-    mem_free(lm->expanded);
-    mem_free(lm->square);
     mem_free(lm->group_score);
     if (lm->model)
         model_close(lm->model);
@@ -85,44 +80,21 @@ static void lm_initial(struct workload *w, float *theta)
     lm_fresh(w, 1, theta);
 }
 
-static int lm_middle(struct workload *w, struct lm *lm, struct err *err)
-{
-    lm->middle = true;
-    if (lm->frozen)
-        return 0;
-    if (products_open(&lm->pairs, &w->shape, err))
-        return -1;
-    size_t rank = (size_t)w->env.model->lora_rank, group = lm->group > 0 ? (size_t)lm->group : 1;
-    lm->frozen = mem_alloc(MEM_ADAPTER, lm->n * sizeof *lm->frozen);
-    lm->expanded = mem_alloc(MEM_ADAPTER, group * lm->n * sizeof *lm->expanded);
-    lm->square = mem_alloc(MEM_ADAPTER, rank * rank * sizeof *lm->square);
-    middle_draw(&lm->pairs, w->env.seed, lm->frozen);
-    return 0;
-}
-
-static int lm_form(struct workload *w, unsigned form, struct err *err)
+static int lm_backbone_form(struct workload *w, bool moves, struct err *err)
 {
     struct lm *lm = w->state;
-    bool moves = form & WORK_BACKBONE;
-    lm->middle = false;
-    if (form & WORK_SPLIT && lm_split_open(w, lm, err))
-        return -1;
-    if ((moves && model_backbone_open(lm->model, err)) ||
-        (form & WORK_MIDDLE && lm_middle(w, lm, err)))
+    if (moves && model_backbone_open(lm->model, err))
         return -1;
     w->n_backbone = moves ? model_product_values(lm->model) : 0;
     model_backbone_move(lm->model, NULL);
     return 0;
 }
 
-const float *lm_version(const struct workload *w, const float *theta)
+void lm_backbone(const struct workload *w, const float *backbone)
 {
     const struct lm *lm = w->state;
-    if (w->n_backbone)
-        model_backbone_move(lm->model, theta + lm->n);
-    if (lm->middle)
-        middle_expand(&lm->pairs, lm->frozen, theta, lm->expanded);
-    return lm->middle ? lm->expanded : theta;
+    if (backbone)
+        model_backbone_move(lm->model, backbone);
 }
 
 static void put_score(struct eval_result *r, const char *set, const struct score *s)
@@ -142,12 +114,14 @@ static void put_score(struct eval_result *r, const char *set, const struct score
     }
 }
 
-static void lm_evaluate(struct workload *w, const float *theta, struct eval_result *r)
+static void lm_evaluate(struct workload *w, const float *adapter, const float *backbone,
+                        struct eval_result *r)
 {
     struct lm *lm = w->state;
     const struct examples *set = task_test(lm->task);
     struct score all;
-    r->loss = lm_answers_run(&lm->answers, lm_version(w, theta), set);
+    lm_backbone(w, backbone);
+    r->loss = lm_answers_run(&lm->answers, adapter, set);
     task_score(lm->task, set, lm->answers.prediction, &all, lm->group_score);
     r->score = task_main_score(lm->task, &all);
     r->n_rows = 0;
@@ -184,13 +158,13 @@ const struct workload_row work_lm = {
     .close = lm_close,
     .initial = lm_initial,
     .fresh = lm_fresh,
-    .form = lm_form,
+    .backbone = lm_backbone_form,
     .state_floats = lm_state_floats,
     .fisher_floats = lm_fisher_floats,
     .group = lm_group,
     .train = lm_train,
     .evaluate = lm_evaluate,
     .partition = lm_partition,
-    .split = &lm_split_work,
+    .cut = &lm_cut,
     .score_name = lm_score_name,
 };

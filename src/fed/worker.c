@@ -214,8 +214,7 @@ static void read_slot(struct worker *w, uint32_t client, float *state)
 
 static void train(struct worker *w, int first, int n)
 {
-    bool idle = w->env->method->scheme->flags & SCHEME_NO_TRAIN;
-    bool split = w->env->method->scheme->flags & SCHEME_SPLIT; // runs its layers as it encodes
+    const struct scheme *scheme = w->env->method->scheme;
     for (int i = 0; i < n; i++) {
         struct train_job *job = &w->job[i];
         memset(job, 0, sizeof *job);
@@ -227,8 +226,6 @@ static void train(struct worker *w, int first, int n)
         job->grad = w->grad ? w->grad + (size_t)i * w->n : NULL;
         job->tokens = w->env->method->tokens;
         job->token_opt = &w->env->method->token_opt;
-        if (w->env->method->scheme->flags & SCHEME_BINARY)
-            job->binary = w->env->method->scheme_opt;
         job->trained = view_trained(&w->env->method->view, job->client, w->round, &job->n_trained);
         if (w->state_floats) {
             float *state = w->state + (size_t)i * w->state_floats;
@@ -236,17 +233,9 @@ static void train(struct worker *w, int first, int n)
             job->state = w->optim_floats ? state : NULL;
             job->kept = w->work_floats > w->optim_floats ? state + w->optim_floats : NULL;
         }
-        if (idle) {
-            memset(job->delta, 0, w->n * sizeof *job->delta);
-            if (job->sens)
-                memset(job->sens, 0, w->n * sizeof *job->sens);
-            if (job->grad)
-                memset(job->grad, 0, w->n * sizeof *job->grad);
-            job->samples = 1;
-        }
     }
-    if (!idle && !split)
-        w->env->work->row->train(w->env->work, w->job, n, w->env->rec);
+    (scheme->train ? scheme->train : w->env->work->row->train)(w->env->work, w->job, n,
+                                                               w->env->rec);
 }
 
 // The client's own measure of what its message lost, outside every span.
@@ -373,18 +362,17 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     return len;
 }
 
-// What enters the server's layers, over all batches of the client's round.
-static int64_t encode_split(struct worker *w, struct worker_task *t, struct train_job *job,
+// What the scheme sends instead of an update.
+static int64_t encode_other(struct worker *w, struct worker_task *t, struct train_job *job,
                             struct err *err)
 {
-    struct workload *work = w->env->work;
     size_t cap = fed_update_bound(w->env);
     struct codec_report report;
     memset(&report, 0, sizeof report);
     report.staleness = -1;
     t->frame = transport_buf(w->env->transport, cap);
     int64_t len =
-        work->row->split->send(work, job, netbuf_payload(t->frame), cap, &report, w->env->rec, err);
+        w->env->method->scheme->pack(w->env, job, netbuf_payload(t->frame), cap, &report, err);
     if (len < 0)
         return len;
     t->head = (struct frame){.kind = FRAME_UPDATE,
@@ -419,8 +407,8 @@ static void finish_task(struct worker *w, struct worker_task *t, struct train_jo
         give_up(w, t, MESSAGE_LOST, "local training failed");
         return;
     }
-    bool split = w->env->method->scheme->flags & SCHEME_SPLIT;
-    int64_t len = split ? encode_split(w, t, job, &err) : encode(w, t, job, &err);
+    bool other = w->env->method->scheme->pack;
+    int64_t len = other ? encode_other(w, t, job, &err) : encode(w, t, job, &err);
     if (len < 0) {
         give_up(w, t, len == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT, err.text);
         return;
@@ -503,7 +491,7 @@ static void take_model(struct worker *w, const struct net_msg *m)
         to[i] = get_f32(m->payload + 4 * i);
     for (size_t i = 0; i < n_backbone; i++)
         w->theta[w->n + i] = get_f32(m->payload + 4 * (n_adapter + i));
-    if (w->env->method->scheme->flags & SCHEME_FRESH)
+    if (w->env->method->scheme->fresh)
         w->env->work->row->fresh(w->env->work, w->round, w->theta);
     else if (n_adapter > 0 && n_adapter < w->n)
         view_scatter(&view->part[0], to, w->theta);

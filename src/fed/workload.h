@@ -6,9 +6,8 @@
 #include "base/record.h"
 #include "base/shape.h"
 #include "dev/dev.h"
-#include "fed/binary.h"
 #include "fed/fed.h"
-#include "fed/split.h"
+#include "fed/local.h"
 #include "model/model.h"
 #include "model/tokens.h"
 #include "task/task.h"
@@ -40,7 +39,6 @@ struct train_job {
     float *grad;        // (n) out: moving average of the gradient, or NULL
     const struct shape_range *trained; // what may change, ascending; NULL = all
     int n_trained;
-    const struct binary_opt *binary; // NULL = updates are real numbers in training
     const struct token_source *tokens;
     const struct token_opts *token_opt;
     int32_t samples; // out: weight of this client
@@ -63,20 +61,35 @@ struct eval_result {
 
 struct workload;
 
-// What theta stands for, where it is not simply the adapter.
-enum {
-    WORK_BACKBONE = 1, // theta goes on with n_backbone values, added to the weights (see model.h)
-    WORK_MIDDLE = 2,   // the place of B begins with R of B0 R A (see middle.h)
-    WORK_SPLIT = 4, // the server trains above work.split.cut, which the caller fills in with half
+// A model cut in two below a layer: one side runs what is below, another trains what is above.
+struct cut_form {     // what both sides know of every example
+    int32_t layer;    // the first above the cut
+    int32_t examples; // of a client's round
+    int32_t longest;  // tokens of an example, at most
+    int32_t dim, vocab;
 };
 
-// Split learning: a client's whole round as a message, and the round trained from one.
-struct split_work {
-    // The length written or a codec's error; fills job->samples.
-    int64_t (*send)(struct workload *w, struct train_job *job, uint8_t *out, size_t cap,
-                    struct codec_report *report, struct recorder *rec, struct err *err);
-    // Fills job->delta and job->loss. 0 or a codec's error.
-    int (*train)(struct workload *w, struct train_job *job, const uint8_t *in, size_t len,
+struct cut_example { // what enters the layer, capacity: form.longest rows
+    int32_t rows, labels;
+    int32_t *pos, *size; // (rows) position in the text, tokens that a row stands for
+    int32_t *label;      // (labels) of the last rows
+    float *x;            // (rows, dim)
+};
+
+struct cut_end { // where examples go to, or come from; what it returns other than 0 ends the work
+    int (*pass)(void *arg, struct cut_example *e, struct err *err);
+    void *arg;
+};
+
+struct cut_work {
+    // Before a run; layer from 1.
+    int (*open)(struct workload *w, int32_t layer, struct cut_form *form, struct err *err);
+    // A client's batches through the layers below, as they are; fills job->samples. Takes down how
+    // long the layers took, not `to`, in job->dur_ns and one span. Returns what `to` said.
+    int (*below)(struct workload *w, struct train_job *job, struct cut_end to, struct recorder *rec,
+                 struct err *err);
+    // A round of local training above, from a fresh optimizer: fills job->delta and job->loss.
+    int (*above)(struct workload *w, struct train_job *job, struct cut_end from,
                  struct recorder *rec, struct err *err);
 };
 
@@ -88,18 +101,22 @@ struct workload_row {
     void (*initial)(struct workload *w, float *theta);
     // Adapters that begin anew every round; initial is that of round 1. NULL = there is only one.
     void (*fresh)(struct workload *w, uint32_t round, float *theta);
-    int (*form)(struct workload *w, unsigned form, struct err *err); // NULL = only 0
+    // Whether theta goes on with n_backbone values, added to the weights (see model.h); sets that.
+    // NULL = there is no backbone.
+    int (*backbone)(struct workload *w, bool moves, struct err *err);
     size_t (*state_floats)(const struct workload *w); // client state under fed.opt_state = keep
     // Client state under fisher.persist = keep; sens, grad: jobs fill these. NULL = none.
     size_t (*fisher_floats)(const struct workload *w, const struct token_source *tokens, bool sens,
                             bool grad);
     int (*group)(const struct workload *w); // how many jobs train at once
     void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
-    void (*evaluate)(struct workload *w, const float *theta, struct eval_result *r);
+    // backbone: (n_backbone), NULL where there is none.
+    void (*evaluate)(struct workload *w, const float *adapter, const float *backbone,
+                     struct eval_result *r);
     // The realised partition, one row a client and group that has examples; NULL = there is none.
     void (*partition)(const struct workload *w, void (*fn)(void *arg, const struct rec_split *row),
                       void *arg);
-    const struct split_work *split;                      // NULL = cannot
+    const struct cut_work *cut;                          // NULL = has no layers to cut between
     const char *(*score_name)(const struct workload *w); // what `score` is: "error", "exact", ...
 };
 
@@ -108,7 +125,7 @@ struct workload {
     struct workload_env env;
     struct shape shape;
     size_t n_backbone; // 0 = the backbone stays
-    struct split_form split;
+    struct local_chain rules;
     void *state;
 };
 
@@ -116,7 +133,9 @@ extern const struct workload_row work_quadratic, work_lm;
 
 int workload_open(struct workload *w, const struct workload_env *env, struct err *err);
 void workload_close(struct workload *w);
-// Before a run: WORK_* or 0. Form 0 leaves no trace of another.
-int workload_form(struct workload *w, unsigned form, struct err *err);
+// Before a run; nothing of an earlier one stays.
+int workload_prepare(struct workload *w, bool backbone, const struct local_use *rules, int n_rules,
+                     struct err *err);
+void workload_evaluate(struct workload *w, const float *theta, struct eval_result *r);
 
 #endif

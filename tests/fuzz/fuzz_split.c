@@ -15,47 +15,47 @@ struct example_memory {
     float x[LONGEST * DIM];
 };
 
-static struct split_example example(struct example_memory *m)
+static struct cut_example example(struct example_memory *m)
 {
-    return (struct split_example){.pos = m->pos, .size = m->size, .label = m->label, .x = m->x};
+    return (struct cut_example){.pos = m->pos, .size = m->size, .label = m->label, .x = m->x};
 }
 
-static void check(const struct split_form *f, const struct split_example *e)
+static void check(const struct split_form *f, const struct cut_example *e)
 {
     int32_t tokens = 0;
-    if (e->rows < 1 || e->rows > f->longest || e->labels < 1 || e->labels > e->rows)
+    if (e->rows < 1 || e->rows > f->cut.longest || e->labels < 1 || e->labels > e->rows)
         abort();
     for (int32_t i = 0; i < e->rows; i++) {
-        if (e->pos[i] < 0 || e->pos[i] >= f->longest || (i && e->pos[i] <= e->pos[i - 1]) ||
+        if (e->pos[i] < 0 || e->pos[i] >= f->cut.longest || (i && e->pos[i] <= e->pos[i - 1]) ||
             e->size[i] < 1)
             abort();
         tokens += e->size[i];
     }
     for (int32_t i = 0; i < e->labels; i++)
-        if (e->label[i] < 0 || e->label[i] >= f->vocab)
+        if (e->label[i] < 0 || e->label[i] >= f->cut.vocab)
             abort();
-    for (int32_t i = 0; i < e->rows * f->dim; i++)
+    for (int32_t i = 0; i < e->rows * f->cut.dim; i++)
         if (!isfinite(e->x[i]))
             abort();
-    if (tokens > f->longest)
+    if (tokens > f->cut.longest)
         abort();
 }
 
-static void again(const struct split_form *f, const struct split_example *e)
+static void again(const struct split_form *f, const struct cut_example *e)
 {
     static uint8_t bytes[1 << 16];
     static struct example_memory memory;
     struct codec_report report = {0};
     struct err err = {""};
     struct msg_out o;
-    struct split_example back = example(&memory);
+    struct cut_example back = example(&memory);
     msg_init(&o, bytes, sizeof bytes, &report);
     if (split_put(&o, f, e, &err))
         abort();
     struct msg_in m = {.p = bytes, .end = o.p};
     if (split_get(&m, f, &back, &err) || m.p != m.end || back.rows != e->rows ||
         back.labels != e->labels ||
-        memcmp(back.x, e->x, (size_t)(e->rows * f->dim) * sizeof *e->x) != 0)
+        memcmp(back.x, e->x, (size_t)(e->rows * f->cut.dim) * sizeof *e->x) != 0)
         abort();
 }
 
@@ -64,9 +64,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static struct example_memory memory;
     if (size < 4)
         return 0;
-    struct split_form f = {.longest = 1 + data[0] % LONGEST,
-                           .dim = 1 + data[1] % DIM,
-                           .vocab = 1 + data[2] * 40,
+    struct split_form f = {.cut = {.longest = 1 + data[0] % LONGEST,
+                                   .dim = 1 + data[1] % DIM,
+                                   .vocab = 1 + data[2] * 40},
                            .half = data[3] & 1};
     size_t len = size - 4;
     uint8_t *bytes = malloc(len ? len : 1); // its own block: reading past the end is seen
@@ -75,7 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(bytes, data + 4, len);
     struct msg_in m = {.p = bytes, .end = bytes + len};
     for (int i = 0; i < 16; i++) {
-        struct split_example e = example(&memory);
+        struct cut_example e = example(&memory);
         struct err err = {""};
         if (split_get(&m, &f, &e, &err)) {
             if (!err.text[0])

@@ -141,7 +141,7 @@ mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" fed.local_steps=6 fed.me
 check "binary training is the same for any ranks" \
     equal "$(adapter binary.3)" "$(adapter binary.sign)"
 run fed.method=fedbat/R@sign >kept 2>&1
-check "R is no matrix to binarise" contains kept "neither with view R"
+check "R is no matrix to binarise" contains kept "does not go with view R"
 for method in tome-as-reported tome-prune; do
     run fed.method=$method >tome 2>&1
     check "$method: valid" contains tome "# VALID"

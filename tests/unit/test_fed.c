@@ -354,7 +354,7 @@ static void test_parts_of_a_view_are_disjoint(void **state)
             for (uint32_t t = 0; t < s->n_tensors; t++) // kinds go with the values
                 for (uint32_t j = 0; j < s->tensors[t].rows * s->tensors[t].cols; j++) {
                     float x = part[s->tensors[t].offset + j];
-                    if (v.row->middle)
+                    if (v.row->local)
                         assert_true(s->tensors[t].kind == SHAPE_OTHER && x > 8 && x <= 12);
                     else
                         assert_int_equal(s->tensors[t].kind, x <= 8    ? SHAPE_LORA_A
@@ -479,8 +479,8 @@ static void frozen_values(const char *method)
     assert_int_equal(workload_open(&w, &env, &err), 0);
     struct method m;
     assert_int_equal(method_open(&m, method, &w.shape, &err), 0);
-    unsigned form = m.view.row->middle ? WORK_MIDDLE : 0;
-    assert_int_equal(workload_form(&w, form, &err), 0);
+    struct local_use form = {m.view.row->local, m.view.opt};
+    assert_int_equal(workload_prepare(&w, false, &form, form.rule != NULL, &err), 0);
     recorder_init(&rec, 4096, 0, false);
     size_t n = w.shape.n_values, n_state = w.row->state_floats(&w);
     float *theta = mem_alloc(MEM_OTHER, n * sizeof *theta);
@@ -629,7 +629,7 @@ static double distance_from_mean(const char *scheme, double *largest)
     assert_int_equal(products_open(&p, &shape, &err), 0);
     assert_int_equal(p.n, 35);
     for (int i = 0; i < 34; i++)
-        theta[i] = i < 20 || !(s->flags & SCHEME_FRESH) ? (float)rng_normal(&r) : 0;
+        theta[i] = i < 20 || !s->fresh ? (float)rng_normal(&r) : 0;
     double want[35] = {0};
     for (int k = 0; k < PR_CLIENTS; k++) {
         float own[34];
@@ -646,9 +646,9 @@ static double distance_from_mean(const char *scheme, double *largest)
     }
     products_mean(&p, theta, 8, 1, sum);
     s->commit(NULL, theta, mean, NULL, 34, (struct shape_range){0, 34}, 1);
-    for (int i = 0; i < 34 && s->flags & SCHEME_FRESH; i++)
+    for (int i = 0; i < 34 && s->fresh; i++)
         theta[i] = i < 20 ? 1 : 0;
-    if (s->flags & SCHEME_PRODUCTS)
+    if (s->products)
         products_rest(&p, theta, sum, backbone);
     double worst = 0;
     *largest = 0;

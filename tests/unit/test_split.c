@@ -12,8 +12,8 @@
 
 enum { LONGEST = 20, DIM = 3, ROWS = 4 };
 static const struct split_form forms[] = {
-    {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000, .half = true},
-    {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000, .half = false}};
+    {.cut = {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000}, .half = true},
+    {.cut = {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000}, .half = false}};
 
 struct memory {
     int32_t pos[LONGEST], size[LONGEST], label[LONGEST];
@@ -27,9 +27,9 @@ static const struct memory sample = {
     .label = {999, 0},
     .x = {0.5f, -1, 2, 0, 65504, -65504, 1.0f / 1024, 3, 4, 5, 6, 7}};
 
-static struct split_example example(struct memory *m)
+static struct cut_example example(struct memory *m)
 {
-    return (struct split_example){
+    return (struct cut_example){
         .rows = ROWS, .labels = 2, .pos = m->pos, .size = m->size, .label = m->label, .x = m->x};
 }
 
@@ -38,9 +38,9 @@ static size_t write(const struct split_form *f, struct memory *m, uint8_t *out, 
 {
     struct msg_out o;
     struct err err = {""};
-    struct split_example e = example(m);
+    struct cut_example e = example(m);
     msg_init(&o, out, cap, report);
-    for (int32_t i = 0; i < f->examples; i++)
+    for (int32_t i = 0; i < f->cut.examples; i++)
         if (split_put(&o, f, &e, &err))
             return 0;
     return (size_t)msg_len(&o);
@@ -51,8 +51,8 @@ static int read_all(const struct split_form *f, const uint8_t *in, size_t len, s
 {
     struct msg_in m = {.p = in, .end = in + len};
     struct err err = {""};
-    for (int32_t i = 0; i < f->examples; i++) {
-        struct split_example e = example(to);
+    for (int32_t i = 0; i < f->cut.examples; i++) {
+        struct cut_example e = example(to);
         int rc = split_get(&m, f, &e, &err);
         if (rc) {
             assert_true(err.text[0]);
@@ -140,7 +140,7 @@ static void test_values_that_are_not_finite(void **state)
             struct msg_out o;
             bool fits = bad[i] == 65536 && !forms[k].half;
             m.x[11] = bad[i];
-            struct split_example e = example(&m);
+            struct cut_example e = example(&m);
             msg_init(&o, bytes, sizeof bytes, &report);
             assert_int_equal(split_put(&o, &forms[k], &e, &err), fits ? 0 : CODEC_NONFINITE);
             m.x[11] = 1;
