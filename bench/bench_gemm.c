@@ -74,7 +74,7 @@ static void measure(struct bench_ctx *c, const struct table *t, int32_t m, int32
     p.y = mem_alloc(MEM_OTHER, (ny + KERNEL_SLACK) * sizeof *p.y);
     p.want = mem_alloc(MEM_OTHER, (ny + KERNEL_SLACK) * sizeof *p.want);
     p.packed = mem_alloc(MEM_OTHER, kernel_packed_floats(n, k) * sizeof *p.packed);
-    p.weight = (struct kernel_weight){.w = p.w, .rows = n, .cols = k};
+    p.weight = (struct kernel_weight){.w = p.w, .rows = n, .cols = k, .ld = k};
     p.cx.work_floats = kernel_work_floats(m, 1, n, 0, 1);
     p.cx.work = mem_alloc(MEM_OTHER, p.cx.work_floats * sizeof(float));
     kernel_pack_weight(&p.weight, p.packed);

@@ -28,7 +28,7 @@ static const struct opt options[] = {
 
 // Inputs and outputs of all operations, with rows of ld floats.
 struct bed {
-    const struct dev_ops *op;
+    const struct kernel_ops *op;
     struct kernel_ctx cx;
     int32_t m, ld, *tokens, *pos, *start;
     float *x, *dy, *w, *table, *adapter, *grad, *u, *qkv, *lse, *rstd, *weight, *moments;
@@ -55,7 +55,8 @@ static void do_copy(struct bed *b)
 
 static void do_embed(struct bed *b)
 {
-    struct kernel_weight t = {.w = b->table, .rows = params.vocab, .cols = params.dim};
+    struct kernel_weight t = {
+        .w = b->table, .rows = params.vocab, .cols = params.dim, .ld = params.dim};
     b->op->embed_fwd(&b->cx, &t, b->tokens, b->m, b->out, b->ld);
 }
 
@@ -118,7 +119,8 @@ static void do_swiglu_back(struct bed *b)
 
 static void do_head(struct bed *b)
 {
-    struct kernel_weight t = {.w = b->table, .rows = params.vocab, .cols = params.dim};
+    struct kernel_weight t = {
+        .w = b->table, .rows = params.vocab, .cols = params.dim, .ld = params.dim};
     b->op->ce_head(&b->cx, &t, b->x, b->ld, b->m, b->tokens, b->weight, b->lse, NULL, b->out, b->ld,
                    NULL);
 }
@@ -227,10 +229,11 @@ static void bed_open(struct bed *b)
         b->pos[i] = i % 64;
         b->rstd[i] = 1.0f;
     }
-    b->lin = (struct kernel_linear){.w = {.w = b->w, .rows = 3 * p->dim, .cols = p->dim},
-                                    .n_lora = 3,
-                                    .ranks = 3 * p->rank,
-                                    .scale = 1.0f};
+    b->lin =
+        (struct kernel_linear){.w = {.w = b->w, .rows = 3 * p->dim, .cols = p->dim, .ld = p->dim},
+                               .n_lora = 3,
+                               .ranks = 3 * p->rank,
+                               .scale = 1.0f};
     size_t at = (size_t)(3 * p->rank) * dim;
     for (int i = 0; i < 3; i++, at += dim * (size_t)p->rank)
         b->lin.lora[i] =
@@ -250,6 +253,8 @@ static void bed_rows(struct bed *b, int32_t m)
         b->start[b->seqs.n++] = i;
     b->start[b->seqs.n] = m;
     b->seqs.start = b->start;
+    b->seqs.rows = m;
+    b->seqs.longest = m < params.seq ? m : params.seq;
 }
 
 static void bed_close(struct bed *b)

@@ -106,8 +106,8 @@ SIMD_KERNEL void SIMD_NAME(step_head)(const float *q, const float *k, const floa
 
 #else
 
+#include "act.h"
 #include "gemm.h"
-#include "kernels.h"
 #include "simd.h"
 
 #include <assert.h>
@@ -235,10 +235,12 @@ static void head_fwd(const struct head *h, float scale, const float *keys, float
 }
 
 void attention_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
-                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq, float *out,
-                       ptrdiff_t ldo, float *lse, float *received)
+                       const struct kernel_seqs *seqs, const kernel_act *qkv_act, ptrdiff_t ldq,
+                       kernel_act *out_act, ptrdiff_t ldo, float *lse, float *received)
 {
-    int32_t group = a->heads / a->kv_heads, total = seqs->start[seqs->n];
+    const float *qkv = act_in(qkv_act);
+    float *out = act_out(out_act);
+    int32_t group = a->heads / a->kv_heads, total = seqs->rows;
     for (int32_t q = 0; q < seqs->n; q++) {
         int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
         float *keys = cx->work, *s = keys + round_up(len, GEMM_PANEL) * a->head_dim;
@@ -293,11 +295,13 @@ static void head_bwd(const struct head *h, const struct head_back *b)
 }
 
 void attention_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
-                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq,
-                       const float *out, const float *dout, ptrdiff_t ldo, const float *lse,
-                       float *dqkv)
+                       const struct kernel_seqs *seqs, const kernel_act *qkv_act, ptrdiff_t ldq,
+                       const kernel_act *out_act, const kernel_act *dout_act, ptrdiff_t ldo,
+                       const float *lse, kernel_act *dqkv_act)
 {
-    int32_t group = a->heads / a->kv_heads, total = seqs->start[seqs->n], dim = a->head_dim;
+    const float *qkv = act_in(qkv_act), *out = act_in(out_act), *dout = act_in(dout_act);
+    float *dqkv = act_out(dqkv_act);
+    int32_t group = a->heads / a->kv_heads, total = seqs->rows, dim = a->head_dim;
     for (int32_t q = 0; q < seqs->n; q++) {
         int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
         ptrdiff_t wide = round_up(len, GEMM_PANEL);
@@ -329,30 +333,53 @@ void attention_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
     }
 }
 
-static void cache_append(const struct kernel_attn *a, struct kernel_cache *c, const float *row)
+// Where the keys, or values, of sequence i begin.
+static float *cached(kernel_act *const *list, const struct kernel_cache *c, int32_t i)
+{
+    return act_out(list[i]) + c->skip;
+}
+
+void cache_rows_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                    const struct kernel_seqs *seqs, const kernel_act *qkv, ptrdiff_t ldq,
+                    const struct kernel_cache *cache)
 {
     ptrdiff_t ld = a->kv_heads * a->head_dim;
-    const float *k = row + a->heads * a->head_dim;
-    memcpy(c->k + c->n * ld, k, (size_t)ld * sizeof *k);
-    memcpy(c->v + c->n * ld, k + ld, (size_t)ld * sizeof *k);
-    c->n++;
+    (void)cx;
+    for (int32_t q = 0; q < seqs->n; q++) {
+        float *k = cached(cache->k, cache, q), *v = cached(cache->v, cache, q);
+        for (int32_t i = seqs->start[q]; i < seqs->start[q + 1]; i++, k += ld, v += ld) {
+            const float *key = act_in(qkv) + i * ldq + a->heads * a->head_dim;
+            memcpy(k, key, (size_t)ld * sizeof *k);
+            memcpy(v, key + ld, (size_t)ld * sizeof *v);
+        }
+    }
+}
+
+static void cache_append(const struct kernel_attn *a, const float *row, int32_t n, float *k,
+                         float *v)
+{
+    ptrdiff_t ld = a->kv_heads * a->head_dim;
+    const float *key = row + a->heads * a->head_dim;
+    memcpy(k + n * ld, key, (size_t)ld * sizeof *k);
+    memcpy(v + n * ld, key + ld, (size_t)ld * sizeof *v);
 }
 
 void attention_step_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
-                        struct kernel_cache *const *cache, int32_t n, const float *qkv,
-                        ptrdiff_t ldq, float *out, ptrdiff_t ldo)
+                        const struct kernel_cache *cache, int32_t m, const kernel_act *qkv,
+                        ptrdiff_t ldq, kernel_act *out, ptrdiff_t ldo)
 {
     ptrdiff_t ld = a->kv_heads * a->head_dim;
     int32_t group = a->heads / a->kv_heads;
-    for (int32_t i = 0; i < n; i++) {
-        struct kernel_cache *c = cache[i];
-        const float *row = qkv + i * ldq;
-        cache_append(a, c, row);
-        assert((size_t)c->n <= cx->work_floats);
+    for (int32_t i = 0; i < m; i++) {
+        float *k = cached(cache->k, cache, i), *v = cached(cache->v, cache, i);
+        int32_t n = cache->n[i] + 1;
+        const float *row = act_in(qkv) + i * ldq;
+        cache_append(a, row, n - 1, k, v);
+        assert((size_t)n <= cx->work_floats);
         for (int32_t h = 0; h < a->heads; h++)
-            step_head(row + h * a->head_dim, c->k + h / group * a->head_dim,
-                      c->v + h / group * a->head_dim, ld, c->n, a->head_dim, a->scale, cx->work,
-                      out + i * ldo + h * a->head_dim);
+            step_head(row + h * a->head_dim, k + h / group * a->head_dim,
+                      v + h / group * a->head_dim, ld, n, a->head_dim, a->scale, cx->work,
+                      act_out(out) + i * ldo + h * a->head_dim);
     }
 }
 
@@ -366,11 +393,13 @@ static double score_ref(const struct head *h, float scale, int32_t i, int32_t j)
 }
 
 void attention_fwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
-                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq, float *out,
-                       ptrdiff_t ldo, float *lse, float *received)
+                       const struct kernel_seqs *seqs, const kernel_act *qkv_act, ptrdiff_t ldq,
+                       kernel_act *out_act, ptrdiff_t ldo, float *lse, float *received)
 {
+    const float *qkv = act_in(qkv_act);
+    float *out = act_out(out_act);
     (void)cx;
-    int32_t total = seqs->start[seqs->n];
+    int32_t total = seqs->rows;
     for (int32_t q = 0; q < seqs->n; q++)
         for (int32_t hd = 0; hd < a->heads; hd++) {
             int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
@@ -397,12 +426,14 @@ void attention_fwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
 }
 
 void attention_bwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
-                       const struct kernel_seqs *seqs, const float *qkv, ptrdiff_t ldq,
-                       const float *out, const float *dout, ptrdiff_t ldo, const float *lse,
-                       float *dqkv)
+                       const struct kernel_seqs *seqs, const kernel_act *qkv_act, ptrdiff_t ldq,
+                       const kernel_act *out_act, const kernel_act *dout_act, ptrdiff_t ldo,
+                       const float *lse, kernel_act *dqkv_act)
 {
+    const float *qkv = act_in(qkv_act), *out = act_in(out_act), *dout = act_in(dout_act);
+    float *dqkv = act_out(dqkv_act);
     (void)cx;
-    int32_t total = seqs->start[seqs->n], group = a->heads / a->kv_heads, dim = a->head_dim;
+    int32_t total = seqs->rows, group = a->heads / a->kv_heads, dim = a->head_dim;
     for (int32_t i = 0; i < total; i++)
         for (int32_t c = 0; c < (a->heads + 2 * a->kv_heads) * dim; c++)
             dqkv[i * ldq + c] = 0.0f;
@@ -435,30 +466,49 @@ void attention_bwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
         }
 }
 
-void attention_step_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
-                        struct kernel_cache *const *cache, int32_t n, const float *qkv,
-                        ptrdiff_t ldq, float *out, ptrdiff_t ldo)
+void cache_rows_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                    const struct kernel_seqs *seqs, const kernel_act *qkv, ptrdiff_t ldq,
+                    const struct kernel_cache *cache)
 {
+    int32_t ld = a->kv_heads * a->head_dim;
+    (void)cx;
+    for (int32_t q = 0; q < seqs->n; q++)
+        for (int32_t i = seqs->start[q]; i < seqs->start[q + 1]; i++)
+            for (int32_t c = 0; c < ld; c++) {
+                const float *key = act_in(qkv) + i * ldq + a->heads * a->head_dim;
+                ptrdiff_t to = (i - seqs->start[q]) * ld + c;
+                cached(cache->k, cache, q)[to] = key[c];
+                cached(cache->v, cache, q)[to] = key[ld + c];
+            }
+}
+
+void attention_step_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                        const struct kernel_cache *cache, int32_t m, const kernel_act *qkv_act,
+                        ptrdiff_t ldq, kernel_act *out_act, ptrdiff_t ldo)
+{
+    const float *qkv = act_in(qkv_act);
+    float *out = act_out(out_act);
     (void)cx;
     int32_t ld = a->kv_heads * a->head_dim, group = a->heads / a->kv_heads, dim = a->head_dim;
-    for (int32_t i = 0; i < n; i++) {
-        struct kernel_cache *s = cache[i];
-        cache_append(a, s, qkv + i * ldq);
+    for (int32_t i = 0; i < m; i++) {
+        float *k = cached(cache->k, cache, i), *v = cached(cache->v, cache, i);
+        int32_t n = cache->n[i] + 1;
+        cache_append(a, qkv + i * ldq, n - 1, k, v);
         for (int32_t hd = 0; hd < a->heads; hd++) {
             struct head h = {.q = qkv + i * ldq + hd * dim,
-                             .k = s->k + hd / group * dim,
-                             .v = s->v + hd / group * dim,
+                             .k = k + hd / group * dim,
+                             .v = v + hd / group * dim,
                              .ld = ld,
-                             .len = s->n,
+                             .len = n,
                              .dim = dim};
             double top = -INFINITY, sum = 0;
-            for (int32_t j = 0; j < s->n; j++)
+            for (int32_t j = 0; j < n; j++)
                 top = fmax(top, score_ref(&h, a->scale, 0, j));
-            for (int32_t j = 0; j < s->n; j++)
+            for (int32_t j = 0; j < n; j++)
                 sum += exp(score_ref(&h, a->scale, 0, j) - top);
             for (int32_t c = 0; c < dim; c++) {
                 double o = 0;
-                for (int32_t j = 0; j < s->n; j++)
+                for (int32_t j = 0; j < n; j++)
                     o += exp(score_ref(&h, a->scale, 0, j) - top) / sum * h.v[j * ld + c];
                 out[i * ldo + hd * dim + c] = (float)o;
             }

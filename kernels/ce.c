@@ -63,8 +63,8 @@ SIMD_KERNEL void SIMD_NAME(tile_softmax)(const struct rows *r, float *tile, ptrd
 
 #else
 
+#include "act.h"
 #include "gemm.h"
-#include "kernels.h"
 #include "simd.h"
 
 #include <assert.h>
@@ -97,7 +97,7 @@ SIMD_PICK(tile_softmax, (const struct rows *r, float *tile, ptrdiff_t ld, int32_
 static struct kernel_weight part(const struct kernel_weight *w, int32_t row0, int32_t rows)
 {
     struct kernel_weight p = *w;
-    p.w = (const char *)w->w + (size_t)row0 * (size_t)w->cols * kernel_dtype_bytes(w->dtype);
+    p.w = (const char *)w->w + (size_t)row0 * (size_t)w->ld * kernel_dtype_bytes(w->dtype);
     p.packed = w->packed ? w->packed + (size_t)row0 * (size_t)w->cols : NULL;
     p.rows = rows;
     return p;
@@ -113,7 +113,7 @@ static void tile_times_head(const struct kernel_weight *w, const float *tile, pt
                      .a = tile,
                      .rsa = ld,
                      .csa = 1,
-                     .b = {.w = w->w, .ld = w->cols, .dtype = w->dtype, .readable = m <= 64},
+                     .b = {.w = w->w, .ld = w->ld, .dtype = w->dtype, .readable = m <= 64},
                      .c0 = accumulate ? dx : NULL,
                      .ldc0 = lddx,
                      .c = dx,
@@ -152,7 +152,7 @@ static void tile_times_x(const struct rows *r, const float *weight, float *tile,
 static void finish_dx(const struct rows *r, const struct kernel_weight *head, const float *weight,
                       float *row)
 {
-    size_t row_bytes = (size_t)head->cols * kernel_dtype_bytes(head->dtype);
+    size_t row_bytes = (size_t)head->ld * kernel_dtype_bytes(head->dtype);
     for (int32_t i = 0; i < r->m; i++) {
         float *dx = r->dx + i * r->lddx;
         if (r->target[i] < 0) {
@@ -206,10 +206,13 @@ static void block_rows(const struct kernel_weight *head, struct rows *r, const f
         finish_dx(r, head, weight, work);
 }
 
-void ce_head_cpu(const struct kernel_ctx *cx, const struct kernel_weight *head, const float *x,
-                 ptrdiff_t ldx, int32_t m, const int32_t *target, const float *weight, float *loss,
-                 int32_t *best, float *dx, ptrdiff_t lddx, float *dw)
+void ce_head_cpu(const struct kernel_ctx *cx, const struct kernel_weight *head,
+                 const kernel_act *x_act, ptrdiff_t ldx, int32_t m, const int32_t *target,
+                 const float *weight, float *loss, int32_t *best, kernel_act *dx_act,
+                 ptrdiff_t lddx, float *dw)
 {
+    const float *x = act_in(x_act);
+    float *dx = act_out(dx_act);
     int32_t wide = (tile_vocab(head->rows) + 15) / 16 * 16, most = TILE_FLOATS / wide;
     float *tile = cx->work, *state = tile + TILE_FLOATS, *work = state + (ptrdiff_t)3 * most;
     work += (16 - ((work - cx->work) & 15)) & 15;
@@ -237,17 +240,20 @@ static double logit_ref(const struct kernel_weight *head, const float *x, int32_
     for (int32_t c = 0; c < head->cols; c++) {
         float w;
         kernel_to_f32(head->dtype,
-                      (const char *)head->w + ((size_t)v * (size_t)head->cols + (size_t)c) * size,
-                      1, &w);
+                      (const char *)head->w + ((size_t)v * (size_t)head->ld + (size_t)c) * size, 1,
+                      &w);
         sum += (double)x[c] * w;
     }
     return sum;
 }
 
-void ce_head_ref(const struct kernel_ctx *cx, const struct kernel_weight *head, const float *x,
-                 ptrdiff_t ldx, int32_t m, const int32_t *target, const float *weight, float *loss,
-                 int32_t *best, float *dx, ptrdiff_t lddx, float *dw)
+void ce_head_ref(const struct kernel_ctx *cx, const struct kernel_weight *head,
+                 const kernel_act *x_act, ptrdiff_t ldx, int32_t m, const int32_t *target,
+                 const float *weight, float *loss, int32_t *best, kernel_act *dx_act,
+                 ptrdiff_t lddx, float *dw)
 {
+    const float *x = act_in(x_act);
+    float *dx = act_out(dx_act);
     (void)cx;
     size_t size = kernel_dtype_bytes(head->dtype);
     for (int32_t i = 0; i < m; i++) {
@@ -272,12 +278,12 @@ void ce_head_ref(const struct kernel_ctx *cx, const struct kernel_weight *head, 
             double p = exp(logit_ref(head, row, v) - top) / sum - (v == target[i]);
             for (int32_t c = 0; c < head->cols; c++) {
                 float w;
-                size_t at = (size_t)v * (size_t)head->cols + (size_t)c;
+                size_t at = (size_t)v * (size_t)head->ld + (size_t)c;
                 kernel_to_f32(head->dtype, (const char *)head->w + at * size, 1, &w);
                 if (dx)
                     dx[i * lddx + c] += (float)(weight[i] * p * w);
                 if (dw)
-                    dw[at] += (float)(weight[i] * p * row[c]);
+                    dw[(ptrdiff_t)v * head->cols + c] += (float)(weight[i] * p * row[c]);
             }
         }
     }

@@ -29,7 +29,7 @@ SIMD_KERNEL void SIMD_NAME(embed_rows)(const float *dx, ptrdiff_t lddx, const in
 
 #else
 
-#include "kernels.h"
+#include "act.h"
 #include "simd.h"
 
 #include <string.h>
@@ -43,34 +43,39 @@ SIMD_PICK(embed_rows,
           (dx, lddx, tokens, m, cols, token_sq, dtable))
 
 void embed_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_weight *table,
-                   const int32_t *tokens, int32_t m, float *x, ptrdiff_t ldx)
+                   const int32_t *tokens, int32_t m, kernel_act *x_act, ptrdiff_t ldx)
 {
+    float *x = act_out(x_act);
     (void)cx;
-    size_t row_bytes = (size_t)table->cols * kernel_dtype_bytes(table->dtype);
+    size_t row_bytes = (size_t)table->ld * kernel_dtype_bytes(table->dtype);
     for (int32_t i = 0; i < m; i++)
         kernel_to_f32(table->dtype, (const char *)table->w + (size_t)tokens[i] * row_bytes,
                       (size_t)table->cols, x + i * ldx);
 }
 
-void embed_bwd_cpu(const struct kernel_ctx *cx, const float *dx, ptrdiff_t lddx,
+void embed_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dx, ptrdiff_t lddx,
                    const int32_t *tokens, int32_t m, int32_t cols, float *token_sq, float *dtable)
 {
     (void)cx;
-    embed_rows(dx, lddx, tokens, m, cols, token_sq, dtable);
+    embed_rows(act_in(dx), lddx, tokens, m, cols, token_sq, dtable);
 }
 
-void gather_rows_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *row,
-                     int32_t n, int32_t cols, float *y, ptrdiff_t ldy)
+void gather_rows_cpu(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdiff_t ldx,
+                     const int32_t *row, int32_t n, int32_t cols, kernel_act *y_act, ptrdiff_t ldy)
 {
+    const float *x = act_in(x_act);
+    float *y = act_out(y_act);
     (void)cx;
     for (int32_t i = 0; i < n; i++)
         memcpy(y + i * ldy, x + row[i] * ldx, (size_t)cols * sizeof *y);
 }
 
-void scatter_rows_cpu(const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy,
-                      const int32_t *row, int32_t n, int32_t cols, float *x, ptrdiff_t ldx,
+void scatter_rows_cpu(const struct kernel_ctx *cx, const kernel_act *y_act, ptrdiff_t ldy,
+                      const int32_t *row, int32_t n, int32_t cols, kernel_act *x_act, ptrdiff_t ldx,
                       int32_t m)
 {
+    const float *y = act_in(y_act);
+    float *x = act_out(x_act);
     (void)cx;
     int32_t next = 0;
     for (int32_t i = 0; i < m; i++) {
@@ -81,22 +86,40 @@ void scatter_rows_cpu(const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy
     }
 }
 
-void embed_fwd_ref(const struct kernel_ctx *cx, const struct kernel_weight *table,
-                   const int32_t *tokens, int32_t m, float *x, ptrdiff_t ldx)
+void widen_rows_cpu(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx, int32_t m,
+                    int32_t cols, float *y)
 {
+    (void)cx;
+    for (int32_t i = 0; i < m; i++)
+        memcpy(y + (ptrdiff_t)i * cols, act_in(x) + i * ldx, (size_t)cols * sizeof *y);
+}
+
+void narrow_rows_cpu(const struct kernel_ctx *cx, const float *x, int32_t m, int32_t cols,
+                     kernel_act *y, ptrdiff_t ldy)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++)
+        memcpy(act_out(y) + i * ldy, x + (ptrdiff_t)i * cols, (size_t)cols * sizeof *x);
+}
+
+void embed_fwd_ref(const struct kernel_ctx *cx, const struct kernel_weight *table,
+                   const int32_t *tokens, int32_t m, kernel_act *x_act, ptrdiff_t ldx)
+{
+    float *x = act_out(x_act);
     (void)cx;
     size_t size = kernel_dtype_bytes(table->dtype);
     for (int32_t i = 0; i < m; i++)
         for (int32_t j = 0; j < table->cols; j++)
             kernel_to_f32(table->dtype,
                           (const char *)table->w +
-                              ((size_t)tokens[i] * (size_t)table->cols + (size_t)j) * size,
+                              ((size_t)tokens[i] * (size_t)table->ld + (size_t)j) * size,
                           1, x + i * ldx + j);
 }
 
-void embed_bwd_ref(const struct kernel_ctx *cx, const float *dx, ptrdiff_t lddx,
+void embed_bwd_ref(const struct kernel_ctx *cx, const kernel_act *dx_act, ptrdiff_t lddx,
                    const int32_t *tokens, int32_t m, int32_t cols, float *token_sq, float *dtable)
 {
+    const float *dx = act_in(dx_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++) {
         double sum = 0;
@@ -110,19 +133,23 @@ void embed_bwd_ref(const struct kernel_ctx *cx, const float *dx, ptrdiff_t lddx,
     }
 }
 
-void gather_rows_ref(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *row,
-                     int32_t n, int32_t cols, float *y, ptrdiff_t ldy)
+void gather_rows_ref(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdiff_t ldx,
+                     const int32_t *row, int32_t n, int32_t cols, kernel_act *y_act, ptrdiff_t ldy)
 {
+    const float *x = act_in(x_act);
+    float *y = act_out(y_act);
     (void)cx;
     for (int32_t i = 0; i < n; i++)
         for (int32_t j = 0; j < cols; j++)
             y[i * ldy + j] = x[row[i] * ldx + j];
 }
 
-void scatter_rows_ref(const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy,
-                      const int32_t *row, int32_t n, int32_t cols, float *x, ptrdiff_t ldx,
+void scatter_rows_ref(const struct kernel_ctx *cx, const kernel_act *y_act, ptrdiff_t ldy,
+                      const int32_t *row, int32_t n, int32_t cols, kernel_act *x_act, ptrdiff_t ldx,
                       int32_t m)
 {
+    const float *y = act_in(y_act);
+    float *x = act_out(x_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++)
         for (int32_t j = 0; j < cols; j++)
@@ -130,6 +157,24 @@ void scatter_rows_ref(const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy
     for (int32_t i = 0; i < n; i++)
         for (int32_t j = 0; j < cols; j++)
             x[row[i] * ldx + j] = y[i * ldy + j];
+}
+
+void widen_rows_ref(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx, int32_t m,
+                    int32_t cols, float *y)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t j = 0; j < cols; j++)
+            y[i * cols + j] = act_in(x)[i * ldx + j];
+}
+
+void narrow_rows_ref(const struct kernel_ctx *cx, const float *x, int32_t m, int32_t cols,
+                     kernel_act *y, ptrdiff_t ldy)
+{
+    (void)cx;
+    for (int32_t i = 0; i < m; i++)
+        for (int32_t j = 0; j < cols; j++)
+            act_out(y)[i * ldy + j] = x[i * cols + j];
 }
 
 #endif

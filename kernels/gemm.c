@@ -297,7 +297,7 @@ size_t kernel_packed_floats(int32_t rows, int32_t cols)
 
 void kernel_pack_weight(const struct kernel_weight *w, float *packed)
 {
-    struct gemm_mat b = {.w = w->w, .ld = w->cols, .dtype = w->dtype, .trans = true};
+    struct gemm_mat b = {.w = w->w, .ld = w->ld, .dtype = w->dtype, .trans = true};
     gemm_pack(&b, 0, w->cols, 0, w->rows, packed);
 }
 
@@ -369,7 +369,7 @@ void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff
         .a = a,
         .rsa = lda,
         .csa = 1,
-        .b = {.w = w->w, .packed = w->packed, .ld = w->cols, .dtype = w->dtype, .trans = true},
+        .b = {.w = w->w, .packed = w->packed, .ld = w->ld, .dtype = w->dtype, .trans = true},
         .c = c,
         .ldc = ldc,
         .alpha = 1.0f};

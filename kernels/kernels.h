@@ -1,12 +1,17 @@
 // The border between host code and kernels. C types only, streams as void *, so that a .cu file can
-// include it. One list of operations (KERNEL_OPS): each has a CPU kernel NAME_cpu, a plain
-// reference NAME_ref that the tests compare it with, and a place for NAME_cuda; src/dev makes its
-// tables from the same list.
+// include it. Each operation is declared once, below, as a function type NAME_fn with its formula;
+// NAME_cpu is the CPU's kernel, NAME_ref a plain reference that the tests compare it with, and
+// NAME_cuda has its place. src/dev makes its tables from the one list of names, KERNEL_OPS.
 //
-// Matrices are row-major floats with a row stride in floats (ldx for x). Rows are tokens: m of
-// them. dx is the gradient of x. Operations are coarse; a pointer said to be "or NULL" is an
-// optional output. Rows may be read up to the next multiple of 16 columns: activations and weights
-// in fp32 end with KERNEL_SLACK floats to spare.
+// Whose memory a pointer is:
+//   kernel_act *, float *, int32_t *, void * ...    the device's, in a prototype as in a struct
+//   const struct kernel_NAME *                      the host's: read before the operation returns,
+//                                                   so that it may lie on the stack
+//
+// Matrices are row-major with a row stride in elements (ldx for x). Rows are tokens: m of them. dx
+// is the gradient of x. Operations are coarse; a pointer said to be "or NULL" is an optional
+// output. Rows may be read up to the next multiple of 16 columns: activations and weights in fp32
+// end with KERNEL_SLACK floats to spare.
 #ifndef FSTQ_KERNELS_H
 #define FSTQ_KERNELS_H
 
@@ -22,20 +27,23 @@ enum kernel_dtype { KERNEL_F32, KERNEL_BF16, KERNEL_F16, KERNEL_DTYPES };
 #define KERNEL_SLACK    32
 #define KERNEL_LORA_MAX 3
 
-// Where an operation runs, and memory to work in: kernel_work_floats() of it, per thread on the
-// CPU.
+typedef float kernel_act;
+
+// Where an operation runs, and memory of the device to work in: kernel_work_floats() of it, per
+// thread on the CPU.
 struct kernel_ctx {
     void *stream;
     float *work;
     size_t work_floats;
+    int32_t act; // enum kernel_dtype of activations; fp32 on the CPU
 };
 
-// W (rows, cols), y = x W^T. packed: W^T in the layout of kernel_pack_weight, or NULL (packed as it
-// is used).
+// W (rows, cols), y = x W^T, a row every ld elements. packed: W^T in the layout of
+// kernel_pack_weight, or NULL (packed as it is used).
 struct kernel_weight {
     const void *w;
     const float *packed;
-    int32_t dtype, rows, cols;
+    int32_t dtype, rows, cols, ld;
 };
 
 // One target of a linear: rows [row0, row0 + rows) get scale * B A x; B (rows, rank) lies at this
@@ -56,9 +64,10 @@ struct kernel_linear {
     float scale;
 };
 
-// Sequence s has rows [start[s], start[s + 1]).
+// Sequence s has rows [start[s], start[s + 1]). rows, longest: of all, and of the longest one,
+// since a launcher cannot look into start.
 struct kernel_seqs {
-    int32_t n;
+    int32_t n, rows, longest;
     const int32_t *start; // (n + 1)
 };
 
@@ -104,116 +113,196 @@ struct kernel_fisher {
     float rho;
 };
 
-// One sequence that is being generated: keys and values (capacity, kv_heads * head_dim), n of them
-// valid.
+// Sequences that are being generated: those of sequence i begin `skip` elements after k[i] and
+// v[i], (capacity, kv_heads * head_dim) each, n[i] rows of them valid. skip: to a layer's, where
+// the lists are those of the first layer.
 struct kernel_cache {
-    float *k, *v;
-    int32_t n;
+    kernel_act *const *k, *const *v;
+    const int32_t *n;
+    size_t skip;
 };
 
-#define KERNEL_OPS(OP)                                                                             \
-    /* x (m, cols) = rows of table (rows, cols) */                                                 \
-    OP(embed_fwd, (const struct kernel_ctx *cx, const struct kernel_weight *table,                 \
-                   const int32_t *tokens, int32_t m, float *x, ptrdiff_t ldx))                     \
-    /* token_sq[i] = ||dx_i||^2; dtable += scattered dx; each or NULL */                           \
-    OP(embed_bwd,                                                                                  \
-       (const struct kernel_ctx *cx, const float *dx, ptrdiff_t lddx, const int32_t *tokens,       \
-        int32_t m, int32_t cols, float *token_sq, float *dtable))                                  \
-    /* y = x / rms(x) * w; rstd (m) or NULL */                                                     \
-    OP(rmsnorm_fwd, (const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const float *w,   \
-                     int32_t m, int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd))    \
-    /* dx += ...; dw += ... or NULL */                                                             \
-    OP(rmsnorm_bwd, (const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const float *x, \
-                     ptrdiff_t ldx, const float *w, const float *rstd, int32_t m, int32_t cols,    \
-                     float *dx, ptrdiff_t lddx, float *dw))                                        \
-    /* turns x in place; row i stands at position pos[i] */                                        \
-    OP(rope, (const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,        \
-              int32_t m, float *x, ptrdiff_t ldx))                                                 \
-    /* y = y0 + x W^T + scale x A^T B^T; y0 (ldy) or NULL for 0, may be y; u (m, ranks) kept;      \
-       adapter NULL: y = y0 + x W^T */                                                             \
-    OP(linear_fwd, (const struct kernel_ctx *cx, const struct kernel_linear *l,                    \
-                    const float *adapter, const float *x, ptrdiff_t ldx, int32_t m,                \
-                    const float *y0, float *y, ptrdiff_t ldy, float *u, ptrdiff_t ldu))            \
-    /* dx = dx0 + dy W + du A or dx NULL; grad += adapter gradients or NULL; dw += dy^T x or NULL  \
-     */                                                                                            \
-    OP(linear_bwd, (const struct kernel_ctx *cx, const struct kernel_linear *l,                    \
-                    const float *adapter, const float *dy, ptrdiff_t lddy, const float *x,         \
-                    ptrdiff_t ldx, const float *u, ptrdiff_t ldu, int32_t m, const float *dx0,     \
-                    float *dx, ptrdiff_t lddx, float *grad, float *dw))                            \
-    /* causal; lse (heads, m): log of each row's softmax sum; received (m) += attention each key   \
-       gets from all queries and heads, or NULL */                                                 \
-    OP(attention_fwd,                                                                              \
-       (const struct kernel_ctx *cx, const struct kernel_attn *a, const struct kernel_seqs *seqs,  \
-        const float *qkv, ptrdiff_t ldq, float *out, ptrdiff_t ldo, float *lse, float *received))  \
-    OP(attention_bwd,                                                                              \
-       (const struct kernel_ctx *cx, const struct kernel_attn *a, const struct kernel_seqs *seqs,  \
-        const float *qkv, ptrdiff_t ldq, const float *out, const float *dout, ptrdiff_t ldo,       \
-        const float *lse, float *dqkv))                                                            \
-    /* partner[i]: the row that row i merges into, else i; of sequence s the first free[s] rows    \
-       may. key (m): kv_heads keys, each head_dim wide. Ties: the nearer b, the earlier a */       \
-    OP(merge_match,                                                                                \
-       (const struct kernel_ctx *cx, const struct kernel_merge *g, const struct kernel_seqs *seqs, \
-        const int32_t *free, const float *key, ptrdiff_t ldk, int32_t *partner))                   \
-    /* y (rows, cols) = 0, y[into_i] += share_i x_i */                                             \
-    OP(merge_rows,                                                                                 \
-       (const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *into,           \
-        const float *share, int32_t m, int32_t cols, float *y, ptrdiff_t ldy, int32_t rows))       \
-    /* dx_i = share_i dy[into_i] */                                                                \
-    OP(merge_rows_bwd,                                                                             \
-       (const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const int32_t *into,         \
-        const float *share, int32_t m, int32_t cols, float *dx, ptrdiff_t lddx))                   \
-    /* one query per cache: appends its key and value, attends over all */                         \
-    OP(attention_step, (const struct kernel_ctx *cx, const struct kernel_attn *a,                  \
-                        struct kernel_cache *const *cache, int32_t n, const float *qkv,            \
-                        ptrdiff_t ldq, float *out, ptrdiff_t ldo))                                 \
-    /* gu (m, 2 hidden): gate, up; h = silu(gate) * up */                                          \
-    OP(swiglu_fwd, (const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, int32_t m,        \
-                    int32_t hidden, float *h, ptrdiff_t ldh))                                      \
-    /* dgu may be gu */                                                                            \
-    OP(swiglu_bwd, (const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, const float *dh,  \
-                    ptrdiff_t ldh, int32_t m, int32_t hidden, float *dgu))                         \
-    /* loss[i] = -log softmax(x_i W^T)[target_i]; best[i] = argmax, 0 if all are NaN; dx and dw    \
-       (+=) of the sum of weight_i loss_i; each or NULL. target < 0: loss 0, no gradient. */       \
-    OP(ce_head, (const struct kernel_ctx *cx, const struct kernel_weight *head, const float *x,    \
-                 ptrdiff_t ldx, int32_t m, const int32_t *target, const float *weight,             \
-                 float *loss, int32_t *best, float *dx, ptrdiff_t lddx, float *dw))                \
-    /* y_i = x[row_i] */                                                                           \
-    OP(gather_rows, (const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx,                   \
-                     const int32_t *row, int32_t n, int32_t cols, float *y, ptrdiff_t ldy))        \
-    /* x[row_i] = y_i, all other rows of the m are 0; row ascending */                             \
-    OP(scatter_rows,                                                                               \
-       (const struct kernel_ctx *cx, const float *y, ptrdiff_t ldy, const int32_t *row, int32_t n, \
-        int32_t cols, float *x, ptrdiff_t ldx, int32_t m))                                         \
-    OP(adamw, (const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,   \
-               float *var, const float *grad, size_t n))                                           \
-    OP(sgd, (const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,   \
-             const float *grad, size_t n))                                                         \
-    OP(fisher,                                                                                     \
-       (const struct kernel_ctx *cx, const struct kernel_fisher *f, const float *grad, size_t n))  \
-    OP(add, (const struct kernel_ctx *cx, const float *x, size_t n, float *y)) /* y += x */        \
-    OP(sum_squares, (const struct kernel_ctx *cx, const float *x, size_t n, double *out))
+// Embeddings.
 
-#define KERNEL_DECLARE(name, params)                                                               \
-    void name##_cpu params;                                                                        \
-    void name##_ref params;                                                                        \
-    void name##_cuda params;
+// x (m, cols) = rows of table (rows, cols)
+typedef void embed_fwd_fn(const struct kernel_ctx *cx, const struct kernel_weight *table,
+                          const int32_t *tokens, int32_t m, kernel_act *x, ptrdiff_t ldx);
+// token_sq[i] = ||dx_i||^2; dtable[token_i] += dx_i; each or NULL
+typedef void embed_bwd_fn(const struct kernel_ctx *cx, const kernel_act *dx, ptrdiff_t lddx,
+                          const int32_t *tokens, int32_t m, int32_t cols, float *token_sq,
+                          float *dtable);
+
+// Layers.
+
+// y = x r w, r = 1 / sqrt(mean(x^2) + eps); rstd (m) = r, or NULL
+typedef void rmsnorm_fwd_fn(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
+                            const float *w, int32_t m, int32_t cols, float eps, kernel_act *y,
+                            ptrdiff_t ldy, float *rstd);
+// dx += r (w dy - x r^2 mean(w dy x)); dw += sum over rows of dy x r, or NULL
+typedef void rmsnorm_bwd_fn(const struct kernel_ctx *cx, const kernel_act *dy, ptrdiff_t lddy,
+                            const kernel_act *x, ptrdiff_t ldx, const float *w, const float *rstd,
+                            int32_t m, int32_t cols, kernel_act *dx, ptrdiff_t lddx, float *dw);
+// Turns x in place: a pair (a, b) at angle t becomes (a cos t - b sin t, b cos t + a sin t). Row i
+// stands at position pos[i].
+typedef void rope_fn(const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,
+                     int32_t m, kernel_act *x, ptrdiff_t ldx);
+// y = y0 + x W^T + u B^T, u (m, ranks) = scale x A^T is kept; y0 (ldy) or NULL for 0, may be y.
+// adapter NULL: y = y0 + x W^T
+typedef void linear_fwd_fn(const struct kernel_ctx *cx, const struct kernel_linear *l,
+                           const float *adapter, const kernel_act *x, ptrdiff_t ldx, int32_t m,
+                           const kernel_act *y0, kernel_act *y, ptrdiff_t ldy, kernel_act *u,
+                           ptrdiff_t ldu);
+// du = scale dy B; dx = dx0 + dy W + du A, or dx NULL; dx0 (lddx) or NULL for 0. grad: dA += du^T x
+// and dB += dy^T u, or NULL; dw += dy^T x, or NULL
+typedef void linear_bwd_fn(const struct kernel_ctx *cx, const struct kernel_linear *l,
+                           const float *adapter, const kernel_act *dy, ptrdiff_t lddy,
+                           const kernel_act *x, ptrdiff_t ldx, const kernel_act *u, ptrdiff_t ldu,
+                           int32_t m, const kernel_act *dx0, kernel_act *dx, ptrdiff_t lddx,
+                           float *grad, float *dw);
+// gu (m, 2 hidden): gate, up; h = silu(gate) up, silu(g) = g / (1 + exp(-g))
+typedef void swiglu_fwd_fn(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                           int32_t m, int32_t hidden, kernel_act *h, ptrdiff_t ldh);
+// With s = 1 / (1 + exp(-gate)): dgate = dh up s (1 + gate (1 - s)), dup = dh gate s. dgu may be gu
+typedef void swiglu_bwd_fn(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                           const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
+                           kernel_act *dgu);
+
+// Attention.
+
+// Causal: P_ij = softmax over j <= i of (scale q_i k_j + log_size_j), out_i = sum of P_ij v_j. lse
+// (heads, m): log of each row's sum of exp; received (m) += sum over i and heads of P_ij, or NULL
+typedef void attention_fwd_fn(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                              const struct kernel_seqs *seqs, const kernel_act *qkv, ptrdiff_t ldq,
+                              kernel_act *out, ptrdiff_t ldo, float *lse, float *received);
+// dS_ij = P_ij (dout_i v_j - dout_i out_i) scale; dq_i = sum of dS_ij k_j, dk_j = sum of dS_ij q_i,
+// dv_j = sum of P_ij dout_i
+typedef void attention_bwd_fn(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                              const struct kernel_seqs *seqs, const kernel_act *qkv, ptrdiff_t ldq,
+                              const kernel_act *out, const kernel_act *dout, ptrdiff_t ldo,
+                              const float *lse, kernel_act *dqkv);
+// Keys and values of each sequence's rows become the first ones of its cache; n is not looked at
+typedef void cache_rows_fn(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                           const struct kernel_seqs *seqs, const kernel_act *qkv, ptrdiff_t ldq,
+                           const struct kernel_cache *cache);
+// One query a sequence, m of them: row i's key and value go to place n[i] of its cache, then it
+// attends over all n[i] + 1
+typedef void attention_step_fn(const struct kernel_ctx *cx, const struct kernel_attn *a,
+                               const struct kernel_cache *cache, int32_t m, const kernel_act *qkv,
+                               ptrdiff_t ldq, kernel_act *out, ptrdiff_t ldo);
+
+// Merging.
+
+// partner[i]: the row that row i merges into, else i; of sequence s the first free[s] rows may. key
+// (m): kv_heads keys, each head_dim wide. Ties: the nearer b, the earlier a
+typedef void merge_match_fn(const struct kernel_ctx *cx, const struct kernel_merge *g,
+                            const struct kernel_seqs *seqs, const int32_t *free,
+                            const kernel_act *key, ptrdiff_t ldk, int32_t *partner);
+// y (rows, cols) = 0, y[into_i] += share_i x_i
+typedef void merge_rows_fn(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
+                           const int32_t *into, const float *share, int32_t m, int32_t cols,
+                           kernel_act *y, ptrdiff_t ldy, int32_t rows);
+// dx_i = share_i dy[into_i]
+typedef void merge_rows_bwd_fn(const struct kernel_ctx *cx, const kernel_act *dy, ptrdiff_t lddy,
+                               const int32_t *into, const float *share, int32_t m, int32_t cols,
+                               kernel_act *dx, ptrdiff_t lddx);
+
+// The head and its loss.
+
+// loss[i] = -log softmax(x_i W^T)[target_i]; best[i] = argmax, 0 if all are NaN; dx and dw (+=) of
+// the sum of weight_i loss_i; each or NULL. target < 0: loss 0, no gradient
+typedef void ce_head_fn(const struct kernel_ctx *cx, const struct kernel_weight *head,
+                        const kernel_act *x, ptrdiff_t ldx, int32_t m, const int32_t *target,
+                        const float *weight, float *loss, int32_t *best, kernel_act *dx,
+                        ptrdiff_t lddx, float *dw);
+
+// Rows.
+
+// y_i = x[row_i]
+typedef void gather_rows_fn(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
+                            const int32_t *row, int32_t n, int32_t cols, kernel_act *y,
+                            ptrdiff_t ldy);
+// x[row_i] = y_i, all other rows of the m are 0; row ascending
+typedef void scatter_rows_fn(const struct kernel_ctx *cx, const kernel_act *y, ptrdiff_t ldy,
+                             const int32_t *row, int32_t n, int32_t cols, kernel_act *x,
+                             ptrdiff_t ldx, int32_t m);
+// y (m, cols) = x, without a gap between rows
+typedef void widen_rows_fn(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
+                           int32_t m, int32_t cols, float *y);
+// and back
+typedef void narrow_rows_fn(const struct kernel_ctx *cx, const float *x, int32_t m, int32_t cols,
+                            kernel_act *y, ptrdiff_t ldy);
+
+// The optimizer.
+
+typedef void adamw_fn(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w,
+                      float *mean, float *var, const float *grad, size_t n);
+typedef void sgd_fn(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w,
+                    float *velocity, const float *grad, size_t n);
+typedef void fisher_fn(const struct kernel_ctx *cx, const struct kernel_fisher *f,
+                       const float *grad, size_t n);
+// y += x
+typedef void add_fn(const struct kernel_ctx *cx, const float *x, size_t n, float *y);
+typedef void sum_squares_fn(const struct kernel_ctx *cx, const float *x, size_t n, double *out);
+
+#define KERNEL_OPS(OP)                                                                             \
+    OP(embed_fwd)                                                                                  \
+    OP(embed_bwd)                                                                                  \
+    OP(rmsnorm_fwd)                                                                                \
+    OP(rmsnorm_bwd)                                                                                \
+    OP(rope)                                                                                       \
+    OP(linear_fwd)                                                                                 \
+    OP(linear_bwd)                                                                                 \
+    OP(swiglu_fwd)                                                                                 \
+    OP(swiglu_bwd)                                                                                 \
+    OP(attention_fwd)                                                                              \
+    OP(attention_bwd)                                                                              \
+    OP(cache_rows)                                                                                 \
+    OP(attention_step)                                                                             \
+    OP(merge_match)                                                                                \
+    OP(merge_rows)                                                                                 \
+    OP(merge_rows_bwd)                                                                             \
+    OP(ce_head)                                                                                    \
+    OP(gather_rows)                                                                                \
+    OP(scatter_rows)                                                                               \
+    OP(widen_rows)                                                                                 \
+    OP(narrow_rows)                                                                                \
+    OP(adamw)                                                                                      \
+    OP(sgd)                                                                                        \
+    OP(fisher)                                                                                     \
+    OP(add)                                                                                        \
+    OP(sum_squares)
+
+struct kernel_ops {
+#define KERNEL_FIELD(name) name##_fn *name;
+    KERNEL_OPS(KERNEL_FIELD)
+#undef KERNEL_FIELD
+};
+
+#define KERNEL_DECLARE(name) name##_fn name##_cpu, name##_ref, name##_cuda;
 KERNEL_OPS(KERNEL_DECLARE)
 #undef KERNEL_DECLARE
+
+static inline size_t kernel_dtype_bytes(int32_t dtype)
+{
+    return dtype == KERNEL_F32 ? 4 : 2;
+}
+// The activation n elements after x.
+static inline kernel_act *kernel_act_at(const struct kernel_ctx *cx, const kernel_act *x, size_t n)
+{
+    return (kernel_act *)((char *)x + n * kernel_dtype_bytes(cx->act));
+}
 
 // Floats of work memory that any operation of the CPU needs at these sizes.
 size_t kernel_work_floats(int32_t tokens, int32_t longest, int32_t widest, int32_t ranks,
                           int32_t head_dim);
 
+// What the host works on before it goes to the device, or where the device's memory is the host's.
 // W^T as panels of 32 columns, each (cols, 32), the last one 16 or 32 wide; zeros beyond the rows.
 size_t kernel_packed_floats(int32_t rows, int32_t cols);
 void kernel_pack_weight(const struct kernel_weight *w, float *packed);
 // n values of a stored type as floats, and back (round half to even).
 void kernel_to_f32(int32_t dtype, const void *x, size_t n, float *y);
 void kernel_from_f32(int32_t dtype, const float *x, size_t n, void *y);
-static inline size_t kernel_dtype_bytes(int32_t dtype)
-{
-    return dtype == KERNEL_F32 ? 4 : 2;
-}
 
 const char *kernel_isa_text(void); // "avx512", "avx2", "neon", "base"
 // C (m, n) = A (m, k) B (k, n), for benches: A row-major, B packed by kernel_pack_weight or NULL to

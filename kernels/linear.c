@@ -1,8 +1,8 @@
 // Linear layers with low-rank adapters: y = x W^T + u B^T with u = scale x A^T, for several
 // projections that share x. u B^T is added while a tile of y is in registers, and so is du A in dx
 // = dy W + du A.
+#include "act.h"
 #include "gemm.h"
-#include "kernels.h"
 
 #include <assert.h>
 #include <string.h>
@@ -11,7 +11,7 @@ static struct gemm_mat stored(const struct kernel_weight *w, bool trans)
 {
     return (struct gemm_mat){.w = w->w,
                              .packed = trans ? w->packed : NULL,
-                             .ld = w->cols,
+                             .ld = w->ld,
                              .dtype = w->dtype,
                              .trans = trans};
 }
@@ -59,9 +59,12 @@ static size_t expand_b(const struct kernel_linear *l, const float *adapter, floa
 }
 
 void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
-                    const float *adapter, const float *x, ptrdiff_t ldx, int32_t m, const float *y0,
-                    float *y, ptrdiff_t ldy, float *u, ptrdiff_t ldu)
+                    const float *adapter, const kernel_act *x_act, ptrdiff_t ldx, int32_t m,
+                    const kernel_act *y0_act, kernel_act *y_act, ptrdiff_t ldy, kernel_act *u_act,
+                    ptrdiff_t ldu)
 {
+    const float *x = act_in(x_act), *y0 = act_in(y0_act);
+    float *y = act_out(y_act), *u = act_out(u_act);
     struct gemm g = {.m = m,
                      .n = l->w.rows,
                      .k = l->w.cols,
@@ -101,6 +104,25 @@ void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
     gemm(&g, work);
 }
 
+// c (rows, cols) += a^T b, a (m, rows), b (m, cols)
+static void add_outer(const float *a, ptrdiff_t lda, int32_t rows, const float *b, ptrdiff_t ldb,
+                      int32_t cols, int32_t m, float *c)
+{
+    struct gemm g = {.m = rows,
+                     .n = cols,
+                     .k = m,
+                     .a = a,
+                     .rsa = 1,
+                     .csa = lda,
+                     .b = floats(b, ldb, false, true),
+                     .c0 = c,
+                     .ldc0 = cols,
+                     .c = c,
+                     .ldc = cols,
+                     .alpha = 1.0f};
+    gemm(&g, NULL);
+}
+
 // grad B (rows, rank) += dy^T u. The product is made transposed when the rank would leave lanes
 // idle.
 static void grad_b(const struct kernel_lora *f, const float *dy, ptrdiff_t lddy, const float *u,
@@ -125,18 +147,12 @@ static void grad_b(const struct kernel_lora *f, const float *dy, ptrdiff_t lddy,
             grad[n * f->rank + i] += work[i * f->rows + n];
 }
 
-void linear_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
-                    const float *adapter, const float *dy, ptrdiff_t lddy, const float *x,
-                    ptrdiff_t ldx, const float *u, ptrdiff_t ldu, int32_t m, const float *dx0,
-                    float *dx, ptrdiff_t lddx, float *grad, float *dw)
+// du = scale dy B, and the gradients of A and B or neither.
+static void lora_back(const struct kernel_linear *l, const float *adapter, const float *dy,
+                      ptrdiff_t lddy, const float *x, ptrdiff_t ldx, const float *u, ptrdiff_t ldu,
+                      int32_t m, float *du, ptrdiff_t lddu, float *grad, float *work)
 {
     int32_t cols = l->w.cols, rank0 = 0;
-    // At least a full vector may be read from each row of du.
-    ptrdiff_t lddu = (l->ranks + 15) / 16 * 16;
-    float *du = cx->work, *work = du + (ptrdiff_t)m * lddu + 16;
-    struct gemm_range *range = (struct gemm_range *)(void *)work;
-    work += ((size_t)gemm_panels(cols) * sizeof *range + 63) / 64 * 16;
-    assert((size_t)(work - cx->work) + GEMM_WORK <= cx->work_floats);
     for (int32_t t = 0; t < l->n_lora; rank0 += l->lora[t++].rank) {
         const struct kernel_lora *f = &l->lora[t];
         struct gemm g = {.m = m,
@@ -153,38 +169,16 @@ void linear_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
         if (grad)
             grad_b(f, dy + f->row0, lddy, u + rank0, ldu, m, grad + f->b, work);
     }
-    if (grad && l->n_lora > 0) {
-        struct gemm g = {.m = l->ranks,
-                         .n = cols,
-                         .k = m,
-                         .a = du,
-                         .rsa = 1,
-                         .csa = lddu,
-                         .b = floats(x, ldx, false, true),
-                         .c0 = grad + l->a,
-                         .ldc0 = cols,
-                         .c = grad + l->a,
-                         .ldc = cols,
-                         .alpha = 1.0f};
-        gemm(&g, NULL);
-    }
-    if (dw) {
-        struct gemm g = {.m = l->w.rows,
-                         .n = cols,
-                         .k = m,
-                         .a = dy,
-                         .rsa = 1,
-                         .csa = lddy,
-                         .b = floats(x, ldx, false, true),
-                         .c0 = dw,
-                         .ldc0 = cols,
-                         .c = dw,
-                         .ldc = cols,
-                         .alpha = 1.0f};
-        gemm(&g, NULL);
-    }
-    if (!dx)
-        return;
+    if (grad && l->n_lora > 0)
+        add_outer(du, lddu, l->ranks, x, ldx, cols, m, grad + l->a);
+}
+
+// dx = dx0 + dy W + du A
+static void input_back(const struct kernel_linear *l, const float *adapter, const float *dy,
+                       ptrdiff_t lddy, const float *du, ptrdiff_t lddu, int32_t m, const float *dx0,
+                       float *dx, ptrdiff_t lddx, struct gemm_range *range, float *work)
+{
+    int32_t cols = l->w.cols;
     struct gemm g = {.m = m,
                      .n = cols,
                      .k = l->w.rows,
@@ -212,18 +206,41 @@ void linear_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
     gemm(&g, work);
 }
 
+void linear_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
+                    const float *adapter, const kernel_act *dy_act, ptrdiff_t lddy,
+                    const kernel_act *x_act, ptrdiff_t ldx, const kernel_act *u, ptrdiff_t ldu,
+                    int32_t m, const kernel_act *dx0, kernel_act *dx, ptrdiff_t lddx, float *grad,
+                    float *dw)
+{
+    const float *dy = act_in(dy_act), *x = act_in(x_act);
+    // At least a full vector may be read from each row of du.
+    ptrdiff_t lddu = (l->ranks + 15) / 16 * 16;
+    float *du = cx->work, *work = du + (ptrdiff_t)m * lddu + 16;
+    struct gemm_range *range = (struct gemm_range *)(void *)work;
+    work += ((size_t)gemm_panels(l->w.cols) * sizeof *range + 63) / 64 * 16;
+    assert((size_t)(work - cx->work) + GEMM_WORK <= cx->work_floats);
+    lora_back(l, adapter, dy, lddy, x, ldx, act_in(u), ldu, m, du, lddu, grad, work);
+    if (dw)
+        add_outer(dy, lddy, l->w.rows, x, ldx, l->w.cols, m, dw);
+    if (dx)
+        input_back(l, adapter, dy, lddy, du, lddu, m, act_in(dx0), act_out(dx), lddx, range, work);
+}
+
 static double weight_at(const struct kernel_weight *w, int32_t row, int32_t col)
 {
     float v;
-    size_t at = (size_t)row * (size_t)w->cols + (size_t)col;
+    size_t at = (size_t)row * (size_t)w->ld + (size_t)col;
     kernel_to_f32(w->dtype, (const char *)w->w + at * kernel_dtype_bytes(w->dtype), 1, &v);
     return v;
 }
 
 void linear_fwd_ref(const struct kernel_ctx *cx, const struct kernel_linear *l,
-                    const float *adapter, const float *x, ptrdiff_t ldx, int32_t m, const float *y0,
-                    float *y, ptrdiff_t ldy, float *u, ptrdiff_t ldu)
+                    const float *adapter, const kernel_act *x_act, ptrdiff_t ldx, int32_t m,
+                    const kernel_act *y0_act, kernel_act *y_act, ptrdiff_t ldy, kernel_act *u_act,
+                    ptrdiff_t ldu)
 {
+    const float *x = act_in(x_act), *y0 = act_in(y0_act);
+    float *y = act_out(y_act), *u = act_out(u_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++)
         for (int32_t n = 0; n < l->w.rows; n++) {
@@ -278,10 +295,14 @@ static void lora_bwd_ref(const struct kernel_linear *l, const struct kernel_lora
 }
 
 void linear_bwd_ref(const struct kernel_ctx *cx, const struct kernel_linear *l,
-                    const float *adapter, const float *dy, ptrdiff_t lddy, const float *x,
-                    ptrdiff_t ldx, const float *u, ptrdiff_t ldu, int32_t m, const float *dx0,
-                    float *dx, ptrdiff_t lddx, float *grad, float *dw)
+                    const float *adapter, const kernel_act *dy_act, ptrdiff_t lddy,
+                    const kernel_act *x_act, ptrdiff_t ldx, const kernel_act *u_act, ptrdiff_t ldu,
+                    int32_t m, const kernel_act *dx0_act, kernel_act *dx_act, ptrdiff_t lddx,
+                    float *grad, float *dw)
 {
+    const float *dy = act_in(dy_act), *x = act_in(x_act), *u = act_in(u_act),
+                *dx0 = act_in(dx0_act);
+    float *dx = act_out(dx_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++) {
         const float *d = dy + i * lddy;

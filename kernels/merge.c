@@ -52,7 +52,7 @@ SIMD_KERNEL void SIMD_NAME(add_scaled)(const float *x, float by, int32_t cols, f
 
 #else
 
-#include "kernels.h"
+#include "act.h"
 #include "simd.h"
 
 #include <assert.h>
@@ -99,9 +99,10 @@ static void keep_best(const float *score, int32_t m, int32_t most, int32_t *part
 }
 
 void merge_match_cpu(const struct kernel_ctx *cx, const struct kernel_merge *g,
-                     const struct kernel_seqs *seqs, const int32_t *free, const float *key,
+                     const struct kernel_seqs *seqs, const int32_t *free, const kernel_act *key_act,
                      ptrdiff_t ldk, int32_t *partner)
 {
+    const float *key = act_in(key_act);
     int32_t wide = padded(g->head_dim);
     for (int32_t q = 0; q < seqs->n; q++) {
         int32_t row = seqs->start[q], m = free[q], *own = partner + row;
@@ -117,10 +118,12 @@ void merge_match_cpu(const struct kernel_ctx *cx, const struct kernel_merge *g,
     }
 }
 
-void merge_rows_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *into,
-                    const float *share, int32_t m, int32_t cols, float *y, ptrdiff_t ldy,
-                    int32_t rows)
+void merge_rows_cpu(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdiff_t ldx,
+                    const int32_t *into, const float *share, int32_t m, int32_t cols,
+                    kernel_act *y_act, ptrdiff_t ldy, int32_t rows)
 {
+    const float *x = act_in(x_act);
+    float *y = act_out(y_act);
     (void)cx;
     for (int32_t i = 0; i < rows; i++)
         memset(y + i * ldy, 0, (size_t)cols * sizeof *y);
@@ -128,10 +131,12 @@ void merge_rows_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, 
         add_scaled(x + i * ldx, share[i], cols, y + into[i] * ldy);
 }
 
-void merge_rows_bwd_cpu(const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy,
-                        const int32_t *into, const float *share, int32_t m, int32_t cols, float *dx,
-                        ptrdiff_t lddx)
+void merge_rows_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dy_act, ptrdiff_t lddy,
+                        const int32_t *into, const float *share, int32_t m, int32_t cols,
+                        kernel_act *dx_act, ptrdiff_t lddx)
 {
+    const float *dy = act_in(dy_act);
+    float *dx = act_out(dx_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++) {
         memset(dx + i * lddx, 0, (size_t)cols * sizeof *dx);
@@ -173,9 +178,10 @@ static double next_pair_ref(const struct kernel_merge *g, const float *key, ptrd
 }
 
 void merge_match_ref(const struct kernel_ctx *cx, const struct kernel_merge *g,
-                     const struct kernel_seqs *seqs, const int32_t *free, const float *key,
+                     const struct kernel_seqs *seqs, const int32_t *free, const kernel_act *key_act,
                      ptrdiff_t ldk, int32_t *partner)
 {
+    const float *key = act_in(key_act);
     (void)cx;
     for (int32_t q = 0; q < seqs->n; q++) {
         int32_t row = seqs->start[q], a, b;
@@ -189,10 +195,12 @@ void merge_match_ref(const struct kernel_ctx *cx, const struct kernel_merge *g,
     }
 }
 
-void merge_rows_ref(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const int32_t *into,
-                    const float *share, int32_t m, int32_t cols, float *y, ptrdiff_t ldy,
-                    int32_t rows)
+void merge_rows_ref(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdiff_t ldx,
+                    const int32_t *into, const float *share, int32_t m, int32_t cols,
+                    kernel_act *y_act, ptrdiff_t ldy, int32_t rows)
 {
+    const float *x = act_in(x_act);
+    float *y = act_out(y_act);
     (void)cx;
     for (int32_t r = 0; r < rows; r++)
         for (int32_t c = 0; c < cols; c++) {
@@ -203,10 +211,12 @@ void merge_rows_ref(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, 
         }
 }
 
-void merge_rows_bwd_ref(const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy,
-                        const int32_t *into, const float *share, int32_t m, int32_t cols, float *dx,
-                        ptrdiff_t lddx)
+void merge_rows_bwd_ref(const struct kernel_ctx *cx, const kernel_act *dy_act, ptrdiff_t lddy,
+                        const int32_t *into, const float *share, int32_t m, int32_t cols,
+                        kernel_act *dx_act, ptrdiff_t lddx)
 {
+    const float *dy = act_in(dy_act);
+    float *dx = act_out(dx_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++)
         for (int32_t c = 0; c < cols; c++)

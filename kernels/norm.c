@@ -63,7 +63,7 @@ SIMD_KERNEL void SIMD_NAME(norm_back)(const float *dy, ptrdiff_t lddy, const flo
 
 #else
 
-#include "kernels.h"
+#include "act.h"
 #include "simd.h"
 
 #include <math.h>
@@ -80,24 +80,28 @@ SIMD_PICK(norm_back,
            const float *rstd, int32_t m, int32_t cols, float *dx, ptrdiff_t lddx, float *dw),
           (dy, lddy, x, ldx, w, rstd, m, cols, dx, lddx, dw))
 
-void rmsnorm_fwd_cpu(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const float *w,
-                     int32_t m, int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
+void rmsnorm_fwd_cpu(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
+                     const float *w, int32_t m, int32_t cols, float eps, kernel_act *y,
+                     ptrdiff_t ldy, float *rstd)
 {
     (void)cx;
-    norm_rows(x, ldx, w, m, cols, eps, y, ldy, rstd);
+    norm_rows(act_in(x), ldx, w, m, cols, eps, act_out(y), ldy, rstd);
 }
 
-void rmsnorm_bwd_cpu(const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const float *x,
-                     ptrdiff_t ldx, const float *w, const float *rstd, int32_t m, int32_t cols,
-                     float *dx, ptrdiff_t lddx, float *dw)
+void rmsnorm_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dy, ptrdiff_t lddy,
+                     const kernel_act *x, ptrdiff_t ldx, const float *w, const float *rstd,
+                     int32_t m, int32_t cols, kernel_act *dx, ptrdiff_t lddx, float *dw)
 {
     (void)cx;
-    norm_back(dy, lddy, x, ldx, w, rstd, m, cols, dx, lddx, dw);
+    norm_back(act_in(dy), lddy, act_in(x), ldx, w, rstd, m, cols, act_out(dx), lddx, dw);
 }
 
-void rmsnorm_fwd_ref(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx, const float *w,
-                     int32_t m, int32_t cols, float eps, float *y, ptrdiff_t ldy, float *rstd)
+void rmsnorm_fwd_ref(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdiff_t ldx,
+                     const float *w, int32_t m, int32_t cols, float eps, kernel_act *y_act,
+                     ptrdiff_t ldy, float *rstd)
 {
+    const float *x = act_in(x_act);
+    float *y = act_out(y_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++) {
         double sum = 0;
@@ -111,10 +115,12 @@ void rmsnorm_fwd_ref(const struct kernel_ctx *cx, const float *x, ptrdiff_t ldx,
     }
 }
 
-void rmsnorm_bwd_ref(const struct kernel_ctx *cx, const float *dy, ptrdiff_t lddy, const float *x,
-                     ptrdiff_t ldx, const float *w, const float *rstd, int32_t m, int32_t cols,
-                     float *dx, ptrdiff_t lddx, float *dw)
+void rmsnorm_bwd_ref(const struct kernel_ctx *cx, const kernel_act *dy_act, ptrdiff_t lddy,
+                     const kernel_act *x_act, ptrdiff_t ldx, const float *w, const float *rstd,
+                     int32_t m, int32_t cols, kernel_act *dx_act, ptrdiff_t lddx, float *dw)
 {
+    const float *dy = act_in(dy_act), *x = act_in(x_act);
+    float *dx = act_out(dx_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++) {
         double r = rstd[i], sum = 0;

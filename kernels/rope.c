@@ -48,7 +48,7 @@ SIMD_KERNEL void SIMD_NAME(rope_rows)(const struct kernel_rope *r, const int32_t
 
 #else
 
-#include "kernels.h"
+#include "act.h"
 #include "simd.h"
 
 #define SIMD_FILE "rope.c"
@@ -59,15 +59,16 @@ SIMD_PICK(rope_rows,
           (r, pos, m, x, ldx))
 
 void rope_cpu(const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,
-              int32_t m, float *x, ptrdiff_t ldx)
+              int32_t m, kernel_act *x, ptrdiff_t ldx)
 {
     (void)cx;
-    rope_rows(r, pos, m, x, ldx);
+    rope_rows(r, pos, m, act_out(x), ldx);
 }
 
 void rope_ref(const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,
-              int32_t m, float *x, ptrdiff_t ldx)
+              int32_t m, kernel_act *x_act, ptrdiff_t ldx)
 {
+    float *x = act_out(x_act);
     (void)cx;
     int32_t half = r->head_dim / 2;
     for (int32_t i = 0; i < m; i++)

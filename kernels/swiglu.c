@@ -68,7 +68,7 @@ SIMD_KERNEL void SIMD_NAME(swiglu_back)(const float *gu, ptrdiff_t ldg, const fl
 
 #else
 
-#include "kernels.h"
+#include "act.h"
 #include "simd.h"
 
 #include <math.h>
@@ -84,23 +84,25 @@ SIMD_PICK(swiglu_back,
            int32_t hidden, float *dgu),
           (gu, ldg, dh, ldh, m, hidden, dgu))
 
-void swiglu_fwd_cpu(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, int32_t m,
-                    int32_t hidden, float *h, ptrdiff_t ldh)
+void swiglu_fwd_cpu(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg, int32_t m,
+                    int32_t hidden, kernel_act *h, ptrdiff_t ldh)
 {
     (void)cx;
-    swiglu_rows(gu, ldg, m, hidden, h, ldh);
+    swiglu_rows(act_in(gu), ldg, m, hidden, act_out(h), ldh);
 }
 
-void swiglu_bwd_cpu(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, const float *dh,
-                    ptrdiff_t ldh, int32_t m, int32_t hidden, float *dgu)
+void swiglu_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                    const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden, kernel_act *dgu)
 {
     (void)cx;
-    swiglu_back(gu, ldg, dh, ldh, m, hidden, dgu);
+    swiglu_back(act_in(gu), ldg, act_in(dh), ldh, m, hidden, act_out(dgu));
 }
 
-void swiglu_fwd_ref(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, int32_t m,
-                    int32_t hidden, float *h, ptrdiff_t ldh)
+void swiglu_fwd_ref(const struct kernel_ctx *cx, const kernel_act *gu_act, ptrdiff_t ldg, int32_t m,
+                    int32_t hidden, kernel_act *h_act, ptrdiff_t ldh)
 {
+    const float *gu = act_in(gu_act);
+    float *h = act_out(h_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++)
         for (int32_t j = 0; j < hidden; j++) {
@@ -109,9 +111,12 @@ void swiglu_fwd_ref(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg,
         }
 }
 
-void swiglu_bwd_ref(const struct kernel_ctx *cx, const float *gu, ptrdiff_t ldg, const float *dh,
-                    ptrdiff_t ldh, int32_t m, int32_t hidden, float *dgu)
+void swiglu_bwd_ref(const struct kernel_ctx *cx, const kernel_act *gu_act, ptrdiff_t ldg,
+                    const kernel_act *dh_act, ptrdiff_t ldh, int32_t m, int32_t hidden,
+                    kernel_act *dgu_act)
 {
+    const float *gu = act_in(gu_act), *dh = act_in(dh_act);
+    float *dgu = act_out(dgu_act);
     (void)cx;
     for (int32_t i = 0; i < m; i++)
         for (int32_t j = 0; j < hidden; j++) {

@@ -9,18 +9,12 @@
 
 #include <stdbool.h>
 
-struct dev_ops {
-#define DEV_OP(name, params) void(*name) params;
-    KERNEL_OPS(DEV_OP)
-#undef DEV_OP
-};
-
 struct dev;
 
 struct dev_row {
     const char *name, *help;
-    const struct dev_ops *ops; // NULL = not in this build; a NULL operation = not supported here
-    bool host;                 // arrays are ordinary memory
+    const struct kernel_ops *ops; // NULL = not in this build; a NULL operation = not supported here
+    bool host;                    // arrays are ordinary memory
     int (*open)(struct dev *d, struct err *err);
     void (*close)(struct dev *d);
     void *(*alloc)(struct dev *d, enum mem_purpose purpose, size_t size_bytes); // zeroed
@@ -37,7 +31,7 @@ struct dev_lane {
 
 struct dev {
     const struct dev_row *row;
-    const struct dev_ops *ops;
+    const struct kernel_ops *ops;
     int32_t threads;
     size_t work_floats; // of each lane
     struct dev_lane *lane;

@@ -83,14 +83,14 @@ void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, vo
     }
 }
 
-static const struct dev_ops cpu_ops = {
-#define CPU_OP(name, params) .name = name##_cpu,
+static const struct kernel_ops cpu_ops = {
+#define CPU_OP(name) .name = name##_cpu,
     KERNEL_OPS(CPU_OP)
 #undef CPU_OP
 };
 
-static const struct dev_ops ref_ops = {
-#define REF_OP(name, params) .name = name##_ref,
+static const struct kernel_ops ref_ops = {
+#define REF_OP(name) .name = name##_ref,
     KERNEL_OPS(REF_OP)
 #undef REF_OP
 };

@@ -191,12 +191,14 @@ void layer_forward(struct run *r, int32_t l, float *received)
                       a->ld_qkv, k->u[LIN_QKV], a->ld_u[LIN_QKV]);
     merge_plan(r, l);
     r->op->rope(r->cx, &rope, a->pos, rows, k->qkv, a->ld_qkv);
-    if (r->cache)
-        r->op->attention_step(r->cx, &attn, r->cache + (ptrdiff_t)l * rows, rows, k->qkv, a->ld_qkv,
-                              k->att, a->ld_q);
-    else
+    if (r->cache.k) {
+        struct kernel_cache cache = r->cache;
+        cache.skip = (size_t)l * r->cache_layer;
+        r->op->attention_step(r->cx, &attn, &cache, rows, k->qkv, a->ld_qkv, k->att, a->ld_q);
+    } else {
         r->op->attention_fwd(r->cx, &attn, &r->seqs, k->qkv, a->ld_qkv, k->att, a->ld_q, k->lse,
                              received);
+    }
     const float *att = k->att, *x = a->x[l];
     if (rows_attended(r, l) < rows) {
         r->op->gather_rows(r->cx, k->att, a->ld_q, a->row, r->n_top, model_q_cols(c), a->att_few,

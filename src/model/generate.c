@@ -18,11 +18,12 @@ struct generation {
     struct group *group;
 };
 
-// What one group works in, beside its activations.
+// What one group works in, beside its activations. Lists of caches are those of the first layer.
 struct desk {
-    struct kernel_cache *cache;       // (layers, n)
-    struct kernel_cache **layer_list; // (layers, n active)
-    int32_t *token, *seq;             // (n) newest token, and which sequence
+    float **all_k, **all_v;        // (n) of every sequence
+    float **k, **v;                // (n) of the active ones
+    int32_t *len;                  // (n) rows in the cache of each sequence
+    int32_t *active, *token, *seq; // (n) their rows, newest token, and which sequence
 };
 
 static int32_t room_of(const struct group *p, const struct model_gen *g)
@@ -37,20 +38,23 @@ static void desk_take(const struct model *m, const struct model_gen *g, const st
     size_t n = (size_t)p->n, layers = (size_t)m->cfg.layers;
     size_t row = (size_t)model_kv_cols(&m->cfg);
     acts_take(m, a, rows, false, b);
-    d->cache = bump_take(b, layers * n, sizeof *d->cache);
-    d->layer_list = bump_take(b, layers * n, sizeof(struct kernel_cache *));
-    d->token = bump_take(b, n, sizeof *d->token);
-    d->seq = bump_take(b, n, sizeof *d->seq);
+    float ***list[] = {&d->all_k, &d->all_v, &d->k, &d->v};
+    for (size_t i = 0; i < ARRAY_LEN(list); i++)
+        *list[i] = bump_take(b, n, sizeof **list[i]);
+    int32_t **whole[] = {&d->len, &d->active, &d->token, &d->seq};
+    for (size_t i = 0; i < ARRAY_LEN(whole); i++)
+        *whole[i] = bump_take(b, n, sizeof **whole[i]);
     float *keys = bump_take(b, layers * (size_t)room_of(p, g) * row * 2, sizeof *keys);
     if (!b->base)
         return;
-    for (size_t l = 0; l < layers; l++)
-        for (int32_t i = 0; i < p->n; i++) {
-            const int32_t *s = g->start + p->seq0 + i;
-            size_t room = (size_t)(s[1] - s[0] + g->max_new) * row;
-            d->cache[l * n + (size_t)i] = (struct kernel_cache){.k = keys, .v = keys + room};
-            keys += 2 * room;
-        }
+    for (int32_t i = 0; i < p->n; i++) {
+        const int32_t *s = g->start + p->seq0 + i;
+        size_t room = (size_t)(s[1] - s[0] + g->max_new) * row;
+        d->all_k[i] = keys;
+        d->all_v[i] = keys + room;
+        d->len[i] = s[1] - s[0];
+        keys += 2 * room;
+    }
 }
 
 // The most likely next token after each of the first n rows of the last layer's output.
@@ -67,30 +71,19 @@ static void next_tokens(struct run *r, int32_t n, int32_t *token)
                    NULL);
 }
 
-static void keep_rows(struct run *r, int32_t l, const struct group *p, struct desk *d)
-{
-    int32_t cols = model_kv_cols(&r->m->cfg);
-    for (int32_t i = 0; i < p->n; i++) {
-        struct kernel_cache *c = &d->cache[l * p->n + i];
-        c->n = r->seqs.start[i + 1] - r->seqs.start[i];
-        for (int32_t j = 0; j < c->n; j++) {
-            const float *k = r->a.kept[l].qkv + (ptrdiff_t)(r->seqs.start[i] + j) * r->a.ld_qkv +
-                             model_q_cols(&r->m->cfg);
-            memcpy(c->k + (ptrdiff_t)j * cols, k, (size_t)cols * sizeof *k);
-            memcpy(c->v + (ptrdiff_t)j * cols, k + cols, (size_t)cols * sizeof *k);
-        }
-    }
-}
-
 static void read_prompts(struct run *r, const struct model_gen *g, const struct group *p,
                          struct desk *d)
 {
     const int32_t *from = g->start + p->seq0;
     r->rows = p->rows;
-    r->seqs = (struct kernel_seqs){.n = p->n, .start = r->a.start};
+    struct kernel_cache cache = {.k = d->all_k, .v = d->all_v};
+    struct kernel_attn attn = attn_of(r);
+    r->seqs = (struct kernel_seqs){.n = p->n, .rows = p->rows, .start = r->a.start};
     for (int32_t q = 0; q <= p->n; q++)
         r->a.start[q] = from[q] - from[0];
     for (int32_t q = 0; q < p->n; q++) {
+        int32_t len = from[q + 1] - from[q];
+        r->seqs.longest = len > r->seqs.longest ? len : r->seqs.longest;
         r->a.row[q] = r->a.start[q + 1] - 1;
         for (int32_t i = r->a.start[q]; i < r->a.start[q + 1]; i++)
             r->a.pos[i] = i - r->a.start[q];
@@ -100,7 +93,8 @@ static void read_prompts(struct run *r, const struct model_gen *g, const struct 
     r->op->embed_fwd(r->cx, &r->m->embed, g->tokens + from[0], p->rows, r->a.x[0], r->a.ld_dim);
     for (int32_t l = 0; l < r->m->cfg.layers; l++) {
         layer_forward(r, l, NULL);
-        keep_rows(r, l, p, d);
+        cache.skip = (size_t)l * r->cache_layer;
+        r->op->cache_rows(r->cx, &attn, &r->seqs, r->a.kept[l].qkv, r->a.ld_qkv, &cache);
     }
     next_tokens(r, p->n, d->token);
     r->few = false;
@@ -135,7 +129,12 @@ static void group_run(void *arg, int32_t item, int32_t lane)
     struct arena *arena = &m->lane[lane].acts;
     size_t mark = arena_mark(arena);
     struct bump b = {.base = arena_take(arena, m->acts_bytes)};
-    struct run r = {.m = m, .cx = &m->dev->lane[lane].cx, .op = m->dev->ops, .adapter = g->adapter};
+    size_t row = (size_t)model_kv_cols(&m->cfg);
+    struct run r = {.m = m,
+                    .cx = &m->dev->lane[lane].cx,
+                    .op = m->dev->ops,
+                    .adapter = g->adapter,
+                    .cache_layer = (size_t)room_of(p, g) * row * 2};
     struct desk d;
     desk_take(m, g, p, &d, &r.a, &b);
     read_prompts(&r, g, p, &d);
@@ -144,12 +143,12 @@ static void group_run(void *arg, int32_t item, int32_t lane)
         d.seq[i] = p->seq0 + i;
     while ((active = accept(g, &d, active)) > 0) {
         r.rows = active;
-        r.cache = (struct kernel_cache *const *)d.layer_list;
+        r.cache = (struct kernel_cache){.k = d.k, .v = d.v, .n = d.active};
         for (int32_t i = 0; i < active; i++) {
             int32_t at = d.seq[i] - p->seq0;
-            r.a.pos[i] = d.cache[at].n;
-            for (int32_t l = 0; l < m->cfg.layers; l++)
-                d.layer_list[l * active + i] = &d.cache[l * p->n + at];
+            d.k[i] = d.all_k[at];
+            d.v[i] = d.all_v[at];
+            r.a.pos[i] = d.active[i] = d.len[at]++;
         }
         r.op->embed_fwd(r.cx, &m->embed, d.token, active, r.a.x[0], r.a.ld_dim);
         for (int32_t l = 0; l < m->cfg.layers; l++)

@@ -147,9 +147,10 @@ struct run {
     struct acts a;
     int32_t rows;
     struct kernel_seqs seqs;
-    struct kernel_cache *const *cache; // generation: (layers, rows), else NULL
+    struct kernel_cache cache; // generation: of the rows, else k is NULL
+    size_t cache_layer;        // elements from a layer's cache to the next one's
     const struct kernel_ctx *cx;
-    const struct dev_ops *op;
+    const struct kernel_ops *op;
     const float *adapter;
     float *grad; // adapter's, or that of all weights
     bool full, token_grads;

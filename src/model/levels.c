@@ -50,6 +50,7 @@ void merge_enter(struct run *r, int32_t l)
     const struct level *y = &r->a.level[l];
     r->rows = y->rows;
     r->seqs.start = y->start;
+    r->seqs.rows = y->rows;
     r->a.pos = y->pos;
     r->log_size = y->log_size;
 }

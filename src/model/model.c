@@ -152,7 +152,8 @@ static struct kernel_weight weight_at(const struct model *m, size_t at, int32_t 
     return (struct kernel_weight){.w = (char *)m->weights + at * kernel_dtype_bytes(m->dtype),
                                   .dtype = m->dtype,
                                   .rows = rows,
-                                  .cols = cols};
+                                  .cols = cols,
+                                  .ld = cols};
 }
 
 // Adapter tensors: in each group of projections with one input all A, then all B, so that the A of

@@ -379,12 +379,15 @@ static void enter_slice(struct run *r)
     const struct model_batch *b = r->job->batch;
     const struct slice *s = r->slice;
     const int32_t *from = b->start + s->seq0;
-    r->seqs = (struct kernel_seqs){.n = s->seqs, .start = r->a.start};
+    r->seqs = (struct kernel_seqs){.n = s->seqs, .rows = s->rows, .start = r->a.start};
     for (int32_t q = 0; q <= s->seqs; q++)
         r->a.start[q] = from[q] - s->row0;
-    for (int32_t q = 0; q < s->seqs; q++)
-        for (int32_t i = from[q]; i < from[q + 1]; i++)
-            r->a.pos[i - s->row0] = i - from[q];
+    for (int32_t q = 0; q < s->seqs; q++) {
+        int32_t len = from[q + 1] - from[q];
+        r->seqs.longest = len > r->seqs.longest ? len : r->seqs.longest;
+        for (int32_t i = 0; i < len; i++)
+            r->a.pos[r->a.start[q] + i] = i;
+    }
 }
 
 static void slice_work(struct run *r, bool backward)

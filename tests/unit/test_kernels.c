@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-static const struct dev_ops *cpu, *ref;
+static const struct kernel_ops *cpu, *ref;
 static struct kernel_ctx cx;
 static struct rng rng;
 
@@ -98,7 +98,7 @@ static void products_of_all_shapes(void **state)
         float *x = random_floats((size_t)(m * k), 1), *w = random_floats((size_t)(n * k), 1);
         uint16_t *half = mem_alloc(MEM_OTHER, (size_t)(n * k) * 4);
         kernel_from_f32(dtype, w, (size_t)(n * k), half);
-        struct kernel_linear l = {.w = {.w = half, .dtype = dtype, .rows = n, .cols = k}};
+        struct kernel_linear l = {.w = {.w = half, .dtype = dtype, .rows = n, .cols = k, .ld = k}};
         float *y = zero_floats((size_t)(m * n)), *z = zero_floats((size_t)(m * n));
         float *packed = zero_floats(kernel_packed_floats(n, k)), *p = zero_floats((size_t)(m * n));
         ref->linear_fwd(&cx, &l, NULL, x, k, m, NULL, z, n, NULL, 0);
@@ -120,7 +120,7 @@ static void rows_do_not_depend_on_the_batch(void **state)
     enum { M = 37, N = 75, K = 600 };
     float *x = random_floats(M * K, 1), *w = random_floats(N * K, 1);
     float *all = zero_floats(M * N), *one = zero_floats(N);
-    struct kernel_linear l = {.w = {.w = w, .rows = N, .cols = K}};
+    struct kernel_linear l = {.w = {.w = w, .rows = N, .cols = K, .ld = K}};
     cpu->linear_fwd(&cx, &l, NULL, x, K, M, NULL, all, N, NULL, 0);
     for (int i = 0; i < M; i++) {
         cpu->linear_fwd(&cx, &l, NULL, x + i * K, K, 1, NULL, one, N, NULL, 0);
@@ -146,7 +146,8 @@ static struct lin make_linear(int32_t rank, int32_t cols, bool sparse)
     struct lin t = {.m = 29};
     int32_t rows[3] = {40, 24, 24}, row0 = 0, n = 88;
     t.w = random_floats((size_t)(n * cols), 0.2);
-    t.l = (struct kernel_linear){.w = {.w = t.w, .rows = n, .cols = cols}, .scale = 0.7f};
+    t.l =
+        (struct kernel_linear){.w = {.w = t.w, .rows = n, .cols = cols, .ld = cols}, .scale = 0.7f};
     for (int i = 0; i < 3; row0 += rows[i++])
         if (i != 1 || !sparse)
             t.l.lora[t.l.n_lora++] =
@@ -351,7 +352,7 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, b
     for (int32_t i = 0; i < start[n_seqs]; i++)
         log_size[i] = logf(1 + (float)rng_below(&rng, 5));
     a.log_size = sizes ? log_size : NULL;
-    struct kernel_seqs s = {.n = n_seqs, .start = start};
+    struct kernel_seqs s = {.n = n_seqs, .rows = start[n_seqs], .start = start};
     int32_t m = start[n_seqs], ld = 8 * dim, ldo = 4 * dim;
     size_t nq = (size_t)(m * ld), no = (size_t)(m * ldo), nl = (size_t)(m * 4), nm = (size_t)m;
     float *qkv = random_floats(nq, 1), *r = random_floats(no, 1);
@@ -375,17 +376,18 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, b
     // Token by token through a cache: the same rows.
     for (int32_t q = 0; q < n_seqs && !sizes; q++) {
         size_t len = (size_t)(start[q + 1] - start[q]), row = (size_t)(2 * dim);
-        struct kernel_cache c = {zero_floats(len * row), zero_floats(len * row), 0}, *list = &c;
+        float *k = zero_floats(len * row), *v = zero_floats(len * row);
         float *one = zero_floats((size_t)ldo);
-        for (int32_t i = start[q]; i < start[q + 1]; i++) {
-            cpu->attention_step(&cx, &a, &list, 1, qkv + i * ld, ld, one, ldo);
+        int32_t have = 0;
+        struct kernel_cache c = {.k = &k, .v = &v, .n = &have};
+        for (int32_t i = start[q]; i < start[q + 1]; i++, have++) {
+            cpu->attention_step(&cx, &a, &c, 1, qkv + i * ld, ld, one, ldo);
             CLOSE(one, out_ref + i * ldo, (size_t)ldo, 5e-6);
-            c.n--;
-            ref->attention_step(&cx, &a, &list, 1, qkv + i * ld, ld, one, ldo);
+            ref->attention_step(&cx, &a, &c, 1, qkv + i * ld, ld, one, ldo);
             CLOSE(one, out_ref + i * ldo, (size_t)ldo, 5e-6);
         }
-        mem_free(c.k);
-        mem_free(c.v);
+        mem_free(k);
+        mem_free(v);
         mem_free(one);
     }
     void *gone[] = {qkv, r, out, out_ref, lse, lse_ref, got, got_ref, d, d_ref, log_size};
@@ -416,9 +418,10 @@ static void sizes_count_keys_as_often(void **state)
     float *want = zero_floats((N + 2) * DIM);
     for (int i = 0; i < N + 2; i++)
         memcpy(copies + i * LD, qkv + from[i] * LD, LD * sizeof *qkv);
-    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, all}, copies, LD, want, DIM, lse, NULL);
+    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, N + 2, N + 2, all}, copies, LD, want, DIM,
+                       lse, NULL);
     a.log_size = log_size;
-    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, few}, qkv, LD, out, DIM, lse, NULL);
+    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, N, N, few}, qkv, LD, out, DIM, lse, NULL);
     CLOSE(out + 2 * DIM, want + 4 * DIM, 3 * DIM, 3e-6);
     void *gone[] = {out, qkv, copies, want};
     for (size_t i = 0; i < ARRAY_LEN(gone); i++)
@@ -449,7 +452,7 @@ static void matches_by_hand(void **state)
         {9, {7, 2}, 0.5, {0, 1, 5, 3, 5, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}},
         {9, {10, 0}, 0, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}},
     };
-    struct kernel_seqs seqs = {2, start};
+    struct kernel_seqs seqs = {2, N, FIRST, start};
     float key[N][4];
     for (int i = 0; i < N; i++) {
         double t = degrees[i] * 3.14159265358979 / 180, size = 1 + i % 3; // length must not matter
@@ -475,7 +478,7 @@ static void merging(void **state)
     (void)state;
     enum { M = 75, DIM = 20, HEADS = 3, LD = DIM * HEADS + 5, COLS = 37, LDX = 40 };
     static const int32_t start[] = {0, 40, 41, M}, free[] = {40, 1, 25};
-    struct kernel_seqs seqs = {3, start};
+    struct kernel_seqs seqs = {3, M, 40, start};
     struct kernel_merge g = {HEADS, DIM, 6, 0.3};
     int32_t partner[M], want[M], into[M], rows = 0;
     float *key = random_floats(M * LD, 1), *x = random_floats(M * LDX, 1), share[M];
@@ -525,7 +528,7 @@ static void check_ce(int32_t vocab, int32_t cols, int32_t m, bool slopes)
 {
     size_t nx = (size_t)(m * cols), nw = (size_t)(vocab * cols), nm = (size_t)m;
     float *x = random_floats(nx, 1), *e = random_floats(nw, 0.7), *weight = random_floats(nm, 1);
-    struct kernel_weight w = {.w = e, .rows = vocab, .cols = cols};
+    struct kernel_weight w = {.w = e, .rows = vocab, .cols = cols, .ld = cols};
     int32_t *target = mem_alloc(MEM_OTHER, nm * sizeof *target);
     int32_t *best = mem_alloc(MEM_OTHER, nm * 4), *best_ref = mem_alloc(MEM_OTHER, nm * 4);
     for (int32_t i = 0; i < m; i++)
@@ -555,12 +558,12 @@ static void check_ce(int32_t vocab, int32_t cols, int32_t m, bool slopes)
 }
 
 // A model that diverged still names a word: what is read next is an embedding.
-static void check_ce_of_nan(const struct dev_ops *op, int32_t vocab)
+static void check_ce_of_nan(const struct kernel_ops *op, int32_t vocab)
 {
     enum { COLS = 19, ROWS = 5 };
     int32_t target[ROWS] = {0, -1, 3, -1, 1}, best[ROWS];
     float *x = random_floats(ROWS * COLS, 1), *e = random_floats((size_t)(vocab * COLS), 0.7);
-    struct kernel_weight w = {.w = e, .rows = vocab, .cols = COLS};
+    struct kernel_weight w = {.w = e, .rows = vocab, .cols = COLS, .ld = COLS};
     memset(best, 0x7f, sizeof best);
     for (int32_t i = 0; i < 3 * COLS; i++) // the last two rows are sound
         x[i] = i < COLS ? NAN : i < 2 * COLS ? INFINITY : i % 2 ? INFINITY : -INFINITY;
@@ -595,7 +598,7 @@ static void embeddings(void **state)
     for (int dtype = 0; dtype < KERNEL_DTYPES; dtype++) {
         uint32_t stored[V * C];
         kernel_from_f32(dtype, e, V * C, stored);
-        struct kernel_weight w = {.w = stored, .dtype = dtype, .rows = V, .cols = C};
+        struct kernel_weight w = {.w = stored, .dtype = dtype, .rows = V, .cols = C, .ld = C};
         cpu->embed_fwd(&cx, &w, tokens, M, x, C);
         ref->embed_fwd(&cx, &w, tokens, M, y, C);
         assert_memory_equal(x, y, M * C * sizeof *x);
