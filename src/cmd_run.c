@@ -6,8 +6,7 @@
 #include "cmd.h"
 #include "config.h"
 #include "fed/fault.h"
-#include "fed/server.h"
-#include "fed/worker.h"
+#include "fed/loop.h"
 #include "machine.h"
 #include "model/update_file.h"
 #include "net/comm_mpi.h"
@@ -34,11 +33,8 @@ struct run {
     struct workload work;
     struct method method;
     struct fed_env env;
-    struct recorder server_rec, *worker_rec;
-    struct fed_env *worker_env;
-    struct server *server;
-    struct worker **worker; // by endpoint, NULL where another process has it
-    int n_endpoints;
+    struct recorder server_rec;
+    struct loop loop;
     struct trace *trace;
     struct fed_sink sink;
     struct tally tally;
@@ -285,32 +281,6 @@ static void open_env(struct run *r, int threads)
     r->env = env;
     if (fed_prepare(&r->env, &err))
         die(STATUS_USAGE, "%s", err.text);
-    r->transport.limits.max_payload_bytes = 4 * fed_model_floats(&r->env) + 4096;
-    size_t bound = fed_update_bound(&r->env), events = (size_t)8 << 20;
-    if (r->transport.limits.max_payload_bytes < bound)
-        r->transport.limits.max_payload_bytes = bound;
-    if (r->transport.limits.max_payload_bytes < events)
-        r->transport.limits.max_payload_bytes = events;
-}
-
-static void open_workers(struct run *r)
-{
-    struct err err;
-    r->n_endpoints = r->transport.n_endpoints;
-    r->worker = mem_alloc(MEM_OTHER, (size_t)r->n_endpoints * sizeof *r->worker);
-    r->worker_rec = mem_alloc(MEM_OTHER, (size_t)r->n_endpoints * sizeof *r->worker_rec);
-    r->worker_env = mem_alloc(MEM_OTHER, (size_t)r->n_endpoints * sizeof *r->worker_env);
-    for (int e = 1; e < r->n_endpoints; e++) {
-        if (!transport_hosts(&r->transport, e))
-            continue;
-        recorder_init(&r->worker_rec[e], RUN_SPANS / 4, r->comm->rank, r->cfg.trace.cpu);
-        r->worker_rec[e].origin_ns = 0; // the server puts its spans on rank 0's clock
-        r->worker_env[e] = r->env;
-        r->worker_env[e].rec = &r->worker_rec[e];
-        r->worker[e] = worker_open(&r->worker_env[e], e, &err);
-        if (!r->worker[e])
-            die(STATUS_ENV, "%s", err.text);
-    }
 }
 
 // Methods that need tokens or gradients, on a task that has none.
@@ -359,12 +329,8 @@ static void open_all(struct run *r)
     check_method(r);
     open_env(r, threads);
     r->sink = (struct fed_sink){r, sink_rows, sink_commit, sink_progress};
-    if (server) {
-        r->server = server_open(&r->env, &r->sink, &err);
-        if (!r->server)
-            die(STATUS_USAGE, "%s", err.text);
-    }
-    open_workers(r);
+    if (loop_open(&r->loop, &r->env, &r->sink, RUN_SPANS / 4, &err))
+        die(STATUS_USAGE, "%s", err.text);
 }
 
 // trace and header.
@@ -386,8 +352,8 @@ static void print_header(struct run *r, int argc, char **argv)
     printf("# ranks %d (%s), clients %d, %d a round, rounds %d\n", r->comm->size,
            r->transport.row->name, f->clients, f->clients_per_round, f->rounds);
     config_each(&r->cfg, print_row, NULL);
-    if (r->server->round > 0)
-        printf("# resumed after round %u\n", r->server->round);
+    if (r->loop.server->round > 0)
+        printf("# resumed after round %u\n", r->loop.server->round);
     r->table_every = (f->rounds + RUN_TABLE_ROWS - 1) / RUN_TABLE_ROWS;
     struct table t = round_table();
     table_head(&t);
@@ -458,7 +424,7 @@ static void open_trace(struct run *r, int argc, char **argv)
                               .machine = machine,
                               .config = attr,
                               .n_config = list.n};
-    r->trace = trace_open(&r->cfg.trace, &meta, r->server->round > 0, &err);
+    r->trace = trace_open(&r->cfg.trace, &meta, r->loop.server->round > 0, &err);
     if (!r->trace)
         die(STATUS_ENV, "%s", err.text);
     int32_t attempt = trace_attempt(r->trace);
@@ -483,63 +449,6 @@ static void open_trace(struct run *r, int argc, char **argv)
     struct rec_summary rows[2] = {{.value = plain_ns, .key = "span_overhead", .unit = "ns"},
                                   {.value = cpu_ns, .key = "span_overhead_cpu", .unit = "ns"}};
     trace_append(r->trace, REC_SUMMARY, rows, 2);
-}
-
-// the main loop.
-
-static struct worker *busy_worker(const struct run *r)
-{
-    for (int e = 1; e < r->n_endpoints; e++)
-        if (r->worker[e] && worker_busy(r->worker[e]))
-            return r->worker[e];
-    return NULL;
-}
-
-static bool loop_over(const struct run *r)
-{
-    if (r->server)
-        return server_done(r->server);
-    for (int e = 1; e < r->n_endpoints; e++)
-        if (r->worker[e] && !r->worker[e]->stop)
-            return false;
-    return true;
-}
-
-static void dispatch(struct run *r, struct net_msg *m)
-{
-    if (m->dst == 0 && r->server)
-        server_message(r->server, m);
-    else if (m->dst > 0 && m->dst < r->n_endpoints && r->worker[m->dst])
-        worker_message(r->worker[m->dst], m);
-    transport_unref(&r->transport, m->buf);
-}
-
-static void run_loop(struct run *r)
-{
-    for (int e = 1; e < r->n_endpoints; e++)
-        if (r->worker[e])
-            worker_start(r->worker[e]);
-    while (!loop_over(r)) {
-        struct net_msg m;
-        struct worker *busy = busy_worker(r);
-        int64_t now = transport_now(&r->transport), until = now;
-        if (interrupted && r->server)
-            r->server->interrupted = true;
-        if (!busy)
-            until = r->server ? server_next_timer(r->server) : now + 100000000;
-        if (transport_poll(&r->transport, &m, until)) {
-            dispatch(r, &m);
-            continue;
-        }
-        if (busy)
-            worker_step(busy);
-        now = transport_now(&r->transport);
-        for (int e = 1; e < r->n_endpoints; e++)
-            if (r->worker[e])
-                worker_timer(r->worker[e], now);
-        if (r->server && !busy)
-            server_timer(r->server, now);
-    }
 }
 
 // the end.
@@ -574,10 +483,10 @@ static void put_rank(struct run *r, const struct hello *h, const struct bye *b, 
 
 static void trace_ranks(struct run *r)
 {
-    const struct server *s = r->server;
+    const struct server *s = r->loop.server;
     struct hello own = {.rank = 0, .threads = r->env.threads};
     struct bye mem;
-    bool alone = r->worker[1] != NULL;
+    bool alone = r->loop.worker[1] != NULL;
     hello_local(&own);
     bye_local(&mem);
     snprintf(own.host, sizeof own.host, "%s", r->comm->host);
@@ -601,7 +510,7 @@ static void add_text(char *text, size_t size, const char *fmt, ...)
 
 static void how_to_go_on(const struct run *r, char *text, size_t size)
 {
-    const struct server_kept *k = &r->server->kept;
+    const struct server_kept *k = &r->loop.server->kept;
     if (!*r->run_dir)
         add_text(text, size, "without run.dir it cannot be resumed");
     else if (!k->failing)
@@ -617,7 +526,7 @@ static void how_to_go_on(const struct run *r, char *text, size_t size)
 // What was lost, as " this; that;".
 static void put_losses(const struct run *r, char *text, size_t size)
 {
-    const struct server *s = r->server;
+    const struct server *s = r->loop.server;
     const struct checkpoint_totals *all = &s->totals;
     const char *trace = r->trace ? trace_degraded(r->trace) : NULL;
     if (all->lost || all->rejected)
@@ -634,7 +543,7 @@ static void put_losses(const struct run *r, char *text, size_t size)
 
 static enum status verdict(const struct run *r, char *text, size_t size)
 {
-    const struct server *s = r->server;
+    const struct server *s = r->loop.server;
     char losses[1024] = "";
     *text = '\0';
     put_losses(r, losses, sizeof losses);
@@ -660,7 +569,7 @@ static enum status verdict(const struct run *r, char *text, size_t size)
 static void print_groups(const struct run *r)
 {
     const char *metric = r->work.row->score_name(&r->work);
-    const struct eval_result *e = &r->server->eval;
+    const struct eval_result *e = &r->loop.server->eval;
     char v[32];
     int shown = 0;
     for (int i = 0; i < e->n_rows; i++) {
@@ -691,7 +600,7 @@ static void print_memory(void)
 
 static enum status conclude(struct run *r)
 {
-    struct server *s = r->server;
+    struct server *s = r->loop.server;
     char text[1100], t[5][32];
     s->totals.control_bytes += s->row.control_bytes; // the farewell
     s->totals.control_up_bytes += s->row.control_up_bytes;
@@ -713,7 +622,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
     add_summary(r, "status", (double)verdict(r, text, sizeof text), "");
     trace_ranks(r);
-    server_flush_events(r->server);
+    server_flush_events(r->loop.server);
     if (r->trace)
         trace_commit(r->trace, (int32_t)s->round);
     tally_print(&r->tally, stdout);
@@ -767,14 +676,14 @@ static int run_main(int argc, char **argv)
     r->last.score = r->last.train_loss = NAN;
     r->progress = r->comm->rank == 0 ? job_progress() : NULL;
     open_all(r);
-    if (r->server) {
+    if (r->loop.server) {
         open_trace(r, argc, argv);
         print_header(r, argc, argv);
     }
     r->start_ns = clock_ns();
-    run_loop(r);
-    enum status status = r->server ? conclude(r) : STATUS_VALID;
-    bool clean = r->server ? !r->server->unclean : r->worker[r->comm->rank]->clean_stop;
+    loop_run(&r->loop, &interrupted);
+    enum status status = r->loop.server ? conclude(r) : STATUS_VALID;
+    bool clean = loop_clean(&r->loop);
     transport_flush(&r->transport, transport_now(&r->transport) + 2000000000);
     transport_close(&r->transport, clean);
     comm_exit((int)status, clean);

@@ -127,3 +127,9 @@ size_t fed_down_floats(const struct fed_env *env)
     bool none = env->method->scheme->fresh || env->method->scheme->silent;
     return (none ? 0 : view_down_floats(&env->method->view)) + env->work->n_backbone;
 }
+
+uint64_t fed_payload_bound(const struct fed_env *env)
+{
+    size_t model = 4 * fed_model_floats(env) + 4096, update = fed_update_bound(env);
+    return model > update ? model : update;
+}

@@ -54,5 +54,6 @@ int fed_prepare(const struct fed_env *env, struct err *err);
 // Floats of a version: the adapter, then what moves the backbone; and what of it travels down.
 size_t fed_model_floats(const struct fed_env *env);
 size_t fed_down_floats(const struct fed_env *env);
+uint64_t fed_payload_bound(const struct fed_env *env); // of the longest model or update
 
 #endif

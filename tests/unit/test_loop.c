@@ -1,0 +1,112 @@
+// The loop: a federation from greeting to goodbye in one process, and how it ends early.
+#include "federation.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static struct federation fed;
+
+static const char *const small[] = {
+    "task.name=quadratic", "task.features=8", "task.outputs=2", "task.samples=10",
+    "optim.kind=sgd",      "optim.lr=0.01",   "fed.clients=7",  "fed.clients_per_round=4",
+    "fed.rounds=12",       "trace.file=",     "net.link=fixed", "net.up_bps=1e6"};
+
+static void begin(const char *key)
+{
+    const char *keys[ARRAY_LEN(small) + 1];
+    struct err err = {""};
+    memcpy(keys, small, sizeof small);
+    keys[ARRAY_LEN(small)] = key;
+    if (federation_open(&fed, ARRAY_LEN(keys), keys, &err))
+        fail_msg("%s", err.text);
+}
+
+static int end(void **state)
+{
+    (void)state;
+    federation_close(&fed);
+    return mem_now(MEM_NET) == 0 && mem_now(MEM_SERVER) == 0 ? 0 : -1; // all came back
+}
+
+static void test_every_round_runs_and_everybody_leaves(void **state)
+{
+    (void)state;
+    begin("net.sim_workers=3");
+    assert_int_equal(fed.loop.n_endpoints, 4);
+    federation_run(&fed);
+    assert_true(server_done(fed.loop.server) && loop_clean(&fed.loop));
+    for (int e = 1; e < 4; e++)
+        assert_true(fed.loop.worker[e]->stop && fed.loop.server->peer[e].bye);
+    assert_int_equal(fed.n_rounds, 13); // the score before anything is learned, too
+    for (int i = 0; i < 13; i++) {
+        assert_int_equal(fed.round[i].version, i);
+        assert_int_equal(fed.round[i].arrived, i ? 4 : 0);
+    }
+    assert_true(fed.round[12].score < 0.9 * fed.round[0].score);
+    assert_int_equal(fed.n_messages, 12 * 4);
+}
+
+static uint64_t adapter_of(const char *key)
+{
+    begin(key);
+    federation_run(&fed);
+    uint64_t hash = fed.round[fed.n_rounds - 1].adapter_xxh3;
+    end(NULL);
+    return hash;
+}
+
+static void test_workers_do_not_change_the_result(void **state)
+{
+    (void)state;
+    uint64_t one = adapter_of("net.sim_workers=1");
+    assert_true(adapter_of("net.sim_workers=2") == one);
+    assert_true(adapter_of("net.sim_workers=7") == one);
+}
+
+static void test_stop_ends_with_the_round(void **state)
+{
+    (void)state;
+    begin("net.sim_workers=2");
+    fed.stop_after = 5;
+    federation_run(&fed);
+    assert_true(server_done(fed.loop.server) && loop_clean(&fed.loop));
+    assert_int_equal(fed.loop.server->round, 6); // it was begun when the loop looked again
+    assert_int_equal(fed.round[fed.n_rounds - 1].version, 6);
+}
+
+static void test_stop_before_anything_runs_nothing(void **state)
+{
+    (void)state;
+    begin("net.sim_workers=2");
+    fed.stop = 1;
+    federation_run(&fed);
+    assert_true(server_done(fed.loop.server));
+    assert_true(fed.loop.server->round <= 1);
+}
+
+static void test_what_cannot_open_leaves_nothing(void **state)
+{
+    (void)state;
+    struct err err = {""};
+    const char *const keys[] = {"task.name=quadratic", "optim.kind=sgd",
+                                "trace.file=", "fed.method=split/fp16"};
+    assert_int_equal(federation_open(&fed, ARRAY_LEN(keys), keys, &err), -1);
+    assert_non_null(strstr(err.text, "no layers to cut"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_every_round_runs_and_everybody_leaves, end),
+        cmocka_unit_test(test_workers_do_not_change_the_result),
+        cmocka_unit_test_teardown(test_stop_ends_with_the_round, end),
+        cmocka_unit_test_teardown(test_stop_before_anything_runs_nothing, end),
+        cmocka_unit_test_teardown(test_what_cannot_open_leaves_nothing, end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
