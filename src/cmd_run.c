@@ -1,6 +1,7 @@
 #include "base/fsio.h"
 #include "base/job.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "base/table.h"
 #include "base/topo.h"
 #include "cmd.h"
@@ -308,6 +309,7 @@ static void open_all(struct run *r)
     int threads;
     describe_self(r, &threads);
     omp_set_num_threads(threads); // for the codecs' loops, too
+    pool_open(threads);
     recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
     if (transport_open(&r->transport, &r->cfg.net, (uint64_t)r->cfg.run.seed, &err))
         die(STATUS_USAGE, "%s", err.text);

@@ -1,13 +1,20 @@
 // The CPU rows: `cpu` with the fast kernels, `ref` with the plain ones they are tested against.
+#include "base/pool.h"
 #include "dev/dev.h"
 
-#include <omp.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 
 extern const struct dev_row dev_cpu, dev_ref;
+
+static int cpu_open(struct dev *d, struct err *err)
+{
+    (void)err;
+    pool_reserve(d->threads);
+    return 0;
+}
 
 static void *cpu_alloc(struct dev *d, enum mem_purpose purpose, size_t size_bytes)
 {
@@ -54,33 +61,31 @@ static void denormals_restore(uint64_t was)
 #endif
 }
 
-static void run_item(dev_work *fn, void *arg, int32_t item, int32_t lane)
+struct items {
+    dev_work *fn, *in_order;
+    void *arg;
+};
+
+static void run_item(void *arg, int32_t item, int32_t lane)
 {
+    struct items *i = arg;
     uint64_t was = denormals_off();
-    fn(arg, item, lane);
+    i->fn(i->arg, item, lane);
+    denormals_restore(was);
+}
+
+static void run_in_order(void *arg, int32_t item, int32_t lane)
+{
+    struct items *i = arg;
+    uint64_t was = denormals_off();
+    i->in_order(i->arg, item, lane);
     denormals_restore(was);
 }
 
 void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg)
 {
-    if (d->threads == 1 || n <= 1) {
-        for (int32_t i = 0; i < n; i++) {
-            run_item(fn, arg, i, 0);
-            if (in_order)
-                run_item(in_order, arg, i, 0);
-        }
-    } else if (in_order) {
-#pragma omp parallel for num_threads(d->threads) schedule(dynamic, 1) ordered
-        for (int32_t i = 0; i < n; i++) {
-            run_item(fn, arg, i, omp_get_thread_num());
-#pragma omp ordered
-            run_item(in_order, arg, i, omp_get_thread_num());
-        }
-    } else {
-#pragma omp parallel for num_threads(d->threads) schedule(dynamic, 1)
-        for (int32_t i = 0; i < n; i++)
-            run_item(fn, arg, i, omp_get_thread_num());
-    }
+    struct items i = {fn, in_order, arg};
+    pool_run(d->threads, n, run_item, in_order ? run_in_order : NULL, &i);
 }
 
 static const struct kernel_ops cpu_ops = {
@@ -99,6 +104,7 @@ const struct dev_row dev_cpu = {.name = "cpu",
                                 .help = "this rank's cores, AVX-512, AVX2, NEON or portable",
                                 .ops = &cpu_ops,
                                 .host = true,
+                                .open = cpu_open,
                                 .alloc = cpu_alloc,
                                 .free = cpu_free,
                                 .put = cpu_copy,
@@ -109,6 +115,7 @@ const struct dev_row dev_ref = {.name = "ref",
                                     "plain loops in double precision: slow, the tests' yardstick",
                                 .ops = &ref_ops,
                                 .host = true,
+                                .open = cpu_open,
                                 .alloc = cpu_alloc,
                                 .free = cpu_free,
                                 .put = cpu_copy,

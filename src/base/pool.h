@@ -1,0 +1,33 @@
+// The threads of this process: loops are shared out item by item, and never wait long. The caller
+// works too and needs nobody: helpers take what is left, and the caller waits only for items that a
+// helper has begun. What a loop computes must not depend on who does which item; how many threads
+// take part does, on purpose, depend on how busy the machine is.
+#ifndef FSTQ_BASE_POOL_H
+#define FSTQ_BASE_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Loops over fewer values than this are not shared out: to wake a thread takes as long as they do.
+#define POOL_LEAST_VALUES ((size_t)1 << 15)
+
+// threads >= 1, the caller's included: as many as pool_each may use from now on. Helpers that are
+// missing are started; none ends before pool_close. Not while a loop runs.
+void pool_open(int32_t threads);
+int32_t pool_threads(void); // 1 where there is no pool
+// At least this many threads exist, for loops that say how many lanes they use.
+void pool_reserve(int32_t threads);
+// Ends all helpers.
+void pool_close(void);
+
+// Calls fn once for each item in [0, n), which together go over n_values values.
+void pool_each(size_t n_values, uint32_t n, void (*fn)(void *arg, uint32_t item), void *arg);
+
+// The same on up to `lanes` threads, each with its number in [0, lanes); which lane takes an item
+// is not fixed. in_order (or NULL) is called after fn for the same item and lane, for one item at a
+// time, in the order of items: sums made there are the same for any number of threads. A loop
+// inside an item runs on its item's lane alone.
+typedef void pool_work(void *arg, int32_t item, int32_t lane);
+void pool_run(int32_t lanes, int32_t n, pool_work *fn, pool_work *in_order, void *arg);
+
+#endif
