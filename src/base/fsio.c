@@ -89,6 +89,31 @@ int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
     return 0;
 }
 
+static const char *kind_of(mode_t mode)
+{
+    return S_ISDIR(mode)    ? "a directory"
+           : S_ISFIFO(mode) ? "a pipe"
+           : S_ISSOCK(mode) ? "a socket"
+                            : "a device";
+}
+
+// O_NONBLOCK: open itself would wait for the writer of a FIFO.
+int fsio_open(const char *path, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    struct stat st;
+    if (fd < 0)
+        return err_set(err, "%s: cannot open: %s", path, strerror(errno));
+    if (fstat(fd, &st) < 0)
+        err_set(err, "%s: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        err_set(err, "%s: is %s, not a regular file", path, kind_of(st.st_mode));
+    else
+        return fd;
+    close(fd);
+    return -1;
+}
+
 // Reads up to cap bytes; less only at the end of the file.
 static ssize_t read_all(int fd, uint8_t *p, size_t cap)
 {
@@ -122,12 +147,10 @@ static int read_open(int fd, const char *path, size_t max, enum mem_purpose purp
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_set(err, "%s: %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode))
-        return err_set(err, "%s: is a directory", path);
     if (st.st_size > 0 && (uint64_t)st.st_size > max)
         return err_set(err, "%s: %lld bytes, at most %zu expected", path, (long long)st.st_size,
                        max);
-    // The size is a first guess: pipes and files of /proc say 0, and a file may grow meanwhile.
+    // The size is a first guess: files of /proc say 0, and a file may grow meanwhile.
     size_t cap = st.st_size > 0 ? (size_t)st.st_size : max < 65536 ? max : 65536;
     size_t have = 0;
     uint8_t *p = regrow(NULL, 0, cap, purpose);
@@ -158,9 +181,9 @@ static int read_open(int fd, const char *path, size_t max, enum mem_purpose purp
 int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
               struct err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = fsio_open(path, err);
     if (fd < 0)
-        return err_set(err, "%s: cannot open: %s", path, strerror(errno));
+        return -1;
     int r = read_open(fd, path, max, purpose, bytes, n, err);
     close(fd);
     return r;

@@ -1,4 +1,4 @@
-// Files that must not be lost: atomic replacement, locks, whole-file reads with a limit.
+// Files that must not be lost: atomic replacement, locks; and files to be read, with a limit.
 #ifndef FSTQ_BASE_FSIO_H
 #define FSTQ_BASE_FSIO_H
 
@@ -11,6 +11,9 @@
 // Writes path.tmp, fsyncs, renames, fsyncs the directory. On error path is what it was.
 int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err);
 int64_t fsio_sync_ns(void); // spent waiting for the disk in fsio_replace by this process so far
+// Opens a regular file to read. Others are refused without a wait: a FIFO has no end before its
+// writer comes, a device may have none. A descriptor, or -1.
+int fsio_open(const char *path, struct err *err);
 // Whole file, at most max bytes, NUL-terminated beyond n; free with mem_free.
 int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
               struct err *err);

@@ -1,6 +1,7 @@
 #include "fed/slots.h"
 
 #include "base/bytes.h"
+#include "base/fsio.h"
 #include "base/mem.h"
 
 #include <dirent.h>
@@ -80,7 +81,7 @@ static void find_others(struct slots *s, const char *dir, int rank)
         if (*end || end == e->d_name + 6 || r == rank)
             continue;
         snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        int fd = fsio_open(path, NULL);
         if (fd >= 0)
             s->other[s->n_other++] = fd;
     }

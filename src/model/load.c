@@ -8,7 +8,6 @@
 #include "model/safetensors.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -37,12 +36,12 @@ static int file_open(struct file *f, const char *path, struct err *err)
         f->bytes = (uint64_t)(base_model_end - base_model_begin);
         return 0;
     }
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    f->fd = fsio_open(path, err);
     if (f->fd < 0)
-        return err_set(err, "%s: %s", path, strerror(errno));
-    if (fstat(f->fd, &s) || !S_ISREG(s.st_mode)) {
+        return -1;
+    if (fstat(f->fd, &s)) {
         close(f->fd);
-        return err_set(err, "%s is not a file", path);
+        return err_set(err, "%s: %s", path, strerror(errno));
     }
     f->bytes = (uint64_t)s.st_size;
     return 0;

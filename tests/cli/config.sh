@@ -52,6 +52,29 @@ check "three ranks: status 2" equal "$?" 2
 check "three ranks: each mistake once" equal "$(grep -c unknown\ key err)" 1
 check "three ranks: without waiting for anybody" test $((SECONDS - start)) -lt 15
 
+# Files that are none: said at once, not waited for.
+mkfifo fifo
+ln -s fifo link.bin
+printf '{"question": "q", "answer": "a", "id": "%d"}\n' 1 2 >two.jsonl
+while IFS='|' read -r file words; do
+    # shellcheck disable=SC2086
+    timeout 20 "$FSTQ" run task.name=jsonl task.test=1 fed.clients=1 \
+        fed.clients_per_round=1 trace.file= $words >out 2>err
+    check "$words: status 2" equal "$?" 2
+    check "$words: what it is" contains err "$file: is a"
+done <<'CASES'
+fifo|task.path=fifo
+/dev/zero|task.path=/dev/zero
+fifo|task.path=two.jsonl task.test_ids=fifo
+fifo|task.path=two.jsonl task.tokenizer=llama2c task.vocab=fifo
+link.bin|task.path=two.jsonl model.path=link.bin
+CASES
+mkdir damaged
+mkfifo damaged/server.a.ckpt damaged/slots.7
+timeout 20 "$FSTQ" run "$root/configs/quadratic.ini" fed.rounds=1 trace.file= run.dir=damaged \
+    run.resume=on >out 2>err
+check "a pipe for a checkpoint: not waited for" test $? -lt 124
+
 # Every config of the repository loads, and the header says what is not as by default.
 for config in "$root"/configs/*.ini; do
     name=$(basename "$config")
