@@ -14,40 +14,6 @@
 #include <malloc.h>
 #include <string.h>
 
-enum { SHAPE_QUICK, SHAPE_ALL, SHAPE_EMBEDDED, SHAPE_SMALL, SHAPE_BASE, SHAPE_CUSTOM };
-
-struct step_params {
-    int32_t shape, dim, hidden, layers, heads, kv_heads, vocab, batch, seq, rank, threads, dtype;
-    int32_t recompute;
-};
-
-static struct step_params params;
-static const char *const shape_names[] = {"quick", "all",    "embedded", "small",
-                                          "base",  "custom", NULL};
-static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
-static const char *const recompute_names[] = {"none", "layer", NULL};
-
-#define SIZE(f, d, h) OPT(struct step_params, f, "step." #f, d, 1, 1 << 24, "", "shape=custom: " h)
-static const struct opt options[] = {
-    OPT_ENUM(
-        struct step_params, shape, "step.shape", "quick", shape_names,
-        "embedded: nine clients' steps of the standard task; small: dim 288, 6 layers, 8 x 256; "
-        "base: dim 768, 12 layers, 4 x 256; quick: the first two"),
-    OPT(struct step_params, threads, "step.threads", "1", 1, 1024, "", "threads"),
-    OPT_ENUM(struct step_params, dtype, "step.dtype", "auto", dtype_names, "how weights are held"),
-    OPT_ENUM(struct step_params, recompute, "step.recompute", "none", recompute_names,
-             "as model.recompute"),
-    SIZE(dim, "288", "width"),
-    SIZE(hidden, "768", "width inside the MLP"),
-    SIZE(layers, "6", "layers"),
-    SIZE(heads, "6", "query heads"),
-    SIZE(kv_heads, "6", "key-value heads"),
-    SIZE(vocab, "32000", "vocabulary"),
-    SIZE(batch, "8", "sequences"),
-    SIZE(seq, "256", "tokens of a sequence"),
-    SIZE(rank, "16", "rank of the adapter"),
-};
-
 struct shape_row {
     const char *name;
     struct model_config c;
@@ -64,6 +30,45 @@ static const struct shape_row shapes[] = {
     {"embedded", LLAMA(96, 192, 3, 4, 2, 800), 9, 4, 33, 4, 8},
     {"small", LLAMA(288, 768, 6, 6, 6, 32000), 1, 8, 256, 256, 16},
     {"base", LLAMA(768, 2048, 12, 12, 12, 32000), 1, 4, 256, 256, 16},
+};
+
+enum { SHAPE_QUICK, SHAPE_ALL, SHAPE_ROWS, SHAPE_CUSTOM = SHAPE_ROWS + ARRAY_LEN(shapes) };
+
+static const char *shape_name(int32_t i)
+{
+    static const char *const more[] = {
+        [SHAPE_QUICK] = "quick", [SHAPE_ALL] = "all", [SHAPE_CUSTOM] = "custom"};
+    return i > SHAPE_CUSTOM ? NULL : more[i] ? more[i] : shapes[i - SHAPE_ROWS].name;
+}
+
+struct step_params {
+    int32_t shape, dim, hidden, layers, heads, kv_heads, vocab, batch, seq, rank, threads, dtype;
+    int32_t recompute;
+};
+
+static struct step_params params;
+static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
+static const char *const recompute_names[] = {"none", "layer", NULL};
+
+#define SIZE(f, d, h) OPT(struct step_params, f, "step." #f, d, 1, 1 << 24, "", "shape=custom: " h)
+static const struct opt options[] = {
+    OPT_ROW(
+        struct step_params, shape, "step.shape", "quick", shape_name,
+        "embedded: nine clients' steps of the standard task; small: dim 288, 6 layers, 8 x 256; "
+        "base: dim 768, 12 layers, 4 x 256; quick: the first two"),
+    OPT(struct step_params, threads, "step.threads", "1", 1, 1024, "", "threads"),
+    OPT_ENUM(struct step_params, dtype, "step.dtype", "auto", dtype_names, "how weights are held"),
+    OPT_ENUM(struct step_params, recompute, "step.recompute", "none", recompute_names,
+             "as model.recompute"),
+    SIZE(dim, "288", "width"),
+    SIZE(hidden, "768", "width inside the MLP"),
+    SIZE(layers, "6", "layers"),
+    SIZE(heads, "6", "query heads"),
+    SIZE(kv_heads, "6", "key-value heads"),
+    SIZE(vocab, "32000", "vocabulary"),
+    SIZE(batch, "8", "sequences"),
+    SIZE(seq, "256", "tokens of a sequence"),
+    SIZE(rank, "16", "rank of the adapter"),
 };
 
 // The step.
@@ -495,7 +500,7 @@ static void measure(struct bench_ctx *c, const struct table *t, const struct sha
 
 static bool wanted(int i)
 {
-    return params.shape == SHAPE_ALL || params.shape == SHAPE_EMBEDDED + i ||
+    return params.shape == SHAPE_ALL || params.shape == SHAPE_ROWS + i ||
            (params.shape == SHAPE_QUICK && i < 2);
 }
 

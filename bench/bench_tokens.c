@@ -94,8 +94,9 @@ static void reference_open(struct reference *r)
     opt_defaults(optim_options, optim_option_count, &r->optim);
     r->optim.lr = params.lr;
     snprintf(mp.path, sizeof mp.path, "builtin");
-    for (tp.name = 0; strcmp(task_names[tp.name], task_choices[params.task]) != 0;)
-        tp.name++;
+    const struct opt *name = opt_find(task_options, task_option_count, "task.name");
+    if (opt_set(name, &tp, task_choices[params.task], &err))
+        die(STATUS_CHECK, "bench tokens: %s", err.text);
     r->task = task_open(&tp, 1, CLIENTS, &err);
     if (!r->task || dev_open(&r->dev, 0, 1, &err))
         die(STATUS_ENV, "bench tokens: %s", err.text);

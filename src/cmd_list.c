@@ -13,7 +13,7 @@
 // A line of data; '#' begins the lines that explain it.
 static void row(const char *name, const char *help)
 {
-    printf("  %-12s %s\n", name, help);
+    printf("  %-13s %s\n", name, help);
 }
 
 static void options_of(const struct opt *rows, int n)
@@ -133,8 +133,8 @@ static void list_transports(void)
 static void list_tasks(void)
 {
     puts("# task.name");
-    for (const char *const *t = task_names; *t; t++)
-        printf("  %s\n", *t);
+    for (const struct task_row *const *t = task_table; *t; t++)
+        row((*t)->name, (*t)->help);
 }
 
 static void list_stages(void)

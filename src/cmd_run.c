@@ -259,7 +259,7 @@ static void open_env(struct run *r, int threads)
                           .config_hash = config_hash(c),
                           .run_dir = r->run_dir,
                           .resume = c->run.resume,
-                          .virtual_time = strcmp(transport_names[c->net.transport], "sim") == 0,
+                          .virtual_time = r->transport.row == &transport_sim,
                           .rank = r->comm->rank,
                           .threads = threads,
                           .host = r->comm->host,
@@ -297,7 +297,7 @@ static void check_method(const struct run *r)
         return;
     if (needs || r->method.tokens != token_table[0])
         die(STATUS_USAGE, "fed.method = %s: task %s cannot give what it needs (%s); choose another",
-            r->method.text, task_names[r->cfg.task.name],
+            r->method.text, task_table[r->cfg.task.name]->name,
             r->method.tokens != token_table[0] ? "tokens to choose from"
             : needs & CODEC_LOCAL_HOOK         ? "a hook in the local loop"
                                                : "gradients by coordinate");

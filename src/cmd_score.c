@@ -45,7 +45,7 @@ static int write_json(const char *path, const struct config *c, const struct wor
     jsonw_begin(&j, f);
     jsonw_object(&j);
     jsonw_key(&j, "task");
-    jsonw_text(&j, task_names[c->task.name]);
+    jsonw_text(&j, task_table[c->task.name]->name);
     jsonw_key(&j, "model");
     jsonw_text(&j, c->model.path);
     jsonw_key(&j, w->row->score_name(w));
@@ -117,7 +117,7 @@ static int score_main(int argc, char **argv)
         die(STATUS_USAGE, "%s", err.text);
     float *theta = mem_alloc(MEM_ADAPTER, w.shape.n_values * sizeof *theta);
     struct eval_result *r = mem_alloc(MEM_OTHER, sizeof *r);
-    printf("# fstq score: task %s, model %s\n", task_names[cfg.task.name], cfg.model.path);
+    printf("# fstq score: task %s, model %s\n", task_table[cfg.task.name]->name, cfg.model.path);
     load_adapter(&cfg, &w, theta);
     workload_evaluate(&w, theta, r);
     print_scores(&w, r);

@@ -27,12 +27,15 @@ static const struct opt run_options[] = {
 };
 static const int run_option_count = ARRAY_LEN(run_options);
 
-static const char *const dev_kinds[] = {"auto", "cpu", "ref", "cuda", NULL};
+// auto, then the rows of dev_table.
+static const char *dev_kind_name(int32_t i)
+{
+    return i == 0 ? "auto" : dev_table[i - 1] ? dev_table[i - 1]->name : NULL;
+}
 
 static const struct opt dev_options[] = {
-    OPT_ENUM(
-        struct dev_params_cfg, kind, "dev.kind", "auto", dev_kinds,
-        "who computes; auto takes a GPU where the build and the machine have one, ref is slow"),
+    OPT_ROW(struct dev_params_cfg, kind, "dev.kind", "auto", dev_kind_name,
+            "who computes; auto takes a GPU where the build and the machine have one, ref is slow"),
     OPT(struct dev_params_cfg, threads, "dev.threads", "0", 0, 1024, "",
         "threads a rank; 0 = cores / ranks that compute on the node"),
 };
@@ -57,7 +60,7 @@ const int config_section_count = ARRAY_LEN(config_sections);
 int32_t config_dev_kind(const struct config *c)
 {
     if (c->dev.kind > 0)
-        return c->dev.kind - 1; // dev_kinds is "auto", then dev_table's rows
+        return c->dev.kind - 1;
     for (int32_t i = 0; dev_table[i]; i++) {
         struct dev d;
         struct err err;

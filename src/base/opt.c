@@ -95,11 +95,17 @@ static void number_text(double v, char out[32])
     memmove(to, from, strlen(from) + 1);
 }
 
+const char *opt_choice(const struct opt *row, int32_t i)
+{
+    return row->choice ? row->choice(i) : row->choices[i];
+}
+
 void opt_range(const struct opt *row, char *out, size_t out_size)
 {
     const char *unit = row->unit ? row->unit : "";
     size_t n = 0;
     char lo[32], hi[32];
+    const char *name;
     switch (row->type) {
     case OPT_BOOL:
         snprintf(out, out_size, "on, off");
@@ -108,8 +114,8 @@ void opt_range(const struct opt *row, char *out, size_t out_size)
         snprintf(out, out_size, "text of at most %zu bytes", row->size - 1);
         return;
     case OPT_CHOICE:
-        for (int i = 0; row->choices[i] && n < out_size; i++)
-            n += (size_t)snprintf(out + n, out_size - n, "%s%s", i ? ", " : "", row->choices[i]);
+        for (int32_t i = 0; (name = opt_choice(row, i)) && n < out_size; i++)
+            n += (size_t)snprintf(out + n, out_size - n, "%s%s", i ? ", " : "", name);
         return;
     case OPT_I32:
     case OPT_I64:
@@ -180,12 +186,13 @@ static int set_choice(const struct opt *row, void *field, const char *text, stru
 {
     char list[256];
     struct opt_guess guess = {.text = text};
-    for (int32_t i = 0; row->choices[i]; i++) {
-        if (!strcmp(row->choices[i], text)) {
+    const char *name;
+    for (int32_t i = 0; (name = opt_choice(row, i)); i++) {
+        if (!strcmp(name, text)) {
             memcpy(field, &i, sizeof i);
             return 0;
         }
-        opt_guess(&guess, row->choices[i]);
+        opt_guess(&guess, name);
     }
     opt_range(row, list, sizeof list);
     if (guess.name)
@@ -322,7 +329,7 @@ void opt_format(const struct opt *row, const void *base, char *out, size_t out_s
         snprintf(out, out_size, "%s", (const char *)field);
         return;
     case OPT_CHOICE:
-        snprintf(out, out_size, "%s", row->choices[*(const int32_t *)field]);
+        snprintf(out, out_size, "%s", opt_choice(row, *(const int32_t *)field));
         return;
     }
     assert(0 && "a type that opt.h does not know");

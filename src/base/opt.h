@@ -18,7 +18,10 @@ struct opt {
     const char *dflt;    // parsed like any other value, so that the printed default is the real one
     double min, max;     // numbers only
     const char *unit;    // "" = none
-    const char *const *choices; // OPT_CHOICE: NULL-terminated; the field is an int32_t index
+    // OPT_CHOICE: the field is an int32_t index into a NULL-terminated list of names, or to a
+    // function that names the rows of a table (NULL behind the last), so that each has one name.
+    const char *const *choices;
+    const char *(*choice)(int32_t i);
     const char *help;
 };
 
@@ -35,6 +38,9 @@ struct opt {
 #define OPT_ENUM(T, f, n, d, c, h)                                                                 \
     {.name = n, .type = OPT_CHOICE, .offset = offsetof(T, f), .size = sizeof(OPT_FIELD(T, f)),     \
      .dflt = d, .unit = "", .choices = c, .help = h}
+#define OPT_ROW(T, f, n, d, c, h)                                                                  \
+    {.name = n, .type = OPT_CHOICE, .offset = offsetof(T, f), .size = sizeof(OPT_FIELD(T, f)),     \
+     .dflt = d, .unit = "", .choice = c, .help = h}
 // clang-format on
 
 void opt_defaults(const struct opt *rows, int n, void *base);
@@ -44,6 +50,7 @@ const struct opt *opt_find(const struct opt *rows, int n, const char *name);
 int opt_set(const struct opt *row, void *base, const char *text, struct err *err);
 // "key=value,key=value" as in the options of a method; unknown keys suggest the nearest name.
 int opt_set_list(const struct opt *rows, int n, void *base, const char *text, struct err *err);
+const char *opt_choice(const struct opt *row, int32_t i); // NULL behind the last
 void opt_format(const struct opt *row, const void *base, char *out, size_t out_size);
 bool opt_is_default(const struct opt *row, const char *formatted); // by opt_format
 // What the row takes, for people: "1 to 1e6 ns", "on, off", "mpi, sim".

@@ -500,7 +500,7 @@ int compare_load(struct compare *c, const char *path, int n_overrides, char *con
     keep_only(&l);
     bool down =
         !strcmp(c->p.score, "loss") || !strcmp(c->p.score, "error") ||
-        (!strcmp(c->p.score, "score") && !strcmp(task_names[c->cfg.task.name], "quadratic"));
+        (!strcmp(c->p.score, "score") && !strcmp(task_table[c->cfg.task.name]->name, "quadratic"));
     c->higher = c->p.better == BETTER_AUTO ? !down : c->p.better == BETTER_HIGHER;
     if (!*c->p.dir)
         default_dir(c);

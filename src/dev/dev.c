@@ -8,7 +8,6 @@ extern const struct dev_row dev_cpu, dev_ref;
 static const struct dev_row dev_cuda = {.name = "cuda", .help = "one CUDA GPU a rank"};
 
 const struct dev_row *const dev_table[] = {&dev_cpu, &dev_ref, &dev_cuda, NULL};
-const char *const dev_names[] = {"cpu", "ref", "cuda", NULL};
 
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
 {

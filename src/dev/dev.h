@@ -39,7 +39,6 @@ struct dev {
 };
 
 extern const struct dev_row *const dev_table[]; // NULL-terminated
-extern const char *const dev_names[];           // same order; choices of dev.kind
 
 // kind: row of dev_table. threads >= 1. A row that cannot run here is an error that says why.
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err);

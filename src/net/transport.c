@@ -6,8 +6,13 @@
 #include <string.h>
 
 const struct transport_row *const transport_table[] = {&transport_mpi, &transport_sim, NULL};
-const char *const transport_names[] = {"mpi", "sim", NULL};
-static const char *const pace_names[] = {"model", "real", "none", NULL};
+static const char *const pace_names[] = {
+    [NET_PACE_MODEL] = "model", [NET_PACE_REAL] = "real", [NET_PACE_NONE] = "none", NULL};
+
+static const char *transport_name(int32_t i)
+{
+    return transport_table[i] ? transport_table[i]->name : NULL;
+}
 
 #define NET_OPT(f, n, d, lo, hi, u, h) OPT(struct net_params, f, n, d, lo, hi, u, h)
 const struct opt net_options[] = {
@@ -17,8 +22,8 @@ const struct opt net_options[] = {
     NET_OPT(link.down_bps, "net.down_bps", "20e6", 1, 1e15, "bit/s", "rate from server to client"),
     NET_OPT(link.latency_ns, "net.latency_ns", "10000000", 0, 1e15, "ns",
             "one-way latency of the link"),
-    OPT_ENUM(struct net_params, transport, "net.transport", "mpi", transport_names,
-             "mpi: real ranks; sim: every client in one process, in virtual time"),
+    OPT_ROW(struct net_params, transport, "net.transport", "mpi", transport_name,
+            "mpi: real ranks; sim: every client in one process, in virtual time"),
     OPT_ENUM(struct net_params, pace, "net.pace", "model", pace_names,
              "model: full speed, time computed from the link; none: the network as it is"),
     NET_OPT(checksum, "net.checksum", "on", 0, 1, "", "XXH3 over every payload"),

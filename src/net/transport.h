@@ -91,7 +91,6 @@ struct transport {
 
 extern const struct transport_row transport_mpi, transport_sim; // comm_mpi.c, sim.c
 extern const struct transport_row *const transport_table[];     // NULL-terminated
-extern const char *const transport_names[];
 
 // limits start at FRAME_PAYLOAD_UNAGREED and no registry; set t->limits once they are agreed.
 int transport_open(struct transport *t, const struct net_params *params, uint64_t seed,

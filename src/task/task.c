@@ -39,14 +39,20 @@ const struct task_row *const task_table[] = {
     &task_synth_long, &task_squad,    &task_pubmedqa,
     &task_medmcqa,    &task_jsonl,    NULL,
 };
-const char *const task_names[] = {"quadratic", "synth-qa", "synth-medical", "synth-long", "squad",
-                                  "pubmedqa",  "medmcqa",  "jsonl",         NULL};
-const char *const task_metric_names[TASK_METRICS] = {"exact", "f1", "rouge_l", "accuracy"};
+const char *const task_metric_names[TASK_METRICS] = {[TASK_EXACT] = "exact",
+                                                     [TASK_F1] = "f1",
+                                                     [TASK_ROUGE_L] = "rouge_l",
+                                                     [TASK_ACCURACY] = "accuracy"};
+
+static const char *task_name(int32_t i)
+{
+    return task_table[i] ? task_table[i]->name : NULL;
+}
 
 #define ROW(f, n, d, lo, hi, h) OPT(struct task_params, f, n, d, lo, hi, "", h)
 #define TEXT(f, n, d, h)        OPT_STRING(struct task_params, f, n, d, h)
 const struct opt task_options[] = {
-    OPT_ENUM(struct task_params, name, "task.name", "synth-qa", task_names, "what is learned"),
+    OPT_ROW(struct task_params, name, "task.name", "synth-qa", task_name, "what is learned"),
     ROW(quadratic.features, "task.features", "100", 1, 4096, "quadratic: features d of X (d, m)"),
     ROW(quadratic.outputs, "task.outputs", "10", 1, 4096, "quadratic: outputs m of X (d, m)"),
     ROW(quadratic.samples, "task.samples", "50", 1, 1e6, "quadratic: samples of each client"),
@@ -70,8 +76,8 @@ const struct opt task_options[] = {
         "real data: tokens of an example; a longer context is cut to a window round the answer"),
     ROW(max_answer, "task.max_answer", "32", 2, 4096,
         "real data: tokens of an answer with its end; a longer one is cut"),
-    OPT_ENUM(struct task_params, tokenizer, "task.tokenizer", "auto", tokenizer_names,
-             "auto: words for the synthetic tasks, llama2c where task.vocab is set, else bytes"),
+    OPT_ROW(struct task_params, tokenizer, "task.tokenizer", "auto", tokenizer_name,
+            "auto: words for the synthetic tasks, llama2c where task.vocab is set, else bytes"),
     TEXT(vocab, "task.vocab", "", "file of the tokenizer"),
 };
 const int task_option_count = ARRAY_LEN(task_options);

@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 struct task_params { // [task]
-    int32_t name;    // index into task_names
+    int32_t name;    // row of task_table
     struct quadratic_params quadratic;
     char path[240];     // of real data: a file, a folder, or several separated by commas
     char partition[64]; // iid, dirichlet[:FIELD], field:NAME
@@ -34,13 +34,12 @@ struct task_params { // [task]
     char test_ids[240];             // JSON of an official test set's ids
     char prompt[512];               // template, "" = the reader's own
     int32_t max_tokens, max_answer; // of an example of real data, and of its answer
-    int32_t tokenizer;              // index into tokenizer_names
+    int32_t tokenizer;              // see tokenizer_name
     char vocab[240];                // file of the tokenizer
 };
 
 extern const struct opt task_options[];
 extern const int task_option_count;
-extern const char *const task_names[]; // NULL-terminated
 
 enum task_metric { TASK_EXACT, TASK_F1, TASK_ROUGE_L, TASK_ACCURACY, TASK_METRICS };
 extern const char *const task_metric_names[TASK_METRICS];
@@ -76,7 +75,7 @@ struct task {
 
 extern const struct task_row task_synth_qa, task_synth_medical, task_synth_long;
 extern const struct task_row task_squad, task_pubmedqa, task_medmcqa, task_jsonl;
-extern const struct task_row *const task_table[]; // NULL-terminated, in the order of task_names
+extern const struct task_row *const task_table[]; // NULL-terminated
 
 // NULL with the reason in err: a file that is missing or malformed is named with line or key.
 struct task *task_open(const struct task_params *p, uint64_t seed, int32_t clients,

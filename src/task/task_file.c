@@ -418,7 +418,7 @@ static int file_open(struct task *t, const struct task_params *p, const struct r
         assign_groups(s, t, group_field(s, &q), err) || set_apart(s, p, err) || deal(s, t, &q, err))
         return -1;
     assign_labels(s, t);
-    const char *name = tokenizer_names[p->tokenizer];
+    const char *name = tokenizer_name(p->tokenizer);
     if (strcmp(name, "auto") == 0)
         name = p->vocab[0] ? "llama2c" : "bytes";
     t->tokenizer = tokenizer_open(name, p->vocab, err);

@@ -119,9 +119,9 @@ static int check(const struct task *t, const struct task_params *p, const struct
     if (q->kind == PARTITION_FIELD && t->clients != t->n_groups)
         return err_set(err, "task.partition = field:%s has %d values: set fed.clients = %d",
                        q->field, t->n_groups, t->n_groups);
-    if (p->tokenizer != 0 && strcmp(tokenizer_names[p->tokenizer], "words") != 0)
+    if (p->tokenizer != 0 && strcmp(tokenizer_name(p->tokenizer), "words") != 0)
         return err_set(err, "task.tokenizer = %s: %s has its own; write auto or words",
-                       tokenizer_names[p->tokenizer], t->row->name);
+                       tokenizer_name(p->tokenizer), t->row->name);
     return 0;
 }
 

@@ -121,7 +121,11 @@ static const struct tokenizer_row tokenizer_hf = {
 const struct tokenizer_row *const tokenizer_table[] = {
     &tokenizer_bytes, &tokenizer_llama2c, &tokenizer_words, &tokenizer_hf, NULL,
 };
-const char *const tokenizer_names[] = {"auto", "bytes", "llama2c", "words", "hf", NULL};
+
+const char *tokenizer_name(int32_t i)
+{
+    return i == 0 ? "auto" : tokenizer_table[i - 1] ? tokenizer_table[i - 1]->name : NULL;
+}
 
 struct tokenizer *tokenizer_open_bytes(const struct tokenizer_row *row, const uint8_t *bytes,
                                        size_t n, struct err *err)

@@ -34,7 +34,7 @@ struct tokenizer {
 
 extern const struct tokenizer_row tokenizer_llama2c;
 extern const struct tokenizer_row *const tokenizer_table[]; // NULL-terminated
-extern const char *const tokenizer_names[];                 // the same rows, for task.tokenizer
+const char *tokenizer_name(int32_t i); // of task.tokenizer: auto, then the rows'
 
 // err names the file and the offset or key at fault.
 struct tokenizer *tokenizer_open(const char *name, const char *path, struct err *err);

@@ -466,8 +466,6 @@ static void frozen_values(const char *method)
     c.fed.local_steps = 2;
     c.fed.batch = 2;
     c.fed.opt_state = FED_STATE_KEEP;
-    for (c.task.name = 0; strcmp(task_names[c.task.name], "synth-qa") != 0;)
-        c.task.name++;
     struct workload_env env = {.fed = &c.fed,
                                .fisher = &c.fisher,
                                .task = &c.task,

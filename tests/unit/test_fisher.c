@@ -38,9 +38,6 @@ static int setup(void **state)
     opt_defaults(task_options, task_option_count, &task);
     opt_defaults(model_options, model_option_count, &model);
     opt_defaults(optim_options, optim_option_count, &optim);
-    for (int i = 0; task_names[i]; i++)
-        if (strcmp(task_names[i], "synth-qa") == 0)
-            task.name = i;
     task.client_min = task.client_max = 7;
     task.test = 4;
     snprintf(model.path, sizeof model.path, "builtin");

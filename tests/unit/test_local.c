@@ -162,8 +162,8 @@ static void test_no_rule_and_an_idle_rule_train_alike(void **state)
     opt_defaults(fed_options, fed_option_count, &fed);
     opt_defaults(task_options, task_option_count, &task);
     opt_defaults(optim_options, optim_option_count, &optim);
-    for (task.name = 0; strcmp(task_names[task.name], "quadratic") != 0;)
-        task.name++;
+    assert_int_equal(
+        opt_set_list(task_options, task_option_count, &task, "task.name=quadratic", NULL), 0);
     task.quadratic =
         (struct quadratic_params){.features = 7, .outputs = 3, .samples = 9, .het = 0.5};
     optim.kind = OPTIM_SGD;

@@ -857,7 +857,6 @@ static void absent_devices_say_so(void **state)
     for (int32_t i = 0; dev_table[i]; i++) {
         struct dev d;
         struct err err = {""};
-        assert_string_equal(dev_names[i], dev_table[i]->name);
         if (dev_open(&d, i, 1, &err))
             assert_non_null(strstr(err.text, dev_table[i]->name));
         else

@@ -10,13 +10,24 @@
 
 static const char *const colours[] = {"red", "green", "blue", NULL};
 
+// A family, of which each row has its name.
+static const struct size_row {
+    const char *name;
+    int inches;
+} size_table[] = {{"small", 10}, {"large", 30}};
+
+static const char *size_name(int32_t i)
+{
+    return i < (int32_t)ARRAY_LEN(size_table) ? size_table[i].name : NULL;
+}
+
 struct thing {
     bool on;
     int32_t count;
     int64_t seed;
     double rate;
     char name[16];
-    int32_t colour;
+    int32_t colour, size;
 };
 
 static const struct opt rows[] = {
@@ -26,6 +37,7 @@ static const struct opt rows[] = {
     OPT(struct thing, rate, "rate", "0.5", 0, INFINITY, "bit/s", "a real"),
     OPT_STRING(struct thing, name, "name", "nobody", "text"),
     OPT_ENUM(struct thing, colour, "colour", "green", colours, "a choice"),
+    OPT_ROW(struct thing, size, "size", "large", size_name, "a row of a table"),
 };
 enum { N = ARRAY_LEN(rows) };
 
@@ -62,13 +74,14 @@ static void defaults_are_parsed(void **state)
     assert_true(t.rate == 0.5);
     assert_string_equal(t.name, "nobody");
     assert_int_equal(t.colour, 1);
+    assert_int_equal(t.size, 1);
 }
 
 static void types_follow_the_field(void **state)
 {
     (void)state;
-    static const enum opt_type expected[N] = {OPT_BOOL, OPT_I32,  OPT_I64,
-                                              OPT_F64,  OPT_TEXT, OPT_CHOICE};
+    static const enum opt_type expected[N] = {OPT_BOOL, OPT_I32,    OPT_I64,   OPT_F64,
+                                              OPT_TEXT, OPT_CHOICE, OPT_CHOICE};
     for (int i = 0; i < N; i++)
         assert_int_equal(rows[i].type, expected[i]);
     assert_int_equal(opt_find(rows, N, "name")->size, 16);
@@ -212,6 +225,10 @@ static void choices(void **state)
     refused("colour", "gren", "did you mean green?");
     refused("colour", "gren", "red, green, blue");
     refused("colour", "purple stripes", "the choices are red, green, blue");
+    assert_int_equal(set(&t, "size", "small", &err), 0);
+    assert_int_equal(t.size, 0);
+    refused("size", "smal", "did you mean small?");
+    refused("size", "gigantic", "the choices are small, large");
 }
 
 static void lists(void **state)
@@ -261,7 +278,7 @@ static void format_reads_back(void **state)
         {"rate", "1e300", "1e300"},   {"rate", "25", "25"},
         {"rate", "inf", "inf"},       {"rate", "0.30000000000000004", "0.30000000000000004"},
         {"rate", "100000", "100000"}, {"name", "x y", "x y"},
-        {"colour", "blue", "blue"},
+        {"colour", "blue", "blue"},   {"size", "small", "small"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct thing t = {0};
@@ -296,7 +313,8 @@ static void ranges(void **state)
                  {"count", "1 to 1e6"},
                  {"rate", "0 to inf bit/s"},
                  {"name", "text of at most 15 bytes"},
-                 {"colour", "red, green, blue"}};
+                 {"colour", "red, green, blue"},
+                 {"size", "small, large"}};
     char out[64];
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         opt_range(opt_find(rows, N, cases[i].name), out, sizeof out);

@@ -18,11 +18,9 @@ static int set_up(void **state)
 {
     (void)state;
     opt_defaults(net_options, net_option_count, &params);
-    for (params.transport = 0; strcmp(transport_names[params.transport], "sim") != 0;)
-        params.transport++;
-    params.sim_workers = 4;
-    params.timeout_s = 1;
-    return transport_open(&t, &params, 7, NULL);
+    return opt_set_list(net_options, net_option_count, &params,
+                        "net.transport=sim,net.sim_workers=4,net.timeout_s=1", NULL) ||
+           transport_open(&t, &params, 7, NULL);
 }
 
 static int tear_down(void **state)
