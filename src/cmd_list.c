@@ -139,10 +139,15 @@ static void list_tasks(void)
 
 static void list_stages(void)
 {
-    puts("# stage      lane     the clock includes; it excludes");
-    for (int i = STAGE_PAD + 1; i < STAGE_COUNT; i++)
-        printf("  %-12s %-8s %s; %s\n", stage_table[i].name, lane_name[stage_table[i].lane],
-               stage_table[i].includes, stage_table[i].excludes);
+    enum stage order[STAGE_COUNT];
+    int depth[STAGE_COUNT], n = stage_order(order, depth);
+    puts("# What is timed. Parts of a stage stand indented below it and add up to it.\n"
+         "# stage        lane");
+    for (int k = 0; k < n; k++) {
+        const struct stage_row *s = &stage_table[order[k]];
+        printf("  %*s%-*s %s\n#     includes %s\n#     excludes %s\n", 2 * depth[k], "",
+               12 - 2 * depth[k], s->name, lane_name[s->lane], s->includes, s->excludes);
+    }
 }
 
 // Rows of [compare] are named without their section: its parser is another.

@@ -31,16 +31,16 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "what training steps leave: accumulate"},
     [STAGE_SELECT] = {"select", LANE_ENCODE, true,
         "the part of encode that scores coordinates and chooses those to send",
-        "their widths and values"},
+        "their widths and values", STAGE_ENCODE},
     [STAGE_ALLOC] = {"alloc", LANE_ENCODE, true,
         "the part of encode that chooses widths under the byte budget, trial sizes included",
-        "estimating the sensitivities"},
+        "estimating the sensitivities", STAGE_ENCODE},
     [STAGE_ENCODE] = {"encode", LANE_ENCODE, false,
         "update to bytes: feedback, select, alloc, quantise, pack, entropy, whose sum it is",
         "frame header and checksum"},
     [STAGE_PACK] = {"pack", LANE_ENCODE, true,
         "the part of encode that lays codes, positions and tags into bits",
-        "quantise, where codes are laid as they are made"},
+        "quantise, where codes are laid as they are made", STAGE_ENCODE},
     [STAGE_UPLOAD] = {"upload", LANE_NET, false,
         "the update's travel over the client's link, sealed to received", "decoding"},
     [STAGE_WAIT] = {"wait", LANE_NET, false,
@@ -61,15 +61,16 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_SLOT] = {"slot", LANE_IO, false,
         "a client's state read from or written to its slot file", "using it"},
     [STAGE_FORWARD] = {"forward", LANE_COMPUTE, true,
-        "the part of train that computes the loss", "gradients"},
+        "the part of train that computes the loss", "gradients", STAGE_TRAIN},
     [STAGE_BACKWARD] = {"backward", LANE_COMPUTE, true,
-        "the part of train that computes gradients", "the optimiser"},
+        "the part of train that computes the adapter's gradients", "embed_grad; the optimiser", STAGE_TRAIN},
     [STAGE_OPTIMIZER] = {"optimizer", LANE_COMPUTE, true,
-        "the part of train that updates the adapter", "gradients"},
+        "the part of train that updates the adapter", "gradients", STAGE_TRAIN},
     [STAGE_EMBED_GRAD] = {"embed_grad", LANE_COMPUTE, true,
-        "the part of backward below the lowest adapter", "the adapters' gradients"},
+        "the part of train that takes gradients on below the lowest adapter, for scores of tokens",
+        "the adapters' gradients: backward", STAGE_TRAIN},
     [STAGE_MASK] = {"mask", LANE_COMPUTE, true,
-        "the part of train that chooses the tokens whose loss counts", "scoring them"},
+        "the part of train that chooses the tokens whose loss counts", "scoring them", STAGE_TRAIN},
     [STAGE_PRIVACY] = {"privacy", LANE_ENCODE, false,
         "clipping an update and adding noise to it, its norm included", "compression; accounting"},
     [STAGE_SETUP] = {"setup", LANE_IO, false,
@@ -78,24 +79,24 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "the part of checkpoint, slot and trace that waits for the disk (fsync, fdatasync)",
         "writing"},
     [STAGE_REFRESH] = {"refresh", LANE_COMPUTE, true,
-        "the part of train that averages the scores of tokens", "their gradients: embed_grad"},
+        "the part of train that averages the scores of tokens", "their gradients: embed_grad", STAGE_TRAIN},
     [STAGE_ACCUMULATE] = {"accumulate", LANE_COMPUTE, true,
         "the part of train that averages squares of the adapter's gradient for the codec",
-        "the optimiser"},
+        "the optimiser", STAGE_TRAIN},
     [STAGE_MERGE] = {"merge", LANE_COMPUTE, true,
         "the part of train that matches and merges tokens, and takes gradients back through it; "
         "bytes are the activations that enter the first layer and the last",
-        "forward; backward"},
+        "forward; backward", STAGE_TRAIN},
     [STAGE_FEEDBACK] = {"feedback", LANE_ENCODE, true,
         "the part of encode that adds the residual, decodes what was sent and keeps the rest",
-        "the slot file"},
+        "the slot file", STAGE_ENCODE},
     [STAGE_QUANTISE] = {"quantise", LANE_ENCODE, true,
         "the part of encode that turns values into codes: checks, scales, transforms, rounding; "
         "also laying the codes into bits where one pass does both",
-        "entropy coding"},
+        "entropy coding", STAGE_ENCODE},
     [STAGE_ENTROPY] = {"entropy", LANE_ENCODE, true,
         "the part of encode that codes symbols by their frequency or compresses whole messages",
-        "trial sizes of a budget search: alloc"},
+        "trial sizes of a budget search: alloc", STAGE_ENCODE},
 };
 // clang-format on
 
@@ -356,6 +357,22 @@ void record_make_pad(enum record_id id, void *row)
     const int32_t none = -1;
     if (id != REC_EVENTS)
         memcpy((char *)row + record_tables[id].pad_offset, &none, sizeof none);
+}
+
+static int order_below(enum stage parent, int level, enum stage *order, int *depth, int n)
+{
+    for (int i = STAGE_PAD + 1; i < STAGE_COUNT; i++)
+        if (stage_table[i].within == parent) {
+            order[n] = (enum stage)i;
+            depth[n] = level;
+            n = order_below((enum stage)i, level + 1, order, depth, n + 1);
+        }
+    return n;
+}
+
+int stage_order(enum stage order[STAGE_COUNT], int depth[STAGE_COUNT])
+{
+    return order_below(STAGE_PAD, 0, order, depth, 0);
 }
 
 void recorder_init(struct recorder *r, size_t cap, int32_t rank, bool cpu)

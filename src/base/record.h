@@ -53,11 +53,15 @@ enum lane { LANE_COMPUTE, LANE_ENCODE, LANE_NET, LANE_IO, LANE_COUNT };
 struct stage_row {
     const char *name;
     enum lane lane;
-    bool inner; // lies inside another stage: left out of sums of shares
+    bool inner; // left out of sums of shares: another stage holds its time
     const char *includes, *excludes;
+    enum stage within; // the one stage it is a part of; STAGE_PAD = none, or parts of several
 };
 
 extern const struct stage_row stage_table[STAGE_COUNT];
+// All stages, each behind the one it is a part of; depth says how many it lies in. Returns how
+// many.
+int stage_order(enum stage order[STAGE_COUNT], int depth[STAGE_COUNT]);
 extern const char *const lane_name[LANE_COUNT];
 
 // Rows. Missing integers are -1, missing floats NaN. No padding holes: fields are ordered by size.

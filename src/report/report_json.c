@@ -109,6 +109,8 @@ static void put_stages(struct jsonw *j, const struct trace_file *f, int32_t run)
         jsonw_text(j, lane_name[stage_table[i].lane]);
         jsonw_key(j, "inner");
         jsonw_bool(j, stage_table[i].inner);
+        jsonw_key(j, "within");
+        jsonw_text(j, stage_table[i].within ? stage_table[stage_table[i].within].name : "");
         for (size_t k = 0; k < ARRAY_LEN(ints); k++) {
             jsonw_key(j, ints[k].name);
             jsonw_int(j, ints[k].v);

@@ -63,7 +63,7 @@ double tally_percentile(const struct stage_tally *s, double p)
 
 // ROUND spans the others, and WAIT is the server seeing its clients work: neither adds to the
 // whole.
-static bool counts(int stage)
+static bool counts(enum stage stage)
 {
     return !stage_table[stage].inner && stage != STAGE_ROUND && stage != STAGE_WAIT;
 }
@@ -80,20 +80,24 @@ void tally_print(const struct tally *t, FILE *out)
     memcpy(table.col, cols, sizeof cols);
     int64_t whole = 0;
     for (int i = 1; i < STAGE_COUNT; i++)
-        whole += counts(i) ? t->stage[i].dur_ns : 0;
+        whole += counts((enum stage)i) ? t->stage[i].dur_ns : 0;
     table_head(&table);
-    for (int i = 1; i < STAGE_COUNT; i++) {
+    enum stage order[STAGE_COUNT];
+    int depth[STAGE_COUNT], n = stage_order(order, depth);
+    for (int k = 0; k < n; k++) {
+        enum stage i = order[k];
         const struct stage_tally *s = &t->stage[i];
         char name[32], text[8][32];
         if (s->count == 0)
             continue;
-        snprintf(name, sizeof name, "%s%s", counts(i) ? "" : " ", stage_table[i].name);
+        snprintf(name, sizeof name, "%*s%s", depth[k] ? depth[k] : !counts(i), "",
+                 stage_table[i].name);
         const char *cells[] = {
             name,
             lane_name[stage_table[i].lane],
             fmt_count(text[0], s->count),
             fmt_time(text[1], s->dur_ns),
-            counts(i) && whole > 0
+            (counts(i) || depth[k]) && whole > 0
                 ? fmt_fixed(text[2], 100.0 * (double)s->dur_ns / (double)whole, 6, 1)
                 : "-",
             s->cpu_known ? fmt_time(text[3], s->cpu_ns) : "-",

@@ -23,8 +23,8 @@ struct tally {
 
 void tally_add(struct tally *t, const struct rec_event *e, size_t n);
 double tally_percentile(const struct stage_tally *s, double p); // ns; NaN without events
-// One row a stage in table order: time, share of the stages that are not inside others, cpu, p50,
-// p95, bytes.
+// One row per stage, parts indented below their whole: time, share of the sum of the stages that
+// are not inside others, cpu, p50, p95, bytes.
 void tally_print(const struct tally *t, FILE *out);
 void tally_free(struct tally *t);
 

@@ -262,7 +262,7 @@ static void put_table(struct maker *m, enum record_id id, size_t chunk_rows)
 
 struct stage_text { // a row of /stages
     int32_t id, inner;
-    char name[24], lane[16], includes[192], excludes[192];
+    char name[24], lane[16], within[24], includes[192], excludes[192];
 };
 
 static void put_stages(struct maker *m)
@@ -274,6 +274,8 @@ static void put_stages(struct maker *m)
         rows[i].inner = s->inner;
         snprintf(rows[i].name, sizeof rows[i].name, "%s", s->name);
         snprintf(rows[i].lane, sizeof rows[i].lane, "%s", lane_name[s->lane]);
+        snprintf(rows[i].within, sizeof rows[i].within, "%s",
+                 s->within ? stage_table[s->within].name : "");
         snprintf(rows[i].includes, sizeof rows[i].includes, "%s", s->includes ? s->includes : "");
         snprintf(rows[i].excludes, sizeof rows[i].excludes, "%s", s->excludes ? s->excludes : "");
     }
@@ -283,6 +285,8 @@ static void put_stages(struct maker *m)
          "1 = lies inside another stage, left out of sums"},
         {"name", FIELD_TEXT, offsetof(struct stage_text, name), 24, "", "name"},
         {"lane", FIELD_TEXT, offsetof(struct stage_text, lane), 16, "", "lane of a timeline"},
+        {"within", FIELD_TEXT, offsetof(struct stage_text, within), 24, "",
+         "the stage it is a part of; the parts of a stage add up to it"},
         {"includes", FIELD_TEXT, offsetof(struct stage_text, includes), 192, "",
          "what its clock includes"},
         {"excludes", FIELD_TEXT, offsetof(struct stage_text, excludes), 192, "",
