@@ -26,9 +26,10 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "waiting for the server to send"},
     [STAGE_TRAIN] = {"train", LANE_COMPUTE, false,
         "all local steps of a client", "compression, transfer and slot files"},
-    [STAGE_FISHER] = {"fisher", LANE_COMPUTE, false,
-        "estimating sensitivities outside the training steps: the oracle's gradients by example",
-        "what training steps leave: accumulate"},
+    [STAGE_FISHER] = {"fisher", LANE_COMPUTE, true,
+        "all that sensitivities and scores of tokens cost a client: "
+        "embed_grad, mask, refresh, accumulate and oracle",
+        "what training costs without them"},
     [STAGE_SELECT] = {"select", LANE_ENCODE, true,
         "the part of encode that scores coordinates and chooses those to send",
         "their widths and values", STAGE_ENCODE},
@@ -97,6 +98,12 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_ENTROPY] = {"entropy", LANE_ENCODE, true,
         "the part of encode that codes symbols by their frequency or compresses whole messages",
         "trial sizes of a budget search: alloc", STAGE_ENCODE},
+    [STAGE_ORACLE] = {"oracle", LANE_COMPUTE, false,
+        "the true diagonal Fisher after training, from every example of the client",
+        "what training steps leave: accumulate"},
+    [STAGE_DRAW] = {"draw", LANE_COMPUTE, true,
+        "the part of train that draws batches and lays them out, and copies a client's vectors "
+        "in and out", "tokens' weights: mask", STAGE_TRAIN},
 };
 // clang-format on
 
@@ -408,6 +415,7 @@ void recorder_put(struct recorder *r, enum stage stage, int32_t client, int64_t 
         .stage = (uint8_t)stage,
         .flags = flags,
     };
+    r->total_ns[stage] += dur_ns;
     r->head = r->head + 1 == r->cap ? 0 : r->head + 1;
     if (r->n < r->cap)
         r->n++;

@@ -45,6 +45,8 @@ enum stage {
     STAGE_FEEDBACK,   // inside encode: adding the residual, and taking the next one
     STAGE_QUANTISE,   // inside encode: values to codes
     STAGE_ENTROPY,    // inside encode: codes to fewer bits
+    STAGE_ORACLE,     // the true Fisher, example by example
+    STAGE_DRAW,       // inside train: batches in, vectors in and out
     STAGE_COUNT
 };
 
@@ -224,7 +226,8 @@ void record_make_pad(enum record_id id, void *row);
 // and counted. One recorder a rank, used from one thread.
 struct recorder {
     struct rec_event *ring;
-    size_t cap, head, n; // head: next slot to write
+    size_t cap, head, n;           // head: next slot to write
+    int64_t total_ns[STAGE_COUNT]; // of all rows put, by stage
     int64_t lost, origin_ns;
     int32_t run, version, attempt, rank;
     bool cpu; // take CPU time too

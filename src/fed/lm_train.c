@@ -228,7 +228,7 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
     }
     for (size_t j = 0; j < lm->n; j++)
         job->sens[j] /= (float)own->n;
-    span_end(rec, span, STAGE_FISHER, (int32_t)job->client, 0, 0);
+    span_end(rec, span, STAGE_ORACLE, (int32_t)job->client, 0, 0);
 }
 
 static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
@@ -287,19 +287,39 @@ static void train_step(struct workload *w, struct lm *lm, struct train_job *jobs
     model_update(lm->model, lm->job, n, w->env.optim, rec);
 }
 
+static int64_t fisher_ns(const struct recorder *rec)
+{
+    return rec->total_ns[STAGE_EMBED_GRAD] + rec->total_ns[STAGE_MASK] +
+           rec->total_ns[STAGE_REFRESH] + rec->total_ns[STAGE_ACCUMULATE] +
+           rec->total_ns[STAGE_ORACLE];
+}
+
+// Equal parts for clients that trained together, laid end to end from t_ns.
+static void put_shares(struct recorder *rec, const struct train_job *jobs, int n, enum stage stage,
+                       int64_t t_ns, int64_t dur_ns, uint8_t flags)
+{
+    for (int i = 0; i < n && dur_ns > 0; i++)
+        recorder_put(rec, stage, (int32_t)jobs[i].client, t_ns + i * (dur_ns / n), dur_ns / n, -1,
+                     0, 0, (uint8_t)(flags | (n > 1 ? EVENT_SHARED : 0)));
+}
+
 void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
 {
     struct lm *lm = w->state;
     const struct fed_params *fed = w->env.fed;
     struct span span = span_begin(rec);
+    int64_t fisher = fisher_ns(rec);
     assert(n <= lm->group);
     lm_backbone(w, w->n_backbone ? jobs[0].theta + lm->n : NULL);
     for (int i = 0; i < n; i++)
         job_begin(w, lm, &jobs[i], i);
+    put_shares(rec, jobs, n, STAGE_DRAW, span.t_ns, clock_ns() - span.t_ns, 0);
     for (int32_t s = 0; s < fed->local_steps; s++) {
+        int64_t t = clock_ns();
         for (int i = 0; i < n; i++)
             lm_batch_draw(&lm->batch[i], task_client(lm->task, (int32_t)jobs[i].client), fed->batch,
                           &lm->rng[i]);
+        put_shares(rec, jobs, n, STAGE_DRAW, t, clock_ns() - t, 0);
         bool refresh;
         step_tokens(w, lm, jobs, n, &refresh, rec);
         train_step(w, lm, jobs, n, s, rec);
@@ -309,7 +329,10 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
             jobs[i].loss += lm->job[i].loss;
     }
     struct span apart = oracles(w, lm, jobs, n, rec);
+    int64_t t = clock_ns();
     for (int i = 0; i < n; i++)
         job_end(w, lm, &jobs[i], i);
+    put_shares(rec, jobs, n, STAGE_DRAW, t, clock_ns() - t, 0);
+    put_shares(rec, jobs, n, STAGE_FISHER, span.t_ns, fisher_ns(rec) - fisher, EVENT_SUMMED);
     share_time(jobs, n, rec, span, &apart);
 }
