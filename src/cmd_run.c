@@ -2,6 +2,7 @@
 #include "base/job.h"
 #include "base/mem.h"
 #include "base/pool.h"
+#include "base/power.h"
 #include "base/table.h"
 #include "base/topo.h"
 #include "cmd.h"
@@ -40,7 +41,8 @@ struct run {
     struct fed_sink sink;
     struct tally tally;
     struct rec_round last; // newest row, and the newest values in it that are known
-    int64_t start_ns, rounds_done;
+    struct power_watch power;
+    int64_t begun_ns, start_ns, rounds_done; // of the command, of its rounds
     int lock_fd, table_every;
     FILE *progress; // NULL = nobody watches
     int64_t progress_ns;
@@ -269,7 +271,8 @@ static void open_env(struct run *r, int threads)
                           .link = &r->transport.link,
                           .work = &r->work,
                           .method = &r->method,
-                          .rec = &r->server_rec};
+                          .rec = &r->server_rec,
+                          .start_ns = r->begun_ns};
     r->update_round = -1;
     if (c->trace.updates > 0 && !*c->trace.file)
         die(STATUS_USAGE,
@@ -280,6 +283,10 @@ static void open_env(struct run *r, int threads)
         env.update_arg = r;
     }
     r->env = env;
+    if (r->comm->local_rank == 0) {
+        power_watch_open(&r->power);
+        r->env.power = &r->power;
+    }
     if (fed_prepare(&r->env, &err))
         die(STATUS_USAGE, "%s", err.text);
 }
@@ -311,6 +318,7 @@ static void open_all(struct run *r)
     omp_set_num_threads(threads); // for the codecs' loops, too
     pool_open(threads);
     recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
+    r->server_rec.origin_ns = r->begun_ns;
     if (transport_open(&r->transport, &r->cfg.net, (uint64_t)r->cfg.run.seed, &err))
         die(STATUS_USAGE, "%s", err.text);
     bool server = transport_hosts(&r->transport, 0),
@@ -666,6 +674,7 @@ static void load_config(struct run *r, int argc, char **argv)
 static int run_main(int argc, char **argv)
 {
     struct run *r = mem_alloc(MEM_OTHER, sizeof *r);
+    r->begun_ns = clock_ns();
     struct sigaction action = {.sa_handler = on_signal};
     load_config(r, argc, argv);
     fault_load();

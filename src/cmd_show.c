@@ -17,7 +17,9 @@ enum section {
     SHOW_BYTES = 16,
     SHOW_CLIENTS = 32,
     SHOW_META = 64,
-    SHOW_ALL = 127,
+    SHOW_WIDTHS = 128,
+    SHOW_SENSORS = 256,
+    SHOW_ALL = 511,
 };
 
 struct request {
@@ -38,6 +40,8 @@ static int parse(struct request *q, int argc, char **argv)
                                           {"stages", no_argument, NULL, SHOW_STAGES},
                                           {"bytes", no_argument, NULL, SHOW_BYTES},
                                           {"clients", no_argument, NULL, SHOW_CLIENTS},
+                                          {"widths", no_argument, NULL, SHOW_WIDTHS},
+                                          {"sensors", no_argument, NULL, SHOW_SENSORS},
                                           {"meta", no_argument, NULL, 'M'},
                                           {"all", no_argument, NULL, 'A'},
                                           {0}};
@@ -90,10 +94,9 @@ static void print_run(const struct trace_file *f, int32_t run, unsigned sections
         enum section section;
         void (*plain)(FILE *, const struct trace_file *, int32_t);
         void (*listed)(FILE *, const struct trace_file *, int32_t, size_t);
-    } parts[] = {{SHOW_SUMMARY, report_summary, NULL},
-                 {SHOW_ROUNDS, NULL, report_rounds},
-                 {SHOW_STAGES, report_stages, NULL},
-                 {SHOW_BYTES, report_bytes, NULL},
+    } parts[] = {{SHOW_SUMMARY, report_summary, NULL}, {SHOW_ROUNDS, NULL, report_rounds},
+                 {SHOW_STAGES, report_stages, NULL},   {SHOW_BYTES, report_bytes, NULL},
+                 {SHOW_WIDTHS, NULL, report_widths},   {SHOW_SENSORS, report_sensors, NULL},
                  {SHOW_CLIENTS, NULL, report_clients}};
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         if (all && !(sections & parts[i].section))
@@ -162,9 +165,9 @@ static int show_main(int argc, char **argv)
 const struct cmd cmd_show = {
     .name = "show",
     .usage = "FILE.h5 [--SECTION ...] [--run N] [--json] [--recover]",
-    .help = "what is in a trace: summary, rounds, stages, bytes, clients",
+    .help = "what is in a trace: summary, rounds, stages, bytes, widths, clients",
     .details =
-        "  --summary --rounds --stages --bytes --clients --runs --meta\n"
+        "  --summary --rounds --stages --bytes --widths --sensors --clients --runs --meta\n"
         "               only these sections, whole; without any, all but meta, condensed\n"
         "  --all        every section, whole\n"
         "  --run N      only this run of a file that holds several\n"

@@ -265,3 +265,30 @@ static const struct power_sensor hwmon = {
 };
 
 const struct power_sensor *const power_sensors[] = {&ina3221, &ina3221x, &rapl, &hwmon, NULL};
+
+void power_watch_open(struct power_watch *w)
+{
+    char why[96];
+    w->n = 0;
+    for (const struct power_sensor *const *s = power_sensors; *s; s++) {
+        int found = (*s)->find(power_sysfs_root(), w->rail + w->n, POWER_RAILS - w->n, why);
+        for (int i = 0; i < found; i++)
+            w->sensor[w->n + i] = *s;
+        w->n += found;
+    }
+}
+
+int power_watch_read(struct power_watch *w, struct rec_sensor rows[POWER_RAILS])
+{
+    int n = 0;
+    for (int i = 0; i < w->n; i++) {
+        double mw = w->sensor[i]->read_mw(&w->rail[i]);
+        if (!isfinite(mw))
+            continue;
+        struct rec_sensor row = {
+            .t_ns = clock_ns(), .milliwatt = mw, .celsius = (double)NAN, .value = (double)NAN};
+        memcpy(row.rail, w->rail[i].name, sizeof row.rail);
+        rows[n++] = row;
+    }
+    return n;
+}

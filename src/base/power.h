@@ -3,6 +3,8 @@
 #ifndef FSTQ_BASE_POWER_H
 #define FSTQ_BASE_POWER_H
 
+#include "base/record.h"
+
 #include <stdint.h>
 
 #define POWER_RAILS 16
@@ -26,5 +28,15 @@ struct power_sensor {
 
 extern const struct power_sensor *const power_sensors[]; // NULL-terminated
 const char *power_sysfs_root(void);
+
+// All rails of this machine, for whoever reads them from time to time.
+struct power_watch {
+    int n;
+    const struct power_sensor *sensor[POWER_RAILS]; // of each rail
+    struct power_rail rail[POWER_RAILS];
+};
+void power_watch_open(struct power_watch *w);
+// One row per rail that can be read, at most POWER_RAILS; t_ns is this machine's monotonic clock.
+int power_watch_read(struct power_watch *w, struct rec_sensor rows[POWER_RAILS]);
 
 #endif

@@ -22,8 +22,9 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "sealing the adapter and handing it to the transport for every sampled client",
         "its travel"},
     [STAGE_DOWNLOAD] = {"download", LANE_NET, false,
-        "the adapter's travel over the client's link, and its checks",
-        "waiting for the server to send"},
+        "a version's way into a rank: from the first of its bytes seen to its place in memory, "
+        "checks included",
+        "waiting for the server to send; modelled links, which are in /links"},
     [STAGE_TRAIN] = {"train", LANE_COMPUTE, false,
         "all local steps of a client", "compression, transfer and slot files"},
     [STAGE_FISHER] = {"fisher", LANE_COMPUTE, true,
@@ -43,7 +44,9 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "the part of encode that lays codes, positions and tags into bits",
         "quantise, where codes are laid as they are made", STAGE_ENCODE},
     [STAGE_UPLOAD] = {"upload", LANE_NET, false,
-        "the update's travel over the client's link, sealed to received", "decoding"},
+        "the update's way out of a rank: from sealing to the last byte gone; inside one process, "
+        "sealing",
+        "decoding; modelled links, which are in /links"},
     [STAGE_WAIT] = {"wait", LANE_NET, false,
         "nothing to do until a message or a deadline", "handling it"},
     [STAGE_DECODE] = {"decode", LANE_ENCODE, false,
@@ -64,23 +67,26 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_FORWARD] = {"forward", LANE_COMPUTE, true,
         "the part of train that computes the loss", "gradients", STAGE_TRAIN},
     [STAGE_BACKWARD] = {"backward", LANE_COMPUTE, true,
-        "the part of train that computes the adapter's gradients", "embed_grad; the optimiser", STAGE_TRAIN},
+        "the part of train that computes the adapter's gradients",
+        "embed_grad; the optimiser", STAGE_TRAIN},
     [STAGE_OPTIMIZER] = {"optimizer", LANE_COMPUTE, true,
         "the part of train that updates the adapter", "gradients", STAGE_TRAIN},
     [STAGE_EMBED_GRAD] = {"embed_grad", LANE_COMPUTE, true,
-        "the part of train that takes gradients on below the lowest adapter, for scores of tokens",
+        "the part of train that takes gradients on below the lowest adapter, for "
+        "scores of tokens",
         "the adapters' gradients: backward", STAGE_TRAIN},
     [STAGE_MASK] = {"mask", LANE_COMPUTE, true,
         "the part of train that chooses the tokens whose loss counts", "scoring them", STAGE_TRAIN},
     [STAGE_PRIVACY] = {"privacy", LANE_ENCODE, false,
         "clipping an update and adding noise to it, its norm included", "compression; accounting"},
-    [STAGE_SETUP] = {"setup", LANE_IO, false,
-        "start to the first round: data, weights, hello", "rounds"},
+    [STAGE_SETUP] = {"setup", LANE_IO, true,
+        "a rank's start to the first round: MPI, data, weights, greeting", "rounds"},
     [STAGE_SYNC] = {"sync", LANE_IO, true,
         "the part of checkpoint, slot and trace that waits for the disk (fsync, fdatasync)",
         "writing"},
     [STAGE_REFRESH] = {"refresh", LANE_COMPUTE, true,
-        "the part of train that averages the scores of tokens", "their gradients: embed_grad", STAGE_TRAIN},
+        "the part of train that averages the scores of tokens",
+        "their gradients: embed_grad", STAGE_TRAIN},
     [STAGE_ACCUMULATE] = {"accumulate", LANE_COMPUTE, true,
         "the part of train that averages squares of the adapter's gradient for the codec",
         "the optimiser", STAGE_TRAIN},
@@ -127,7 +133,7 @@ _Static_assert(sizeof(struct rec_round) == 11 * 8 + 6 * 8 + 8 + 8 * 4, "hole in 
 _Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 6 * 4,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
-_Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4, "hole in rec_alloc");
+_Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4 + 48, "hole in rec_alloc");
 _Static_assert(sizeof(struct rec_link) == 6 * 8 + 6 * 4, "hole in rec_link");
 _Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sensor");
 _Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 1144, "hole in rec_run");
@@ -241,9 +247,12 @@ static const struct record_field eval_fields[] = {
 
 #define ROW struct rec_alloc
 static const struct record_field alloc_fields[] = {
-    RUN, VERSION, ATTEMPT, CLIENT,
-    FIELD(tensor, "", "tensor, in the order of the shape registry"),
-    FIELD(kept, "", "values sent at 0, 1, 2, 3, 4, 6, 8, 16 and 32 bits"),
+    RUN, VERSION, ATTEMPT,
+    FIELD(rank, "", "rank whose clients sent them"),
+    FIELD(tensor, "", "tensor, in the order of what travels"),
+    FIELD(name, "", "its name: layer and matrix"),
+    FIELD(messages, "", "messages summed"),
+    FIELD(kept, "1", "values sent at 0, 1, 2, 3, 4, 6, 8, 16 and 32 bit"),
     {0},
 };
 #undef ROW
@@ -334,7 +343,7 @@ const struct record_table record_tables[REC_COUNT] = {
     [REC_EVAL] = TABLE("/eval", struct rec_eval, 4, run, eval_fields,
         "one row a metric and set"),
     [REC_ALLOC] = TABLE("/alloc", struct rec_alloc, 64, run, alloc_fields,
-        "one row a tensor and message: values by width"),
+        "one row per tensor, rank and round: values by width, where the codec says them"),
     [REC_LINKS] = TABLE("/links", struct rec_link, 32, run, link_fields,
         "one row a transfer over a link model"),
     [REC_SENSORS] = TABLE("/sensors", struct rec_sensor, 64, run, sensor_fields,

@@ -134,7 +134,8 @@ struct rec_eval {
 
 struct rec_alloc {
     int64_t kept[RECORD_WIDTHS];
-    int32_t run, version, attempt, client, tensor, pad;
+    int32_t run, version, attempt, rank, tensor, messages;
+    char name[48]; // of the tensor: its layer and matrix
 };
 
 struct rec_link {

@@ -356,14 +356,24 @@ int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
     return CODEC_NONFINITE;
 }
 
+// Where all values have one width, so have those of each tensor.
+static void one_width(const struct codec_inst *c, struct codec_report *report)
+{
+    const struct shape *s = c->shape;
+    for (int k = 1; k < RECORD_WIDTHS; k++)
+        for (uint32_t t = 0; t < s->n_tensors && report->kept[k] == (int64_t)s->n_values; t++)
+            report->by_tensor[t][k] = (int64_t)s->tensors[t].rows * s->tensors[t].cols;
+}
+
 int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                      size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
     struct codec_report own;
     if (!report)
         report = &own;
-    memset(report, 0, sizeof *report);
-    report->staleness = -1;
+    *report = (struct codec_report){.staleness = -1, .by_tensor = in->by_tensor};
+    if (report->by_tensor)
+        memset(report->by_tensor, 0, c->shape->n_tensors * sizeof *report->by_tensor);
     int bad = codec_flags(c) & CODEC_SELF_CHECK ? 0 : codec_check_limit(c, in->x, err);
     if (bad)
         return bad;
@@ -372,6 +382,8 @@ int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, u
     assert(len < 0 ||
            p->header + p->directory + p->scales + p->indices + p->tags + p->values == len);
     assert(len <= (int64_t)cap);
+    if (report->by_tensor && len >= 0)
+        one_width(c, report);
     return len;
 }
 

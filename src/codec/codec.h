@@ -58,8 +58,11 @@ struct codec_input {
     // How far the mean training loss has come down since the first round, as announced with the
     // model; 0 = not known yet.
     double loss_fall;
-    struct laps
-        *laps; // a codec says lap(in->laps, STAGE_...) where a part of it ends; NULL = nobody
+    // (n_tensors) out: values sent at each width, tensor by tensor; NULL = nobody asks. A codec
+    // that does not say leaves zeros.
+    int64_t (*by_tensor)[RECORD_WIDTHS];
+    // A codec says lap(in->laps, STAGE_...) where a part of it ends; NULL = nobody measures.
+    struct laps *laps;
 };
 
 // Where the time of a codec goes that says no laps.
@@ -74,6 +77,7 @@ struct codec_report {
     struct codec_parts parts;
     int64_t kept[RECORD_WIDTHS]; // values sent at each of record_width_bits
     int64_t staleness;           // rounds since the residual was last committed, -1 = none kept
+    int64_t (*by_tensor)[RECORD_WIDTHS]; // codec_input's, for the codec to fill
 };
 
 struct codec_inst;

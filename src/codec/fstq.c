@@ -284,6 +284,8 @@ static int64_t write_message(struct fstq_work *w, const float *x, const float *g
     struct msg_out o;
     memset(&report->parts, 0, sizeof report->parts);
     memset(report->kept, 0, sizeof report->kept);
+    if (report->by_tensor)
+        memset(report->by_tensor, 0, w->c->shape->n_tensors * sizeof *report->by_tensor);
     msg_init(&o, out, cap, report);
     fstq_count(w);
     fstq_quantise(w, x, group_max, fit, w->rest);
@@ -291,6 +293,9 @@ static int64_t write_message(struct fstq_work *w, const float *x, const float *g
         return msg_full(&o, err);
     for (int k = 0; k < w->a.count; k++)
         report->kept[record_class(w->a.bits[k])] = w->total[k];
+    for (uint32_t t = 0; t < w->c->shape->n_tensors && report->by_tensor; t++)
+        for (int k = 0; k < w->a.count; k++)
+            report->by_tensor[t][record_class(w->a.bits[k])] = w->count[t][k];
     return msg_len(&o);
 }
 

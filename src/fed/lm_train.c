@@ -294,13 +294,13 @@ static int64_t fisher_ns(const struct recorder *rec)
            rec->total_ns[STAGE_ORACLE];
 }
 
-// Equal parts for clients that trained together, laid end to end from t_ns.
+// A sum over the steps, in equal parts for clients that trained together.
 static void put_shares(struct recorder *rec, const struct train_job *jobs, int n, enum stage stage,
-                       int64_t t_ns, int64_t dur_ns, uint8_t flags)
+                       int64_t t_ns, int64_t dur_ns)
 {
     for (int i = 0; i < n && dur_ns > 0; i++)
         recorder_put(rec, stage, (int32_t)jobs[i].client, t_ns + i * (dur_ns / n), dur_ns / n, -1,
-                     0, 0, (uint8_t)(flags | (n > 1 ? EVENT_SHARED : 0)));
+                     0, 0, n > 1 ? EVENT_SUMMED | EVENT_SHARED : EVENT_SUMMED);
 }
 
 void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
@@ -313,13 +313,13 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
     lm_backbone(w, w->n_backbone ? jobs[0].theta + lm->n : NULL);
     for (int i = 0; i < n; i++)
         job_begin(w, lm, &jobs[i], i);
-    put_shares(rec, jobs, n, STAGE_DRAW, span.t_ns, clock_ns() - span.t_ns, 0);
+    int64_t draw_ns = clock_ns() - span.t_ns;
     for (int32_t s = 0; s < fed->local_steps; s++) {
         int64_t t = clock_ns();
         for (int i = 0; i < n; i++)
             lm_batch_draw(&lm->batch[i], task_client(lm->task, (int32_t)jobs[i].client), fed->batch,
                           &lm->rng[i]);
-        put_shares(rec, jobs, n, STAGE_DRAW, t, clock_ns() - t, 0);
+        draw_ns += clock_ns() - t;
         bool refresh;
         step_tokens(w, lm, jobs, n, &refresh, rec);
         train_step(w, lm, jobs, n, s, rec);
@@ -332,7 +332,7 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
     int64_t t = clock_ns();
     for (int i = 0; i < n; i++)
         job_end(w, lm, &jobs[i], i);
-    put_shares(rec, jobs, n, STAGE_DRAW, t, clock_ns() - t, 0);
-    put_shares(rec, jobs, n, STAGE_FISHER, span.t_ns, fisher_ns(rec) - fisher, EVENT_SUMMED);
+    put_shares(rec, jobs, n, STAGE_DRAW, span.t_ns, draw_ns + clock_ns() - t);
+    put_shares(rec, jobs, n, STAGE_FISHER, span.t_ns, fisher_ns(rec) - fisher);
     share_time(jobs, n, rec, span, &apart);
 }

@@ -13,6 +13,8 @@ static int open_worker(struct loop *l, int e, size_t spans, struct err *err)
     l->own_rec[e].origin_ns = 0; // the server puts its spans on rank 0's clock
     l->own_env[e] = *l->env;
     l->own_env[e].rec = &l->own_rec[e];
+    if (l->server) // it reads this host's sensors
+        l->own_env[e].power = NULL;
     l->worker[e] = worker_open(&l->own_env[e], e, err);
     return l->worker[e] ? 0 : -1;
 }

@@ -161,32 +161,39 @@ void ack_get(const uint8_t *p, struct ack_entry *e)
     e->accepted = p[4];
 }
 
-size_t events_bytes(size_t n_events, size_t n_messages)
+size_t rows_bytes(const struct rows_section *s, int n)
 {
-    return 8 + n_events * sizeof(struct rec_event) + n_messages * sizeof(struct rec_message);
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++)
+        bytes += ROWS_SECTION_BYTES + s[i].n * record_tables[s[i].id].row_bytes;
+    return bytes;
 }
 
-void events_put(uint8_t *p, const struct rec_event *e, size_t n_events, const struct rec_message *m,
-                size_t n_messages)
+void rows_put(uint8_t *p, const struct rows_section *s, int n)
 {
-    put_u32(p, (uint32_t)n_events);
-    put_u32(p + 4, (uint32_t)n_messages);
-    if (n_events)
-        memcpy(p + 8, e, n_events * sizeof *e);
-    if (n_messages)
-        memcpy(p + 8 + n_events * sizeof *e, m, n_messages * sizeof *m);
+    for (int i = 0; i < n; i++) {
+        size_t bytes = s[i].n * record_tables[s[i].id].row_bytes;
+        put_u32(p, (uint32_t)s[i].id);
+        put_u32(p + 4, (uint32_t)s[i].n);
+        if (bytes)
+            memcpy(p + ROWS_SECTION_BYTES, s[i].rows, bytes);
+        p += ROWS_SECTION_BYTES + bytes;
+    }
 }
 
-int events_get(const uint8_t *p, size_t len, const uint8_t **events, size_t *n_events,
-               const uint8_t **messages, size_t *n_messages)
+int rows_get(const uint8_t *p, size_t len, size_t *at, struct rows_section *s)
 {
-    if (len < 8)
+    size_t left = len - *at;
+    if (left == 0)
+        return 0;
+    if (left < ROWS_SECTION_BYTES || get_u32(p + *at) >= REC_COUNT)
         return -1;
-    *n_events = get_u32(p); // u32 each: the sum below cannot wrap
-    *n_messages = get_u32(p + 4);
-    if (events_bytes(*n_events, *n_messages) != len)
+    s->id = (enum record_id)get_u32(p + *at);
+    s->n = get_u32(p + *at + 4);
+    s->rows = p + *at + ROWS_SECTION_BYTES;
+    left -= ROWS_SECTION_BYTES;
+    if (s->n > left / record_tables[s->id].row_bytes)
         return -1;
-    *events = p + 8;
-    *messages = p + 8 + *n_events * sizeof(struct rec_event);
-    return 0;
+    *at += ROWS_SECTION_BYTES + s->n * record_tables[s->id].row_bytes;
+    return 1;
 }

@@ -63,12 +63,17 @@ int bye_get(const uint8_t *in, size_t len, struct bye *b);
 void ack_put(const struct ack_entry *e, uint8_t *out);
 void ack_get(const uint8_t *in, struct ack_entry *e);
 
-// EVENTS: counts u32 u32, then rows of rec_event, rows of rec_message. Rows travel as they lie in
-// memory, which hello has checked to be the same on both sides.
-size_t events_bytes(size_t n_events, size_t n_messages);
-void events_put(uint8_t *out, const struct rec_event *e, size_t n_events,
-                const struct rec_message *m, size_t n_messages);
-int events_get(const uint8_t *in, size_t len, const uint8_t **events, size_t *n_events,
-               const uint8_t **messages, size_t *n_messages);
+// EVENTS: sections of rows of the record's tables, each with its table u32 and count u32. Rows
+// travel as they lie in memory, which hello has checked to be the same on both sides.
+struct rows_section {
+    enum record_id id;
+    size_t n;
+    const void *rows; // may lie anywhere: copy before reading
+};
+#define ROWS_SECTION_BYTES 8
+size_t rows_bytes(const struct rows_section *s, int n);
+void rows_put(uint8_t *out, const struct rows_section *s, int n);
+// The section at *at, which moves behind it: 1, 0 at the end, -1 where the bytes are no such thing.
+int rows_get(const uint8_t *in, size_t len, size_t *at, struct rows_section *s);
 
 #endif

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "base/power.h"
 
 #include <assert.h>
 #include <math.h>
@@ -419,8 +420,23 @@ void server_checkpoint(struct server *s)
     span_end(env->rec, span, STAGE_CHECKPOINT, -1, 0, (int64_t)checkpoint_bytes(&c));
 }
 
+static void flush_sensors(struct server *s)
+{
+    struct rec_sensor row[POWER_RAILS];
+    int n = s->env->power ? power_watch_read(s->env->power, row) : 0;
+    for (int i = 0; i < n; i++) {
+        row[i].t_ns -= s->origin_ns;
+        row[i].run = s->env->rec->run;
+        row[i].version = (int32_t)s->round;
+        row[i].rank = s->env->rank;
+    }
+    if (n)
+        s->sink->rows(s->sink->arg, REC_SENSORS, row, (size_t)n);
+}
+
 void server_flush_events(struct server *s)
 {
+    flush_sensors(s);
     size_t n = recorder_drain(s->env->rec, s->drain, s->drain_cap);
     s->sink->rows(s->sink->arg, REC_EVENTS, s->drain, n);
 }
@@ -448,28 +464,55 @@ static void take_report(struct server *s, const struct rec_message *report)
     }
 }
 
+static void take_event(struct server *s, const struct server_peer *p, struct rec_event *e)
+{
+    if (e->stage == STAGE_PAD || e->stage >= STAGE_COUNT)
+        return;
+    e->t_start_ns -= s->origin_ns + p->offset_start_ns;
+    e->rank = p->hello.rank;
+    e->run = s->env->rec->run;
+    e->attempt = s->env->rec->attempt;
+    s->sink->rows(s->sink->arg, REC_EVENTS, e, 1);
+}
+
+static void take_alloc(struct server *s, struct rec_alloc *a)
+{
+    a->run = s->env->rec->run;
+    a->attempt = s->env->rec->attempt;
+    s->sink->rows(s->sink->arg, REC_ALLOC, a, 1);
+}
+
+static void take_sensor(struct server *s, const struct server_peer *p, struct rec_sensor *r)
+{
+    r->t_ns -= s->origin_ns + p->offset_start_ns;
+    r->rank = p->hello.rank;
+    r->run = s->env->rec->run;
+    s->sink->rows(s->sink->arg, REC_SENSORS, r, 1);
+}
+
 void server_take_events(struct server *s, const struct net_msg *m)
 {
-    const uint8_t *events, *messages;
-    size_t n_events, n_messages;
-    if (events_get(m->payload, m->frame.payload_bytes, &events, &n_events, &messages, &n_messages))
-        return;
     const struct server_peer *p = &s->peer[m->src];
-    for (size_t i = 0; i < n_events; i++) {
-        struct rec_event e;
-        memcpy(&e, events + i * sizeof e, sizeof e);
-        if (e.stage == STAGE_PAD || e.stage >= STAGE_COUNT)
-            continue;
-        e.t_start_ns -= s->origin_ns + p->offset_start_ns;
-        e.rank = p->hello.rank;
-        e.run = s->env->rec->run;
-        e.attempt = s->env->rec->attempt;
-        s->sink->rows(s->sink->arg, REC_EVENTS, &e, 1);
-    }
-    for (size_t i = 0; i < n_messages; i++) {
-        struct rec_message row;
-        memcpy(&row, messages + i * sizeof row, sizeof row);
-        take_report(s, &row);
+    struct rows_section part;
+    union {
+        struct rec_event event;
+        struct rec_message message;
+        struct rec_alloc alloc;
+        struct rec_sensor sensor;
+    } row;
+    for (size_t at = 0; rows_get(m->payload, m->frame.payload_bytes, &at, &part) > 0;) {
+        size_t bytes = record_tables[part.id].row_bytes;
+        for (size_t i = 0; i < part.n && bytes <= sizeof row; i++) {
+            memcpy(&row, (const uint8_t *)part.rows + i * bytes, bytes);
+            if (part.id == REC_EVENTS)
+                take_event(s, p, &row.event);
+            else if (part.id == REC_MESSAGES)
+                take_report(s, &row.message);
+            else if (part.id == REC_ALLOC)
+                take_alloc(s, &row.alloc);
+            else if (part.id == REC_SENSORS)
+                take_sensor(s, p, &row.sensor);
+        }
     }
 }
 
@@ -510,8 +553,11 @@ static void clocks_done(struct server *s)
     if (s->phase == SERVER_FAREWELL) {
         send_stops(s);
     } else if (s->phase == SERVER_CLOCKS) {
+        const struct fed_env *env = s->env;
         s->phase = SERVER_ROUNDS;
-        s->env->method->scheme->server->begin(s, transport_now(s->env->transport));
+        recorder_put(env->rec, STAGE_SETUP, -1, env->start_ns, clock_ns() - env->start_ns, -1, 0, 0,
+                     0);
+        env->method->scheme->server->begin(s, transport_now(env->transport));
     }
 }
 

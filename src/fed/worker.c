@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/half.h"
 #include "base/mem.h"
+#include "base/power.h"
 #include "fed/fault.h"
 #include "fed/privacy.h"
 
@@ -16,6 +17,58 @@
 static int64_t now_ns(const struct worker *w)
 {
     return transport_now(w->env->transport);
+}
+
+// A row per tensor of every part of the view.
+static void open_alloc(struct worker *w)
+{
+    const struct view_inst *view = &w->env->method->view;
+    size_t most = 0, at = 0;
+    for (uint32_t p = 0; p < view->n_parts; p++) {
+        size_t n = view->part[p].shape.n_tensors;
+        most = n > most ? n : most;
+        w->n_alloc += n;
+    }
+    w->by_tensor = mem_alloc(MEM_TRACE, most * sizeof *w->by_tensor);
+    w->alloc = mem_alloc(MEM_TRACE, w->n_alloc * sizeof *w->alloc);
+    w->alloc_out = mem_alloc(MEM_TRACE, w->n_alloc * sizeof *w->alloc);
+    for (uint32_t p = 0; p < view->n_parts; p++)
+        for (uint32_t t = 0; t < view->part[p].shape.n_tensors; t++, at++) {
+            w->alloc[at].tensor = (int32_t)at;
+            memcpy(w->alloc[at].name, view->part[p].shape.tensors[t].name,
+                   sizeof w->alloc[at].name);
+        }
+}
+
+static void note_alloc(struct worker *w, const struct view_part *part)
+{
+    struct rec_alloc *row = w->alloc;
+    for (const struct view_part *p = w->env->method->view.part; p < part; p++)
+        row += p->shape.n_tensors;
+    for (uint32_t t = 0; t < part->shape.n_tensors; t++) {
+        row[t].messages++;
+        for (int k = 0; k < RECORD_WIDTHS; k++)
+            row[t].kept[k] += w->by_tensor[t][k];
+    }
+}
+
+// What the round's messages come to, tensors whose widths nobody said left out. Returns how many.
+static size_t take_alloc(struct worker *w)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < w->n_alloc; i++) {
+        struct rec_alloc *a = &w->alloc[i];
+        int64_t sent = 0;
+        for (int k = 0; k < RECORD_WIDTHS; k++)
+            sent += a->kept[k];
+        a->version = (int32_t)w->round;
+        a->rank = w->env->rank;
+        if (sent)
+            w->alloc_out[n++] = *a;
+        memset(a->kept, 0, sizeof a->kept);
+        a->messages = 0;
+    }
+    return n;
 }
 
 struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *err)
@@ -56,6 +109,7 @@ struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *
         w->part[i] = whole[i] ? mem_alloc(MEM_ADAPTER, w->n * sizeof(float)) : NULL;
     size_t scratch = view_scratch_bytes(&env->method->view);
     w->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
+    open_alloc(w);
     w->drain_cap = WORKER_EVENTS;
     w->drain = mem_alloc(MEM_TRACE, w->drain_cap * sizeof *w->drain);
     return w;
@@ -83,6 +137,9 @@ void worker_close(struct worker *w)
     mem_free(w->x_hat);
     mem_free(w->scratch);
     mem_free(w->drain);
+    mem_free(w->alloc);
+    mem_free(w->alloc_out);
+    mem_free(w->by_tensor);
     mem_free(w);
 }
 
@@ -186,11 +243,10 @@ static void send_update(struct worker *w, struct worker_task *t)
     send_frame(w, &t->head, t->frame, delivery(w, t));
     t->sent = true;
     w->n_sent++;
-    if (!transport_hosts(transport, 0)) {
-        int64_t patience = (int64_t)(w->env->net->timeout_s * 1e9);
-        if (transport_flush(transport, transport_now(transport) + patience))
-            note_upload(w, t);
-    }
+    int64_t patience = (int64_t)(w->env->net->timeout_s * 1e9);
+    if (transport_hosts(transport, 0) ||
+        transport_flush(transport, transport_now(transport) + patience))
+        note_upload(w, t);
     transport_unref(transport, t->frame);
     t->frame = NULL;
 }
@@ -323,12 +379,12 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
     size_t cap = codec_bound(part->codec), n = part->shape.n_values;
     struct codec_input in = {.budget_bytes = -1,
                              .loss_fall = w->loss_fall,
+                             .by_tensor = w->by_tensor,
                              .key = view_key(view, w->env->seed, t->client, w->round)};
     double upload_s = codec_upload_s(part->codec);
     if (upload_s > 0)
         in.budget_bytes = fed_upload_bytes(w->env, w->round, t->client, ready_ns(w, t), upload_s);
-    struct codec_report report;
-    memset(&report, 0, sizeof report);
+    struct codec_report report = {0};
     codec_state(w, part, (size_t)(job - w->job), &in);
     float *x = part_of(w, part, 0, job->delta);
     double norm = privatise(w, t, x, n);
@@ -356,6 +412,7 @@ static int64_t encode(struct worker *w, struct worker_task *t, struct train_job 
                          .loss = (float)job->loss,
                          .payload_bytes = (uint64_t)len};
     t->head = head;
+    note_alloc(w, part);
     report_message(w, t, &report,
                    message_error(w, part->codec, &in, netbuf_payload(t->frame), (size_t)len), norm);
     damage(w, t);
@@ -484,6 +541,10 @@ static void take_model(struct worker *w, const struct net_msg *m)
     w->round = m->frame.version;
     w->loss_fall = (double)m->frame.loss;
     w->env->rec->version = (int32_t)w->round;
+    if (!w->set_up && !transport_hosts(w->env->transport, 0))
+        recorder_put(w->env->rec, STAGE_SETUP, -1, w->env->start_ns, m->first_ns - w->env->start_ns,
+                     -1, 0, 0, 0);
+    w->set_up = true;
     w->n_tasks = w->n_trained = w->n_sent = w->n_reports = 0;
     w->expected = 0;
     float *to = n_adapter == w->n ? w->theta : w->part[0];
@@ -495,6 +556,8 @@ static void take_model(struct worker *w, const struct net_msg *m)
         w->env->work->row->fresh(w->env->work, w->round, w->theta);
     else if (n_adapter > 0 && n_adapter < w->n)
         view_scatter(&view->part[0], to, w->theta);
+    recorder_put(w->env->rec, STAGE_DOWNLOAD, -1, m->first_ns, clock_ns() - m->first_ns, -1,
+                 (int64_t)m->bytes, (int64_t)(4 * fed_model_floats(w->env)), 0);
 }
 
 static void take_task(struct worker *w, const struct net_msg *m)
@@ -528,11 +591,21 @@ static void take_grant(struct worker *w, const struct net_msg *m)
 
 static void send_events(struct worker *w)
 {
+    struct rec_sensor sensor[POWER_RAILS];
     size_t n = recorder_drain(w->env->rec, w->drain, w->drain_cap);
-    size_t len = events_bytes(n, (size_t)w->n_reports);
+    size_t n_sensors = 0;
+    if (w->env->power)
+        n_sensors = (size_t)power_watch_read(w->env->power, sensor);
+    for (size_t i = 0; i < n_sensors; i++)
+        sensor[i].version = (int32_t)w->round;
+    const struct rows_section part[] = {{REC_EVENTS, n, w->drain},
+                                        {REC_MESSAGES, (size_t)w->n_reports, w->report},
+                                        {REC_ALLOC, take_alloc(w), w->alloc_out},
+                                        {REC_SENSORS, n_sensors, sensor}};
+    size_t len = rows_bytes(part, ARRAY_LEN(part));
     struct netbuf *b = transport_buf(w->env->transport, len);
     struct frame f = {.kind = FRAME_EVENTS, .version = w->round, .payload_bytes = len};
-    events_put(netbuf_payload(b), w->drain, n, w->report, (size_t)w->n_reports);
+    rows_put(netbuf_payload(b), part, ARRAY_LEN(part));
     send_frame(w, &f, b, now_ns(w));
     transport_unref(w->env->transport, b);
     w->n_reports = 0;

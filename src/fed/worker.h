@@ -21,7 +21,7 @@ struct worker_task {
 struct worker {
     const struct fed_env *env;
     int endpoint;
-    bool welcome, stop, clean_stop;
+    bool welcome, set_up, stop, clean_stop;
     uint32_t round;
     struct round_start start;                 // as its tasks say
     double loss_fall;                         // as the round's model announced it
@@ -38,6 +38,11 @@ struct worker {
     struct slots *slots;
     struct rec_message *report; // of this round's messages
     int n_reports;
+    struct rec_alloc
+        *alloc; // (n_alloc) widths of this round's messages, part after part of the view
+    struct rec_alloc *alloc_out;
+    size_t n_alloc;
+    int64_t (*by_tensor)[RECORD_WIDTHS]; // of one message
     struct rec_event *drain;
     size_t drain_cap;
     struct hello server;

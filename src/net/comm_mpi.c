@@ -318,6 +318,7 @@ void comm_raw_recv(int from, void *bytes, size_t n)
 struct arrival {
     struct netbuf *buf;
     size_t total, posted; // of its payload: bytes, and those that receives were started for
+    int64_t first_ns;     // when its head was here
     uint8_t tail[FRAME_TAIL_BYTES];
     bool moving;
     struct frame_hasher hasher;
@@ -341,10 +342,11 @@ struct op {
     enum op_kind kind;
     enum frame_verdict verdict; // what the message's shape alone tells: only a header is kept
     struct arrival *arrival;
-    uint8_t *bytes; // where a part goes
-    size_t n;       // on the wire
-    bool forgotten; // the peer was given up; the bytes stay until MPI lets go of them
-    bool moving;    // counted in n_moving
+    uint8_t *bytes;   // where a part goes
+    size_t n;         // on the wire
+    int64_t first_ns; // of a receive: when its message was matched
+    bool forgotten;   // the peer was given up; the bytes stay until MPI lets go of them
+    bool moving;      // counted in n_moving
     struct op *next;
 };
 
@@ -604,6 +606,7 @@ static void hand_over(struct mpi_state *s, struct op *op, struct net_msg *m)
     m->verdict = op->verdict;
     m->bytes = op->n;
     m->t_ns = clock_ns();
+    m->first_ns = op->first_ns;
     op_free(s, op);
 }
 
@@ -617,6 +620,7 @@ static struct arrival *arrival_new(struct mpi_state *s, struct netbuf *b, size_t
     a->buf = b;
     a->total = total;
     a->posted = 0;
+    a->first_ns = clock_ns();
     memset(a->tail, 0, sizeof a->tail);
     frame_hasher_begin(&a->hasher);
     moves(s, &a->moving, total);
@@ -638,6 +642,7 @@ static void end_arrival(struct mpi_state *s, struct op *op, struct net_msg *m)
     m->payload_xxh3 = frame_hasher_end(&a->hasher);
     a->buf->len = FRAME_HEADER_BYTES + a->posted;
     op->buf = a->buf;
+    op->first_ns = a->first_ns;
     op->n += FRAME_HEAD_BYTES + a->posted;
     arrival_free(s, a);
     hand_over(s, op, m);
@@ -778,6 +783,7 @@ static struct op *new_receive(struct mpi_state *s, int src, enum op_kind kind, s
 {
     struct op *op = op_new(s, src, comm.rank, b);
     op->kind = kind;
+    op->first_ns = clock_ns();
     return op;
 }
 

@@ -1,5 +1,6 @@
 #include "net/transport.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <assert.h>
@@ -170,6 +171,8 @@ bool transport_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
         return false;
     enum frame_verdict physical = m->verdict; // too long, cut short, ...: maybe only a header came
     const struct netbuf *b = m->buf;
+    if (m->first_ns == 0) // handed over inside the process
+        m->first_ns = clock_ns();
     m->verdict = m->hashed
                      ? frame_open_hashed(b->bytes, b->len, &t->limits, m->payload_xxh3, &m->frame)
                      : frame_open(b->bytes, b->len, &t->limits, &m->frame);

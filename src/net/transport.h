@@ -51,6 +51,7 @@ struct net_msg {
     struct netbuf *buf; // give back with transport_unref
     size_t bytes;       // on the wire, also where only a header of them was kept
     int64_t t_ns;       // arrival on transport_now's clock
+    int64_t first_ns;   // monotonic clock: when the transport saw the first of it
 };
 
 // What sim did on purpose.

@@ -382,6 +382,114 @@ void report_bytes(FILE *out, const struct trace_file *f, int32_t run)
     fprintf(out, "\n");
 }
 
+// Tensors are few, so rows of one tensor are found by looking at all.
+static int32_t sum_tensors(const struct trace_file *f, int32_t run, struct rec_alloc *sum,
+                           int32_t most)
+{
+    size_t n;
+    const struct rec_alloc *a = report_rows(f, REC_ALLOC, &n);
+    int32_t tensors = 0;
+    for (size_t i = 0; i < n; i++) {
+        int32_t t = 0;
+        if (a[i].run != run)
+            continue;
+        while (t < tensors && sum[t].tensor != a[i].tensor)
+            t++;
+        if (t == most)
+            continue;
+        if (t == tensors)
+            sum[tensors++] = (struct rec_alloc){.tensor = a[i].tensor};
+        memcpy(sum[t].name, a[i].name, sizeof sum[t].name);
+        sum[t].messages += a[i].messages;
+        for (int k = 0; k < RECORD_WIDTHS; k++)
+            sum[t].kept[k] += a[i].kept[k];
+    }
+    return tensors;
+}
+
+// Shares in percent, then the mean.
+static void print_widths(struct table *t, const struct rec_alloc *a, const bool *used)
+{
+    char text[RECORD_WIDTHS + 1][32];
+    const char *cells[RECORD_WIDTHS + 2] = {a->name};
+    double all = 0, bits = 0;
+    int n = 1;
+    for (int k = 0; k < RECORD_WIDTHS; k++) {
+        all += (double)a->kept[k];
+        bits += (double)a->kept[k] * record_width_bits[k];
+    }
+    for (int k = 0; k < RECORD_WIDTHS; k++)
+        if (used[k])
+            cells[n++] = fmt_fixed(text[k], 100 * (double)a->kept[k] / all, 7, 2);
+    cells[n] = fmt_fixed(text[RECORD_WIDTHS], bits / all, 7, 3);
+    table_row(t, cells);
+}
+
+void report_widths(FILE *out, const struct trace_file *f, int32_t run, size_t most)
+{
+    struct table_col cols[RECORD_WIDTHS + 2] = {{"tensor", "", 24, TABLE_LEFT}};
+    char head[RECORD_WIDTHS][16];
+    bool used[RECORD_WIDTHS] = {false};
+    size_t rows = f->n[REC_ALLOC];
+    if (!rows)
+        return;
+    struct rec_alloc *sum = mem_alloc(MEM_TRACE, rows * sizeof *sum);
+    int32_t tensors = sum_tensors(f, run, sum, (int32_t)rows), n = 1;
+    for (int32_t i = 0; i < tensors; i++)
+        for (int k = 0; k < RECORD_WIDTHS; k++)
+            used[k] |= sum[i].kept[k] > 0;
+    for (int k = 0; k < RECORD_WIDTHS; k++)
+        if (used[k]) {
+            snprintf(head[k], sizeof head[k], "%d bit", record_width_bits[k]);
+            cols[n++] = (struct table_col){head[k], "%", 7, TABLE_RIGHT};
+        }
+    cols[n++] = (struct table_col){"mean", "bit", 7, TABLE_RIGHT};
+    struct table t;
+    if (tensors)
+        print_table(out, cols, (size_t)n, &t);
+    for (int32_t i = 0; i < tensors; i++)
+        if (shown((size_t)i, (size_t)tensors, most))
+            print_widths(&t, &sum[i], used);
+    mem_free(sum);
+}
+
+void report_sensors(FILE *out, const struct trace_file *f, int32_t run)
+{
+    static const struct table_col cols[] = {{"rail", "", 24, TABLE_LEFT},
+                                            {"rank", "", 5, TABLE_RIGHT},
+                                            {"readings", "", 9, TABLE_RIGHT},
+                                            {"mean", "W", 9, TABLE_RIGHT},
+                                            {"most", "W", 9, TABLE_RIGHT}};
+    size_t n;
+    const struct rec_sensor *r = report_rows(f, REC_SENSORS, &n);
+    struct table t;
+    bool any = false;
+    for (size_t i = 0; i < n; i++) {
+        bool first = r[i].run == run;
+        for (size_t k = 0; k < i && first; k++)
+            first = r[k].run != run || r[k].rank != r[i].rank || strcmp(r[k].rail, r[i].rail) != 0;
+        if (!first)
+            continue;
+        double sum = 0, top = 0;
+        int64_t count = 0;
+        for (size_t k = i; k < n; k++) {
+            if (r[k].run != run || r[k].rank != r[i].rank || strcmp(r[k].rail, r[i].rail) != 0)
+                continue;
+            count++;
+            sum += r[k].milliwatt;
+            top = r[k].milliwatt > top ? r[k].milliwatt : top;
+        }
+        char text[4][32];
+        if (!any)
+            print_table(out, cols, ARRAY_LEN(cols), &t);
+        any = true;
+        snprintf(text[0], sizeof text[0], "%d", r[i].rank);
+        table_row(&t, (const char *[]){r[i].rail, text[0], fmt_count(text[1], count),
+                                       fmt_fixed(text[2], sum / (double)count / 1000, 9, 3),
+                                       fmt_fixed(text[3], top / 1000, 9, 3)});
+    }
+}
+
 static int by_trouble(const void *a, const void *b)
 {
     const struct report_client *x = a, *y = b;

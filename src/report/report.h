@@ -17,6 +17,9 @@ void report_summary(FILE *out, const struct trace_file *f, int32_t run);
 void report_rounds(FILE *out, const struct trace_file *f, int32_t run, size_t most);
 void report_stages(FILE *out, const struct trace_file *f, int32_t run);
 void report_bytes(FILE *out, const struct trace_file *f, int32_t run);
+// By layer and matrix, the share of values at each width; nothing where the codec did not say.
+void report_widths(FILE *out, const struct trace_file *f, int32_t run, size_t most);
+void report_sensors(FILE *out, const struct trace_file *f, int32_t run); // nothing where none
 void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t most);
 // The two lines that end every command: the adapter's hash and the verdict. Returns enum status.
 int report_verdict(FILE *out, const struct trace_file *f);

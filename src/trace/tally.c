@@ -97,7 +97,7 @@ void tally_print(const struct tally *t, FILE *out)
             lane_name[stage_table[i].lane],
             fmt_count(text[0], s->count),
             fmt_time(text[1], s->dur_ns),
-            (counts(i) || depth[k]) && whole > 0
+            (counts(i) || depth[k] || i == STAGE_FISHER) && whole > 0
                 ? fmt_fixed(text[2], 100.0 * (double)s->dur_ns / (double)whole, 6, 1)
                 : "-",
             s->cpu_known ? fmt_time(text[3], s->cpu_ns) : "-",

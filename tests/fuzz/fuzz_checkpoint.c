@@ -28,8 +28,8 @@ static void try_checkpoint(const uint8_t *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const uint8_t *events, *messages;
-    size_t n_events, n_messages;
+    struct rows_section part;
+    size_t at = 0;
     struct hello h;
     struct welcome w;
     try_checkpoint(data, size);
@@ -40,8 +40,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         try_checkpoint(copy, size);
         free(copy);
     }
-    if (events_get(data, size, &events, &n_events, &messages, &n_messages) == 0)
-        assert(messages + n_messages * sizeof(struct rec_message) == data + size);
+    while (rows_get(data, size, &at, &part) > 0)
+        assert(at <= size &&
+               (const uint8_t *)part.rows + part.n * record_tables[part.id].row_bytes == data + at);
     hello_get(data, size, &h);
     welcome_get(data, size, &w);
     return 0;

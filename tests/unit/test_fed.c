@@ -1,5 +1,6 @@
 // The parts of fed/ that need no network: the clients' sequence, methods, schemes, checkpoints,
 // slots, payloads.
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/fsio.h"
 #include "base/mem.h"
@@ -981,18 +982,31 @@ static void test_events_lengths_are_checked(void **state)
     (void)state;
     struct rec_event e[3] = {{.client = 1}, {.client = 2}, {.client = 3}};
     struct rec_message m = {.client = 9};
-    size_t len = events_bytes(3, 1), n_e, n_m;
+    const struct rows_section out[] = {
+        {REC_EVENTS, 3, e}, {REC_SENSORS, 0, NULL}, {REC_MESSAGES, 1, &m}};
+    size_t len = rows_bytes(out, ARRAY_LEN(out)), at = 0;
     uint8_t *b = mem_alloc(MEM_OTHER, len);
-    const uint8_t *pe, *pm;
-    events_put(b, e, 3, &m, 1);
-    assert_int_equal(events_get(b, len, &pe, &n_e, &pm, &n_m), 0);
-    assert_int_equal(n_e, 3);
-    assert_memory_equal(pe, e, sizeof e);
-    assert_memory_equal(pm, &m, sizeof m);
-    for (size_t cut = 0; cut < len; cut++)
-        assert_int_equal(events_get(b, cut, &pe, &n_e, &pm, &n_m), -1);
-    memset(b, 0xff, 8);
-    assert_int_equal(events_get(b, len, &pe, &n_e, &pm, &n_m), -1);
+    struct rows_section in;
+    rows_put(b, out, ARRAY_LEN(out));
+    for (size_t i = 0; i < ARRAY_LEN(out); i++) {
+        assert_int_equal(rows_get(b, len, &at, &in), 1);
+        assert_true(in.id == out[i].id && in.n == out[i].n);
+        if (in.n)
+            assert_memory_equal(in.rows, out[i].rows, in.n * record_tables[in.id].row_bytes);
+    }
+    assert_int_equal(rows_get(b, len, &at, &in), 0);
+    assert_int_equal(at, len);
+    for (size_t cut = 1; cut < ROWS_SECTION_BYTES + sizeof e; cut++) {
+        at = 0;
+        assert_int_equal(rows_get(b, cut, &at, &in), -1);
+    }
+    const uint32_t lies[][2] = {{REC_COUNT, 0}, {REC_EVENTS, UINT32_MAX}, {UINT32_MAX, 1}};
+    for (size_t i = 0; i < ARRAY_LEN(lies); i++) {
+        at = 0;
+        put_u32(b, lies[i][0]);
+        put_u32(b + 4, lies[i][1]);
+        assert_int_equal(rows_get(b, len, &at, &in), -1);
+    }
     mem_free(b);
 }
 

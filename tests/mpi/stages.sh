@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# The trace times what it names: the parts of train and of encode are there and add up to the whole,
+# what travels has spans on both sides, widths are told by tensor, and sensors are read once a host.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-stages.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+quick=$root/configs/quick.ini
+few="fed.rounds=2 fed.clients_per_round=3 fed.local_steps=12 task.test=8 dev.threads=1"
+
+run() # name method ranks option...: a run, its stages as "name within time_ns" and its CSV
+{
+    local name=$1 method=$2 ranks=$3
+    shift 3
+    # shellcheck disable=SC2086 # a list of options
+    mpirun --oversubscribe -np "$ranks" "$FSTQ" run "$quick" $few "fed.method=$method" \
+        trace.file="$name.h5" "$@" >"$name.log" 2>&1
+    check "$name: valid" contains "$name.log" "# VALID"
+    "$FSTQ" show "$name.h5" --json | awk -F'[:,]' '
+        /"stage":/  { gsub(/[" ]/, "", $2); stage = $2 }
+        /"within":/ { gsub(/[" ]/, "", $2); within = $2 == "" ? "-" : $2 }
+        /"time_ns":/ && stage != "" { print stage, within, $2 + 0; stage = "" }' >"$name.stages"
+    rm -rf "$name.csv"
+    "$FSTQ" export "$name.h5" --csv "$name.csv" >/dev/null
+}
+has() # name stage...
+{
+    local name=$1 stage
+    shift
+    for stage; do
+        grep -q "^$stage " "$name.stages" || { echo "#   no $stage"; cat "$name.stages"; return 1; }
+    done
+}
+# Parts cover at least 98% of the whole, and no more than 100.5% of it.
+adds_up() # name whole
+{
+    awk -v whole="$2" '$1 == whole { all = $3 } $2 == whole { parts += $3 }
+        END { print "#   parts of " whole ": " parts " of " all " ns"
+              exit !(all > 0 && parts >= 0.98 * all && parts <= 1.005 * all) }' "$1.stages"
+}
+
+run fstq 'fedavg~fisher:keep=0.5,every=4/fstq+ef' 1 fisher.persist=keep
+check "training has all its parts" has fstq train forward backward optimizer embed_grad mask \
+    refresh accumulate draw fisher
+check "encoding has the residual and what fstq does" has fstq encode feedback
+check "what travels has spans" has fstq broadcast download upload decode setup
+check "the parts of train add up" adds_up fstq train
+check "the parts of encode add up" adds_up fstq encode
+check "fisher is the sum of what it costs" awk '
+    $1 == "fisher" { all = $3 }
+    $1 ~ /^(embed_grad|mask|refresh|accumulate|oracle)$/ { parts += $3 }
+    END { exit !(all > 0 && all <= parts && all >= 0.95 * parts) }' fstq.stages
+run zip 'fedavg~oracle/topk:ratio=0.1+ef+zstd' 1
+check "sparse, fed back, compressed: all named" has zip encode feedback entropy
+check "and add up" adds_up zip encode
+run oracle 'fedavg~oracle/fstq' 1
+check "an oracle has its own stage, outside training" grep -q '^oracle - ' oracle.stages
+run merge 'fedavg~tome/int:bits=4' 1
+check "merging is a part of train" adds_up merge train
+
+widths() # name: "tensors messages values of the first tensor" of round 1
+{
+    awk -F, 'FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next } /^#/ { next }
+        $at["version"] == 1 { n++; messages = $at["messages"]; if (n > 1) next
+            for (i in at) if (i ~ /^kept/) sum += $at[i] }
+        END { print n + 0, messages + 0, sum + 0 }' "$1.csv/alloc.csv"
+}
+shape=$(awk -F, '/l0|layers.0.q.A/ { n++ } END { print n + 0 }' fstq.csv/alloc.csv)
+check "widths are told by layer and matrix" test "$shape" -gt 0
+check "of every tensor and value: 42 tensors, 3 messages of 8 x 96 values" \
+    equal "$(widths fstq)" "42 3 $((3 * 8 * 96))"
+check "top-k's too" equal "$(widths zip)" "42 3 $((3 * 8 * 96))"
+check "and where all have one width" equal "$(widths merge)" "42 3 $((3 * 8 * 96))"
+"$FSTQ" show fstq.h5 --widths >shown
+check "show prints them" contains shown layers.1.down.B
+
+# One rail that counts energy, as RAPL does.
+rail=$dir/fs/sys/class/powercap/intel-rapl:0
+mkdir -p "$rail"
+echo package-0 >"$rail/name"
+echo 1000000 >"$rail/energy_uj"
+echo 262143328850 >"$rail/max_energy_range_uj"
+export FSTQ_SYSFS_ROOT=$dir/fs
+run three 'fedavg/fp16' 3
+check "spans of both ways between ranks" has three download upload setup
+grep -v '^#\|^run,' three.csv/sensors.csv >readings
+check "this host's rail is read at each flush, and no other" \
+    test "$(wc -l <readings)" -ge 3 -a "$(grep -vc ',package-0,' readings)" = 0
+ranks=$(awk -F, 'FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next } /^#/ { next }
+    { print $at["rank"] }' three.csv/sensors.csv | sort -u | tr '\n' ' ')
+check "by rank 0 alone" equal "$ranks" "0 "
+"$FSTQ" show three.h5 --sensors >shown
+check "show prints the rail" contains shown package-0
+finish
