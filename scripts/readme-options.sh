@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the reference of parameters in README.md, between its markers, from the program's tables.
-#   scripts/readme-options.sh [--check] [README]    --check: change nothing, status 1 when stale
+# Writes the reference of parameters in configs/README.md from the program's own tables.
+#   scripts/readme-options.sh [--check] [FILE]    --check: change nothing, status 1 when stale
 # The program is $FSTQ, else build/release/fstq.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -9,7 +9,7 @@ if [ "${1:-}" = --check ]; then
     check=1
     shift
 fi
-readme=${1:-$root/README.md}
+readme=${1:-$root/configs/README.md}
 fstq=${FSTQ:-$root/build/release/fstq}
 begin='<!-- options:begin -->' end='<!-- options:end -->'
 for marker in "$begin" "$end"; do

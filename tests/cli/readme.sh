@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# README.md is true: its parameters are those of the program, its commands run, its files exist.
+# README.md is true: its commands run, its files exist. configs/README.md has the program's parameters.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
@@ -11,11 +11,12 @@ cd "$dir" || exit 1
 
 options=$root/scripts/readme-options.sh
 check "the parameters are up to date" "$options" --check
-sed 's/^| `run\.seed` |/| `run.sede` |/' "$readme" >stale.md
+table=$root/configs/README.md
+sed 's/^| `run\.seed` |/| `run.sede` |/' "$table" >stale.md
 check "an old table is noticed" eval "! '$options' --check stale.md 2>/dev/null"
 "$options" stale.md
-check "and written anew" cmp stale.md "$readme"
-grep -v 'options:end' "$readme" >cut.md
+check "and written anew" cmp stale.md "$table"
+grep -v 'options:end' "$table" >cut.md
 check "a missing marker is an error" eval "! '$options' cut.md 2>/dev/null"
 
 # Blocks of "sh" are commands from a checkout's root; each has to succeed, or to end with the status
@@ -37,8 +38,12 @@ while IFS= read -r line; do
 done <commands
 
 # Paths between backquotes or in links that look like ours.
-grep -oE '(src|scripts|configs|tests|bench|kernels)/[A-Za-z0-9_./-]*[A-Za-z0-9_]' "$readme" |
+grep -ohE '(src|scripts|configs|tests|bench|kernels)/[A-Za-z0-9_./-]*[A-Za-z0-9_]' \
+    "$readme" "$root/bench/results/README.md" |
     sort -u >paths
+ls "$root/configs"/*.ini | sed "s#$root/##" | sort >have
+grep -oE '`[a-z0-9-]+\.ini`' "$table" | tr -d '`' | sed 's#^#configs/#' | sort -u >told
+check "every config is in the list of configs/README.md" equal "$(cat told)" "$(cat have)"
 while IFS= read -r path; do
     check "$path exists" test -e "$root/$path"
 done <paths
