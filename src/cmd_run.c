@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #define RUN_SPANS      65536
 #define RUN_TABLE_ROWS 40
@@ -619,7 +618,7 @@ static enum status conclude(struct run *r)
     if (r->rounds_done == 0) { // resumed after the last round, or stopped before the first
         server_evaluate(s);
         r->last.score = s->eval.score;
-        r->last.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model);
+        r->last.adapter_xxh3 = global_hash(&s->global);
     }
     add_summary(r, "score", r->last.score, "1");
     add_summary(r, "uplink", (double)s->totals.uplink_bytes, "byte");
@@ -627,7 +626,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "control", (double)s->totals.control_bytes, "byte");
     add_summary(r, "control_up", (double)s->totals.control_up_bytes, "byte");
     add_summary(r, "wire", (double)s->totals.wire_bytes, "byte");
-    add_summary(r, "adapter_values", (double)s->n, "1");
+    add_summary(r, "adapter_values", (double)s->global.n, "1");
     add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
     add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
     add_summary(r, "status", (double)verdict(r, text, sizeof text), "");

@@ -106,7 +106,7 @@ static int check_together(const struct fed_env *env, struct err *err)
         rules[n++] = (struct local_use){m->scheme->local, m->scheme_opt};
     if (m->view.row->local)
         rules[n++] = (struct local_use){m->view.row->local, m->view.opt};
-    return workload_prepare(env->work, m->scheme->products, rules, n, err);
+    return workload_prepare(env->work, m->scheme->backbone, rules, n, err);
 }
 
 int fed_prepare(const struct fed_env *env, struct err *err)

@@ -1,19 +1,16 @@
 #include "fed/scheme.h"
 
-#include "fed/env.h"
+#include "fed/workload.h"
 
 #include <math.h>
 #include <string.h>
 
-void scheme_mean(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                 struct shape_range range, double lr)
+void scheme_mean(const void *opt, const struct step *s)
 {
+    float lr = (float)s->lr;
     (void)opt;
-    (void)state;
-    (void)n;
-    float s = (float)lr;
-    for (size_t i = range.from; i < range.to; i++)
-        theta[i] += s * delta[i];
+    for (size_t i = s->range.from; i < s->range.to; i++)
+        s->theta[i] += lr * s->delta[i];
 }
 
 static const struct scheme fedavg = {
@@ -46,50 +43,6 @@ static const struct scheme noop = {
     .commit = scheme_mean,
 };
 
-static int products_check(const struct fed_env *env, struct err *err)
-{
-    const struct method *m = env->method;
-    if (!m->view.whole || (codec_needs(m->codec) & CODEC_OWN_AGG))
-        return err_set(err,
-                       "scheme %s multiplies whole decoded updates; it takes no view, and no "
-                       "codec that aggregates its own way",
-                       m->scheme->name);
-    return 0;
-}
-
-static const struct scheme fedex = {
-    .name = "fedex",
-    .help = "means of A and B; what their product lacks of the mean product moves the backbone",
-    .source = "FedEx-LoRA, ACL 2025; the downlink carries the backbone's whole change, dense",
-    .server = &server_sync,
-    .check = products_check,
-    .products = true,
-    .commit = scheme_mean,
-};
-
-static int flora_check(const struct fed_env *env, struct err *err)
-{
-    if (products_check(env, err))
-        return -1;
-    if (fed_state_floats(env) > 0)
-        return err_set(err,
-                       "scheme flora begins with a new adapter every round, of which state kept "
-                       "from the last says nothing; take a codec without state, "
-                       "fed.opt_state = reset and fisher.persist = reset");
-    return 0;
-}
-
-static const struct scheme flora = {
-    .name = "flora",
-    .help = "the mean product (of stacked adapters) moves the backbone; adapters begin anew",
-    .source = "FLoRA, NeurIPS 2024; the downlink carries the backbone's whole change, dense",
-    .server = &server_sync,
-    .check = flora_check,
-    .fresh = true,
-    .products = true,
-    .commit = scheme_mean,
-};
-
 // Reddi et al. 2021, Algorithm 2: m = b1 m + (1-b1) D; v by row; x += lr m / (sqrt(v) + tau); v
 // starts at tau^2.
 struct adaptive_opt {
@@ -111,32 +64,30 @@ static void adaptive_init(const void *opt, float *state, size_t n)
         state[n + i] = (float)(o->tau * o->tau);
 }
 
-static void adam_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                        struct shape_range range, double lr)
+static void adam_commit(const void *opt, const struct step *s)
 {
     const struct adaptive_opt *o = opt;
-    float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, s = (float)lr;
-    float *m = state, *v = state + n;
-    for (size_t i = range.from; i < range.to; i++) {
-        float d = delta[i];
+    float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, lr = (float)s->lr;
+    float *m = s->state, *v = s->state + s->n;
+    for (size_t i = s->range.from; i < s->range.to; i++) {
+        float d = s->delta[i];
         m[i] = b1 * m[i] + (1.0f - b1) * d;
         v[i] = b2 * v[i] + (1.0f - b2) * d * d;
-        theta[i] += s * m[i] / (sqrtf(v[i]) + tau);
+        s->theta[i] += lr * m[i] / (sqrtf(v[i]) + tau);
     }
 }
 
-static void yogi_commit(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                        struct shape_range range, double lr)
+static void yogi_commit(const void *opt, const struct step *s)
 {
     const struct adaptive_opt *o = opt;
-    float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, s = (float)lr;
-    float *m = state, *v = state + n;
-    for (size_t i = range.from; i < range.to; i++) {
-        float d = delta[i], q = d * d;
+    float b1 = (float)o->beta1, b2 = (float)o->beta2, tau = (float)o->tau, lr = (float)s->lr;
+    float *m = s->state, *v = s->state + s->n;
+    for (size_t i = s->range.from; i < s->range.to; i++) {
+        float d = s->delta[i], q = d * d;
         float sign = v[i] > q ? 1.0f : v[i] < q ? -1.0f : 0.0f;
         m[i] = b1 * m[i] + (1.0f - b1) * d;
         v[i] -= (1.0f - b2) * q * sign;
-        theta[i] += s * m[i] / (sqrtf(v[i]) + tau);
+        s->theta[i] += lr * m[i] / (sqrtf(v[i]) + tau);
     }
 }
 
@@ -153,8 +104,9 @@ static const struct scheme fedadam =
 static const struct scheme fedyogi =
     ADAPTIVE("fedyogi", yogi_commit, "Yogi at the server on the mean update");
 
-const struct scheme *const scheme_table[] = {
-    &fedavg, &fedadam, &fedyogi, &scheme_fedbat, &fedex, &flora, &scheme_split, &noop, NULL};
+const struct scheme *const scheme_table[] = {&fedavg,        &fedadam,      &fedyogi,
+                                             &scheme_fedbat, &scheme_fedex, &scheme_flora,
+                                             &scheme_split,  &noop,         NULL};
 
 const struct scheme *scheme_find(const char *name)
 {

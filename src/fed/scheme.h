@@ -13,7 +13,9 @@
 #include <stdint.h>
 
 struct codec_report;
-struct fed_env;    // env.h
+struct fed_env; // env.h
+struct global;  // global.h
+struct update;
 struct local_rule; // local.h
 struct train_job;  // workload.h
 struct workload;
@@ -21,11 +23,23 @@ struct workload;
 struct server_handlers;                          // server.h
 extern const struct server_handlers server_sync; // synchronous rounds
 
+// What a commit is given: theta += ... in the range.
+struct step {
+    float *theta;       // (n)
+    const float *delta; // (n) weighted mean of the updates that arrived
+    float *state;       // (state_vectors, n)
+    size_t n;
+    struct shape_range range;
+    double lr;
+    int32_t arrived, clients; // updates; clients there are
+};
+
 struct scheme {
     const char *name, *help, *source;
     const struct opt *options;
     int n_options;
     size_t option_bytes;
+    const struct server_handlers *server; // how rounds go: synchronous, ...
     // What check works out for the other hooks, as method.form.
     size_t form_bytes;
     // Does it go with task, view and codec? After the common checks, before every run.
@@ -43,29 +57,24 @@ struct scheme {
     bool silent; // nothing of the adapter travels down
     bool fresh;  // adapters begin anew each round, from the seed: they need not travel down
 
-    // The server.
-    // The weights themselves move by server_lr times the mean change of the clients' products B A,
-    // exactly; what the adapter after commit does not hold goes to the backbone. Downlinks carry
-    // that whole: clients that sat rounds out need all of it.
-    bool products;
-    // Makes the update of a message that pack wrote: fills job->delta and job->loss. 0 or a codec's
-    // error.
-    int (*unpack)(const struct fed_env *env, struct train_job *job, const uint8_t *in, size_t len,
-                  struct err *err);
-    const struct server_handlers *server; // how rounds go: synchronous, ...
-    int state_vectors;                    // of n floats each, kept by the server and its checkpoint
+    // The server: hooks around the sums of a version, see global.h.
+    bool backbone; // versions go on with what moves the backbone; downlinks carry that whole
+    int (*open)(struct global *g, struct err *err); // what the others need, as g->own
+    void (*close)(struct global *g);
+    void (*begin)(struct global *g);
+    // Instead of decoding an update into the sum of its part; times itself where pack is not NULL.
+    int (*add)(struct global *g, struct update *u, struct err *err);
+    bool (*mean)(struct global *g, double lr); // beside the mean; false: it is not finite
+    int state_vectors; // of n floats each, kept by the server and its checkpoint
     void (*init)(const void *opt, float *state, size_t n); // NULL = zero
-    // theta += ... in the range; delta is the weighted mean over what arrived. All have n values,
-    // state has state_vectors of them.
-    void (*commit)(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                   struct shape_range range, double lr);
+    void (*commit)(const void *opt, const struct step *s);
+    void (*after)(struct global *g, uint32_t version); // the commit of this version
 };
 
-extern const struct scheme scheme_fedbat, scheme_split; // binary.c, split.c
-extern const struct scheme *const scheme_table[];       // NULL-terminated
+extern const struct scheme scheme_fedbat, scheme_fedex, scheme_flora, scheme_split;
+extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 // The commit of federated averaging: theta += lr delta.
-void scheme_mean(const void *opt, float *theta, const float *delta, float *state, size_t n,
-                 struct shape_range range, double lr);
+void scheme_mean(const void *opt, const struct step *s);
 
 #endif

@@ -37,8 +37,8 @@ static struct checkpoint checkpoint_of(const struct server *s)
                                .run_id = s->run_id,
                                .registry = registry_of(s->env),
                                .round = s->round,
-                               .n = s->n_model,
-                               .n_state = s->n_state,
+                               .n = s->global.n_model,
+                               .n_state = s->global.n_state,
                                .first_loss = s->first_loss,
                                .last_loss = s->last_loss,
                                .totals = s->totals};
@@ -48,7 +48,7 @@ static void restore(struct server *s, struct err *err, int *rc)
 {
     const struct fed_env *env = s->env;
     struct checkpoint c = checkpoint_of(s);
-    *rc = checkpoint_read(env->run_dir, &c, s->theta, s->state, err);
+    *rc = checkpoint_read(env->run_dir, &c, s->global.theta, s->global.state, err);
     if (*rc == 1) {
         s->run_id = c.run_id;
         s->round = s->kept.round = c.round;
@@ -56,39 +56,6 @@ static void restore(struct server *s, struct err *err, int *rc)
         s->last_loss = c.last_loss;
         s->totals = s->at_start = c.totals;
     }
-}
-
-static size_t keep_floats(const struct view_part *part)
-{
-    const struct codec_agg *agg = part->codec->row->agg;
-    return agg && agg->keep_floats ? agg->keep_floats(part->codec, part->shape.n_values) : 0;
-}
-
-static void open_parts(struct server *s, const struct view_inst *v, size_t keep_at)
-{
-    s->part_weight = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->part_weight);
-    s->agg_state = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->agg_state);
-    s->agg_keep = mem_alloc(MEM_SERVER, v->n_parts * sizeof *s->agg_keep);
-    s->delta = v->whole ? s->acc : mem_alloc(MEM_SERVER, s->n * sizeof *s->delta);
-    for (uint32_t p = 0; p < v->n_parts; p++) {
-        const struct codec_inst *c = v->part[p].codec;
-        if (c->row->agg)
-            s->agg_state[p] =
-                mem_alloc(MEM_SERVER, c->row->agg->state_bytes(c, v->part[p].shape.n_values));
-        size_t keep = keep_floats(&v->part[p]);
-        s->agg_keep[p] = keep ? s->state + keep_at : NULL;
-        keep_at += keep;
-    }
-}
-
-static int open_products(struct server *s, struct err *err)
-{
-    if (products_open(&s->products, &s->env->work->shape, err))
-        return -1;
-    assert(s->products.n == s->n_model - s->n); // fed_prepare came first
-    s->product_sum = mem_alloc(MEM_SERVER, s->products.n * sizeof *s->product_sum);
-    s->one = mem_alloc(MEM_SERVER, s->n * sizeof *s->one);
-    return 0;
 }
 
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err)
@@ -99,37 +66,12 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->sink = sink;
     s->workers = env->transport->n_endpoints - 1;
     s->peer = mem_alloc(MEM_SERVER, (size_t)(s->workers + 1) * sizeof *s->peer);
-    s->n = env->work->shape.n_values;
-    s->n_state = s->n * (size_t)scheme->state_vectors;
-    for (uint32_t p = 0; p < env->method->view.n_parts; p++)
-        s->n_state += keep_floats(&env->method->view.part[p]);
-    s->n_model = fed_model_floats(env);
-    s->theta = mem_alloc(MEM_SERVER, s->n_model * sizeof *s->theta);
-    s->acc = mem_alloc(MEM_SERVER, s->n * sizeof *s->acc);
-    s->state = s->n_state ? mem_alloc(MEM_SERVER, s->n_state * sizeof *s->state) : NULL;
-    size_t scratch = view_decode_scratch(&env->method->view);
-    s->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
-    open_parts(s, &env->method->view, s->n * (size_t)scheme->state_vectors);
-    int rc = scheme->products ? open_products(s, err) : 0;
-    if (scheme->unpack)
-        s->trained = mem_alloc(MEM_SERVER, s->n * sizeof *s->trained);
-    size_t per_round = (size_t)env->fed->clients_per_round;
-    s->turn = mem_alloc(MEM_SERVER, per_round * sizeof *s->turn);
-    s->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *s->links);
+    int rc = global_open(&s->global, env, err);
     s->drain_cap = SERVER_EVENTS;
     s->drain = mem_alloc(MEM_TRACE, s->drain_cap * sizeof *s->drain);
-    int64_t window = env->net->arena_bytes / (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
     struct checkpoint c = checkpoint_of(s);
     s->ckpt = *env->run_dir ? mem_alloc(MEM_SERVER, checkpoint_bytes(&c)) : NULL;
-    s->sampled = mem_alloc(MEM_SERVER, per_round * sizeof *s->sampled);
-    s->acks = mem_alloc(MEM_SERVER, per_round * ACK_ENTRY_BYTES);
-    s->n_window = window < 1                             ? 1
-                  : window > env->fed->clients_per_round ? env->fed->clients_per_round
-                                                         : (int)window;
-
-    env->work->row->initial(env->work, s->theta);
-    if (s->n_state && scheme->init)
-        scheme->init(env->method->scheme_opt, s->state, s->n);
+    scheme->server->open(s);
     s->origin_ns = env->rec->origin_ns;
     uint64_t seed[3] = {env->config_hash, (uint64_t)clock_unix_ns(), (uint64_t)getpid()};
     s->run_id = XXH3_64bits(seed, sizeof seed);
@@ -157,29 +99,10 @@ void server_close(struct server *s)
 {
     if (!s)
         return;
-    if (s->model)
-        transport_unref(s->env->transport, s->model);
+    s->env->method->scheme->server->close(s);
+    global_close(&s->global);
     mem_free(s->peer);
-    mem_free(s->theta);
-    if (s->delta != s->acc)
-        mem_free(s->delta);
-    mem_free(s->acc);
-    mem_free(s->state);
-    mem_free(s->scratch);
-    for (uint32_t p = 0; s->agg_state && p < s->env->method->view.n_parts; p++)
-        mem_free(s->agg_state[p]);
-    mem_free(s->agg_state);
-    mem_free(s->agg_keep);
-    mem_free(s->part_weight);
-    products_close(&s->products);
-    mem_free(s->product_sum);
-    mem_free(s->one);
-    mem_free(s->trained);
-    mem_free(s->turn);
-    mem_free(s->links);
     mem_free(s->ckpt);
-    mem_free(s->sampled);
-    mem_free(s->acks);
     mem_free(s->drain);
     mem_free(s);
 }
@@ -245,9 +168,9 @@ void server_suspect(struct server *s, int endpoint, const char *why)
     transport_forget(s->env->transport, endpoint);
 }
 
-void server_suspect_silent(struct server *s, int endpoint)
+void server_suspect_silent(struct server *s, int endpoint, int64_t since_ns)
 {
-    if (s->peer[endpoint].heard_ns < s->start.clock_ns || !hello_alive(&s->peer[endpoint].hello))
+    if (s->peer[endpoint].heard_ns < since_ns || !hello_alive(&s->peer[endpoint].hello))
         server_suspect(s, endpoint, "is silent");
 }
 
@@ -350,7 +273,7 @@ void server_evaluate(struct server *s)
     struct recorder *rec = s->env->rec;
     struct span span = span_begin(rec);
     s->eval.n_rows = 0;
-    workload_evaluate(s->env->work, s->theta, &s->eval);
+    workload_evaluate(s->env->work, s->global.theta, &s->eval);
     span_end(rec, span, STAGE_EVALUATE, -1, 0, 0);
     struct rec_eval rows[EVAL_MAX + 2];
     int n = 0;
@@ -413,7 +336,7 @@ void server_checkpoint(struct server *s)
     struct span span = span_begin(env->rec);
     int64_t synced = fsio_sync_ns();
     struct checkpoint c = checkpoint_of(s);
-    int rc = checkpoint_write(env->run_dir, &c, s->theta, s->state, s->ckpt, &err);
+    int rc = checkpoint_write(env->run_dir, &c, s->global.theta, s->global.state, s->ckpt, &err);
     note_kept(s, rc ? err.text : NULL);
     synced = fsio_sync_ns() - synced;
     recorder_put(env->rec, STAGE_SYNC, -1, clock_ns() - synced, synced, -1, 0, 0, 0);
@@ -444,24 +367,20 @@ void server_flush_events(struct server *s)
 // Merges a client's own report of its message with what the server saw of it.
 static void take_report(struct server *s, const struct rec_message *report)
 {
-    for (int i = 0; i < s->n_turns; i++) {
-        struct server_turn *t = &s->turn[i];
-        if ((int32_t)t->client != report->client || report->version != (int32_t)s->round)
-            continue;
-        if (t->row.frame_bytes != report->frame_bytes)
-            return; // lost, or another copy: what arrived is not what it tells of
-        t->row.header_bytes = report->header_bytes;
-        t->row.directory_bytes = report->directory_bytes;
-        t->row.scales_bytes = report->scales_bytes;
-        t->row.indices_bytes = report->indices_bytes;
-        t->row.tags_bytes = report->tags_bytes;
-        t->row.values_bytes = report->values_bytes;
-        memcpy(t->row.kept, report->kept, sizeof t->row.kept);
-        t->row.nmse = report->nmse;
-        t->row.norm = report->norm;
-        t->row.staleness = report->staleness;
-        return;
-    }
+    struct rec_message *row =
+        s->env->method->scheme->server->row(s, (uint32_t)report->client, (uint32_t)report->version);
+    if (!row || row->frame_bytes != report->frame_bytes)
+        return; // lost, or another copy: what arrived is not what it tells of
+    row->header_bytes = report->header_bytes;
+    row->directory_bytes = report->directory_bytes;
+    row->scales_bytes = report->scales_bytes;
+    row->indices_bytes = report->indices_bytes;
+    row->tags_bytes = report->tags_bytes;
+    row->values_bytes = report->values_bytes;
+    memcpy(row->kept, report->kept, sizeof row->kept);
+    row->nmse = report->nmse;
+    row->norm = report->norm;
+    row->staleness = report->staleness;
 }
 
 static void take_event(struct server *s, const struct server_peer *p, struct rec_event *e)

@@ -4,8 +4,7 @@
 #define FSTQ_FED_SERVER_H
 
 #include "fed/checkpoint.h"
-#include "fed/env.h"
-#include "fed/product.h"
+#include "fed/global.h"
 #include "fed/protocol.h"
 
 enum server_phase {
@@ -29,19 +28,6 @@ struct server_peer { // a worker endpoint
     int64_t heard_ns;     // last good frame, on the transport's clock
 };
 
-enum turn_state { TURN_WAITING, TURN_HELD, TURN_DONE };
-
-struct server_turn { // a sampled client of the round, in client order
-    uint32_t client;
-    int endpoint;
-    enum turn_state state;
-    bool granted, accepted;
-    struct netbuf *held; // the frame, until its turn
-    struct frame frame;
-    struct rec_message row;
-    struct client_times times;
-};
-
 struct server_kept { // checkpoints of this process
     uint32_t round;  // of the newest on disk, 0 = none
     int32_t missed;  // rounds that have none
@@ -58,52 +44,37 @@ struct server {
     int64_t deadline_ns, alive_check_ns; // on the transport's clock
     int64_t origin_ns;                   // of the run, monotonic clock
     bool interrupted, unclean;
-    bool between;             // the round is closed, the next not begun
-    bool holding;             // nobody is there: the next round waits for somebody, or its deadline
-    struct round_start start; // of the round
-    char failure[160];        // "" = none: why the run ended before its last round
+    char failure[160]; // "" = none: why the run ended before its last round
     struct server_kept kept;
 
-    // model
-    size_t n, n_model, n_state;      // n_model: the adapter, then what moves the backbone
-    float *theta, *state;            // theta: (n_model)
-    float *acc;                      // weighted sum of updates, one part of the view after another
-    float *delta;                    // their mean, laid out as the adapter
-    void *scratch, **agg_state;      // (parts) of a codec's own aggregation
-    float **agg_keep;                // (parts) in state, behind the scheme's
-    double weight_sum, *part_weight; // part_weight: (parts)
-    struct products products;        // of schemes that sum them
-    float *product_sum, *one;        // (products.n) weighted; one client's update
-    float *trained;                  // an update that the server unpacked itself, or NULL
+    struct global global;
     uint64_t run_id;
     double first_loss, last_loss; // mean training losses of rounds with updates, NAN = none yet
     struct checkpoint_totals totals;
-    struct netbuf *model; // the broadcast frame of the round
+    struct checkpoint_totals at_start; // of this process, for rates after a resume
 
-    // the round
-    uint32_t round; // 1..rounds; 0 before the first
-    struct server_turn *turn;
-    int n_turns, next_turn, n_window; // n_window: frames that may wait for their turn
+    uint32_t round; // the version being made, 1..rounds; 0 before the first
     struct rec_round row;
-    struct span collect_span;
-    int64_t t_round_ns, round_wire_bytes, aggregate_ns;
-    struct rec_link *links;
-    int n_links;
+    int64_t round_wire_bytes;
     struct eval_result eval;
-    uint8_t *ckpt, *acks; // scratch: a checkpoint's bytes, acknowledgements
-    uint32_t *sampled;
+    void *rounds;            // of the handlers
+    uint8_t *ckpt;           // scratch: a checkpoint's bytes
     struct rec_event *drain; // scratch for rows
     size_t drain_cap;
-    struct checkpoint_totals at_start; // of this process, for rates after a resume
 };
 
 // A way of running rounds. `begin` is called once the workers are greeted; the handlers call
 // server_finish.
 struct server_handlers {
     const char *name;
+    void (*open)(struct server *s); // makes s->rounds
+    void (*close)(struct server *s);
     void (*begin)(struct server *s, int64_t now);
     void (*message)(struct server *s, const struct net_msg *m);
     void (*timer)(struct server *s, int64_t now);
+    // The row of a client's message on this version, for what the client itself tells of it; NULL =
+    // there is none.
+    struct rec_message *(*row)(struct server *s, uint32_t client, uint32_t version);
 };
 
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err);
@@ -125,9 +96,9 @@ void server_control(struct server *s, int endpoint, enum frame_kind kind, const 
 const char *server_peer_name(const struct server *s, int endpoint); // for messages; overwritten
 bool server_peer_up(const struct server *s, int endpoint);          // neither dead nor suspected
 void server_suspect(struct server *s, int endpoint, const char *why);
-// Suspects an endpoint that has said nothing since the round began; one that has is merely slow or
-// unlucky.
-void server_suspect_silent(struct server *s, int endpoint);
+// Suspects an endpoint that has said nothing since a time on the transport's clock; one that has is
+// merely slow or unlucky.
+void server_suspect_silent(struct server *s, int endpoint, int64_t since_ns);
 void server_check_alive(struct server *s);
 void server_evaluate(struct server *s);
 void server_checkpoint(struct server *s);

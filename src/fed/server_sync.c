@@ -10,8 +10,33 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+
+enum turn_state { TURN_WAITING, TURN_HELD, TURN_DONE };
+
+struct turn { // a sampled client of the round, in client order
+    uint32_t client;
+    int endpoint;
+    enum turn_state state;
+    bool granted, accepted;
+    struct netbuf *held; // the frame, until its turn
+    struct frame frame;
+    struct rec_message row;
+    struct client_times times;
+};
+
+struct sync_round {
+    struct round_start start;
+    bool between; // the round is closed, the next not begun
+    bool holding; // nobody is there: the next round waits for somebody, or its deadline
+    struct turn *turn;
+    int n_turns, next_turn, n_window; // n_window: frames that may wait for their turn
+    int64_t t_begin_ns, t_collect_ns; // of the round and of waiting for updates, monotonic clock
+    struct netbuf *model;             // the broadcast frame
+    struct rec_link *links;
+    int n_links;
+    uint32_t *sampled;
+    uint8_t *acks; // scratch: acknowledgements
+};
 
 static void close_round(struct server *s);
 static void begin_round(struct server *s);
@@ -52,19 +77,20 @@ static struct rec_message message_row(const struct server *s, uint32_t client, i
 
 static void sample_turns(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     const struct fed_params *fed = s->env->fed;
     fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)fed->clients_per_round,
-               s->sampled);
-    s->n_turns = 0;
+               r->sampled);
+    r->n_turns = 0;
     for (int i = 0; i < fed->clients_per_round; i++) {
-        if (fed_drops(s->env->seed, s->round, s->sampled[i], fed->dropout)) {
+        if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout)) {
             s->row.dropped++;
             continue;
         }
-        struct server_turn *t = &s->turn[s->n_turns++];
+        struct turn *t = &r->turn[r->n_turns++];
         memset(t, 0, sizeof *t);
-        t->client = s->sampled[i];
-        t->endpoint = fed_owner(s->sampled[i], s->workers);
+        t->client = r->sampled[i];
+        t->endpoint = fed_owner(r->sampled[i], s->workers);
         t->row = message_row(s, t->client, t->endpoint);
         if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
             t->state = TURN_DONE;
@@ -82,22 +108,24 @@ static int64_t model_bytes(const struct server *s)
 
 static void pack_model(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     struct transport *t = s->env->transport;
     const struct view_inst *view = &s->env->method->view;
-    size_t n = fed_down_floats(s->env), n_backbone = s->n_model - s->n, n_adapter = n - n_backbone;
-    const float *from = s->theta;
-    if (s->model)
-        transport_unref(t, s->model);
-    s->model = transport_buf(t, 4 * n);
-    uint8_t *p = netbuf_payload(s->model);
-    if (n_adapter > 0 && n_adapter < s->n) {
-        view_gather(&view->part[0], s->theta, s->delta); // free until the commit
-        from = s->delta;
+    struct global *g = &s->global;
+    size_t n = fed_down_floats(s->env), n_backbone = g->n_model - g->n, n_adapter = n - n_backbone;
+    const float *from = g->theta;
+    if (r->model)
+        transport_unref(t, r->model);
+    r->model = transport_buf(t, 4 * n);
+    uint8_t *p = netbuf_payload(r->model);
+    if (n_adapter > 0 && n_adapter < g->n) {
+        view_gather(&view->part[0], g->theta, g->delta); // free until the commit
+        from = g->delta;
     }
     for (size_t i = 0; i < n_adapter; i++)
         put_f32(p + 4 * i, from[i]);
     for (size_t i = 0; i < n_backbone; i++)
-        put_f32(p + 4 * (n_adapter + i), s->theta[s->n + i]);
+        put_f32(p + 4 * (n_adapter + i), g->theta[g->n + i]);
 }
 
 // How far training has come: clients whose codec sends less as the loss goes down hear it with the
@@ -112,36 +140,37 @@ static float loss_fall(const struct server *s)
 // client.
 static void broadcast(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
     struct span span = span_begin(env->rec);
     int64_t moved = env->transport->bytes_moved;
     pack_model(s);
     for (int e = 1; e <= s->workers; e++) {
         s->peer[e].tasks = 0;
-        for (int i = 0; i < s->n_turns; i++)
-            s->peer[e].tasks += s->turn[i].endpoint == e && s->turn[i].state == TURN_WAITING;
+        for (int i = 0; i < r->n_turns; i++)
+            s->peer[e].tasks += r->turn[i].endpoint == e && r->turn[i].state == TURN_WAITING;
         s->peer[e].owes_events = s->peer[e].tasks > 0;
         struct frame f = {.kind = FRAME_MODEL,
                           .payload_bytes = 4 * fed_down_floats(env),
                           .values = (uint32_t)fed_down_floats(env),
                           .loss = loss_fall(s)};
         if (s->peer[e].owes_events)
-            server_send(s, e, &f, s->model, now_ns(s));
+            server_send(s, e, &f, r->model, now_ns(s));
     }
-    for (int i = 0; i < s->n_turns; i++) {
-        struct server_turn *t = &s->turn[i];
+    for (int i = 0; i < r->n_turns; i++) {
+        struct turn *t = &r->turn[i];
         if (t->state != TURN_WAITING)
             continue;
         s->row.downlink_bytes += model_bytes(s);
-        t->granted = i < s->n_window;
-        t->times = fed_client_times(env, &s->start, t->client, model_bytes(s), 0);
+        t->granted = i < r->n_window;
+        t->times = fed_client_times(env, &r->start, t->client, model_bytes(s), 0);
         struct netbuf *b = transport_buf(env->transport, ROUND_START_BYTES);
         struct frame f = {.kind = FRAME_TASK,
                           .client = t->client,
                           .reason = t->granted,
                           .samples = s->peer[t->endpoint].tasks,
                           .payload_bytes = env->link->row->varies ? ROUND_START_BYTES : 0};
-        round_start_put(&s->start, netbuf_payload(b));
+        round_start_put(&r->start, netbuf_payload(b));
         server_send(s, t->endpoint, &f, b, link_add_ns(now_ns(s), t->times.down_ns));
         transport_unref(env->transport, b);
     }
@@ -151,10 +180,11 @@ static void broadcast(struct server *s)
 // Virtual time knows when the last client will be done; the timeout comes on top of that.
 static void set_deadline(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     int64_t longest = 0;
-    for (int i = 0; s->env->virtual_time && i < s->n_turns; i++) {
+    for (int i = 0; s->env->virtual_time && i < r->n_turns; i++) {
         struct client_times t =
-            fed_client_times(s->env, &s->start, s->turn[i].client, model_bytes(s),
+            fed_client_times(s->env, &r->start, r->turn[i].client, model_bytes(s),
                              (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
         longest = t.total_ns > longest && t.up.delivered ? t.total_ns : longest;
     }
@@ -163,7 +193,7 @@ static void set_deadline(struct server *s)
 
 // collect.
 
-static void resolve(struct server *s, struct server_turn *t, enum message_status status)
+static void resolve(struct server *s, struct turn *t, enum message_status status)
 {
     t->state = TURN_DONE;
     t->row.status = (int32_t)status;
@@ -177,97 +207,40 @@ static void resolve(struct server *s, struct server_turn *t, enum message_status
         s->row.rejected++;
 }
 
-// The client's own B A goes into the sum of products, its update into the sum of updates.
-static int add_product(struct server *s, const struct codec_inst *c, const struct codec_key *key,
-                       const uint8_t *bytes, size_t len, float weight, struct err *err)
-{
-    int rc = codec_decode(c, key, bytes, len, s->one, s->scratch, err);
-    if (rc)
-        return rc;
-    for (size_t i = 0; i < s->n; i++)
-        s->acc[i] += weight * s->one[i];
-    products_add(&s->products, s->theta, s->one, weight, s->product_sum);
-    return 0;
-}
-
-static float weight_of(const struct server *s, const struct server_turn *t)
+static float weight_of(const struct server *s, const struct turn *t)
 {
     return s->env->fed->weights == FED_WEIGHTS_EQUAL ? 1 : (float)t->frame.samples;
 }
 
-static int add_update(struct server *s, struct server_turn *t, struct err *err)
-{
-    const struct view_inst *view = &s->env->method->view;
-    uint32_t p = view_turn(view, t->client, s->round);
-    const struct codec_inst *c = view->part[p].codec;
-    struct codec_key key = view_key(view, s->env->seed, t->client, s->round);
-    const uint8_t *bytes = t->held->bytes + FRAME_HEADER_BYTES;
-    size_t len = t->frame.payload_bytes;
-    float weight = weight_of(s, t);
-    int rc;
-    if (c->row->agg)
-        rc = c->row->agg->add(c, &key, bytes, len, (double)weight, s->agg_state[p], err);
-    else if (s->one)
-        rc = add_product(s, c, &key, bytes, len, weight, err);
-    else
-        rc = codec_decode_add(c, &key, bytes, len, weight, s->acc + view->part[p].at, s->scratch,
-                              err);
-    if (rc == 0)
-        s->part_weight[p] += (double)weight;
-    return rc;
-}
-
-// Activations are trained with before there is an update to add. The others' time stands still
-// meanwhile: while the server trains it hears nobody.
-static int train_update(struct server *s, struct server_turn *t, struct err *err)
-{
-    struct train_job job = {
-        .client = t->client, .round = s->round, .theta = s->theta, .delta = s->trained};
-    int64_t from = now_ns(s);
-    int rc = s->env->method->scheme->unpack(s->env, &job, t->held->bytes + FRAME_HEADER_BYTES,
-                                            t->frame.payload_bytes, err);
-    s->deadline_ns += now_ns(s) - from;
-    if (rc)
-        return rc;
-    float weight = weight_of(s, t);
-    for (size_t i = 0; i < s->n; i++)
-        s->acc[i] += weight * s->trained[i];
-    s->part_weight[0] += (double)weight;
-    t->frame.loss = (float)job.loss;
-    return 0;
-}
-
-static int decode_update(struct server *s, struct server_turn *t, struct err *err)
-{
-    struct recorder *rec = s->env->rec;
-    struct span span = span_begin(rec);
-    int rc = add_update(s, t, err);
-    s->aggregate_ns += span_end(rec, span, STAGE_DECODE, (int32_t)t->client,
-                                (int64_t)t->frame.payload_bytes, (int64_t)(4 * s->n));
-    return rc;
-}
-
-static void take_turn(struct server *s, struct server_turn *t)
+// A server that trains with what arrives hears nobody meanwhile: the others' time stands still.
+static void take_turn(struct server *s, struct turn *t)
 {
     struct err err;
-    int rc = s->trained ? train_update(s, t, &err) : decode_update(s, t, &err);
+    struct update u = {.client = t->client,
+                       .version = s->round,
+                       .bytes = t->held->bytes + FRAME_HEADER_BYTES,
+                       .len = t->frame.payload_bytes,
+                       .weight = weight_of(s, t),
+                       .loss = (double)t->frame.loss};
+    int64_t from = now_ns(s);
+    int rc = global_add(&s->global, &u, &err);
+    s->deadline_ns += now_ns(s) - from;
     if (rc) {
         warn("round %u: update of client %u rejected: %s", s->round, t->client, err.text);
         resolve(s, t, rc == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT);
         return;
     }
     t->accepted = true;
-    t->row.weight = (double)weight_of(s, t);
-    s->weight_sum += t->row.weight;
-    s->row.train_loss += t->row.weight * (double)t->frame.loss;
+    t->row.weight = (double)u.weight;
     s->row.arrived++;
     resolve(s, t, MESSAGE_OK);
 }
 
 static void grant_window(struct server *s)
 {
-    for (int i = s->next_turn; i < s->n_turns && i < s->next_turn + s->n_window; i++) {
-        struct server_turn *t = &s->turn[i];
+    struct sync_round *r = s->rounds;
+    for (int i = r->next_turn; i < r->n_turns && i < r->next_turn + r->n_window; i++) {
+        struct turn *t = &r->turn[i];
         if (t->granted || t->state != TURN_WAITING)
             continue;
         t->granted = true;
@@ -280,105 +253,32 @@ static void grant_window(struct server *s)
 
 // commit.
 
-static bool all_finite(const float *v, size_t n)
-{
-    float worst = 0;
-    for (size_t i = 0; i < n; i++)
-        worst += v[i] * 0.0f; // NaN as soon as one is not finite
-    return worst == 0;
-}
-
-// The mean of each part, over those who sent it.
-static void close_sums(struct server *s)
-{
-    const struct view_inst *view = &s->env->method->view;
-    for (uint32_t p = 0; p < view->n_parts; p++) {
-        const struct view_part *part = &view->part[p];
-        const struct codec_inst *codec = part->codec;
-        float *acc = s->acc + part->at;
-        size_t n = part->shape.n_values;
-        if (s->part_weight[p] <= 0)
-            continue;
-        if (codec->row->agg) {
-            codec->row->agg->finish(codec, s->agg_state[p], s->agg_keep[p], s->part_weight[p], acc,
-                                    n);
-        } else {
-            float inverse = (float)(1.0 / s->part_weight[p]);
-            for (size_t i = 0; i < n; i++)
-                acc[i] *= inverse;
-        }
-    }
-}
-
-// Only what was sent moves: a part without a turn keeps its values and the server's state of them.
-static void step_parts(struct server *s)
-{
-    const struct method *m = s->env->method;
-    for (uint32_t p = 0; p < m->view.n_parts; p++) {
-        const struct view_part *part = &m->view.part[p];
-        if (s->part_weight[p] <= 0)
-            continue;
-        if (!m->view.whole)
-            view_scatter(part, s->acc + part->at, s->delta);
-        for (int i = 0; i < part->n_ranges; i++)
-            m->scheme->commit(m->scheme_opt, s->theta, s->delta, s->state, s->n, part->range[i],
-                              s->row.server_lr);
-    }
-}
-
-// The adapter after the step, and in the backbone what it cannot hold of the mean product.
-static void step_backbone(struct server *s)
-{
-    struct workload *work = s->env->work;
-    if (s->env->method->scheme->fresh)
-        work->row->fresh(work, s->round + 1, s->theta);
-    products_rest(&s->products, s->theta, s->product_sum, s->theta + s->n);
-}
-
 static void commit(struct server *s)
 {
-    const struct fed_env *env = s->env;
-    struct span span = span_begin(env->rec);
-    close_sums(s);
-    if (s->one)
-        products_mean(&s->products, s->theta, s->weight_sum, s->row.server_lr, s->product_sum);
-    s->aggregate_ns += span_end(env->rec, span, STAGE_AGGREGATE, -1, 0, (int64_t)(4 * s->n));
-    s->row.train_loss /= s->weight_sum;
+    s->row.train_loss = s->global.loss / s->global.weight;
     s->last_loss = s->row.train_loss;
     if (isnan(s->first_loss))
         s->first_loss = s->last_loss;
-    if (!all_finite(s->acc, s->n) ||
-        !all_finite(s->product_sum,
-                    s->products.n)) { // finite updates whose sum is not: the adapter stays as it is
-        warn("round %u: the sum of the updates is not finite; the adapter is left as it was",
-             s->round);
-        s->row.rejected += s->row.arrived;
-        s->row.arrived = 0;
+    if (global_commit(&s->global, s->round, s->row.server_lr, &s->row.update_norm))
         return;
-    }
-    double norm = 0;
-    for (size_t i = 0; i < s->n; i++)
-        norm += (double)s->acc[i] * (double)s->acc[i];
-    s->row.update_norm = sqrt(norm);
-    span = span_begin(env->rec);
-    step_parts(s);
-    if (s->one)
-        step_backbone(s);
-    span_end(env->rec, span, STAGE_COMMIT, -1, 0, (int64_t)(4 * s->n));
+    warn("round %u: the sum of the updates is not finite; the adapter is left as it was", s->round);
+    s->row.rejected += s->row.arrived;
+    s->row.arrived = 0;
 }
 
 static void send_acks(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     for (int e = 1; e <= s->workers; e++) {
         size_t len = 0;
-        for (int i = 0; i < s->n_turns; i++)
-            if (s->turn[i].endpoint == e) {
-                struct ack_entry a = {s->turn[i].client, s->turn[i].accepted};
-                ack_put(&a, s->acks + len);
+        for (int i = 0; i < r->n_turns; i++)
+            if (r->turn[i].endpoint == e) {
+                struct ack_entry a = {r->turn[i].client, r->turn[i].accepted};
+                ack_put(&a, r->acks + len);
                 len += ACK_ENTRY_BYTES;
             }
         if (len && !s->peer[e].dead)
-            server_control(s, e, FRAME_ACK, s->acks, len, 0);
+            server_control(s, e, FRAME_ACK, r->acks, len, 0);
     }
 }
 
@@ -401,24 +301,25 @@ static struct rec_link link_row(const struct server *s, uint32_t client, int64_t
 // Modelled terms: the round takes as long as its slowest client, plus the server.
 static void modelled_times(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
     int64_t slowest = 0;
-    s->n_links = 0;
-    for (int i = 0; i < s->n_turns; i++) {
-        struct server_turn *t = &s->turn[i];
+    r->n_links = 0;
+    for (int i = 0; i < r->n_turns; i++) {
+        struct turn *t = &r->turn[i];
         if (t->row.status != MESSAGE_OK)
             continue;
         int64_t down = model_bytes(s), up = t->row.frame_bytes;
-        struct client_times c = fed_client_times(env, &s->start, t->client, down, up);
+        struct client_times c = fed_client_times(env, &r->start, t->client, down, up);
         if (c.total_ns >= slowest) {
             slowest = c.total_ns;
             s->row.compute_max_ns = c.compute_ns + c.encode_ns;
             s->row.upload_max_ns = c.up_ns;
             s->row.download_max_ns = c.down_ns;
         }
-        s->links[s->n_links++] = link_row(s, t->client, down, 0, &c.down);
-        s->links[s->n_links++] = link_row(s, t->client, up, c.total_ns - c.up_ns, &c.up);
-        s->links[s->n_links - 1].up = 1;
+        r->links[r->n_links++] = link_row(s, t->client, down, 0, &c.down);
+        r->links[r->n_links++] = link_row(s, t->client, up, c.total_ns - c.up_ns, &c.up);
+        r->links[r->n_links - 1].up = 1;
     }
     s->row.time_modelled_ns = slowest + env->fed->server_ns;
 }
@@ -435,15 +336,15 @@ static bool settled(const struct server *s)
 // measured while they put their state away.
 static void finish_collect(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     const struct fed_params *fed = s->env->fed;
     int64_t t = clock_ns();
-    recorder_put(s->env->rec, STAGE_WAIT, -1, s->collect_span.t_ns, t - s->collect_span.t_ns, -1, 0,
-                 0, 0);
+    recorder_put(s->env->rec, STAGE_WAIT, -1, r->t_collect_ns, t - r->t_collect_ns, -1, 0, 0, 0);
     if (s->row.arrived > 0)
         commit(s);
     else
         s->row.train_loss = NAN;
-    s->row.time_measured_ns = clock_ns() - s->t_round_ns;
+    s->row.time_measured_ns = clock_ns() - r->t_begin_ns;
     modelled_times(s);
     send_acks(s);
     int32_t left = fed->rounds - (int32_t)s->round;
@@ -453,7 +354,7 @@ static void finish_collect(struct server *s)
         s->row.score = s->eval.score;
         s->row.eval_loss = s->eval.loss;
     }
-    s->next_turn = s->n_turns + 1; // settling
+    r->next_turn = r->n_turns + 1; // settling
     s->deadline_ns = now_ns(s) + (int64_t)(s->env->net->timeout_s * 1e9);
     if (settled(s))
         close_round(s);
@@ -461,28 +362,30 @@ static void finish_collect(struct server *s)
 
 static void advance(struct server *s)
 {
-    while (s->next_turn < s->n_turns && s->turn[s->next_turn].state != TURN_WAITING) {
-        struct server_turn *t = &s->turn[s->next_turn++];
+    struct sync_round *r = s->rounds;
+    while (r->next_turn < r->n_turns && r->turn[r->next_turn].state != TURN_WAITING) {
+        struct turn *t = &r->turn[r->next_turn++];
         if (t->state == TURN_HELD)
             take_turn(s, t);
     }
     grant_window(s);
-    if (s->next_turn == s->n_turns)
+    if (r->next_turn == r->n_turns)
         finish_collect(s);
 }
 
 // messages.
 
-static struct server_turn *find_turn(struct server *s, uint32_t client, int endpoint)
+static struct turn *find_turn(struct server *s, uint32_t client, int endpoint)
 {
-    for (int i = 0; i < s->n_turns; i++)
-        if (s->turn[i].client == client && s->turn[i].endpoint == endpoint)
-            return &s->turn[i];
+    struct sync_round *r = s->rounds;
+    for (int i = 0; i < r->n_turns; i++)
+        if (r->turn[i].client == client && r->turn[i].endpoint == endpoint)
+            return &r->turn[i];
     return NULL;
 }
 
 static enum message_status judge(const struct server *s, const struct net_msg *m,
-                                 const struct server_turn *t)
+                                 const struct turn *t)
 {
     switch (m->verdict) {
     case FRAME_GOOD:
@@ -503,7 +406,8 @@ static enum message_status judge(const struct server *s, const struct net_msg *m
         return MESSAGE_UNEXPECTED;
     const struct view_inst *view = &s->env->method->view;
     const struct view_part *part = &view->part[view_turn(view, t->client, s->round)];
-    if (m->frame.values != (s->trained ? 0 : part->shape.n_values) || m->frame.vectors != 1)
+    if (m->frame.values != (s->env->method->scheme->pack ? 0 : part->shape.n_values) ||
+        m->frame.vectors != 1)
         return MESSAGE_SHAPE;
     if (m->frame.samples == 0 || !isfinite(m->frame.loss))
         return MESSAGE_NONFINITE;
@@ -512,7 +416,7 @@ static enum message_status judge(const struct server *s, const struct net_msg *m
 
 // A frame that cannot be used gets a row of its own; if it was the awaited one, that client is
 // done.
-static void refuse_update(struct server *s, const struct net_msg *m, struct server_turn *t,
+static void refuse_update(struct server *s, const struct net_msg *m, struct turn *t,
                           enum message_status why)
 {
     bool header_read = m->verdict == FRAME_GOOD || m->verdict >= FRAME_TOO_LONG;
@@ -535,7 +439,7 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct serv
 
 static void take_update(struct server *s, const struct net_msg *m)
 {
-    struct server_turn *t = find_turn(s, m->frame.client, m->src);
+    struct turn *t = find_turn(s, m->frame.client, m->src);
     enum message_status status = judge(s, m, t);
     s->row.uplink_bytes += (int64_t)m->bytes;
     if (status != MESSAGE_OK) {
@@ -551,7 +455,7 @@ static void take_update(struct server *s, const struct net_msg *m)
 
 static void take_fail(struct server *s, const struct net_msg *m)
 {
-    struct server_turn *t = find_turn(s, m->frame.client, m->src);
+    struct turn *t = find_turn(s, m->frame.client, m->src);
     if (!t || t->state != TURN_WAITING || m->frame.version != s->round)
         return;
     warn("round %u: client %u has no update: %.*s", s->round, t->client,
@@ -563,6 +467,7 @@ static void take_fail(struct server *s, const struct net_msg *m)
 
 static void sync_message(struct server *s, const struct net_msg *m)
 {
+    struct sync_round *r = s->rounds;
     bool good = m->verdict == FRAME_GOOD;
     bool header_read = good || m->verdict >= FRAME_TOO_LONG;
     if (header_read && m->frame.kind == FRAME_EVENTS) {
@@ -575,23 +480,24 @@ static void sync_message(struct server *s, const struct net_msg *m)
     } else if (m->frame.kind == FRAME_FAIL) {
         take_fail(s, m);
     }
-    if (s->holding && anybody_up(s))
+    if (r->holding && anybody_up(s))
         begin_round(s);
-    else if (!s->holding && s->next_turn < s->n_turns)
+    else if (!r->holding && r->next_turn < r->n_turns)
         advance(s);
-    else if (!s->holding && s->next_turn > s->n_turns && settled(s))
+    else if (!r->holding && r->next_turn > r->n_turns && settled(s))
         close_round(s);
     run_on(s);
 }
 
 static void give_up_on(struct server *s, bool late)
 {
-    for (int i = 0; i < s->n_turns; i++) {
-        struct server_turn *t = &s->turn[i];
+    struct sync_round *r = s->rounds;
+    for (int i = 0; i < r->n_turns; i++) {
+        struct turn *t = &r->turn[i];
         if (t->state != TURN_WAITING)
             continue;
         if (late)
-            server_suspect_silent(s, t->endpoint);
+            server_suspect_silent(s, t->endpoint, r->start.clock_ns);
         if (late || !server_peer_up(s, t->endpoint))
             resolve(s, t, MESSAGE_LOST);
     }
@@ -599,17 +505,18 @@ static void give_up_on(struct server *s, bool late)
 
 static void sync_timer(struct server *s, int64_t now)
 {
+    struct sync_round *r = s->rounds;
     bool late = now >= s->deadline_ns;
-    if (s->holding) {
+    if (r->holding) {
         if (late || s->interrupted)
             begin_round(s);
-    } else if (s->next_turn < s->n_turns) {
+    } else if (r->next_turn < r->n_turns) {
         give_up_on(s, late);
         advance(s);
     } else {
         for (int e = 1; late && e <= s->workers; e++)
             if (s->peer[e].owes_events) {
-                server_suspect_silent(s, e);
+                server_suspect_silent(s, e, r->start.clock_ns);
                 s->peer[e].owes_events = false;
             }
         if (settled(s))
@@ -648,16 +555,17 @@ static bool any_worker_left(const struct server *s)
 // another attempt of which readers keep the last; the other way round the trace would lack it.
 static void close_round(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
-    for (int i = 0; i < s->n_turns; i++)
-        s->sink->rows(s->sink->arg, REC_MESSAGES, &s->turn[i].row, 1);
-    s->sink->rows(s->sink->arg, REC_LINKS, s->links, (size_t)s->n_links);
+    for (int i = 0; i < r->n_turns; i++)
+        s->sink->rows(s->sink->arg, REC_MESSAGES, &r->turn[i].row, 1);
+    s->sink->rows(s->sink->arg, REC_LINKS, r->links, (size_t)r->n_links);
     add_totals(s);
     s->row.uplink_total_bytes = s->totals.uplink_bytes;
-    s->row.adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model);
+    s->row.adapter_xxh3 = global_hash(&s->global);
     s->sink->rows(s->sink->arg, REC_ROUNDS, &s->row, 1);
     int64_t t = clock_ns();
-    recorder_put(env->rec, STAGE_ROUND, -1, s->t_round_ns, t - s->t_round_ns, -1, 0, 0, 0);
+    recorder_put(env->rec, STAGE_ROUND, -1, r->t_begin_ns, t - r->t_begin_ns, -1, 0, 0, 0);
     server_flush_events(s);
     s->sink->commit(s->sink->arg, (int32_t)s->round);
     server_checkpoint(s);
@@ -668,7 +576,7 @@ static void close_round(struct server *s)
     if ((int32_t)s->round >= env->fed->rounds || s->interrupted || s->failure[0])
         server_finish(s);
     else
-        s->between = true;
+        r->between = true;
 }
 
 static bool anybody_up(const struct server *s)
@@ -694,26 +602,28 @@ static void ask_suspects(struct server *s)
 
 static void begin_round(struct server *s)
 {
-    s->holding = false;
+    struct sync_round *r = s->rounds;
+    r->holding = false;
     sample_turns(s);
-    s->t_round_ns = clock_ns();
-    s->start = (struct round_start){s->round, s->totals.modelled_ns, now_ns(s)};
+    r->t_begin_ns = clock_ns();
+    r->start = (struct round_start){s->round, s->totals.modelled_ns, now_ns(s)};
     broadcast(s);
     set_deadline(s);
-    s->collect_span.t_ns = clock_ns();
+    r->t_collect_ns = clock_ns();
     advance(s);
 }
 
 // With every worker under suspicion the round waits for one of them to answer, up to the timeout.
 static void next_round(struct server *s)
 {
+    struct sync_round *r = s->rounds;
     struct recorder *rec = s->env->rec;
     // Since the last row, the greeting among them.
     int64_t control = s->row.control_bytes, control_up = s->row.control_up_bytes;
     memset(&s->row, 0, sizeof s->row);
     s->row.control_bytes = control;
     s->row.control_up_bytes = control_up;
-    s->between = false;
+    r->between = false;
     s->round++;
     rec->version = (int32_t)s->round;
     s->row.run = rec->run;
@@ -721,26 +631,13 @@ static void next_round(struct server *s)
     s->row.attempt = rec->attempt;
     s->row.score = s->row.eval_loss = s->row.energy_j = s->row.update_norm = NAN;
     s->row.server_lr = fed_server_lr(s->env->fed, (int32_t)s->round);
-    s->weight_sum = 0;
-    s->next_turn = 0;
-    s->aggregate_ns = 0;
-    memset(s->acc, 0, s->n * sizeof *s->acc);
-    if (s->one)
-        memset(s->product_sum, 0, s->products.n * sizeof *s->product_sum);
-    if (s->env->method->scheme->fresh)
-        s->env->work->row->fresh(s->env->work, s->round, s->theta);
-    const struct view_inst *view = &s->env->method->view;
-    for (uint32_t p = 0; p < view->n_parts; p++) {
-        const struct codec_inst *c = view->part[p].codec;
-        s->part_weight[p] = 0;
-        if (c->row->agg)
-            c->row->agg->begin(c, s->agg_state[p], view->part[p].shape.n_values);
-    }
+    r->next_turn = 0;
+    global_begin(&s->global, s->round);
     ask_suspects(s);
-    s->start.clock_ns = now_ns(s);
-    s->holding = !anybody_up(s) && any_worker_left(s) && !s->interrupted;
-    if (s->holding)
-        s->deadline_ns = s->start.clock_ns + (int64_t)(s->env->net->timeout_s * 1e9);
+    r->start.clock_ns = now_ns(s);
+    r->holding = !anybody_up(s) && any_worker_left(s) && !s->interrupted;
+    if (r->holding)
+        s->deadline_ns = r->start.clock_ns + (int64_t)(s->env->net->timeout_s * 1e9);
     else
         begin_round(s);
 }
@@ -748,12 +645,53 @@ static void next_round(struct server *s)
 // A round in which nobody can take part closes at once: a loop, not a recursion.
 static void run_on(struct server *s)
 {
-    while (s->between && s->phase == SERVER_ROUNDS)
+    struct sync_round *r = s->rounds;
+    while (r->between && s->phase == SERVER_ROUNDS)
         next_round(s);
+}
+
+static void sync_open(struct server *s)
+{
+    const struct fed_env *env = s->env;
+    struct sync_round *r = s->rounds = mem_alloc(MEM_SERVER, sizeof *r);
+    size_t per_round = (size_t)env->fed->clients_per_round;
+    int64_t window = env->net->arena_bytes / (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
+    r->turn = mem_alloc(MEM_SERVER, per_round * sizeof *r->turn);
+    r->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *r->links);
+    r->sampled = mem_alloc(MEM_SERVER, per_round * sizeof *r->sampled);
+    r->acks = mem_alloc(MEM_SERVER, per_round * ACK_ENTRY_BYTES);
+    r->n_window = window < 1                             ? 1
+                  : window > env->fed->clients_per_round ? env->fed->clients_per_round
+                                                         : (int)window;
+}
+
+static void sync_close(struct server *s)
+{
+    struct sync_round *r = s->rounds;
+    for (int i = 0; i < r->n_turns; i++)
+        if (r->turn[i].held)
+            transport_unref(s->env->transport, r->turn[i].held);
+    if (r->model)
+        transport_unref(s->env->transport, r->model);
+    mem_free(r->turn);
+    mem_free(r->links);
+    mem_free(r->sampled);
+    mem_free(r->acks);
+    mem_free(r);
+}
+
+static struct rec_message *sync_row(struct server *s, uint32_t client, uint32_t version)
+{
+    struct sync_round *r = s->rounds;
+    for (int i = 0; version == s->round && i < r->n_turns; i++)
+        if (r->turn[i].client == client)
+            return &r->turn[i].row;
+    return NULL;
 }
 
 static void sync_begin(struct server *s, int64_t now)
 {
+    struct sync_round *r = s->rounds;
     (void)now;
     if (s->round == 0) { // the score before anything is learned: the floor of every curve
         server_evaluate(s);
@@ -769,7 +707,7 @@ static void sync_begin(struct server *s, int64_t now)
                                 .control_bytes = s->row.control_bytes,
                                 .control_up_bytes = s->row.control_up_bytes,
                                 .wire_bytes = server_take_wire(s),
-                                .adapter_xxh3 = XXH3_64bits(s->theta, 4 * s->n_model)};
+                                .adapter_xxh3 = global_hash(&s->global)};
         s->totals.control_bytes += row.control_bytes;
         s->totals.control_up_bytes += row.control_up_bytes;
         s->totals.wire_bytes += row.wire_bytes;
@@ -781,13 +719,16 @@ static void sync_begin(struct server *s, int64_t now)
     if ((int32_t)s->round >= s->env->fed->rounds)
         server_finish(s);
     else
-        s->between = true;
+        r->between = true;
     run_on(s);
 }
 
 const struct server_handlers server_sync = {
     .name = "sync",
+    .open = sync_open,
+    .close = sync_close,
     .begin = sync_begin,
     .message = sync_message,
     .timer = sync_timer,
+    .row = sync_row,
 };

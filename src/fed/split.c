@@ -1,8 +1,8 @@
 #include "fed/split.h"
 
 #include "base/half.h"
-#include "fed/env.h"
-#include "fed/scheme.h"
+#include "base/mem.h"
+#include "fed/global.h"
 
 #include <math.h>
 #include <string.h>
@@ -204,25 +204,53 @@ static int unpack_example(void *arg, struct cut_example *e, struct err *err)
     return rc;
 }
 
-// As the client would train above the cut, from the round's adapter and a fresh optimizer.
-static int split_unpack(const struct fed_env *env, struct train_job *job, const uint8_t *in,
-                        size_t len, struct err *err)
+static int split_open(struct global *g, struct err *err)
 {
-    struct unpacking u = {.form = env->method->form};
+    (void)err;
+    g->own = mem_alloc(MEM_SERVER, g->n * sizeof(float));
+    return 0;
+}
+
+static void split_close(struct global *g)
+{
+    mem_free(g->own);
+}
+
+// As the client would train above the cut, from the round's adapter and a fresh optimizer.
+static int train_above(struct global *g, struct train_job *job, const struct update *u,
+                       struct err *err)
+{
+    const struct fed_env *env = g->env;
+    struct unpacking in = {.form = env->method->form};
     int32_t client = (int32_t)job->client;
     int64_t t0 = clock_ns();
-    int rc = msg_open_plain(&u.in, in, len, err);
+    int rc = msg_open_plain(&in.in, u->bytes, u->len, err);
     if (rc == 0)
-        rc = env->work->row->cut->above(env->work, job, (struct cut_end){unpack_example, &u},
+        rc = env->work->row->cut->above(env->work, job, (struct cut_end){unpack_example, &in},
                                         env->rec, err);
     if (rc == 0)
-        rc = msg_end(&u.in, err);
+        rc = msg_end(&in.in, err);
     if (rc == 0 && !isfinite(job->loss))
         rc = msg_nonfinite(err);
-    recorder_put(env->rec, STAGE_DECODE, client, t0, u.spent_ns, -1, (int64_t)len, 0, 0);
-    recorder_put(env->rec, STAGE_TRAIN, client, t0 + u.spent_ns, clock_ns() - t0 - u.spent_ns, -1,
+    recorder_put(env->rec, STAGE_DECODE, client, t0, in.spent_ns, -1, (int64_t)u->len, 0, 0);
+    recorder_put(env->rec, STAGE_TRAIN, client, t0 + in.spent_ns, clock_ns() - t0 - in.spent_ns, -1,
                  0, 0, 0);
     return rc;
+}
+
+static int split_add(struct global *g, struct update *u, struct err *err)
+{
+    float *trained = g->own;
+    struct train_job job = {
+        .client = u->client, .round = u->version, .theta = g->theta, .delta = trained};
+    int rc = train_above(g, &job, u, err);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < g->n; i++)
+        g->sum[i] += u->weight * trained[i];
+    g->part[0].weight += (double)u->weight;
+    u->loss = (double)(float)job.loss;
+    return 0;
 }
 
 const struct scheme scheme_split = {
@@ -241,6 +269,8 @@ const struct scheme scheme_split = {
     .pack = split_pack,
     .bound = scheme_bound,
     .silent = true,
-    .unpack = split_unpack,
+    .open = split_open,
+    .close = split_close,
+    .add = split_add,
     .commit = scheme_mean,
 };

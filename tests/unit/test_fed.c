@@ -298,10 +298,12 @@ static void test_adaptive_servers_by_hand(void **state)
     struct err err;
     tiny_shape(&shape);
     float theta = 1, delta = 0.5f, s[2];
+    const struct step step = {
+        .theta = &theta, .delta = &delta, .state = s, .n = 1, .range = {0, 1}, .lr = 0.1};
     assert_int_equal(method_open(&m, "fedadam:beta1=0.9,beta2=0.99,tau=0.1/raw", &shape, &err), 0);
     m.scheme->init(m.scheme_opt, s, 1);
     assert_true(s[0] == 0 && fabsf(s[1] - 0.01f) < 1e-9f);
-    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, (struct shape_range){0, 1}, 0.1);
+    m.scheme->commit(m.scheme_opt, &step);
     // m = 0.05; v = 0.99 * 0.01 + 0.01 * 0.25 = 0.0124; step = 0.1 * 0.05 / (0.111355 + 0.1)
     assert_true(fabsf(s[0] - 0.05f) < 1e-7f && fabsf(s[1] - 0.0124f) < 1e-7f);
     assert_true(fabsf(theta - 1.0236569f) < 1e-5f);
@@ -309,7 +311,7 @@ static void test_adaptive_servers_by_hand(void **state)
     theta = 1;
     assert_int_equal(method_open(&m, "fedyogi:beta1=0.9,beta2=0.99,tau=0.1/raw", &shape, &err), 0);
     m.scheme->init(m.scheme_opt, s, 1);
-    m.scheme->commit(m.scheme_opt, &theta, &delta, s, 1, (struct shape_range){0, 1}, 0.1);
+    m.scheme->commit(m.scheme_opt, &step);
     // v = 0.01 - 0.01 * 0.25 * sign(0.01 - 0.25) = 0.0125
     assert_true(fabsf(s[1] - 0.0125f) < 1e-7f);
     assert_true(fabsf(theta - (1 + 0.1f * 0.05f / (0.1118034f + 0.1f))) < 1e-5f);
@@ -644,10 +646,11 @@ static double distance_from_mean(const char *scheme, double *largest)
         products_add(&p, theta, delta[k], (float)weight[k], sum);
     }
     products_mean(&p, theta, 8, 1, sum);
-    s->commit(NULL, theta, mean, NULL, 34, (struct shape_range){0, 34}, 1);
+    const struct step step = {.theta = theta, .delta = mean, .n = 34, .range = {0, 34}, .lr = 1};
+    s->commit(NULL, &step);
     for (int i = 0; i < 34 && s->fresh; i++)
         theta[i] = i < 20 ? 1 : 0;
-    if (s->products)
+    if (s->backbone)
         products_rest(&p, theta, sum, backbone);
     double worst = 0;
     *largest = 0;

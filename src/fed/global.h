@@ -1,0 +1,50 @@
+// The global model on the server: its versions, the sums of the updates that arrive for the next
+// one, and the step that makes it.
+#ifndef FSTQ_FED_GLOBAL_H
+#define FSTQ_FED_GLOBAL_H
+
+#include "fed/env.h"
+
+#include <stdbool.h>
+
+struct update {               // one client's message
+    uint32_t client, version; // version: that it was trained on
+    const uint8_t *bytes;
+    size_t len;
+    float weight;
+    double loss; // mean of its training; whoever unpacks it may know better
+};
+
+struct part_sum {    // what arrived of one part of the view
+    float *sum;      // (part.n_values) weighted; later the mean
+    void *agg_state; // where its codec adds up its own way
+    float *agg_keep; // in state, behind the scheme's
+    double weight;
+};
+
+struct global {
+    const struct fed_env *env;
+    size_t n, n_model, n_state; // n_model: the adapter, then what moves the backbone
+    float *theta, *state;       // (n_model), (n_state)
+    float *sum, *delta;         // (n) of the parts one after another; laid out as the adapter
+    struct part_sum *part;      // (view.n_parts)
+    void *scratch;              // of decoders
+    void *own;                  // of the scheme's hooks
+    int32_t arrived;
+    double weight, loss; // of what arrived: sum of weights, weighted sum of losses
+};
+
+int global_open(struct global *g, const struct fed_env *env, struct err *err);
+void global_close(struct global *g); // also after a failure
+// Empty sums, for the version after this one.
+void global_begin(struct global *g, uint32_t version);
+// Adds an update, or returns a codec's error and leaves the sums as they were. Fills u->loss where
+// the server learns it.
+int global_add(struct global *g, struct update *u, struct err *err);
+// The sum's step of size lr; needs at least one update. False: the sum is not finite, though each
+// update was, and the model stays as it is. norm: of the mean update.
+bool global_commit(struct global *g, uint32_t version, double lr, double *norm);
+uint64_t global_hash(const struct global *g); // XXH3 of theta
+bool global_finite(const float *v, size_t n); // for the schemes' hooks
+
+#endif
