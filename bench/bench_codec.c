@@ -1,6 +1,7 @@
 // Codecs on one update: bytes, error and speed of each, beside a copy of the same update.
 #include "base/check.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "base/table.h"
 #include "bench/bench.h"
@@ -511,6 +512,7 @@ static void run(struct bench_ctx *c)
         side[i] *= side[i];
     int threads = omp_get_max_threads();
     omp_set_num_threads(params.threads);
+    pool_open(params.threads);
     codec_isa_limit((enum codec_isa)params.isa);
     fprintf(
         c->out,
@@ -523,6 +525,7 @@ static void run(struct bench_ctx *c)
     c->threads = 0;
     codec_isa_limit(CODEC_ISA_AVX512);
     omp_set_num_threads(threads);
+    pool_close();
     mem_free(x);
     mem_free(side);
     shape_free(&s);

@@ -60,6 +60,7 @@ static struct {
     _Alignas(64) struct gate turn; // and whoever has done an item for those before it
 
     _Atomic bool busy, stop;
+    bool share_all;
     int32_t threads, helpers; // helpers that run
     pthread_t helper[THREADS_MAX];
 } pool = {.threads = 1};
@@ -237,7 +238,7 @@ void pool_run(int32_t lanes, int32_t n, pool_work *fn, pool_work *in_order, void
         run_alone(n, own_lane < 0 ? 0 : own_lane, fn, in_order, arg);
         return;
     }
-    bool alone = account.credit_ns <= 0;
+    bool alone = account.credit_ns <= 0 && !pool.share_all;
     int64_t t0 = clock_ns(), cpu0 = thread_cpu_ns();
     if (alone)
         run_alone(n, 0, fn, in_order, arg);
@@ -275,7 +276,29 @@ void pool_each(size_t n_values, uint32_t n, void (*fn)(void *arg, uint32_t item)
 {
     assert(n <= INT32_MAX);
     struct each e = {fn, arg};
-    pool_run(n_values < POOL_LEAST_VALUES ? 1 : pool.threads, (int32_t)n, each_item, NULL, &e);
+    bool alone = n_values < POOL_LEAST_VALUES && !pool.share_all;
+    pool_run(alone ? 1 : pool.threads, (int32_t)n, each_item, NULL, &e);
+}
+
+struct spans {
+    size_t n, piece;
+    void (*fn)(void *arg, size_t from, size_t to);
+    void *arg;
+};
+
+static void span_item(void *arg, uint32_t item)
+{
+    struct spans *s = arg;
+    size_t from = item * s->piece;
+    s->fn(s->arg, from, s->n - from < s->piece ? s->n : from + s->piece);
+}
+
+void pool_spans(size_t n, size_t piece, void (*fn)(void *arg, size_t from, size_t to), void *arg)
+{
+    struct spans s = {n, piece, fn, arg};
+    size_t pieces = n / piece + (n % piece > 0);
+    assert(pieces <= INT32_MAX);
+    pool_each(n, (uint32_t)pieces, span_item, &s);
 }
 
 // Helpers come and go.
@@ -323,6 +346,11 @@ int32_t pool_threads(void)
     return pool.threads;
 }
 
+void pool_share_all(void)
+{
+    pool.share_all = true;
+}
+
 void pool_close(void)
 {
     assert(own_lane < 0 && !atomic_load(&pool.busy));
@@ -332,4 +360,5 @@ void pool_close(void)
         pthread_join(pool.helper[pool.helpers - 1], NULL);
     atomic_store(&pool.stop, false);
     pool.threads = 1;
+    pool.share_all = false;
 }

@@ -17,11 +17,16 @@ void pool_open(int32_t threads);
 int32_t pool_threads(void); // 1 where there is no pool
 // At least this many threads exist, for loops that say how many lanes they use.
 void pool_reserve(int32_t threads);
+// Shares out every loop, also one too small to gain by it: for tests of what must be the same.
+void pool_share_all(void);
 // Ends all helpers.
 void pool_close(void);
 
 // Calls fn once for each item in [0, n), which together go over n_values values.
 void pool_each(size_t n_values, uint32_t n, void (*fn)(void *arg, uint32_t item), void *arg);
+
+// Calls fn on [from, to) for all of [0, n), in pieces of this size.
+void pool_spans(size_t n, size_t piece, void (*fn)(void *arg, size_t from, size_t to), void *arg);
 
 // The same on up to `lanes` threads, each with its number in [0, lanes); which lane takes an item
 // is not fixed. in_order (or NULL) is called after fn for the same item and lane, for one item at a

@@ -1,10 +1,12 @@
 #include "codec/codec.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "codec/message.h"
 #include "codec/rows.h"
 
 #include <assert.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -312,15 +314,24 @@ const char *codec_diverges(const struct codec_inst *c)
 
 #define CHECK_CHUNK 65536
 
+struct absmax {
+    const float *x;
+    _Atomic uint32_t bits;
+};
+
+static void absmax_chunk(void *arg, size_t from, size_t to)
+{
+    struct absmax *m = arg;
+    uint32_t bits = quant_absmax_bits(m->x + from, to - from), max = atomic_load(&m->bits);
+    while (bits > max && !atomic_compare_exchange_weak(&m->bits, &max, bits))
+        continue;
+}
+
 static uint32_t absmax_bits(const float *x, size_t n)
 {
-    uint32_t max = 0;
-#pragma omp parallel for reduction(max : max) if (n > CHECK_CHUNK)
-    for (size_t at = 0; at < n; at += CHECK_CHUNK) {
-        uint32_t a = quant_absmax_bits(x + at, n - at < CHECK_CHUNK ? n - at : CHECK_CHUNK);
-        max = a > max ? a : max;
-    }
-    return max;
+    struct absmax m = {.x = x};
+    pool_spans(n, CHECK_CHUNK, absmax_chunk, &m);
+    return m.bits;
 }
 
 int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)

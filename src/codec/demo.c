@@ -5,6 +5,7 @@
 // Message: header, count, an exponent a class, positions of coefficients, values.
 #include "base/fmath.h"
 #include "base/half.h"
+#include "base/pool.h"
 #include "codec/largest.h"
 #include "codec/message.h"
 #include "codec/positions.h"
@@ -154,24 +155,44 @@ static void backward(const struct blocks *b, const float *y, struct quant_sink t
 }
 
 // Of all tensors; y has the update's layout, tensor by tensor.
+struct forward_job {
+    const struct codec_inst *c;
+    const float *x;
+    float *y;
+};
+
+static void forward_tensor(void *arg, uint32_t t)
+{
+    const struct forward_job *j = arg;
+    const struct shape_tensor *row = &j->c->shape->tensors[t];
+    struct blocks b = blocks_of(j->c, row);
+    forward(&b, j->x + row->offset, j->y + row->offset);
+}
+
 static void forward_all(const struct codec_inst *c, const float *x, float *y)
 {
-#pragma omp parallel for schedule(dynamic) if (c->shape->n_values > 65536)
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &c->shape->tensors[t];
-        struct blocks b = blocks_of(c, row);
-        forward(&b, x + row->offset, y + row->offset);
-    }
+    struct forward_job j = {c, x, y};
+    pool_each(c->shape->n_values, c->shape->n_tensors, forward_tensor, &j);
+}
+
+struct backward_job {
+    const struct codec_inst *c;
+    const float *y;
+    struct quant_sink to;
+};
+
+static void backward_tensor(void *arg, uint32_t t)
+{
+    const struct backward_job *j = arg;
+    const struct shape_tensor *row = &j->c->shape->tensors[t];
+    struct blocks b = blocks_of(j->c, row);
+    backward(&b, j->y + row->offset, quant_sink_at(j->to, row->offset));
 }
 
 static void backward_all(const struct codec_inst *c, const float *y, struct quant_sink to)
 {
-#pragma omp parallel for schedule(dynamic) if (c->shape->n_values > 65536)
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &c->shape->tensors[t];
-        struct blocks b = blocks_of(c, row);
-        backward(&b, y + row->offset, quant_sink_at(to, row->offset));
-    }
+    struct backward_job j = {c, y, to};
+    pool_each(c->shape->n_values, c->shape->n_tensors, backward_tensor, &j);
 }
 
 // The message.

@@ -1,6 +1,7 @@
 #include "codec/positions.h"
 
 #include "base/fmath.h"
+#include "base/pool.h"
 #include "codec/bits.h"
 #include "kernels/kernels_codec.h"
 
@@ -9,24 +10,36 @@
 const char *const positions_choices[] = {"auto", "rice", "bitmap", "log2", "raw32", NULL};
 
 // So many positions are worth waking threads for; then they are coded in slices.
-#define SLICES_FROM 16384
-#define SLICES      64
+#define SLICES 64
 
 static unsigned index_width(size_t n)
 {
     return n <= 2 ? 1 : bits_log2(n - 1) + 1;
 }
 
+struct gaps {
+    const uint32_t *at;
+    unsigned k;
+    _Atomic uint64_t bits; // of gaps, above their low k bits
+};
+
+static void add_gaps(void *arg, size_t from, size_t to)
+{
+    struct gaps *g = arg;
+    uint64_t bits = 0;
+    for (size_t i = from > 0 ? from : 1; i < to; i++)
+        bits += (g->at[i] - g->at[i - 1] - 1) >> g->k;
+    g->bits += bits;
+}
+
 // A gap is what lies between a position and the one before.
 static uint64_t rice_cost(const uint32_t *at, size_t count, size_t base, unsigned k)
 {
+    struct gaps g = {.at = at, .k = k};
     if (count == 0)
         return 0;
-    uint64_t bits = (uint64_t)count * (1 + k) + ((at[0] - base) >> k);
-#pragma omp parallel for reduction(+ : bits) if (count > SLICES_FROM)
-    for (size_t i = 1; i < count; i++)
-        bits += (at[i] - at[i - 1] - 1) >> k;
-    return bits;
+    pool_spans(count, 1 << 16, add_gaps, &g);
+    return (uint64_t)count * (1 + k) + ((at[0] - base) >> k) + g.bits;
 }
 
 // Golomb 1966, Gallager and van Voorhis 1975: for a geometric gap of density p the best parameter
@@ -131,35 +144,46 @@ static struct slice put_slice(const uint32_t *at, size_t count, uint64_t next, u
     return (struct slice){b.p, (uint8_t)b.acc};
 }
 
+struct rice_job {
+    const uint32_t *at;
+    size_t count, slices, base;
+    unsigned k;
+    uint8_t *to;
+    uint64_t begin[SLICES + 1];
+    struct slice end[SLICES];
+};
+
+static void rice_item(void *arg, uint32_t i)
+{
+    struct rice_job *j = arg;
+    size_t from = i * j->count / j->slices, to = (i + 1) * j->count / j->slices;
+    j->end[i] = put_slice(j->at + from, to - from, from ? (uint64_t)j->at[from - 1] + 1 : j->base,
+                          j->k, j->to, j->begin[i], j->begin[i + 1]);
+}
+
 // Slices begin where the one before ends, in the middle of a byte; what that leaves of its last
 // byte is added when all are done. The coding's byte: code in the low three bits, Rice's parameter
 // above.
 static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, size_t base, unsigned k,
                     uint64_t bits)
 {
-    size_t len = (size_t)((bits + 7) / 8), slices = count > SLICES_FROM ? SLICES : 1;
+    size_t len = (size_t)((bits + 7) / 8), slices = count >= POOL_LEAST_VALUES ? SLICES : 1;
     uint8_t *p = msg_take(o, PART_INDICES, len);
-    uint64_t begin[SLICES + 1] = {0};
-    struct slice s[SLICES];
+    struct rice_job j = {at, count, slices, base, k, p, {0}, {{0}}};
     if (!p)
         return -1;
     for (size_t i = 0; i < slices; i++) {
         size_t from = i * count / slices, to = (i + 1) * count / slices;
         size_t first = from ? (size_t)at[from - 1] + 1 : base;
-        begin[i + 1] = begin[i] + rice_cost(at + from, to - from, first, k);
+        j.begin[i + 1] = j.begin[i] + rice_cost(at + from, to - from, first, k);
     }
-    assert(begin[slices] == bits);
-#pragma omp parallel for if (slices > 1)
-    for (size_t i = 0; i < slices; i++) {
-        size_t from = i * count / slices, to = (i + 1) * count / slices;
-        s[i] = put_slice(at + from, to - from, from ? (uint64_t)at[from - 1] + 1 : base, k, p,
-                         begin[i], begin[i + 1]);
-    }
+    assert(j.begin[slices] == bits);
+    pool_each(count, (uint32_t)slices, rice_item, &j);
     if (bits % 8)
         p[len - 1] = 0;
     for (size_t i = 0; i < slices; i++)
-        if (begin[i + 1] % 8)
-            *s[i].last |= s[i].rest;
+        if (j.begin[i + 1] % 8)
+            *j.end[i].last |= j.end[i].rest;
     return 0;
 }
 

@@ -1,6 +1,7 @@
 #include "codec/quantiser.h"
 
 #include "base/half.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "codec/bits.h"
 #include "codec/entropy.h"
@@ -473,31 +474,39 @@ static bool code_tensor(const struct work *w, uint32_t t, const float *x, uint8_
     return true;
 }
 
-// Waking threads costs more than a small update takes.
-static bool worth_threads(const struct codec_inst *c)
+struct code_job {
+    const struct work *w;
+    const float *x;
+    uint8_t *scales;
+    _Atomic bool bad;
+};
+
+// A tensor whose codes begin with a byte.
+static void code_item(void *arg, uint32_t t)
 {
-    return c->shape->n_values >= 1 << 15;
+    struct code_job *j = arg;
+    const struct work *w = j->w;
+    const struct shape_tensor *row = &w->c->shape->tensors[t];
+    struct code_stream s;
+    s.n = 0;
+    s.width = w->width;
+    s.out = w->codes ? NULL : w->packed + row->offset / 8 * w->width;
+    uint8_t *out = w->codes ? w->codes + row->offset : s.out;
+    if (!code_tensor(w, t, j->x, j->scales, is_direct(w->c, row) ? out : NULL, &s))
+        j->bad = true;
+    else if (!w->codes)
+        stream_flush(&s, true);
 }
 
 static bool code_all(const struct work *w, const float *x, uint8_t *scales)
 {
     const struct codec_inst *c = w->c;
-    int bad = 0;
     if (w->codes || byte_aligned(c)) {
-#pragma omp parallel for schedule(dynamic) reduction(| : bad) if (worth_threads(c))
-        for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-            struct code_stream s;
-            s.n = 0;
-            s.width = w->width;
-            const struct shape_tensor *row = &c->shape->tensors[t];
-            s.out = w->codes ? NULL : w->packed + row->offset / 8 * w->width;
-            uint8_t *out = w->codes ? w->codes + row->offset : s.out;
-            bad |= !code_tensor(w, t, x, scales, is_direct(c, row) ? out : NULL, &s);
-            if (!w->codes && !bad)
-                stream_flush(&s, true);
-        }
-        return !bad;
+        struct code_job j = {w, x, scales, false};
+        pool_each(c->shape->n_values, c->shape->n_tensors, code_item, &j);
+        return !j.bad;
     }
+    bool bad = false;
     struct code_stream s;
     s.n = 0;
     s.width = w->width;
@@ -874,6 +883,24 @@ static void give_tensor(const struct work *w, uint32_t t, const uint8_t *in, str
         }
 }
 
+struct give_job {
+    const struct work *w;
+    struct quant_sink to;
+};
+
+static void give_item(void *arg, uint32_t t)
+{
+    const struct give_job *j = arg;
+    const struct work *w = j->w;
+    const struct shape_tensor *row = &w->c->shape->tensors[t];
+    struct code_stream s;
+    s.n = 0;
+    s.width = w->width;
+    s.in = w->codes ? NULL : w->packed + row->offset / 8 * w->width;
+    const uint8_t *first = w->codes ? w->codes + row->offset : s.in;
+    give_tensor(w, t, is_direct(w->c, row) ? first : NULL, j->to, &s);
+}
+
 int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
@@ -884,16 +911,8 @@ int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, co
     if (get_scales(&m, &w, err) || get_codes(&m, &w, scratch, err) || msg_end(&m, err))
         return -1;
     if (w.codes || byte_aligned(c)) {
-#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
-        for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-            struct code_stream s;
-            s.n = 0;
-            s.width = w.width;
-            const struct shape_tensor *row = &c->shape->tensors[t];
-            s.in = w.codes ? NULL : w.packed + row->offset / 8 * w.width;
-            const uint8_t *first = w.codes ? w.codes + row->offset : s.in;
-            give_tensor(&w, t, is_direct(c, row) ? first : NULL, to, &s);
-        }
+        struct give_job j = {&w, to};
+        pool_each(c->shape->n_values, c->shape->n_tensors, give_item, &j);
         return 0;
     }
     struct code_stream s;

@@ -6,6 +6,7 @@
 // values a tensor. After the rotation coordinates are exchangeable, so a fraction of a bit means
 // that the first of them get one bit more than the others; below one bit the others are not sent at
 // all.
+#include "base/pool.h"
 #include "base/rng.h"
 #include "codec/message.h"
 #include "codec/rows.h"
@@ -246,6 +247,23 @@ static void decode_slice(const struct codec_inst *c, const struct codec_key *key
 
 // The message: header, a scale a slice, codes.
 
+struct encode_job {
+    const struct codec_inst *c;
+    const struct codec_input *in;
+    const struct slice *slices;
+    uint8_t *scales, *codes;
+    _Atomic bool bad;
+};
+
+static void encode_item(void *arg, uint32_t i)
+{
+    struct encode_job *j = arg;
+    const struct slice *s = &j->slices[i];
+    const float *x = j->in->x + j->c->shape->tensors[s->tensor].offset + s->at;
+    if (!encode_slice(j->c, &j->in->key, s, x, j->scales + 4 * (size_t)i, j->codes + s->bytes))
+        j->bad = true;
+}
+
 static int64_t eden_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                            size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
@@ -257,14 +275,9 @@ static int64_t eden_encode(const struct codec_inst *c, const struct codec_input 
     uint8_t *codes = scales ? msg_take(&o, PART_VALUES, bytes) : NULL;
     if (!codes)
         return msg_full(&o, err);
-    int bad = 0;
-#pragma omp parallel for schedule(dynamic) reduction(| : bad)
-    for (size_t i = 0; i < n; i++) {
-        const struct slice *s = &slices[i];
-        const float *x = in->x + c->shape->tensors[s->tensor].offset + s->at;
-        bad |= !encode_slice(c, &in->key, s, x, scales + 4 * i, codes + s->bytes);
-    }
-    if (bad)
+    struct encode_job j = {c, in, slices, scales, codes, false};
+    pool_each(c->shape->n_values, (uint32_t)n, encode_item, &j);
+    if (j.bad)
         return codec_bad_input(c, in->x, err);
     double per_value = ((const struct eden_opt *)c->opt)->bits;
     int k = 0;
@@ -272,6 +285,23 @@ static int64_t eden_encode(const struct codec_inst *c, const struct codec_input 
         k++;
     report->kept[k] = (int64_t)c->shape->n_values;
     return msg_len(&o);
+}
+
+struct decode_job {
+    const struct codec_inst *c;
+    const struct codec_key *key;
+    const struct slice *slices;
+    const uint8_t *scales, *codes;
+    struct quant_sink to;
+};
+
+static void decode_item(void *arg, uint32_t i)
+{
+    const struct decode_job *j = arg;
+    const struct slice *s = &j->slices[i];
+    size_t at = j->c->shape->tensors[s->tensor].offset + s->at;
+    decode_slice(j->c, j->key, s, get_f32(j->scales + 4 * (size_t)i), j->codes + s->bytes,
+                 quant_sink_at(j->to, at));
 }
 
 static int eden_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
@@ -290,12 +320,8 @@ static int eden_decode(const struct codec_inst *c, const struct codec_key *key, 
     for (size_t i = 0; i < n; i++)
         if (!msg_scale_ok(get_f32(scales + 4 * i)))
             return msg_bad("scales", "one is not finite, or too large", err);
-#pragma omp parallel for schedule(dynamic)
-    for (size_t i = 0; i < n; i++) {
-        const struct slice *s = &slices[i];
-        size_t at = c->shape->tensors[s->tensor].offset + s->at;
-        decode_slice(c, key, s, get_f32(scales + 4 * i), codes + s->bytes, quant_sink_at(to, at));
-    }
+    struct decode_job j = {c, key, slices, scales, codes, to};
+    pool_each(c->shape->n_values, (uint32_t)n, decode_item, &j);
     return 0;
 }
 

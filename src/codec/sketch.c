@@ -8,6 +8,7 @@
 // Hashes are Philox words keyed by the seed alone, the same for every client and round: the lowest
 // bit is the sign, the others choose the cell.
 #include "base/half.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "codec/largest.h"
 #include "codec/message.h"
@@ -94,20 +95,31 @@ static float signed_by(uint32_t word, float x)
     return word & 1 ? -x : x;
 }
 
+struct sketch_job {
+    const struct codec_inst *c;
+    uint64_t seed;
+    const float *x;
+    float *cells;
+};
+
+static void sketch_row(void *arg, uint32_t r)
+{
+    const struct sketch_job *j = arg;
+    size_t n = j->c->shape->n_values, cols = cols_of(j->c);
+    uint32_t word[TILE];
+    for (size_t at = 0; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE;
+        hash_tile(j->seed, r, at, m, word);
+        for (size_t i = 0; i < m; i++)
+            j->cells[r * cols + cell_of(word[i], cols)] += signed_by(word[i], j->x[at + i]);
+    }
+}
+
 static void make_sketch(const struct codec_inst *c, uint64_t seed, const float *x, float *cells)
 {
-    size_t n = c->shape->n_values, cols = cols_of(c);
+    struct sketch_job j = {c, seed, x, cells};
     memset(cells, 0, cells_of(c) * sizeof *cells);
-#pragma omp parallel for schedule(static) if (n > 65536)
-    for (size_t r = 0; r < rows_of(c); r++) {
-        uint32_t word[TILE];
-        for (size_t at = 0; at < n; at += TILE) {
-            size_t m = n - at < TILE ? n - at : TILE;
-            hash_tile(seed, r, at, m, word);
-            for (size_t i = 0; i < m; i++)
-                cells[r * cols + cell_of(word[i], cols)] += signed_by(word[i], x[at + i]);
-        }
-    }
+    pool_each(c->shape->n_values, (uint32_t)rows_of(c), sketch_row, &j);
 }
 
 static float median(float *v, size_t n)
@@ -121,22 +133,32 @@ static float median(float *v, size_t n)
     return v[n / 2];
 }
 
+struct estimate_job {
+    const struct codec_inst *c;
+    uint64_t seed;
+    const float *cells;
+    float *x;
+};
+
+static void estimate_tile(void *arg, size_t from, size_t to)
+{
+    const struct estimate_job *j = arg;
+    size_t rows = rows_of(j->c), cols = cols_of(j->c), m = to - from;
+    uint32_t word[TILE];
+    float v[TILE][ROWS_MAX];
+    for (size_t r = 0; r < rows; r++) {
+        hash_tile(j->seed, r, from, m, word);
+        for (size_t i = 0; i < m; i++)
+            v[i][r] = signed_by(word[i], j->cells[r * cols + cell_of(word[i], cols)]);
+    }
+    for (size_t i = 0; i < m; i++)
+        j->x[from + i] = median(v[i], rows);
+}
+
 static void estimate(const struct codec_inst *c, uint64_t seed, const float *cells, float *x)
 {
-    size_t n = c->shape->n_values, rows = rows_of(c), cols = cols_of(c);
-#pragma omp parallel for schedule(static) if (n > 65536)
-    for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE;
-        uint32_t word[TILE];
-        float v[TILE][ROWS_MAX];
-        for (size_t r = 0; r < rows; r++) {
-            hash_tile(seed, r, at, m, word);
-            for (size_t i = 0; i < m; i++)
-                v[i][r] = signed_by(word[i], cells[r * cols + cell_of(word[i], cols)]);
-        }
-        for (size_t i = 0; i < m; i++)
-            x[at + i] = median(v[i], rows);
-    }
+    struct estimate_job j = {c, seed, cells, x};
+    pool_spans(c->shape->n_values, TILE, estimate_tile, &j);
 }
 
 static void clear_cells(const struct codec_inst *c, uint64_t seed, const uint32_t *at, size_t count,

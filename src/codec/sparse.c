@@ -6,6 +6,7 @@
 // (flag PART).
 #include "base/fmath.h"
 #include "base/half.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "codec/message.h"
 #include "codec/positions.h"
@@ -199,12 +200,6 @@ static void group_span(const struct codec_inst *c, uint32_t k, uint32_t *t, uint
     *end = own ? k + 1 : c->shape->n_tensors;
 }
 
-// Waking threads costs more than a small update takes.
-static bool worth_threads(const struct codec_inst *c)
-{
-    return c->shape->n_values >= 1 << 15;
-}
-
 // The last tensor that begins at or before pos.
 static uint32_t tensor_of(const struct codec_inst *c, size_t pos)
 {
@@ -271,22 +266,31 @@ static uint32_t least_of(const struct codec_inst *c, struct shape_range r, const
     return select_least(bins, seen, g[k].n, g[k].k);
 }
 
+struct pick_job {
+    const struct codec_inst *c;
+    struct shape_range r;
+    const float *x;
+    struct group *g;
+    struct picked *p;
+    uint32_t slices;
+    size_t room, *found; // of each slice
+    size_t *kept;
+    _Atomic bool bad;
+};
+
 // No value that is too large escapes: its magnitude is at least that of the limit.
-static void find_least(const struct codec_inst *c, struct shape_range r, const float *x,
-                       struct group *g)
+static void find_least(void *arg, uint32_t k)
 {
+    const struct pick_job *j = arg;
     const uint32_t limit = f32_bits(CODEC_LIMIT);
-#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
-    for (uint32_t k = 0; k < group_count(c); k++) {
-        bool sides = kind_of(c)->pick == PICK_SIDE;
-        uint32_t least = least_of(c, r, x, g, k, sides ? SELECT_POSITIVE : SELECT_ABS);
-        if (sides) {
-            uint32_t other = least_of(c, r, x, g, k, SELECT_NEGATIVE);
-            least = other < least ? other : least;
-        }
-        least = least < limit ? least : limit;
-        g[k].least = least ? least : 1; // zeros are never sent
+    bool sides = kind_of(j->c)->pick == PICK_SIDE;
+    uint32_t least = least_of(j->c, j->r, j->x, j->g, k, sides ? SELECT_POSITIVE : SELECT_ABS);
+    if (sides) {
+        uint32_t other = least_of(j->c, j->r, j->x, j->g, k, SELECT_NEGATIVE);
+        least = other < least ? other : least;
     }
+    least = least < limit ? least : limit;
+    j->g[k].least = least ? least : 1; // zeros are never sent
 }
 
 #define CHUNK  8192 // values that are still in the cache when candidates are fetched from them
@@ -311,19 +315,26 @@ static size_t collect_slice(const struct codec_inst *c, struct shape_range r, co
     return found;
 }
 
+static void collect_item(void *arg, uint32_t k)
+{
+    const struct pick_job *j = arg;
+    size_t at = k * j->room;
+    struct shape_range part = shape_segment(j->r.to - j->r.from, j->slices, k);
+    part = (struct shape_range){j->r.from + part.from, j->r.from + part.to};
+    j->found[k] = collect_slice(j->c, part, j->x, j->g, j->p->at + at, j->p->v + at, j->room);
+}
+
 // What a sample says can be among the largest, in one pass over the update. False where there is
 // more than room for it.
-static bool collect(const struct codec_inst *c, struct shape_range r, const float *x,
-                    const struct group *g, struct picked *p, uint32_t slices)
+static bool collect(struct pick_job *j, uint32_t slices)
 {
-    size_t found[SLICES] = {0}, room = room_of(c) / slices;
+    size_t found[SLICES] = {0}, room = room_of(j->c) / slices;
+    struct picked *p = j->p;
     bool fits = true;
-#pragma omp parallel for schedule(dynamic) if (slices > 1)
-    for (uint32_t k = 0; k < slices; k++) {
-        struct shape_range part = shape_segment(r.to - r.from, slices, k);
-        part = (struct shape_range){r.from + part.from, r.from + part.to};
-        found[k] = collect_slice(c, part, x, g, p->at + k * room, p->v + k * room, room);
-    }
+    j->room = room;
+    j->slices = slices;
+    j->found = found;
+    pool_each(j->c->shape->n_values, slices, collect_item, j);
     p->count = 0;
     for (uint32_t k = 0; k < slices; k++)
         fits &= found[k] <= room;
@@ -462,51 +473,71 @@ static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k,
 
 // The cuts among what has been collected, and what they leave of it; false where the sample was
 // wrong.
-static bool settle(const struct codec_inst *c, struct group *g, struct picked *p, size_t *kept)
+static void settle_item(void *arg, uint32_t k)
 {
-    const struct source s = {.p = p};
-    int bad = 0;
-    find_starts(c, p);
-#pragma omp parallel for schedule(dynamic) reduction(| : bad) if (worth_threads(c))
-    for (uint32_t k = 0; k < group_count(c); k++) {
-        bad |= !settle_group(c, &s, k, &g[k]);
-        thin_group(c, p, k, &g[k], kept);
-    }
+    struct pick_job *j = arg;
+    const struct source s = {.p = j->p};
+    if (!settle_group(j->c, &s, k, &j->g[k]))
+        j->bad = true;
+    thin_group(j->c, j->p, k, &j->g[k], j->kept);
+}
+
+static bool settle(struct pick_job *j)
+{
+    struct picked *p = j->p;
+    const size_t *kept = j->kept;
+    find_starts(j->c, p);
+    pool_each(j->c->shape->n_values, group_count(j->c), settle_item, j);
     p->count = 0;
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+    for (uint32_t t = 0; t < j->c->shape->n_tensors; t++) {
         memmove(p->at + p->count, p->at + p->start[t], kept[t] * sizeof *p->at);
         memmove(p->v + p->count, p->v + p->start[t], kept[t] * sizeof *p->v);
         p->count += kept[t];
     }
-    return !bad;
+    return !j->bad;
 }
 
-static void gather(const struct codec_inst *c, const float *x, struct picked *p)
+struct gather_job {
+    const float *x;
+    struct picked *p;
+};
+
+static void gather_span(void *arg, size_t from, size_t to)
 {
-#pragma omp parallel for if (worth_threads(c))
-    for (size_t i = 0; i < p->count; i++)
-        p->v[i] = x[p->at[i]];
+    const struct gather_job *j = arg;
+    for (size_t i = from; i < to; i++)
+        j->p->v[i] = j->x[j->p->at[i]];
+}
+
+static void gather(const float *x, struct picked *p)
+{
+    struct gather_job j = {x, p};
+    pool_spans(p->count, 1 << 14, gather_span, &j);
+}
+
+static void settle_all_item(void *arg, uint32_t k)
+{
+    const struct pick_job *j = arg;
+    const struct source s = {.x = j->x, .r = j->r};
+    j->g[k].least = 1;
+    settle_group(j->c, &s, k, &j->g[k]);
 }
 
 // The same without candidates, where no sample is a guide: many equal values, say.
-static void settle_all(const struct codec_inst *c, struct shape_range r, const float *x,
-                       struct group *g, struct picked *p)
+static void settle_all(struct pick_job *j)
 {
-    const struct source s = {.x = x, .r = r};
-#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
-    for (uint32_t k = 0; k < group_count(c); k++) {
-        g[k].least = 1;
-        settle_group(c, &s, k, &g[k]);
-    }
+    const struct codec_inst *c = j->c;
+    struct picked *p = j->p;
+    pool_each(c->shape->n_values, group_count(c), settle_all_item, j);
     p->count = 0;
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        struct group *of = &g[group_of(c, t)];
+        struct group *of = &j->g[group_of(c, t)];
         size_t from, n;
-        if (part_of(c, r, t, &from, &n))
-            p->count += select_take(x + from, n, of->side, of->cut.prefix, &of->cut.left,
+        if (part_of(c, j->r, t, &from, &n))
+            p->count += select_take(j->x + from, n, of->side, of->cut.prefix, &of->cut.left,
                                     (uint32_t)from, p->at + p->count);
     }
-    gather(c, x, p);
+    gather(j->x, p);
 }
 
 #define DRAWS 256
@@ -529,6 +560,19 @@ static void draw_tensor(const struct codec_inst *c, const struct codec_key *key,
     }
 }
 
+struct draw_job {
+    const struct codec_inst *c;
+    const struct codec_key *key;
+    const struct group *g;
+    const struct picked *p;
+};
+
+static void draw_item(void *arg, uint32_t t)
+{
+    const struct draw_job *j = arg;
+    draw_tensor(j->c, j->key, t, j->g[t].k, j->p->at + j->p->start[t]);
+}
+
 static size_t draw_positions(const struct codec_inst *c, const struct codec_key *key,
                              const struct group *g, struct picked *p)
 {
@@ -536,9 +580,8 @@ static size_t draw_positions(const struct codec_inst *c, const struct codec_key 
     p->start[0] = 0;
     for (uint32_t t = 0; t < tensors; t++)
         p->start[t + 1] = p->start[t] + g[t].k;
-#pragma omp parallel for schedule(dynamic) if (worth_threads(c))
-    for (uint32_t t = 0; t < tensors; t++)
-        draw_tensor(c, key, t, g[t].k, p->at + p->start[t]);
+    struct draw_job j = {c, key, g, p};
+    pool_each(c->shape->n_values, tensors, draw_item, &j);
     p->count = p->start[tensors];
     return p->count;
 }
@@ -675,18 +718,20 @@ static int pick_all(const struct codec_inst *c, struct shape_range r, const stru
 {
     if (kind_of(c)->pick == PICK_RANDOM) {
         draw_positions(c, key, g, p);
-        gather(c, x, p);
+        gather(x, p);
         return 0;
     }
-    find_least(c, r, x, g);
-    bool all = (worth_threads(c) && collect(c, r, x, g, p, SLICES)) || collect(c, r, x, g, p, 1);
+    struct pick_job j = {.c = c, .r = r, .x = x, .g = g, .p = p, .kept = kept};
+    bool large = c->shape->n_values >= POOL_LEAST_VALUES;
+    pool_each(c->shape->n_values, group_count(c), find_least, &j);
+    bool all = (large && collect(&j, SLICES)) || collect(&j, 1);
     if (all && quant_absmax_bits(p->v, p->count) >= f32_bits(CODEC_LIMIT))
         return codec_bad_input(c, x, err);
-    if (!all || !settle(c, g, p, kept)) {
+    if (!all || !settle(&j)) {
         int bad = codec_check_limit(c, x, err);
         if (bad)
             return bad;
-        settle_all(c, r, x, g, p);
+        settle_all(&j);
     }
     find_starts(c, p);
     return 0;
@@ -878,38 +923,48 @@ static void get_values(const struct codec_inst *c, const struct parsed *p, uint3
 #define TILE   4096
 #define BLOCK  (16 * TILE)
 
+struct give_job {
+    const struct picked *k;
+    struct quant_sink to;
+};
+
 // Positions ascend: a tile of zeros takes its values, is copied out, and is zero again.
-static void stream_values(const struct picked *k, size_t n, float *to)
+static void stream_block(void *arg, size_t block, size_t end)
 {
-#pragma omp parallel for schedule(dynamic)
-    for (size_t block = 0; block < n; block += BLOCK) {
-        float tile[TILE] = {0};
-        size_t end = n - block < BLOCK ? n : block + BLOCK, i = below(k->at, k->count, block);
-        for (size_t begin = block; begin < end; begin += TILE) {
-            size_t m = end - begin < TILE ? end - begin : TILE, first = i;
-            for (; i < k->count && k->at[i] < begin + m; i++)
-                tile[k->at[i] - begin] = k->v[i];
-            quant_stream(tile, m, to + begin);
-            for (; first < i; first++)
-                tile[k->at[first] - begin] = 0;
-        }
+    const struct give_job *j = arg;
+    const struct picked *k = j->k;
+    float tile[TILE] = {0};
+    size_t i = below(k->at, k->count, block);
+    for (size_t begin = block; begin < end; begin += TILE) {
+        size_t m = end - begin < TILE ? end - begin : TILE, first = i;
+        for (; i < k->count && k->at[i] < begin + m; i++)
+            tile[k->at[i] - begin] = k->v[i];
+        quant_stream(tile, m, j->to.to + begin);
+        for (; first < i; first++)
+            tile[k->at[first] - begin] = 0;
+    }
+}
+
+static void give_span(void *arg, size_t from, size_t end)
+{
+    const struct give_job *j = arg;
+    for (size_t i = from; i < end; i++) {
+        float *x = j->to.to + j->k->at[i];
+        *x = j->to.add ? *x + j->to.weight * j->k->v[i] : j->k->v[i];
     }
 }
 
 static void give(const struct codec_inst *c, const struct picked *k, struct quant_sink to)
 {
+    struct give_job j = {k, to};
     size_t n = c->shape->n_values;
     if (!to.add && n >= STREAM) {
-        stream_values(k, n, to.to);
+        pool_spans(n, BLOCK, stream_block, &j);
         return;
     }
     if (!to.add)
         memset(to.to, 0, n * sizeof *to.to);
-#pragma omp parallel for if (worth_threads(c))
-    for (size_t i = 0; i < k->count; i++) {
-        float *x = to.to + k->at[i];
-        *x = to.add ? *x + to.weight * k->v[i] : k->v[i];
-    }
+    pool_spans(k->count, 1 << 14, give_span, &j);
 }
 
 static int sparse_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
@@ -1079,23 +1134,34 @@ static size_t dgc_state(const struct codec_inst *c)
     return 2 * c->shape->n_values;
 }
 
+struct momentum_job {
+    const float *x, *u0, *v0;
+    float *u, *v, mu, scale;
+    bool nesterov;
+};
+
+static void momentum_span(void *arg, size_t from, size_t to)
+{
+    const struct momentum_job j = *(const struct momentum_job *)arg;
+    for (size_t i = from; i < to; i++) {
+        float x = j.x[i] * j.scale;
+        j.u[i] = j.nesterov ? j.mu * (j.u0[i] + x) : j.mu * j.u0[i] + x;
+        j.v[i] = j.v0[i] + (j.nesterov ? j.u[i] + x : j.u[i]);
+    }
+}
+
 static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
     const struct sparse_opt *o = options(c);
     size_t n = c->shape->n_values;
-    const float *u0 = in->state, *v0 = in->state + n;
     float *u = in->state_next, *v = in->state_next + n, mu = (float)o->momentum, scale = 1;
     if (o->clip > 0) {
         double norm = sqrt(quant_sum_sq(in->x, n));
         scale = norm > o->clip ? (float)(o->clip / norm) : 1;
     }
-#pragma omp parallel for if (worth_threads(c))
-    for (size_t i = 0; i < n; i++) {
-        float x = in->x[i] * scale;
-        u[i] = o->nesterov ? mu * (u0[i] + x) : mu * u0[i] + x;
-        v[i] = v0[i] + (o->nesterov ? u[i] + x : u[i]);
-    }
+    struct momentum_job j = {in->x, in->state, in->state + n, u, v, mu, scale, o->nesterov};
+    pool_spans(n, 1 << 14, momentum_span, &j);
     struct picked p;
     int64_t len = encode_of(c, in, v, out, cap, scratch, &p, report, err);
     for (size_t i = 0; len >= 0 && i < p.count; i++) {

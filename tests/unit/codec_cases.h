@@ -4,6 +4,7 @@
 
 #include "base/fmath.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "codec/codec.h"
 

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/half.h"
 #include "base/mem.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "base/shape.h"
 #include "base/stats.h"
@@ -114,13 +115,20 @@ static void mem_is_booked_by_purpose(void **state)
         assert_non_null(mem_purpose_name[p]);
 }
 
+static void take_and_give_back(void *arg, int32_t item, int32_t lane)
+{
+    (void)arg;
+    (void)lane;
+    mem_free(mem_alloc(MEM_DATA, (size_t)item));
+}
+
 static void mem_counts_from_threads(void **state)
 {
     (void)state;
     size_t before = mem_now(MEM_DATA);
-#pragma omp parallel for num_threads(4)
-    for (int i = 0; i < 4000; i++)
-        mem_free(mem_alloc(MEM_DATA, (size_t)i));
+    pool_open(4);
+    pool_run(4, 4000, take_and_give_back, NULL, NULL);
+    pool_close();
     assert_int_equal(mem_now(MEM_DATA), before);
     assert_true(mem_peak(MEM_DATA) >= before + 3999);
 }

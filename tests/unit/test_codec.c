@@ -424,6 +424,7 @@ static void test_same_bytes_for_any_number_of_threads(void **state)
 {
     (void)state;
     int before = omp_get_max_threads();
+    pool_share_all();
     for (const char *const *t = codec_cases; *t; t++) {
         struct session s;
         shape_init(&s.shape); // once with every tensor on a byte boundary
@@ -437,6 +438,7 @@ static void test_same_bytes_for_any_number_of_threads(void **state)
         uint64_t one = 0, one_decoded = 0, decoded;
         for (int threads = 1; threads <= 5; threads += 2) {
             omp_set_num_threads(threads);
+            pool_open(threads);
             uint64_t h = hash_of(&s, x, &decoded);
             if (threads == 1) {
                 one = h;
@@ -451,6 +453,7 @@ static void test_same_bytes_for_any_number_of_threads(void **state)
         shape_free(&s.shape);
     }
     omp_set_num_threads(before);
+    pool_close();
 }
 
 int main(void)

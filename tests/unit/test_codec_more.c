@@ -443,10 +443,12 @@ static void test_largest_are_exact(void **state)
     (void)state;
     static float x[LARGE];
     int before = omp_get_max_threads();
+    pool_share_all();
     for (int odd = ODD_NONE; odd <= ODD_FALSE_SAMPLE; odd++)
         for (int threads = 1; threads <= 3; threads += 2) {
             struct session s;
             omp_set_num_threads(threads);
+            pool_open(threads);
             fill_odd(x, LARGE, (enum odd)odd);
             open_one(&s, 8, LARGE / 8, "topk:ratio=0.01,value=fp32");
             session_trip(&s, x, key_of(0));
@@ -461,6 +463,7 @@ static void test_largest_are_exact(void **state)
             close_one(&s);
         }
     omp_set_num_threads(before);
+    pool_close();
 }
 
 // Large updates are decoded past the caches and by all threads; small ones, and additions, are not.
@@ -471,6 +474,7 @@ static void test_large_updates_decode_alike(void **state)
     const size_t n = (size_t)ROWS * COLS;
     float *x = mem_alloc(MEM_CODEC, n * sizeof *x), *sum = mem_alloc(MEM_CODEC, n * sizeof *sum);
     int before = omp_get_max_threads();
+    pool_share_all();
     struct session s;
     for (size_t i = 0; i < n; i++)
         x[i] = (float)(int32_t)((uint32_t)i * 2654435769u);
@@ -478,6 +482,7 @@ static void test_large_updates_decode_alike(void **state)
     for (int threads = 1; threads <= 3; threads++) {
         struct codec_key key = key_of(0);
         omp_set_num_threads(threads);
+        pool_open(threads);
         int64_t len = session_trip(&s, x, key);
         memset(sum, 0, n * sizeof *sum);
         assert_int_equal(codec_decode_add(s.c, &key, s.msg, (size_t)len, 1, sum, s.scratch, &s.err),
@@ -486,6 +491,7 @@ static void test_large_updates_decode_alike(void **state)
         check_largest(x, s.x_hat, n, (size_t)ceil(.002 * (double)n), 0);
     }
     omp_set_num_threads(before);
+    pool_close();
     mem_free(x);
     mem_free(sum);
     close_one(&s);
