@@ -7,6 +7,7 @@
 #include "bench/bench.h"
 #include "bench/update.h"
 #include "codec/codec.h"
+#include "kernels/kernels.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -20,12 +21,11 @@ static const char *const sorts[] = {"none", "name", "bits", "nmse", "encode", "d
 struct codec_params {
     char methods[4096], shape[128], file[256];
     int64_t values;
-    int32_t dist, threads, draws, sort, isa;
+    int32_t dist, threads, draws, sort;
     bool parts;
 };
 
 static struct codec_params params;
-static const char *const isas[] = {"portable", "avx2", "avx512", NULL};
 
 static const struct opt options[] = {
     OPT_STRING(
@@ -45,8 +45,6 @@ static const struct opt options[] = {
     OPT(struct codec_params, draws, "codec.draws", "8", 1, 1000, "",
         "messages whose mean shows the bias of codecs that claim none"),
     OPT_ENUM(struct codec_params, sort, "codec.sort", "none", sorts, "order of the rows"),
-    OPT_ENUM(struct codec_params, isa, "codec.isa", "avx512", isas,
-             "instruction set at most; the best that is there"),
     OPT(struct codec_params, parts, "codec.parts", "off", 0, 1, "",
         "bits a value by part of the message instead of times"),
 };
@@ -513,17 +511,15 @@ static void run(struct bench_ctx *c)
     int threads = omp_get_max_threads();
     omp_set_num_threads(params.threads);
     pool_open(params.threads);
-    codec_isa_limit((enum codec_isa)params.isa);
     fprintf(
         c->out,
         "# %zu values in %u matrices (%s), %s, %d thread%s, %s; GB/s are of fp32 in or out; copy "
         "is memcpy of the same\n",
         s.n_values, s.n_tensors, params.shape, update_dists[params.dist], params.threads,
-        params.threads == 1 ? "" : "s", codec_isa_name[codec_isa()]);
+        params.threads == 1 ? "" : "s", kernel_isa_text());
     c->threads = params.threads;
     run_all(c, &s, x, side);
     c->threads = 0;
-    codec_isa_limit(CODEC_ISA_AVX512);
     omp_set_num_threads(threads);
     pool_close();
     mem_free(x);

@@ -5,6 +5,7 @@
 #include "base/table.h"
 #include "bench/bench.h"
 #include "kernels/kernels_codec.h"
+#include "kernels/simd.h"
 
 #include <string.h>
 
@@ -69,14 +70,14 @@ static void measure(struct bench_ctx *ctx, const struct table *t, struct codes *
         c->code32[i] = (uint32_t)i;
     }
     struct bench_case cases[] = {{"pack", NULL, pack_loop, c}, {"unpack", NULL, unpack_loop, c}};
-    char cell[1 + 2 * CODEC_ISA_COUNT][32];
+    char cell[1 + 2 * SIMD_ISA_COUNT][32];
     const char *cells[TABLE_COLS];
     bool ok = true;
     snprintf(cell[0], sizeof cell[0], "%u", c->width);
     cells[0] = cell[0];
-    for (int isa = 0; isa < CODEC_ISA_COUNT; isa++) {
+    for (int isa = 0; isa < SIMD_ISA_COUNT; isa++) {
         struct bench_result r[2];
-        codec_isa_limit((enum codec_isa)isa);
+        simd_limit((enum simd_isa)isa);
         bench_measure(ctx, cases, 2, r);
         ok &= came_back(c);
         for (int k = 0; k < 2; k++) {
@@ -84,12 +85,12 @@ static void measure(struct bench_ctx *ctx, const struct table *t, struct codes *
             int at = 1 + 2 * isa + k;
             fmt_fixed(cell[at], (double)c->n / r[k].ns.median * 1e3, 9, 0);
             cells[at] = cell[at];
-            snprintf(row, sizeof row, "%s/%u/%s", cases[k].name, c->width, codec_isa_name[isa]);
+            snprintf(row, sizeof row, "%s/%u/%s", cases[k].name, c->width, simd_isa_name[isa]);
             bench_report(ctx, row, &r[k], (int64_t)c->n, NULL, 0, ok ? NULL : "codes differ");
         }
     }
-    codec_isa_limit(CODEC_ISA_AVX512);
-    cells[1 + 2 * CODEC_ISA_COUNT] = bench_check(ctx, ok);
+    simd_limit(SIMD_AVX512);
+    cells[1 + 2 * SIMD_ISA_COUNT] = bench_check(ctx, ok);
     table_row(t, cells);
 }
 
@@ -98,8 +99,8 @@ static void run(struct bench_ctx *ctx)
     const struct table t = {.out = ctx->out,
                             .n_cols = 8,
                             .col = {{"Width", "bits", 6, TABLE_LEFT},
-                                    {"pack", "portable", 9, TABLE_RIGHT},
-                                    {"unpack", "portable", 9, TABLE_RIGHT},
+                                    {"pack", "base", 9, TABLE_RIGHT},
+                                    {"unpack", "base", 9, TABLE_RIGHT},
                                     {"pack", "avx2", 9, TABLE_RIGHT},
                                     {"unpack", "avx2", 9, TABLE_RIGHT},
                                     {"pack", "avx512", 9, TABLE_RIGHT},

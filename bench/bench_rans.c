@@ -7,6 +7,7 @@
 #include "base/table.h"
 #include "bench/bench.h"
 #include "kernels/kernels_codec.h"
+#include "kernels/simd.h"
 
 #include <string.h>
 
@@ -74,12 +75,12 @@ static void measure(struct bench_ctx *c, const struct table *t, struct stream *s
     double entropy = draw(s, kinds, ratio);
     struct bench_case cases[] = {{"encode", NULL, encode_loop, s},
                                  {"decode", NULL, decode_loop, s}};
-    char cell[4 + 2 * CODEC_ISA_COUNT][32];
+    char cell[4 + 2 * SIMD_ISA_COUNT][32];
     const char *cells[TABLE_COLS];
     bool ok = true;
-    for (int isa = 0; isa < CODEC_ISA_COUNT; isa++) {
+    for (int isa = 0; isa < SIMD_ISA_COUNT; isa++) {
         struct bench_result r[2];
-        codec_isa_limit((enum codec_isa)isa);
+        simd_limit((enum simd_isa)isa);
         encode_loop(s, 1);
         s->bad = 0;
         bench_measure(c, cases, 2, r);
@@ -91,18 +92,18 @@ static void measure(struct bench_ctx *c, const struct table *t, struct stream *s
             fmt_fixed(cell[4 + 2 * isa + k], (double)s->n / r[k].ns.median * 1e3, 9, 0);
             cells[4 + 2 * isa + k] = cell[4 + 2 * isa + k];
             snprintf(row, sizeof row, "rans/%u/%g/%s/%s", kinds, ratio, cases[k].name,
-                     codec_isa_name[isa]);
+                     simd_isa_name[isa]);
             bench_report(c, row, &r[k], (int64_t)s->n, &bits, 1, ok ? NULL : "symbols differ");
         }
     }
-    codec_isa_limit(CODEC_ISA_AVX512);
+    simd_limit(SIMD_AVX512);
     snprintf(cell[0], sizeof cell[0], "%u", kinds);
     fmt_fixed(cell[1], ratio, 7, 3);
     fmt_fixed(cell[2], entropy, 8, 4);
     fmt_fixed(cell[3], 8 * (double)s->len / (double)s->n, 8, 4);
     for (int k = 0; k < 4; k++)
         cells[k] = cell[k];
-    cells[4 + 2 * CODEC_ISA_COUNT] = bench_check(c, ok);
+    cells[4 + 2 * SIMD_ISA_COUNT] = bench_check(c, ok);
     table_row(t, cells);
 }
 
@@ -118,8 +119,8 @@ static void run(struct bench_ctx *c)
                                     {"ratio", "", 7, TABLE_RIGHT},
                                     {"entropy", "bits", 8, TABLE_RIGHT},
                                     {"coded", "bits", 8, TABLE_RIGHT},
-                                    {"encode", "portable", 9, TABLE_RIGHT},
-                                    {"decode", "portable", 9, TABLE_RIGHT},
+                                    {"encode", "base", 9, TABLE_RIGHT},
+                                    {"decode", "base", 9, TABLE_RIGHT},
                                     {"encode", "avx2", 9, TABLE_RIGHT},
                                     {"decode", "avx2", 9, TABLE_RIGHT},
                                     {"encode", "avx512", 9, TABLE_RIGHT},

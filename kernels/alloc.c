@@ -1,31 +1,19 @@
 // Kernels of bit allocation: importance of coordinates, the lower convex hull of their
 // rate-distortion points, tags.
-#include "lanes.h"
+#ifdef SIMD_LANES // read for each instruction set
 
-#include "base/half.h"
+// Importance. Nothing here is NaN: factors are finite, and 0 is multiplied by |x| before |x| could
+// overflow.
 
-#include <string.h>
-
-#define BLOCK 256
-
-KERNEL_BODY float magnitude(float x)
-{
-    return f32_from_bits(f32_bits(x) & 0x7fffffffu);
-}
-
-// Importance. Nothing
-// here is NaN: factors are finite, and 0 is multiplied by |x| before |x| could overflow.
-
-KERNEL_BODY void alloc_magnitude_body(const float *x, size_t n, float *u)
+SIMD_KERNEL void SIMD_NAME(alloc_magnitude)(const float *x, size_t n, float *u)
 {
     for (size_t i = 0; i < n; i++)
         u[i] = x[i] * x[i];
 }
-KERNEL_VARIANTS_VOID(alloc_magnitude, (const float *x, size_t n, float *u), (x, n, u))
 
 // Negative sensitivities, which no estimator gives, count as 0.
-KERNEL_BODY void alloc_fisher_body(const float *x, const float *sens, size_t n, float mul,
-                                   int gamma16, float *u)
+SIMD_KERNEL void SIMD_NAME(alloc_fisher)(const float *x, const float *sens, size_t n, float mul,
+                                         int gamma16, float *u)
 {
     for (size_t begin = 0; begin < n; begin += BLOCK) {
         size_t m = n - begin < BLOCK ? n - begin : BLOCK;
@@ -48,13 +36,9 @@ KERNEL_BODY void alloc_fisher_body(const float *x, const float *sens, size_t n, 
         }
     }
 }
-KERNEL_VARIANTS_VOID(alloc_fisher,
-                     (const float *x, const float *sens, size_t n, float mul, int gamma16,
-                      float *u),
-                     (x, sens, n, mul, gamma16, u))
 
-KERNEL_BODY void alloc_first_order_body(const float *x, const float *grad, size_t n, bool absolute,
-                                        float *u)
+SIMD_KERNEL void SIMD_NAME(alloc_first_order)(const float *x, const float *grad, size_t n,
+                                              bool absolute, float *u)
 {
     for (size_t i = 0; i < n; i++) {
         float v = -(grad[i] * x[i]);
@@ -62,32 +46,27 @@ KERNEL_BODY void alloc_first_order_body(const float *x, const float *grad, size_
         u[i] = a > 0 ? a : 0;
     }
 }
-KERNEL_VARIANTS_VOID(alloc_first_order,
-                     (const float *x, const float *grad, size_t n, bool absolute, float *u),
-                     (x, grad, n, absolute, u))
 
-KERNEL_BODY void alloc_words_body(const uint32_t *word, size_t n, float *u)
+SIMD_KERNEL void SIMD_NAME(alloc_words)(const uint32_t *word, size_t n, float *u)
 {
     for (size_t i = 0; i < n; i++)
         u[i] = ((float)(int32_t)(word[i] >> 8) + 0.5f) * 0x1p-24f;
 }
-KERNEL_VARIANTS_VOID(alloc_words, (const uint32_t *word, size_t n, float *u), (word, n, u))
 
 // What a squared error of 1 costs: u / x^2.
-KERNEL_BODY void alloc_weight_body(const float *x, size_t n, float *u)
+SIMD_KERNEL void SIMD_NAME(alloc_weight)(const float *x, size_t n, float *u)
 {
     for (size_t i = 0; i < n; i++) {
         float x2 = x[i] * x[i], w = u[i] / x2;
         u[i] = x2 >= 0x1p-120f && w < 0x1p100f ? w : 0;
     }
 }
-KERNEL_VARIANTS_VOID(alloc_weight, (const float *x, size_t n, float *u), (x, n, u))
 
 // Tags from thresholds.
 
 // tag = how many of the ascending cuts the bits of u reach; true when some u equals a cut.
-KERNEL_BODY bool alloc_tags_body(const float *u, size_t n, const uint32_t *cut, int cuts,
-                                 uint8_t *tag)
+SIMD_KERNEL bool SIMD_NAME(alloc_tags)(const float *u, size_t n, const uint32_t *cut, int cuts,
+                                       uint8_t *tag)
 {
     int equal = 0;
     for (size_t begin = 0; begin < n; begin += BLOCK) {
@@ -106,15 +85,103 @@ KERNEL_BODY bool alloc_tags_body(const float *u, size_t n, const uint32_t *cut, 
     }
     return equal;
 }
-KERNEL_VARIANTS(bool, alloc_tags,
-                (const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag),
-                (u, n, cut, cuts, tag))
+
+// Takes every step whose key (upper bits of the slope) is above the cut; true when a key equals it.
+// Masks of bytes: a loop that mixes words and bytes is not made into vectors.
+SIMD_KERNEL bool SIMD_NAME(alloc_take)(const struct alloc_step *step, int steps, size_t n,
+                                       uint32_t cut, uint8_t *tag)
+{
+    uint8_t t[BLOCK] = {0}, above[BLOCK];
+    int32_t equal = 0, at = (int32_t)cut;
+    for (int s = 0; s < steps; s++) {
+        for (size_t i = 0; i < n; i++) {
+            int32_t key = (int32_t)(step[s].slope[i] >> ALLOC_KEY_SHIFT);
+            above[i] = (uint8_t) - (key > at);
+            equal |= key == at;
+        }
+        for (size_t i = 0; i < n; i++)
+            t[i] = (uint8_t)((t[i] & ~above[i]) | (step[s].to[i] & above[i]));
+    }
+    memcpy(tag, t, n);
+    return equal;
+}
+
+// A bit for every tag that is not 0.
+SIMD_KERNEL void SIMD_NAME(alloc_bitmap)(const uint8_t *tag, size_t n, uint8_t *bits)
+{
+    for (size_t i = 0; i + 8 <= n; i += 8) {
+        uint64_t v;
+        memcpy(&v, tag + i, 8);
+        // 0x80 in every byte that is not 0, then the eight top bits to one byte.
+        v = ((v & UINT64_C(0x7f7f7f7f7f7f7f7f)) + UINT64_C(0x7f7f7f7f7f7f7f7f)) | v;
+        v &= UINT64_C(0x8080808080808080);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        v = __builtin_bswap64(v);
+#endif
+        bits[i / 8] = (uint8_t)((v >> 7) * UINT64_C(0x0102040810204080) >> 56);
+    }
+    if (n % 8) {
+        unsigned byte = 0;
+        for (size_t i = n & ~(size_t)7; i < n; i++)
+            byte |= (unsigned)(tag[i] != 0) << (i % 8);
+        bits[n / 8] = (uint8_t)byte;
+    }
+}
+
+#else
+
+#include "kernels_codec.h"
+#include "lanes.h"
+
+#include "base/half.h"
+
+#include <string.h>
+
+#define BLOCK 256
+
+SIMD_PART float magnitude(float x)
+{
+    return f32_from_bits(f32_bits(x) & 0x7fffffffu);
+}
+
+#define SIMD_FILE "alloc.c"
+#include "simd_each.h"
+
+void alloc_magnitude(const float *x, size_t n, float *u)
+{
+    SIMD_PICK(alloc_magnitude, (x, n, u));
+}
+
+void alloc_fisher(const float *x, const float *sens, size_t n, float mul, int gamma16, float *u)
+{
+    SIMD_PICK(alloc_fisher, (x, sens, n, mul, gamma16, u));
+}
+
+void alloc_first_order(const float *x, const float *grad, size_t n, bool absolute, float *u)
+{
+    SIMD_PICK(alloc_first_order, (x, grad, n, absolute, u));
+}
+
+void alloc_words(const uint32_t *word, size_t n, float *u)
+{
+    SIMD_PICK(alloc_words, (word, n, u));
+}
+
+void alloc_weight(const float *x, size_t n, float *u)
+{
+    SIMD_PICK(alloc_weight, (x, n, u));
+}
+
+bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag)
+{
+    return SIMD_PICK(alloc_tags, (u, n, cut, cuts, tag));
+}
 
 // Rate-distortion hull.
 
 // The squared error of every level. Level 0 sends nothing.
-KERNEL_BODY void level_errors(const float *x, size_t m, const struct alloc_levels *l,
-                              float e[ALLOC_LEVELS][BLOCK])
+SIMD_PART void level_errors(const float *x, size_t m, const struct alloc_levels *l,
+                            float e[ALLOC_LEVELS][BLOCK])
 {
     for (size_t i = 0; i < m; i++)
         e[0][i] = x[i] * x[i];
@@ -149,8 +216,8 @@ KERNEL_BODY void level_errors(const float *x, size_t m, const struct alloc_level
 
 // After s steps a coordinate is at level s or above. Arrays of our own, so that the compiler knows
 // that none overlaps another.
-KERNEL_BODY void hull_body(const float *x, const float *w, size_t n, const struct alloc_levels *l,
-                           struct alloc_step *step)
+SIMD_PART void hull_body(const float *x, const float *w, size_t n, const struct alloc_levels *l,
+                         struct alloc_step *step)
 {
     float e[ALLOC_LEVELS][BLOCK], weight[BLOCK], best[BLOCK];
     int32_t now[BLOCK], next[BLOCK];
@@ -179,13 +246,13 @@ KERNEL_BODY void hull_body(const float *x, const float *w, size_t n, const struc
     }
 }
 
-static void alloc_hull_portable(const float *x, const float *w, size_t n,
-                                const struct alloc_levels *l, struct alloc_step *step)
+static void alloc_hull_base(const float *x, const float *w, size_t n, const struct alloc_levels *l,
+                            struct alloc_step *step)
 {
     hull_body(x, w, n, l, step);
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 // Eight coordinates in registers; with a constant number of levels all loops unroll.
 TARGET_AVX2 static inline __attribute__((always_inline)) void
 hull_8(float e[ALLOC_LEVELS][BLOCK], const float *w, size_t n, const struct alloc_levels *l,
@@ -287,59 +354,23 @@ TARGET_AVX512 static void alloc_hull_avx512(const float *x, const float *w, size
 void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_levels *l,
                 struct alloc_step *step)
 {
-    KERNEL_PICK(alloc_hull, (x, w, n, l, step));
+    SIMD_PICK(alloc_hull, (x, w, n, l, step));
 }
 
-// Takes every step whose key (upper bits of the slope) is above the cut; true when a key equals it.
-// Masks of bytes: a loop that mixes words and bytes is not made into vectors.
-KERNEL_BODY bool alloc_take_body(const struct alloc_step *step, int steps, size_t n, uint32_t cut,
-                                 uint8_t *tag)
+bool alloc_take(const struct alloc_step *step, int steps, size_t n, uint32_t cut, uint8_t *tag)
 {
-    uint8_t t[BLOCK] = {0}, above[BLOCK];
-    int32_t equal = 0, at = (int32_t)cut;
-    for (int s = 0; s < steps; s++) {
-        for (size_t i = 0; i < n; i++) {
-            int32_t key = (int32_t)(step[s].slope[i] >> ALLOC_KEY_SHIFT);
-            above[i] = (uint8_t) - (key > at);
-            equal |= key == at;
-        }
-        for (size_t i = 0; i < n; i++)
-            t[i] = (uint8_t)((t[i] & ~above[i]) | (step[s].to[i] & above[i]));
-    }
-    memcpy(tag, t, n);
-    return equal;
+    return SIMD_PICK(alloc_take, (step, steps, n, cut, tag));
 }
-KERNEL_VARIANTS(bool, alloc_take,
-                (const struct alloc_step *step, int steps, size_t n, uint32_t cut, uint8_t *tag),
-                (step, steps, n, cut, tag))
 
 // Tags.
 
-// A bit for every tag that is not 0.
-KERNEL_BODY void alloc_bitmap_body(const uint8_t *tag, size_t n, uint8_t *bits)
+void alloc_bitmap(const uint8_t *tag, size_t n, uint8_t *bits)
 {
-    for (size_t i = 0; i + 8 <= n; i += 8) {
-        uint64_t v;
-        memcpy(&v, tag + i, 8);
-        // 0x80 in every byte that is not 0, then the eight top bits to one byte.
-        v = ((v & UINT64_C(0x7f7f7f7f7f7f7f7f)) + UINT64_C(0x7f7f7f7f7f7f7f7f)) | v;
-        v &= UINT64_C(0x8080808080808080);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        v = __builtin_bswap64(v);
-#endif
-        bits[i / 8] = (uint8_t)((v >> 7) * UINT64_C(0x0102040810204080) >> 56);
-    }
-    if (n % 8) {
-        unsigned byte = 0;
-        for (size_t i = n & ~(size_t)7; i < n; i++)
-            byte |= (unsigned)(tag[i] != 0) << (i % 8);
-        bits[n / 8] = (uint8_t)byte;
-    }
+    SIMD_PICK(alloc_bitmap, (tag, n, bits));
 }
-KERNEL_VARIANTS_VOID(alloc_bitmap, (const uint8_t *tag, size_t n, uint8_t *bits), (tag, n, bits))
 
-static size_t range_portable(const struct alloc_step *step, int steps, size_t n, uint32_t low,
-                             uint32_t high, uint16_t *hit)
+static size_t range_base(const struct alloc_step *step, int steps, size_t n, uint32_t low,
+                         uint32_t high, uint16_t *hit)
 {
     size_t found = 0;
     for (int s = 0; s < steps; s++)
@@ -350,7 +381,7 @@ static size_t range_portable(const struct alloc_step *step, int steps, size_t n,
     return found;
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX512 static size_t range_avx512(const struct alloc_step *step, int steps, size_t n,
                                          uint32_t low, uint32_t high, uint16_t *hit)
 {
@@ -395,10 +426,10 @@ TARGET_AVX2 static size_t range_avx2(const struct alloc_step *step, int steps, s
 size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
                    uint16_t *hit)
 {
-    return KERNEL_PICK(range, (step, steps, n, low, high, hit));
+    return SIMD_PICK(range, (step, steps, n, low, high, hit));
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 // Which of 32 tags are the wanted one.
 TARGET_AVX2 static inline unsigned tags_equal(const uint8_t *tag, __m256i want)
 {
@@ -407,7 +438,7 @@ TARGET_AVX2 static inline unsigned tags_equal(const uint8_t *tag, __m256i want)
 }
 #endif
 
-static void count_portable(const uint8_t *tag, size_t n, int levels, int64_t *count)
+static void count_base(const uint8_t *tag, size_t n, int levels, int64_t *count)
 {
     for (int k = 0; k < levels; k++) {
         uint16_t found = 0;
@@ -417,7 +448,7 @@ static void count_portable(const uint8_t *tag, size_t n, int levels, int64_t *co
     }
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX2 static void count_avx2(const uint8_t *tag, size_t n, int levels, int64_t *count)
 {
     size_t whole = n & ~(size_t)31;
@@ -428,17 +459,17 @@ TARGET_AVX2 static void count_avx2(const uint8_t *tag, size_t n, int levels, int
             found += (unsigned)__builtin_popcount(tags_equal(tag + i, want));
         count[k] += found;
     }
-    count_portable(tag + whole, n - whole, levels, count);
+    count_base(tag + whole, n - whole, levels, count);
 }
 #define count_avx512 count_avx2
 #endif
 
 void alloc_count(const uint8_t *tag, size_t n, int levels, int64_t *count)
 {
-    KERNEL_PICK(count, (tag, n, levels, count));
+    SIMD_PICK(count, (tag, n, levels, count));
 }
 
-static size_t merge_portable(uint8_t *tag, size_t n, const uint8_t *kept)
+static size_t merge_base(uint8_t *tag, size_t n, const uint8_t *kept)
 {
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
@@ -449,7 +480,7 @@ static size_t merge_portable(uint8_t *tag, size_t n, const uint8_t *kept)
     return used;
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 // Eight tags a word: the bytes of kept deposited where tags are 1.
 TARGET_AVX2 static size_t merge_avx2(uint8_t *tag, size_t n, const uint8_t *kept)
 {
@@ -462,14 +493,14 @@ TARGET_AVX2 static size_t merge_avx2(uint8_t *tag, size_t n, const uint8_t *kept
         memcpy(tag + i, &next, 8);
         used += (unsigned)__builtin_popcountll(ones);
     }
-    return used + merge_portable(tag + i, n - i, kept + used);
+    return used + merge_base(tag + i, n - i, kept + used);
 }
 #define merge_avx512 merge_avx2
 #endif
 
 size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
 {
-    return KERNEL_PICK(merge, (tag, n, kept));
+    return SIMD_PICK(merge, (tag, n, kept));
 }
 
 // Those from one on, when so many were found before it.
@@ -484,12 +515,12 @@ static size_t marked_rest(const uint8_t *tag, size_t from, size_t n, size_t foun
     return found;
 }
 
-static size_t marked_portable(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
+static size_t marked_base(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
 {
     return marked_rest(tag, 0, n, 0, to, which);
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX2 static size_t marked_avx2(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
 {
     const __m256i low = _mm256_set1_epi8((char)~ALLOC_MARK);
@@ -507,13 +538,12 @@ TARGET_AVX2 static size_t marked_avx2(const uint8_t *tag, size_t n, uint8_t *to,
 
 size_t alloc_marked(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
 {
-    return KERNEL_PICK(marked, (tag, n, to, which));
+    return SIMD_PICK(marked, (tag, n, to, which));
 }
 
 // Values of one tag.
 
-static size_t gather_portable(const float *x, const uint8_t *tag, size_t n, uint8_t want,
-                              float *out)
+static size_t gather_base(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out)
 {
     size_t found = 0;
     for (size_t i = 0; i < n; i++) {
@@ -523,8 +553,8 @@ static size_t gather_portable(const float *x, const uint8_t *tag, size_t n, uint
     return found;
 }
 
-static size_t scatter_portable(const float *v, const uint8_t *tag, size_t n, uint8_t want,
-                               struct quant_sink to)
+static size_t scatter_base(const float *v, const uint8_t *tag, size_t n, uint8_t want,
+                           struct quant_sink to)
 {
     size_t used = 0;
     for (size_t i = 0; i < n; i++)
@@ -535,7 +565,7 @@ static size_t scatter_portable(const float *v, const uint8_t *tag, size_t n, uin
     return used;
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX512 static size_t gather_avx512(const float *x, const uint8_t *tag, size_t n,
                                           uint8_t want, float *out)
 {
@@ -549,7 +579,7 @@ TARGET_AVX512 static size_t gather_avx512(const float *x, const uint8_t *tag, si
         _mm512_storeu_ps(out + found, _mm512_maskz_compress_ps(m, _mm512_loadu_ps(x + i)));
         found += (unsigned)__builtin_popcount(m);
     }
-    return found + gather_portable(x + i, tag + i, n - i, want, out + found);
+    return found + gather_base(x + i, tag + i, n - i, want, out + found);
 }
 
 TARGET_AVX512 static size_t scatter_avx512(const float *v, const uint8_t *tag, size_t n,
@@ -569,7 +599,7 @@ TARGET_AVX512 static size_t scatter_avx512(const float *v, const uint8_t *tag, s
             part = _mm512_add_ps(_mm512_maskz_loadu_ps(m, to.to + i), _mm512_mul_ps(weight, part));
         _mm512_mask_storeu_ps(to.to + i, m, part);
     }
-    return used + scatter_portable(v + used, tag + i, n - i, want, quant_sink_at(to, i));
+    return used + scatter_base(v + used, tag + i, n - i, want, quant_sink_at(to, i));
 }
 
 TARGET_AVX2 static size_t gather_avx2(const float *x, const uint8_t *tag, size_t n, uint8_t want,
@@ -586,7 +616,7 @@ TARGET_AVX2 static size_t gather_avx2(const float *x, const uint8_t *tag, size_t
             found += (unsigned)__builtin_popcount(m & 0xff);
         }
     }
-    return found + gather_portable(x + i, tag + i, n - i, want, out + found);
+    return found + gather_base(x + i, tag + i, n - i, want, out + found);
 }
 
 // A blend and a whole store: masked stores are slow on some machines, and all eight lanes are ours.
@@ -611,17 +641,19 @@ TARGET_AVX2 static size_t scatter_avx2(const float *v, const uint8_t *tag, size_
             _mm256_storeu_ps(here, _mm256_blendv_ps(old, part, _mm256_castsi256_ps(lane)));
         }
     }
-    return used + scatter_portable(v + used, tag + i, n - i, want, quant_sink_at(to, i));
+    return used + scatter_base(v + used, tag + i, n - i, want, quant_sink_at(to, i));
 }
 #endif
 
 size_t alloc_gather(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out)
 {
-    return KERNEL_PICK(gather, (x, tag, n, want, out));
+    return SIMD_PICK(gather, (x, tag, n, want, out));
 }
 
 size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,
                      struct quant_sink to)
 {
-    return KERNEL_PICK(scatter, (v, tag, n, want, to));
+    return SIMD_PICK(scatter, (v, tag, n, want, to));
 }
+
+#endif

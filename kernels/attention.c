@@ -116,19 +116,6 @@ SIMD_KERNEL void SIMD_NAME(step_head)(const float *q, const float *k, const floa
 #define SIMD_FILE "attention.c"
 #include "simd_each.h"
 
-SIMD_PICK(softmax_block,
-          (float *s, ptrdiff_t lds, int32_t q0, int32_t n, float *inverse, float *lse,
-           float *received),
-          (s, lds, q0, n, inverse, lse, received))
-SIMD_PICK(scores_back,
-          (float *s, float *dp, ptrdiff_t lds, int32_t q0, int32_t n, const float *lse,
-           const float *d, float scale),
-          (s, dp, lds, q0, n, lse, d, scale))
-SIMD_PICK(step_head,
-          (const float *q, const float *k, const float *v, ptrdiff_t ld, int32_t n, int32_t dim,
-           float scale, float *s, float *out),
-          (q, k, v, ld, n, dim, scale, s, out))
-
 enum { Q_ROWS = 48 };
 
 // One head of one sequence, as rows of the qkv buffer.
@@ -228,7 +215,7 @@ static void head_fwd(const struct head *h, float scale, const float *keys, float
         float inverse[Q_ROWS];
         times_packed(h, h->q + q0 * h->ld, h->ld, n, keys, q0 + n, scale, s, lds);
         add_log_size(h, s, lds, n, q0 + n);
-        softmax_block(s, lds, q0, n, inverse, lse + q0, received);
+        SIMD_PICK(softmax_block, (s, lds, q0, n, inverse, lse + q0, received));
         times_rows(s, lds, 1, n, q0 + n, h->v, h->ld, h->dim, false, out + q0 * ldo, ldo);
         scale_rows(out + q0 * ldo, ldo, n, h->dim, inverse);
     }
@@ -287,7 +274,7 @@ static void head_bwd(const struct head *h, const struct head_back *b)
         times_packed(h, q, h->ld, n, b->keys, keys, b->scale, b->s, lds);
         add_log_size(h, b->s, lds, n, keys);
         times_packed(h, dout, b->ldo, n, b->values, keys, 1.0f, b->dp, lds);
-        scores_back(b->s, b->dp, lds, q0, n, b->lse + q0, d, b->scale);
+        SIMD_PICK(scores_back, (b->s, b->dp, lds, q0, n, b->lse + q0, d, b->scale));
         times_rows(b->dp, lds, 1, n, keys, h->k, h->ld, h->dim, false, b->dq + q0 * h->ld, h->ld);
         times_rows(b->dp, 1, lds, keys, n, q, h->ld, h->dim, true, b->dk, h->ld);
         times_rows(b->s, 1, lds, keys, n, dout, b->ldo, h->dim, true, b->dv, h->ld);
@@ -377,9 +364,9 @@ void attention_step_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a
         cache_append(a, row, n - 1, k, v);
         assert((size_t)n <= cx->work_floats);
         for (int32_t h = 0; h < a->heads; h++)
-            step_head(row + h * a->head_dim, k + h / group * a->head_dim,
-                      v + h / group * a->head_dim, ld, n, a->head_dim, a->scale, cx->work,
-                      act_out(out) + i * ldo + h * a->head_dim);
+            SIMD_PICK(step_head, (row + h * a->head_dim, k + h / group * a->head_dim,
+                                  v + h / group * a->head_dim, ld, n, a->head_dim, a->scale,
+                                  cx->work, act_out(out) + i * ldo + h * a->head_dim));
     }
 }
 

@@ -91,9 +91,6 @@ struct rows { // a block of rows on its way through the tiles
 #define SIMD_FILE "ce.c"
 #include "simd_each.h"
 
-SIMD_PICK(tile_softmax, (const struct rows *r, float *tile, ptrdiff_t ld, int32_t v0, int32_t n),
-          (r, tile, ld, v0, n))
-
 static struct kernel_weight part(const struct kernel_weight *w, int32_t row0, int32_t rows)
 {
     struct kernel_weight p = *w;
@@ -183,7 +180,7 @@ static void block_rows(const struct kernel_weight *head, struct rows *r, const f
         int32_t n = head->rows - v0 < step ? head->rows - v0 : step;
         struct kernel_weight w = part(head, v0, n);
         kernel_gemm(&cx, r->m, x, ldx, &w, tile, ld);
-        tile_softmax(r, tile, ld, v0, n);
+        SIMD_PICK(tile_softmax, (r, tile, ld, v0, n));
         if (r->dx)
             tile_times_head(&w, tile, ld, r->m, v0 > 0, r->dx, r->lddx, work);
     }

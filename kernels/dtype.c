@@ -33,18 +33,15 @@ SIMD_KERNEL void SIMD_NAME(widen_f16)(const uint16_t *x, size_t n, float *y)
 #define SIMD_FILE "dtype.c"
 #include "simd_each.h"
 
-SIMD_PICK(widen_bf16, (const uint16_t *x, size_t n, float *y), (x, n, y))
-SIMD_PICK(widen_f16, (const uint16_t *x, size_t n, float *y), (x, n, y))
-
 void kernel_to_f32(int32_t dtype, const void *x, size_t n, float *y)
 {
     assert(dtype >= 0 && dtype < KERNEL_DTYPES);
     if (dtype == KERNEL_F32)
         memcpy(y, x, n * sizeof *y);
     else if (dtype == KERNEL_BF16)
-        widen_bf16((const uint16_t *)x, n, y);
+        SIMD_PICK(widen_bf16, ((const uint16_t *)x, n, y));
     else
-        widen_f16((const uint16_t *)x, n, y);
+        SIMD_PICK(widen_f16, ((const uint16_t *)x, n, y));
 }
 
 void kernel_from_f32(int32_t dtype, const float *x, size_t n, void *y)

@@ -37,11 +37,6 @@ SIMD_KERNEL void SIMD_NAME(embed_rows)(const float *dx, ptrdiff_t lddx, const in
 #define SIMD_FILE "embed.c"
 #include "simd_each.h"
 
-SIMD_PICK(embed_rows,
-          (const float *dx, ptrdiff_t lddx, const int32_t *tokens, int32_t m, int32_t cols,
-           float *token_sq, float *dtable),
-          (dx, lddx, tokens, m, cols, token_sq, dtable))
-
 void embed_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_weight *table,
                    const int32_t *tokens, int32_t m, kernel_act *x_act, ptrdiff_t ldx)
 {
@@ -57,7 +52,7 @@ void embed_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dx, ptrdiff_t 
                    const int32_t *tokens, int32_t m, int32_t cols, float *token_sq, float *dtable)
 {
     (void)cx;
-    embed_rows(act_in(dx), lddx, tokens, m, cols, token_sq, dtable);
+    SIMD_PICK(embed_rows, (act_in(dx), lddx, tokens, m, cols, token_sq, dtable));
 }
 
 void gather_rows_cpu(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdiff_t ldx,

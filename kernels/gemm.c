@@ -247,14 +247,6 @@ struct chain { // C += A B over k
 #define SIMD_FILE "gemm.c"
 #include "simd_each.h"
 
-SIMD_PICK(pack_rows,
-          (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width, float *out),
-          (w, ld, k, n, width, out))
-SIMD_PICK(pack_columns,
-          (const float *w, ptrdiff_t ld, int32_t k, int32_t n, ptrdiff_t width, float *out),
-          (w, ld, k, n, width, out))
-SIMD_PICK(block_product, (const struct block *g), (g))
-
 void gemm_pack(const struct gemm_mat *b, int32_t k0, int32_t k, int32_t n0, int32_t n, float *out)
 {
     enum { ROWS = 32, COLS = 64 };
@@ -268,15 +260,16 @@ void gemm_pack(const struct gemm_mat *b, int32_t k0, int32_t k, int32_t n0, int3
             (const char *)b->w + (size_t)(b->trans ? j * b->ld + k0 : k0 * b->ld + j) * size;
         if (b->dtype == KERNEL_F32) {
             if (b->trans)
-                pack_rows((const float *)(const void *)w, b->ld, k, take, width, out);
+                SIMD_PICK(pack_rows, ((const float *)(const void *)w, b->ld, k, take, width, out));
             else
-                pack_columns((const float *)(const void *)w, b->ld, k, take, width, out);
+                SIMD_PICK(pack_columns,
+                          ((const float *)(const void *)w, b->ld, k, take, width, out));
             continue;
         }
         if (!b->trans) {
             for (int32_t i = 0; i < k; i++) {
                 kernel_to_f32(b->dtype, w + (size_t)(i * b->ld) * size, (size_t)take, tile);
-                pack_columns(tile, 0, 1, take, width, out + i * width);
+                SIMD_PICK(pack_columns, (tile, 0, 1, take, width, out + i * width));
             }
             continue;
         }
@@ -285,7 +278,7 @@ void gemm_pack(const struct gemm_mat *b, int32_t k0, int32_t k, int32_t n0, int3
             for (int32_t r = 0; r < take; r++)
                 kernel_to_f32(b->dtype, w + (size_t)(r * b->ld + i) * size, (size_t)cols,
                               tile + r * COLS);
-            pack_rows(tile, COLS, cols, take, width, out + i * width);
+            SIMD_PICK(pack_rows, (tile, COLS, cols, take, width, out + i * width));
         }
     }
 }
@@ -354,7 +347,7 @@ void gemm(const struct gemm *g, float *work)
             if (b.c0)
                 b.c0 += n0;
             block_place(g, &b, p0, k0, work);
-            block_product(&b);
+            SIMD_PICK(block_product, (&b));
         }
     }
 }

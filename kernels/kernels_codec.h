@@ -1,5 +1,5 @@
-// Kernels of the codecs: C types only, no allocation, no failure. Every path (portable, AVX2,
-// AVX-512) gives the same bits; the fastest one that this machine has is taken at the first call.
+// Kernels of the codecs: C types only, no allocation, no failure. Every instruction set gives the
+// same bits; the best of this CPU is taken (simd.h).
 #ifndef FSTQ_KERNELS_CODEC_H
 #define FSTQ_KERNELS_CODEC_H
 
@@ -10,12 +10,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-// Vector width.
-enum codec_isa { CODEC_ISA_PORTABLE, CODEC_ISA_AVX2, CODEC_ISA_AVX512, CODEC_ISA_COUNT };
-extern const char *const codec_isa_name[CODEC_ISA_COUNT];
-enum codec_isa codec_isa(void);               // in use: the best of this machine, or the limit
-void codec_isa_limit(enum codec_isa at_most); // for tests and benches; not while kernels run
 
 // Where decoded values go.
 struct quant_sink {

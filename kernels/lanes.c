@@ -1,6 +1,6 @@
 #include "lanes.h"
 
-#if KERNEL_X86
+#if SIMD_X86
 #define ROWS_4(row, m) row(m), row((m) + 1), row((m) + 2), row((m) + 3)
 #define ROWS_16(row, m)                                                                            \
     ROWS_4(row, m), ROWS_4(row, (m) + 4), ROWS_4(row, (m) + 8), ROWS_4(row, (m) + 12)

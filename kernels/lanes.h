@@ -3,9 +3,11 @@
 #ifndef FSTQ_KERNELS_LANES_H
 #define FSTQ_KERNELS_LANES_H
 
-#include "isa.h"
+#include "simd.h"
 
-#if KERNEL_X86
+#include <stdint.h>
+
+#if SIMD_X86
 #include <immintrin.h>
 
 extern const uint8_t lanes_spread_from[256][8]; // lane i takes what stands at the bits below it

@@ -72,15 +72,6 @@ static int32_t padded(int32_t dim)
 #define SIMD_FILE "merge.c"
 #include "simd_each.h"
 
-SIMD_PICK(unit_keys,
-          (const struct kernel_merge *g, const float *key, ptrdiff_t ldk, int32_t m, float *unit),
-          (g, key, ldk, m, unit))
-SIMD_PICK(best_pairs,
-          (const float *unit, int32_t wide, int32_t m, int32_t window, float *score,
-           int32_t *partner),
-          (unit, wide, m, window, score, partner))
-SIMD_PICK(add_scaled, (const float *x, float by, int32_t cols, float *y), (x, by, cols, y))
-
 // The first `most` pairs by score stay, ties to the earlier.
 static void keep_best(const float *score, int32_t m, int32_t most, int32_t *partner)
 {
@@ -110,8 +101,8 @@ void merge_match_cpu(const struct kernel_ctx *cx, const struct kernel_merge *g,
         assert((size_t)(score - unit) + (size_t)m <= cx->work_floats);
         for (int32_t i = 0; i < seqs->start[q + 1] - row; i++)
             own[i] = i;
-        unit_keys(g, key + row * ldk, ldk, m, unit);
-        best_pairs(unit, wide, m, g->window, score, own);
+        SIMD_PICK(unit_keys, (g, key + row * ldk, ldk, m, unit));
+        SIMD_PICK(best_pairs, (unit, wide, m, g->window, score, own));
         keep_best(score, m, (int32_t)(g->ratio * m), own);
         for (int32_t i = 0; i < seqs->start[q + 1] - row; i++)
             own[i] += row;
@@ -128,7 +119,7 @@ void merge_rows_cpu(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdif
     for (int32_t i = 0; i < rows; i++)
         memset(y + i * ldy, 0, (size_t)cols * sizeof *y);
     for (int32_t i = 0; i < m; i++)
-        add_scaled(x + i * ldx, share[i], cols, y + into[i] * ldy);
+        SIMD_PICK(add_scaled, (x + i * ldx, share[i], cols, y + into[i] * ldy));
 }
 
 void merge_rows_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dy_act, ptrdiff_t lddy,
@@ -140,7 +131,7 @@ void merge_rows_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dy_act, p
     (void)cx;
     for (int32_t i = 0; i < m; i++) {
         memset(dx + i * lddx, 0, (size_t)cols * sizeof *dx);
-        add_scaled(dy + into[i] * lddy, share[i], cols, dx + i * lddx);
+        SIMD_PICK(add_scaled, (dy + into[i] * lddy, share[i], cols, dx + i * lddx));
     }
 }
 

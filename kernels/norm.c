@@ -71,21 +71,12 @@ SIMD_KERNEL void SIMD_NAME(norm_back)(const float *dy, ptrdiff_t lddy, const flo
 #define SIMD_FILE "norm.c"
 #include "simd_each.h"
 
-SIMD_PICK(norm_rows,
-          (const float *x, ptrdiff_t ldx, const float *w, int32_t m, int32_t cols, float eps,
-           float *y, ptrdiff_t ldy, float *rstd),
-          (x, ldx, w, m, cols, eps, y, ldy, rstd))
-SIMD_PICK(norm_back,
-          (const float *dy, ptrdiff_t lddy, const float *x, ptrdiff_t ldx, const float *w,
-           const float *rstd, int32_t m, int32_t cols, float *dx, ptrdiff_t lddx, float *dw),
-          (dy, lddy, x, ldx, w, rstd, m, cols, dx, lddx, dw))
-
 void rmsnorm_fwd_cpu(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
                      const float *w, int32_t m, int32_t cols, float eps, kernel_act *y,
                      ptrdiff_t ldy, float *rstd)
 {
     (void)cx;
-    norm_rows(act_in(x), ldx, w, m, cols, eps, act_out(y), ldy, rstd);
+    SIMD_PICK(norm_rows, (act_in(x), ldx, w, m, cols, eps, act_out(y), ldy, rstd));
 }
 
 void rmsnorm_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dy, ptrdiff_t lddy,
@@ -93,7 +84,8 @@ void rmsnorm_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dy, ptrdiff_
                      int32_t m, int32_t cols, kernel_act *dx, ptrdiff_t lddx, float *dw)
 {
     (void)cx;
-    norm_back(act_in(dy), lddy, act_in(x), ldx, w, rstd, m, cols, act_out(dx), lddx, dw);
+    SIMD_PICK(norm_back,
+              (act_in(dy), lddy, act_in(x), ldx, w, rstd, m, cols, act_out(dx), lddx, dw));
 }
 
 void rmsnorm_fwd_ref(const struct kernel_ctx *cx, const kernel_act *x_act, ptrdiff_t ldx,

@@ -84,48 +84,37 @@ enum { PIECE = 1024 }; // summed in single precision
 #define SIMD_FILE "optim.c"
 #include "simd_each.h"
 
-SIMD_PICK(adamw_all,
-          (const struct kernel_adamw *h, float *w, float *mean, float *var, const float *grad,
-           size_t n),
-          (h, w, mean, var, grad, n))
-SIMD_PICK(sgd_all,
-          (const struct kernel_sgd *h, float *w, float *velocity, const float *grad, size_t n),
-          (h, w, velocity, grad, n))
-SIMD_PICK(fisher_all, (const struct kernel_fisher *f, const float *grad, size_t n), (f, grad, n))
-SIMD_PICK(add_all, (const float *x, size_t n, float *y), (x, n, y))
-SIMD_PICK(sum_squares_all, (const float *x, size_t n, double *out), (x, n, out))
-
 void adamw_cpu(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,
                float *var, const float *grad, size_t n)
 {
     (void)cx;
-    adamw_all(h, w, mean, var, grad, n);
+    SIMD_PICK(adamw_all, (h, w, mean, var, grad, n));
 }
 
 void sgd_cpu(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w, float *velocity,
              const float *grad, size_t n)
 {
     (void)cx;
-    sgd_all(h, w, velocity, grad, n);
+    SIMD_PICK(sgd_all, (h, w, velocity, grad, n));
 }
 
 void fisher_cpu(const struct kernel_ctx *cx, const struct kernel_fisher *f, const float *grad,
                 size_t n)
 {
     (void)cx;
-    fisher_all(f, grad, n);
+    SIMD_PICK(fisher_all, (f, grad, n));
 }
 
 void add_cpu(const struct kernel_ctx *cx, const float *x, size_t n, float *y)
 {
     (void)cx;
-    add_all(x, n, y);
+    SIMD_PICK(add_all, (x, n, y));
 }
 
 void sum_squares_cpu(const struct kernel_ctx *cx, const float *x, size_t n, double *out)
 {
     (void)cx;
-    sum_squares_all(x, n, out);
+    SIMD_PICK(sum_squares_all, (x, n, out));
 }
 
 void adamw_ref(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w, float *mean,

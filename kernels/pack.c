@@ -1,11 +1,30 @@
 // Fixed-width codes, low bits first: value i is bits [i w, (i + 1) w). Eight codes of w bits are w
 // bytes.
-#include "isa.h"
+#ifdef SIMD_LANES // read for each instruction set
+
+SIMD_KERNEL void SIMD_NAME(pack16)(const uint16_t *code, size_t n, unsigned w,
+                                   uint8_t *out){EACH_WIDE(pack16_w, code, n, out)}
+
+SIMD_KERNEL void SIMD_NAME(unpack16)(const uint8_t *in, size_t n, unsigned w,
+                                     uint16_t *code){EACH_WIDE(unpack16_w, in, n, code)}
+
+SIMD_KERNEL uint8_t SIMD_NAME(pack_max_u8)(const uint8_t *code, size_t n)
+{
+    uint8_t max = 0;
+    for (size_t i = 0; i < n; i++)
+        max = code[i] > max ? code[i] : max;
+    return max;
+}
+
+#else
+
+#include "kernels_codec.h"
+#include "simd.h"
 
 #include "base/half.h"
 
 #include <string.h>
-#if KERNEL_X86
+#if SIMD_X86
 #include <immintrin.h>
 #endif
 
@@ -43,12 +62,12 @@ static void unpack_tail(const uint8_t *in, size_t n, unsigned width, uint16_t co
     }
 }
 
-KERNEL_BODY void store_bytes(uint8_t *p, uint64_t v, unsigned n)
+SIMD_PART void store_bytes(uint8_t *p, uint64_t v, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
         p[i] = (uint8_t)(v >> (8 * i));
 }
-KERNEL_BODY uint64_t load_bytes(const uint8_t *p, unsigned n)
+SIMD_PART uint64_t load_bytes(const uint8_t *p, unsigned n)
 {
     uint64_t v = 0;
     for (unsigned i = 0; i < n; i++)
@@ -59,7 +78,7 @@ KERNEL_BODY uint64_t load_bytes(const uint8_t *p, unsigned n)
 // Bytes of 1 to 8 bits.
 
 // Gathers the low w bits of eight bytes: neighbours move together, three times.
-KERNEL_BODY uint64_t squeeze8(uint64_t v, unsigned w)
+SIMD_PART uint64_t squeeze8(uint64_t v, unsigned w)
 {
     const uint64_t one = ((UINT64_C(1) << w) - 1) * UINT64_C(0x0001000100010001);
     const uint64_t two = ((UINT64_C(1) << (2 * w)) - 1) * UINT64_C(0x0000000100000001);
@@ -68,7 +87,7 @@ KERNEL_BODY uint64_t squeeze8(uint64_t v, unsigned w)
     v = (v & two) | (v >> 16 & two) << (2 * w);
     return (v & four) | (v >> 32 & four) << (4 * w);
 }
-KERNEL_BODY uint64_t spread8(uint64_t v, unsigned w)
+SIMD_PART uint64_t spread8(uint64_t v, unsigned w)
 {
     const uint64_t one = ((UINT64_C(1) << w) - 1) * UINT64_C(0x0001000100010001);
     const uint64_t two = ((UINT64_C(1) << (2 * w)) - 1) * UINT64_C(0x0000000100000001);
@@ -78,7 +97,7 @@ KERNEL_BODY uint64_t spread8(uint64_t v, unsigned w)
     return (v & one) | (v >> w & one) << 8;
 }
 
-KERNEL_BODY uint64_t load8(const uint8_t *p)
+SIMD_PART uint64_t load8(const uint8_t *p)
 {
     uint64_t v;
     memcpy(&v, p, 8);
@@ -87,7 +106,7 @@ KERNEL_BODY uint64_t load8(const uint8_t *p)
 #endif
     return v;
 }
-KERNEL_BODY void store8(uint8_t *p, uint64_t v)
+SIMD_PART void store8(uint8_t *p, uint64_t v)
 {
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
     v = __builtin_bswap64(v);
@@ -110,13 +129,13 @@ KERNEL_BODY void store8(uint8_t *p, uint64_t v)
     for (; g < groups; g++)                                                                        \
     store8(code + 8 * g, SPREAD(load_bytes(in + g * w, w)))
 
-KERNEL_BODY void pack8_portable_w(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
+SIMD_PART void pack8_base_w(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
 {
 #define SQUEEZE(v) squeeze8(v, w)
     PACK8_BODY(SQUEEZE);
 #undef SQUEEZE
 }
-KERNEL_BODY void unpack8_portable_w(const uint8_t *in, size_t n, unsigned w, uint8_t *code)
+SIMD_PART void unpack8_base_w(const uint8_t *in, size_t n, unsigned w, uint8_t *code)
 {
 #define SPREAD(v) spread8(v, w)
     UNPACK8_BODY(SPREAD);
@@ -152,14 +171,14 @@ KERNEL_BODY void unpack8_portable_w(const uint8_t *in, size_t n, unsigned w, uin
         break;                                                                                     \
     }
 
-static void pack8_portable(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
+static void pack8_base(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
 {
-    EACH_WIDTH(pack8_portable_w, code, n, out)
+    EACH_WIDTH(pack8_base_w, code, n, out)
 }
-static void unpack8_portable(const uint8_t *in, size_t n, unsigned w,
-                             uint8_t *code){EACH_WIDTH(unpack8_portable_w, in, n, code)}
+static void unpack8_base(const uint8_t *in, size_t n, unsigned w,
+                         uint8_t *code){EACH_WIDTH(unpack8_base_w, in, n, code)}
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX2 static void pack8_avx2(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
 {
     const uint64_t mask = ((UINT64_C(1) << w) - 1) * UINT64_C(0x0101010101010101);
@@ -211,7 +230,7 @@ TARGET_AVX512 static void unpack8_avx512(const uint8_t *in, size_t n, unsigned w
 void pack_u8(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
 {
     size_t whole = n & ~(size_t)7;
-    KERNEL_PICK(pack8, (code, whole, w, out));
+    SIMD_PICK(pack8, (code, whole, w, out));
     uint16_t tail[8] = {0};
     for (size_t i = whole; i < n; i++)
         tail[i - whole] = (uint16_t)(code[i] & ((1u << w) - 1));
@@ -221,7 +240,7 @@ void pack_u8(const uint8_t *code, size_t n, unsigned w, uint8_t *out)
 void unpack_u8(const uint8_t *in, size_t n, unsigned w, uint8_t *code)
 {
     size_t whole = n & ~(size_t)7;
-    KERNEL_PICK(unpack8, (in, whole, w, code));
+    SIMD_PICK(unpack8, (in, whole, w, code));
     uint16_t tail[8] = {0};
     unpack_tail(in + whole / 8 * w, n - whole, w, tail);
     for (size_t i = whole; i < n; i++)
@@ -230,13 +249,13 @@ void unpack_u8(const uint8_t *in, size_t n, unsigned w, uint8_t *code)
 
 // Words of 9 to 16 bits. Four codes make 4 w bits, at most 64; two such halves are w whole bytes.
 
-KERNEL_BODY uint64_t squeeze4(const uint16_t *c, unsigned w)
+SIMD_PART uint64_t squeeze4(const uint16_t *c, unsigned w)
 {
     const uint64_t m = (UINT64_C(1) << w) - 1;
     return (c[0] & m) | (c[1] & m) << w | (c[2] & m) << (2 * w) | (c[3] & m) << (3 * w);
 }
 
-KERNEL_BODY void pack16_w(const uint16_t *code, size_t n, unsigned w, uint8_t *out)
+SIMD_PART void pack16_w(const uint16_t *code, size_t n, unsigned w, uint8_t *out)
 {
     for (size_t g = 0; g < n / 8; g++) {
         uint64_t low = squeeze4(code + 8 * g, w), high = squeeze4(code + 8 * g + 4, w);
@@ -246,7 +265,7 @@ KERNEL_BODY void pack16_w(const uint16_t *code, size_t n, unsigned w, uint8_t *o
     }
 }
 
-KERNEL_BODY void unpack16_w(const uint8_t *in, size_t n, unsigned w, uint16_t *code)
+SIMD_PART void unpack16_w(const uint8_t *in, size_t n, unsigned w, uint16_t *code)
 {
     const uint64_t m = (UINT64_C(1) << w) - 1;
     for (size_t g = 0; g < n / 8; g++) {
@@ -289,23 +308,14 @@ KERNEL_BODY void unpack16_w(const uint8_t *in, size_t n, unsigned w, uint16_t *c
         break;                                                                                     \
     }
 
-KERNEL_BODY void pack16_body(const uint16_t *code, size_t n, unsigned w, uint8_t *out){
-    EACH_WIDE(pack16_w, code, n, out)} KERNEL_VARIANTS_INNER(pack16,
-                                                             (const uint16_t *code, size_t n,
-                                                              unsigned w, uint8_t *out),
-                                                             (code, n, w, out))
+#define SIMD_FILE "pack.c"
+#include "simd_each.h"
 
-    KERNEL_BODY void unpack16_body(const uint8_t *in, size_t n, unsigned w, uint16_t *code){
-        EACH_WIDE(unpack16_w, in, n, code)} KERNEL_VARIANTS_INNER(unpack16,
-                                                                  (const uint8_t *in, size_t n,
-                                                                   unsigned w, uint16_t *code),
-                                                                  (in, n, w, code))
-
-        void pack_u16(const uint16_t *code, size_t n, unsigned w, uint8_t *out)
+void pack_u16(const uint16_t *code, size_t n, unsigned w, uint8_t *out)
 {
     size_t whole = n & ~(size_t)7;
     uint16_t tail[8] = {0};
-    pack16(code, whole, w, out);
+    SIMD_PICK(pack16, (code, whole, w, out));
     for (size_t i = whole; i < n; i++)
         tail[i - whole] = (uint16_t)(code[i] & ((UINT32_C(1) << w) - 1));
     pack_tail(tail, n - whole, w, out + whole / 8 * w);
@@ -315,7 +325,7 @@ void unpack_u16(const uint8_t *in, size_t n, unsigned w, uint16_t *code)
 {
     size_t whole = n & ~(size_t)7;
     uint16_t tail[8] = {0};
-    unpack16(in, whole, w, code);
+    SIMD_PICK(unpack16, (in, whole, w, code));
     unpack_tail(in + whole / 8 * w, n - whole, w, tail);
     for (size_t i = whole; i < n; i++)
         code[i] = tail[i - whole];
@@ -348,14 +358,10 @@ void unpack_base3(const uint8_t *in, size_t n, uint8_t *code)
 
 // Facts about codes.
 
-KERNEL_BODY uint8_t pack_max_u8_body(const uint8_t *code, size_t n)
+uint8_t pack_max_u8(const uint8_t *code, size_t n)
 {
-    uint8_t max = 0;
-    for (size_t i = 0; i < n; i++)
-        max = code[i] > max ? code[i] : max;
-    return max;
+    return SIMD_PICK(pack_max_u8, (code, n));
 }
-KERNEL_VARIANTS(uint8_t, pack_max_u8, (const uint8_t *code, size_t n), (code, n))
 
 void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256])
 {
@@ -375,3 +381,5 @@ void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256])
             count[s] += (uint64_t)part[0][s] + part[1][s] + part[2][s] + part[3][s];
     }
 }
+
+#endif

@@ -1,8 +1,9 @@
 // Philox4x32-10 (Salmon et al. 2011), the generator of base/rng.h, many counters at a time.
-#include "isa.h"
+#include "kernels_codec.h"
+#include "simd.h"
 
 #include <string.h>
-#if KERNEL_X86
+#if SIMD_X86
 #include <immintrin.h>
 #endif
 
@@ -39,8 +40,8 @@ static void philox_tail(const uint32_t key[2], const uint32_t ctr[4], uint64_t f
     }
 }
 
-static void philox_words_portable(const uint32_t key[2], const uint32_t ctr[4], uint64_t first,
-                                  size_t n, uint32_t *out)
+static void philox_words_base(const uint32_t key[2], const uint32_t ctr[4], uint64_t first,
+                              size_t n, uint32_t *out)
 {
     philox_tail(key, ctr, first, 0, n, out);
 }
@@ -48,7 +49,7 @@ static void philox_words_portable(const uint32_t key[2], const uint32_t ctr[4], 
 // A vector holds one counter word of many blocks. Block 4 k + L (or 2 k + L) sits in element k of
 // 128-bit lane L, so that transposing 4 x 4 inside the lanes puts the words into the stream's
 // order.
-#if KERNEL_X86
+#if SIMD_X86
 
 #define MUL_HI_LO(m, c, hi, lo, P, MASK)                                                           \
     do {                                                                                           \
@@ -129,5 +130,5 @@ TARGET_AVX512 static void philox_words_avx512(const uint32_t key[2], const uint3
 void philox_words(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t n,
                   uint32_t *out)
 {
-    KERNEL_PICK(philox_words, (key, ctr, first, n, out));
+    SIMD_PICK(philox_words, (key, ctr, first, n, out));
 }

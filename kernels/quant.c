@@ -1,86 +1,10 @@
-#include "isa.h"
-
-#include "base/half.h"
-
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <string.h>
-#if KERNEL_X86
-#include <immintrin.h>
-#endif
-
-const char *const codec_isa_name[CODEC_ISA_COUNT] = {"portable", "avx2", "avx512"};
-
-static atomic_int isa_now = -1;
-
-static enum codec_isa isa_of_machine(void)
-{
-#if KERNEL_X86
-    __builtin_cpu_init();
-    bool v2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") &&
-              __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
-    if (v2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return CODEC_ISA_AVX512;
-    if (v2)
-        return CODEC_ISA_AVX2;
-#endif
-    return CODEC_ISA_PORTABLE;
-}
-
-enum codec_isa codec_isa(void)
-{
-    int isa = atomic_load_explicit(&isa_now, memory_order_relaxed);
-    if (isa < 0) {
-        isa = (int)isa_of_machine();
-        atomic_store_explicit(&isa_now, isa, memory_order_relaxed);
-    }
-    return (enum codec_isa)isa;
-}
-
-void codec_isa_limit(enum codec_isa at_most)
-{
-    enum codec_isa best = isa_of_machine();
-    atomic_store_explicit(&isa_now, (int)(at_most < best ? at_most : best), memory_order_relaxed);
-}
-
-KERNEL_BODY uint16_t load_u16(const uint8_t *p)
-{
-    uint16_t u;
-    memcpy(&u, p, sizeof u);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    u = __builtin_bswap16(u);
-#endif
-    return u;
-}
-KERNEL_BODY void store_u16(uint8_t *p, uint16_t u)
-{
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    u = __builtin_bswap16(u);
-#endif
-    memcpy(p, &u, sizeof u);
-}
-KERNEL_BODY uint32_t load_u32(const uint8_t *p)
-{
-    uint32_t u;
-    memcpy(&u, p, sizeof u);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    u = __builtin_bswap32(u);
-#endif
-    return u;
-}
-KERNEL_BODY void store_u32(uint8_t *p, uint32_t u)
-{
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    u = __builtin_bswap32(u);
-#endif
-    memcpy(p, &u, sizeof u);
-}
+// Floats to codes and back, values one by one.
+#ifdef SIMD_LANES // read for each instruction set
 
 // Largest magnitude. Bits of |x| order as the values do, Inf above every finite one and NaN above
 // Inf: one integer maximum finds the scale and tells whether the input is finite.
 
-KERNEL_BODY uint32_t quant_absmax_bits_le_body(const uint8_t *x, size_t n)
+SIMD_KERNEL uint32_t SIMD_NAME(quant_absmax_bits_le)(const uint8_t *x, size_t n)
 {
     uint32_t max = 0;
     for (size_t i = 0; i < n; i++) {
@@ -89,9 +13,8 @@ KERNEL_BODY uint32_t quant_absmax_bits_le_body(const uint8_t *x, size_t n)
     }
     return max;
 }
-KERNEL_VARIANTS(uint32_t, quant_absmax_bits_le, (const uint8_t *x, size_t n), (x, n))
 
-KERNEL_BODY uint32_t quant_absmax_bits_f16_body(const uint8_t *x, size_t n)
+SIMD_KERNEL uint32_t SIMD_NAME(quant_absmax_bits_f16)(const uint8_t *x, size_t n)
 {
     uint16_t max = 0;
     for (size_t i = 0; i < n; i++) {
@@ -100,23 +23,16 @@ KERNEL_BODY uint32_t quant_absmax_bits_f16_body(const uint8_t *x, size_t n)
     }
     return max;
 }
-KERNEL_VARIANTS(uint32_t, quant_absmax_bits_f16, (const uint8_t *x, size_t n), (x, n))
-
-uint32_t quant_absmax_bits_bf16(const uint8_t *x, size_t n)
-{
-    return quant_absmax_bits_f16(x, n); // both keep the sign in the top bit
-}
 
 // Dense formats.
 
-KERNEL_BODY void quant_f32_to_le_body(const float *x, size_t n, uint8_t *out)
+SIMD_KERNEL void SIMD_NAME(quant_f32_to_le)(const float *x, size_t n, uint8_t *out)
 {
     for (size_t i = 0; i < n; i++)
         store_u32(out + 4 * i, f32_bits(x[i]));
 }
-KERNEL_VARIANTS_VOID(quant_f32_to_le, (const float *x, size_t n, uint8_t *out), (x, n, out))
 
-KERNEL_BODY void quant_f32_give_body(const float *x, size_t n, struct quant_sink to)
+SIMD_KERNEL void SIMD_NAME(quant_f32_give)(const float *x, size_t n, struct quant_sink to)
 {
     if (to.add)
         for (size_t i = 0; i < n; i++)
@@ -125,9 +41,8 @@ KERNEL_BODY void quant_f32_give_body(const float *x, size_t n, struct quant_sink
         for (size_t i = 0; i < n; i++)
             to.to[i] = x[i];
 }
-KERNEL_VARIANTS_VOID(quant_f32_give, (const float *x, size_t n, struct quant_sink to), (x, n, to))
 
-KERNEL_BODY void quant_f32_from_le_body(const uint8_t *in, size_t n, struct quant_sink to)
+SIMD_KERNEL void SIMD_NAME(quant_f32_from_le)(const uint8_t *in, size_t n, struct quant_sink to)
 {
     if (to.add)
         for (size_t i = 0; i < n; i++)
@@ -136,19 +51,16 @@ KERNEL_BODY void quant_f32_from_le_body(const uint8_t *in, size_t n, struct quan
         for (size_t i = 0; i < n; i++)
             to.to[i] = f32_from_bits(load_u32(in + 4 * i));
 }
-KERNEL_VARIANTS_VOID(quant_f32_from_le, (const uint8_t *in, size_t n, struct quant_sink to),
-                     (in, n, to))
 
-KERNEL_BODY void quant_bf16_to_le_body(const float *x, size_t n, uint8_t *out)
+SIMD_KERNEL void SIMD_NAME(quant_bf16_to_le)(const float *x, size_t n, uint8_t *out)
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t u = f32_bits(x[i]);
         store_u16(out + 2 * i, (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16));
     }
 }
-KERNEL_VARIANTS_VOID(quant_bf16_to_le, (const float *x, size_t n, uint8_t *out), (x, n, out))
 
-KERNEL_BODY void quant_bf16_from_le_body(const uint8_t *in, size_t n, struct quant_sink to)
+SIMD_KERNEL void SIMD_NAME(quant_bf16_from_le)(const uint8_t *in, size_t n, struct quant_sink to)
 {
     if (to.add)
         for (size_t i = 0; i < n; i++)
@@ -157,8 +69,152 @@ KERNEL_BODY void quant_bf16_from_le_body(const uint8_t *in, size_t n, struct qua
         for (size_t i = 0; i < n; i++)
             to.to[i] = bf16_to_f32(load_u16(in + 2 * i));
 }
-KERNEL_VARIANTS_VOID(quant_bf16_from_le, (const uint8_t *in, size_t n, struct quant_sink to),
-                     (in, n, to))
+
+// Scalar quantisers.
+
+SIMD_KERNEL void SIMD_NAME(quant_nearest_u8)(const float *x, size_t n, float inv, int q,
+                                             uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = (uint8_t)(nearest_int(clip(x[i] * inv, (float)q)) + q);
+}
+
+SIMD_KERNEL void SIMD_NAME(quant_stochastic_u8)(const float *x, const uint32_t *rnd, size_t n,
+                                                float inv, int q, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++) {
+        float v = x[i] * inv, a = (v < 0 ? -v : v) + unit_of(rnd[i]);
+        int level = (int)(a < (float)q ? a : (float)q);
+        code[i] = (uint8_t)(v < 0 ? q - level : q + level);
+    }
+}
+
+SIMD_KERNEL void SIMD_NAME(quant_dither_u8)(const float *x, const uint32_t *rnd, size_t n,
+                                            float inv, int q, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = (uint8_t)(int)(clip(x[i] * inv, (float)q - 1) + unit_of(rnd[i]) + (float)q);
+}
+
+SIMD_KERNEL void SIMD_NAME(quant_sign_u8)(const float *x, size_t n, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = x[i] >= 0;
+}
+
+SIMD_KERNEL void SIMD_NAME(quant_coin_u8)(const float *x, const uint32_t *rnd, size_t n, float inv,
+                                          uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++)
+        code[i] = unit_of(rnd[i]) < x[i] * inv * 0.5f + 0.5f;
+}
+
+SIMD_KERNEL void SIMD_NAME(quant_bounds_u8)(const float *x, size_t n, float inv, const float *bound,
+                                            int n_bounds, uint8_t *code)
+{
+    for (size_t begin = 0; begin < n; begin += 256) {
+        size_t m = n - begin < 256 ? n - begin : 256;
+        float v[256];
+        uint8_t c[256] = {0};
+        for (size_t i = 0; i < m; i++)
+            v[i] = x[begin + i] * inv;
+        for (int b = 0; b < n_bounds; b++)
+            for (size_t i = 0; i < m; i++)
+                c[i] = (uint8_t)(c[i] + (v[i] >= bound[b]));
+        memcpy(code + begin, c, m);
+    }
+}
+
+SIMD_KERNEL void SIMD_NAME(quant_linear_from_u8)(const uint8_t *code, size_t n, int zero,
+                                                 float step, struct quant_sink to)
+{
+    if (to.add)
+        for (size_t i = 0; i < n; i++)
+            to.to[i] += to.weight * ((float)((int)code[i] - zero) * step);
+    else
+        for (size_t i = 0; i < n; i++)
+            to.to[i] = (float)((int)code[i] - zero) * step;
+}
+
+SIMD_KERNEL void SIMD_NAME(quant_dither_from_u8)(const uint8_t *code, const uint32_t *rnd, size_t n,
+                                                 int zero, float step, struct quant_sink to)
+{
+#define VALUE ((float)((int)code[i] - zero) + (0.5f - unit_of(rnd[i]))) * step
+    if (to.add)
+        for (size_t i = 0; i < n; i++)
+            to.to[i] += to.weight * (VALUE);
+    else
+        for (size_t i = 0; i < n; i++)
+            to.to[i] = VALUE;
+#undef VALUE
+}
+
+#else
+
+#include "kernels_codec.h"
+#include "simd.h"
+
+#include "base/half.h"
+
+#include <string.h>
+#if SIMD_X86
+#include <immintrin.h>
+#endif
+
+SIMD_PART uint16_t load_u16(const uint8_t *p)
+{
+    uint16_t u;
+    memcpy(&u, p, sizeof u);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    u = __builtin_bswap16(u);
+#endif
+    return u;
+}
+SIMD_PART void store_u16(uint8_t *p, uint16_t u)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    u = __builtin_bswap16(u);
+#endif
+    memcpy(p, &u, sizeof u);
+}
+SIMD_PART uint32_t load_u32(const uint8_t *p)
+{
+    uint32_t u;
+    memcpy(&u, p, sizeof u);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    u = __builtin_bswap32(u);
+#endif
+    return u;
+}
+SIMD_PART void store_u32(uint8_t *p, uint32_t u)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    u = __builtin_bswap32(u);
+#endif
+    memcpy(p, &u, sizeof u);
+}
+
+// Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits of a float: the same
+// with every instruction set, and no conversion that could differ.
+#define ROUND_MAGIC      12582912.0f
+#define ROUND_MAGIC_BITS 0x4b400000
+
+SIMD_PART int nearest_int(float v) // |v| < 2^22
+{
+    return (int)(f32_bits(v + ROUND_MAGIC)) - ROUND_MAGIC_BITS;
+}
+SIMD_PART float clip(float v, float most)
+{
+    v = v < most ? v : most;
+    return v > -most ? v : -most;
+}
+SIMD_PART float unit_of(uint32_t word)
+{
+    return (float)(int32_t)(word >> 8) * 0x1p-24f;
+}
+
+#define SIMD_FILE "quant.c"
+#include "simd_each.h"
 
 #define F16_MAX 65504.0f
 
@@ -180,17 +236,16 @@ static void f16_from_le_tail(const uint8_t *in, size_t begin, size_t end, float 
     }
 }
 
-static void quant_f16_to_le_portable(const float *x, size_t n, float scale, uint8_t *out)
+static void quant_f16_to_le_base(const float *x, size_t n, float scale, uint8_t *out)
 {
     f16_to_le_tail(x, 0, n, scale, out);
 }
-static void quant_f16_from_le_portable(const uint8_t *in, size_t n, float scale,
-                                       struct quant_sink to)
+static void quant_f16_from_le_base(const uint8_t *in, size_t n, float scale, struct quant_sink to)
 {
     f16_from_le_tail(in, 0, n, scale, to);
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX2 static void quant_f16_to_le_avx2(const float *x, size_t n, float scale, uint8_t *out)
 {
     const __m256 s = _mm256_set1_ps(scale), hi = _mm256_set1_ps(F16_MAX),
@@ -248,136 +303,6 @@ TARGET_AVX512 static void quant_f16_from_le_avx512(const uint8_t *in, size_t n, 
 }
 #endif
 
-void quant_f16_to_le(const float *x, size_t n, float scale, uint8_t *out)
-{
-    KERNEL_PICK(quant_f16_to_le, (x, n, scale, out));
-}
-void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_sink to)
-{
-    KERNEL_PICK(quant_f16_from_le, (in, n, scale, to));
-}
-
-// Scalar quantisers. Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits of
-// a float: the same with every instruction set, and no conversion that could differ.
-
-#define ROUND_MAGIC      12582912.0f
-#define ROUND_MAGIC_BITS 0x4b400000
-
-KERNEL_BODY int nearest_int(float v) // |v| < 2^22
-{
-    return (int)(f32_bits(v + ROUND_MAGIC)) - ROUND_MAGIC_BITS;
-}
-KERNEL_BODY float clip(float v, float most)
-{
-    v = v < most ? v : most;
-    return v > -most ? v : -most;
-}
-KERNEL_BODY float unit_of(uint32_t word)
-{
-    return (float)(int32_t)(word >> 8) * 0x1p-24f;
-}
-
-KERNEL_BODY void quant_nearest_u8_body(const float *x, size_t n, float inv, int q, uint8_t *code)
-{
-    for (size_t i = 0; i < n; i++)
-        code[i] = (uint8_t)(nearest_int(clip(x[i] * inv, (float)q)) + q);
-}
-KERNEL_VARIANTS_VOID(quant_nearest_u8, (const float *x, size_t n, float inv, int q, uint8_t *code),
-                     (x, n, inv, q, code))
-
-KERNEL_BODY void quant_stochastic_u8_body(const float *x, const uint32_t *rnd, size_t n, float inv,
-                                          int q, uint8_t *code)
-{
-    for (size_t i = 0; i < n; i++) {
-        float v = x[i] * inv, a = (v < 0 ? -v : v) + unit_of(rnd[i]);
-        int level = (int)(a < (float)q ? a : (float)q);
-        code[i] = (uint8_t)(v < 0 ? q - level : q + level);
-    }
-}
-KERNEL_VARIANTS_VOID(quant_stochastic_u8,
-                     (const float *x, const uint32_t *rnd, size_t n, float inv, int q,
-                      uint8_t *code),
-                     (x, rnd, n, inv, q, code))
-
-KERNEL_BODY void quant_dither_u8_body(const float *x, const uint32_t *rnd, size_t n, float inv,
-                                      int q, uint8_t *code)
-{
-    for (size_t i = 0; i < n; i++)
-        code[i] = (uint8_t)(int)(clip(x[i] * inv, (float)q - 1) + unit_of(rnd[i]) + (float)q);
-}
-KERNEL_VARIANTS_VOID(quant_dither_u8,
-                     (const float *x, const uint32_t *rnd, size_t n, float inv, int q,
-                      uint8_t *code),
-                     (x, rnd, n, inv, q, code))
-
-KERNEL_BODY void quant_sign_u8_body(const float *x, size_t n, uint8_t *code)
-{
-    for (size_t i = 0; i < n; i++)
-        code[i] = x[i] >= 0;
-}
-KERNEL_VARIANTS_VOID(quant_sign_u8, (const float *x, size_t n, uint8_t *code), (x, n, code))
-
-KERNEL_BODY void quant_coin_u8_body(const float *x, const uint32_t *rnd, size_t n, float inv,
-                                    uint8_t *code)
-{
-    for (size_t i = 0; i < n; i++)
-        code[i] = unit_of(rnd[i]) < x[i] * inv * 0.5f + 0.5f;
-}
-KERNEL_VARIANTS_VOID(quant_coin_u8,
-                     (const float *x, const uint32_t *rnd, size_t n, float inv, uint8_t *code),
-                     (x, rnd, n, inv, code))
-
-KERNEL_BODY void quant_bounds_u8_body(const float *x, size_t n, float inv, const float *bound,
-                                      int n_bounds, uint8_t *code)
-{
-    for (size_t begin = 0; begin < n; begin += 256) {
-        size_t m = n - begin < 256 ? n - begin : 256;
-        float v[256];
-        uint8_t c[256] = {0};
-        for (size_t i = 0; i < m; i++)
-            v[i] = x[begin + i] * inv;
-        for (int b = 0; b < n_bounds; b++)
-            for (size_t i = 0; i < m; i++)
-                c[i] = (uint8_t)(c[i] + (v[i] >= bound[b]));
-        memcpy(code + begin, c, m);
-    }
-}
-KERNEL_VARIANTS_VOID(quant_bounds_u8,
-                     (const float *x, size_t n, float inv, const float *bound, int n_bounds,
-                      uint8_t *code),
-                     (x, n, inv, bound, n_bounds, code))
-
-KERNEL_BODY void quant_linear_from_u8_body(const uint8_t *code, size_t n, int zero, float step,
-                                           struct quant_sink to)
-{
-    if (to.add)
-        for (size_t i = 0; i < n; i++)
-            to.to[i] += to.weight * ((float)((int)code[i] - zero) * step);
-    else
-        for (size_t i = 0; i < n; i++)
-            to.to[i] = (float)((int)code[i] - zero) * step;
-}
-KERNEL_VARIANTS_VOID(quant_linear_from_u8,
-                     (const uint8_t *code, size_t n, int zero, float step, struct quant_sink to),
-                     (code, n, zero, step, to))
-
-KERNEL_BODY void quant_dither_from_u8_body(const uint8_t *code, const uint32_t *rnd, size_t n,
-                                           int zero, float step, struct quant_sink to)
-{
-#define VALUE ((float)((int)code[i] - zero) + (0.5f - unit_of(rnd[i]))) * step
-    if (to.add)
-        for (size_t i = 0; i < n; i++)
-            to.to[i] += to.weight * (VALUE);
-    else
-        for (size_t i = 0; i < n; i++)
-            to.to[i] = VALUE;
-#undef VALUE
-}
-KERNEL_VARIANTS_VOID(quant_dither_from_u8,
-                     (const uint8_t *code, const uint32_t *rnd, size_t n, int zero, float step,
-                      struct quant_sink to),
-                     (code, rnd, n, zero, step, to))
-
 static void table_tail(const uint8_t *code, size_t begin, size_t n, const float table[16],
                        struct quant_sink to)
 {
@@ -386,12 +311,12 @@ static void table_tail(const uint8_t *code, size_t begin, size_t n, const float 
         to.to[i] = to.add ? to.to[i] + to.weight * v : v;
     }
 }
-static void quant_table_from_u8_portable(const uint8_t *code, size_t n, const float table[16],
-                                         struct quant_sink to)
+static void quant_table_from_u8_base(const uint8_t *code, size_t n, const float table[16],
+                                     struct quant_sink to)
 {
     table_tail(code, 0, n, table, to);
 }
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX2 static void quant_table_from_u8_avx2(const uint8_t *code, size_t n,
                                                  const float table[16], struct quant_sink to)
 {
@@ -426,7 +351,103 @@ TARGET_AVX512 static void quant_table_from_u8_avx512(const uint8_t *code, size_t
     table_tail(code, i, n, table, to);
 }
 #endif
+
+uint32_t quant_absmax_bits_le(const uint8_t *x, size_t n)
+{
+    return SIMD_PICK(quant_absmax_bits_le, (x, n));
+}
+
+uint32_t quant_absmax_bits_f16(const uint8_t *x, size_t n)
+{
+    return SIMD_PICK(quant_absmax_bits_f16, (x, n));
+}
+
+uint32_t quant_absmax_bits_bf16(const uint8_t *x, size_t n)
+{
+    return quant_absmax_bits_f16(x, n); // both keep the sign in the top bit
+}
+
+void quant_f32_to_le(const float *x, size_t n, uint8_t *out)
+{
+    SIMD_PICK(quant_f32_to_le, (x, n, out));
+}
+
+void quant_f32_give(const float *x, size_t n, struct quant_sink to)
+{
+    SIMD_PICK(quant_f32_give, (x, n, to));
+}
+
+void quant_f32_from_le(const uint8_t *in, size_t n, struct quant_sink to)
+{
+    SIMD_PICK(quant_f32_from_le, (in, n, to));
+}
+
+void quant_bf16_to_le(const float *x, size_t n, uint8_t *out)
+{
+    SIMD_PICK(quant_bf16_to_le, (x, n, out));
+}
+
+void quant_bf16_from_le(const uint8_t *in, size_t n, struct quant_sink to)
+{
+    SIMD_PICK(quant_bf16_from_le, (in, n, to));
+}
+
+void quant_f16_to_le(const float *x, size_t n, float scale, uint8_t *out)
+{
+    SIMD_PICK(quant_f16_to_le, (x, n, scale, out));
+}
+
+void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_sink to)
+{
+    SIMD_PICK(quant_f16_from_le, (in, n, scale, to));
+}
+
+void quant_nearest_u8(const float *x, size_t n, float inv, int q, uint8_t *code)
+{
+    SIMD_PICK(quant_nearest_u8, (x, n, inv, q, code));
+}
+
+void quant_stochastic_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q,
+                         uint8_t *code)
+{
+    SIMD_PICK(quant_stochastic_u8, (x, rnd, n, inv, q, code));
+}
+
+void quant_dither_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q, uint8_t *code)
+{
+    SIMD_PICK(quant_dither_u8, (x, rnd, n, inv, q, code));
+}
+
+void quant_sign_u8(const float *x, size_t n, uint8_t *code)
+{
+    SIMD_PICK(quant_sign_u8, (x, n, code));
+}
+
+void quant_coin_u8(const float *x, const uint32_t *rnd, size_t n, float inv, uint8_t *code)
+{
+    SIMD_PICK(quant_coin_u8, (x, rnd, n, inv, code));
+}
+
+void quant_bounds_u8(const float *x, size_t n, float inv, const float *bound, int n_bounds,
+                     uint8_t *code)
+{
+    SIMD_PICK(quant_bounds_u8, (x, n, inv, bound, n_bounds, code));
+}
+
+void quant_linear_from_u8(const uint8_t *code, size_t n, int zero, float step, struct quant_sink to)
+{
+    SIMD_PICK(quant_linear_from_u8, (code, n, zero, step, to));
+}
+
+void quant_dither_from_u8(const uint8_t *code, const uint32_t *rnd, size_t n, int zero, float step,
+                          struct quant_sink to)
+{
+    SIMD_PICK(quant_dither_from_u8, (code, rnd, n, zero, step, to));
+}
+
 void quant_table_from_u8(const uint8_t *code, size_t n, const float table[16], struct quant_sink to)
 {
-    KERNEL_PICK(quant_table_from_u8, (code, n, table, to));
+    SIMD_PICK(quant_table_from_u8, (code, n, table, to));
 }
+
+#endif

@@ -1,12 +1,13 @@
 // Floats straight to packed codes and back: what quant.c and pack.c do in turn. With AVX2 and
 // AVX-512 codes of most widths never leave the registers; elsewhere they pass through a tile in the
 // first-level cache.
-#include "isa.h"
+#include "kernels_codec.h"
+#include "simd.h"
 
 #include "base/half.h"
 
 #include <string.h>
-#if KERNEL_X86
+#if SIMD_X86
 #include <immintrin.h>
 #endif
 
@@ -72,19 +73,19 @@ static void unpack_rest(const uint8_t *in, size_t at, size_t end, unsigned width
     }
 }
 
-static void pack_portable(const float *x, const uint32_t *rnd, size_t n, size_t group,
-                          const float *scale, int q, unsigned width, uint8_t *out)
+static void pack_base(const float *x, const uint32_t *rnd, size_t n, size_t group,
+                      const float *scale, int q, unsigned width, uint8_t *out)
 {
     for (size_t at = 0; at < n; at += group)
         pack_rest(x, rnd, at, min_size(n, at + group), reciprocal(*scale++), q, width, out);
 }
 
-static void sign_portable(const float *x, size_t n, uint8_t *out)
+static void sign_base(const float *x, size_t n, uint8_t *out)
 {
     sign_rest(x, 0, n, out);
 }
 
-static void sign_abs_portable(const float *x, size_t n, uint8_t *out, double *total)
+static void sign_abs_base(const float *x, size_t n, uint8_t *out, double *total)
 {
     for (size_t at = 0; at < n; at += SUM_BLOCK) {
         size_t m = min_size(n - at, SUM_BLOCK);
@@ -93,14 +94,14 @@ static void sign_abs_portable(const float *x, size_t n, uint8_t *out, double *to
     }
 }
 
-static void unpack_portable(const uint8_t *in, size_t at, size_t end, unsigned width,
-                            const struct meaning *mean, struct quant_sink to, bool stream)
+static void unpack_base(const uint8_t *in, size_t at, size_t end, unsigned width,
+                        const struct meaning *mean, struct quant_sink to, bool stream)
 {
     (void)stream;
     unpack_rest(in, at, end, width, mean, to);
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 #define LANES_256 TARGET_AVX2 static inline __attribute__((always_inline))
 #define LANES_512 TARGET_AVX512 static inline __attribute__((always_inline))
 
@@ -201,7 +202,7 @@ LANES_256 void pack_256(const float *x, const uint32_t *rnd, size_t n, size_t gr
     }
 }
 
-PACK_BY_WIDTH(TARGET_AVX2, pack_avx2, pack_256, pack_portable)
+PACK_BY_WIDTH(TARGET_AVX2, pack_avx2, pack_256, pack_base)
 
 TARGET_AVX2 static void sign_avx2(const float *x, size_t n, uint8_t *out)
 {
@@ -608,34 +609,34 @@ TARGET_AVX512 static void unpack_avx512(const uint8_t *in, size_t at, size_t end
 }
 #endif
 
-static void copy_portable(const float *x, size_t n, float *to)
+static void copy_base(const float *x, size_t n, float *to)
 {
     memcpy(to, x, n * sizeof *to);
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX2 static void copy_avx2(const float *x, size_t n, float *to)
 {
     size_t i = min_size(((0 - (uintptr_t)to) & 31) / 4, n);
-    copy_portable(x, i, to);
+    copy_base(x, i, to);
     for (; i + 8 <= n; i += 8)
         _mm256_stream_ps(to + i, _mm256_loadu_ps(x + i));
-    copy_portable(x + i, n - i, to + i);
+    copy_base(x + i, n - i, to + i);
 }
 
 TARGET_AVX512 static void copy_avx512(const float *x, size_t n, float *to)
 {
     size_t i = min_size(((0 - (uintptr_t)to) & 63) / 4, n);
-    copy_portable(x, i, to);
+    copy_base(x, i, to);
     for (; i + 16 <= n; i += 16)
         _mm512_stream_ps(to + i, _mm512_loadu_ps(x + i));
-    copy_portable(x + i, n - i, to + i);
+    copy_base(x + i, n - i, to + i);
 }
 #endif
 
 static void settle(bool stream)
 {
-#if KERNEL_X86
+#if SIMD_X86
     if (stream)
         _mm_sfence(); // other threads read what was written past the caches
 #else
@@ -646,22 +647,22 @@ static void settle(bool stream)
 void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, const float *scale,
                 int q, unsigned width, uint8_t *out)
 {
-    KERNEL_PICK(pack, (x, rnd, n, group, scale, q, width, out));
+    SIMD_PICK(pack, (x, rnd, n, group, scale, q, width, out));
 }
 
 void quant_pack_sign(const float *x, size_t n, uint8_t *out)
 {
-    KERNEL_PICK(sign, (x, n, out));
+    SIMD_PICK(sign, (x, n, out));
 }
 
 void quant_pack_sign_abs(const float *x, size_t n, uint8_t *out, double *total)
 {
-    KERNEL_PICK(sign_abs, (x, n, out, total));
+    SIMD_PICK(sign_abs, (x, n, out, total));
 }
 
 void quant_stream(const float *x, size_t n, float *to)
 {
-    KERNEL_PICK(copy, (x, n, to));
+    SIMD_PICK(copy, (x, n, to));
     settle(true);
 }
 
@@ -670,7 +671,7 @@ void quant_unpack(const uint8_t *in, size_t n, unsigned width, size_t group, con
 {
     for (size_t at = 0; at < n; at += group) {
         const struct meaning mean = {NULL, zero, *scale++};
-        KERNEL_PICK(unpack, (in, at, min_size(n, at + group), width, &mean, to, stream));
+        SIMD_PICK(unpack, (in, at, min_size(n, at + group), width, &mean, to, stream));
     }
     settle(stream);
 }
@@ -679,6 +680,6 @@ void quant_unpack_table(const uint8_t *in, size_t n, unsigned width, const float
                         struct quant_sink to, bool stream)
 {
     const struct meaning mean = {table, 0, 0};
-    KERNEL_PICK(unpack, (in, 0, n, width, &mean, to, stream));
+    SIMD_PICK(unpack, (in, 0, n, width, &mean, to, stream));
     settle(stream);
 }

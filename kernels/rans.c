@@ -1,6 +1,7 @@
 // Interleaved range ANS, order 0. Every lane is a coder of its own; the lanes share one sequence of
 // words, read in lane order, so that 16 of them advance with one vector instruction. The encoder
 // goes backwards.
+#include "kernels_codec.h"
 #include "lanes.h"
 
 #include <string.h>
@@ -118,9 +119,8 @@ encode_one(const struct rans_encoder *e, uint8_t code, uint32_t *state, uint8_t 
 }
 
 // The first steps of all lanes, last to first; buf is where the output's room begins.
-static uint8_t *encode_steps_portable(const struct rans_encoder *e, const uint8_t *code,
-                                      size_t steps, unsigned lanes, uint32_t *state, uint8_t *p,
-                                      const uint8_t *buf)
+static uint8_t *encode_steps_base(const struct rans_encoder *e, const uint8_t *code, size_t steps,
+                                  unsigned lanes, uint32_t *state, uint8_t *p, const uint8_t *buf)
 {
     (void)buf;
     for (size_t t = steps; t-- > 0;)
@@ -129,7 +129,7 @@ static uint8_t *encode_steps_portable(const struct rans_encoder *e, const uint8_
     return p;
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX512 static inline __attribute__((always_inline)) __m512i mul_hi(__m512i a, __m512i b)
 {
     __m512i even = _mm512_srli_epi64(_mm512_mul_epu32(a, b), 32);
@@ -162,7 +162,7 @@ TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, 
                                                   uint8_t *p, const uint8_t *buf)
 {
     if (lanes != 32)
-        return encode_steps_portable(e, code, steps, lanes, state, p, buf);
+        return encode_steps_base(e, code, steps, lanes, state, p, buf);
     __m512i low = _mm512_loadu_si512(state), high = _mm512_loadu_si512(state + 16);
     for (size_t t = steps; t-- > 0;) {
         high = encode_16(e, code + t * 32 + 16, high, &p);
@@ -203,7 +203,7 @@ TARGET_AVX2 static uint8_t *encode_steps_avx2(const struct rans_encoder *e, cons
                                               uint8_t *p, const uint8_t *buf)
 {
     if (lanes != 32)
-        return encode_steps_portable(e, code, steps, lanes, state, p, buf);
+        return encode_steps_base(e, code, steps, lanes, state, p, buf);
     __m256i x[4], *at = (__m256i *)(void *)state;
     size_t t = steps;
     for (int k = 0; k < 4; k++)
@@ -213,7 +213,7 @@ TARGET_AVX2 static uint8_t *encode_steps_avx2(const struct rans_encoder *e, cons
             x[k] = encode_8(e, code + 32 * (t - 1) + 8 * k, x[k], &p);
     for (int k = 0; k < 4; k++)
         _mm256_storeu_si256(at + k, x[k]);
-    return encode_steps_portable(e, code, t, lanes, state, p, buf);
+    return encode_steps_base(e, code, t, lanes, state, p, buf);
 }
 #endif
 
@@ -227,7 +227,7 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
     size_t steps = n / lanes;
     for (size_t i = n; i-- > steps * lanes;)
         p = encode_one(e, code[i], &state[i % lanes], p);
-    p = KERNEL_PICK(encode_steps, (e, code, steps, lanes, state, p, buf));
+    p = SIMD_PICK(encode_steps, (e, code, steps, lanes, state, p, buf));
     for (unsigned l = lanes; l-- > 0;) {
         p -= 4;
         store_word(p, state[l] & 0xffff);
@@ -259,9 +259,9 @@ decode_one(const struct rans_decoder *d, uint32_t *state, const uint8_t **p, con
     return (uint8_t)slot;
 }
 
-static const uint8_t *decode_steps_portable(const struct rans_decoder *d, const uint8_t *p,
-                                            const uint8_t *end, uint8_t *code, size_t steps,
-                                            unsigned lanes, uint32_t *state)
+static const uint8_t *decode_steps_base(const struct rans_decoder *d, const uint8_t *p,
+                                        const uint8_t *end, uint8_t *code, size_t steps,
+                                        unsigned lanes, uint32_t *state)
 {
     for (size_t t = 0; t < steps; t++)
         for (unsigned l = 0; l < lanes; l++)
@@ -269,7 +269,7 @@ static const uint8_t *decode_steps_portable(const struct rans_decoder *d, const 
     return p;
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX512 static inline __attribute__((always_inline)) __m512i
 decode_16(const struct rans_decoder *d, __m512i x, const uint8_t **p, uint8_t *code)
 {
@@ -292,7 +292,7 @@ TARGET_AVX512 static const uint8_t *decode_steps_avx512(const struct rans_decode
                                                         uint32_t *state)
 {
     if (lanes != 32)
-        return decode_steps_portable(d, p, end, code, steps, lanes, state);
+        return decode_steps_base(d, p, end, code, steps, lanes, state);
     __m512i low = _mm512_loadu_si512(state), high = _mm512_loadu_si512(state + 16);
     size_t t = 0;
     for (; t < steps && end - p >= 2 * (WORD_MAX_STEP + 16); t++) {
@@ -301,7 +301,7 @@ TARGET_AVX512 static const uint8_t *decode_steps_avx512(const struct rans_decode
     }
     _mm512_storeu_si512(state, low);
     _mm512_storeu_si512(state + 16, high);
-    return decode_steps_portable(d, p, end, code + 32 * t, steps - t, lanes, state);
+    return decode_steps_base(d, p, end, code + 32 * t, steps - t, lanes, state);
 }
 
 // Eight lanes; frequencies and states have 31 bits at most, so signed comparisons do.
@@ -338,7 +338,7 @@ TARGET_AVX2 static const uint8_t *decode_steps_avx2(const struct rans_decoder *d
                                                     unsigned lanes, uint32_t *state)
 {
     if (lanes != 32)
-        return decode_steps_portable(d, p, end, code, steps, lanes, state);
+        return decode_steps_base(d, p, end, code, steps, lanes, state);
     __m256i x[4], s[4], *at = (__m256i *)(void *)state;
     size_t t = 0;
     for (int k = 0; k < 4; k++)
@@ -350,7 +350,7 @@ TARGET_AVX2 static const uint8_t *decode_steps_avx2(const struct rans_decoder *d
     }
     for (int k = 0; k < 4; k++)
         _mm256_storeu_si256(at + k, x[k]);
-    return decode_steps_portable(d, p, end, code + 32 * t, steps - t, lanes, state);
+    return decode_steps_base(d, p, end, code + 32 * t, steps - t, lanes, state);
 }
 #endif
 
@@ -368,7 +368,7 @@ int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uin
     }
     const uint8_t *p = in + 4 * (size_t)lanes, *end = in + len;
     size_t steps = n / lanes;
-    p = KERNEL_PICK(decode_steps, (d, p, end, code, steps, lanes, state));
+    p = SIMD_PICK(decode_steps, (d, p, end, code, steps, lanes, state));
     for (size_t i = steps * lanes; i < n; i++)
         code[i] = decode_one(d, &state[i % lanes], &p, end);
     for (unsigned l = 0; l < lanes; l++)

@@ -54,15 +54,11 @@ SIMD_KERNEL void SIMD_NAME(rope_rows)(const struct kernel_rope *r, const int32_t
 #define SIMD_FILE "rope.c"
 #include "simd_each.h"
 
-SIMD_PICK(rope_rows,
-          (const struct kernel_rope *r, const int32_t *pos, int32_t m, float *x, ptrdiff_t ldx),
-          (r, pos, m, x, ldx))
-
 void rope_cpu(const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,
               int32_t m, kernel_act *x, ptrdiff_t ldx)
 {
     (void)cx;
-    rope_rows(r, pos, m, act_out(x), ldx);
+    SIMD_PICK(rope_rows, (r, pos, m, act_out(x), ldx));
 }
 
 void rope_ref(const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,

@@ -1,18 +1,41 @@
 // A randomised Hadamard rotation: random signs, then the fast Walsh-Hadamard transform. Every
 // output is made by the same additions in the same order whatever the vector width.
-#include "isa.h"
+#ifdef SIMD_LANES // read for each instruction set
 
-#include "base/half.h"
-
-#include <string.h>
-
-KERNEL_BODY void rotate_signs_body(const float *x, const uint32_t *bits, size_t n, float *out)
+SIMD_KERNEL void SIMD_NAME(rotate_signs)(const float *x, const uint32_t *bits, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++)
         out[i] = f32_from_bits(f32_bits(x[i]) ^ (bits[i / 32] >> (i % 32) & 1u) << 31);
 }
-KERNEL_VARIANTS_VOID(rotate_signs, (const float *x, const uint32_t *bits, size_t n, float *out),
-                     (x, bits, n, out))
+
+// Strides from n / 2 down to 1; n is a power of two.
+SIMD_KERNEL void SIMD_NAME(rotate_fwht)(float *x, size_t n)
+{
+    size_t len = n;
+    for (; len >= 64; len /= 4)
+        for (size_t at = 0; at < n; at += len)
+            stage_quad(x + at, len / 4);
+    if (n < 16) {
+        for (size_t h = n / 2; h; h /= 2)
+            for (size_t at = 0; at < n; at += 2 * h)
+                stage_pair(x + at, h);
+        return;
+    }
+    if (len == 32)
+        for (size_t at = 0; at < n; at += 32)
+            stage_pair(x + at, 16);
+    for (size_t at = 0; at < n; at += 16)
+        fwht_16(x + at);
+}
+
+#else
+
+#include "kernels_codec.h"
+#include "simd.h"
+
+#include "base/half.h"
+
+#include <string.h>
 
 typedef float floats16 __attribute__((vector_size(64)));
 
@@ -39,7 +62,7 @@ typedef int32_t ints16 __attribute__((vector_size(64)));
 #define SIGNS2 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1
 #define SIGNS1 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1
 
-KERNEL_BODY void fwht_16(float *x)
+SIMD_PART void fwht_16(float *x)
 {
     floats16 v;
     memcpy(&v, x, sizeof v);
@@ -50,7 +73,7 @@ KERNEL_BODY void fwht_16(float *x)
     memcpy(x, &v, sizeof v);
 }
 
-KERNEL_BODY void stage_pair(float *x, size_t h)
+SIMD_PART void stage_pair(float *x, size_t h)
 {
     for (size_t j = 0; j < h; j++) {
         float a = x[j], b = x[j + h];
@@ -60,7 +83,7 @@ KERNEL_BODY void stage_pair(float *x, size_t h)
 }
 
 // Stages of stride 2 q and q over 4 q values in one pass.
-KERNEL_BODY void stage_quad(float *x, size_t q)
+SIMD_PART void stage_quad(float *x, size_t q)
 {
     for (size_t j = 0; j < q; j++) {
         float a = x[j], b = x[j + q], c = x[j + 2 * q], d = x[j + 3 * q];
@@ -72,23 +95,17 @@ KERNEL_BODY void stage_quad(float *x, size_t q)
     }
 }
 
-// Strides from n / 2 down to 1; n is a power of two.
-KERNEL_BODY void rotate_fwht_body(float *x, size_t n)
+#define SIMD_FILE "rotate.c"
+#include "simd_each.h"
+
+void rotate_signs(const float *x, const uint32_t *bits, size_t n, float *out)
 {
-    size_t len = n;
-    for (; len >= 64; len /= 4)
-        for (size_t at = 0; at < n; at += len)
-            stage_quad(x + at, len / 4);
-    if (n < 16) {
-        for (size_t h = n / 2; h; h /= 2)
-            for (size_t at = 0; at < n; at += 2 * h)
-                stage_pair(x + at, h);
-        return;
-    }
-    if (len == 32)
-        for (size_t at = 0; at < n; at += 32)
-            stage_pair(x + at, 16);
-    for (size_t at = 0; at < n; at += 16)
-        fwht_16(x + at);
+    SIMD_PICK(rotate_signs, (x, bits, n, out));
 }
-KERNEL_VARIANTS_VOID(rotate_fwht, (float *x, size_t n), (x, n))
+
+void rotate_fwht(float *x, size_t n)
+{
+    SIMD_PICK(rotate_fwht, (x, n));
+}
+
+#endif

@@ -1,16 +1,17 @@
 // The k largest magnitudes without sorting: three histograms of 11, 10 and 10 bits find the exact
 // k-th value, one pass takes what lies above it, ties from the lowest index.
-#include "isa.h"
+#include "kernels_codec.h"
+#include "simd.h"
 
 #include "base/half.h"
 
 #include <string.h>
-#if KERNEL_X86
+#if SIMD_X86
 #include <immintrin.h>
 #endif
 
 // Bits of |x| order as the values do. A side that x is not on counts as zero.
-KERNEL_BODY uint32_t magnitude(float x, enum select_side side)
+SIMD_PART uint32_t magnitude(float x, enum select_side side)
 {
     uint32_t u = f32_bits(x), a = u & 0x7fffffffu;
     if (side == SELECT_POSITIVE)
@@ -20,8 +21,8 @@ KERNEL_BODY uint32_t magnitude(float x, enum select_side side)
     return a;
 }
 
-static void count_top_portable(const float *x, size_t n, enum select_side side, uint32_t floor_bin,
-                               uint32_t count[SELECT_BINS])
+static void count_top_base(const float *x, size_t n, enum select_side side, uint32_t floor_bin,
+                           uint32_t count[SELECT_BINS])
 {
     (void)floor_bin;                    // to count more than is asked for costs a branch less
     uint32_t second[SELECT_BINS] = {0}; // so that equal neighbours do not wait for each other
@@ -75,9 +76,8 @@ uint32_t select_least(const uint32_t count[SELECT_BINS], size_t seen, size_t n, 
 }
 
 // Bits [shift, shift + 10) of values whose upper bits are one of the prefixes.
-static void count_within_portable(const float *x, size_t n, enum select_side side, unsigned shift,
-                                  const uint32_t *prefix, int prefixes,
-                                  uint32_t count[][SELECT_BINS])
+static void count_within_base(const float *x, size_t n, enum select_side side, unsigned shift,
+                              const uint32_t *prefix, int prefixes, uint32_t count[][SELECT_BINS])
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t a = magnitude(x[i], side);
@@ -87,8 +87,8 @@ static void count_within_portable(const float *x, size_t n, enum select_side sid
     }
 }
 
-static size_t collect_portable(const float *x, size_t n, enum select_side side, uint32_t least,
-                               uint32_t base, uint32_t *at, size_t room)
+static size_t collect_base(const float *x, size_t n, enum select_side side, uint32_t least,
+                           uint32_t base, uint32_t *at, size_t room)
 {
     size_t found = 0;
     for (size_t i = 0; i < n; i++) {
@@ -101,8 +101,8 @@ static size_t collect_portable(const float *x, size_t n, enum select_side side, 
     return found;
 }
 
-static size_t take_portable(const float *x, size_t n, enum select_side side, uint32_t cut,
-                            size_t *ties, uint32_t base, uint32_t *at)
+static size_t take_base(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
+                        uint32_t base, uint32_t *at)
 {
     size_t taken = 0;
     for (size_t i = 0; i < n; i++) {
@@ -116,7 +116,7 @@ static size_t take_portable(const float *x, size_t n, enum select_side side, uin
     return taken;
 }
 
-#if KERNEL_X86
+#if SIMD_X86
 TARGET_AVX512 static inline __attribute__((always_inline)) __m512i magnitudes(const float *x,
                                                                               enum select_side side)
 {
@@ -132,7 +132,7 @@ TARGET_AVX512 static void count_top_avx512(const float *x, size_t n, enum select
                                            uint32_t floor_bin, uint32_t count[SELECT_BINS])
 {
     if (floor_bin == 0) {
-        count_top_portable(x, n, side, 0, count);
+        count_top_base(x, n, side, 0, count);
         return;
     }
     const __m512i limit = _mm512_set1_epi32((int)(floor_bin << 20));
@@ -143,7 +143,7 @@ TARGET_AVX512 static void count_top_avx512(const float *x, size_t n, enum select
         for (; hits; hits &= hits - 1)
             count[magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> 20]++;
     }
-    count_top_portable(x + i, n - i, side, 0, count);
+    count_top_base(x + i, n - i, side, 0, count);
 }
 
 TARGET_AVX512 static void count_within_avx512(const float *x, size_t n, enum select_side side,
@@ -160,7 +160,7 @@ TARGET_AVX512 static void count_within_avx512(const float *x, size_t n, enum sel
                 count[k][magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> shift & 1023]++;
         }
     }
-    count_within_portable(x + i, n - i, side, shift, prefix, prefixes, count);
+    count_within_base(x + i, n - i, side, shift, prefix, prefixes, count);
 }
 
 TARGET_AVX512 static size_t collect_avx512(const float *x, size_t n, enum select_side side,
@@ -183,8 +183,8 @@ TARGET_AVX512 static size_t collect_avx512(const float *x, size_t n, enum select
         found += new;
     }
     size_t left = found < room ? room - found : 0;
-    return found + collect_portable(x + i, n - i, side, least, base + (uint32_t)i,
-                                    left ? at + found : at, left);
+    return found + collect_base(x + i, n - i, side, least, base + (uint32_t)i,
+                                left ? at + found : at, left);
 }
 
 TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_side side,
@@ -199,7 +199,7 @@ TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_si
         if (!hits)
             continue;
         if (_mm512_mask_cmpeq_epi32_mask(hits, a, limit)) {
-            taken += take_portable(x + i, 16, side, cut, ties, base + (uint32_t)i, at + taken);
+            taken += take_base(x + i, 16, side, cut, ties, base + (uint32_t)i, at + taken);
             continue;
         }
         __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32((int)(base + (uint32_t)i)));
@@ -208,7 +208,7 @@ TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_si
                                  _mm512_maskz_compress_epi32(hits, index));
         taken += found;
     }
-    return taken + take_portable(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
+    return taken + take_base(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
 }
 
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i magnitudes_8(const float *x,
@@ -245,7 +245,7 @@ TARGET_AVX2 static void count_top_avx2(const float *x, size_t n, enum select_sid
             for (uint32_t hits = above_32(x + i, side, below); hits; hits &= hits - 1)
                 count[magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> 20]++;
     }
-    count_top_portable(x + i, n - i, side, 0, count);
+    count_top_base(x + i, n - i, side, 0, count);
 }
 
 TARGET_AVX2 static void count_within_avx2(const float *x, size_t n, enum select_side side,
@@ -269,7 +269,7 @@ TARGET_AVX2 static void count_within_avx2(const float *x, size_t n, enum select_
                 count[k][magnitude(x[i + (unsigned)__builtin_ctz(hits)], side) >> shift & 1023]++;
         }
     }
-    count_within_portable(x + i, n - i, side, shift, prefix, prefixes, count);
+    count_within_base(x + i, n - i, side, shift, prefix, prefixes, count);
 }
 
 TARGET_AVX2 static size_t collect_avx2(const float *x, size_t n, enum select_side side,
@@ -287,8 +287,8 @@ TARGET_AVX2 static size_t collect_avx2(const float *x, size_t n, enum select_sid
             at[found++] = base + (uint32_t)i + (unsigned)__builtin_ctz(hits);
     }
     size_t left = found < room ? room - found : 0;
-    return found + collect_portable(x + i, n - i, side, least, base + (uint32_t)i,
-                                    left ? at + found : at, left);
+    return found + collect_base(x + i, n - i, side, least, base + (uint32_t)i,
+                                left ? at + found : at, left);
 }
 
 TARGET_AVX2 static size_t take_avx2(const float *x, size_t n, enum select_side side, uint32_t cut,
@@ -306,7 +306,7 @@ TARGET_AVX2 static size_t take_avx2(const float *x, size_t n, enum select_side s
             }
             at[taken++] = base + (uint32_t)pos;
         }
-    return taken + take_portable(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
+    return taken + take_base(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
 }
 #endif
 
@@ -314,7 +314,7 @@ void select_count(const float *x, size_t n, enum select_side side, int level, ui
                   uint32_t count[SELECT_BINS])
 {
     if (level == 0)
-        KERNEL_PICK(count_top, (x, n, side, prefix, count));
+        SIMD_PICK(count_top, (x, n, side, prefix, count));
     else
         select_count_many(x, n, side, level, &prefix, 1, (uint32_t(*)[SELECT_BINS])count);
 }
@@ -323,19 +323,19 @@ void select_count_many(const float *x, size_t n, enum select_side side, int leve
                        const uint32_t *prefix, int prefixes, uint32_t count[][SELECT_BINS])
 {
     unsigned shift = level == 1 ? 10 : 0;
-    KERNEL_PICK(count_within, (x, n, side, shift, prefix, prefixes, count));
+    SIMD_PICK(count_within, (x, n, side, shift, prefix, prefixes, count));
 }
 
 size_t select_collect(const float *x, size_t n, enum select_side side, uint32_t least,
                       uint32_t base, uint32_t *at, size_t room)
 {
-    return KERNEL_PICK(collect, (x, n, side, least, base, at, room));
+    return SIMD_PICK(collect, (x, n, side, least, base, at, room));
 }
 
 size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
                    uint32_t base, uint32_t *at)
 {
-    return KERNEL_PICK(take, (x, n, side, cut, ties, base, at));
+    return SIMD_PICK(take, (x, n, side, cut, ties, base, at));
 }
 
 void select_cut_begin(struct select_cut *c, size_t k)

@@ -2,9 +2,10 @@
 
 #include "kernels.h"
 
-#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 
-const char *const simd_isa_name[SIMD_ISA_COUNT] = {
+const char *const simd_isa_name[SIMD_ISA_COUNT + 1] = {
 #if defined(__aarch64__)
     [SIMD_BASE] = "neon",
 #else
@@ -14,35 +15,52 @@ const char *const simd_isa_name[SIMD_ISA_COUNT] = {
     [SIMD_AVX512] = "avx512",
 };
 
-static _Atomic int chosen = -1;
+atomic_int simd_now = -1;
 
-static enum simd_isa detect(void)
+static enum simd_isa of_cpu(void)
 {
-#if defined(__x86_64__)
+#if SIMD_X86
+#define HAS(feature) __builtin_cpu_supports(feature)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    // What has AVX2, BMI2 and FMA has F16C and LZCNT, too; old compilers cannot ask for these.
+    bool avx2 = HAS("avx2") && HAS("fma") && HAS("bmi") && HAS("bmi2") && HAS("popcnt");
+    if (avx2 && HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl"))
         return SIMD_AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (avx2)
         return SIMD_AVX2;
+#undef HAS
 #endif
     return SIMD_BASE;
 }
 
-enum simd_isa simd_isa(void)
+// What FSTQ_SIMD names; SIMD_ISA_COUNT where it is not set, -1 where it is no name.
+static int of_environment(void)
 {
-    int isa = atomic_load_explicit(&chosen, memory_order_relaxed);
-    if (isa < 0) {
-        isa = (int)detect();
-        atomic_store_explicit(&chosen, isa, memory_order_relaxed);
-    }
-    return (enum simd_isa)isa;
+    const char *text = getenv("FSTQ_SIMD");
+    int isa = 0;
+    if (!text || !*text)
+        return SIMD_ISA_COUNT;
+    while (isa < SIMD_ISA_COUNT && strcmp(text, simd_isa_name[isa]) != 0)
+        isa++;
+    return isa < SIMD_ISA_COUNT ? isa : -1;
+}
+
+bool simd_named(void)
+{
+    return of_environment() >= 0;
 }
 
 void simd_limit(enum simd_isa most)
 {
-    enum simd_isa isa = detect();
-    atomic_store(&chosen, (int)(isa < most ? isa : most));
+    int isa = (int)of_cpu(), named = of_environment();
+    isa = named >= 0 && named < isa ? named : isa;
+    atomic_store_explicit(&simd_now, isa < (int)most ? isa : (int)most, memory_order_relaxed);
+}
+
+enum simd_isa simd_detect(void)
+{
+    simd_limit(SIMD_ISA_COUNT - 1);
+    return (enum simd_isa)atomic_load_explicit(&simd_now, memory_order_relaxed);
 }
 
 const char *kernel_isa_text(void)

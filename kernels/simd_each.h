@@ -3,12 +3,14 @@
 #ifndef FSTQ_KERNELS_SIMD_EACH_H
 #define FSTQ_KERNELS_SIMD_EACH_H
 
-#if defined(__x86_64__)
+#include "simd.h"
+
+#if SIMD_X86
 
 #define SIMD_ISA       avx512
 #define SIMD_LANES     16
 #define SIMD_REGISTERS 32
-#define SIMD_TARGET    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")))
+#define SIMD_TARGET    TARGET_AVX512
 #include "simd_vec.h"
 #include SIMD_FILE
 #undef SIMD_ISA
@@ -19,7 +21,7 @@
 #define SIMD_ISA       avx2
 #define SIMD_LANES     8
 #define SIMD_REGISTERS 16
-#define SIMD_TARGET    __attribute__((target("avx2,fma,f16c")))
+#define SIMD_TARGET    TARGET_AVX2
 #include "simd_vec.h"
 #include SIMD_FILE
 #undef SIMD_ISA
@@ -29,7 +31,7 @@
 
 #endif
 
-#define SIMD_ISA   portable
+#define SIMD_ISA   base
 #define SIMD_LANES 4
 #if defined(__aarch64__)
 #define SIMD_REGISTERS 32

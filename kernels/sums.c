@@ -147,7 +147,7 @@ SIMD_KERNEL void SIMD_NAME(stats)(const float *x, size_t n, unsigned wanted, str
 
 #else
 
-#include "isa.h"
+#include "kernels_codec.h"
 #include "simd.h"
 
 #include "base/half.h"
@@ -180,42 +180,42 @@ static inline double term_of(float x, float y, enum term term)
 
 double quant_sum(const float *x, size_t n)
 {
-    return KERNEL_PICK(sum_one, (x, n));
+    return SIMD_PICK(sum_one, (x, n));
 }
 
 double quant_sum_abs(const float *x, size_t n)
 {
-    return KERNEL_PICK(sum_abs, (x, n));
+    return SIMD_PICK(sum_abs, (x, n));
 }
 
 double quant_sum_sq(const float *x, size_t n)
 {
-    return KERNEL_PICK(sum_sq, (x, n));
+    return SIMD_PICK(sum_sq, (x, n));
 }
 
 double quant_sum_sq_diff(const float *x, const float *y, size_t n)
 {
-    return KERNEL_PICK(sum_sq_diff, (x, y, n));
+    return SIMD_PICK(sum_sq_diff, (x, y, n));
 }
 
 double quant_dot(const float *x, const float *y, size_t n)
 {
-    return KERNEL_PICK(sum_product, (x, y, n));
+    return SIMD_PICK(sum_product, (x, y, n));
 }
 
 uint32_t quant_absmax_bits(const float *x, size_t n)
 {
-    return KERNEL_PICK(absmax_bits, (x, n));
+    return SIMD_PICK(absmax_bits, (x, n));
 }
 
 size_t quant_count_nonneg(const float *x, size_t n)
 {
-    return KERNEL_PICK(count_nonneg, (x, n));
+    return SIMD_PICK(count_nonneg, (x, n));
 }
 
 void quant_stats(const float *x, size_t n, unsigned wanted, struct quant_stats *s)
 {
-    KERNEL_PICK(stats, (x, n, wanted, s));
+    SIMD_PICK(stats, (x, n, wanted, s));
 }
 
 #endif

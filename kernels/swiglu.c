@@ -76,26 +76,18 @@ SIMD_KERNEL void SIMD_NAME(swiglu_back)(const float *gu, ptrdiff_t ldg, const fl
 #define SIMD_FILE "swiglu.c"
 #include "simd_each.h"
 
-SIMD_PICK(swiglu_rows,
-          (const float *gu, ptrdiff_t ldg, int32_t m, int32_t hidden, float *h, ptrdiff_t ldh),
-          (gu, ldg, m, hidden, h, ldh))
-SIMD_PICK(swiglu_back,
-          (const float *gu, ptrdiff_t ldg, const float *dh, ptrdiff_t ldh, int32_t m,
-           int32_t hidden, float *dgu),
-          (gu, ldg, dh, ldh, m, hidden, dgu))
-
 void swiglu_fwd_cpu(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg, int32_t m,
                     int32_t hidden, kernel_act *h, ptrdiff_t ldh)
 {
     (void)cx;
-    swiglu_rows(act_in(gu), ldg, m, hidden, act_out(h), ldh);
+    SIMD_PICK(swiglu_rows, (act_in(gu), ldg, m, hidden, act_out(h), ldh));
 }
 
 void swiglu_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
                     const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden, kernel_act *dgu)
 {
     (void)cx;
-    swiglu_back(act_in(gu), ldg, act_in(dh), ldh, m, hidden, act_out(dgu));
+    SIMD_PICK(swiglu_back, (act_in(gu), ldg, act_in(dh), ldh, m, hidden, act_out(dgu)));
 }
 
 void swiglu_fwd_ref(const struct kernel_ctx *cx, const kernel_act *gu_act, ptrdiff_t ldg, int32_t m,

@@ -4,6 +4,7 @@
 #include "base/power.h"
 #include "base/table.h"
 #include "base/topo.h"
+#include "kernels/kernels.h"
 #include "net/comm_mpi.h"
 
 #include <dlfcn.h>
@@ -122,6 +123,7 @@ static void host_facts(struct facts *f)
         fact(f, "allowed", "%d PUs; this process runs on %s", topo_allowed_pus(&topo), text);
         topo_free(&topo);
     }
+    fact(f, "simd", "%s", kernel_isa_text());
     memory_fact(f, "memory", "MemTotal");
     memory_fact(f, "memory_available", "MemAvailable");
     fact(f, "page_size", "%ld bytes", sysconf(_SC_PAGESIZE));

@@ -4,6 +4,7 @@
 #include "base/opt.h"
 #include "cmd.h"
 #include "config.h"
+#include "kernels/simd.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -145,5 +146,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); // past a limit on file sizes a write fails, and says so
     on_exit(at_exit, NULL);
+    if (!simd_named())
+        die(STATUS_USAGE, "FSTQ_SIMD=%s: instruction sets are named %s, avx2 and avx512",
+            getenv("FSTQ_SIMD"), simd_isa_name[SIMD_BASE]);
     return dispatch(argc, argv);
 }

@@ -88,6 +88,12 @@ FSTQ_SYSFS_ROOT=$dir/sys "$FSTQ" info >out 2>err
 check "info: a governor that is there" contains out "schedutil, ? to ? kHz, now 729600"
 check "info: a memory that is there" grep -Eq '^  memory +8000 MiB' out
 check "info: what is not there is said" grep -Eq '^  smt +unavailable: /sys.*: No such file' out
+plain=$([ "$(uname -m)" = aarch64 ] && echo neon || echo base)
+FSTQ_SIMD=$plain "$FSTQ" info >out 2>err
+check "FSTQ_SIMD caps the instruction set" grep -Eq "^  simd +$plain\$" out
+FSTQ_SIMD=sse9 "$FSTQ" info >out 2>err
+check "FSTQ_SIMD with another name: status 2" equal "$?" 2
+check "FSTQ_SIMD with another name is refused" contains err "FSTQ_SIMD=sse9"
 HWLOC_SYNTHETIC="package:2 core:3 pu:2" "$FSTQ" info >out 2>err
 check "info: a recorded machine" contains out "2 package(s)"
 HWLOC_SYNTHETIC="package:2 core:3 pu:2" "$FSTQ" info --topology >out 2>err

@@ -7,6 +7,7 @@
 #include "base/pool.h"
 #include "base/rng.h"
 #include "codec/codec.h"
+#include "kernels/simd.h"
 
 #include <math.h>
 #include <setjmp.h>

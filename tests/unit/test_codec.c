@@ -331,18 +331,18 @@ static void test_same_bytes_for_every_isa(void **state)
         for (int d = 0; d < 3; d++) {
             fill(x, s.shape.n_values, (enum dist)d, 5);
             uint64_t first = 0, first_decoded = 0, decoded;
-            for (int isa = CODEC_ISA_PORTABLE; isa < CODEC_ISA_COUNT; isa++) {
-                codec_isa_limit((enum codec_isa)isa);
+            for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
+                simd_limit((enum simd_isa)isa);
                 uint64_t h = hash_of(&s, x, &decoded);
-                if (isa == CODEC_ISA_PORTABLE) {
+                if (isa == SIMD_BASE) {
                     first = h;
                     first_decoded = decoded;
                 }
                 if (h != first || decoded != first_decoded)
-                    fail_msg("%s: %s gives other %s than portable", *t, codec_isa_name[codec_isa()],
+                    fail_msg("%s: %s gives other %s than base", *t, simd_isa_name[simd_isa()],
                              h != first ? "bytes" : "values");
             }
-            codec_isa_limit(CODEC_ISA_AVX512);
+            simd_limit(SIMD_AVX512);
         }
         mem_free(x);
         session_close(&s);

@@ -13,11 +13,11 @@ static struct rng test_rng(uint32_t a)
 
 static void each_isa(void (*fn)(void))
 {
-    for (int isa = CODEC_ISA_PORTABLE; isa < CODEC_ISA_COUNT; isa++) {
-        codec_isa_limit((enum codec_isa)isa);
+    for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
+        simd_limit((enum simd_isa)isa);
         fn();
     }
-    codec_isa_limit(CODEC_ISA_AVX512);
+    simd_limit(SIMD_AVX512);
 }
 
 // Bit cursor.
@@ -296,7 +296,7 @@ static void rans_sweep(void)
                 uint64_t h = 1469598103934665603u;
                 for (size_t i = 0; i < len; i++)
                     h = (h ^ p[i]) * 1099511628211u;
-                if (codec_isa() == CODEC_ISA_PORTABLE)
+                if (simd_isa() == SIMD_BASE)
                     hash[a][b][c] = h;
                 assert_true(hash[a][b][c] == h);
                 if (len > 6) {
