@@ -46,7 +46,7 @@ static const struct opt options[] = {
         "messages whose mean shows the bias of codecs that claim none"),
     OPT_ENUM(struct codec_params, sort, "codec.sort", "none", sorts, "order of the rows"),
     OPT(struct codec_params, parts, "codec.parts", "off", 0, 1, "",
-        "bits a value by part of the message instead of times"),
+        "bits per value by part of the message instead of times"),
 };
 
 // One line a codec, and more where options make another codec of it.

@@ -2,7 +2,7 @@
 """Draws what codecs lose against what they send: plot_codecs.py OUT.png [codec.KEY=VALUE ...]
 
 Runs `fstq bench codec` over every codec and a sweep of its main option, on the update that the
-parameters choose (default: a million normal values), and draws error over bits a value. Codecs on
+parameters choose (default: a million normal values), and draws error over bits per value. Codecs on
 one line differ in one option. --json FILE draws what `fstq bench codec --json FILE` has written
 instead. FSTQ=build/release/fstq names the program.
 """
@@ -143,7 +143,7 @@ def panel(fig, ax, lines, xlim, ylim):
     """The lines, as far as they reach into the limits, and their names."""
     curve = [xlim[0] * (xlim[1] / xlim[0]) ** (k / 400) for k in range(401)]
     ax.plot(curve, [4 ** -b for b in curve], color=GREY, lw=1, ls=BOUND, zorder=1)
-    ax.set(xlim=xlim, ylim=ylim, xlabel='bits a value, all that is sent')
+    ax.set(xlim=xlim, ylim=ylim, xlabel='bits per value, all that is sent')
     used, names = {}, []
     for label, (colour, points) in lines.items():
         k = used[colour] = used.get(colour, -1) + 1

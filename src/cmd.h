@@ -1,4 +1,4 @@
-// Subcommands: one a file, main.c holds the table.
+// Subcommands: one per file, main.c holds the table.
 #ifndef FSTQ_CMD_H
 #define FSTQ_CMD_H
 

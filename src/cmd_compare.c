@@ -187,24 +187,27 @@ static void print_keys(FILE *out)
 const struct cmd cmd_compare = {
     .name = "compare",
     .usage = "CONFIG [section.key=value ...] [--csv FILE] [--json FILE] [--markdown FILE]",
-    .help = "many methods x seeds, tuned alike, set side by side",
+    .help = "many methods x seeds, tuned alike, compared in one table",
     .details =
         "CONFIG is the config of a run with a section [compare]:\n\n"
-        "  method = NAME | METHOD [| section.key=value ...] [| BUDGET]     one line a method\n"
+        "  method = NAME | METHOD [| section.key=value ...] [| BUDGET]     one line per method\n"
         "  search = section.key: VALUE ...; section.key: VALUE ...        for every method alike\n"
         "  base, seeds, search_seeds, targets, dir, jobs, ...               below\n\n"
-        "A BUDGET finds the parameter in braces by which a message takes that many bytes, never\n"
-        "more: bytes=N, bits=B (a value), fraction=F (of dense fp16) or same=NAME, as in\n"
+        "A BUDGET searches the parameter in braces until a message takes that many bytes, never\n"
+        "more: bytes=N, bits=B (per value), fraction=F (of dense fp16) or same=NAME, as in\n"
         "  method = topk | fedavg/topk:ratio={0.001..0.5} | same=sign\n"
         "Options that move together: 'fed.server_lr,fed.server_lr_end: 1/0.3 2/0.7'.\n\n"
         "Every run is a process of its own (transport sim, one thread) and its trace is kept\n"
         "under the hash of its options: started again, after a kill or with methods or seeds\n"
-        "added, only what is not there is run. Ctrl-C keeps what has ended. Methods are done in\n"
-        "the order of their lines, the base first: what matters most stands on top. DIR/log tells\n"
-        "what has been run and how long the rest will take.\n\n"
+        "added, it makes only the runs that are missing. Ctrl-C keeps finished runs. Methods run "
+        "in\n"
+        "the order of their lines, the base first, so put what matters most at the top. DIR/log "
+        "says\n"
+        "what has run and how long the rest will take.\n\n"
         "  --csv FILE, --json FILE, --markdown FILE   the table; JSON has every curve too\n"
-        "  --search     also print what the search has tried\n"
-        "  --no-run     only what is there already, also while another is running\n\n"
+        "  --search     also print what the search tried\n"
+        "  --no-run     show only what is there already, also while another process is running "
+        "it\n\n"
         "  fstq compare configs/compare-quick.ini --json quick.json\n"
         "  fstq compare configs/compare-quick.ini compare.seeds=\"1 2 3\" compare.jobs=4\n"
         "  scripts/plot_compare.py quick.json quick.png\n",

@@ -65,10 +65,10 @@ const struct cmd cmd_export = {
     .usage = "FILE.h5 [--chrome OUT.json] [--csv DIR]",
     .help = "a trace for Perfetto (--chrome) or spreadsheets (--csv)",
     .details =
-        "  --chrome OUT.json   a timeline: a process a rank, lanes compute, encode, net, io;\n"
+        "  --chrome OUT.json   a timeline: a process per rank, lanes compute, encode, net, io;\n"
         "                      arrows from a client's upload to the server's decoding; bytes,\n"
         "                      loss and score as counters; modelled transfers apart\n"
-        "  --csv DIR           a file a table (RFC 4180), units.csv, config.csv\n\n"
+        "  --csv DIR           a file per table (RFC 4180), units.csv, config.csv\n\n"
         "  fstq export fstq-run/trace.h5 --chrome round.json\n",
     .alone = true,
     .run = export_main,

@@ -231,7 +231,7 @@ static void describe_self(struct run *r, int *threads)
                *threads, cores, r->comm->host);
 }
 
-// One update a rank and round; a failure costs the file, not the run.
+// One update per rank and round; a failure costs the file, not the run.
 static void keep_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
                         const float *x)
 {
@@ -705,7 +705,7 @@ const struct cmd cmd_run = {
     .help = "one method, one seed: rounds, live progress, summary, trace file",
     .details =
         "CONFIG is an ini file; what it leaves out has its default, and an argument\n"
-        "section.key=value goes over both. All mistakes are said before anything starts.\n"
+        "section.key=value overrides both. All mistakes are reported before anything starts.\n"
         "The last lines are '# adapter xxh3:HASH', equal for equal results, and the verdict:\n"
         "# VALID, # INVALID: why, # DEGRADED: what was lost, or # INTERRUPTED: how to go on.\n\n"
         "SIGINT, SIGTERM and SIGUSR1 stop the run at the end of its round.\n\n"

@@ -37,7 +37,7 @@ static const struct opt dev_options[] = {
     OPT_ROW(struct dev_params_cfg, kind, "dev.kind", "auto", dev_kind_name,
             "who computes; auto takes a GPU where the build and the machine have one, ref is slow"),
     OPT(struct dev_params_cfg, threads, "dev.threads", "0", 0, 1024, "",
-        "threads a rank; 0 = cores / ranks that compute on the node"),
+        "threads per rank; 0 = cores / ranks that compute on the node"),
 };
 static const int dev_option_count = ARRAY_LEN(dev_options);
 

@@ -102,7 +102,7 @@ def check_show(path, run):
     ok(not bad, "show: '#' on every line that is not data", '\n'.join(bad))
     rounds = call(FSTQ, 'show', path, '--rounds').stdout
     ok(sum(line.split()[0].isdigit() for line in rounds.splitlines() if line.strip()) == 7,
-       'show --rounds: a row a round', rounds)
+       'show --rounds: a row per round', rounds)
     everything = call(FSTQ, 'show', path, '--all').stdout
     ok('fed.clients = 12' in everything and 'compiler=' in everything, 'show --all: config, build')
 
@@ -264,7 +264,7 @@ def check_chrome_run(path, where):
         lines = f.read().splitlines()
     whole = [line for line in lines[1:-1] if line.strip()]
     ok(all(line.strip().startswith('{') and line.rstrip(',').endswith('}') for line in whole) and
-       len(whole) == len(events), 'chrome: an event a line')
+       len(whole) == len(events), 'chrome: an event per line')
 
 
 # --- export --csv ---

@@ -333,15 +333,15 @@ static const struct record_field split_fields[] = {
 // mostly padding (which gzip takes out) and smaller ones mostly index.
 const struct record_table record_tables[REC_COUNT] = {
     [REC_RUNS] = TABLE("/runs", struct rec_run, 1, run, run_fields,
-        "one row a run: method and seed"),
+        "one row per run: method and seed"),
     [REC_EVENTS] = TABLE("/events", struct rec_event, 256, stage, event_fields,
-        "one row a span: who did what, when and for how long"),
+        "one row per span: who did what, when and for how long"),
     [REC_ROUNDS] = TABLE("/rounds", struct rec_round, 1, run, round_fields,
-        "one row a round: bytes, times, losses, clients"),
+        "one row per round: bytes, times, losses, clients"),
     [REC_MESSAGES] = TABLE("/messages", struct rec_message, 16, run, message_fields,
         "one row an update frame: its bytes by part, its error, what became of it"),
     [REC_EVAL] = TABLE("/eval", struct rec_eval, 4, run, eval_fields,
-        "one row a metric and set"),
+        "one row per metric and set"),
     [REC_ALLOC] = TABLE("/alloc", struct rec_alloc, 64, run, alloc_fields,
         "one row per tensor, rank and round: values by width, where the codec says them"),
     [REC_LINKS] = TABLE("/links", struct rec_link, 32, run, link_fields,
@@ -351,9 +351,9 @@ const struct record_table record_tables[REC_COUNT] = {
     [REC_SUMMARY] = TABLE("/summary", struct rec_summary, 16, run, summary_fields,
         "one row a figure of the whole run"),
     [REC_RANKS] = TABLE("/meta/ranks", struct rec_rank, 1, rank, rank_fields,
-        "one row a rank: host, binding, clock, memory"),
+        "one row per rank: host, binding, clock, memory"),
     [REC_SPLIT] = TABLE("/split", struct rec_split, 128, run, split_fields,
-        "one row a client and group: the realised partition"),
+        "one row per client and group: the realised partition"),
 };
 // clang-format on
 

@@ -224,7 +224,7 @@ void record_make_pad(enum record_id id, void *row);
 
 // Spans.
 // A ring made at start; recording neither allocates nor locks. When it is full the oldest are lost
-// and counted. One recorder a rank, used from one thread.
+// and counted. One recorder per rank, used from one thread.
 struct recorder {
     struct rec_event *ring;
     size_t cap, head, n;           // head: next slot to write
@@ -273,7 +273,7 @@ struct laps {
 
 void laps_begin(struct laps *l, const struct recorder *r);
 void lap_book(struct laps *l, enum stage stage);
-// Puts one row a part, and one of the whole. What came after the last lap belongs to its part;
+// Puts one row per part, and one of the whole. What came after the last lap belongs to its part;
 // where there was no lap, to `rest`. Returns the whole's time.
 int64_t laps_end(struct laps *l, struct recorder *r, enum stage whole, enum stage rest,
                  int32_t client, int64_t bytes_in, int64_t bytes_out);

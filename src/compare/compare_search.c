@@ -123,7 +123,7 @@ static int find_budget(struct compare *c, struct runs *r, struct compare_method 
     double slack = fmax(0.005 * m->target_bytes, 16), least = fmin(a, b), most = fmax(a, b);
     if (least > m->target_bytes || most < m->target_bytes - slack)
         return err_set(err,
-                       "method %s: %.0f bytes a message are out of reach: %g gives %.0f and %g "
+                       "method %s: %.0f bytes per message are out of reach: %g gives %.0f and %g "
                        "gives %.0f",
                        m->name, m->target_bytes, lo, a, hi, b);
     if (b < a) { // from now on: lo fits

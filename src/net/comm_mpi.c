@@ -581,7 +581,7 @@ static void test_sends(struct transport *t)
     s->pass++;
     for (struct op **at = &s->sends.first; *at;) {
         struct op *op = *at;
-        uint32_t *waits = &s->peer[op->dst].send_waits; // one test a receiver, not one a part
+        uint32_t *waits = &s->peer[op->dst].send_waits; // one test a receiver, not one per part
         int done = 0, rc = MPI_SUCCESS;
         if (op->forgotten || *waits != s->pass)
             rc = MPI_Test(&op->request, &done, MPI_STATUS_IGNORE);

@@ -6,7 +6,7 @@
 
 #include <stdio.h>
 
-// One file a table in dir (made if need be), RFC 4180, names in the first line; config.csv;
+// One file per table in dir (made if need be), RFC 4180, names in the first line; config.csv;
 // units.csv says type, unit and meaning of every column. Numbers that are not finite are empty;
 // 64-bit hashes are hex.
 int export_csv(const struct trace_file *f, const char *dir, struct err *err);
@@ -15,7 +15,7 @@ int export_csv(const struct trace_file *f, const char *dir, struct err *err);
 void export_csv_text(FILE *out, const char *s);
 
 // Chrome's trace format, array form (a truncated file still loads), for Perfetto and
-// chrome://tracing. A process a rank and run, its lanes as threads; slices of a thread nest or
+// chrome://tracing. A process per rank and run, its lanes as threads; slices of a thread nest or
 // stand apart. Modelled transfers are a process of their own, on their own time.
 void export_chrome(const struct trace_file *f, FILE *out);
 

@@ -255,7 +255,7 @@ static void begin_event(struct jsonw *j, const char *phase, const char *name, in
                         int32_t tid)
 {
     jsonw_object(j);
-    j->compact = true; // an event a line
+    j->compact = true; // an event per line
     key_text(j, "ph", phase);
     key_text(j, "name", name);
     key_int(j, "pid", pid);

@@ -20,7 +20,7 @@ struct quadratic {
     uint64_t seed;
     int32_t clients, d, m, n, d4, m4, rows_cap;
     float *x_true;              // (d4, m4)
-    struct client_data *cache;  // one a client, or NULL
+    struct client_data *cache;  // one per client, or NULL
     struct client_data scratch; // the client at hand when there is no cache
     int32_t scratch_client;
     float *x, *g, *residual; // (d4, m4), (d4, m4), (rows_cap, m4)

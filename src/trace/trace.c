@@ -21,21 +21,18 @@ const struct opt trace_options[] = {
                "HDF5 file with everything measured; one of that name is kept as NAME.k.h5; empty = "
                "no trace"),
     OPT(struct trace_params, journal, "trace.journal", "on", 0, 0, "",
-        "write each round to NAME.h5.journal first: it survives a power cut, and fstq show "
-        "--recover "
-        "rebuilds the file from it; deleted when a run has ended well"),
+        "write each round to NAME.h5.journal first. It survives a power cut; fstq show --recover "
+        "rebuilds the file from it. Deleted when the run has ended well"),
     OPT(struct trace_params, sync_ms, "trace.sync_ms", "100", 0, 3600000, "ms",
-        "at least so long between two waits for the disk, so that rounds shorter than that do not "
-        "wait for it each; 0 = every round. A power cut costs the rounds of that time, a crash "
-        "none"),
+        "least time between two waits for the disk, so that short rounds do not each wait; 0 = "
+        "wait in every round. A power cut loses at most the rounds of that time, a crash none"),
     OPT(struct trace_params, cpu, "trace.cpu", "on", 0, 0, "",
-        "take the CPU time of spans too; costs under 1 us each"),
+        "also take the CPU time of spans; costs under 1 us each"),
     OPT(struct trace_params, events_per_round, "trace.events_per_round", "256", 1, 1048576, "rows",
-        "rows of a chunk of /events; best a little over what a round records"),
+        "rows per chunk of /events; best a little more than a round records"),
     OPT(struct trace_params, updates, "trace.updates", "0", 0, 1000000, "rounds",
-        "in each of so many rounds every rank keeps the first update that it makes, as "
-        "NAME.updates/"
-        "rROUND-cCLIENT.safetensors, for fstq bench codec codec.dist=file"),
+        "in the first N rounds every rank keeps the first update it makes, as "
+        "NAME.updates/rROUND-cCLIENT.safetensors, for fstq bench codec codec.dist=file"),
 };
 const int trace_option_count = ARRAY_LEN(trace_options);
 

@@ -85,7 +85,7 @@ bench codec $quick codec.values=65536 codec.draws=2 codec.sort=bits \
 [ "$status" -eq 0 ] && [ "$(grep -c ' Pass$' "$scratch/out")" -eq 3 ] &&
     grep ' Pass$' "$scratch/out" | cut -d' ' -f1 | tr '\n' ' ' |
     grep -q '^int4+zstd qsgd:norm=max fp32 $'
-result $? "codec: a row a method, sorted"
+result $? "codec: a row per method, sorted"
 if "$python" -c 'import json' 2>/dev/null; then
     "$python" - "$scratch/c.json" >"$scratch/out" 2>"$scratch/err" <<'PY'
 import json, sys

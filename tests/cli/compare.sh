@@ -41,7 +41,7 @@ compare two.ini compare.dir=whole compare.jobs=2 fed.rounds=100 --json whole.jso
 check "two methods, two seeds: status 0" equal "$?" 0
 check "four runs" contains out "0 runs were there, 4 made now, 0 failed"
 check "the last line is the verdict" equal "$(tail -n 1 out)" "# VALID"
-check "a row a method" equal "$(table out | awk '{ print $1, $2 }' | tr '\n' ' ')" \
+check "a row per method" equal "$(table out | awk '{ print $1, $2 }' | tr '\n' ' ')" \
     "fp32 2/2 topk 2/2 "
 table out >whole.table
 
@@ -122,7 +122,7 @@ fi
 check "a run of the comparison is the run of 'fstq run'" equal \
     "$(cat whole/runs/*.log | grep -cF "$(grep '^# adapter' alone)")" 1
 compare two.ini compare.dir=whole fed.rounds=100 --no-run --csv t.csv --markdown t.md
-check "CSV: a head and a row a method" equal "$(wc -l <t.csv)" 3
+check "CSV: a head and a row per method" equal "$(wc -l <t.csv)" 3
 check "CSV: as many fields in each" equal "$(python3 -c '
 import csv; print(len({len(r) for r in csv.reader(open("t.csv"))}))')" 1
 check "Markdown: the table" contains t.md "| fp32 | 2/2 |"
@@ -206,7 +206,7 @@ bad "a line that is none" 13 "not 'key = value'"
 with 'method = x | fedavg/topk:ratio={0.001..0.01} | bytes=100000'
 compare bad.ini compare.dir=bad2
 check "a budget out of reach: status 2" equal "$?" 2
-check "a budget out of reach: the line" contains err "bad.ini:13: method x: 100000 bytes a message"
+check "a budget out of reach" contains err "bad.ini:13: method x: 100000 bytes per message"
 compare two.ini compare.dir=two.ini/x
 check "a directory that cannot be made: status 4" equal "$?" 4
 check "a directory that cannot be made: named" contains err "two.ini"

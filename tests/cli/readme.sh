@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# README.md is true: its commands run, its files exist. configs/README.md has the program's parameters.
+# README.md is true: its commands run, its files exist; parameters are in configs/README.md.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

@@ -29,7 +29,7 @@ seen() { # name condition-on-$2-and-$3: bytes that MPI saw between ranks
     cat "$dir/$1".*.prof | awk '$1 == "E" && ('"$2"') { n += $4 } END { print n + 0 }'
 }
 total() { awk -F, -v key="$2" '$2 == key { print $3 }' "$1.csv/summary.csv"; }
-# Copies of the model that left: one a round for each rank with a client that took part.
+# Copies of the model that left: one per round for each rank with a client that took part.
 copies() {
     awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
         $at["frame_bytes"] > 0 && !had[$at["version"], $at["rank"]]++ { n++ }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The trace times what it names: the parts of train and of encode are there and add up to the whole,
-# what travels has spans on both sides, widths are told by tensor, and sensors are read once a host.
+# what travels has spans on both sides, widths are told by tensor, sensors are read once per host.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

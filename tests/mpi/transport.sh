@@ -48,7 +48,7 @@ check "soak, 3 ranks without single copy" \
 check "soak, simulated" "$bin/soak" sim
 
 # What we count is what Open MPI saw leave (it also counts a few short messages of the start-up).
-counted() # ours, in soak's last line; theirs, in a file a rank
+counted() # ours, in soak's last line; theirs, in a file per rank
 {
     mpirun --oversubscribe --mca pml_monitoring_enable 1 --mca pml_monitoring_enable_output 3 \
         --mca pml_monitoring_filename "$scratch/seen" -np 3 \

@@ -128,12 +128,12 @@ run fed.method=fedex/fp32 model.dtype=bf16 >kept 2>&1
 check "a backbone that moves is fp32" contains kept "model.dtype = fp32"
 run fed.method=fedex/fp32 task.name=quadratic optim.kind=sgd >kept 2>&1
 check "a task without a model has no backbone" contains kept "no backbone"
-# What clients learn as +-alpha is sent as it is by anything that has a bit a value.
+# What clients learn as +-alpha is sent as it is by anything that has a bit per value.
 for codec in fp32 sign fedbat; do
     run fed.local_steps=6 fed.method="fedbat/$codec" >"binary.$codec" 2>&1
     check "fedbat/$codec: valid" contains "binary.$codec" "# VALID"
 done
-check "one bit a value loses nothing" equal "$(adapter binary.sign)" "$(adapter binary.fp32)"
+check "one bit per value loses nothing" equal "$(adapter binary.sign)" "$(adapter binary.fp32)"
 check "nor does FedBAT's own wire" equal "$(adapter binary.fedbat)" "$(adapter binary.fp32)"
 check "and takes a thirtieth" equal "$(bytes binary.sign)" "29.0 kB 885 kB"
 mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" fed.local_steps=6 fed.method=fedbat/sign \
