@@ -206,6 +206,7 @@ const struct scheme scheme_fedbat = {
     .n_options = ARRAY_LEN(binary_options),
     .option_bytes = sizeof(struct binary_opt),
     .server = &server_sync,
+    .worker = &worker_sync,
     .check = binary_check,
     .local = &binary_rule,
     .commit = scheme_mean,

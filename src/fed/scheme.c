@@ -18,6 +18,7 @@ static const struct scheme fedavg = {
     .help = "weighted mean of the updates, times the server step",
     .source = "McMahan et al. 2017",
     .server = &server_sync,
+    .worker = &worker_sync,
     .commit = scheme_mean,
 };
 
@@ -39,6 +40,7 @@ static const struct scheme noop = {
     .help = "no training: clients return zeros; what the machinery alone costs (floor)",
     .source = "",
     .server = &server_sync,
+    .worker = &worker_sync,
     .train = idle,
     .commit = scheme_mean,
 };
@@ -95,8 +97,8 @@ static void yogi_commit(const void *opt, const struct step *s)
     {                                                                                              \
         .name = n, .help = h, .source = "Reddi et al. 2021, Algorithm 2",                          \
         .options = adaptive_options, .n_options = ARRAY_LEN(adaptive_options),                     \
-        .option_bytes = sizeof(struct adaptive_opt), .server = &server_sync, .state_vectors = 2,   \
-        .init = adaptive_init, .commit = c                                                         \
+        .option_bytes = sizeof(struct adaptive_opt), .server = &server_sync,                       \
+        .worker = &worker_sync, .state_vectors = 2, .init = adaptive_init, .commit = c             \
     }
 
 static const struct scheme fedadam =

@@ -21,7 +21,9 @@ struct train_job;  // workload.h
 struct workload;
 
 struct server_handlers;                          // server.h
+struct worker_handlers;                          // worker.h
 extern const struct server_handlers server_sync; // synchronous rounds
+extern const struct worker_handlers worker_sync;
 
 // What a commit is given: theta += ... in the range.
 struct step {
@@ -40,6 +42,7 @@ struct scheme {
     int n_options;
     size_t option_bytes;
     const struct server_handlers *server; // how rounds go: synchronous, ...
+    const struct worker_handlers *worker;
     // What check works out for the other hooks, as method.form.
     size_t form_bytes;
     // Does it go with task, view and codec? After the common checks, before every run.

@@ -264,6 +264,7 @@ const struct scheme scheme_split = {
     .option_bytes = sizeof(struct split_opt),
     .form_bytes = sizeof(struct split_form),
     .server = &server_sync,
+    .worker = &worker_sync,
     .check = split_check,
     .train = train_nothing,
     .pack = split_pack,

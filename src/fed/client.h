@@ -1,0 +1,57 @@
+// Clients at work on their worker: from a version of the model to a packed update. A group trains
+// at once; each then packs its own.
+#ifndef FSTQ_FED_CLIENT_H
+#define FSTQ_FED_CLIENT_H
+
+#include "fed/env.h"
+#include "fed/protocol.h"
+#include "fed/slots.h"
+
+struct clients {
+    const struct fed_env *env;
+    size_t n, optim_floats, work_floats, state_floats; // see env.h
+    int group;                                         // clients trained at once, at most
+
+    uint32_t version;         // they train on
+    struct round_start start; // of their round
+    double loss_fall;         // as the version announced it
+    float *theta;             // (fed_model_floats)
+
+    struct train_job *job;      // (group)
+    float *delta, *sens, *grad; // (group, n); sens and grad NULL where no codec asks
+    float *state, *state_next;  // (group, state_floats), one client's; NULL where none is kept
+    float *part[3];             // of delta, sens and grad: what travels, where that is not all
+    float *x_hat;               // (n) what a message says, NULL where nobody asks
+    void *scratch;              // of the codec
+    struct slots *slots;        // client state between rounds, from the welcome on
+
+    // What their messages were, until the worker tells the server.
+    struct rec_message *report;
+    int n_reports, reports_cap;
+    struct rec_alloc *alloc, *alloc_out; // (n_alloc) widths, part after part of the view
+    size_t n_alloc;
+    int64_t (*by_tensor)[RECORD_WIDTHS]; // of one message
+};
+
+// A worker's clients; tasks: messages between two reports, at most.
+void clients_open(struct clients *c, const struct fed_env *env, int tasks);
+void clients_close(struct clients *c);
+// The payload of a model frame, or false: it is none.
+bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload);
+// Trains n of them, at most group, on the version; job[i] is client[i]'s until the next call.
+void clients_train(struct clients *c, const uint32_t *client, int n);
+// Packs what job i has learned straight into the frame that will carry it, the caller's, and keeps
+// the client's state under the version. ready_ns: see clients_ready_ns. Else why there is none,
+// with err, and *b is NULL.
+enum message_status clients_pack(struct clients *c, int i, int64_t ready_ns, struct frame *head,
+                                 struct netbuf **b, struct err *err);
+// When an update is ready as the model has it, on the run's clock: after the client's own compute,
+// from the arrival of its task in virtual time, else from the start of the round.
+int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t t_arrived_ns);
+// When its link delivers it, on the transport's clock where that is virtual; else 0.
+int64_t clients_delivery_ns(const struct clients *c, const struct frame *head, int64_t ready_ns);
+// Widths of the messages since the last call, in alloc_out: tensors whose widths nobody said are
+// left out. Returns how many.
+size_t clients_take_alloc(struct clients *c);
+
+#endif

@@ -1,0 +1,207 @@
+// A worker's side of synchronous rounds: tasks of one version, trained in client order, one group
+// at a time. A packed update that may not leave yet holds up the next client.
+#include "fed/worker.h"
+
+#include "base/mem.h"
+
+struct sync_task {
+    uint32_t client;
+    bool granted, trained, sent;
+    int64_t t_arrived_ns; // on the transport's clock
+    int64_t ready_ns;     // its update, on the run's clock
+    struct netbuf *frame; // the packed update, until it has left
+    struct frame head;
+};
+
+struct sync_work {
+    int expected, n_tasks, n_trained, n_sent; // of the round; expected: as every task says
+    struct sync_task *task;                   // (clients_per_round)
+    uint32_t *client;                         // scratch: those of a group
+};
+
+static void sync_open(struct worker *w)
+{
+    struct sync_work *r = w->rounds = mem_alloc(MEM_OTHER, sizeof *r);
+    size_t cap = (size_t)w->env->fed->clients_per_round;
+    r->task = mem_alloc(MEM_OTHER, cap * sizeof *r->task);
+    r->client = mem_alloc(MEM_OTHER, cap * sizeof *r->client);
+}
+
+static void drop_tasks(struct worker *w)
+{
+    struct sync_work *r = w->rounds;
+    for (int i = 0; i < r->n_tasks; i++)
+        if (r->task[i].frame)
+            transport_unref(w->env->transport, r->task[i].frame);
+    r->n_tasks = r->n_trained = r->n_sent = r->expected = 0;
+}
+
+static void sync_close(struct worker *w)
+{
+    struct sync_work *r = w->rounds;
+    drop_tasks(w);
+    mem_free(r->task);
+    mem_free(r->client);
+    mem_free(r);
+}
+
+static struct sync_task *find_task(struct worker *w, uint32_t client)
+{
+    struct sync_work *r = w->rounds;
+    for (int i = 0; i < r->n_tasks; i++)
+        if (r->task[i].client == client)
+            return &r->task[i];
+    return NULL;
+}
+
+// computing.
+
+static void send_update(struct worker *w, struct sync_task *t)
+{
+    struct sync_work *r = w->rounds;
+    worker_send_update(w, &t->head, t->frame,
+                       clients_delivery_ns(&w->clients, &t->head, t->ready_ns));
+    t->frame = NULL;
+    t->sent = true;
+    r->n_sent++;
+}
+
+static void finish_task(struct worker *w, struct sync_task *t, int i)
+{
+    struct sync_work *r = w->rounds;
+    struct err err = {""};
+    t->trained = true;
+    r->n_trained++;
+    t->ready_ns = clients_ready_ns(&w->clients, t->client, t->t_arrived_ns);
+    enum message_status status =
+        clients_pack(&w->clients, i, t->ready_ns, &t->head, &t->frame, &err);
+    if (status != MESSAGE_OK) {
+        t->sent = true;
+        r->n_sent++;
+        worker_fail(w, w->version, t->client, status, err.text);
+    } else if (t->granted) {
+        send_update(w, t);
+    }
+}
+
+// Work is there when tasks wait and no packed update is held back for want of a grant.
+static bool sync_busy(const struct worker *w)
+{
+    const struct sync_work *r = w->rounds;
+    if (r->n_trained >= r->n_tasks || r->n_sent < r->n_trained)
+        return false;
+    return w->env->virtual_time || r->n_tasks == r->expected;
+}
+
+static void sync_step(struct worker *w)
+{
+    struct sync_work *r = w->rounds;
+    int first = r->n_trained, n = r->n_tasks - first;
+    n = n < w->clients.group ? n : w->clients.group;
+    while (n > 1 && !r->task[first + n - 1].granted)
+        n--; // a group's updates must all be free to leave
+    for (int i = 0; i < n; i++)
+        r->client[i] = r->task[first + i].client;
+    clients_train(&w->clients, r->client, n);
+    for (int i = 0; i < n; i++)
+        finish_task(w, &r->task[first + i], i);
+}
+
+// messages.
+
+// A new version ends what is left of the old: updates that were never acknowledged did not happen.
+static void take_model(struct worker *w, const struct net_msg *m)
+{
+    struct sync_work *r = w->rounds;
+    uint32_t before = w->version;
+    if (!worker_take_model(w, m))
+        return;
+    for (int i = 0; i < r->n_tasks; i++)
+        if (r->task[i].trained && w->clients.slots)
+            slots_drop(w->clients.slots, r->task[i].client, before);
+    drop_tasks(w);
+    w->clients.n_reports = 0;
+}
+
+static void take_task(struct worker *w, const struct net_msg *m)
+{
+    struct sync_work *r = w->rounds;
+    struct round_start start = {.round = w->version};
+    if (m->frame.version != w->version || r->n_tasks == w->env->fed->clients_per_round ||
+        find_task(w, m->frame.client) ||
+        round_start_get(m->payload, m->frame.payload_bytes, &start))
+        return;
+    w->clients.start = start;
+    r->expected = (int)m->frame.samples;
+    int at = r->n_tasks++;
+    // Virtual links may deliver tasks in any order; those not yet begun stay in client order.
+    while (at > r->n_trained && r->task[at - 1].client > m->frame.client) {
+        r->task[at] = r->task[at - 1];
+        at--;
+    }
+    r->task[at] = (struct sync_task){
+        .client = m->frame.client, .granted = m->frame.reason != 0, .t_arrived_ns = m->t_ns};
+}
+
+static void take_grant(struct worker *w, const struct net_msg *m)
+{
+    struct sync_task *t = find_task(w, m->frame.client);
+    if (!t || m->frame.version != w->version || t->granted)
+        return;
+    t->granted = true;
+    if (t->trained && !t->sent)
+        send_update(w, t);
+}
+
+// The server has decided: state of refused updates is undone, the rest is made durable, then it may
+// go on.
+static void take_ack(struct worker *w, const struct net_msg *m)
+{
+    struct slots *slots = w->clients.slots;
+    struct err err;
+    if (m->frame.version != w->version)
+        return;
+    struct span span = span_begin(w->env->rec);
+    for (size_t at = 0; at + ACK_ENTRY_BYTES <= m->frame.payload_bytes; at += ACK_ENTRY_BYTES) {
+        struct ack_entry a;
+        ack_get(m->payload + at, &a);
+        if (!a.accepted && slots && find_task(w, a.client))
+            slots_drop(slots, a.client, w->version);
+    }
+    if (slots && *w->env->run_dir) {
+        if (slots_sync(slots, &err))
+            warn("%s", err.text);
+        span_end(w->env->rec, span, STAGE_SLOT, -1, 0, 0);
+    }
+    drop_tasks(w);
+    worker_send_events(w);
+}
+
+static void sync_message(struct worker *w, const struct net_msg *m)
+{
+    switch (m->frame.kind) {
+    case FRAME_MODEL:
+        take_model(w, m);
+        break;
+    case FRAME_TASK:
+        take_task(w, m);
+        break;
+    case FRAME_GRANT:
+        take_grant(w, m);
+        break;
+    case FRAME_ACK:
+        take_ack(w, m);
+        break;
+    default:
+        break;
+    }
+}
+
+const struct worker_handlers worker_sync = {
+    .name = "sync",
+    .open = sync_open,
+    .close = sync_close,
+    .message = sync_message,
+    .busy = sync_busy,
+    .step = sync_step,
+};
