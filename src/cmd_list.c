@@ -38,7 +38,6 @@ static void codec_rows(const struct codec *const *table)
                  {CODEC_INEXACT_BYTES, "bytes depend on the machine"}},
       needs[] = {{CODEC_SENS, "needs sensitivities"},
                  {CODEC_STATE, "keeps state"},
-                 {CODEC_LOCAL_HOOK, "hooks the local loop"},
                  {CODEC_OWN_AGG, "aggregates its own way"},
                  {CODEC_GRAD, "needs gradients"}};
     for (; *table; table++) {

@@ -298,14 +298,13 @@ static void check_method(const struct run *r)
         warn("fed.method: the error of %s can exceed the update; what is fed back may grow without "
              "bound",
              inner);
-    unsigned needs = codec_needs(r->method.codec) & (CODEC_SENS | CODEC_GRAD | CODEC_LOCAL_HOOK);
-    if (r->work.row->fisher && !(needs & CODEC_LOCAL_HOOK))
+    unsigned needs = codec_needs(r->method.codec) & (CODEC_SENS | CODEC_GRAD);
+    if (r->work.row->fisher)
         return;
     if (needs || r->method.tokens != token_table[0])
         die(STATUS_USAGE, "fed.method = %s: task %s cannot give what it needs (%s); choose another",
             r->method.text, task_table[r->cfg.task.name]->name,
             r->method.tokens != token_table[0] ? "tokens to choose from"
-            : needs & CODEC_LOCAL_HOOK         ? "a hook in the local loop"
                                                : "gradients by coordinate");
 }
 

@@ -15,11 +15,10 @@
 
 // What a codec needs from its surroundings.
 enum codec_needs {
-    CODEC_SENS = 1,       // a sensitivity per coordinate (Fisher), codec_input.sens
-    CODEC_STATE = 2,      // state_floats(n) > 0 floats of client state kept between rounds
-    CODEC_LOCAL_HOOK = 4, // a hook in the local training loop
-    CODEC_OWN_AGG = 8,    // an aggregation of its own instead of the weighted mean
-    CODEC_GRAD = 16,      // the EMA of the gradient, codec_input.grad
+    CODEC_SENS = 1,    // a sensitivity per coordinate (Fisher), codec_input.sens
+    CODEC_STATE = 2,   // state_floats(n) > 0 floats of client state kept between rounds
+    CODEC_OWN_AGG = 4, // an aggregation of its own instead of the weighted mean
+    CODEC_GRAD = 8,    // the EMA of the gradient, codec_input.grad
 };
 
 enum codec_flags {
