@@ -113,6 +113,8 @@ extern const char *const message_status_name[MESSAGE_STATUS_COUNT];
 
 #define RECORD_WIDTHS 9
 extern const int record_width_bits[RECORD_WIDTHS]; // 0 1 2 3 4 6 8 16 32
+// Of so many bits, at most 32: the place of the least width that holds them.
+extern const uint8_t record_width_of[33];
 
 struct rec_message {
     int64_t frame_bytes; // = header + directory + scales + indices + tags + values

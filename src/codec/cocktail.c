@@ -184,10 +184,7 @@ static int64_t cocktail_encode(const struct codec_inst *c, const struct codec_in
         return msg_full(&o, err);
     quantise(c, &r, count, scales);
     pack_u8(r.code, count, (unsigned)options(c)->bits, codes);
-    int k = 0;
-    while (record_width_bits[k] < options(c)->bits)
-        k++;
-    report->kept[k] = (int64_t)count;
+    report->kept[record_width_of[options(c)->bits]] = (int64_t)count;
     report->kept[0] = (int64_t)(c->shape->n_values - count);
     return msg_len(&o);
 }

@@ -335,7 +335,7 @@ static int64_t demo_encode(const struct codec_inst *c, const struct codec_input 
     put_values(c, &r, count, exps, values);
     spread(c, &r, count);
     backward_all(c, r.y, (struct quant_sink){m, -1, true});
-    report->kept[options(c)->value == VALUE_FP16 ? 7 : 8] = (int64_t)count;
+    report->kept[record_width_of[options(c)->value == VALUE_FP16 ? 16 : 32]] = (int64_t)count;
     report->kept[0] = (int64_t)(n - count);
     return msg_len(&o);
 }

@@ -35,7 +35,7 @@ static int64_t raw_encode(const struct codec_inst *c, const struct codec_input *
     if (!p)
         return msg_full(&o, err);
     quant_f32_to_le(in->x, n, p);
-    report->kept[RECORD_WIDTHS - 1] = (int64_t)n;
+    report->kept[record_width_of[32]] = (int64_t)n;
     return msg_len(&o);
 }
 
@@ -91,7 +91,7 @@ static int64_t fp32_encode(const struct codec_inst *c, const struct codec_input 
     if (!p)
         return msg_full(&o, err);
     quant_f32_to_le(in->x, n, p);
-    report->kept[RECORD_WIDTHS - 1] = (int64_t)n;
+    report->kept[record_width_of[32]] = (int64_t)n;
     return msg_len(&o);
 }
 
@@ -188,7 +188,7 @@ static int64_t fp16_encode(const struct codec_inst *c, const struct codec_input 
             exps[t] = (uint8_t)(int8_t)e;
         quant_f16_to_le(in->x + at, n, exp2_of(e), p + 2 * at);
     }
-    report->kept[RECORD_WIDTHS - 2] = (int64_t)s->n_values;
+    report->kept[record_width_of[16]] = (int64_t)s->n_values;
     return msg_len(&o);
 }
 
@@ -262,7 +262,7 @@ static int64_t bf16_encode(const struct codec_inst *c, const struct codec_input 
     if (!p)
         return msg_full(&o, err);
     quant_bf16_to_le(in->x, n, p);
-    report->kept[RECORD_WIDTHS - 2] = (int64_t)n;
+    report->kept[record_width_of[16]] = (int64_t)n;
     return msg_len(&o);
 }
 

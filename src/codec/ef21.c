@@ -86,7 +86,7 @@ static int64_t encode_dense(const struct codec_inst *c, const struct codec_input
     quant_f32_to_le(in->x, n, p);
     memcpy(in->state_next, in->x, n * sizeof *in->x);
     memcpy(in->state_next + n + 1, in->state + n + 1, codec_state_floats(c->inner) * sizeof(float));
-    report->kept[RECORD_WIDTHS - 1] = (int64_t)n;
+    report->kept[record_width_of[32]] = (int64_t)n;
     return msg_len(&o);
 }
 

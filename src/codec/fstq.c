@@ -86,9 +86,8 @@ static int read_plan(const struct codec_inst *c, struct bitalloc *a, struct err 
         return -1;
     for (int k = 0; k < a->count; k++) {
         a->bits[k] = (int)width[k];
-        bool known = false;
-        for (int w = 0; w < RECORD_WIDTHS - 1; w++)
-            known |= (double)record_width_bits[w] == width[k];
+        bool known = width[k] >= 0 && width[k] <= 16 && width[k] == (double)a->bits[k] &&
+                     record_width_bits[record_width_of[a->bits[k]]] == a->bits[k];
         if (!known || (k && a->bits[k] <= a->bits[k - 1]) || (k == 0) != (a->bits[k] == 0))
             return err_set(err, "widths=%s: give 0, then some of 1 2 3 4 6 8 16, ascending",
                            o->widths);
@@ -160,14 +159,6 @@ static int64_t budget_of(const struct codec_inst *c, const struct codec_input *i
         return link;
     link = link < RELATIVE_MIN ? RELATIVE_MIN : link;
     return own >= 0 && own < link ? own : link;
-}
-
-static int record_class(int bits)
-{
-    int k = 0;
-    while (record_width_bits[k] != bits)
-        k++;
-    return k;
 }
 
 static void lay_order(struct fstq_work *w)
@@ -292,10 +283,10 @@ static int64_t write_message(struct fstq_work *w, const float *x, const float *g
     if (fstq_write(w, &o, w->rest))
         return msg_full(&o, err);
     for (int k = 0; k < w->a.count; k++)
-        report->kept[record_class(w->a.bits[k])] = w->total[k];
+        report->kept[record_width_of[w->a.bits[k]]] = w->total[k];
     for (uint32_t t = 0; t < w->c->shape->n_tensors && report->by_tensor; t++)
         for (int k = 0; k < w->a.count; k++)
-            report->by_tensor[t][record_class(w->a.bits[k])] = w->count[t][k];
+            report->by_tensor[t][record_width_of[w->a.bits[k]]] = w->count[t][k];
     return msg_len(&o);
 }
 

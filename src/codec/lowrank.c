@@ -238,7 +238,7 @@ static int64_t powersgd_encode(const struct codec_inst *c, const struct codec_in
             state_at += n_q;
         }
     }
-    report->kept[options(c)->value == VALUE_BF16 ? 7 : 8] = (int64_t)(bytes / value_size(c));
+    report->kept[record_width_of[8 * value_size(c)]] = (int64_t)(bytes / value_size(c));
     return msg_len(&o);
 }
 

@@ -715,14 +715,6 @@ static int put_codes(struct msg_out *o, const struct work *w, void *scratch)
     return 0;
 }
 
-static int width_class(unsigned bits)
-{
-    int k = 0;
-    while (record_width_bits[k] < (int)bits)
-        k++;
-    return k;
-}
-
 int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                          size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
@@ -748,7 +740,7 @@ int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *i
         return codec_bad_input(c, in->x, err);
     if (w.codes && put_codes(&o, &w, scratch))
         return msg_full(&o, err);
-    report->kept[width_class(w.width)] = (int64_t)n;
+    report->kept[record_width_of[w.width]] = (int64_t)n;
     return msg_len(&o);
 }
 

@@ -279,11 +279,8 @@ static int64_t eden_encode(const struct codec_inst *c, const struct codec_input 
     pool_each(c->shape->n_values, (uint32_t)n, encode_item, &j);
     if (j.bad)
         return codec_bad_input(c, in->x, err);
-    double per_value = ((const struct eden_opt *)c->opt)->bits;
-    int k = 0;
-    while (record_width_bits[k] < (int)ceil(per_value))
-        k++;
-    report->kept[k] = (int64_t)c->shape->n_values;
+    double bits = ((const struct eden_opt *)c->opt)->bits;
+    report->kept[record_width_of[(int)ceil(bits)]] = (int64_t)c->shape->n_values;
     return msg_len(&o);
 }
 

@@ -797,13 +797,13 @@ static int64_t put_message(const struct codec_inst *c, struct shape_range r, str
     }
     if (kind_of(c)->send == SEND_SIGNS)
         quant_pack_sign(k->v, k->count, values);
-    int width = kind_of(c)->send != SEND_VALUES ? 1 : o->value == VALUE_FP16 ? 7 : 8;
-    m->report->kept[width] = (int64_t)k->count;
+    int bits = kind_of(c)->send != SEND_VALUES ? 1 : o->value == VALUE_FP16 ? 16 : 32;
+    m->report->kept[record_width_of[bits]] = (int64_t)k->count;
     m->report->kept[0] = (int64_t)(c->shape->n_values - k->count);
     for (uint32_t t = 0; t < c->shape->n_tensors && m->report->by_tensor; t++) {
         const struct shape_tensor *row = &c->shape->tensors[t];
         int64_t sent = (int64_t)(k->start[t + 1] - k->start[t]);
-        m->report->by_tensor[t][width] = sent;
+        m->report->by_tensor[t][record_width_of[bits]] = sent;
         m->report->by_tensor[t][0] = (int64_t)row->rows * row->cols - sent;
     }
     return msg_len(m);

@@ -54,7 +54,7 @@ static int64_t vote_encode(const struct codec_inst *c, const struct codec_input 
         quant_sign_u8(x + at, m, code);
         pack_u8(code, m, 1, p + at / 8);
     }
-    report->kept[1] = (int64_t)n;
+    report->kept[record_width_of[1]] = (int64_t)n;
     return msg_len(&o);
 }
 

@@ -31,6 +31,16 @@ static void stages_are_described(void **state)
     assert_string_equal(message_status_name[8], "lost");
 }
 
+static void widths_are_found_at_once(void **state)
+{
+    (void)state;
+    for (int bits = 0; bits <= 32; bits++) {
+        int k = record_width_of[bits];
+        assert_true(record_width_bits[k] >= bits);
+        assert_true(k == 0 || record_width_bits[k - 1] < bits);
+    }
+}
+
 static size_t field_bytes(const struct record_field *f)
 {
     static const size_t one[] = {
@@ -252,6 +262,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stages_are_described),
+        cmocka_unit_test(widths_are_found_at_once),
         cmocka_unit_test(fields_cover_their_rows),
         cmocka_unit_test(units_match_names),
         cmocka_unit_test(field_types_read_the_struct),
