@@ -14,6 +14,7 @@ struct work {
     struct model_job *jobs;
     enum mode mode;
     size_t n_grad;
+    bool sums; // gradients of several slices are summed
 };
 
 static void grads_reserve(struct model *m, size_t n_grad, bool several, size_t job_floats)
@@ -116,6 +117,7 @@ static void prepare(struct work *w, int32_t n)
     }
     for (int32_t i = 0; i < m->n_slices; i++)
         rows = m->slice[i].rows > rows ? m->slice[i].rows : rows;
+    w->sums = several && w->mode != MODE_EVALUATE;
     if (w->mode != MODE_EVALUATE) {
         bool own = w->mode == MODE_TRAIN;
         grads_reserve(m, w->n_grad, several, own ? (size_t)n * w->n_grad : 0);
@@ -461,15 +463,13 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
     arena_release(arena, mark);
 }
 
-// In the order of slices: sums that must not depend on the number of lanes.
+// In the order of slices: a sum that must not depend on the number of lanes.
 static void slice_add(void *arg, int32_t item, int32_t lane)
 {
     struct work *w = arg;
     struct model *m = w->m;
     struct slice *s = &m->slice[item];
-    w->jobs[s->job].loss += s->loss;
-    w->jobs[s->job].rows_left += s->rows_left;
-    if (w->mode == MODE_EVALUATE || s->alone)
+    if (s->alone)
         return;
     float *to = w->mode == MODE_FULL ? m->full_grad : model_gradient(m, w->jobs, s->job);
     if (s->seq0 == 0)
@@ -504,11 +504,14 @@ static void run_slices(struct work *w, int32_t n, struct recorder *rec)
     struct model *m = w->m;
     prepare(w, n);
     int64_t t0 = clock_ns();
-    dev_parallel(m->dev, m->n_slices, slice_run, slice_add, w);
+    dev_parallel(m->dev, m->n_slices, slice_run, w->sums ? slice_add : NULL, w);
     int64_t wall = clock_ns() - t0, all = 0;
-    for (int32_t i = 0; i < m->n_slices; i++)
-        all += m->slice[i].times.forward_ns + m->slice[i].times.backward_ns +
-               m->slice[i].times.embed_ns + m->slice[i].times.merge_ns;
+    for (int32_t i = 0; i < m->n_slices; i++) {
+        const struct slice *s = &m->slice[i];
+        w->jobs[s->job].loss += s->loss;
+        w->jobs[s->job].rows_left += s->rows_left;
+        all += s->times.forward_ns + s->times.backward_ns + s->times.embed_ns + s->times.merge_ns;
+    }
     // Lanes work side by side: each phase gets its share of the wall time.
     double share = all > 0 ? (double)wall / (double)all : 0;
     m->times = (struct model_times){0};
