@@ -56,7 +56,7 @@ static int export_main(int argc, char **argv)
     if (chrome)
         printf("# %s: open it in ui.perfetto.dev or chrome://tracing\n", chrome);
     if (csv)
-        printf("# %s: one .csv a table, units.csv says what the columns are\n", csv);
+        printf("# %s: one .csv per table, units.csv says what the columns are\n", csv);
     return damaged ? STATUS_DEGRADED : STATUS_VALID;
 }
 

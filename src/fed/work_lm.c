@@ -133,7 +133,7 @@ static void lm_evaluate(struct workload *w, const float *adapter, const float *b
 static const char *lm_score_name(const struct workload *w)
 {
     const struct lm *lm = w->state;
-    return task_metric_names[lm->task->row->metric];
+    return task_metric_names[lm->task->metric];
 }
 
 static void lm_partition(const struct workload *w,

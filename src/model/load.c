@@ -239,8 +239,11 @@ static int get_num(const json_t *root, const char *key, double dflt, double *out
 // What a Llama does not have; a checkpoint that has it would give wrong results silently.
 static int refuse_others(const json_t *root, struct err *err)
 {
-    static const char *const off[] = {"attention_bias", "mlp_bias", "rope_scaling",
-                                      "sliding_window"};
+    static const char *const off[] = {"attention_bias",       "mlp_bias",
+                                      "sliding_window",       "attention_multiplier",
+                                      "embedding_multiplier", "residual_multiplier",
+                                      "logits_scaling",       "final_logit_softcapping",
+                                      "num_local_experts",    "query_pre_attn_scalar"};
     const char *type = json_string_value(json_object_get(root, "model_type"));
     const char *act = json_string_value(json_object_get(root, "hidden_act"));
     if (type && strcmp(type, "llama") && strcmp(type, "mistral"))
@@ -251,6 +254,36 @@ static int refuse_others(const json_t *root, struct err *err)
         const json_t *v = json_object_get(root, off[i]);
         if (v && !json_is_null(v) && !json_is_false(v))
             return err_set(err, "%s is set: not supported", off[i]);
+    }
+    return 0;
+}
+
+// How positions turn: rope_theta by itself, or, as transformers 5 writes it, in rope_parameters.
+// Any other way than the plain one is refused: its results would be wrong without a word.
+static int read_rope(const json_t *root, double *theta, struct err *err)
+{
+    static const char *const places[] = {"rope_scaling", "rope_parameters"};
+    static const char *const names[] = {"rope_type", "type"};
+    if (get_num(root, "rope_theta", 10000.0, theta, err))
+        return -1;
+    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+        const json_t *rope = json_object_get(root, places[i]);
+        if (!rope || json_is_null(rope))
+            continue;
+        if (!json_is_object(rope))
+            return err_set(err, "%s is not an object", places[i]);
+        for (size_t k = 0; k < ARRAY_LEN(names); k++) {
+            const json_t *type = json_object_get(rope, names[k]);
+            const char *text = json_string_value(type);
+            if (type && (!text || strcmp(text, "default") != 0))
+                return err_set(err, "%s: %s is %.60s: only default is known here", places[i],
+                               names[k], text ? text : "no text");
+        }
+        const json_t *factor = json_object_get(rope, "partial_rotary_factor");
+        if (factor && json_number_value(factor) != 1.0)
+            return err_set(err, "%s: partial_rotary_factor is set: not supported", places[i]);
+        if (get_num(rope, "rope_theta", *theta, theta, err))
+            return -1;
     }
     return 0;
 }
@@ -272,7 +305,7 @@ int model_config_json(const char *text, size_t n, struct model_config *c, struct
           get_int(root, "vocab_size", -1, &c->vocab, err) ||
           get_int(root, "max_position_embeddings", 2048, &c->max_positions, err) ||
           get_int(root, "head_dim", c->heads > 0 ? c->dim / c->heads : 0, &c->head_dim, err) ||
-          get_num(root, "rope_theta", 10000.0, &c->rope_theta, err) ||
+          read_rope(root, &c->rope_theta, err) ||
           get_num(root, "rms_norm_eps", 1e-6, &c->norm_eps, err);
     if (!bad) {
         c->tied = json_is_true(json_object_get(root, "tie_word_embeddings"));

@@ -307,7 +307,8 @@ static int32_t label_of(const struct task *t, const char *answer)
     return -1;
 }
 
-// BOS, prompt, answer, EOS. An answer beyond task.max_answer is cut, and scored as cut.
+// BOS where the vocabulary has one, prompt, answer, EOS. An answer beyond task.max_answer is cut,
+// and scored as cut.
 static void add_example(struct task *t, struct dataset *d, int32_t record)
 {
     const struct file_state *s = t->state;
@@ -327,7 +328,8 @@ static void add_example(struct task *t, struct dataset *d, int32_t record)
         reference = mem_alloc(MEM_DATA, len + 2);
         tokenizer_decode(k, answer, n_answer, reference, len + 2);
     }
-    tokens[n++] = k->bos;
+    if (k->bos >= 0)
+        tokens[n++] = k->bos;
     n += fit_prompt(t, r, tokens + n, t->max_tokens - n - n_answer - 1);
     struct example e = {.tokens = tokens,
                         .answer = n,

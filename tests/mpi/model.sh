@@ -97,4 +97,13 @@ check "oracle: the same adapter on other ranks and threads" \
     equal "$(adapter oracle2)" "$(adapter oracle)"
 run 1 accumulate fed.method=fedavg/fstq:budget=0.05 fisher.accumulate=oracle
 check "oracle: by source or by accumulation" equal "$(adapter accumulate)" "$(adapter oracle)"
+# Labels in a file of JSON lines: the score that the task found is the one that is told.
+for i in 1 2 3 4 5 6 7 8; do
+    printf '{"text": "text %d", "label": "%s"}\n' $i "$([ $((i % 2)) = 1 ] && echo odd || echo even)"
+done >labels.jsonl
+"$FSTQ" run task.name=jsonl task.path=labels.jsonl task.test=2 task.partition=iid fed.clients=2 \
+    fed.clients_per_round=2 fed.rounds=1 fed.local_steps=1 trace.file=labels.h5 >labels.log 2>&1
+check "labels are scored by accuracy, in the summary" grep -q '^# accuracy ' labels.log
+check "and in the trace" eval "'$FSTQ' export labels.h5 --csv labels.csv >/dev/null &&
+    grep -q ',all,accuracy,' labels.csv/eval.csv"
 finish

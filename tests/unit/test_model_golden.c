@@ -390,9 +390,49 @@ static void broken_files_say_what_is_wrong(void **state)
     mem_free(text);
 }
 
+// The frequency of positions stands where the writer's version puts it, and other ways to turn them
+// are not taken for the plain one.
+static void rope_is_read_wherever_it_stands(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *rope;
+        double theta;     // 0 = refused
+        const char *word; // which names it
+    } cases[] = {
+        {"", 10000, ""},
+        {"\"rope_theta\": 500000.0, \"rope_scaling\": null,", 500000, ""},
+        {"\"rope_parameters\": {\"rope_theta\": 100000.0, \"rope_type\": \"default\"},", 100000,
+         ""},
+        {"\"rope_theta\": 5.0, \"rope_scaling\": {\"type\": \"default\"},", 5, ""},
+        {"\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8.0},", 0, "llama3"},
+        {"\"rope_parameters\": {\"rope_theta\": 1e5, \"rope_type\": \"yarn\"},", 0, "yarn"},
+        {"\"rope_parameters\": {\"rope_theta\": \"x\"},", 0, "rope_theta"},
+        {"\"rope_parameters\": 7,", 0, "rope_parameters"},
+        {"\"rope_parameters\": {\"partial_rotary_factor\": 0.5},", 0, "partial_rotary_factor"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char text[500];
+        struct model_config c;
+        struct err err = {""};
+        int n =
+            snprintf(text, sizeof text,
+                     "{%s \"hidden_size\": 32, \"intermediate_size\": 56, "
+                     "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"vocab_size\": 61}",
+                     cases[i].rope);
+        int bad = model_config_json(text, (size_t)n, &c, &err);
+        assert_int_equal(bad, cases[i].theta > 0 ? 0 : -1);
+        if (bad && !strstr(err.text, cases[i].word))
+            fail_msg("'%s' does not name %s", err.text, cases[i].word);
+        if (!bad)
+            assert_true(c.rope_theta == cases[i].theta);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rope_is_read_wherever_it_stands),
         cmocka_unit_test(loss_and_gradients_are_pytorchs),
         cmocka_unit_test(logits_are_pytorchs),
         cmocka_unit_test(ten_steps_are_pytorchs),
