@@ -5,6 +5,7 @@
 #include "config.h"
 #include "fed/method.h"
 #include "fed/scheme.h"
+#include "net/rate.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -120,6 +121,9 @@ static void list_links(void)
         row((*l)->name, (*l)->help);
         options_of((*l)->options, (*l)->n_options);
     }
+    puts("# net.trace  what trace reads, and what trace:format= calls it");
+    for (const struct rate_reader *const *r = rate_reader_table; *r; r++)
+        row((*r)->name, (*r)->help);
 }
 
 static void list_transports(void)

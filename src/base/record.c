@@ -123,6 +123,7 @@ const char *const message_status_name[MESSAGE_STATUS_COUNT] = {
     [MESSAGE_NONFINITE] = "nonfinite",
     [MESSAGE_UNEXPECTED] = "unexpected",
     [MESSAGE_LOST] = "lost",
+    [MESSAGE_LINK] = "link",
 };
 
 const int record_width_bits[RECORD_WIDTHS] = {0, 1, 2, 3, 4, 6, 8, 16, 32};
@@ -207,7 +208,7 @@ static const struct record_field round_fields[] = {
     FIELD(server_lr, "", "server learning rate"),
     FIELD(adapter_xxh3, "", "XXH3 of the global adapter after the round"),
     FIELD(sampled, "", "clients sampled"),
-    FIELD(dropped, "", "of these, dropped out by fed.dropout"),
+    FIELD(dropped, "", "of these, dropped out by fed.dropout, or their message by net.loss"),
     FIELD(lost, "", "of these, lost: dead rank or silence"),
     FIELD(rejected, "", "updates refused: see /messages"),
     FIELD(arrived, "", "updates aggregated"),
@@ -265,6 +266,7 @@ static const struct record_field link_fields[] = {
     FIELD(up, "", "1 = client to server, 0 = server to client"),
     FIELD(bytes, "bytes", "bytes moved"),
     FIELD(bytes_sent, "bytes", "the same with those that were sent again"),
+    FIELD(lost, "", "segments of 1448 bytes that net.loss took when they were first sent"),
     FIELD(t_ready_ns, "ns", "when the bytes were ready to go, from the start of the round"),
     FIELD(t_deliver_ns, "ns", "when the last one arrived, -1 = never"),
     FIELD(latency_ns, "ns", "of this latency and jitter"),

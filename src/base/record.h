@@ -107,6 +107,7 @@ enum message_status {
     MESSAGE_NONFINITE,  // NaN or Inf in the update
     MESSAGE_UNEXPECTED, // a kind, client or copy that nobody asked for
     MESSAGE_LOST,       // asked for and never arrived
+    MESSAGE_LINK,       // the model of its link lost it
     MESSAGE_STATUS_COUNT
 };
 extern const char *const message_status_name[MESSAGE_STATUS_COUNT];
@@ -143,7 +144,8 @@ struct rec_alloc {
 struct rec_link {
     int64_t bytes, bytes_sent, t_ready_ns, t_deliver_ns, latency_ns; // t_deliver_ns -1: never
     double rate_bps;
-    int32_t run, version, attempt, client, up, pad; // up 1 = client to server
+    int32_t run, version, attempt, client, up; // up 1 = client to server
+    int32_t lost;                              // segments, when first sent
 };
 
 struct rec_sensor {

@@ -75,6 +75,12 @@ static struct rec_message message_row(const struct server *s, uint32_t client, i
     return m;
 }
 
+// Bytes of the frame that carries a version.
+static int64_t model_bytes(const struct server *s)
+{
+    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(s->env));
+}
+
 static void sample_turns(struct server *s)
 {
     struct sync_round *r = s->rounds;
@@ -92,18 +98,17 @@ static void sample_turns(struct server *s)
         t->client = r->sampled[i];
         t->endpoint = fed_owner(r->sampled[i], s->workers);
         t->row = message_row(s, t->client, t->endpoint);
+        t->times = fed_client_times(s->env, &r->start, t->client, model_bytes(s), 0);
         if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
             t->state = TURN_DONE;
             s->row.lost++;
+        } else if (!t->times.down.delivered) {
+            t->state = TURN_DONE;
+            t->row.status = MESSAGE_LINK;
+            s->row.dropped++;
         }
     }
     s->row.sampled = fed->clients_per_round;
-}
-
-// Bytes of the frame that carries a version.
-static int64_t model_bytes(const struct server *s)
-{
-    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(s->env));
 }
 
 static void pack_model(struct server *s)
@@ -163,7 +168,6 @@ static void broadcast(struct server *s)
             continue;
         s->row.downlink_bytes += model_bytes(s);
         t->granted = i < r->n_window;
-        t->times = fed_client_times(env, &r->start, t->client, model_bytes(s), 0);
         struct netbuf *b = transport_buf(env->transport, ROUND_START_BYTES);
         struct frame f = {.kind = FRAME_TASK,
                           .client = t->client,
@@ -201,7 +205,9 @@ static void resolve(struct server *s, struct turn *t, enum message_status status
         transport_unref(s->env->transport, t->held);
         t->held = NULL;
     }
-    if (status == MESSAGE_LOST)
+    if (status == MESSAGE_LINK)
+        s->row.dropped++;
+    else if (status == MESSAGE_LOST)
         s->row.lost++;
     else if (status != MESSAGE_OK)
         s->row.rejected++;
@@ -295,7 +301,8 @@ static struct rec_link link_row(const struct server *s, uint32_t client, int64_t
                              .run = rec->run,
                              .version = (int32_t)s->round,
                              .attempt = rec->attempt,
-                             .client = (int32_t)client};
+                             .client = (int32_t)client,
+                             .lost = (int32_t)r->lost_segments};
 }
 
 // Modelled terms: the round takes as long as its slowest client, plus the server.
@@ -307,10 +314,11 @@ static void modelled_times(struct server *s)
     r->n_links = 0;
     for (int i = 0; i < r->n_turns; i++) {
         struct turn *t = &r->turn[i];
-        if (t->row.status != MESSAGE_OK)
+        bool sent = t->row.status == MESSAGE_OK || t->row.status == MESSAGE_LINK;
+        if (!sent || t->row.frame_bytes == 0)
             continue;
         int64_t down = model_bytes(s), up = t->row.frame_bytes;
-        struct client_times c = fed_client_times(env, &r->start, t->client, down, up);
+        struct client_times c = t->times;
         if (c.total_ns >= slowest) {
             slowest = c.total_ns;
             s->row.compute_max_ns = c.compute_ns + c.encode_ns;
@@ -439,6 +447,7 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct turn
 
 static void take_update(struct server *s, const struct net_msg *m)
 {
+    const struct sync_round *r = s->rounds;
     struct turn *t = find_turn(s, m->frame.client, m->src);
     enum message_status status = judge(s, m, t);
     s->row.uplink_bytes += (int64_t)m->bytes;
@@ -450,6 +459,10 @@ static void take_update(struct server *s, const struct net_msg *m)
         t->held = m->buf;
         transport_ref(m->buf);
         t->row.frame_bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
+        t->times =
+            fed_client_times(s->env, &r->start, t->client, model_bytes(s), t->row.frame_bytes);
+        if (!t->times.up.whole)
+            resolve(s, t, MESSAGE_LINK);
     }
 }
 
@@ -604,9 +617,9 @@ static void begin_round(struct server *s)
 {
     struct sync_round *r = s->rounds;
     r->holding = false;
-    sample_turns(s);
     r->t_begin_ns = clock_ns();
     r->start = (struct round_start){s->round, s->totals.modelled_ns, now_ns(s)};
+    sample_turns(s);
     broadcast(s);
     set_deadline(s);
     r->t_collect_ns = clock_ns();

@@ -1,53 +1,59 @@
 #include "net/link.h"
 
 #include "base/mem.h"
+#include "net/link_rows.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-static int64_t loopback_leave(const struct link_model *m, const struct link_transfer *x,
-                              int64_t t_ns, int64_t bytes, double *rate_bps)
+const char *const link_delivery_names[] = {"reliable", "datagram", NULL};
+
+static struct link_piece loopback_piece(const struct link_model *m, const struct link_transfer *x,
+                                        int64_t t_ns)
 {
-    (void)m, (void)x, (void)bytes;
-    *rate_bps = (double)INFINITY;
-    return t_ns;
+    (void)m, (void)x, (void)t_ns;
+    return (struct link_piece){(double)INFINITY, INT64_MAX};
 }
 
-static int64_t loopback_latency_ns(const struct link_model *m, uint32_t client, bool up)
+static struct link_delay loopback_delay(const struct link_model *m, uint32_t client, bool up)
 {
     (void)m, (void)client, (void)up;
-    return 0;
+    return (struct link_delay){0};
 }
 
-static int64_t fixed_leave(const struct link_model *m, const struct link_transfer *x, int64_t t_ns,
-                           int64_t bytes, double *rate_bps)
+static struct link_piece fixed_piece(const struct link_model *m, const struct link_transfer *x,
+                                     int64_t t_ns)
 {
-    *rate_bps = x->up ? m->params->up_bps : m->params->down_bps;
-    return link_add_ns(t_ns, link_constant_ns(bytes, *rate_bps));
+    (void)t_ns;
+    return (struct link_piece){x->up ? m->params->up_bps : m->params->down_bps, INT64_MAX};
 }
 
-static int64_t fixed_latency_ns(const struct link_model *m, uint32_t client, bool up)
+static struct link_delay fixed_delay(const struct link_model *m, uint32_t client, bool up)
 {
     (void)client, (void)up;
-    return m->params->latency_ns;
+    return (struct link_delay){m->params->latency_ns, m->params->jitter_ns};
 }
 
 static const struct link_row link_loopback = {
     .name = "loopback",
     .help = "no limit and no latency: the floor that every other link is read against",
-    .leave = loopback_leave,
-    .latency_ns = loopback_latency_ns,
+    .piece = loopback_piece,
+    .delay = loopback_delay,
 };
 
 static const struct link_row link_fixed = {
     .name = "fixed",
-    .help = "the same constant rates for every client: net.up_bps, net.down_bps, net.latency_ns",
-    .leave = fixed_leave,
-    .latency_ns = fixed_latency_ns,
+    .help = "the same constant rates for every client: net.up_bps, net.down_bps, net.latency_ns, "
+            "net.jitter_ns",
+    .piece = fixed_piece,
+    .delay = fixed_delay,
 };
 
-const struct link_row *const link_table[] = {&link_loopback, &link_fixed, NULL};
+const struct link_row *const link_table[] = {&link_loopback, &link_fixed,      &link_ethernet_1g,
+                                             &link_wifi,     &link_lte_20,     &link_lte_hetero,
+                                             &link_5g,       &link_edge_mixed, &link_satellite,
+                                             &link_markov,   &link_trace,      NULL};
 
 int64_t link_add_ns(int64_t a, int64_t b)
 {
@@ -55,15 +61,9 @@ int64_t link_add_ns(int64_t a, int64_t b)
     return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
 }
 
-// In double, because bits times 10^9 of a terabyte do not fit 64 bits: + - * / of IEEE doubles are
-// the same on every machine, and 53 bits hold a transfer of 100 days to the nanosecond.
-int64_t link_constant_ns(int64_t bytes, double rate_bps)
+struct rng link_stream(const struct link_model *m, uint32_t client, uint32_t part)
 {
-    if (bytes <= 0 || rate_bps == (double)INFINITY)
-        return 0;
-    double ns = (double)bytes * 8e9 / rate_bps;
-    return ns < 0x1p63 ? (int64_t)(ns + 0.5)
-                       : INT64_MAX; // also where the rate is 0 or not a number
+    return rng_stream(m->seed, RNG_LINK, client, 0, part); // rounds count from 1
 }
 
 static int unknown(const char *name, struct err *err)
@@ -107,6 +107,13 @@ int link_open(struct link_model *m, const struct link_params *p, uint64_t seed, 
 {
     *m = (struct link_model){.params = p, .seed = seed};
     int rc = parse(m, p->link, err);
+    if (rc == 0 && *p->loss)
+        rc = loss_parse(&m->loss, p->loss, err);
+    if (rc == 0 && *p->trace && m->row != &link_trace)
+        rc = err_set(err,
+                     "net.trace = %.200s, but net.link = %.80s reads no trace: set net.link = "
+                     "trace, or leave net.trace out",
+                     p->trace, p->link);
     if (rc == 0 && m->row->open)
         rc = m->row->open(m, err);
     if (rc)
@@ -122,14 +129,97 @@ void link_close(struct link_model *m)
     *m = (struct link_model){0};
 }
 
+// In double, because bits times 10^9 of a terabyte do not fit 64 bits: + - * / of IEEE doubles are
+// the same on every machine, and 53 bits hold a transfer of 100 days to the nanosecond.
+static int64_t transfer_ns(double bytes, double bps)
+{
+    if (bytes <= 0 || bps == (double)INFINITY)
+        return 0;
+    double ns = bytes * 8e9 / bps;
+    return ns < 0x1p63 ? (int64_t)(ns + 0.5)
+                       : INT64_MAX; // also where the rate is 0 or not a number
+}
+
+// Piece by piece, until the rest fits into one.
+static int64_t leave(const struct link_model *m, const struct link_transfer *x, int64_t t_ns,
+                     int64_t bytes)
+{
+    if (m->row->leave)
+        return m->row->leave(m, x, t_ns, bytes);
+    double left = (double)bytes;
+    for (;;) {
+        struct link_piece p = m->row->piece(m, x, t_ns);
+        int64_t end = link_add_ns(t_ns, transfer_ns(left, p.bps));
+        if (end <= p.until_ns || p.until_ns == INT64_MAX)
+            return end;
+        left -= p.bps * ((double)(p.until_ns - t_ns) * 1e-9) / 8;
+        t_ns = p.until_ns;
+    }
+}
+
+static struct rng message_stream(const struct link_model *m, const struct link_transfer *x,
+                                 uint32_t use)
+{
+    return rng_stream(m->seed, RNG_LINK, x->client, x->round, x->attempt * 8 + use * 2 + x->up);
+}
+
+static int64_t jitter_of(const struct link_model *m, const struct link_transfer *x, int64_t most_ns)
+{
+    if (most_ns <= 0)
+        return 0;
+    struct rng r = message_stream(m, x, 0);
+    return (int64_t)(rng_unit(&r) * (double)most_ns);
+}
+
+// Only what clients send can go as a datagram: without its model nobody trains.
+static bool datagram(const struct link_model *m, const struct link_transfer *x)
+{
+    return x->up && m->params->delivery == LINK_DATAGRAM;
+}
+
+static struct loss_cost losses(const struct link_model *m, const struct link_transfer *x,
+                               uint8_t *map)
+{
+    struct loss_chain chain;
+    if (!m->loss.on)
+        return (struct loss_cost){0};
+    loss_begin(&chain, &m->loss, message_stream(m, x, 1));
+    if (datagram(m, x))
+        return loss_datagram(&chain, x->bytes, map);
+    int64_t rtt = m->row->delay(m, x->client, true).latency_ns +
+                  m->row->delay(m, x->client, false).latency_ns;
+    return loss_reliable(&chain, x->bytes, rtt);
+}
+
+void link_arrived(const struct link_model *m, const struct link_transfer *x, uint8_t *map)
+{
+    memset(map, 0xff, (size_t)(loss_segments(x->bytes) + 7) / 8);
+    if (datagram(m, x))
+        losses(m, x, map);
+}
+
+// The mean of a transfer, or what the link does where nothing is sent.
+static double mean_bps(const struct link_model *m, const struct link_transfer *x, int64_t bytes,
+                       int64_t start_ns, int64_t left_ns)
+{
+    struct link_piece p = m->row->piece(m, x, start_ns);
+    bool constant = left_ns <= p.until_ns;
+    return constant ? p.bps : (double)bytes * 8e9 / (double)(left_ns - start_ns);
+}
+
 struct link_result link_carry(const struct link_model *m, struct link_state *s,
                               const struct link_transfer *x)
 {
-    struct link_result r = {.bytes_sent = x->bytes};
+    struct link_delay delay = m->row->delay(m, x->client, x->up);
+    struct loss_cost loss = losses(m, x, NULL);
+    struct link_result r = {.bytes_sent = x->bytes + loss.again_bytes, .lost_segments = loss.lost};
     r.t_start_ns = x->t_ready_ns > s->free_ns ? x->t_ready_ns : s->free_ns;
-    s->free_ns = m->row->leave(m, x, r.t_start_ns, r.bytes_sent, &r.rate_bps);
-    r.latency_ns = m->row->latency_ns(m, x->client, x->up);
-    r.t_deliver_ns = link_add_ns(s->free_ns, r.latency_ns);
-    r.delivered = r.t_deliver_ns < INT64_MAX;
+    int64_t left_ns = leave(m, x, r.t_start_ns, r.bytes_sent);
+    r.rate_bps = mean_bps(m, x, r.bytes_sent, r.t_start_ns, left_ns);
+    s->free_ns = link_add_ns(left_ns, loss.wait_ns);
+    r.latency_ns = delay.latency_ns + jitter_of(m, x, delay.jitter_ns) + loss.wait_ns;
+    r.t_deliver_ns = link_add_ns(left_ns, r.latency_ns);
+    r.delivered = r.t_deliver_ns < INT64_MAX && !loss.given_up;
+    r.whole = r.delivered && !(datagram(m, x) && loss.lost > 0);
     return r;
 }
