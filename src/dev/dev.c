@@ -16,35 +16,82 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
     if (!d->row->ops)
         return err_set(err, "dev.kind = %s: not supported by this program", d->row->name);
     d->ops = d->row->ops;
+    d->lanes = d->row->lanes ? d->row->lanes : threads;
     if (d->row->open && d->row->open(d, err))
         return -1;
-    d->lane = mem_alloc(MEM_OTHER, (size_t)threads * sizeof *d->lane);
-    for (int32_t i = 0; i < threads; i++)
+    d->lane = mem_alloc(MEM_OTHER, (size_t)d->lanes * sizeof *d->lane);
+    for (int32_t i = 0; i < d->lanes; i++) {
         d->lane[i].dev = d;
+        d->lane[i].cx.act = d->row->act;
+    }
     return 0;
 }
 
 void dev_close(struct dev *d)
 {
-    for (int32_t i = 0; i < d->threads && d->lane; i++)
+    for (int32_t i = 0; i < d->lanes && d->lane; i++) {
         if (d->lane[i].cx.work)
             d->row->free(d, d->lane[i].cx.work);
+        mem_free(d->lane[i].mark_ns);
+    }
     mem_free(d->lane);
     if (d->row && d->row->close)
         d->row->close(d);
     *d = (struct dev){0};
 }
 
-void dev_reserve(struct dev *d, size_t work_floats)
+void dev_reserve(struct dev *d, size_t work_floats, int32_t marks)
 {
-    if (work_floats <= d->work_floats)
-        return;
-    d->work_floats = work_floats;
-    for (int32_t i = 0; i < d->threads; i++) {
+    bool more = work_floats > d->work_floats;
+    for (int32_t i = 0; i < d->lanes && marks > d->marks; i++) {
+        mem_free(d->lane[i].mark_ns);
+        d->lane[i].mark_ns = mem_alloc(MEM_OTHER, (size_t)marks * sizeof *d->lane[i].mark_ns);
+    }
+    d->marks = marks > d->marks ? marks : d->marks;
+    for (int32_t i = 0; i < d->lanes && more; i++) {
         struct kernel_ctx *cx = &d->lane[i].cx;
         if (cx->work)
             d->row->free(d, cx->work);
         cx->work = d->row->alloc(d, MEM_ACTIVATIONS, work_floats * sizeof(float));
         cx->work_floats = work_floats;
     }
+    d->work_floats = more ? work_floats : d->work_floats;
+    d->moves += more;
+}
+
+void dev_wait_all(struct dev *d)
+{
+    for (int32_t i = 0; i < d->lanes; i++)
+        d->row->wait(d, i);
+}
+
+void dev_put(struct dev *d, void *to, const void *from_host, size_t size_bytes)
+{
+    d->row->put(d, 0, to, from_host, size_bytes);
+    d->row->wait(d, 0);
+}
+
+void dev_get(struct dev *d, void *to_host, const void *from, size_t size_bytes)
+{
+    d->row->get(d, 0, to_host, from, size_bytes);
+    d->row->wait(d, 0);
+}
+
+void *dev_room(struct dev *d, size_t size_bytes)
+{
+    return d->row->host ? NULL : d->row->stage(d, size_bytes);
+}
+
+void *dev_take(struct dev *d, void *array, size_t size_bytes, void *room)
+{
+    if (d->row->host)
+        return array;
+    dev_get(d, room, array, size_bytes);
+    return room;
+}
+
+void dev_give(struct dev *d, void *array, size_t size_bytes, const void *room)
+{
+    if (!d->row->host)
+        dev_put(d, array, room, size_bytes);
 }

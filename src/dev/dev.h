@@ -1,5 +1,16 @@
-// Where arrays live and who computes on them: one row a kind of device, each with its copy of the
-// operations that kernels/kernels.h lists. Nothing above this header knows which row it runs on.
+// Where arrays live and who computes on them: one row a kind of device, with its memory and its
+// copy of the operations that kernels/kernels.h lists. Nothing above this header knows which row it
+// runs on.
+//
+//     float *x = d->row->alloc(d, MEM_OTHER, bytes);     // the device's
+//     float *here = d->row->stage(d, bytes);             // the host's
+//     d->row->put(d, lane, x, here, bytes);
+//     d->ops->add(&d->lane[lane].cx, x, n, x);
+//     d->row->get(d, lane, here, x, bytes);
+//     d->row->wait(d, lane);                             // now here is twice what it was
+//
+// Copies and operations of a lane happen in their order, and some time before wait() returns: what
+// a copy reads or writes of the host's must not be touched until then.
 #ifndef FSTQ_DEV_DEV_H
 #define FSTQ_DEV_DEV_H
 
@@ -14,26 +25,51 @@ struct dev;
 struct dev_row {
     const char *name, *help;
     const struct kernel_ops *ops; // NULL = not in this build; a NULL operation = not supported here
-    bool host;                    // arrays are ordinary memory
-    int (*open)(struct dev *d, struct err *err);
-    void (*close)(struct dev *d);
+    bool host;                    // arrays are ordinary memory, which host code may touch
+    int32_t act;                  // enum kernel_dtype of activations
+    int32_t lanes;                // work under way side by side; 0 = as many as threads
+    int32_t slice_tokens;         // a batch is taken in parts of about so many
+    int (*open)(struct dev *d, struct err *err);                                // or NULL
+    void (*close)(struct dev *d);                                               // or NULL
     void *(*alloc)(struct dev *d, enum mem_purpose purpose, size_t size_bytes); // zeroed
     void (*free)(struct dev *d, void *block);
-    void (*put)(struct dev *d, void *to, const void *from_host, size_t size_bytes);
-    void (*get)(struct dev *d, void *to_host, const void *from, size_t size_bytes);
+    // The host's memory, for copies that go on while the host does; any other may be copied, too.
+    void *(*stage)(struct dev *d, size_t size_bytes);
+    void (*unstage)(struct dev *d, void *block);
+
+    void (*put)(struct dev *d, int32_t lane, void *to, const void *from_host, size_t size_bytes);
+    void (*get)(struct dev *d, int32_t lane, void *to_host, const void *from, size_t size_bytes);
+    void (*copy)(struct dev *d, int32_t lane, void *to, const void *from, size_t size_bytes);
+    void (*zero)(struct dev *d, int32_t lane, void *to, size_t size_bytes);
+    void (*wait)(struct dev *d, int32_t lane);
+    // What is queued between record and record_end, and runs then, is kept under a key: the next
+    // time replay queues it all again, or says false. The key stands for everything that the queued
+    // calls were given, but for the contents of the device's memory. Only operations, copies within
+    // the device, zeroes and marks may be recorded.
+    bool (*replay)(struct dev *d, int32_t lane, uint64_t key);
+    void (*record)(struct dev *d, int32_t lane, uint64_t key);
+    void (*record_end)(struct dev *d, int32_t lane);
+    // The time at which a lane comes here; to be had after wait, in ns from one beginning a lane.
+    void (*mark)(struct dev *d, int32_t lane, int32_t slot);
+    int64_t (*marked)(struct dev *d, int32_t lane, int32_t slot);
+    // Whether anything queued so far went wrong for good, and what; checked after wait.
+    int (*failed)(struct dev *d, struct err *err);
 };
 
 // One an execution lane: a thread of the CPU, a stream of a GPU.
 struct dev_lane {
     struct kernel_ctx cx;
     struct dev *dev;
+    int64_t *mark_ns;
 };
 
 struct dev {
     const struct dev_row *row;
     const struct kernel_ops *ops;
-    int32_t threads;
+    int32_t threads, lanes;
     size_t work_floats; // of each lane
+    int32_t marks;      // slots of each lane
+    uint32_t moves;     // how often the lanes' memory has moved: part of every key
     struct dev_lane *lane;
     void *state;
 };
@@ -43,13 +79,26 @@ extern const struct dev_row *const dev_table[]; // NULL-terminated
 // kind: row of dev_table. threads >= 1. A row that cannot run here is an error that says why.
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err);
 void dev_close(struct dev *d);
-// Makes every lane's work memory at least this large. Not while work is under way.
-void dev_reserve(struct dev *d, size_t work_floats);
+// Makes every lane's work memory and number of marks at least this large. Not while work is under
+// way.
+void dev_reserve(struct dev *d, size_t work_floats, int32_t marks);
 
-// Calls fn once for each item in [0, n), on up to d->threads lanes at a time; which lane takes an
+// Calls fn once for each item in [0, n), on up to d->lanes lanes at a time; which lane takes an
 // item is not fixed. in_order (or NULL) is called after fn for the same item and lane, for one item
 // at a time, in the order of items: sums made there are the same for any number of lanes.
 typedef void dev_work(void *arg, int32_t item, int32_t lane);
 void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg);
+void dev_wait_all(struct dev *d);
+
+// A copy that is done when the call returns. Not while work is under way.
+void dev_put(struct dev *d, void *to, const void *from_host, size_t size_bytes);
+void dev_get(struct dev *d, void *to_host, const void *from, size_t size_bytes);
+
+// An array of the device in the host's hands, and back with what the host changed in it: the array
+// itself where host code may touch it, else a copy in room. room: dev_room of as many bytes, NULL
+// where none is needed. Not while work is under way.
+void *dev_room(struct dev *d, size_t size_bytes);
+void *dev_take(struct dev *d, void *array, size_t size_bytes, void *room);
+void dev_give(struct dev *d, void *array, size_t size_bytes, const void *room);
 
 #endif

@@ -1,4 +1,5 @@
 // The CPU rows: `cpu` with the fast kernels, `ref` with the plain ones they are tested against.
+#include "base/clock.h"
 #include "base/pool.h"
 #include "dev/dev.h"
 
@@ -28,10 +29,63 @@ static void cpu_free(struct dev *d, void *block)
     mem_free(block);
 }
 
-static void cpu_copy(struct dev *d, void *to, const void *from, size_t size_bytes)
+static void *cpu_stage(struct dev *d, size_t size_bytes)
+{
+    return cpu_alloc(d, MEM_OTHER, size_bytes);
+}
+
+static void cpu_copy(struct dev *d, int32_t lane, void *to, const void *from, size_t size_bytes)
 {
     (void)d;
+    (void)lane;
     memcpy(to, from, size_bytes);
+}
+
+static void cpu_zero(struct dev *d, int32_t lane, void *to, size_t size_bytes)
+{
+    (void)d;
+    (void)lane;
+    memset(to, 0, size_bytes);
+}
+
+// A thread has done what it was told when the call returns: there is nothing to wait for, and
+// nothing to be gained by keeping the calls.
+static void cpu_wait(struct dev *d, int32_t lane)
+{
+    (void)d;
+    (void)lane;
+}
+
+static bool cpu_replay(struct dev *d, int32_t lane, uint64_t key)
+{
+    (void)d;
+    (void)lane;
+    (void)key;
+    return false;
+}
+
+static void cpu_record(struct dev *d, int32_t lane, uint64_t key)
+{
+    (void)d;
+    (void)lane;
+    (void)key;
+}
+
+static void cpu_mark(struct dev *d, int32_t lane, int32_t slot)
+{
+    d->lane[lane].mark_ns[slot] = clock_ns();
+}
+
+static int64_t cpu_marked(struct dev *d, int32_t lane, int32_t slot)
+{
+    return d->lane[lane].mark_ns[slot];
+}
+
+static int cpu_failed(struct dev *d, struct err *err)
+{
+    (void)d;
+    (void)err;
+    return 0;
 }
 
 // Subnormal numbers are zero while kernels run: gradients of tokens that hardly matter reach them,
@@ -85,7 +139,7 @@ static void run_in_order(void *arg, int32_t item, int32_t lane)
 void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg)
 {
     struct items i = {fn, in_order, arg};
-    pool_run(d->threads, n, run_item, in_order ? run_in_order : NULL, &i);
+    pool_run(d->lanes, n, run_item, in_order ? run_in_order : NULL, &i);
 }
 
 static const struct kernel_ops cpu_ops = {
@@ -100,23 +154,20 @@ static const struct kernel_ops ref_ops = {
 #undef REF_OP
 };
 
+#define CPU_ROW                                                                                    \
+    .host = true, .act = KERNEL_F32, .slice_tokens = 512, .open = cpu_open, .alloc = cpu_alloc,    \
+    .free = cpu_free, .stage = cpu_stage, .unstage = cpu_free, .put = cpu_copy, .get = cpu_copy,   \
+    .copy = cpu_copy, .zero = cpu_zero, .wait = cpu_wait, .replay = cpu_replay,                    \
+    .record = cpu_record, .record_end = cpu_wait, .mark = cpu_mark, .marked = cpu_marked,          \
+    .failed = cpu_failed
+
 const struct dev_row dev_cpu = {.name = "cpu",
                                 .help = "this rank's cores, by AVX-512, AVX2, NEON or none of them",
                                 .ops = &cpu_ops,
-                                .host = true,
-                                .open = cpu_open,
-                                .alloc = cpu_alloc,
-                                .free = cpu_free,
-                                .put = cpu_copy,
-                                .get = cpu_copy};
+                                CPU_ROW};
 
 const struct dev_row dev_ref = {.name = "ref",
                                 .help =
                                     "plain loops in double precision: slow, the tests' yardstick",
                                 .ops = &ref_ops,
-                                .host = true,
-                                .open = cpu_open,
-                                .alloc = cpu_alloc,
-                                .free = cpu_free,
-                                .put = cpu_copy,
-                                .get = cpu_copy};
+                                CPU_ROW};

@@ -13,20 +13,35 @@ struct layer {
     float *norm_att, *norm_mlp;
 };
 
+// What a lane works in for a slice: activations, what the host decided about it, what comes back.
+enum { LANE_ACTS, LANE_CONTROL, LANE_RESULTS, LANE_BLOCKS };
+struct lane_bytes {
+    size_t of[LANE_BLOCKS];
+};
+
 struct model_lane {
-    struct arena acts;
-    float *grad; // of one slice, when its job has several
+    uint8_t *block[LANE_BLOCKS]; // the device's
+    uint8_t *twin[LANE_BLOCKS];  // the host's, NULL for activations
+    kernel_act **x;              // (L + 1)
+    struct kept *kept;           // (L)
+    struct level *level;         // (L)
+    float *grad;                 // of one slice, when its job has several
     size_t grad_cap;
     int64_t update_ns, fisher_ns; // of the update under way, the second not in the first
+};
+
+struct model_slice_times {
+    int64_t forward_ns, backward_ns, embed_ns, merge_ns;
 };
 
 // One part of a job's batch.
 struct slice {
     int32_t job, seq0, seqs, row0, rows; // of the batch
-    bool alone;                          // the only slice of its job
-    int32_t rows_left;                   // that enter the last layer
+    int32_t longest;
+    bool alone;        // the only slice of its job
+    int32_t rows_left; // that enter the last layer
     double loss;
-    struct model_times times;
+    struct model_slice_times times;
 };
 
 struct model {
@@ -49,8 +64,9 @@ struct model {
     struct model_lane *lane;
     struct slice *slice;
     int32_t n_slices, slice_cap;
-    size_t acts_bytes;
-    float *grads; // of jobs that bring no place for it
+    struct lane_bytes bytes; // of each lane
+    uint32_t moves;          // how often memory that operations are given has moved
+    float *grads;            // of jobs that bring no place for it
     size_t grads_cap;
     float *full_grad; // training all weights
     float *start;     // of a backbone that moves: the adapted weights as they were, else NULL
@@ -95,90 +111,178 @@ static inline int32_t model_qkv_cols(const struct model_config *c)
     return model_q_cols(c) + 2 * model_kv_cols(c);
 }
 
-// Memory of one lane, taken twice with the same calls: once to count, once to use.
+// acts.c: the memory of a slice.
+
+// A block, taken twice with the same calls: once to count, once to use.
 struct bump {
     uint8_t *base; // NULL = only counting
     size_t used;
 };
-void *bump_take(struct bump *b, size_t count, size_t size);
+static inline void *bump_take(struct bump *b, size_t count, size_t size)
+{
+    size_t at = b->used;
+    b->used += (count * size + 63) / 64 * 64;
+    return b->base ? b->base + at : NULL;
+}
 
 // What a layer leaves for its backward.
 struct kept {
-    float *qkv, *att, *lse, *mid, *gu, *rstd_att, *rstd_mlp;
-    float *u[LINS];
+    kernel_act *qkv, *att, *mid, *gu, *u[LINS];
+    float *lse, *rstd_att, *rstd_mlp;
 };
 
-// The rows that enter a layer, where tokens merge on the way.
-struct level {
-    int32_t rows;
-    int32_t *start, *pos; // (seqs + 1), (rows)
-    float *size;          // (rows) tokens that a row stands for
-    float *log_size;      // (rows), NULL while no row stands for several
-    bool merges;          // after attention row i goes into row into[i] of the next level
-    int32_t *into;
-    float *share; // (rows) its part in there; those of one row sum to 1
-};
-
-// The memory of one slice. With recompute, and without a backward, all layers share one `kept`.
+// What operations work on; all of it the device's but for the lists x and kept. With recompute, and
+// without a backward, all layers share one `kept`.
 struct acts {
     int32_t ld_dim, ld_q, ld_qkv, ld_gu, ld_hidden, ld_u[LINS];
-    float **x; // (L + 1) inputs of the layers and the last output; without backward two in turn
+    kernel_act **x; // (L + 1) inputs of the layers, last output; without backward two in turn
     struct kept *kept;
     bool shared;
-    float *h, *dh, *dx;
-    float *act, *dact;                 // in the MLP
-    float *datt, *dqkv;                // in attention, in the same place
-    float *x_few, *att_few, *datt_few; // the last layer's second half, where few rows have a loss
-    float *top, *dtop;                 // rows with a loss, (n, dim), before the last norm
-    float *rstd_top, *loss, *weight;
-    int32_t *start, *pos, *row, *target, *best; // start: of the sequences, (rows + 1)
-    struct level *level;                        // (L) where tokens merge
-    int32_t *free; // (seqs) leading rows of a sequence that may merge: of the level last planned
+    kernel_act *h, *dh, *dx;
+    kernel_act *act, *dact;                 // in the MLP
+    kernel_act *datt, *dqkv;                // in attention, in the same place
+    kernel_act *x_few, *att_few, *datt_few; // the last layer's second half, where few rows have a
+                                            // loss
+    kernel_act *top, *dtop;                 // rows with a loss, (n, dim), before the last norm
+    float *rstd_top;
 };
 
-void acts_take(const struct model *m, struct acts *a, int32_t rows, bool train, struct bump *b);
-size_t acts_bytes(const struct model *m, int32_t rows, bool train);
+// What the host decides about a slice before it runs, and operations read. The host and the device
+// have a copy each, laid out alike, so that it goes over in one piece.
+struct control {
+    int32_t *start, *pos, *token; // (seqs + 1); (rows): place in the sequence, and token
+    int32_t *row, *target;        // (n_top) rows with a loss, and what they predict
+    float *weight;                // (n_top)
+    int32_t *scored;              // (n_scored) rows whose gradient goes down to the embeddings
+    int32_t *free;                // (seqs) leading rows of a sequence that may merge
+    float *log_size;              // (rows) of rows that come from another model
+};
+
+// Lists of the rows that enter a layer, in the host's memory or the device's.
+struct level_lists {
+    int32_t *start, *pos; // (seqs + 1), (rows)
+    int32_t *free;        // (seqs) leading rows of a sequence that may merge
+    float *log_size;      // (rows), NULL while no row stands for several
+    int32_t *into;        // (rows) after attention row i goes into this row of the next level
+    float *share;         // (rows) its part in there; those of one row sum to 1
+};
+
+// The rows that enter a layer, where tokens merge on the way. What its merging decides, into, share
+// and the next level's lists, are one block that begins at into.
+struct level {
+    int32_t rows;
+    bool merges; // some row goes into another one
+    struct level_lists host, dev;
+    size_t block_bytes;
+    float *size; // (rows) the host's: tokens that a row stands for
+};
+
+// What comes back in one piece; all but loss only where it was asked for.
+struct results {
+    float *loss;     // (n_top)
+    int32_t *best;   // (n_top)
+    float *token_sq; // (n_scored)
+    float *received; // (rows)
+    float *x;        // (rows, dim): gradients of the embeddings, or rows at a cut
+};
+
+void acts_take(const struct model *m, const struct model_lane *lane, struct acts *a, int32_t rows,
+               bool train, struct bump *b);
+void control_take(struct control *c, int32_t rows, struct bump *b);
+void results_take(const struct model *m, const struct model_job *job, struct results *r,
+                  int32_t rows, struct bump *b);
+// c: the lists of the first level, in both places. place: (rows) the host's, to work in.
+void levels_take(const struct model *m, struct level *level, const struct control *host,
+                 const struct control *dev, int32_t rows, struct bump *host_bump,
+                 struct bump *dev_bump, int32_t **place);
+// At most, for a slice of so many rows of this job; NULL: a job that trains and scores tokens.
+struct lane_bytes slice_bytes(const struct model *m, const struct model_job *job, int32_t rows,
+                              bool train);
+void lanes_open(struct model *m); // without blocks
+void lanes_free(struct model *m);
+// Makes every lane's memory at least this large, for slices of up to `rows` rows in sequences of up
+// to `longest`.
+void lanes_reserve(struct model *m, int32_t rows, int32_t longest, struct lane_bytes bytes);
+void model_positions(struct model *m, int32_t n); // rope tables
 
 // A slice, or a step of generation, on its lane.
 struct run {
     struct model *m;
     struct model_job *job;
     struct slice *slice;
-    struct acts a;
-    int32_t rows;
-    struct kernel_seqs seqs;
-    struct kernel_cache cache; // generation: of the rows, else k is NULL
-    size_t cache_layer;        // elements from a layer's cache to the next one's
+    int32_t lane;
     const struct kernel_ctx *cx;
     const struct kernel_ops *op;
     const float *adapter;
     float *grad; // adapter's, or that of all weights
-    bool full, token_grads;
-    int32_t first;   // layer that the rows enter
-    int32_t n_top;   // rows with a loss: a.row
-    int32_t n_embed; // rows whose gradient goes down to the embeddings: a.target, once it is free
-    bool few;        // so few that the last layer goes on with them alone after its attention
+    bool backward, full, token_grads;
     const struct model_merge *merge; // NULL: rows are the same in all layers
-    int32_t planned;                 // levels whose merging is decided
-    const float *log_size;           // of the rows of this layer, or NULL
-    struct model_times times;
+
+    struct acts a;
+    struct level *level; // (L) where tokens merge
+    int32_t *place;      // (rows) the host's, to work in
+    struct control host, dev;
+    struct results out, dev_out;
+    size_t control_bytes, results_bytes;
+
+    int32_t rows;
+    struct kernel_seqs seqs;
+    const int32_t *pos;        // of the rows of this layer
+    const float *log_size;     // likewise, or NULL
+    struct kernel_cache cache; // generation: of the rows, else k is NULL
+    size_t cache_layer;        // elements from a layer's cache to the next one's
+    int32_t first;             // layer that the rows enter
+    int32_t n_top;             // rows with a loss
+    int32_t n_scored;          // rows whose gradient goes down to the embeddings
+    bool few;                  // n_top is so few that the last layer goes on with them alone
+    int32_t planned;           // levels whose merging is decided
+    int32_t merge_marks, merge_marks_forward;
 };
 
-// Merging: levels.c. All but merge_enter and merge_plan are for runs that merge.
-void levels_take(struct acts *a, int32_t layers, int32_t rows, struct bump *b);
+// Times within a slice.
+enum { MARK_BEGIN, MARK_FORWARD, MARK_EMBED, MARK_END, MARK_MERGE }; // the last: pairs
+enum { MERGES_PER_LAYER = 4 }; // decide, forward, forward again with recompute, backward
+static inline void run_mark(const struct run *r, int32_t slot)
+{
+    r->m->dev->row->mark(r->m->dev, r->lane, slot);
+}
+static inline void run_zero(const struct run *r, void *to, size_t size_bytes)
+{
+    r->m->dev->row->zero(r->m->dev, r->lane, to, size_bytes);
+}
+static inline void run_put(const struct run *r, void *to, const void *from, size_t size_bytes)
+{
+    r->m->dev->row->put(r->m->dev, r->lane, to, from, size_bytes);
+}
+static inline void run_get(const struct run *r, void *to, const void *from, size_t size_bytes)
+{
+    r->m->dev->row->get(r->m->dev, r->lane, to, from, size_bytes);
+}
+static inline void run_wait(const struct run *r)
+{
+    r->m->dev->row->wait(r->m->dev, r->lane);
+}
+
+// levels.c: merging. All but merge_enter and merge_plan are for runs that merge.
 void merge_begin(struct run *r);            // level 0: all rows of the slice
 void merge_enter(struct run *r, int32_t l); // rows, positions and sizes of layer l
 void merge_plan(struct run *r, int32_t l);  // from the keys of layer l, before they are turned
-void merge_forward(struct run *r, int32_t l, const float *x, float *y);
-void merge_backward(struct run *r, int32_t l, const float *dy, float *dx);
+void merge_forward(struct run *r, int32_t l, const kernel_act *x, kernel_act *y);
+void merge_backward(struct run *r, int32_t l, const kernel_act *dy, kernel_act *dx);
 void merge_labels(struct run *r); // targets and weights of the last layer's rows
-void cut_load(struct run *r);     // the rows of layer r->first
-void cut_store(struct run *r);    // those of the layer that the job's forward ends before
 static inline bool merges_at(const struct run *r, int32_t l)
 {
-    return r->merge && r->a.level[l].merges;
+    return r->merge && r->level[l].merges;
 }
 
+// plan.c: what the host decides; it touches nothing of the device's.
+void plan_cut(struct model *m, const struct model_batch *b, int32_t job); // into slices
+void plan_slice(struct run *r);
+void plan_top(struct run *r);           // which rows have a loss
+void plan_outcome(struct run *r);       // from results to the job's outputs
+uint64_t plan_key(const struct run *r); // of everything that the launch depends on
+
+// forward.c and backward.c: operations, in an order that the plan alone decides.
 struct kernel_rope rope_of(const struct model *m, float sign);
 struct kernel_attn attn_of(const struct run *r);
 // Rows of a layer's output projection, which adds its attention to its input.
@@ -189,14 +293,12 @@ static inline int32_t rows_attended(const struct run *r, int32_t l)
 // Rows of what follows.
 static inline int32_t rows_after(const struct run *r, int32_t l)
 {
-    return merges_at(r, l) ? r->a.level[l + 1].rows : rows_attended(r, l);
+    return merges_at(r, l) ? r->level[l + 1].rows : rows_attended(r, l);
 }
 // x[l] -> x[l + 1]; what backward needs goes to kept[l]. received: of the slice's rows, or NULL.
 void layer_forward(struct run *r, int32_t l, float *received);
-
-// Lanes' arenas for slices of up to `rows` rows in sequences of up to `longest`, or generation.
-void lanes_reserve(struct model *m, int32_t rows, int32_t longest, size_t acts_bytes);
-void model_positions(struct model *m, int32_t n); // rope tables
+void launch_forward(struct run *r);
+void launch_backward(struct run *r);
 
 // Loaders. Each fills *m or returns -1 with the file and the field.
 struct loader {

@@ -237,7 +237,7 @@ struct model *model_shell(struct dev *dev, const struct model_params *p,
     }
     m->norm_final = m->norms + (ptrdiff_t)(2 * c->layers) * c->dim;
     lay_out_adapter(m, mask);
-    m->lane = mem_alloc(MEM_OTHER, (size_t)dev->threads * sizeof *m->lane);
+    lanes_open(m);
     return m;
 }
 
@@ -304,10 +304,11 @@ struct model *model_create(struct dev *dev, const struct model_params *p,
         double sigma = strstr(s.name, "embed") || strstr(s.name, "lm_head")
                            ? 0.05
                            : 0.7 / sqrt((double)s.cols) / (out ? sqrt(2.0 * c->layers) : 1.0);
+        const float one = 1.0f;
         if (!s.norm)
             fill_normal(m, &s, seed, (uint32_t)i, sigma);
         for (int32_t j = 0; j < s.cols && s.norm; j++)
-            m->norms[s.at + (size_t)j] = 1.0f;
+            model_slot_put(m, &s, (size_t)j, 1, &one);
     }
     model_ready(m);
     return m;
@@ -317,14 +318,12 @@ void model_close(struct model *m)
 {
     if (!m)
         return;
-    for (int32_t i = 0; i < m->dev->threads; i++) {
-        if (m->lane[i].acts.base)
-            arena_free(&m->lane[i].acts);
-        mem_free(m->lane[i].grad);
-    }
-    m->dev->row->free(m->dev, m->weights);
-    void *all[] = {m->start, m->packed, m->cosine,    m->sine, m->lane,
-                   m->slice, m->grads,  m->full_grad, m->layer};
+    lanes_free(m);
+    void *blocks[] = {m->weights, m->cosine, m->sine, m->grads, m->full_grad};
+    for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
+        if (blocks[i])
+            m->dev->row->free(m->dev, blocks[i]);
+    void *all[] = {m->start, m->packed, m->slice, m->layer};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         mem_free(all[i]);
     shape_free(&m->shape);
@@ -416,21 +415,40 @@ struct slot model_slot(const struct model *m, int32_t i)
     return s;
 }
 
+enum { CHUNK = 4096 }; // values that go over at a time, where host code may not write them
+
+static char *slot_place(const struct model *m, const struct slot *s, size_t at)
+{
+    return s->norm ? (char *)(m->norms + s->at + at)
+                   : (char *)m->weights + (s->at + at) * kernel_dtype_bytes(m->dtype);
+}
+
 void model_slot_put(struct model *m, const struct slot *s, size_t from, size_t n, const float *x)
 {
-    if (s->norm)
-        memcpy(m->norms + s->at + from, x, n * sizeof *x);
-    else
-        kernel_from_f32(m->dtype, x, n,
-                        (char *)m->weights + (s->at + from) * kernel_dtype_bytes(m->dtype));
+    int32_t dtype = s->norm ? KERNEL_F32 : m->dtype;
+    float chunk[CHUNK];
+    if (m->dev->row->host) {
+        kernel_from_f32(dtype, x, n, slot_place(m, s, from));
+        return;
+    }
+    for (size_t i = 0; i < n; i += CHUNK) {
+        size_t some = n - i < CHUNK ? n - i : CHUNK;
+        kernel_from_f32(dtype, x + i, some, chunk);
+        dev_put(m->dev, slot_place(m, s, from + i), chunk, some * kernel_dtype_bytes(dtype));
+    }
 }
 
 void model_slot_get(const struct model *m, const struct slot *s, size_t from, size_t n, float *x)
 {
-    if (s->norm)
-        memcpy(x, m->norms + s->at + from, n * sizeof *x);
-    else
-        kernel_to_f32(m->dtype,
-                      (const char *)m->weights + (s->at + from) * kernel_dtype_bytes(m->dtype), n,
-                      x);
+    int32_t dtype = s->norm ? KERNEL_F32 : m->dtype;
+    float chunk[CHUNK];
+    if (m->dev->row->host) {
+        kernel_to_f32(dtype, slot_place(m, s, from), n, x);
+        return;
+    }
+    for (size_t i = 0; i < n; i += CHUNK) {
+        size_t some = n - i < CHUNK ? n - i : CHUNK;
+        dev_get(m->dev, chunk, slot_place(m, s, from + i), some * kernel_dtype_bytes(dtype));
+        kernel_to_f32(dtype, chunk, some, x + i);
+    }
 }

@@ -1,4 +1,5 @@
-// Forward, backward and update of a batch, slice by slice.
+// Forward and backward of jobs' batches, slice by slice: each is planned by the host, put over in
+// one piece, launched or replayed, and read back in one piece.
 #include "base/clock.h"
 #include "base/mem.h"
 #include "model/inner.h"
@@ -17,26 +18,35 @@ struct work {
     bool sums; // gradients of several slices are summed
 };
 
+// Another block in the place of one.
+static float *device_floats(struct model *m, float *was, size_t n)
+{
+    if (was)
+        m->dev->row->free(m->dev, was);
+    m->moves++;
+    return m->dev->row->alloc(m->dev, MEM_OPTIMIZER, n * sizeof(float));
+}
+
 static void grads_reserve(struct model *m, size_t n_grad, bool several, size_t job_floats)
 {
-    for (int32_t i = 0; i < m->dev->threads && several; i++)
+    for (int32_t i = 0; i < m->dev->lanes && several; i++)
         if (m->lane[i].grad_cap < n_grad) {
-            mem_free(m->lane[i].grad);
-            m->lane[i].grad = mem_alloc(MEM_OPTIMIZER, n_grad * sizeof(float));
+            m->lane[i].grad = device_floats(m, m->lane[i].grad, n_grad);
             m->lane[i].grad_cap = n_grad;
         }
     if (m->grads_cap < job_floats) {
-        mem_free(m->grads);
-        m->grads = mem_alloc(MEM_OPTIMIZER, job_floats * sizeof *m->grads);
+        m->grads = device_floats(m, m->grads, job_floats);
         m->grads_cap = job_floats;
     }
 }
 
 void model_reserve(struct model *m, int32_t longest, int32_t jobs)
 {
-    // A slice ends with the sequence that crosses its even share.
-    int32_t rows = MODEL_SLICE_TOKENS + longest;
-    lanes_reserve(m, rows, longest, acts_bytes(m, rows, true));
+    // A slice ends with the sequence that crosses its even share; a job that is one slice has what
+    // its batch has, which is not known yet.
+    int32_t most = m->dev->row->slice_tokens;
+    int32_t rows = most < INT32_MAX - longest ? most + longest : longest;
+    lanes_reserve(m, rows, longest, slice_bytes(m, NULL, rows, true));
     grads_reserve(m, m->shape.n_values, true, (size_t)jobs * m->shape.n_values);
 }
 
@@ -45,39 +55,37 @@ float *model_gradient(struct model *m, struct model_job *jobs, int32_t job)
     return jobs[job].grad ? jobs[job].grad : m->grads + (size_t)job * m->shape.n_values;
 }
 
-// Slices.
-
-static void cut(struct model *m, const struct model_batch *b, int32_t job)
+// Checks a job's batch and cuts it; returns the length of its longest sequence, or the last
+// position that stands in it.
+static int32_t job_prepare(struct work *w, int32_t j)
 {
-    int32_t total = b->start[b->n_seqs];
-    int32_t parts = (total + MODEL_SLICE_TOKENS - 1) / MODEL_SLICE_TOKENS;
-    parts += parts > 1 && parts % 2; // an even number keeps two or four lanes busy to the end
-    int32_t seq = 0, first = m->n_slices;
-    for (int32_t p = 0; p < parts && seq < b->n_seqs; p++) {
-        int32_t from = seq;
-        int64_t until = (int64_t)total * (p + 1) / parts;
-        do
-            seq++;
-        while (seq < b->n_seqs && b->start[seq + 1] <= until);
-        if (p == parts - 1)
-            seq = b->n_seqs;
-        if (m->n_slices == m->slice_cap) {
-            int32_t cap = m->slice_cap ? 2 * m->slice_cap : 64;
-            struct slice *more = mem_alloc(MEM_OTHER, (size_t)cap * sizeof *more);
-            if (m->slice)
-                memcpy(more, m->slice, (size_t)m->n_slices * sizeof *more);
-            mem_free(m->slice);
-            m->slice = more;
-            m->slice_cap = cap;
-        }
-        m->slice[m->n_slices++] = (struct slice){.job = job,
-                                                 .seq0 = from,
-                                                 .seqs = seq - from,
-                                                 .row0 = b->start[from],
-                                                 .rows = b->start[seq] - b->start[from]};
+    struct model *m = w->m;
+    struct model_job *job = &w->jobs[j];
+    const struct model_batch *b = job->batch;
+    int32_t longest = 1;
+    double weight = 0;
+    assert(b->n_seqs >= 1 && b->start[0] == 0);
+    assert(!job->merge ||
+           !(job->token_loss || job->token_sq || job->embed_grad || job->received || job->best));
+    assert((!job->cut || w->mode == MODE_EVALUATE) && !(job->merge && b->from));
+    for (int32_t s = 0; s < b->n_seqs; s++) {
+        int32_t len = b->start[s + 1] - b->start[s];
+        assert(len >= 1);
+        longest = len > longest ? len : longest;
     }
-    if (m->n_slices - first == 1)
-        m->slice[first].alone = true;
+    for (int32_t i = 0; i < b->start[b->n_seqs]; i++) {
+        assert(b->from || (b->tokens[i] >= 0 && b->tokens[i] < m->cfg.vocab));
+        assert(b->targets[i] < m->cfg.vocab);
+        if (b->from && b->from->pos[i] >= longest)
+            longest = b->from->pos[i] + 1;
+        if (b->targets[i] >= 0)
+            weight += b->weights ? (double)b->weights[i] : 1.0;
+    }
+    job->weight = weight;
+    job->loss = 0;
+    job->rows_left = 0;
+    plan_cut(m, b, j);
+    return longest;
 }
 
 // Cuts all batches and makes room.
@@ -86,381 +94,126 @@ static void prepare(struct work *w, int32_t n)
     struct model *m = w->m;
     int32_t rows = 1, longest = 1;
     bool several = false;
+    struct lane_bytes most = {{0}};
     m->n_slices = 0;
     for (int32_t j = 0; j < n; j++) {
-        struct model_job *job = &w->jobs[j];
-        const struct model_batch *b = job->batch;
-        double weight = 0;
-        assert(b->n_seqs >= 1 && b->start[0] == 0);
-        assert(!job->merge || !(job->token_loss || job->token_sq || job->embed_grad ||
-                                job->received || job->best));
-        for (int32_t s = 0; s < b->n_seqs; s++) {
-            int32_t len = b->start[s + 1] - b->start[s];
-            assert(len >= 1);
-            longest = len > longest ? len : longest;
-        }
-        assert((!job->cut || w->mode == MODE_EVALUATE) && !(job->merge && b->from));
-        for (int32_t i = 0; i < b->start[b->n_seqs]; i++) {
-            assert(b->from || (b->tokens[i] >= 0 && b->tokens[i] < m->cfg.vocab));
-            assert(b->targets[i] < m->cfg.vocab);
-            if (b->from && b->from->pos[i] >= longest)
-                longest = b->from->pos[i] + 1;
-            if (b->targets[i] >= 0)
-                weight += b->weights ? (double)b->weights[i] : 1.0;
-        }
-        job->weight = weight;
-        job->loss = 0;
-        job->rows_left = 0;
-        int32_t first = m->n_slices;
-        cut(m, b, j);
+        int32_t first = m->n_slices, len = job_prepare(w, j), widest = 0;
+        longest = len > longest ? len : longest;
         several |= m->n_slices - first > 1;
+        for (int32_t i = first; i < m->n_slices; i++)
+            widest = m->slice[i].rows > widest ? m->slice[i].rows : widest;
+        struct lane_bytes b = slice_bytes(m, &w->jobs[j], widest, w->mode != MODE_EVALUATE);
+        for (int k = 0; k < LANE_BLOCKS; k++)
+            most.of[k] = b.of[k] > most.of[k] ? b.of[k] : most.of[k];
+        rows = widest > rows ? widest : rows;
     }
-    for (int32_t i = 0; i < m->n_slices; i++)
-        rows = m->slice[i].rows > rows ? m->slice[i].rows : rows;
     w->sums = several && w->mode != MODE_EVALUATE;
     if (w->mode != MODE_EVALUATE) {
         bool own = w->mode == MODE_TRAIN;
         grads_reserve(m, w->n_grad, several, own ? (size_t)n * w->n_grad : 0);
     }
-    lanes_reserve(m, rows, longest, acts_bytes(m, rows, w->mode != MODE_EVALUATE));
+    lanes_reserve(m, rows, longest, most);
 }
 
-// One slice on one lane.
-
-// Which rows have a loss, and their targets and weights, divided by the batch's sum.
-static void choose_top(struct run *r)
+static struct run run_of(struct work *w, struct slice *s, int32_t lane)
 {
-    const struct model_job *job = r->job;
-    const struct model_batch *b = job->batch;
-    const int32_t *targets = b->targets + r->slice->row0;
-    const float *weights = b->weights ? b->weights + r->slice->row0 : NULL;
-    bool all = job->token_loss || job->best;
-    double by = b->sum ? 1.0 : job->weight > 0 ? 1.0 / job->weight : 0.0;
-    if (r->merge) {
-        merge_labels(r);
-        targets = r->a.target; // read ahead of where it is written
-        weights = r->a.weight;
-    }
-    r->n_top = 0;
-    for (int32_t i = 0; i < r->rows; i++) {
-        float w = weights ? weights[i] : 1.0f;
-        if (targets[i] < 0 || (w == 0.0f && !all))
-            continue;
-        r->a.row[r->n_top] = i;
-        r->a.target[r->n_top] = targets[i];
-        r->a.weight[r->n_top++] = (float)(w * by);
-    }
-    r->few = r->n_top <= r->rows / 2;
+    struct model *m = w->m;
+    struct model_job *job = &w->jobs[s->job];
+    struct model_lane *l = &m->lane[lane];
+    struct run r = {.m = m,
+                    .job = job,
+                    .slice = s,
+                    .lane = lane,
+                    .cx = &m->dev->lane[lane].cx,
+                    .op = m->dev->ops,
+                    .adapter = job->adapter,
+                    .backward = w->mode != MODE_EVALUATE,
+                    .full = w->mode == MODE_FULL,
+                    .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad),
+                    .merge = job->merge,
+                    .level = l->level,
+                    .rows = s->rows,
+                    .first = job->batch->from ? job->batch->from->layer : 0};
+    struct bump acts = {.base = l->block[LANE_ACTS]};
+    struct bump dev = {.base = l->block[LANE_CONTROL]}, host = {.base = l->twin[LANE_CONTROL]};
+    struct bump out = {.base = l->twin[LANE_RESULTS]}, dev_out = {.base = l->block[LANE_RESULTS]};
+    acts_take(m, l, &r.a, s->rows, r.backward, &acts);
+    control_take(&r.host, s->rows, &host);
+    control_take(&r.dev, s->rows, &dev);
+    r.control_bytes = dev.used;
+    if (r.merge)
+        levels_take(m, r.level, &r.host, &r.dev, s->rows, &host, &dev, &r.place);
+    results_take(m, job, &r.out, s->rows, &out);
+    results_take(m, job, &r.dev_out, s->rows, &dev_out);
+    r.results_bytes = dev_out.used;
+    if (r.backward)
+        r.grad = !s->alone              ? l->grad
+                 : w->mode == MODE_FULL ? m->full_grad
+                                        : model_gradient(m, w->jobs, s->job);
+    return r;
 }
 
-static void head_outputs(struct run *r)
+// Operations alone, all of them known by the plan: except that where tokens merge, the host looks
+// at which, and goes on planning.
+static void launch(struct run *r, size_t n_grad)
 {
-    struct model_job *job = r->job;
-    int32_t row0 = r->slice->row0;
-    double loss = 0;
-    for (int32_t i = 0; i < r->rows; i++) {
-        if (job->token_loss)
-            job->token_loss[row0 + i] = 0;
-        if (job->best)
-            job->best[row0 + i] = -1;
-    }
-    for (int32_t i = 0; i < r->n_top; i++) {
-        loss += (double)r->a.weight[i] * (double)r->a.loss[i];
-        if (job->token_loss)
-            job->token_loss[row0 + r->a.row[i]] = r->a.loss[i];
-        if (job->best)
-            job->best[row0 + r->a.row[i]] = r->a.best[i];
-    }
-    r->slice->loss = loss;
-}
-
-// Loss at the chosen rows; with a backward also dx of the last layer's output.
-static void head(struct run *r, bool backward)
-{
-    const struct model *m = r->m;
-    const struct model_config *c = &m->cfg;
-    struct acts *a = &r->a;
-    int32_t n = r->n_top;
-    const float *top = a->x[c->layers];
-    float *dtop = r->few ? a->dx : a->dtop;
-    if (!r->few) {
-        r->op->gather_rows(r->cx, top, a->ld_dim, a->row, n, c->dim, a->top, a->ld_dim);
-        top = a->top;
-    }
-    r->op->rmsnorm_fwd(r->cx, top, a->ld_dim, m->norm_final, n, c->dim, (float)c->norm_eps, a->h,
-                       a->ld_dim, a->rstd_top);
-    r->op->ce_head(r->cx, &m->head, a->h, a->ld_dim, n, a->target, a->weight, a->loss,
-                   r->job->best ? a->best : NULL, backward ? a->dh : NULL, a->ld_dim,
-                   r->full ? r->grad + m->head_at : NULL);
-    if (!backward)
-        return;
-    memset(dtop, 0, (size_t)n * (size_t)a->ld_dim * sizeof *dtop);
-    float *dw = r->full ? r->grad + m->n_matrix + (m->norm_final - m->norms) : NULL;
-    r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, top, a->ld_dim, m->norm_final, a->rstd_top, n,
-                       c->dim, dtop, a->ld_dim, dw);
-    if (!r->few)
-        r->op->scatter_rows(r->cx, dtop, a->ld_dim, a->row, n, c->dim, a->dx, a->ld_dim, r->rows);
-}
-
-// Must the gradient go below this projection of this layer?
-static bool needed_below(const struct run *r, int32_t l, int lin)
-{
-    if (l > r->first || r->full || r->token_grads)
-        return true;
-    for (int i = 0; i < lin; i++)
-        if (r->m->layer[l].lin[i].n_lora > 0)
-            return true;
-    return false;
-}
-
-static void back_linear(struct run *r, int32_t l, int lin, int32_t rows, const float *dy,
-                        int32_t lddy, const float *x, int32_t ldx, float *dx, bool grads)
-{
-    const struct layer *y = &r->m->layer[l];
-    float *grad = r->full || !grads ? NULL : r->grad;
-    float *dw = r->full && grads ? r->grad + y->at[lin] : NULL;
-    r->op->linear_bwd(r->cx, &y->lin[lin], r->adapter, dy, lddy, x, ldx, r->a.kept[l].u[lin],
-                      r->a.ld_u[lin], rows, NULL, dx, ldx, grad, dw);
-}
-
-static float *norm_grad(const struct run *r, const float *norm)
-{
-    return r->full ? r->grad + r->m->n_matrix + (norm - r->m->norms) : NULL;
-}
-
-// dx of x[l + 1] becomes dx of mid. False: nothing below needs it.
-static bool mlp_backward(struct run *r, int32_t l)
-{
-    const struct model_config *c = &r->m->cfg;
-    const struct layer *y = &r->m->layer[l];
-    struct acts *a = &r->a;
-    struct kept *k = &a->kept[l];
-    int32_t rows = rows_after(r, l);
-    bool below = needed_below(r, l, LIN_DOWN);
-    r->op->swiglu_fwd(r->cx, k->gu, a->ld_gu, rows, c->hidden, a->act, a->ld_hidden);
-    back_linear(r, l, LIN_DOWN, rows, a->dx, a->ld_dim, a->act, a->ld_hidden,
-                below ? a->dact : NULL, true);
-    if (!below)
-        return false;
-    r->op->swiglu_bwd(r->cx, k->gu, a->ld_gu, a->dact, a->ld_hidden, rows, c->hidden, k->gu);
-    r->op->rmsnorm_fwd(r->cx, k->mid, a->ld_dim, y->norm_mlp, rows, c->dim, (float)c->norm_eps,
-                       a->h, a->ld_dim, NULL);
-    below = needed_below(r, l, LIN_GU);
-    back_linear(r, l, LIN_GU, rows, k->gu, a->ld_gu, a->h, a->ld_dim, below ? a->dh : NULL, true);
-    if (below)
-        r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, k->mid, a->ld_dim, y->norm_mlp, k->rstd_mlp,
-                           rows, c->dim, a->dx, a->ld_dim, norm_grad(r, y->norm_mlp));
-    return below;
-}
-
-// The last step of a layer's backward: dqkv to dx of the layer's input, on the first `rows` rows.
-static void input_backward(struct run *r, int32_t l, int32_t rows, bool grads)
-{
-    const struct layer *y = &r->m->layer[l];
-    struct acts *a = &r->a;
-    back_linear(r, l, LIN_QKV, rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, a->dh, grads);
-    r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, a->x[l], a->ld_dim, y->norm_att,
-                       a->kept[l].rstd_att, rows, r->m->cfg.dim, a->dx, a->ld_dim,
-                       norm_grad(r, y->norm_att));
-}
-
-static void pick_rows(const struct run *r, float *x, int32_t ld, int32_t cols)
-{
-    for (int32_t i = 0; i < r->n_embed; i++)
-        if (r->a.target[i] > i)
-            memcpy(x + (ptrdiff_t)i * ld, x + (ptrdiff_t)r->a.target[i] * ld,
-                   (size_t)cols * sizeof *x);
-}
-
-// Only tokens that are predicted are ever scored: the prompt's rows, most of the batch, are left
-// out. Nothing needs these arrays in their old order any more.
-static void keep_scored(struct run *r)
-{
-    struct acts *a = &r->a;
-    int32_t dim = r->m->cfg.dim;
-    const int32_t *targets = r->job->batch->targets + r->slice->row0;
-    r->n_embed = 0;
-    for (int32_t i = 0; i < r->rows; i++)
-        if (targets[i] >= 0 || r->job->embed_grad)
-            a->target[r->n_embed++] = i;
-    if (r->n_embed == r->rows)
-        return;
-    pick_rows(r, a->dqkv, a->ld_qkv, model_qkv_cols(&r->m->cfg));
-    pick_rows(r, a->x[0], a->ld_dim, dim);
-    pick_rows(r, a->dx, a->ld_dim, dim);
-    pick_rows(r, a->kept[0].rstd_att, 1, 1);
-}
-
-// dx of mid becomes dx of x[l]. Below the lowest adapter it is only done for the embeddings, and
-// timed apart.
-static void attention_backward(struct run *r, int32_t l)
-{
-    const struct model *m = r->m;
-    const struct model_config *c = &m->cfg;
-    struct acts *a = &r->a;
-    struct kept *k = &a->kept[l];
-    struct kernel_rope rope = rope_of(m, -1.0f);
-    struct kernel_attn attn = attn_of(r);
-    int32_t rows = r->rows;
-    bool below = needed_below(r, l, LIN_O), few = rows_attended(r, l) < rows;
-    float *datt = few ? a->datt_few : a->datt;
-    if (merges_at(r, l)) {
-        memcpy(a->dh, a->dx, (size_t)rows_after(r, l) * (size_t)a->ld_dim * sizeof *a->dh);
-        merge_backward(r, l, a->dh, a->dx);
-    }
-    back_linear(r, l, LIN_O, rows_attended(r, l), a->dx, a->ld_dim, few ? a->att_few : k->att,
-                a->ld_q, below ? datt : NULL, true);
-    if (!below)
-        return;
-    if (few) { // from here on there are all rows again
-        r->op->scatter_rows(r->cx, datt, a->ld_q, a->row, r->n_top, model_q_cols(c), a->datt,
-                            a->ld_q, rows);
-        memcpy(a->dh, a->dx, (size_t)r->n_top * (size_t)a->ld_dim * sizeof *a->dh);
-        r->op->scatter_rows(r->cx, a->dh, a->ld_dim, a->row, r->n_top, c->dim, a->dx, a->ld_dim,
-                            rows);
-    }
-    r->op->attention_bwd(r->cx, &attn, &r->seqs, k->qkv, a->ld_qkv, k->att, a->datt, a->ld_q,
-                         k->lse, a->dqkv);
-    r->op->rope(r->cx, &rope, a->pos, rows, a->dqkv, a->ld_qkv);
-    r->op->rmsnorm_fwd(r->cx, a->x[l], a->ld_dim, m->layer[l].norm_att, rows, c->dim,
-                       (float)c->norm_eps, a->h, a->ld_dim, NULL);
-    if (l > r->first || r->full) {
-        input_backward(r, l, r->rows, true);
-        return;
-    }
-    back_linear(r, l, LIN_QKV, r->rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, NULL, true);
-    if (r->token_grads) {
-        int64_t t = clock_ns();
-        keep_scored(r);
-        if (r->n_embed > 0)
-            input_backward(r, l, r->n_embed, false);
-        r->times.embed_ns += clock_ns() - t;
-    }
-}
-
-static void embed_backward(struct run *r)
-{
-    const struct model *m = r->m;
-    struct model_job *job = r->job;
-    int32_t row0 = r->slice->row0, rows = r->rows, dim = m->cfg.dim;
-    int64_t t = clock_ns();
-    float *sq = r->a.loss; // free by now
-    r->op->embed_bwd(r->cx, r->a.dx, r->a.ld_dim, job->batch->tokens + row0,
-                     r->full ? rows : r->n_embed, dim, sq, r->full ? r->grad + m->embed_at : NULL);
-    if (job->token_sq) {
-        memset(job->token_sq + row0, 0, (size_t)rows * sizeof *job->token_sq);
-        for (int32_t i = 0; i < r->n_embed; i++) {
-            int32_t at = row0 + r->a.target[i];
-            job->token_sq[at] = job->batch->targets[at] >= 0 ? sq[i] : 0;
-        }
-    }
-    for (int32_t i = 0; i < rows && job->embed_grad; i++)
-        m->dev->row->get(m->dev, job->embed_grad + (ptrdiff_t)(row0 + i) * dim,
-                         r->a.dx + (ptrdiff_t)i * r->a.ld_dim, (size_t)dim * sizeof(float));
-    r->times.embed_ns += clock_ns() - t;
-}
-
-static void slice_backward(struct run *r)
-{
-    const struct model *m = r->m;
-    int32_t lowest = r->full || r->token_grads || m->shape.n_values > 0 ? r->first : m->cfg.layers;
-    for (int32_t l = m->cfg.layers - 1; l >= lowest; l--) {
-        merge_enter(r, l);
-        if (r->a.shared && l < m->cfg.layers - 1) // the last layer's are still there
-            layer_forward(r, l, NULL);
-        if (mlp_backward(r, l))
-            attention_backward(r, l);
-    }
-    if (r->token_grads || r->full)
-        embed_backward(r);
-}
-
-// The layout of the slice and the rows of its first layer.
-static void enter_slice(struct run *r)
-{
-    const struct model_batch *b = r->job->batch;
-    const struct slice *s = r->slice;
-    const int32_t *from = b->start + s->seq0;
-    r->seqs = (struct kernel_seqs){.n = s->seqs, .rows = s->rows, .start = r->a.start};
-    for (int32_t q = 0; q <= s->seqs; q++)
-        r->a.start[q] = from[q] - s->row0;
-    for (int32_t q = 0; q < s->seqs; q++) {
-        int32_t len = from[q + 1] - from[q];
-        r->seqs.longest = len > r->seqs.longest ? len : r->seqs.longest;
-        for (int32_t i = 0; i < len; i++)
-            r->a.pos[r->a.start[q] + i] = i;
-    }
-}
-
-static void slice_work(struct run *r, bool backward)
-{
-    const struct model *m = r->m;
-    struct model_job *job = r->job;
-    int32_t row0 = r->slice->row0, layers = job->cut ? job->cut->layer : m->cfg.layers;
-    int64_t t0 = clock_ns();
-    if (job->batch->from)
-        cut_load(r);
+    if (r->backward)
+        run_zero(r, r->grad, n_grad * sizeof *r->grad);
+    launch_forward(r);
+    r->slice->rows_left = r->rows; // by now as many as have not merged
+    r->merge_marks_forward = r->merge_marks;
+    if (r->backward)
+        launch_backward(r);
     else
-        r->op->embed_fwd(r->cx, &m->embed, job->batch->tokens + row0, r->rows, r->a.x[0],
-                         r->a.ld_dim);
-    for (int32_t i = 0; i < r->rows && job->received; i++)
-        job->received[row0 + i] = 0;
-    if (r->merge)
-        merge_begin(r);
-    for (int32_t l = r->first; l < layers; l++) {
-        if (l == m->cfg.layers - 1) {
-            merge_enter(r, l);
-            choose_top(r);
-        }
-        layer_forward(r, l, job->received ? job->received + row0 : NULL);
-    }
-    if (job->cut) {
-        cut_store(r);
-    } else {
-        head(r, backward);
-        head_outputs(r);
-    }
-    r->slice->rows_left = r->rows;
-    int64_t t1 = clock_ns(), merged_ns = r->times.merge_ns;
-    if (backward)
-        slice_backward(r);
-    int64_t t2 = clock_ns();
-    r->times.forward_ns = t1 - t0 - merged_ns;
-    r->times.backward_ns = t2 - t1 - r->times.embed_ns - (r->times.merge_ns - merged_ns);
+        run_mark(r, MARK_FORWARD);
+    run_mark(r, MARK_END);
+}
+
+static int64_t between(const struct run *r, int32_t from, int32_t to)
+{
+    const struct dev_row *row = r->m->dev->row;
+    return row->marked(r->m->dev, r->lane, to) - row->marked(r->m->dev, r->lane, from);
+}
+
+static void slice_times(struct run *r)
+{
+    struct model_slice_times *t = &r->slice->times;
+    int64_t merge[2] = {0}; // forward, backward
+    for (int32_t i = 0; i < r->merge_marks; i += 2)
+        merge[i >= r->merge_marks_forward] += between(r, MARK_MERGE + i, MARK_MERGE + i + 1);
+    t->merge_ns = merge[0] + merge[1];
+    t->forward_ns = between(r, MARK_BEGIN, MARK_FORWARD) - merge[0];
+    t->embed_ns = r->token_grads || r->full ? between(r, MARK_EMBED, MARK_END) : 0;
+    t->backward_ns = between(r, MARK_FORWARD, MARK_END) - merge[1] - t->embed_ns;
 }
 
 static void slice_run(void *arg, int32_t item, int32_t lane)
 {
     struct work *w = arg;
-    struct model *m = w->m;
-    struct slice *s = &m->slice[item];
-    struct model_job *job = &w->jobs[s->job];
-    bool backward = w->mode != MODE_EVALUATE;
-    struct run r = {.m = m,
-                    .job = job,
-                    .slice = s,
-                    .rows = s->rows,
-                    .cx = &m->dev->lane[lane].cx,
-                    .op = m->dev->ops,
-                    .adapter = job->adapter,
-                    .full = w->mode == MODE_FULL,
-                    .merge = job->merge,
-                    .first = job->batch->from ? job->batch->from->layer : 0,
-                    .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad)};
-    struct arena *arena = &m->lane[lane].acts;
-    size_t mark = arena_mark(arena);
-    struct bump b = {.base = arena_take(arena, m->acts_bytes)};
-    acts_take(m, &r.a, s->rows, backward, &b);
-    if (backward) {
-        r.grad = !s->alone              ? m->lane[lane].grad
-                 : w->mode == MODE_FULL ? m->full_grad
-                                        : model_gradient(m, w->jobs, s->job);
-        memset(r.grad, 0, w->n_grad * sizeof *r.grad);
+    struct dev *d = w->m->dev;
+    struct run r = run_of(w, &w->m->slice[item], lane);
+    const struct model_batch *b = r.job->batch;
+    r.slice->rows_left = r.rows;
+    run_mark(&r, MARK_BEGIN);
+    plan_slice(&r);
+    run_put(&r, r.dev.start, r.host.start, r.control_bytes);
+    if (b->from)
+        run_put(&r, r.dev_out.x, b->from->x + (size_t)r.slice->row0 * (size_t)w->m->cfg.dim,
+                (size_t)r.rows * (size_t)w->m->cfg.dim * sizeof(float));
+    if (r.merge) {
+        launch(&r, w->n_grad);
+    } else {
+        uint64_t key = plan_key(&r);
+        if (!d->row->replay(d, lane, key)) {
+            d->row->record(d, lane, key);
+            launch(&r, w->n_grad);
+            d->row->record_end(d, lane);
+        }
     }
-    enter_slice(&r);
-    slice_work(&r, backward);
-    s->times = r.times;
-    arena_release(arena, mark);
+    run_get(&r, r.out.loss, r.dev_out.loss, r.results_bytes);
+    run_wait(&r);
+    plan_outcome(&r);
+    slice_times(&r);
 }
 
 // In the order of slices: a sum that must not depend on the number of lanes.
@@ -473,7 +226,7 @@ static void slice_add(void *arg, int32_t item, int32_t lane)
         return;
     float *to = w->mode == MODE_FULL ? m->full_grad : model_gradient(m, w->jobs, s->job);
     if (s->seq0 == 0)
-        memcpy(to, m->lane[lane].grad, w->n_grad * sizeof *to);
+        m->dev->row->copy(m->dev, lane, to, m->lane[lane].grad, w->n_grad * sizeof *to);
     else
         m->dev->ops->add(&m->dev->lane[lane].cx, m->lane[lane].grad, w->n_grad, to);
 }
@@ -505,6 +258,7 @@ static void run_slices(struct work *w, int32_t n, struct recorder *rec)
     prepare(w, n);
     int64_t t0 = clock_ns();
     dev_parallel(m->dev, m->n_slices, slice_run, w->sums ? slice_add : NULL, w);
+    dev_wait_all(m->dev);
     int64_t wall = clock_ns() - t0, all = 0;
     for (int32_t i = 0; i < m->n_slices; i++) {
         const struct slice *s = &m->slice[i];
@@ -682,7 +436,7 @@ static void update_times(struct update *u, int32_t n, int64_t t0, int64_t t1, st
 {
     struct model *m = u->m;
     int64_t end = clock_ns(), all = 0, fisher = 0;
-    for (int32_t i = 0; i < m->dev->threads; i++) {
+    for (int32_t i = 0; i < m->dev->lanes; i++) {
         all += m->lane[i].update_ns + m->lane[i].fisher_ns;
         fisher += m->lane[i].fisher_ns;
     }
@@ -710,7 +464,7 @@ static void update_all(struct update *u, int32_t n, struct recorder *rec)
         u->jobs[j].grad_norm = sqrt(sum);
         u->jobs[j].optim->step++;
     }
-    for (int32_t i = 0; i < m->dev->threads; i++)
+    for (int32_t i = 0; i < m->dev->lanes; i++)
         m->lane[i].update_ns = m->lane[i].fisher_ns = 0;
     int64_t t1 = clock_ns();
     dev_parallel(m->dev, n * u->pieces, update_piece, NULL, u);
@@ -777,7 +531,7 @@ int model_full_begin(struct model *m, struct err *err)
     if (m->dtype != KERNEL_F32 || !m->dev->row->host)
         return err_set(err, "all weights are trained in fp32 on the CPU: set model.dtype = fp32");
     if (!m->full_grad)
-        m->full_grad = mem_alloc(MEM_OPTIMIZER, model_weight_count(m) * sizeof *m->full_grad);
+        m->full_grad = device_floats(m, NULL, model_weight_count(m));
     return 0;
 }
 
