@@ -135,21 +135,29 @@ int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t t_arr
     size_t down = FRAME_HEADER_BYTES + 4 * fed_down_floats(env);
     struct client_times times = fed_client_times(env, &c->start, client, (int64_t)down, 0);
     int64_t from = env->virtual_time ? t_arrived_ns - c->start.clock_ns : times.down_ns;
-    return link_add_ns(c->start.run_ns + times.compute_ns + times.encode_ns, from);
+    int64_t compute = times.compute_ns + times.encode_ns;
+    if (env->net->pace == NET_PACE_REAL) // it has passed
+        compute = transport_now(env->transport) - t_arrived_ns;
+    return link_add_ns(c->start.run_ns + compute, from);
 }
 
-int64_t clients_delivery_ns(const struct clients *c, const struct frame *head, int64_t ready_ns)
+struct link_transfer clients_transfer(const struct clients *c, const struct frame *head,
+                                      int64_t ready_ns)
+{
+    return (struct link_transfer){.client = head->client,
+                                  .round = c->version,
+                                  .up = true,
+                                  .t_ready_ns = ready_ns,
+                                  .bytes = (int64_t)(FRAME_HEADER_BYTES + head->payload_bytes)};
+}
+
+int64_t clients_delivery_ns(const struct clients *c, const struct link_transfer *x)
 {
     const struct fed_env *env = c->env;
     if (!env->virtual_time)
         return 0;
     struct link_state link = {0};
-    struct link_transfer x = {.client = head->client,
-                              .round = c->version,
-                              .up = true,
-                              .t_ready_ns = ready_ns,
-                              .bytes = (int64_t)(FRAME_HEADER_BYTES + head->payload_bytes)};
-    struct link_result r = link_carry(env->link, &link, &x);
+    struct link_result r = link_carry(env->link, &link, x);
     int64_t at = link_add_ns(r.t_deliver_ns, c->start.clock_ns - c->start.run_ns);
     int64_t now = transport_now(env->transport);
     return at > now ? at : now;

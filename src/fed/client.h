@@ -46,10 +46,13 @@ void clients_train(struct clients *c, const uint32_t *client, int n);
 enum message_status clients_pack(struct clients *c, int i, int64_t ready_ns, struct frame *head,
                                  struct netbuf **b, struct err *err);
 // When an update is ready as the model has it, on the run's clock: after the client's own compute,
-// from the arrival of its task in virtual time, else from the start of the round.
+// from the arrival of its task in virtual time, else from the start of the round; where frames go
+// at a real pace compute is what it took.
 int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t t_arrived_ns);
+struct link_transfer clients_transfer(const struct clients *c, const struct frame *head,
+                                      int64_t ready_ns);
 // When its link delivers it, on the transport's clock where that is virtual; else 0.
-int64_t clients_delivery_ns(const struct clients *c, const struct frame *head, int64_t ready_ns);
+int64_t clients_delivery_ns(const struct clients *c, const struct link_transfer *x);
 // Widths of the messages since the last call, in alloc_out: tensors whose widths nobody said are
 // left out. Returns how many.
 size_t clients_take_alloc(struct clients *c);

@@ -1,5 +1,8 @@
 #include "fed/env.h"
 
+#include "base/mem.h"
+#include "net/port.h"
+
 static int64_t since(int64_t t_ns, int64_t from_ns)
 {
     return t_ns == INT64_MAX ? t_ns : t_ns - from_ns;
@@ -21,19 +24,71 @@ static struct link_result carry(const struct fed_env *env, const struct round_st
     return r;
 }
 
+// What the server's own port makes of the transfers one way that its clients' links would do.
+static void share_port(const struct fed_env *env, const struct round_start *start,
+                       struct client_round *c, size_t n, bool up)
+{
+    double bps = up ? env->net->port_up_bps : env->net->port_down_bps;
+    if (bps <= 0 || n == 0)
+        return;
+    struct port_flow *flow = mem_alloc(MEM_NET, n * sizeof *flow);
+    for (size_t i = 0; i < n; i++) {
+        const struct link_result *r = up ? &c[i].times.up : &c[i].times.down;
+        flow[i].x = (struct link_transfer){.client = c[i].client,
+                                           .round = start->round,
+                                           .up = up,
+                                           .t_ready_ns = link_add_ns(start->run_ns, r->t_start_ns),
+                                           .bytes = r->bytes_sent};
+    }
+    port_share(env->link, bps, flow, n);
+    for (size_t i = 0; i < n; i++) {
+        struct link_result *r = up ? &c[i].times.up : &c[i].times.down;
+        int64_t left = since(flow[i].left_ns, start->run_ns);
+        r->t_deliver_ns = link_add_ns(left, r->latency_ns);
+        r->delivered &= left < INT64_MAX;
+        r->whole &= r->delivered;
+        if (left > r->t_start_ns)
+            r->rate_bps = (double)r->bytes_sent * 8e9 / (double)(left - r->t_start_ns);
+    }
+    mem_free(flow);
+}
+
+static void round_times(const struct fed_env *env, const struct round_start *start,
+                        struct client_round *c, size_t n, bool ports)
+{
+    for (size_t i = 0; i < n; i++)
+        c[i].times.down = carry(env, start, c[i].client, false, 0, c[i].down_bytes);
+    if (ports)
+        share_port(env, start, c, n, false);
+    for (size_t i = 0; i < n; i++) {
+        struct client_times *t = &c[i].times;
+        t->down_ns = t->down.t_deliver_ns;
+        t->compute_ns = env->client->step_ns * env->fed->local_steps;
+        t->encode_ns = env->client->encode_ns;
+        t->ready_ns = link_add_ns(t->down_ns, t->compute_ns + t->encode_ns);
+        t->up = carry(env, start, c[i].client, true, t->ready_ns, c[i].up_bytes);
+    }
+    if (ports)
+        share_port(env, start, c, n, true);
+    for (size_t i = 0; i < n; i++) {
+        struct client_times *t = &c[i].times;
+        t->total_ns = t->up.t_deliver_ns;
+        t->up_ns = since(t->total_ns, t->ready_ns);
+    }
+}
+
 struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
                                      uint32_t client, int64_t down_bytes, int64_t up_bytes)
 {
-    struct client_times t;
-    t.down = carry(env, start, client, false, 0, down_bytes);
-    t.down_ns = t.down.t_deliver_ns;
-    t.compute_ns = env->client->step_ns * env->fed->local_steps;
-    t.encode_ns = env->client->encode_ns;
-    int64_t ready = link_add_ns(t.down_ns, t.compute_ns + t.encode_ns);
-    t.up = carry(env, start, client, true, ready, up_bytes);
-    t.total_ns = t.up.t_deliver_ns;
-    t.up_ns = since(t.total_ns, ready);
-    return t;
+    struct client_round c = {.client = client, .down_bytes = down_bytes, .up_bytes = up_bytes};
+    round_times(env, start, &c, 1, false);
+    return c.times;
+}
+
+void fed_round_times(const struct fed_env *env, const struct round_start *start,
+                     struct client_round *c, size_t n)
+{
+    round_times(env, start, c, n, true);
 }
 
 static bool arrives(const struct fed_env *env, uint32_t round, uint32_t client, int64_t ready_ns,
@@ -112,6 +167,18 @@ static int check_together(const struct fed_env *env, struct err *err)
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
+    int workers = env->transport ? env->transport->n_endpoints - 1 : 0;
+    bool moves = workers > 0 && !transport_hosts(env->transport, env->transport->n_endpoints - 1);
+    if (env->net->pace == NET_PACE_REAL && workers > 0 && (env->rank == 0 && !moves))
+        return err_set(err, "net.pace = real moves bytes between ranks, and one rank alone moves "
+                            "none: start fstq-run -np N with a rank for the server and one for "
+                            "each client of a round");
+    if (env->net->pace == NET_PACE_REAL && env->fed->clients_per_round > workers)
+        return err_set(err,
+                       "net.pace = real: fed.clients_per_round = %d, but %d ranks have clients, "
+                       "and each can be the link of one in a round: start %d ranks, or sample "
+                       "fewer",
+                       env->fed->clients_per_round, workers, env->fed->clients_per_round + 1);
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
     return 0;

@@ -35,11 +35,20 @@ struct fed_env {
 // Modelled time of one client's round, closed form: download, compute, encode, upload. Of the
 // links' results times count from the start of the round, too; INT64_MAX = never.
 struct client_times {
-    int64_t down_ns, compute_ns, encode_ns, up_ns, total_ns;
+    int64_t down_ns, compute_ns, encode_ns, ready_ns, up_ns, total_ns;
     struct link_result down, up;
 };
 struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
                                      uint32_t client, int64_t down_bytes, int64_t up_bytes);
+// The same of all clients of a round together: the server's own ports are shared by those who are
+// active.
+struct client_round {
+    uint32_t client;
+    int64_t down_bytes, up_bytes;
+    struct client_times times; // out
+};
+void fed_round_times(const struct fed_env *env, const struct round_start *start,
+                     struct client_round *c, size_t n);
 // The longest payload that a client's uplink, idle and with the update ready at ready_ns of the
 // run's clock, delivers within so many seconds; -1 = any.
 int64_t fed_upload_bytes(const struct fed_env *env, uint32_t round, uint32_t client,

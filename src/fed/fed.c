@@ -85,10 +85,31 @@ int client_check(const struct client_params *p, struct err *err)
     return 0;
 }
 
-void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t *out)
+// Workers first, then a client of each; a worker without clients is not chosen.
+static void sample_apart(struct rng *r, uint32_t clients, uint32_t n, uint32_t workers,
+                         uint32_t *out)
 {
-    struct rng r = rng_stream(seed, RNG_SAMPLE, round, 0, 0);
-    rng_choose(&r, clients, n, out);
+    rng_choose(r, workers < clients ? workers : clients, n, out);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t owned = (clients - out[i] - 1) / workers + 1;
+        out[i] += workers * rng_below(r, owned);
+    }
+    for (uint32_t i = 1; i < n; i++)
+        for (uint32_t k = i; k > 0 && out[k - 1] > out[k]; k--) {
+            uint32_t t = out[k];
+            out[k] = out[k - 1];
+            out[k - 1] = t;
+        }
+}
+
+void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t apart,
+                uint32_t *out)
+{
+    struct rng r = rng_stream(seed, RNG_SAMPLE, round, apart, 0);
+    if (apart)
+        sample_apart(&r, clients, n, apart, out);
+    else
+        rng_choose(&r, clients, n, out);
 }
 
 bool fed_drops(uint64_t seed, uint32_t round, uint32_t client, double p)

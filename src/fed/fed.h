@@ -43,8 +43,10 @@ int fed_check(const struct fed_params *p, struct err *err); // combinations
 int client_check(const struct client_params *p, struct err *err);
 
 // The clients' sequence: from the seed alone, the same for every method. Sampled clients of a
-// round, ascending.
-void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t *out);
+// round, ascending. apart > 0: each from another of so many workers, at least n of them, as
+// fed_owner has it.
+void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t apart,
+                uint32_t *out);
 bool fed_drops(uint64_t seed, uint32_t round, uint32_t client, double p); // unavailable this round?
 // Worker endpoint of a client: always the same, so that its state stays where it is.
 static inline int fed_owner(uint32_t client, int workers)

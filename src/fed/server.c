@@ -110,7 +110,7 @@ void server_close(struct server *s)
 // sending and peers.
 
 void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
-                 int64_t t_deliver)
+                 int64_t t_deliver, const struct link_transfer *over)
 {
     f->registry = s->env->work->shape.hash;
     f->version = s->round;
@@ -118,7 +118,10 @@ void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf 
         f->flags |= FRAME_CHECKSUM;
     if (f->kind != FRAME_MODEL)
         s->row.control_bytes += (int64_t)(FRAME_HEADER_BYTES + f->payload_bytes);
-    transport_send(s->env->transport, 0, endpoint, f, b, t_deliver);
+    if (over)
+        transport_send_over(s->env->transport, 0, endpoint, f, b, t_deliver, over);
+    else
+        transport_send(s->env->transport, 0, endpoint, f, b, t_deliver);
 }
 
 void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,
@@ -128,7 +131,7 @@ void server_control(struct server *s, int endpoint, enum frame_kind kind, const 
     struct frame f = {.kind = (uint8_t)kind, .payload_bytes = len, .reason = reason};
     if (len)
         memcpy(netbuf_payload(b), payload, len);
-    server_send(s, endpoint, &f, b, transport_now(s->env->transport));
+    server_send(s, endpoint, &f, b, transport_now(s->env->transport), NULL);
     transport_unref(s->env->transport, b);
 }
 

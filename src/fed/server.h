@@ -90,7 +90,7 @@ static inline bool server_done(const struct server *s)
 // for the handlers. Seals and sends; payload already in b. Everything but models and updates is
 // counted as control bytes.
 void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
-                 int64_t t_deliver);
+                 int64_t t_deliver, const struct link_transfer *over);
 void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,
                     size_t len, uint8_t reason);
 const char *server_peer_name(const struct server *s, int endpoint); // for messages; overwritten

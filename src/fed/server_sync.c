@@ -34,6 +34,7 @@ struct sync_round {
     struct netbuf *model;             // the broadcast frame
     struct rec_link *links;
     int n_links;
+    struct client_round *together; // scratch: who shares the server's ports
     uint32_t *sampled;
     uint8_t *acks; // scratch: acknowledgements
 };
@@ -85,8 +86,9 @@ static void sample_turns(struct server *s)
 {
     struct sync_round *r = s->rounds;
     const struct fed_params *fed = s->env->fed;
+    uint32_t ranks = s->env->net->pace == NET_PACE_REAL ? (uint32_t)s->workers : 0;
     fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)fed->clients_per_round,
-               r->sampled);
+               ranks, r->sampled);
     r->n_turns = 0;
     for (int i = 0; i < fed->clients_per_round; i++) {
         if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout)) {
@@ -141,8 +143,16 @@ static float loss_fall(const struct server *s)
     return isfinite(fall) ? fall : 0;
 }
 
+static uint32_t first_client(const struct sync_round *r, int endpoint)
+{
+    int i = 0;
+    while (i < r->n_turns && r->turn[i].endpoint != endpoint)
+        i++;
+    return i < r->n_turns ? r->turn[i].client : 0;
+}
+
 // The model goes to each rank once and is counted for each of its clients; a task names each
-// client.
+// client. At a real pace a rank has one client, over whose link the model goes.
 static void broadcast(struct server *s)
 {
     struct sync_round *r = s->rounds;
@@ -159,8 +169,12 @@ static void broadcast(struct server *s)
                           .payload_bytes = 4 * fed_down_floats(env),
                           .values = (uint32_t)fed_down_floats(env),
                           .loss = loss_fall(s)};
+        struct link_transfer down = {.round = s->round,
+                                     .client = first_client(r, e),
+                                     .t_ready_ns = r->start.run_ns,
+                                     .bytes = model_bytes(s)};
         if (s->peer[e].owes_events)
-            server_send(s, e, &f, r->model, now_ns(s));
+            server_send(s, e, &f, r->model, now_ns(s), &down);
     }
     for (int i = 0; i < r->n_turns; i++) {
         struct turn *t = &r->turn[i];
@@ -175,18 +189,20 @@ static void broadcast(struct server *s)
                           .samples = s->peer[t->endpoint].tasks,
                           .payload_bytes = env->link->row->varies ? ROUND_START_BYTES : 0};
         round_start_put(&r->start, netbuf_payload(b));
-        server_send(s, t->endpoint, &f, b, link_add_ns(now_ns(s), t->times.down_ns));
+        server_send(s, t->endpoint, &f, b, link_add_ns(now_ns(s), t->times.down_ns), NULL);
         transport_unref(env->transport, b);
     }
     span_end(env->rec, span, STAGE_BROADCAST, -1, 0, env->transport->bytes_moved - moved);
 }
 
-// Virtual time knows when the last client will be done; the timeout comes on top of that.
+// Virtual time and paced links know when the last client will be done; the timeout comes on top of
+// that.
 static void set_deadline(struct server *s)
 {
     struct sync_round *r = s->rounds;
     int64_t longest = 0;
-    for (int i = 0; s->env->virtual_time && i < r->n_turns; i++) {
+    bool paced = s->env->net->pace == NET_PACE_REAL;
+    for (int i = 0; (s->env->virtual_time || paced) && i < r->n_turns; i++) {
         struct client_times t =
             fed_client_times(s->env, &r->start, r->turn[i].client, model_bytes(s),
                              (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
@@ -252,7 +268,7 @@ static void grant_window(struct server *s)
         t->granted = true;
         struct netbuf *b = transport_buf(s->env->transport, 0);
         struct frame f = {.kind = FRAME_GRANT, .client = t->client};
-        server_send(s, t->endpoint, &f, b, now_ns(s));
+        server_send(s, t->endpoint, &f, b, now_ns(s), NULL);
         transport_unref(s->env->transport, b);
     }
 }
@@ -311,22 +327,27 @@ static void modelled_times(struct server *s)
     struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
     int64_t slowest = 0;
-    r->n_links = 0;
+    size_t n = 0;
     for (int i = 0; i < r->n_turns; i++) {
-        struct turn *t = &r->turn[i];
+        const struct turn *t = &r->turn[i];
         bool sent = t->row.status == MESSAGE_OK || t->row.status == MESSAGE_LINK;
-        if (!sent || t->row.frame_bytes == 0)
-            continue;
-        int64_t down = model_bytes(s), up = t->row.frame_bytes;
-        struct client_times c = t->times;
-        if (c.total_ns >= slowest) {
-            slowest = c.total_ns;
-            s->row.compute_max_ns = c.compute_ns + c.encode_ns;
-            s->row.upload_max_ns = c.up_ns;
-            s->row.download_max_ns = c.down_ns;
+        if (sent && t->row.frame_bytes > 0)
+            r->together[n++] = (struct client_round){
+                .client = t->client, .down_bytes = model_bytes(s), .up_bytes = t->row.frame_bytes};
+    }
+    fed_round_times(env, &r->start, r->together, n);
+    r->n_links = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct client_round *c = &r->together[i];
+        const struct client_times *t = &c->times;
+        if (t->total_ns >= slowest) {
+            slowest = t->total_ns;
+            s->row.compute_max_ns = t->compute_ns + t->encode_ns;
+            s->row.upload_max_ns = t->up_ns;
+            s->row.download_max_ns = t->down_ns;
         }
-        r->links[r->n_links++] = link_row(s, t->client, down, 0, &c.down);
-        r->links[r->n_links++] = link_row(s, t->client, up, c.total_ns - c.up_ns, &c.up);
+        r->links[r->n_links++] = link_row(s, c->client, c->down_bytes, 0, &t->down);
+        r->links[r->n_links++] = link_row(s, c->client, c->up_bytes, t->ready_ns, &t->up);
         r->links[r->n_links - 1].up = 1;
     }
     s->row.time_modelled_ns = slowest + env->fed->server_ns;
@@ -618,7 +639,9 @@ static void begin_round(struct server *s)
     struct sync_round *r = s->rounds;
     r->holding = false;
     r->t_begin_ns = clock_ns();
-    r->start = (struct round_start){s->round, s->totals.modelled_ns, now_ns(s)};
+    bool paced = s->env->net->pace == NET_PACE_REAL;
+    int64_t run_ns = paced ? s->totals.measured_ns : s->totals.modelled_ns;
+    r->start = (struct round_start){s->round, run_ns, now_ns(s)};
     sample_turns(s);
     broadcast(s);
     set_deadline(s);
@@ -671,6 +694,7 @@ static void sync_open(struct server *s)
     int64_t window = env->net->arena_bytes / (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
     r->turn = mem_alloc(MEM_SERVER, per_round * sizeof *r->turn);
     r->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *r->links);
+    r->together = mem_alloc(MEM_SERVER, per_round * sizeof *r->together);
     r->sampled = mem_alloc(MEM_SERVER, per_round * sizeof *r->sampled);
     r->acks = mem_alloc(MEM_SERVER, per_round * ACK_ENTRY_BYTES);
     r->n_window = window < 1                             ? 1
@@ -688,6 +712,7 @@ static void sync_close(struct server *s)
         transport_unref(s->env->transport, r->model);
     mem_free(r->turn);
     mem_free(r->links);
+    mem_free(r->together);
     mem_free(r->sampled);
     mem_free(r->acks);
     mem_free(r);

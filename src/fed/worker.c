@@ -39,11 +39,16 @@ void worker_close(struct worker *w)
 
 // sending.
 
-void worker_send(struct worker *w, struct frame *f, struct netbuf *b, int64_t t_deliver)
+static void seal(const struct worker *w, struct frame *f)
 {
     f->registry = w->env->work->shape.hash;
     if (w->env->net->checksum)
         f->flags |= FRAME_CHECKSUM;
+}
+
+void worker_send(struct worker *w, struct frame *f, struct netbuf *b, int64_t t_deliver)
+{
+    seal(w, f);
     transport_send(w->env->transport, w->endpoint, 0, f, b, t_deliver);
 }
 
@@ -89,12 +94,14 @@ void worker_fail(struct worker *w, uint32_t version, uint32_t client, enum messa
 // MPI moves bytes only while somebody calls it, so training on would hold the upload up and blur
 // its span: the rank waits until its bytes have left. Between endpoints of one process nothing
 // leaves.
-void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver)
+void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver,
+                        const struct link_transfer *over)
 {
     struct transport *t = w->env->transport;
     int64_t from = clock_ns(), patience = (int64_t)(w->env->net->timeout_s * 1e9);
-    worker_send(w, head, b, t_deliver);
-    if (transport_hosts(t, 0) || transport_flush(t, transport_now(t) + patience))
+    seal(w, head);
+    transport_send_over(t, w->endpoint, 0, head, b, t_deliver, over);
+    if (transport_hosts(t, 0) || transport_flush(t, transport_paced_ns(t) + patience))
         recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)head->client, from, clock_ns() - from, -1,
                      0, (int64_t)b->len, 0);
     transport_unref(t, b);

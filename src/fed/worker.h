@@ -40,8 +40,9 @@ void worker_timer(struct worker *w, int64_t now);
 
 // for the handlers.
 void worker_send(struct worker *w, struct frame *f, struct netbuf *b, int64_t t_deliver);
-// Sends an update, books its upload and gives b back.
-void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver);
+// Sends an update over its client's link, books its upload and gives b back.
+void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver,
+                        const struct link_transfer *over);
 void worker_fail(struct worker *w, uint32_t version, uint32_t client, enum message_status status,
                  const char *why);                                 // there is no update
 bool worker_take_model(struct worker *w, const struct net_msg *m); // false: it is none

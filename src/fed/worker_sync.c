@@ -59,8 +59,8 @@ static struct sync_task *find_task(struct worker *w, uint32_t client)
 static void send_update(struct worker *w, struct sync_task *t)
 {
     struct sync_work *r = w->rounds;
-    worker_send_update(w, &t->head, t->frame,
-                       clients_delivery_ns(&w->clients, &t->head, t->ready_ns));
+    struct link_transfer x = clients_transfer(&w->clients, &t->head, t->ready_ns);
+    worker_send_update(w, &t->head, t->frame, clients_delivery_ns(&w->clients, &x), &x);
     t->frame = NULL;
     t->sent = true;
     r->n_sent++;

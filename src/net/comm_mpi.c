@@ -318,6 +318,7 @@ void comm_raw_recv(int from, void *bytes, size_t n)
 struct arrival {
     struct netbuf *buf;
     size_t total, posted; // of its payload: bytes, and those that receives were started for
+    size_t part;          // as long as its parts are, but the last one
     int64_t first_ns;     // when its head was here
     uint8_t tail[FRAME_TAIL_BYTES];
     bool moving;
@@ -575,6 +576,31 @@ static void mpi_send(struct transport *t, int src, int dst, struct netbuf *b, in
     }
 }
 
+// A frame that leaves at a pace: its head, short parts and its tail, or, short itself, as a whole.
+static size_t mpi_piece(const struct netbuf *b, size_t at)
+{
+    size_t end = b->len - FRAME_TAIL_BYTES;
+    if (!(b->bytes[FRAME_AT_FLAGS] & FRAME_PACED))
+        return b->len;
+    if (at == 0)
+        return FRAME_HEAD_BYTES;
+    if (at == end)
+        return FRAME_TAIL_BYTES;
+    return end - at < FRAME_PACED_PART_BYTES ? end - at : FRAME_PACED_PART_BYTES;
+}
+
+static void mpi_send_piece(struct transport *t, int src, int dst, struct netbuf *b, size_t at,
+                           size_t n)
+{
+    size_t end = b->len - FRAME_TAIL_BYTES; // the payload lies behind the tail, and goes before it
+    if (at == 0)
+        post(t, src, dst, b, b->bytes, n, TAG_FRAME);
+    else if (at < end)
+        post(t, src, dst, b, b->bytes + at + FRAME_TAIL_BYTES, n, TAG_PART);
+    else
+        post(t, src, dst, b, b->bytes + FRAME_HEAD_BYTES, n, TAG_PART);
+}
+
 static void test_sends(struct transport *t)
 {
     struct mpi_state *s = mpi_of(t);
@@ -813,6 +839,7 @@ static void take_head(struct transport *t, int src)
     from->skips = !good;
     if (good) {
         from->open = arrival_new(s, b, (size_t)f.payload_bytes);
+        from->open->part = frame_part_bytes(f.flags);
         return;
     }
     struct op *op = new_receive(s, src, OP_FRAME, b);
@@ -869,7 +896,7 @@ static bool start_part(struct transport *t, int src, size_t n, MPI_Message *mess
     struct peer *from = &s->peer[src];
     struct arrival *a = from->open;
     size_t left = a ? a->total - a->posted : 0;
-    size_t want = left > FRAME_PART_BYTES ? FRAME_PART_BYTES : left ? left : FRAME_TAIL_BYTES;
+    size_t want = left == 0 ? FRAME_TAIL_BYTES : left > a->part ? a->part : left;
     if (!a || n != want) {
         cut_short(s, src, FRAME_LENGTH);
         bool stray = !a && !from->skips;
@@ -1073,6 +1100,8 @@ const struct transport_row transport_mpi = {
     .help = "real messages between ranks, point to point; one rank alone is server and worker",
     .open = mpi_open,
     .send = mpi_send,
+    .piece = mpi_piece,
+    .send_piece = mpi_send_piece,
     .poll = mpi_poll,
     .now = mpi_now,
     .hosts = mpi_hosts,

@@ -141,8 +141,8 @@ static int64_t transfer_ns(double bytes, double bps)
 }
 
 // Piece by piece, until the rest fits into one.
-static int64_t leave(const struct link_model *m, const struct link_transfer *x, int64_t t_ns,
-                     int64_t bytes)
+int64_t link_leave(const struct link_model *m, const struct link_transfer *x, int64_t t_ns,
+                   int64_t bytes)
 {
     if (m->row->leave)
         return m->row->leave(m, x, t_ns, bytes);
@@ -214,7 +214,7 @@ struct link_result link_carry(const struct link_model *m, struct link_state *s,
     struct loss_cost loss = losses(m, x, NULL);
     struct link_result r = {.bytes_sent = x->bytes + loss.again_bytes, .lost_segments = loss.lost};
     r.t_start_ns = x->t_ready_ns > s->free_ns ? x->t_ready_ns : s->free_ns;
-    int64_t left_ns = leave(m, x, r.t_start_ns, r.bytes_sent);
+    int64_t left_ns = link_leave(m, x, r.t_start_ns, r.bytes_sent);
     r.rate_bps = mean_bps(m, x, r.bytes_sent, r.t_start_ns, left_ns);
     s->free_ns = link_add_ns(left_ns, loss.wait_ns);
     r.latency_ns = delay.latency_ns + jitter_of(m, x, delay.jitter_ns) + loss.wait_ns;

@@ -89,6 +89,10 @@ struct link_result link_carry(const struct link_model *m, struct link_state *s,
 // The losses that link_carry counts, segment by segment: a bit per one that arrived.
 void link_arrived(const struct link_model *m, const struct link_transfer *x, uint8_t *map);
 
+// When bytes that begin to leave at t_ns have left, INT64_MAX = never: without loss and latency.
+int64_t link_leave(const struct link_model *m, const struct link_transfer *x, int64_t t_ns,
+                   int64_t bytes);
+
 // For rows.
 int64_t link_add_ns(int64_t a, int64_t b); // saturates at INT64_MAX, which is never
 // What a client's link is, drawn once for the run; part: a number per use.

@@ -34,10 +34,16 @@ const struct opt net_options[] = {
                "gemodel:p=P,r=R,1-h=L,1-k=L"),
     OPT_ENUM(struct net_params, link.delivery, "net.delivery", "reliable", link_delivery_names,
              "reliable: lost segments are sent again; datagram: what clients send lacks them"),
+    NET_OPT(port_up_bps, "net.port_up_bps", "0", 0, 1e15, "bit/s",
+            "the server's own port, from all clients together, an even share for each that is "
+            "active; 0 = no limit"),
+    NET_OPT(port_down_bps, "net.port_down_bps", "0", 0, 1e15, "bit/s", "the same to all clients"),
     OPT_ROW(struct net_params, transport, "net.transport", "mpi", transport_name,
             "mpi: real ranks; sim: every client in one process, in virtual time"),
-    OPT_ENUM(struct net_params, pace, "net.pace", "model", pace_names,
-             "model: full speed, time computed from the link; none: the network as it is"),
+    OPT_ENUM(
+        struct net_params, pace, "net.pace", "model", pace_names,
+        "model: full speed, time computed from the link; real: frames leave at the pace of the "
+        "link; none: the network as it is"),
     NET_OPT(checksum, "net.checksum", "on", 0, 1, "", "XXH3 over every payload"),
     NET_OPT(timeout_s, "net.timeout_s", "60", 1e-3, 1e6, "s",
             "silence after which a worker is suspected lost"),
@@ -65,9 +71,12 @@ int net_check(const struct net_params *p, struct err *err)
     if (link_open(&link, &p->link, 0, err))
         return -1;
     link_close(&link);
-    if (p->pace == NET_PACE_REAL)
-        return err_set(err, "net.pace = real is not supported by this build: use model (time "
-                            "computed from the link) or none (the network as it is)");
+    if (sim && p->pace == NET_PACE_REAL)
+        return err_set(err, "net.pace = real moves bytes, and net.transport = sim moves none: use "
+                            "net.pace = model, or net.transport = mpi");
+    if (p->pace == NET_PACE_REAL && (p->port_up_bps > 0 || p->port_down_bps > 0))
+        return err_set(err, "net.pace = real paces the link of each client; net.port_up_bps and "
+                            "net.port_down_bps, which they share, need net.pace = model");
     if (sim && p->pace == NET_PACE_NONE)
         return err_set(err, "net.pace = none measures a real network, and net.transport = sim has "
                             "none: use net.pace = model, or net.transport = mpi");
@@ -137,7 +146,8 @@ static struct netbuf *seal(struct transport *t, struct frame *f, struct netbuf *
     size_t n = (size_t)f->payload_bytes;
     bool shared = b->refs > 1 && b->sealed, checksum = (f->flags & FRAME_CHECKSUM) != 0;
     bool known = shared && b->hashed && b->len == FRAME_HEADER_BYTES + n;
-    bool due = checksum && !known && n >= FRAME_LONG_BYTES && t->row->hashes_long;
+    bool paced = (f->flags & FRAME_PACED) != 0;
+    bool due = checksum && !known && n >= FRAME_LONG_BYTES && t->row->hashes_long && !paced;
     f->payload_xxh3 = 0;
     if (checksum && !due)
         f->payload_xxh3 = known ? b->payload_xxh3 : frame_hash(netbuf_payload(b), n);
@@ -163,22 +173,73 @@ static struct netbuf *seal(struct transport *t, struct frame *f, struct netbuf *
     return out;
 }
 
+// Takes over the reference to out.
+static void send_sealed(struct transport *t, int src, int dst, struct netbuf *out,
+                        int64_t t_deliver_ns, const struct link_transfer *over)
+{
+    t->bytes_moved += (int64_t)out->len;
+    t->frames_moved++;
+    if (over || pacer_holds(&t->pacer, dst)) {
+        pacer_add(t, src, dst, out, over);
+        pacer_step(t);
+    } else {
+        t->row->send(t, src, dst, out, t_deliver_ns);
+    }
+}
+
 void transport_send(struct transport *t, int src, int dst, struct frame *f, struct netbuf *b,
                     int64_t t_deliver_ns)
 {
     assert(transport_hosts(t, src) && dst >= 0 && dst < t->n_endpoints && dst != src);
     assert(f->payload_bytes <= b->cap - FRAME_HEADER_BYTES);
     f->flags = t->params->checksum ? FRAME_CHECKSUM : 0;
-    struct netbuf *out = seal(t, f, b);
-    t->bytes_moved += (int64_t)out->len;
-    t->frames_moved++;
-    t->row->send(t, src, dst, out, t_deliver_ns); // takes over the reference
+    send_sealed(t, src, dst, seal(t, f, b), t_deliver_ns, NULL);
+}
+
+void transport_send_over(struct transport *t, int src, int dst, struct frame *f, struct netbuf *b,
+                         int64_t t_deliver_ns, const struct link_transfer *over)
+{
+    if (t->params->pace != NET_PACE_REAL || !t->row->send_piece) {
+        transport_send(t, src, dst, f, b, t_deliver_ns);
+        return;
+    }
+    assert(transport_hosts(t, src) && dst >= 0 && dst < t->n_endpoints && dst != src);
+    assert(f->payload_bytes <= b->cap - FRAME_HEADER_BYTES);
+    f->flags = t->params->checksum ? FRAME_CHECKSUM : 0;
+    if (f->payload_bytes > FRAME_PACED_PART_BYTES)
+        f->flags |= FRAME_PACED;
+    send_sealed(t, src, dst, seal(t, f, b), t_deliver_ns, over);
+}
+
+int64_t transport_paced_ns(const struct transport *t)
+{
+    int64_t now = transport_now(t), end = pacer_end_ns(&t->pacer);
+    return end > now ? end : now;
+}
+
+enum { PACED_NAP_NS = 500 * 1000 };
+
+// While frames leave at a pace: between two pieces it looks for messages twice in a millisecond.
+static bool poll_paced(struct transport *t, struct net_msg *m, int64_t until_ns)
+{
+    for (;;) {
+        int64_t due = pacer_step(t), now = transport_now(t);
+        if (due == INT64_MAX && !t->pacer.first)
+            return t->row->poll(t, m, until_ns);
+        if (t->row->poll(t, m, now))
+            return true;
+        if (now >= until_ns)
+            return false;
+        int64_t wake = now + PACED_NAP_NS;
+        wake = due < wake ? due : wake;
+        clock_sleep_until(until_ns < wake ? until_ns : wake);
+    }
 }
 
 bool transport_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
 {
     memset(m, 0, sizeof *m);
-    if (!t->row->poll(t, m, until_ns))
+    if (!(t->pacer.first ? poll_paced(t, m, until_ns) : t->row->poll(t, m, until_ns)))
         return false;
     enum frame_verdict physical = m->verdict; // too long, cut short, ...: maybe only a header came
     const struct netbuf *b = m->buf;
@@ -207,6 +268,7 @@ int transport_open(struct transport *t, const struct net_params *params, uint64_
     t->params = params;
     t->seed = seed;
     t->limits.max_payload_bytes = FRAME_PAYLOAD_UNAGREED;
+    pacer_open(&t->pacer);
     if (link_open(&t->link, &params->link, seed, err))
         return -1;
     int rc = t->row->open(t, err);
@@ -227,11 +289,21 @@ int64_t transport_now(const struct transport *t)
 
 void transport_forget(struct transport *t, int endpoint)
 {
+    pacer_forget(t, endpoint);
     t->row->forget(t, endpoint);
 }
 
 bool transport_flush(struct transport *t, int64_t until_ns)
 {
+    while (t->pacer.first) {
+        int64_t due = pacer_step(t), now = transport_now(t), wake = now + 10 * PACED_NAP_NS;
+        if (now >= until_ns)
+            return false;
+        t->row->flush(t, now); // receives go on meanwhile
+        wake = due < wake ? due : wake;
+        if (t->pacer.first)
+            clock_sleep_until(until_ns < wake ? until_ns : wake);
+    }
     return t->row->flush ? t->row->flush(t, until_ns) : true;
 }
 
@@ -239,6 +311,7 @@ bool transport_flush(struct transport *t, int64_t until_ns)
 // free.
 void transport_close(struct transport *t, bool clean)
 {
+    pacer_close(t);
     t->row->close(t, clean);
     link_close(&t->link);
     for (int c = 0; c < NETBUF_CLASSES; c++) {

@@ -5,15 +5,17 @@
 #define FSTQ_NET_TRANSPORT_H
 
 #include "net/link.h"
+#include "net/pacer.h"
 #include "net/wire.h"
 
 struct net_params { // [net]
     struct link_params link;
-    int32_t transport, pace; // rows of transport_table; NET_PACE_*
-    bool checksum;           // XXH3 over payloads
-    double timeout_s;        // silence after which a worker is suspected
-    int64_t arena_bytes;     // frames that may wait at the server for their turn
-    int32_t sim_workers;     // endpoints of the simulated transport
+    double port_up_bps, port_down_bps; // of the server, shared by its clients; 0 = no limit
+    int32_t transport, pace;           // rows of transport_table; NET_PACE_*
+    bool checksum;                     // XXH3 over payloads
+    double timeout_s;                  // silence after which a worker is suspected
+    int64_t arena_bytes;               // frames that may wait at the server for their turn
+    int32_t sim_workers;               // endpoints of the simulated transport
     // Probabilities per frame, sim only.
     double sim_drop, sim_corrupt, sim_delay, sim_duplicate, sim_reorder;
 };
@@ -64,6 +66,11 @@ struct transport_row {
     bool hashes_long; // send completes frames of FRAME_LONG_BYTES and more that are hash_due
     int (*open)(struct transport *t, struct err *err);
     void (*send)(struct transport *t, int src, int dst, struct netbuf *b, int64_t t_deliver_ns);
+    // The same in pieces, for the pacer: how long the next one is after `at` bytes are gone, and
+    // sending it, which takes over a reference. NULL = cannot.
+    size_t (*piece)(const struct netbuf *b, size_t at);
+    void (*send_piece)(struct transport *t, int src, int dst, struct netbuf *b, size_t at,
+                       size_t n);
     bool (*poll)(struct transport *t, struct net_msg *m, int64_t until_ns);
     int64_t (*now)(const struct transport *t);
     bool (*hosts)(const struct transport *t, int endpoint);
@@ -80,6 +87,7 @@ struct transport {
     uint64_t seed;
     int n_endpoints;        // 1 + workers
     struct link_model link; // of the clients
+    struct pacer pacer;     // of net.pace = real
     struct frame_limits limits;
     struct netbuf *pool[NETBUF_CLASSES];
     // Physical, headers included: what left endpoints of this process and what came from others.
@@ -110,6 +118,12 @@ static inline uint8_t *netbuf_payload(struct netbuf *b)
 // ignored by mpi.
 void transport_send(struct transport *t, int src, int dst, struct frame *f, struct netbuf *b,
                     int64_t t_deliver_ns);
+// The same at the pace of a client's link where net.pace = real, else as transport_send; what is
+// sent to dst later comes later. over->bytes is the frame's.
+void transport_send_over(struct transport *t, int src, int dst, struct frame *f, struct netbuf *b,
+                         int64_t t_deliver_ns, const struct link_transfer *over);
+// When the last of what goes at the pace of a link is due, at least now.
+int64_t transport_paced_ns(const struct transport *t);
 // The next message for an endpoint of this process, or false once now() reaches until_ns. Messages
 // whose frame is not good are handed over too, with their verdict.
 bool transport_poll(struct transport *t, struct net_msg *m, int64_t until_ns);

@@ -160,7 +160,8 @@ static enum frame_verdict open_head(const uint8_t *bytes, uint64_t max_payload_b
     // A whole header with flags that this version has no meaning for was written by another
     // version.
     if (get_u16(bytes + AT_PROTOCOL) != FRAME_PROTOCOL ||
-        get_u16(bytes + AT_HEADER_BYTES) != FRAME_HEADER_BYTES || (f->flags & ~FRAME_CHECKSUM) != 0)
+        get_u16(bytes + AT_HEADER_BYTES) != FRAME_HEADER_BYTES ||
+        (f->flags & ~(FRAME_CHECKSUM | FRAME_PACED)) != 0)
         return FRAME_PROTOCOL_OTHER;
     if (f->kind == 0 || f->kind >= FRAME_KIND_COUNT)
         return FRAME_KIND_UNKNOWN;

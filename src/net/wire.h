@@ -22,12 +22,17 @@
 #define FRAME_MAGIC        0x51545346u // "FSTQ"
 #define FRAME_PROTOCOL     3
 #define FRAME_HEADER_BYTES 64
-enum { FRAME_AT_KIND = 8, FRAME_AT_CLIENT = 16 }; // for who looks at a sealed header
+enum {
+    FRAME_AT_KIND = 8,
+    FRAME_AT_FLAGS = 9,
+    FRAME_AT_CLIENT = 16
+}; // for who looks at a sealed header
 enum {
     FRAME_HEAD_BYTES = 56,         // of a long frame: the header up to the payload's hash
     FRAME_TAIL_BYTES = 8,          // and that hash
     FRAME_PART_BYTES = 512 * 1024, // payload in one part; only the last one may be shorter
     FRAME_LONG_BYTES = 128 * 1024, // payloads from here on travel in parts where they are hashed
+    FRAME_PACED_PART_BYTES = 64 * 1024, // part of a frame that is FRAME_PACED
 };
 
 enum frame_kind {
@@ -49,7 +54,14 @@ enum frame_kind {
 };
 extern const char *const frame_kind_name[FRAME_KIND_COUNT];
 
-enum { FRAME_CHECKSUM = 1 };
+enum {
+    FRAME_CHECKSUM = 1,
+    FRAME_PACED = 2, // travels in short parts whatever its length, hashed or not
+};
+static inline size_t frame_part_bytes(uint8_t flags)
+{
+    return flags & FRAME_PACED ? FRAME_PACED_PART_BYTES : FRAME_PART_BYTES;
+}
 
 struct frame {
     uint8_t kind, flags, vectors, reason;

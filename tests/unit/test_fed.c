@@ -61,7 +61,7 @@ static void test_sample_is_ascending_and_covers(void **state)
     int seen[20] = {0};
     for (uint32_t round = 1; round <= 400; round++) {
         uint32_t s[5];
-        fed_sample(7, round, 20, 5, s);
+        fed_sample(7, round, 20, 5, 0, s);
         for (int i = 0; i < 5; i++) {
             assert_true(s[i] < 20);
             assert_true(i == 0 || s[i] > s[i - 1]);
@@ -71,7 +71,7 @@ static void test_sample_is_ascending_and_covers(void **state)
     for (int c = 0; c < 20; c++) // 100 expected, standard deviation below 9
         assert_in_range(seen[c], 60, 140);
     uint32_t all[20];
-    fed_sample(7, 1, 20, 20, all);
+    fed_sample(7, 1, 20, 20, 0, all);
     for (uint32_t i = 0; i < 20; i++)
         assert_int_equal(all[i], i);
 }
@@ -80,10 +80,10 @@ static void test_sample_depends_on_seed_and_round(void **state)
 {
     (void)state;
     uint32_t a[10], b[10], c[10], again[10];
-    fed_sample(1, 1, 100, 10, a);
-    fed_sample(2, 1, 100, 10, b);
-    fed_sample(1, 2, 100, 10, c);
-    fed_sample(1, 1, 100, 10, again);
+    fed_sample(1, 1, 100, 10, 0, a);
+    fed_sample(2, 1, 100, 10, 0, b);
+    fed_sample(1, 2, 100, 10, 0, c);
+    fed_sample(1, 1, 100, 10, 0, again);
     assert_memory_not_equal(a, b, sizeof a);
     assert_memory_not_equal(a, c, sizeof a);
     assert_memory_equal(a, again, sizeof a);
@@ -1015,6 +1015,30 @@ static void test_events_lengths_are_checked(void **state)
 
 #define IN_DIR(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 
+// At a real pace each sampled client has a rank to itself, and each of a rank's its chance.
+static void test_sampled_apart(void **state)
+{
+    (void)state;
+    uint32_t out[4];
+    int seen[11] = {0};
+    for (uint32_t round = 1; round <= 4000; round++) {
+        fed_sample(3, round, 11, 4, 5, out);
+        unsigned owners = 0;
+        for (int i = 0; i < 4; i++) {
+            assert_true(out[i] < 11 && (i == 0 || out[i] > out[i - 1]));
+            owners |= 1u << fed_owner(out[i], 5);
+            seen[out[i]]++;
+        }
+        assert_int_equal(__builtin_popcount(owners), 4);
+    }
+    // Worker 1 owns clients 0, 5 and 10, the others two each.
+    for (int c = 0; c < 11; c++)
+        assert_in_range(seen[c], c % 5 == 0 ? 980 : 1500, c % 5 == 0 ? 1150 : 1700);
+    uint32_t one[2];
+    fed_sample(3, 1, 2, 2, 9, one); // more workers than clients
+    assert_true(one[0] == 0 && one[1] == 1);
+}
+
 static void test_a_task_says_when_its_round_began(void **state)
 {
     (void)state;
@@ -1060,6 +1084,7 @@ int main(void)
         IN_DIR(test_slots_keep_three_generations),
         IN_DIR(test_slots_after_a_resume),
         IN_DIR(test_a_damaged_slot_does_not_exist),
+        cmocka_unit_test(test_sampled_apart),
         cmocka_unit_test(test_a_task_says_when_its_round_began),
         cmocka_unit_test(test_hello_and_welcome_round_trip),
         cmocka_unit_test(test_events_lengths_are_checked),

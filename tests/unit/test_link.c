@@ -1,5 +1,6 @@
 // Link models in closed form, and the parameters of [net].
 #include "net/link.h"
+#include "net/port.h"
 #include "net/transport.h"
 
 #include <setjmp.h>
@@ -480,6 +481,78 @@ static void traces_are_dealt_and_go_on(void **state)
     assert_non_null(strstr(err.text, "reads no trace"));
 }
 
+static struct port_flow flow_of(uint32_t client, int64_t ready_ns, int64_t bytes)
+{
+    return (struct port_flow){
+        .x = {.client = client, .round = 1, .up = true, .t_ready_ns = ready_ns, .bytes = bytes}};
+}
+
+static void a_port_is_shared_evenly(void **state)
+{
+    (void)state;
+    struct link_model m = fixed(8e6, 8e6, 0);
+    // 12 Mbit/s among three: 4 each, until the short one is done; then 6 each.
+    struct port_flow f[3] = {flow_of(0, 0, 1000000), flow_of(1, 0, 500000), flow_of(2, 0, 1000000)};
+    port_share(&m, 12e6, f, 3);
+    assert_int_equal(f[1].left_ns, 1000000000);
+    assert_in_range(f[0].left_ns, 1666666666, 1666666668);
+    assert_int_equal(f[2].left_ns, f[0].left_ns);
+    // One comes when the other is half done; alone each has its own link's 8.
+    struct port_flow g[3] = {flow_of(5, 500000000, 1000000), flow_of(4, 0, 1000000),
+                             flow_of(6, 7000000000, 1000000)};
+    port_share(&m, 8e6, g, 3);
+    assert_int_equal(g[1].left_ns, 1500000000);
+    assert_int_equal(g[0].left_ns, 2000000000);
+    assert_int_equal(g[2].left_ns, 8000000000);
+    // Nobody waits for a port that is wide enough, nor for nothing.
+    struct port_flow h[2] = {flow_of(0, 3, 1000000), flow_of(1, 9, 0)};
+    port_share(&m, 16e6, h, 2);
+    assert_true(h[0].left_ns == 1000000003 && h[1].left_ns == 9);
+    struct port_flow never = flow_of(0, 0, 1);
+    struct link_model dead = fixed(0, 8e6, 0);
+    port_share(&dead, 1e6, &never, 1);
+    assert_true(never.left_ns == INT64_MAX);
+    link_close(&m);
+    link_close(&dead);
+}
+
+// No transfer is faster than its own link alone, the port carries no more than it can, and while it
+// is full no less.
+static void a_port_conserves_bytes(void **state)
+{
+    (void)state;
+    enum { N = 60 };
+    struct link_model m = row("markov:stay=0.5");
+    struct port_flow f[N], one[N];
+    struct rng r = rng_stream(5, RNG_TEST, 0, 0, 0);
+    double bits = 0;
+    int64_t last = 0;
+    for (uint32_t i = 0; i < N; i++) {
+        f[i] = flow_of(i, (int64_t)(rng_unit(&r) * 1e9), 1000 + rng_below(&r, 3000000));
+        one[i] = f[i];
+        bits += 8 * (double)f[i].x.bytes;
+    }
+    port_share(&m, 20e6, f, N);
+    port_share(&m, 1e15, one, N);
+    for (uint32_t i = 0; i < N; i++) {
+        int64_t alone = carried(&m, i, true, f[i].x.t_ready_ns, f[i].x.bytes).t_deliver_ns;
+        struct link_delay d = m.row->delay(&m, i, true);
+        assert_true(f[i].left_ns >= one[i].left_ns - 100);
+        assert_in_range(alone - one[i].left_ns - d.latency_ns + 100, 0, d.jitter_ns + 200);
+        last = f[i].left_ns > last ? f[i].left_ns : last;
+    }
+    double carried_by = (double)last * 1e-9;
+    assert_true(bits <= 20e6 * carried_by);
+    assert_true(bits > 20e6 * (carried_by - 1) * 0.9); // all had come after a second
+    struct port_flow turned[N];
+    for (uint32_t i = 0; i < N; i++)
+        turned[i] = flow_of(f[N - 1 - i].x.client, f[N - 1 - i].x.t_ready_ns, f[N - 1 - i].x.bytes);
+    port_share(&m, 20e6, turned, N);
+    for (uint32_t i = 0; i < N; i++)
+        assert_int_equal(turned[i].left_ns, f[N - 1 - i].left_ns);
+    link_close(&m);
+}
+
 static struct net_params defaults(void)
 {
     struct net_params p;
@@ -526,8 +599,15 @@ static void senseless_mixes_are_refused(void **state)
     }
     struct net_params p = defaults();
     set(&p, "net.pace", "real");
+    assert_int_equal(net_check(&p, &err), 0);
+    set(&p, "net.port_up_bps", "1e6");
     assert_int_equal(net_check(&p, &err), -1);
-    assert_non_null(strstr(err.text, "net.pace"));
+    assert_non_null(strstr(err.text, "net.port_up_bps"));
+    set(&p, "net.port_up_bps", "0");
+    set(&p, "net.transport", "sim");
+    assert_int_equal(net_check(&p, &err), -1);
+    assert_non_null(strstr(err.text, "net.pace = real"));
+    set(&p, "net.transport", "mpi");
     set(&p, "net.pace", "none");
     assert_int_equal(net_check(&p, &err), 0);
     set(&p, "net.transport", "sim");
@@ -555,6 +635,8 @@ int main(void)
         cmocka_unit_test(a_connection_is_given_up),
         cmocka_unit_test(links_lose_the_same_again),
         cmocka_unit_test(traces_are_dealt_and_go_on),
+        cmocka_unit_test(a_port_is_shared_evenly),
+        cmocka_unit_test(a_port_conserves_bytes),
         cmocka_unit_test(defaults_stand),
         cmocka_unit_test(senseless_mixes_are_refused),
     };

@@ -1,0 +1,156 @@
+#include "net/pacer.h"
+
+#include "base/mem.h"
+#include "net/transport.h"
+
+#include <assert.h>
+#include <math.h>
+
+void pacer_open(struct pacer *p)
+{
+    *p = (struct pacer){0};
+    p->last = &p->first;
+}
+
+static void drop(struct transport *t, struct paced *f)
+{
+    struct pacer *p = &t->pacer;
+    transport_unref(t, f->buf);
+    f->next = p->spare;
+    p->spare = f;
+}
+
+void pacer_close(struct transport *t)
+{
+    struct pacer *p = &t->pacer;
+    while (p->first) {
+        struct paced *f = p->first;
+        p->first = f->next;
+        drop(t, f);
+    }
+    while (p->spare) {
+        struct paced *f = p->spare;
+        p->spare = f->next;
+        mem_free(f);
+    }
+    pacer_open(p);
+}
+
+bool pacer_holds(const struct pacer *p, int dst)
+{
+    for (const struct paced *f = p->first; f; f = f->next)
+        if (f->dst == dst)
+            return true;
+    return false;
+}
+
+void pacer_add(struct transport *t, int src, int dst, struct netbuf *b,
+               const struct link_transfer *over)
+{
+    struct pacer *p = &t->pacer;
+    struct paced *f = p->spare;
+    if (f)
+        p->spare = f->next;
+    else
+        f = mem_alloc(MEM_NET, sizeof *f);
+    *f = (struct paced){
+        .src = src, .dst = dst, .buf = b, .shaped = over != NULL, .base_ns = transport_now(t)};
+    if (over) {
+        struct link_state idle = {0};
+        f->x = *over;
+        f->plan = link_carry(&t->link, &idle, &f->x);
+    }
+    *p->last = f;
+    p->last = &f->next;
+}
+
+// When bytes up to `upto` may be gone, from the base on. All of them: when the model says that the
+// message arrives; before that what its segments take when none is waited for.
+static int64_t due_ns(const struct transport *t, const struct paced *f, size_t upto)
+{
+    if (!f->shaped)
+        return 0;
+    if (upto >= f->buf->len)
+        return f->plan.t_deliver_ns == INT64_MAX ? INT64_MAX
+                                                 : f->plan.t_deliver_ns - f->plan.t_start_ns;
+    struct link_delay delay = t->link.row->delay(&t->link, f->x.client, f->x.up);
+    int64_t left = link_leave(&t->link, &f->x, f->plan.t_start_ns, (int64_t)upto);
+    return link_add_ns(left, delay.latency_ns - f->plan.t_start_ns);
+}
+
+// One frame: sends its pieces that are due. Returns when its next one is, 0 = it is gone.
+static int64_t push(struct transport *t, struct paced *f)
+{
+    struct pacer *p = &t->pacer;
+    while (f->at < f->buf->len) {
+        size_t n = f->shaped ? t->row->piece(f->buf, f->at) : f->buf->len;
+        int64_t due = link_add_ns(f->base_ns, due_ns(t, f, f->at + n)), now = transport_now(t);
+        if (now < due)
+            return due;
+        if (now - due > PACER_CREDIT_NS) {
+            f->base_ns += now - due - PACER_CREDIT_NS;
+            p->slipped_ns += now - due - PACER_CREDIT_NS;
+        }
+        transport_ref(f->buf);
+        if (f->shaped)
+            t->row->send_piece(t, f->src, f->dst, f->buf, f->at, n);
+        else
+            t->row->send(t, f->src, f->dst, f->buf, 0);
+        f->at += n;
+    }
+    return 0;
+}
+
+int64_t pacer_step(struct transport *t)
+{
+    struct pacer *p = &t->pacer;
+    int64_t next = INT64_MAX;
+    for (struct paced **at = &p->first; *at;) {
+        struct paced *f = *at;
+        bool behind = false; // another frame for the same receiver
+        for (const struct paced *g = p->first; g != f && !behind; g = g->next)
+            behind = g->dst == f->dst;
+        int64_t due = INT64_MAX;
+        if (behind)
+            f->base_ns = transport_now(t);
+        else
+            due = push(t, f);
+        if (due > 0) {
+            next = due < next ? due : next;
+            at = &f->next;
+            continue;
+        }
+        *at = f->next;
+        if (p->last == &f->next)
+            p->last = at;
+        drop(t, f);
+    }
+    return next;
+}
+
+int64_t pacer_end_ns(const struct pacer *p)
+{
+    int64_t end = 0;
+    for (const struct paced *f = p->first; f; f = f->next) {
+        int64_t needs = f->shaped ? f->plan.t_deliver_ns - f->plan.t_start_ns : 0;
+        int64_t at = link_add_ns(f->base_ns, needs);
+        end = at > end ? at : end;
+    }
+    return end;
+}
+
+void pacer_forget(struct transport *t, int dst)
+{
+    struct pacer *p = &t->pacer;
+    for (struct paced **at = &p->first; *at;) {
+        struct paced *f = *at;
+        if (f->dst != dst) {
+            at = &f->next;
+            continue;
+        }
+        *at = f->next;
+        if (p->last == &f->next)
+            p->last = at;
+        drop(t, f);
+    }
+}
