@@ -260,6 +260,7 @@ static void open_env(struct run *r, int threads)
                           .config_hash = config_hash(c),
                           .run_dir = r->run_dir,
                           .resume = c->run.resume,
+                          .lose_slots = c->run.slots == RUN_SLOTS_LOSE,
                           .virtual_time = r->transport.row == &transport_sim,
                           .rank = r->comm->rank,
                           .threads = threads,
@@ -537,9 +538,13 @@ static void put_losses(const struct run *r, char *text, size_t size)
     const struct server *s = r->loop.server;
     const struct checkpoint_totals *all = &s->totals;
     const char *trace = r->trace ? trace_degraded(r->trace) : NULL;
+    char names[SLOTS_NAMES];
     if (all->lost || all->rejected)
         add_text(text, size, " %lld updates lost, %lld rejected;", (long long)all->lost,
                  (long long)all->rejected);
+    int slots = server_slots_lost(s, names);
+    if (slots)
+        add_text(text, size, " the state of %d clients was lost: %s;", slots, names);
     if (s->failure[0])
         add_text(text, size, " %s;", s->failure);
     if (s->kept.missed)

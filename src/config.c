@@ -17,6 +17,8 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+static const char *const slots_modes[] = {"strict", "lose", NULL}; // RUN_SLOTS_*
+
 static const struct opt run_options[] = {
     OPT(struct run_params, seed, "run.seed", "1", 0, 9007199254740992.0, "",
         "every random choice of a run follows from it"),
@@ -24,6 +26,9 @@ static const struct opt run_options[] = {
                "for checkpoints, client state and the run's lock; empty = no checkpoints"),
     OPT(struct run_params, resume, "run.resume", "off", 0, 0, "",
         "continue from the newest sound checkpoint in run.dir"),
+    OPT_ENUM(struct run_params, slots, "run.slots", "strict", slots_modes,
+             "a resumed run that misses the state of clients: strict ends it, lose begins these "
+             "clients anew and says so in the verdict"),
 };
 static const int run_option_count = ARRAY_LEN(run_options);
 
@@ -583,7 +588,7 @@ int config_apply_text(struct config *c, const char *text, struct err *err)
 
 static bool decides_result(const char *name)
 {
-    static const char *const not_these[] = {"run.dir", "run.resume", "dev.threads"};
+    static const char *const not_these[] = {"run.dir", "run.resume", "run.slots", "dev.threads"};
     for (size_t i = 0; i < ARRAY_LEN(not_these); i++)
         if (!strcmp(name, not_these[i]))
             return false;

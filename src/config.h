@@ -14,7 +14,9 @@ struct run_params { // [run]
     int64_t seed;
     char dir[240];
     bool resume;
+    int32_t slots; // RUN_SLOTS_*
 };
+enum { RUN_SLOTS_STRICT, RUN_SLOTS_LOSE };
 
 struct pretrain_params { // [pretrain]
     int32_t steps, batch, warmup;
@@ -92,7 +94,7 @@ const struct opt *config_find(const char *name, const struct config_section **se
 void config_each(const struct config *c,
                  void (*fn)(void *arg, const struct opt *row, const char *value), void *arg);
 char *config_text(const struct config *c); // canonical ini text; free with mem_free
-// Of what decides the result: not trace, run.dir, run.resume.
+// Of what decides the result: not trace, run.dir, run.resume, run.slots.
 uint64_t config_hash(const struct config *c);
 
 #endif

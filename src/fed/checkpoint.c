@@ -11,12 +11,12 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-// magic u32, format u32, round u32, zero u32, config hash, run id, registry, n, n_state u64, 9
-// totals i64, first and last loss f64, then theta and the scheme's state as f32, then XXH3 of
-// everything before it.
+// magic u32, format u32, round u32, zero u32, config hash, run id, registry, n, n_state, n_slots
+// u64, 9 totals i64, first and last loss f64, then theta and the scheme's state as f32, the slots
+// as two u32 each, then XXH3 of everything before it.
 #define CKPT_MAGIC  0x4b435346u // "FSCK"
-#define CKPT_FORMAT 3
-#define CKPT_TOTALS (16 + 5 * 8)
+#define CKPT_FORMAT 4
+#define CKPT_TOTALS (16 + 6 * 8)
 #define CKPT_LOSSES (CKPT_TOTALS + CHECKPOINT_TOTALS * 8)
 #define CKPT_HEAD   (CKPT_LOSSES + 2 * 8)
 _Static_assert(sizeof(struct checkpoint_totals) == CHECKPOINT_TOTALS * 8,
@@ -42,11 +42,11 @@ static void generation_path(const char *dir, int g, char *out, size_t size)
 
 size_t checkpoint_bytes(const struct checkpoint *c)
 {
-    return CKPT_HEAD + 4 * (c->n + c->n_state) + 8;
+    return CKPT_HEAD + 4 * (c->n + c->n_state) + 8 * c->n_slots + 8;
 }
 
-int checkpoint_write(const char *dir, const struct checkpoint *c, const float *theta,
-                     const float *state, uint8_t *b, struct err *err)
+int checkpoint_write(const char *dir, const struct checkpoint *c, const struct checkpoint_data *d,
+                     uint8_t *b, struct err *err)
 {
     size_t len = checkpoint_bytes(c);
     const int64_t *totals = &c->totals.uplink_bytes;
@@ -59,13 +59,19 @@ int checkpoint_write(const char *dir, const struct checkpoint *c, const float *t
     put_u64(b + 32, c->registry);
     put_u64(b + 40, c->n);
     put_u64(b + 48, c->n_state);
+    put_u64(b + 56, c->n_slots);
     for (int i = 0; i < CHECKPOINT_TOTALS; i++)
         put_u64(b + CKPT_TOTALS + 8 * i, (uint64_t)totals[i]);
     put_f64(b + CKPT_LOSSES, c->first_loss);
     put_f64(b + CKPT_LOSSES + 8, c->last_loss);
-    put_floats(b + CKPT_HEAD, theta, c->n);
-    if (c->n_state)
-        put_floats(b + CKPT_HEAD + 4 * c->n, state, c->n_state);
+    uint8_t *p = b + CKPT_HEAD;
+    put_floats(p, d->theta, c->n);
+    put_floats(p + 4 * c->n, d->state, c->n_state);
+    p += 4 * (c->n + c->n_state);
+    for (size_t i = 0; i < c->n_slots; i++) {
+        put_u32(p + 8 * i, d->slots[i].round);
+        put_u32(p + 8 * i + 4, d->slots[i].epoch);
+    }
     put_u64(b + len - 8, XXH3_64bits(b, len - 8));
     char path[1024];
     generation_path(dir, (int)(c->round & 1), path, sizeof path);
@@ -83,7 +89,7 @@ bool checkpoint_present(const char *dir)
     return false;
 }
 
-int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const uint8_t **floats,
+int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const uint8_t **body,
                      struct err *err)
 {
     if (len < CKPT_HEAD + 8)
@@ -97,9 +103,10 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
     if (get_u64(b + len - 8) != XXH3_64bits(b, len - 8))
         return err_set(err, "damaged: its hash does not match");
     int64_t *totals = &c->totals.uplink_bytes;
-    uint64_t n = get_u64(b + 40), n_state = get_u64(b + 48);
+    uint64_t n = get_u64(b + 40), n_state = get_u64(b + 48), n_slots = get_u64(b + 56);
     uint64_t room = (len - CKPT_HEAD - 8) / 4;
-    if (n > room || n_state > room - n || CKPT_HEAD + 4 * (n + n_state) + 8 != len)
+    if (n > room || n_state > room - n || n_slots > (room - n - n_state) / 2 ||
+        CKPT_HEAD + 4 * (n + n_state) + 8 * n_slots + 8 != len)
         return err_set(err, "its lengths do not agree");
     c->round = get_u32(b + 8);
     c->config_hash = get_u64(b + 16);
@@ -107,18 +114,19 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
     c->registry = get_u64(b + 32);
     c->n = n;
     c->n_state = n_state;
+    c->n_slots = n_slots;
     for (int i = 0; i < CHECKPOINT_TOTALS; i++)
         totals[i] = (int64_t)get_u64(b + CKPT_TOTALS + 8 * i);
     c->first_loss = get_f64(b + CKPT_LOSSES);
     c->last_loss = get_f64(b + CKPT_LOSSES + 8);
-    *floats = b + CKPT_HEAD;
+    *body = b + CKPT_HEAD;
     return 0;
 }
 
 // The newest generation of two that verifies: 0 or 1, -1 = none does. present: how many files there
 // are.
 static int newest(const char *dir, struct checkpoint found[2], uint8_t *bytes[2],
-                  const uint8_t *floats[2], int *present, struct err *why)
+                  const uint8_t *body[2], int *present, struct err *why)
 {
     char path[1024];
     int best = -1;
@@ -132,7 +140,7 @@ static int newest(const char *dir, struct checkpoint found[2], uint8_t *bytes[2]
             continue;
         ++*present;
         if (fsio_read(path, CKPT_MAX, MEM_SERVER, &bytes[g], &len, &e) ||
-            checkpoint_parse(bytes[g], len, &found[g], &floats[g], &e)) {
+            checkpoint_parse(bytes[g], len, &found[g], &body[g], &e)) {
             err_set(why, "%s: %s", path, e.text);
             warn("%s; trying the other generation", why->text);
             continue;
@@ -148,9 +156,9 @@ int checkpoint_adapter(const char *dir, uint64_t registry, size_t n, float *thet
 {
     struct checkpoint found[2];
     uint8_t *bytes[2];
-    const uint8_t *floats[2];
+    const uint8_t *body[2];
     struct err why = {""};
-    int present, rc = 0, best = newest(dir, found, bytes, floats, &present, &why);
+    int present, rc = 0, best = newest(dir, found, bytes, body, &present, &why);
     if (best < 0)
         rc = err_set(err, "no checkpoint in '%s' to take an adapter from%s%s", dir,
                      present ? ": " : "", why.text);
@@ -160,7 +168,7 @@ int checkpoint_adapter(const char *dir, uint64_t registry, size_t n, float *thet
                      "model.* keys of its run",
                      dir);
     if (rc == 0) {
-        get_floats(floats[best], theta, n);
+        get_floats(body[best], theta, n);
         *round = found[best].round;
     }
     mem_free(bytes[0]);
@@ -168,14 +176,23 @@ int checkpoint_adapter(const char *dir, uint64_t registry, size_t n, float *thet
     return rc;
 }
 
-int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *state,
+static void take_body(const struct checkpoint *c, const uint8_t *p, const struct checkpoint_data *d)
+{
+    get_floats(p, d->theta, c->n);
+    get_floats(p + 4 * c->n, d->state, c->n_state);
+    p += 4 * (c->n + c->n_state);
+    for (size_t i = 0; i < c->n_slots; i++)
+        d->slots[i] = (struct slot_gen){get_u32(p + 8 * i), get_u32(p + 8 * i + 4)};
+}
+
+int checkpoint_read(const char *dir, struct checkpoint *c, const struct checkpoint_data *d,
                     struct err *err)
 {
     struct checkpoint found[2];
     uint8_t *bytes[2];
-    const uint8_t *floats[2];
+    const uint8_t *body[2];
     struct err why = {""};
-    int present, best = newest(dir, found, bytes, floats, &present, &why);
+    int present, best = newest(dir, found, bytes, body, &present, &why);
     int rc = 0;
     if (best < 0 && present)
         rc = err_set(err, "no checkpoint in '%s' verifies (%s)", dir, why.text);
@@ -187,12 +204,11 @@ int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *
                 "the checkpoint in '%s' is of another configuration; resume with the same one, or "
                 "start in another run.dir",
                 dir);
-        else if (f->registry != c->registry || f->n != c->n || f->n_state != c->n_state)
+        else if (f->registry != c->registry || f->n != c->n || f->n_state != c->n_state ||
+                 f->n_slots != c->n_slots)
             rc = err_set(err, "the checkpoint in '%s' holds an adapter of another shape", dir);
         else {
-            get_floats(floats[best], theta, f->n);
-            if (f->n_state)
-                get_floats(floats[best] + 4 * f->n, state, f->n_state);
+            take_body(f, body[best], d);
             *c = *f;
             rc = 1;
         }

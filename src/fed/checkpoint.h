@@ -4,6 +4,7 @@
 #define FSTQ_FED_CHECKPOINT_H
 
 #include "base/check.h"
+#include "fed/slots.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,26 +23,33 @@ struct checkpoint {
     uint32_t round;               // rounds committed
     size_t n;                     // values of the adapter
     size_t n_state;               // floats of the scheme's state
+    size_t n_slots;               // clients whose state is in slots, 0 = clients keep none
     double first_loss, last_loss; // mean training losses, NAN = no round had one
     struct checkpoint_totals totals;
 };
 
+// What a checkpoint holds; slots names the state that each client goes on from.
+struct checkpoint_data {
+    float *theta, *state;   // (n), (n_state)
+    struct slot_gen *slots; // (n_slots)
+};
+
 size_t checkpoint_bytes(const struct checkpoint *c);
 // buf: checkpoint_bytes of scratch, so that rounds allocate nothing.
-int checkpoint_write(const char *dir, const struct checkpoint *c, const float *theta,
-                     const float *state, uint8_t *buf, struct err *err);
-// The newest generation that verifies. theta (c->n) and state (c->n_state) are filled; c says what
-// is expected (config_hash, registry, n, n_state) and receives the rest. Returns 1 = restored, 0 =
-// nothing there to restore, -1 with err: there is one, but of another config or shape, or none that
-// verifies.
-int checkpoint_read(const char *dir, struct checkpoint *c, float *theta, float *state,
+int checkpoint_write(const char *dir, const struct checkpoint *c, const struct checkpoint_data *d,
+                     uint8_t *buf, struct err *err);
+// The newest generation that verifies. d is filled; c says what is expected (config_hash, registry,
+// n, n_state, n_slots) and receives the rest. Returns 1 = restored, 0 = nothing there to restore,
+// -1 with err: there is one, but of another config or shape, or none that verifies.
+int checkpoint_read(const char *dir, struct checkpoint *c, const struct checkpoint_data *d,
                     struct err *err);
 // Only the adapter of the newest sound generation, whatever the configuration was.
 int checkpoint_adapter(const char *dir, uint64_t registry, size_t n, float *theta, uint32_t *round,
                        struct err *err);
 bool checkpoint_present(const char *dir); // is there any, sound or not?
-// One generation from bytes; for the tests and the fuzzer. Returns 0 or -1 with err.
-int checkpoint_parse(const uint8_t *bytes, size_t len, struct checkpoint *c, const uint8_t **floats,
+// One generation from bytes; for the tests and the fuzzer. body: floats of theta and state, then
+// the slots. Returns 0 or -1 with err.
+int checkpoint_parse(const uint8_t *bytes, size_t len, struct checkpoint *c, const uint8_t **body,
                      struct err *err);
 
 #endif

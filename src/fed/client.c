@@ -80,6 +80,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     env->work->row->initial(env->work, c->theta);
     c->delta = mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->delta);
     c->job = mem_alloc(MEM_OTHER, g * sizeof *c->job);
+    c->task = mem_alloc(MEM_OTHER, g * sizeof *c->task);
     if (c->state_floats) {
         c->state = mem_alloc(MEM_OPTIMIZER, g * c->state_floats * sizeof *c->state);
         c->state_next = mem_alloc(MEM_OPTIMIZER, c->state_floats * sizeof *c->state_next);
@@ -100,9 +101,9 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
 
 void clients_close(struct clients *c)
 {
-    void *blocks[] = {c->report,  c->theta, c->delta,     c->job,      c->state,   c->state_next,
-                      c->sens,    c->grad,  c->part[0],   c->part[1],  c->part[2], c->x_hat,
-                      c->scratch, c->alloc, c->alloc_out, c->by_tensor};
+    void *blocks[] = {c->report,  c->theta, c->delta,     c->job,       c->state,   c->state_next,
+                      c->sens,    c->grad,  c->part[0],   c->part[1],   c->part[2], c->x_hat,
+                      c->scratch, c->alloc, c->alloc_out, c->by_tensor, c->task};
     slots_close(c->slots);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
@@ -180,14 +181,14 @@ static void take_fault(const struct clients *c, struct train_job *job)
     }
 }
 
-static void read_slot(struct clients *c, uint32_t client, float *state)
+static void read_slot(struct clients *c, struct client_task *t, float *state)
 {
     struct span span = span_begin(c->env->rec);
-    slots_read(c->slots, client, c->version, state);
-    span_end(c->env->rec, span, STAGE_SLOT, (int32_t)client, (int64_t)(4 * c->state_floats), 0);
+    t->missing = !slots_read(c->slots, t->client, t->state.newest, state);
+    span_end(c->env->rec, span, STAGE_SLOT, (int32_t)t->client, (int64_t)(4 * c->state_floats), 0);
 }
 
-void clients_train(struct clients *c, const uint32_t *client, int n)
+void clients_train(struct clients *c, const struct client_task *task, int n)
 {
     const struct method *m = c->env->method;
     struct workload *work = c->env->work;
@@ -195,7 +196,7 @@ void clients_train(struct clients *c, const uint32_t *client, int n)
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)i * c->n;
         struct train_job *job = &c->job[i];
-        *job = (struct train_job){.client = client[i],
+        *job = (struct train_job){.client = task[i].client,
                                   .round = c->version,
                                   .theta = c->theta,
                                   .delta = c->delta + at,
@@ -204,9 +205,10 @@ void clients_train(struct clients *c, const uint32_t *client, int n)
                                   .tokens = m->tokens,
                                   .token_opt = &m->token_opt};
         job->trained = view_trained(&m->view, job->client, c->version, &job->n_trained);
+        c->task[i] = task[i];
         if (c->state_floats) {
             float *state = c->state + (size_t)i * c->state_floats;
-            read_slot(c, job->client, state);
+            read_slot(c, &c->task[i], state);
             job->state = c->optim_floats ? state : NULL;
             job->kept = c->work_floats > c->optim_floats ? state + c->optim_floats : NULL;
         }
@@ -358,40 +360,48 @@ static int64_t encode_other(struct clients *c, struct train_job *job, struct fra
     return len;
 }
 
-static void write_slot(struct clients *c, const struct train_job *job)
+static int write_slot(struct clients *c, int i, struct err *err)
 {
-    struct err err;
+    const struct client_task *t = &c->task[i];
     if (!c->state_floats)
-        return;
+        return 0;
     if (c->work_floats)
-        memcpy(c->state_next, c->state + (size_t)(job - c->job) * c->state_floats,
+        memcpy(c->state_next, c->state + (size_t)i * c->state_floats,
                c->work_floats * sizeof *c->state_next);
     struct span span = span_begin(c->env->rec);
-    if (slots_write(c->slots, job->client, c->version, c->state_next, &err))
-        warn("%s", err.text);
-    span_end(c->env->rec, span, STAGE_SLOT, (int32_t)job->client, 0,
-             (int64_t)(4 * c->state_floats));
+    int rc = slots_write(c->slots, t->client, c->version, t->state.newest, t->state.kept,
+                         c->state_next, err);
+    span_end(c->env->rec, span, STAGE_SLOT, (int32_t)t->client, 0, (int64_t)(4 * c->state_floats));
+    return rc;
 }
 
-enum message_status clients_pack(struct clients *c, int i, int64_t ready_ns, struct frame *head,
-                                 struct netbuf **b, struct err *err)
+static enum message_status pack_job(struct clients *c, int i, int64_t ready_ns, struct frame *head,
+                                    struct netbuf **b, struct err *err)
 {
     struct train_job *job = &c->job[i];
-    *b = NULL;
     take_fault(c, job);
-    if (job->failed) {
-        err_set(err, "local training failed");
+    if (c->task[i].missing || job->failed) {
+        err_set(err, "%s",
+                c->task[i].missing ? "its state is missing or damaged" : "local training failed");
         return MESSAGE_LOST;
     }
     bool other = c->env->method->scheme->pack;
     int64_t len =
         other ? encode_other(c, job, head, b, err) : encode(c, job, ready_ns, head, b, err);
-    if (len < 0) {
+    if (len < 0)
+        return len == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT;
+    damage(head, *b);
+    return write_slot(c, i, err) ? MESSAGE_LOST : MESSAGE_OK;
+}
+
+enum message_status clients_pack(struct clients *c, int i, int64_t ready_ns, struct frame *head,
+                                 struct netbuf **b, struct err *err)
+{
+    *b = NULL;
+    enum message_status status = pack_job(c, i, ready_ns, head, b, err);
+    if (status != MESSAGE_OK && *b) {
         transport_unref(c->env->transport, *b);
         *b = NULL;
-        return len == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT;
     }
-    damage(head, *b);
-    write_slot(c, job);
-    return MESSAGE_OK;
+    return status;
 }

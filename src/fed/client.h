@@ -7,6 +7,12 @@
 #include "fed/protocol.h"
 #include "fed/slots.h"
 
+struct client_task {
+    uint32_t client;
+    struct task_state state; // that it goes on from
+    bool missing;            // it is not there
+};
+
 struct clients {
     const struct fed_env *env;
     size_t n, optim_floats, work_floats, state_floats; // see env.h
@@ -18,6 +24,7 @@ struct clients {
     float *theta;             // (fed_model_floats)
 
     struct train_job *job;      // (group)
+    struct client_task *task;   // (group) of the jobs
     float *delta, *sens, *grad; // (group, n); sens and grad NULL where no codec asks
     float *state, *state_next;  // (group, state_floats), one client's; NULL where none is kept
     float *part[3];             // of delta, sens and grad: what travels, where that is not all
@@ -38,11 +45,11 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks);
 void clients_close(struct clients *c);
 // The payload of a model frame, or false: it is none.
 bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload);
-// Trains n of them, at most group, on the version; job[i] is client[i]'s until the next call.
-void clients_train(struct clients *c, const uint32_t *client, int n);
+// Trains n of them, at most group, on the version; job[i] is that of task[i] until the next call.
+void clients_train(struct clients *c, const struct client_task *task, int n);
 // Packs what job i has learned straight into the frame that will carry it, the caller's, and keeps
-// the client's state under the version. ready_ns: see clients_ready_ns. Else why there is none,
-// with err, and *b is NULL.
+// the client's state under the version, for an update without it is half of what was learned.
+// ready_ns: see clients_ready_ns. Else why there is none, with err, and *b is NULL.
 enum message_status clients_pack(struct clients *c, int i, int64_t ready_ns, struct frame *head,
                                  struct netbuf **b, struct err *err);
 // When an update is ready as the model has it, on the run's clock: after the client's own compute,

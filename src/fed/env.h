@@ -16,6 +16,7 @@ struct fed_env {
     uint64_t seed, config_hash;
     const char *run_dir; // "" = none
     bool resume;
+    bool lose_slots;   // a resume goes on without the client state that is lost
     bool virtual_time; // the transport's clock is modelled: decisions use it
     int rank, threads;
     const char *host, *cpuset, *gpu;

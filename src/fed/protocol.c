@@ -125,6 +125,42 @@ int round_start_get(const uint8_t *p, size_t len, struct round_start *s)
     return s->run_ns < 0 || s->clock_ns < 0 ? -1 : 0;
 }
 
+uint32_t welcome_epoch(const struct welcome *w)
+{
+    uint8_t b[WELCOME_BYTES];
+    welcome_put(w, b);
+    return (uint32_t)XXH3_64bits(b, sizeof b) | 1;
+}
+
+void task_state_put(const struct task_state *t, uint8_t *p)
+{
+    put_u32(p, t->newest.round);
+    put_u32(p + 4, t->newest.epoch);
+    put_u32(p + 8, t->kept);
+}
+
+int task_state_get(const uint8_t *p, size_t len, struct task_state *t)
+{
+    if (len != TASK_STATE_BYTES)
+        return -1;
+    t->newest = (struct slot_gen){get_u32(p), get_u32(p + 4)};
+    t->kept = get_u32(p + 8);
+    return 0;
+}
+
+void slots_entry_put(const struct slots_entry *e, uint8_t *p)
+{
+    put_u32(p, e->client);
+    put_u32(p + 4, e->gen.round);
+    put_u32(p + 8, e->gen.epoch);
+}
+
+void slots_entry_get(const uint8_t *p, struct slots_entry *e)
+{
+    e->client = get_u32(p);
+    e->gen = (struct slot_gen){get_u32(p + 4), get_u32(p + 8)};
+}
+
 void bye_local(struct bye *b)
 {
     b->rss_peak_bytes = (int64_t)mem_rss_peak();
@@ -147,18 +183,6 @@ int bye_get(const uint8_t *p, size_t len, struct bye *b)
     for (int i = 0; i < MEM_PURPOSES; i++)
         b->mem_peak_bytes[i] = (int64_t)get_u64(p + 8 * (i + 1));
     return 0;
-}
-
-void ack_put(const struct ack_entry *e, uint8_t *p)
-{
-    put_u32(p, e->client);
-    put_u8(p + 4, e->accepted);
-}
-
-void ack_get(const uint8_t *p, struct ack_entry *e)
-{
-    e->client = get_u32(p);
-    e->accepted = p[4];
 }
 
 size_t rows_bytes(const struct rows_section *s, int n)

@@ -3,6 +3,7 @@
 #define FSTQ_FED_PROTOCOL_H
 
 #include "base/record.h"
+#include "fed/slots.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,9 +23,11 @@ struct welcome { // server to worker
     int64_t origin_ns;   // of the run, on the server's clock
 };
 #define WELCOME_BYTES 28
+// The part of a run that begins with this welcome; never 0.
+uint32_t welcome_epoch(const struct welcome *w);
 
-// When a round begins: links go on where the last one left them. With a task, where they vary with
-// time; else a task is a header alone.
+// A task is a header, and what of the following two it needs, in this order.
+// When a round begins, where links vary with time: they go on where the last round left them.
 struct round_start {
     uint32_t round;   // as the frame says
     int64_t run_ns;   // on the run's clock: modelled time of the rounds before
@@ -32,16 +35,26 @@ struct round_start {
 };
 #define ROUND_START_BYTES 16
 
+// Where clients have state: what this one goes on from, and the round of the newest checkpoint.
+struct task_state {
+    struct slot_gen newest;
+    uint32_t kept;
+};
+#define TASK_STATE_BYTES 12
+
+// Of SLOTS from the server: so many clients a frame, and each one's newest generation. The worker
+// answers each frame with the numbers of those clients whose state it cannot find, u32 each.
+struct slots_entry {
+    uint32_t client;
+    struct slot_gen gen;
+};
+#define SLOTS_ENTRY_BYTES 12
+#define SLOTS_PER_FRAME   65536
+
 struct bye { // worker to server, last: peaks of memory
     int64_t rss_peak_bytes, mem_peak_bytes[MEM_PURPOSES];
 };
 #define BYE_BYTES (8 * (1 + MEM_PURPOSES))
-
-struct ack_entry {
-    uint32_t client;
-    uint8_t accepted;
-};
-#define ACK_ENTRY_BYTES 5
 
 void hello_local(struct hello *h); // fills pid, pid_space, boot_id, build
 void hello_put(const struct hello *h, uint8_t *out);
@@ -55,13 +68,14 @@ int welcome_get(const uint8_t *in, size_t len, struct welcome *w);
 void round_start_put(const struct round_start *s, uint8_t *out);
 // Both times are 0 where len is; -1: any other length, or a time before the run.
 int round_start_get(const uint8_t *in, size_t len, struct round_start *s);
+void task_state_put(const struct task_state *t, uint8_t *out);
+int task_state_get(const uint8_t *in, size_t len, struct task_state *t);
+void slots_entry_put(const struct slots_entry *e, uint8_t *out);
+void slots_entry_get(const uint8_t *in, struct slots_entry *e);
 
 void bye_local(struct bye *b);
 void bye_put(const struct bye *b, uint8_t *out);
 int bye_get(const uint8_t *in, size_t len, struct bye *b);
-
-void ack_put(const struct ack_entry *e, uint8_t *out);
-void ack_get(const uint8_t *in, struct ack_entry *e);
 
 // EVENTS: sections of rows of the record's tables, each with its table u32 and count u32. Rows
 // travel as they lie in memory, which hello has checked to be the same on both sides.

@@ -23,6 +23,12 @@ static int64_t timeout_ns(const struct server *s)
     return (int64_t)(s->env->net->timeout_s * 1e9);
 }
 
+// For what happens once, at the start.
+static int64_t start_ns(const struct server *s)
+{
+    return timeout_ns(s) > 60000000000 ? timeout_ns(s) : 60000000000;
+}
+
 // opening.
 
 // Of what theta stands for: an adapter's shape, unless the method reads it another way.
@@ -39,16 +45,32 @@ static struct checkpoint checkpoint_of(const struct server *s)
                                .round = s->round,
                                .n = s->global.n_model,
                                .n_state = s->global.n_state,
+                               .n_slots = s->slot ? (size_t)s->env->fed->clients : 0,
                                .first_loss = s->first_loss,
                                .last_loss = s->last_loss,
                                .totals = s->totals};
+}
+
+static struct checkpoint_data checkpoint_data_of(const struct server *s)
+{
+    return (struct checkpoint_data){
+        .theta = s->global.theta, .state = s->global.state, .slots = s->slot};
+}
+
+static struct welcome welcome_of(const struct server *s)
+{
+    return (struct welcome){.run_id = s->run_id,
+                            .resumed_at = s->round,
+                            .origin_ns = s->origin_ns,
+                            .max_payload_bytes = s->env->transport->limits.max_payload_bytes};
 }
 
 static void restore(struct server *s, struct err *err, int *rc)
 {
     const struct fed_env *env = s->env;
     struct checkpoint c = checkpoint_of(s);
-    *rc = checkpoint_read(env->run_dir, &c, s->global.theta, s->global.state, err);
+    struct checkpoint_data d = checkpoint_data_of(s);
+    *rc = checkpoint_read(env->run_dir, &c, &d, err);
     if (*rc == 1) {
         s->run_id = c.run_id;
         s->round = s->kept.round = c.round;
@@ -69,6 +91,7 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     int rc = global_open(&s->global, env, err);
     s->drain_cap = SERVER_EVENTS;
     s->drain = mem_alloc(MEM_TRACE, s->drain_cap * sizeof *s->drain);
+    server_slots_open(s);
     struct checkpoint c = checkpoint_of(s);
     s->ckpt = *env->run_dir ? mem_alloc(MEM_SERVER, checkpoint_bytes(&c)) : NULL;
     scheme->server->open(s);
@@ -89,9 +112,10 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
         server_close(s);
         return NULL;
     }
+    struct welcome w = welcome_of(s);
+    s->epoch = welcome_epoch(&w);
     s->phase = SERVER_GREET;
-    s->deadline_ns =
-        transport_now(env->transport) + (timeout_ns(s) > 60000000000 ? timeout_ns(s) : 60000000000);
+    s->deadline_ns = transport_now(env->transport) + start_ns(s);
     return s;
 }
 
@@ -103,6 +127,7 @@ void server_close(struct server *s)
     global_close(&s->global);
     mem_free(s->peer);
     mem_free(s->ckpt);
+    mem_free(s->slot);
     mem_free(s->drain);
     mem_free(s);
 }
@@ -227,6 +252,14 @@ static void start_clocks(struct server *s, enum server_phase phase)
     }
 }
 
+static void slots_done(struct server *s)
+{
+    if (s->phase != SERVER_SLOTS || !server_slots_known(s))
+        return;
+    server_slots_decide(s);
+    start_clocks(s, SERVER_CLOCKS);
+}
+
 // greeting.
 
 static void refuse(struct server *s, int endpoint, const struct hello *h, const char *why)
@@ -253,10 +286,7 @@ static void take_hello(struct server *s, const struct net_msg *m)
     if (s->peer[m->src].greeted)
         return;
     s->peer[m->src].greeted = true;
-    struct welcome w = {.run_id = s->run_id,
-                        .resumed_at = s->round,
-                        .origin_ns = s->origin_ns,
-                        .max_payload_bytes = s->env->transport->limits.max_payload_bytes};
+    struct welcome w = welcome_of(s);
     uint8_t payload[WELCOME_BYTES + HELLO_BYTES];
     snprintf(own.host, sizeof own.host, "%s", s->env->host);
     welcome_put(&w, payload);
@@ -266,7 +296,10 @@ static void take_hello(struct server *s, const struct net_msg *m)
         if (!s->peer[e].greeted)
             return;
     s->env->transport->limits.registry = s->env->work->shape.hash;
-    start_clocks(s, SERVER_CLOCKS);
+    s->phase = SERVER_SLOTS;
+    s->deadline_ns = transport_now(s->env->transport) + 10 * start_ns(s); // all of it is read
+    server_slots_ask(s);
+    slots_done(s);
 }
 
 // shared services of the handlers.
@@ -339,7 +372,8 @@ void server_checkpoint(struct server *s)
     struct span span = span_begin(env->rec);
     int64_t synced = fsio_sync_ns();
     struct checkpoint c = checkpoint_of(s);
-    int rc = checkpoint_write(env->run_dir, &c, s->global.theta, s->global.state, s->ckpt, &err);
+    struct checkpoint_data d = checkpoint_data_of(s);
+    int rc = checkpoint_write(env->run_dir, &c, &d, s->ckpt, &err);
     note_kept(s, rc ? err.text : NULL);
     synced = fsio_sync_ns() - synced;
     recorder_put(env->rec, STAGE_SYNC, -1, clock_ns() - synced, synced, -1, 0, 0, 0);
@@ -490,6 +524,9 @@ static void common_message(struct server *s, const struct net_msg *m)
         clocks_done(s);
     } else if (m->frame.kind == FRAME_HELLO && s->phase == SERVER_GREET) {
         take_hello(s, m);
+    } else if (m->frame.kind == FRAME_SLOTS && s->phase == SERVER_SLOTS) {
+        server_slots_take(s, m);
+        slots_done(s);
     } else if (m->frame.kind == FRAME_BYE) {
         s->peer[m->src].bye = true;
         bye_get(m->payload, m->frame.payload_bytes, &s->peer[m->src].last);
@@ -514,8 +551,8 @@ void server_message(struct server *s, const struct net_msg *m)
         s->peer[m->src].suspect = false;
         warn("round %u: %s answers again", s->round, server_peer_name(s, m->src));
     }
-    if (m->verdict == FRAME_GOOD &&
-        (m->frame.kind == FRAME_PONG || m->frame.kind == FRAME_HELLO || m->frame.kind == FRAME_BYE))
+    if (m->verdict == FRAME_GOOD && (m->frame.kind == FRAME_PONG || m->frame.kind == FRAME_HELLO ||
+                                     m->frame.kind == FRAME_SLOTS || m->frame.kind == FRAME_BYE))
         common_message(s, m);
     if (s->phase == SERVER_ROUNDS)
         s->env->method->scheme->server->message(s, m);
@@ -538,6 +575,10 @@ void server_timer(struct server *s, int64_t now)
         return;
     }
     bool late = now >= s->deadline_ns;
+    for (int e = 1; e <= s->workers && s->phase == SERVER_SLOTS; e++)
+        if (s->peer[e].owes_slots && (late || s->peer[e].dead))
+            die(STATUS_ENV, "%s did not say whether it has its clients' state",
+                server_peer_name(s, e));
     for (int e = 1; late && e <= s->workers; e++) {
         const struct server_peer *p = &s->peer[e];
         if (s->phase == SERVER_GREET && !p->greeted)

@@ -9,6 +9,7 @@
 
 enum server_phase {
     SERVER_GREET,    // hellos come in
+    SERVER_SLOTS,    // of a resumed run: the workers look for their clients' state
     SERVER_CLOCKS,   // pings measure each worker's clock
     SERVER_ROUNDS,   // the scheme's handlers have the floor
     SERVER_FAREWELL, // the clocks once more
@@ -20,8 +21,9 @@ struct server_peer { // a worker endpoint
     struct hello hello;
     struct bye last; // its memory; rss_peak_bytes 0 = not told
     bool greeted, dead, suspect, bye;
-    bool owes_events; // of the round
-    uint32_t tasks;   // of the round
+    bool owes_events;    // of the round
+    uint32_t tasks;      // of the round
+    uint32_t owes_slots; // answers about its clients' state
     int64_t offset_start_ns, offset_end_ns, rtt_ns;
     int pongs;
     int64_t ask_again_ns; // of a suspect
@@ -49,6 +51,8 @@ struct server {
 
     struct global global;
     uint64_t run_id;
+    struct slot_gen *slot;        // (clients) the state each goes on from, NULL = clients keep none
+    uint32_t epoch;               // of the state that is made from now on
     double first_loss, last_loss; // mean training losses of rounds with updates, NAN = none yet
     struct checkpoint_totals totals;
     struct checkpoint_totals at_start; // of this process, for rates after a resume
@@ -105,6 +109,20 @@ void server_checkpoint(struct server *s);
 int64_t server_take_wire(struct server *s); // bytes the transport moved since it was last asked
 void server_flush_events(struct server *s); // rows of the server's own recorder to the sink
 void server_take_events(struct server *s, const struct net_msg *m);
+// server_slots.c. In the round of a generation: the state before it was lost.
+#define SLOT_LOST   0x80000000u
+#define SLOTS_NAMED 8
+#define SLOTS_NAMES (12 * SLOTS_NAMED + 8)
+void server_slots_open(struct server *s);
+struct slot_gen server_slot(const struct server *s, uint32_t client);
+void server_slot_keep(struct server *s, uint32_t client); // the update of this round was taken
+// At a resume: asks the workers, takes an answer; are all in; and goes on, or ends the job.
+void server_slots_ask(struct server *s);
+void server_slots_take(struct server *s, const struct net_msg *m);
+bool server_slots_known(const struct server *s);
+void server_slots_decide(const struct server *s);
+// Clients whose state was lost in this run, and the first few of them by number.
+int server_slots_lost(const struct server *s, char names[SLOTS_NAMES]);
 void server_finish(struct server *s); // no more rounds: farewell
 
 #endif

@@ -36,7 +36,6 @@ struct sync_round {
     int n_links;
     struct client_round *together; // scratch: who shares the server's ports
     uint32_t *sampled;
-    uint8_t *acks; // scratch: acknowledgements
 };
 
 static void close_round(struct server *s);
@@ -151,6 +150,24 @@ static uint32_t first_client(const struct sync_round *r, int endpoint)
     return i < r->n_turns ? r->turn[i].client : 0;
 }
 
+// What a task carries: when its round began, where links vary with time; the state that the client
+// goes on from, where clients have any.
+static size_t put_task(const struct server *s, uint32_t client, uint8_t *out)
+{
+    const struct sync_round *r = s->rounds;
+    size_t len = 0;
+    if (s->env->link->row->varies) {
+        round_start_put(&r->start, out);
+        len += ROUND_START_BYTES;
+    }
+    if (s->slot) {
+        struct task_state state = {server_slot(s, client), s->kept.round};
+        task_state_put(&state, out + len);
+        len += TASK_STATE_BYTES;
+    }
+    return len;
+}
+
 // The model goes to each rank once and is counted for each of its clients; a task names each
 // client. At a real pace a rank has one client, over whose link the model goes.
 static void broadcast(struct server *s)
@@ -182,13 +199,12 @@ static void broadcast(struct server *s)
             continue;
         s->row.downlink_bytes += model_bytes(s);
         t->granted = i < r->n_window;
-        struct netbuf *b = transport_buf(env->transport, ROUND_START_BYTES);
+        struct netbuf *b = transport_buf(env->transport, ROUND_START_BYTES + TASK_STATE_BYTES);
         struct frame f = {.kind = FRAME_TASK,
                           .client = t->client,
                           .reason = t->granted,
                           .samples = s->peer[t->endpoint].tasks,
-                          .payload_bytes = env->link->row->varies ? ROUND_START_BYTES : 0};
-        round_start_put(&r->start, netbuf_payload(b));
+                          .payload_bytes = put_task(s, t->client, netbuf_payload(b))};
         server_send(s, t->endpoint, &f, b, link_add_ns(now_ns(s), t->times.down_ns), NULL);
         transport_unref(env->transport, b);
     }
@@ -288,20 +304,21 @@ static void commit(struct server *s)
     s->row.arrived = 0;
 }
 
+// What was taken counts from here on, with the state that goes with it.
 static void send_acks(struct server *s)
 {
     struct sync_round *r = s->rounds;
-    for (int e = 1; e <= s->workers; e++) {
-        size_t len = 0;
-        for (int i = 0; i < r->n_turns; i++)
-            if (r->turn[i].endpoint == e) {
-                struct ack_entry a = {r->turn[i].client, r->turn[i].accepted};
-                ack_put(&a, r->acks + len);
-                len += ACK_ENTRY_BYTES;
-            }
-        if (len && !s->peer[e].dead)
-            server_control(s, e, FRAME_ACK, r->acks, len, 0);
+    for (int e = 1; e <= s->workers; e++)
+        s->peer[e].tasks = 0;
+    for (int i = 0; i < r->n_turns; i++) {
+        const struct turn *t = &r->turn[i];
+        s->peer[t->endpoint].tasks++;
+        if (t->accepted)
+            server_slot_keep(s, t->client);
     }
+    for (int e = 1; e <= s->workers; e++)
+        if (s->peer[e].tasks && !s->peer[e].dead)
+            server_control(s, e, FRAME_ACK, NULL, 0, 0);
 }
 
 static struct rec_link link_row(const struct server *s, uint32_t client, int64_t bytes,
@@ -696,7 +713,6 @@ static void sync_open(struct server *s)
     r->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *r->links);
     r->together = mem_alloc(MEM_SERVER, per_round * sizeof *r->together);
     r->sampled = mem_alloc(MEM_SERVER, per_round * sizeof *r->sampled);
-    r->acks = mem_alloc(MEM_SERVER, per_round * ACK_ENTRY_BYTES);
     r->n_window = window < 1                             ? 1
                   : window > env->fed->clients_per_round ? env->fed->clients_per_round
                                                          : (int)window;
@@ -714,7 +730,6 @@ static void sync_close(struct server *s)
     mem_free(r->links);
     mem_free(r->together);
     mem_free(r->sampled);
-    mem_free(r->acks);
     mem_free(r);
 }
 

@@ -137,11 +137,27 @@ static void take_welcome(struct worker *w, const struct net_msg *m)
     w->welcome = true;
     w->version = hi.resumed_at;
     if (c->state_floats && !c->slots) {
-        c->slots = slots_open(w->env->run_dir, w->env->rank, hi.run_id, c->state_floats,
-                              (uint32_t)w->env->fed->clients, hi.resumed_at, &err);
+        c->slots = slots_open(w->env->run_dir, w->env->rank, hi.run_id, welcome_epoch(&hi),
+                              c->state_floats, hi.resumed_at > 0, &err);
         if (!c->slots)
             die(STATUS_ENV, "%s", err.text);
     }
+}
+
+// The server of a resumed run wants to know beforehand whether it can go on.
+static void take_slots(struct worker *w, const struct net_msg *m)
+{
+    struct slots *slots = w->clients.slots;
+    uint8_t *missing = mem_alloc(MEM_OTHER, m->frame.payload_bytes + 4);
+    size_t n = 0;
+    for (size_t at = 0; at + SLOTS_ENTRY_BYTES <= m->frame.payload_bytes; at += SLOTS_ENTRY_BYTES) {
+        struct slots_entry e;
+        slots_entry_get(m->payload + at, &e);
+        if (!slots || !slots_have(slots, e.client, e.gen))
+            put_u32(missing + 4 * n++, e.client);
+    }
+    send_small(w, FRAME_SLOTS, missing, 4 * n);
+    mem_free(missing);
 }
 
 void worker_send_events(struct worker *w)
@@ -198,6 +214,9 @@ void worker_message(struct worker *w, const struct net_msg *m)
     case FRAME_REFUSE:
         die(STATUS_ENV, "the server refused this rank, which %.*s", (int)m->frame.payload_bytes,
             (const char *)m->payload);
+    case FRAME_SLOTS:
+        take_slots(w, m);
+        break;
     case FRAME_PING:
         take_ping(w, m);
         break;

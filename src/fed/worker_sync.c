@@ -7,6 +7,7 @@
 struct sync_task {
     uint32_t client;
     bool granted, trained, sent;
+    struct task_state state;
     int64_t t_arrived_ns; // on the transport's clock
     int64_t ready_ns;     // its update, on the run's clock
     struct netbuf *frame; // the packed update, until it has left
@@ -16,7 +17,7 @@ struct sync_task {
 struct sync_work {
     int expected, n_tasks, n_trained, n_sent; // of the round; expected: as every task says
     struct sync_task *task;                   // (clients_per_round)
-    uint32_t *client;                         // scratch: those of a group
+    struct client_task *group;                // scratch: those that train at once
 };
 
 static void sync_open(struct worker *w)
@@ -24,7 +25,7 @@ static void sync_open(struct worker *w)
     struct sync_work *r = w->rounds = mem_alloc(MEM_OTHER, sizeof *r);
     size_t cap = (size_t)w->env->fed->clients_per_round;
     r->task = mem_alloc(MEM_OTHER, cap * sizeof *r->task);
-    r->client = mem_alloc(MEM_OTHER, cap * sizeof *r->client);
+    r->group = mem_alloc(MEM_OTHER, cap * sizeof *r->group);
 }
 
 static void drop_tasks(struct worker *w)
@@ -41,7 +42,7 @@ static void sync_close(struct worker *w)
     struct sync_work *r = w->rounds;
     drop_tasks(w);
     mem_free(r->task);
-    mem_free(r->client);
+    mem_free(r->group);
     mem_free(r);
 }
 
@@ -101,24 +102,20 @@ static void sync_step(struct worker *w)
     while (n > 1 && !r->task[first + n - 1].granted)
         n--; // a group's updates must all be free to leave
     for (int i = 0; i < n; i++)
-        r->client[i] = r->task[first + i].client;
-    clients_train(&w->clients, r->client, n);
+        r->group[i] = (struct client_task){.client = r->task[first + i].client,
+                                           .state = r->task[first + i].state};
+    clients_train(&w->clients, r->group, n);
     for (int i = 0; i < n; i++)
         finish_task(w, &r->task[first + i], i);
 }
 
 // messages.
 
-// A new version ends what is left of the old: updates that were never acknowledged did not happen.
+// A new version ends what is left of the old.
 static void take_model(struct worker *w, const struct net_msg *m)
 {
-    struct sync_work *r = w->rounds;
-    uint32_t before = w->version;
     if (!worker_take_model(w, m))
         return;
-    for (int i = 0; i < r->n_tasks; i++)
-        if (r->task[i].trained && w->clients.slots)
-            slots_drop(w->clients.slots, r->task[i].client, before);
     drop_tasks(w);
     w->clients.n_reports = 0;
 }
@@ -127,9 +124,12 @@ static void take_task(struct worker *w, const struct net_msg *m)
 {
     struct sync_work *r = w->rounds;
     struct round_start start = {.round = w->version};
+    struct task_state state = {0};
+    size_t len = m->frame.payload_bytes, tail = w->clients.state_floats ? TASK_STATE_BYTES : 0;
     if (m->frame.version != w->version || r->n_tasks == w->env->fed->clients_per_round ||
-        find_task(w, m->frame.client) ||
-        round_start_get(m->payload, m->frame.payload_bytes, &start))
+        find_task(w, m->frame.client) || len < tail ||
+        round_start_get(m->payload, len - tail, &start) ||
+        (tail && task_state_get(m->payload + len - tail, tail, &state)))
         return;
     w->clients.start = start;
     r->expected = (int)m->frame.samples;
@@ -139,8 +139,10 @@ static void take_task(struct worker *w, const struct net_msg *m)
         r->task[at] = r->task[at - 1];
         at--;
     }
-    r->task[at] = (struct sync_task){
-        .client = m->frame.client, .granted = m->frame.reason != 0, .t_arrived_ns = m->t_ns};
+    r->task[at] = (struct sync_task){.client = m->frame.client,
+                                     .granted = m->frame.reason != 0,
+                                     .state = state,
+                                     .t_arrived_ns = m->t_ns};
 }
 
 static void take_grant(struct worker *w, const struct net_msg *m)
@@ -153,8 +155,7 @@ static void take_grant(struct worker *w, const struct net_msg *m)
         send_update(w, t);
 }
 
-// The server has decided: state of refused updates is undone, the rest is made durable, then it may
-// go on.
+// The server has decided: client state is made durable, then it may go on.
 static void take_ack(struct worker *w, const struct net_msg *m)
 {
     struct slots *slots = w->clients.slots;
@@ -162,12 +163,6 @@ static void take_ack(struct worker *w, const struct net_msg *m)
     if (m->frame.version != w->version)
         return;
     struct span span = span_begin(w->env->rec);
-    for (size_t at = 0; at + ACK_ENTRY_BYTES <= m->frame.payload_bytes; at += ACK_ENTRY_BYTES) {
-        struct ack_entry a;
-        ack_get(m->payload + at, &a);
-        if (!a.accepted && slots && find_task(w, a.client))
-            slots_drop(slots, a.client, w->version);
-    }
     if (slots && *w->env->run_dir) {
         if (slots_sync(slots, &err))
             warn("%s", err.text);

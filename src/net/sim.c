@@ -39,6 +39,7 @@ static bool may_fail(uint8_t kind)
     case FRAME_REFUSE:
     case FRAME_STOP:
     case FRAME_BYE:
+    case FRAME_SLOTS:
         return false;
     default:
         return true;

@@ -41,6 +41,7 @@ const char *const frame_kind_name[FRAME_KIND_COUNT] = {
     [FRAME_PONG] = "pong",
     [FRAME_STOP] = "stop",
     [FRAME_BYE] = "bye",
+    [FRAME_SLOTS] = "slots",
 };
 
 const char *const frame_verdict_name[FRAME_VERDICT_COUNT] = {

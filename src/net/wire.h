@@ -44,12 +44,13 @@ enum frame_kind {
     FRAME_GRANT,     // server: send the update you hold
     FRAME_UPDATE,    // worker: one or more packed vectors
     FRAME_FAIL,      // worker: no update from this client, and why
-    FRAME_ACK,       // server: update taken (reason 0) or not
+    FRAME_ACK,       // server: the round is decided
     FRAME_EVENTS,    // worker: rows of its recorder
     FRAME_PING,      // server: are you there; also measures clocks
     FRAME_PONG,
-    FRAME_STOP, // server: finish
-    FRAME_BYE,  // worker: last word
+    FRAME_STOP,  // server: finish
+    FRAME_BYE,   // worker: last word
+    FRAME_SLOTS, // server, of a resumed run: what state clients must have; worker: which have not
     FRAME_KIND_COUNT
 };
 extern const char *const frame_kind_name[FRAME_KIND_COUNT];

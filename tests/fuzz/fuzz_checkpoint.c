@@ -16,11 +16,11 @@ static void try_checkpoint(const uint8_t *bytes, size_t size)
 {
     struct checkpoint c;
     struct err err;
-    const uint8_t *floats;
-    if (checkpoint_parse(bytes, size, &c, &floats, &err) == 0) {
+    const uint8_t *body;
+    if (checkpoint_parse(bytes, size, &c, &body, &err) == 0) {
         volatile uint8_t sink = 0;
-        for (size_t i = 0; i < 4 * (c.n + c.n_state); i++)
-            sink = (uint8_t)(sink + floats[i]);
+        for (size_t i = 0; i < 4 * (c.n + c.n_state) + 8 * c.n_slots; i++)
+            sink = (uint8_t)(sink + body[i]);
     } else {
         assert(err.text[0]);
     }
@@ -32,6 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t at = 0;
     struct hello h;
     struct welcome w;
+    struct task_state task;
     try_checkpoint(data, size);
     if (size >= 8) { // with the hash made right, so that what lies behind it is reached
         uint8_t *copy = malloc(size);
@@ -45,5 +46,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                (const uint8_t *)part.rows + part.n * record_tables[part.id].row_bytes == data + at);
     hello_get(data, size, &h);
     welcome_get(data, size, &w);
+    task_state_get(data, size, &task);
     return 0;
 }

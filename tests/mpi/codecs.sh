@@ -44,19 +44,21 @@ def read(path):
 
 newest = max((read(f) for f in glob.glob(sys.argv[1] + "/server.?.ckpt")),
              key=lambda b: struct.unpack_from("<I", b, 8))
-run, adapter, state = struct.unpack_from("<Q8xQQ", newest, 24)
-server = newest[-8 - 4 * (adapter + state):-8]
+run, adapter, state, known = struct.unpack_from("<Q8xQQQ", newest, 24)
+table = len(newest) - 8 - 8 * known  # of each client round and epoch of its newest
+server = newest[table - 4 * (adapter + state):table]
 clients = {}
 for slots in map(read, glob.glob(sys.argv[1] + "/slots.*")):
     first = slots.find(b"SLOT")
     if first < 0:
         continue
-    step = 32 + 4 * struct.unpack_from("<I", slots, first + 12)[0]
+    step = 40 + 4 * struct.unpack_from("<I", slots, first + 12)[0]
     for at in range(0, len(slots) - step + 1, step):
-        magic, turn, client, _, owner = struct.unpack_from("<4sIIIQ", slots, at)
-        if magic == b"SLOT" and owner == run and turn > clients.get(client, (0,))[0]:
-            clients[client] = turn, slots[at + 32:at + step]
-floats = b"".join(clients[k][1] for k in sorted(clients))
+        magic, turn, client, _, owner, epoch = struct.unpack_from("<4sIIIQI", slots, at)
+        named = struct.unpack_from("<II", newest, table + 8 * client)
+        if magic == b"SLOT" and owner == run and named == (turn, epoch):
+            clients[client] = slots[at + 40:at + step]
+floats = b"".join(clients[k] for k in sorted(clients))
 print(hashlib.sha256(server + floats).hexdigest(), state, len(clients))
 EOF
 }

@@ -99,6 +99,53 @@ for how in truncated flipped; do
     check "newest generation $how: still the same adapter" equal "$(adapter "glog-$how")" "$want"
 done
 
+# Client state that is lost or damaged is no state: the run does not go on as if it were.
+stop_at_checkpoint TERM state "$FSTQ" run "${args[@]}" run.dir=state
+hurt() # how directory
+{
+    cp -r state "$2"
+    case $1 in
+    removed) rm "$2/slots.0" ;;
+    truncated) truncate -s 700 "$2/slots.0" ;;
+    zeroed) head -c "$(stat -c %s "$2/slots.0")" /dev/zero >"$2/slots.0" ;;
+    flipped) for ((at = 100; at < $(stat -c %s "$2/slots.0"); at += 150)); do
+        printf '\x5a' | dd of="$2/slots.0" bs=1 seek=$at conv=notrunc status=none
+    done ;;
+    esac
+}
+for how in removed truncated zeroed flipped; do
+    hurt $how "s-$how"
+    "$FSTQ" run "${args[@]}" run.dir="s-$how" run.resume=on >"slog-$how" 2>&1
+    check "client state $how: the run does not go on" equal "$?" 4
+    check "client state $how: clients are named, and what to do" \
+        grep -q "the state of [0-9]* clients (.*[0-9], .*run.slots=lose" "slog-$how"
+done
+hurt removed s-lose
+"$FSTQ" run "${args[@]}" run.dir=s-lose run.resume=on run.slots=lose >slog-lose 2>&1
+check "run.slots=lose: status 3" equal "$?" 3
+check "run.slots=lose: clients are named in the verdict" \
+    grep -q "# DEGRADED: the state of [0-9]* clients was lost: [0-9]*, " slog-lose
+check "run.slots=lose: another adapter" test "$(adapter slog-lose)" != "$want"
+"$FSTQ" run "${args[@]}" run.dir=s-lose run.resume=on >slog-again 2>&1
+check "run.slots=lose: the run stays degraded" equal "$?" 3
+"$FSTQ" run "${args[@]}" run.dir=state run.resume=on run.slots=lose >slog-sound 2>&1
+check "run.slots=lose: nothing is lost where all is there" equal "$(adapter slog-sound)" "$want"
+check "run.slots=lose: and the run is valid" contains slog-sound "# VALID"
+
+# State that goes while the run goes on costs the clients' updates, and is said.
+start 1 s-while swhile fed.rounds=1000000
+pid=$!
+wait_round s-while 4
+truncate -s 0 s-while/slots.0
+for _ in $(seq 400); do
+    grep -q "its state is missing or damaged" swhile && break
+    sleep 0.01
+done
+kill -TERM $pid
+wait $pid
+check "state that goes during the run: the client is lost" \
+    grep -q "client [0-9]* has no update: its state is missing or damaged" swhile
+
 # A directory belongs to one run.
 start 1 busy busylog fed.rounds=100000
 pid=$!

@@ -19,13 +19,17 @@
 #include "fed/workload.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -745,11 +749,13 @@ static void test_noise_is_gaussian_and_keyed(void **state)
 
 // checkpoints.
 
-#define CK_N 37
+#define CK_N     37
+#define CK_SLOTS 5
 
 static struct checkpoint ck_expect(void)
 {
-    return (struct checkpoint){.config_hash = 1, .registry = 3, .n = CK_N, .n_state = 2 * CK_N};
+    return (struct checkpoint){
+        .config_hash = 1, .registry = 3, .n = CK_N, .n_state = 2 * CK_N, .n_slots = CK_SLOTS};
 }
 
 static void ck_write(uint32_t round)
@@ -766,16 +772,25 @@ static void ck_write(uint32_t round)
         theta[i] = (float)(i + 100 * (int)round);
     for (int i = 0; i < 2 * CK_N; i++)
         s[i] = (float)i * 0.5f;
+    struct slot_gen slots[CK_SLOTS];
+    for (uint32_t i = 0; i < CK_SLOTS; i++)
+        slots[i] = (struct slot_gen){round - i % 2, 7 + i};
+    struct checkpoint_data d = {theta, s, slots};
     uint8_t *buf = mem_alloc(MEM_OTHER, checkpoint_bytes(&c));
-    assert_int_equal(checkpoint_write(dir, &c, theta, s, buf, &err), 0);
+    assert_int_equal(checkpoint_write(dir, &c, &d, buf, &err), 0);
     mem_free(buf);
 }
 
 static int ck_read(struct checkpoint *c, float *theta, struct err *err)
 {
     float s[2 * CK_N];
+    struct slot_gen slots[CK_SLOTS];
+    struct checkpoint_data d = {theta, s, slots};
     *c = ck_expect();
-    return checkpoint_read(dir, c, theta, s, err);
+    int rc = checkpoint_read(dir, c, &d, err);
+    for (uint32_t i = 0; rc == 1 && i < CK_SLOTS; i++)
+        assert_true(slots[i].round == c->round - i % 2 && slots[i].epoch == 7 + i);
+    return rc;
 }
 
 static void test_checkpoint_returns_the_newest(void **state)
@@ -847,83 +862,113 @@ static void test_checkpoint_of_another_config_is_refused(void **state)
     struct checkpoint c;
     struct err err;
     float theta[CK_N], s[2 * CK_N];
+    struct slot_gen slots[CK_SLOTS + 1];
+    struct checkpoint_data d = {theta, s, slots};
     ck_write(2);
     c = ck_expect();
     c.config_hash = 2;
-    assert_int_equal(checkpoint_read(dir, &c, theta, s, &err), -1);
+    assert_int_equal(checkpoint_read(dir, &c, &d, &err), -1);
     assert_non_null(strstr(err.text, "another configuration"));
     c = ck_expect();
     c.registry = 4;
-    assert_int_equal(checkpoint_read(dir, &c, theta, s, &err), -1);
+    assert_int_equal(checkpoint_read(dir, &c, &d, &err), -1);
+    assert_non_null(strstr(err.text, "another shape"));
+    c = ck_expect();
+    c.n_slots++;
+    assert_int_equal(checkpoint_read(dir, &c, &d, &err), -1);
     assert_non_null(strstr(err.text, "another shape"));
 }
 
 // slots.
 
-static struct slots *open_slots(int rank, uint32_t resumed_at)
+static struct slots *open_slots(int rank, uint32_t epoch)
 {
     struct err err;
-    struct slots *s = slots_open(dir, rank, 77, 3, 10, resumed_at, &err);
+    struct slots *s = slots_open(dir, rank, 77, epoch, 3, epoch > 1, &err);
     assert_non_null(s);
     return s;
 }
 
-static void put(struct slots *s, uint32_t client, uint32_t round)
+// The state after `round`, following on that of newest, with the checkpoint of kept on disk.
+static void put(struct slots *s, uint32_t client, uint32_t round, struct slot_gen newest,
+                uint32_t kept)
 {
     struct err err;
     float v[3] = {(float)client, (float)round, 1};
-    assert_int_equal(slots_write(s, client, round, v, &err), 0);
+    assert_int_equal(slots_write(s, client, round, newest, kept, v, &err), 0);
 }
 
-static void expect(struct slots *s, uint32_t client, uint32_t before, uint32_t round)
+static void expect(struct slots *s, uint32_t client, uint32_t round, uint32_t epoch, bool there)
 {
-    float v[3];
-    assert_int_equal(slots_read(s, client, before, v), round);
-    assert_true(v[0] == (round ? (float)client : 0) && v[1] == (float)round &&
-                v[2] == (round ? 1 : 0));
+    float v[3] = {9, 9, 9};
+    struct slot_gen gen = {round, epoch};
+    assert_int_equal(slots_have(s, client, gen), there);
+    assert_int_equal(slots_read(s, client, gen, v), there);
+    assert_true(v[0] == (there ? (float)client : 0) && v[1] == (there ? (float)round : 0) &&
+                v[2] == (there ? 1 : 0));
 }
 
 static void test_slots_keep_three_generations(void **state)
 {
     (void)state;
-    struct slots *s = open_slots(1, 0);
-    expect(s, 4, 1, 0);
+    float v[3] = {9, 9, 9};
+    struct slots *s = open_slots(1, 1);
+    assert_true(slots_read(s, 4, (struct slot_gen){0}, v)); // none yet: zeros
+    assert_true(v[0] == 0 && v[1] == 0 && v[2] == 0);
     for (uint32_t r = 2; r <= 5; r++)
-        put(s, 4, r);
-    expect(s, 4, 6, 5);
-    expect(s, 4, 5, 4);
-    expect(s, 4, 4, 3);
-    expect(s, 4, 3, 0); // the oldest is gone
-    expect(s, 5, 6, 0); // a neighbour has nothing
-    slots_drop(s, 4, 5);
-    expect(s, 4, 6, 4);
-    put(s, 4, 6); // takes the dropped place
-    expect(s, 4, 7, 6);
-    expect(s, 4, 6, 4);
+        put(s, 4, r, (struct slot_gen){r - 1, 1}, r - 1);
+    for (uint32_t r = 2; r <= 5; r++)
+        expect(s, 4, r, 1, r > 2);
+    expect(s, 5, 5, 1, false);                // a neighbour has nothing
+    put(s, 4, 6, (struct slot_gen){4, 1}, 5); // 5 was not taken: it goes, all others stay
+    for (uint32_t r = 3; r <= 6; r++)
+        expect(s, 4, r, 1, r != 5);
+    slots_close(s);
+}
+
+// While no checkpoint can be written, the state before the last one stays however often a client
+// takes part.
+static void test_slots_keep_what_the_checkpoint_needs(void **state)
+{
+    (void)state;
+    struct slots *s = open_slots(1, 1);
+    for (uint32_t r = 2; r <= 9; r++) {
+        put(s, 4, r, (struct slot_gen){r - 1, 1}, r < 4 ? r - 1 : 3);
+        expect(s, 4, r, 1, true);
+        expect(s, 4, r - 1, 1, r > 2);
+        expect(s, 4, 3, 1, r >= 3);
+    }
+    put(s, 4, 10, (struct slot_gen){9, 1}, 9); // written again
+    put(s, 4, 11, (struct slot_gen){10, 1}, 10);
+    expect(s, 4, 3, 1, false);
     slots_close(s);
 }
 
 static void test_slots_after_a_resume(void **state)
 {
     (void)state;
-    struct slots *s = open_slots(1, 0), *other = open_slots(2, 0);
-    put(s, 1, 3);
-    put(s, 1, 4);
-    put(other, 2, 3);
-    put(other, 2, 5);
+    struct slots *s = open_slots(1, 1), *other = open_slots(2, 1);
+    put(s, 1, 3, (struct slot_gen){0}, 0);
+    put(s, 1, 4, (struct slot_gen){3, 1}, 3);
+    put(other, 2, 3, (struct slot_gen){0}, 0);
+    put(other, 2, 5, (struct slot_gen){3, 1}, 3);
     slots_close(s);
     slots_close(other);
-    s = open_slots(1, 3); // round 4 and 5 never were
-    expect(s, 1, 4, 3);
-    expect(s, 1, 9, 3);
-    expect(s, 2, 4, 3); // found in the other rank's file
-    expect(s, 2, 9, 3);
-    put(s, 2, 6); // and from now on in its own
-    expect(s, 2, 9, 6);
+    s = open_slots(1, 2); // after round 3
+    expect(s, 1, 3, 1, true);
+    expect(s, 2, 3, 1, true); // found in the other rank's file
+    put(s, 1, 4, (struct slot_gen){3, 1}, 3);
+    expect(s, 1, 4, 2, true);
+    expect(s, 1, 4, 1, false); // that of the round which is done again is gone
+    put(s, 2, 5, (struct slot_gen){3, 1}, 3);
+    slots_close(s);
+    s = open_slots(3, 3); // both ranks have a round 5 of client 2: only one of them is meant
+    expect(s, 2, 5, 2, true);
+    expect(s, 2, 5, 3, false);
     slots_close(s);
     struct err err;
-    s = slots_open(dir, 1, 78, 3, 10, 3, &err); // another run's slots do not exist
-    expect(s, 1, 9, 0);
+    s = slots_open(dir, 1, 78, 1, 3, true, &err); // another run's slots do not exist
+    expect(s, 1, 3, 1, false);
     slots_close(s);
 }
 
@@ -931,18 +976,66 @@ static void test_a_damaged_slot_does_not_exist(void **state)
 {
     (void)state;
     char path[600];
-    struct slots *s = open_slots(1, 0);
-    put(s, 0, 1);
-    put(s, 0, 2);
+    struct slots *s = open_slots(1, 1);
+    put(s, 0, 1, (struct slot_gen){0}, 0);
+    put(s, 0, 2, (struct slot_gen){1, 1}, 1);
     slots_close(s);
     snprintf(path, sizeof path, "%s/slots.1", dir);
     FILE *f = fopen(path, "r+b");
     assert_non_null(f);
-    fseek(f, 32 + 12 + 32 + 5, SEEK_SET); // a byte of the second generation's floats
+    fseek(f, 40 + 12 + 40 + 5, SEEK_SET); // a byte of the second generation's floats
     fputc(0x5a, f);
     fclose(f);
     s = open_slots(1, 2);
-    expect(s, 0, 9, 1);
+    expect(s, 0, 2, 1, false);
+    expect(s, 0, 1, 1, true);
+    slots_close(s);
+}
+
+// A write that ends early is told with the reason, not with "Success"; what is there stays.
+static void test_a_slot_cut_short_has_a_reason(void **state)
+{
+    (void)state;
+    struct err err = {""};
+    float v[3] = {0, 7, 1};
+    struct slots *s = open_slots(1, 1);
+    struct rlimit old, limit;
+    put(s, 0, 1, (struct slot_gen){0}, 0);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    limit = (struct rlimit){40 + 12 + 20, old.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    int rc = slots_write(s, 0, 2, (struct slot_gen){1, 1}, 1, v, &err);
+    setrlimit(RLIMIT_FSIZE, &old);
+    assert_int_equal(rc, -1);
+    assert_non_null(strstr(err.text, strerror(EFBIG)));
+    expect(s, 0, 1, 1, true);
+    expect(s, 0, 2, 1, false);
+    slots_close(s);
+}
+
+// What bears the name of a slot file and is none is left alone, and blocks nobody.
+static void test_only_regular_files_are_slots(void **state)
+{
+    (void)state;
+    char path[600], target[600];
+    struct err err = {""};
+    struct slots *s = open_slots(1, 1);
+    put(s, 0, 1, (struct slot_gen){0}, 0);
+    slots_close(s);
+    snprintf(path, sizeof path, "%s/slots.2", dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    s = open_slots(1, 2);
+    expect(s, 0, 1, 1, true);
+    slots_close(s);
+    assert_null(slots_open(dir, 2, 77, 1, 3, false, &err));
+    assert_non_null(strstr(err.text, path));
+    snprintf(path, sizeof path, "%s/slots.3", dir);
+    snprintf(target, sizeof target, "%s/slots.1", dir);
+    assert_int_equal(symlink(target, path), 0);
+    assert_null(slots_open(dir, 3, 77, 1, 3, false, &err));
+    s = open_slots(1, 2);
+    expect(s, 0, 1, 1, true); // not emptied through the link
     slots_close(s);
 }
 
@@ -1082,10 +1175,13 @@ int main(void)
         IN_DIR(test_damaged_checkpoints_fall_back),
         IN_DIR(test_checkpoint_of_another_config_is_refused),
         IN_DIR(test_slots_keep_three_generations),
+        IN_DIR(test_slots_keep_what_the_checkpoint_needs),
         IN_DIR(test_slots_after_a_resume),
         IN_DIR(test_a_damaged_slot_does_not_exist),
         cmocka_unit_test(test_sampled_apart),
         cmocka_unit_test(test_a_task_says_when_its_round_began),
+        IN_DIR(test_a_slot_cut_short_has_a_reason),
+        IN_DIR(test_only_regular_files_are_slots),
         cmocka_unit_test(test_hello_and_welcome_round_trip),
         cmocka_unit_test(test_events_lengths_are_checked),
     };

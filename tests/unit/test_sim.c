@@ -266,8 +266,8 @@ static void faults_are_counted_and_found(void **state)
 static void start_and_end_are_spared(void **state)
 {
     (void)state;
-    static const uint8_t spared[] = {FRAME_HELLO, FRAME_WELCOME, FRAME_REFUSE, FRAME_STOP,
-                                     FRAME_BYE};
+    static const uint8_t spared[] = {FRAME_HELLO, FRAME_WELCOME, FRAME_REFUSE,
+                                     FRAME_STOP,  FRAME_BYE,     FRAME_SLOTS};
     params.sim_drop = params.sim_corrupt = 1;
     for (size_t i = 0; i < ARRAY_LEN(spared); i++) {
         post(0, 1, spared[i], 1, 1, 30, 0);
