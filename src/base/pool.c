@@ -7,7 +7,6 @@
 #include "base/clock.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -16,7 +15,6 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #define THREADS_MAX 1024
@@ -49,10 +47,8 @@ static uint32_t at_work_of(uint64_t word)
 static struct {
     // The loop under way.
     _Alignas(64) _Atomic uint64_t word;
-    _Alignas(64) int32_t n;
-    uint32_t turn0; // of item 0
-    pool_work *fn, *in_order;
-    void *arg;
+    _Alignas(64) const struct pool_loop *loop;
+    uint32_t turn0;            // of item 0
     _Atomic int64_t helped_ns; // CPU time of its helpers
 
     _Alignas(64) struct gate work; // helpers wait for a loop,
@@ -106,23 +102,17 @@ static void gate_wait(struct gate *g, uint32_t seen)
 
 static void do_item(int32_t item, int32_t lane)
 {
+    const struct pool_loop *l = pool.loop;
     own_lane = lane;
-    pool.fn(pool.arg, item, lane);
-    if (pool.in_order) {
+    l->fn(l->arg, item, lane);
+    if (l->in_order) {
         uint32_t mine = pool.turn0 + (uint32_t)item, now;
         while ((now = atomic_load(&pool.turn.count)) != mine)
             gate_wait(&pool.turn, now);
-        pool.in_order(pool.arg, item, lane);
+        l->in_order(l->arg, item, lane);
         gate_open(&pool.turn, INT_MAX);
     }
     own_lane = -1;
-}
-
-static int64_t thread_cpu_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 // The next item, or -1. A helper's first one says that it is at work.
@@ -133,7 +123,7 @@ static int32_t take(int32_t lane, bool first)
         if (left_of(word) == 0 || (uint32_t)lane >= lanes_of(word))
             return -1;
     while (!atomic_compare_exchange_weak(&pool.word, &word, word - WORD(1, 0, 0) + first));
-    return pool.n - (int32_t)left_of(word);
+    return pool.loop->n - (int32_t)left_of(word);
 }
 
 static bool help(int32_t lane)
@@ -141,10 +131,10 @@ static bool help(int32_t lane)
     int32_t item = take(lane, true);
     if (item < 0)
         return false;
-    int64_t t0 = thread_cpu_ns();
+    int64_t t0 = clock_thread_ns();
     for (; item >= 0; item = take(lane, false))
         do_item(item, lane);
-    atomic_fetch_add(&pool.helped_ns, thread_cpu_ns() - t0);
+    atomic_fetch_add(&pool.helped_ns, clock_thread_ns() - t0);
     if (at_work_of(atomic_fetch_sub(&pool.word, WORD(0, 0, 1))) == 1)
         gate_open(&pool.done, 1);
     return true;
@@ -162,102 +152,128 @@ static void *helper_main(void *arg)
     }
 }
 
-// The account. On a busy machine a helper that is taken off its core in an item makes a loop slower
-// than without it. What the threads got done above what the caller alone would have, in time of the
-// clock, is put into the account; what they lost is taken out. While nothing is in it the caller
-// works alone, and a tenth of that time is put in, for the next try: losses are at most a tenth of
-// the time, plus what the account holds, plus one wait. Only time depends on any of this.
-#define CREDIT_MAX_NS 5000000
-#define CREDIT_MIN_NS -200000000 // whatever happened, the next try comes within two seconds of work
+// The accounts. On a busy machine a helper that is taken off its core in an item makes a loop
+// slower than without it; a loop can also be too small to gain. What the threads got done above
+// what the caller alone would have, in time of the clock, is put into the loop's account; what they
+// lost is taken out. While nothing is in it the caller works alone, and a part of that time is put
+// in, for the next try: a tenth, and half as much after each try that fails. So losses are at most
+// a tenth of the time, plus what the account holds, plus one wait. Only time depends on any of
+// this.
+#define CREDIT_MAX_NS 3000000
+#define CREDIT_MIN_NS -50000000
 #define TRY_PART      10
-#define SHARE_NS      50e6 // over which the share of a core that a lone caller gets is averaged
+#define FAILURES_MAX  3     // that halve the part
+#define SHARE_NS      300e6 // over which the share is averaged
+#define ACCOUNTS      64
 
 struct account {
+    pool_site *site;
     int64_t credit_ns;
-    double share; // of a core, that the caller gets when it works alone; 1 where not known
+    int32_t failures;
 };
-static const struct account new_account = {CREDIT_MAX_NS, 1};
-static struct account account;
+static struct account accounts[ACCOUNTS];
+// The part of a core that the caller gets when it works alone. What was seen grows old: then it is
+// taken for all of it, so that there is less to gain, and the caller tries.
+static double share = 1;
 
-static void credit(int64_t ns)
+// Where there are too many loops, those left over share the last account.
+static struct account *account_of(pool_site *site)
 {
-    account.credit_ns += ns;
-    if (account.credit_ns > CREDIT_MAX_NS)
-        account.credit_ns = CREDIT_MAX_NS;
-    if (account.credit_ns < CREDIT_MIN_NS)
-        account.credit_ns = CREDIT_MIN_NS;
+    size_t i = (uintptr_t)site / 16 % ACCOUNTS, tries = 0;
+    while (accounts[i].site != site && accounts[i].site && ++tries < ACCOUNTS)
+        i = (i + 1) % ACCOUNTS;
+    if (!accounts[i].site)
+        accounts[i] = (struct account){site, CREDIT_MAX_NS, 0};
+    return &accounts[i];
 }
 
-static void drift_share(double towards, int64_t wall_ns)
+static void open_accounts(void)
 {
-    double weight = (double)wall_ns / SHARE_NS;
-    account.share += (towards - account.share) * (weight < 1 ? weight : 1);
+    memset(accounts, 0, sizeof accounts);
+    share = 1;
 }
 
-static void run_alone(int32_t n, int32_t lane, pool_work *fn, pool_work *in_order, void *arg)
+static void credit(struct account *a, int64_t ns)
 {
-    for (int32_t i = 0; i < n; i++) {
-        fn(arg, i, lane);
-        if (in_order)
-            in_order(arg, i, lane);
+    bool had = a->credit_ns > 0;
+    a->credit_ns += ns;
+    if (a->credit_ns < CREDIT_MIN_NS)
+        a->credit_ns = CREDIT_MIN_NS;
+    if (a->credit_ns >= CREDIT_MAX_NS) {
+        a->credit_ns = CREDIT_MAX_NS;
+        a->failures = 0;
+    } else if (had && a->credit_ns <= 0 && a->failures < FAILURES_MAX) {
+        a->failures++;
     }
 }
 
-static void run_shared(int32_t lanes, int32_t n, pool_work *fn, pool_work *in_order, void *arg)
+static void average_share(double seen, int64_t wall_ns)
 {
-    int32_t item, helpers = (lanes < n ? lanes : n) - 1;
-    pool.n = n;
-    pool.turn0 = atomic_load(&pool.turn.count);
-    pool.fn = fn;
-    pool.in_order = in_order;
-    pool.arg = arg;
-    atomic_store(&pool.helped_ns, 0);
-    atomic_store(&pool.word, WORD(n, lanes, 0));
-    // Any sleeper may be the one that wakes: all, where some may not take part.
-    gate_open(&pool.work, lanes <= pool.helpers ? INT_MAX : helpers);
-    while ((item = take(0, false)) >= 0)
-        do_item(item, 0);
+    double weight = (double)wall_ns / SHARE_NS;
+    share += (seen - share) * (weight < 1 ? weight : 1);
 }
 
-static void wait_for_helpers(void)
+static void run_alone(const struct pool_loop *l, int32_t lane)
 {
+    for (int32_t i = 0; i < l->n; i++) {
+        l->fn(l->arg, i, lane);
+        if (l->in_order)
+            l->in_order(l->arg, i, lane);
+    }
+}
+
+// Returns the CPU time of all threads in the items.
+static int64_t run_shared(const struct pool_loop *l, int32_t lanes)
+{
+    int32_t item, helpers = (lanes < l->n ? lanes : l->n) - 1;
+    pool.loop = l;
+    pool.turn0 = atomic_load(&pool.turn.count);
+    atomic_store(&pool.helped_ns, 0);
+    atomic_store(&pool.word, WORD(l->n, lanes, 0));
+    // Any sleeper may be the one that wakes: all, where some may not take part.
+    gate_open(&pool.work, lanes <= pool.helpers ? INT_MAX : helpers);
+    int64_t t0 = clock_thread_ns();
+    while ((item = take(0, false)) >= 0)
+        do_item(item, 0);
+    int64_t cpu_ns = clock_thread_ns() - t0;
     for (;;) {
         uint32_t seen = atomic_load(&pool.done.count);
         if (at_work_of(atomic_load(&pool.word)) == 0)
-            return;
+            return cpu_ns + atomic_load(&pool.helped_ns);
         gate_wait(&pool.done, seen);
     }
 }
 
-void pool_run(int32_t lanes, int32_t n, pool_work *fn, pool_work *in_order, void *arg)
+void pool_run(const struct pool_loop *l)
 {
-    if (lanes > pool.helpers + 1)
-        lanes = pool.helpers + 1;
-    // Inside an item, or beside another thread's loop.
-    if (lanes <= 1 || n <= 1 || own_lane >= 0 || atomic_exchange(&pool.busy, true)) {
-        run_alone(n, own_lane < 0 ? 0 : own_lane, fn, in_order, arg);
+    int32_t lanes = l->lanes < pool.helpers + 1 ? l->lanes : pool.helpers + 1;
+    // Also inside an item, and beside another thread's loop.
+    if (lanes <= 1 || l->n <= 1 || own_lane >= 0 || atomic_exchange(&pool.busy, true)) {
+        run_alone(l, own_lane < 0 ? 0 : own_lane);
         return;
     }
-    bool alone = account.credit_ns <= 0 && !pool.share_all;
-    int64_t t0 = clock_ns(), cpu0 = thread_cpu_ns();
-    if (alone)
-        run_alone(n, 0, fn, in_order, arg);
-    else
-        run_shared(lanes, n, fn, in_order, arg);
-    int64_t cpu_ns = thread_cpu_ns() - cpu0;
-    if (!alone) {
-        wait_for_helpers();
-        cpu_ns += atomic_load(&pool.helped_ns);
-    }
-    int64_t wall_ns = clock_ns() - t0;
-    if (alone) {
-        credit(wall_ns / TRY_PART);
-        drift_share(wall_ns > 0 ? (double)cpu_ns / (double)wall_ns : 1, wall_ns);
+    assert(l->site);
+    struct account *a = account_of(l->site);
+    int64_t t0 = clock_ns();
+    if (a->credit_ns > 0 || pool.share_all) {
+        int64_t cpu_ns = run_shared(l, lanes), wall_ns = clock_ns() - t0;
+        credit(a, (int64_t)((double)cpu_ns / share) - wall_ns);
+        average_share(1, wall_ns / 4);
     } else {
-        credit((int64_t)((double)cpu_ns / account.share) - wall_ns);
-        drift_share(1, wall_ns);
+        int64_t cpu0 = clock_thread_ns();
+        run_alone(l, 0);
+        int64_t cpu_ns = clock_thread_ns() - cpu0, wall_ns = clock_ns() - t0;
+        credit(a, wall_ns / TRY_PART >> a->failures);
+        average_share((double)cpu_ns / (double)(wall_ns + 1), wall_ns);
     }
     atomic_store(&pool.busy, false);
+}
+
+static void run_loop(size_t n_values, size_t n, pool_work *fn, void *arg, pool_site *site)
+{
+    bool alone = n_values < POOL_LEAST_VALUES && !pool.share_all;
+    assert(n <= INT32_MAX);
+    pool_run(&(struct pool_loop){alone ? 1 : pool.threads, (int32_t)n, fn, NULL, arg, site});
 }
 
 struct each {
@@ -268,16 +284,14 @@ struct each {
 static void each_item(void *arg, int32_t item, int32_t lane)
 {
     (void)lane;
-    struct each *e = arg;
+    const struct each *e = arg;
     e->fn(e->arg, (uint32_t)item);
 }
 
 void pool_each(size_t n_values, uint32_t n, void (*fn)(void *arg, uint32_t item), void *arg)
 {
-    assert(n <= INT32_MAX);
     struct each e = {fn, arg};
-    bool alone = n_values < POOL_LEAST_VALUES && !pool.share_all;
-    pool_run(alone ? 1 : pool.threads, (int32_t)n, each_item, NULL, &e);
+    run_loop(n_values, n, each_item, &e, (pool_site *)fn);
 }
 
 struct spans {
@@ -286,19 +300,18 @@ struct spans {
     void *arg;
 };
 
-static void span_item(void *arg, uint32_t item)
+static void span_item(void *arg, int32_t item, int32_t lane)
 {
-    struct spans *s = arg;
-    size_t from = item * s->piece;
+    (void)lane;
+    const struct spans *s = arg;
+    size_t from = (size_t)item * s->piece;
     s->fn(s->arg, from, s->n - from < s->piece ? s->n : from + s->piece);
 }
 
 void pool_spans(size_t n, size_t piece, void (*fn)(void *arg, size_t from, size_t to), void *arg)
 {
     struct spans s = {n, piece, fn, arg};
-    size_t pieces = n / piece + (n % piece > 0);
-    assert(pieces <= INT32_MAX);
-    pool_each(n, (uint32_t)pieces, span_item, &s);
+    run_loop(n, n / piece + (n % piece > 0), span_item, &s, (pool_site *)fn);
 }
 
 // Helpers come and go.
@@ -322,7 +335,7 @@ void pool_reserve(int32_t threads)
     pthread_once(&once, watch_forks);
     sigset_t all, before;
     if (pool.helpers == 0)
-        account = new_account;
+        open_accounts();
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); // signals are for the thread that loops
     for (; pool.helpers < threads - 1; pool.helpers++) {

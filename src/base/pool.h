@@ -29,10 +29,18 @@ void pool_each(size_t n_values, uint32_t n, void (*fn)(void *arg, uint32_t item)
 void pool_spans(size_t n, size_t piece, void (*fn)(void *arg, size_t from, size_t to), void *arg);
 
 // The same on up to `lanes` threads, each with its number in [0, lanes); which lane takes an item
-// is not fixed. in_order (or NULL) is called after fn for the same item and lane, for one item at a
-// time, in the order of items: sums made there are the same for any number of threads. A loop
-// inside an item runs on its item's lane alone.
+// is not fixed. A loop inside an item runs on its item's lane alone.
 typedef void pool_work(void *arg, int32_t item, int32_t lane);
-void pool_run(int32_t lanes, int32_t n, pool_work *fn, pool_work *in_order, void *arg);
+typedef void pool_site(void);
+struct pool_loop {
+    int32_t lanes, n;
+    pool_work *fn;
+    // Or NULL. Called after fn for the same item and lane, for one item at a time, in the order of
+    // items: sums made there are the same for any number of threads.
+    pool_work *in_order;
+    void *arg;
+    pool_site *site; // the loop, as its gains and losses are known by: the function of its items
+};
+void pool_run(const struct pool_loop *l);
 
 #endif

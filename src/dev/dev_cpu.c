@@ -139,7 +139,12 @@ static void run_in_order(void *arg, int32_t item, int32_t lane)
 void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg)
 {
     struct items i = {fn, in_order, arg};
-    pool_run(d->lanes, n, run_item, in_order ? run_in_order : NULL, &i);
+    pool_run(&(struct pool_loop){.lanes = d->lanes,
+                                 .n = n,
+                                 .fn = run_item,
+                                 .in_order = in_order ? run_in_order : NULL,
+                                 .arg = &i,
+                                 .site = (pool_site *)fn});
 }
 
 static const struct kernel_ops cpu_ops = {

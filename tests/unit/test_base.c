@@ -127,7 +127,8 @@ static void mem_counts_from_threads(void **state)
     (void)state;
     size_t before = mem_now(MEM_DATA);
     pool_open(4);
-    pool_run(4, 4000, take_and_give_back, NULL, NULL);
+    pool_run(&(struct pool_loop){
+        .lanes = 4, .n = 4000, .fn = take_and_give_back, .site = (pool_site *)take_and_give_back});
     pool_close();
     assert_int_equal(mem_now(MEM_DATA), before);
     assert_true(mem_peak(MEM_DATA) >= before + 3999);

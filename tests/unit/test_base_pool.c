@@ -16,6 +16,11 @@
 
 enum { ITEMS = 1000, THREADS = 4 };
 
+static void run(int32_t lanes, int32_t n, pool_work *fn, pool_work *in_order, void *arg)
+{
+    pool_run(&(struct pool_loop){lanes, n, fn, in_order, arg, (pool_site *)fn});
+}
+
 struct count {
     _Atomic int32_t done[ITEMS], lane_in_use[THREADS], bad;
     int32_t next, lanes; // next: of in_order, one at a time
@@ -59,7 +64,7 @@ static void every_item_is_done_once(void **state)
             for (int32_t lanes = 1; lanes <= THREADS; lanes++)
                 for (int in_order = 0; in_order <= 1; in_order++) {
                     struct count c = {.lanes = lanes};
-                    pool_run(lanes, sizes[k], count_item, in_order ? count_in_order : NULL, &c);
+                    run(lanes, sizes[k], count_item, in_order ? count_in_order : NULL, &c);
                     check(&c, sizes[k], in_order);
                     int64_t sum = 0;
                     for (int32_t i = 0; i < sizes[k] && in_order; i++)
@@ -76,7 +81,7 @@ static void many_tiny_loops(void **state)
     pool_open(3);
     for (int i = 0; i < 20000; i++) {
         struct count c = {.lanes = 3};
-        pool_run(3, 1 + i % 5, count_item, i % 2 ? count_in_order : NULL, &c);
+        run(3, 1 + i % 5, count_item, i % 2 ? count_in_order : NULL, &c);
         check(&c, 1 + i % 5, i % 2);
     }
     pool_close();
@@ -104,8 +109,49 @@ static void a_helper_comes(void **state)
     (void)state;
     pool_open(2);
     struct pair p = {0};
-    pool_run(2, 2, meet, NULL, &p);
+    run(2, 2, meet, NULL, &p);
     assert_int_equal(p.met, 2);
+    pool_close();
+}
+
+// A helper that is slow, as on a busy machine: it sleeps in its item.
+struct slow {
+    _Atomic int32_t helped, slow;
+};
+
+static void slow_helper(void *arg, int32_t item, int32_t lane)
+{
+    (void)item;
+    struct slow *s = arg;
+    if (lane > 0) {
+        atomic_fetch_add(&s->helped, 1);
+        clock_sleep_until(clock_ns() + s->slow * (int64_t)1000000);
+    }
+    int64_t until = clock_ns() + 30 * (int64_t)1000000000;
+    while (lane == 0 && s->slow && atomic_load(&s->helped) == 0 && clock_ns() < until)
+        sched_yield();
+}
+
+static void a_loop_that_loses_is_left_to_the_caller(void **state)
+{
+    (void)state;
+    pool_open(2);
+    struct slow s = {.slow = 100};
+    run(2, 2, slow_helper, NULL, &s);
+    assert_int_equal(s.helped, 1);
+    for (int i = 0; i < 100; i++)
+        run(2, 2, slow_helper, NULL, &(struct slow){0});
+    struct slow later = {0};
+    run(2, 1000, slow_helper, NULL, &later);
+    assert_int_equal(later.helped, 0);
+    struct pair p = {0}; // another loop is judged by itself
+    run(2, 2, meet, NULL, &p);
+    assert_int_equal(p.met, 2);
+    pool_close();
+    pool_open(2); // all is forgotten
+    s.helped = 0;
+    run(2, 2, slow_helper, NULL, &s);
+    assert_int_equal(s.helped, 1);
     pool_close();
 }
 
@@ -139,7 +185,7 @@ static void outer_item(void *arg, int32_t item, int32_t lane)
 {
     struct inner i = {arg, 10 * item};
     outer_lane[lane] = item;
-    pool_run(THREADS, 10, inner_of, NULL, &i);
+    run(THREADS, 10, inner_of, NULL, &i);
 }
 
 static void a_loop_in_an_item_stays_on_its_lane(void **state)
@@ -149,7 +195,7 @@ static void a_loop_in_an_item_stays_on_its_lane(void **state)
     for (int i = 0; i < 50; i++) {
         struct count c = {.lanes = THREADS};
         struct lane_of l = {.inner = &c};
-        pool_run(THREADS, ITEMS / 10, outer_item, NULL, &l);
+        run(THREADS, ITEMS / 10, outer_item, NULL, &l);
         check(&c, ITEMS, false);
         assert_int_equal(l.bad, 0);
     }
@@ -203,7 +249,7 @@ static void one_thread_is_no_thread(void **state)
     int before = threads_of_process();
     pool_open(1);
     struct count c = {.lanes = 1};
-    pool_run(8, ITEMS, count_item, NULL, &c);
+    run(8, ITEMS, count_item, NULL, &c);
     check(&c, ITEMS, false);
     assert_int_equal(threads_of_process(), before);
     pool_open(3);
@@ -221,13 +267,13 @@ static void loops_in_a_child(void *arg)
 {
     (void)arg;
     struct count c = {.lanes = 3};
-    pool_run(3, ITEMS, count_item, NULL, &c);
+    run(3, ITEMS, count_item, NULL, &c);
     for (int32_t i = 0; i < ITEMS; i++)
         if (c.done[i] != 1)
             _exit(1);
     pool_open(2);
     struct pair p = {0};
-    pool_run(2, 2, meet, NULL, &p);
+    run(2, 2, meet, NULL, &p);
     pool_close();
     _exit(p.met == 2 ? 0 : 2);
 }
@@ -238,7 +284,11 @@ static void a_forked_process_has_no_helpers(void **state)
     (void)state;
     pool_open(3);
     struct count c = {.lanes = 3};
-    pool_run(3, ITEMS, count_item, NULL, &c);
+    run(3, ITEMS, count_item, NULL, &c);
+#if defined(__SANITIZE_THREAD__)
+    pool_close();
+    skip(); // it follows no threads of a forked process
+#endif
     struct child child = run_child(loops_in_a_child, NULL);
     assert_int_equal(child.status, 0);
     pool_close();
@@ -250,6 +300,7 @@ int main(void)
         cmocka_unit_test(every_item_is_done_once),
         cmocka_unit_test(many_tiny_loops),
         cmocka_unit_test(a_helper_comes),
+        cmocka_unit_test(a_loop_that_loses_is_left_to_the_caller),
         cmocka_unit_test(a_loop_in_an_item_stays_on_its_lane),
         cmocka_unit_test(small_loops_are_not_shared),
         cmocka_unit_test(one_thread_is_no_thread),
