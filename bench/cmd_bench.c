@@ -10,9 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct bench *const bench_table[] = {
-    &bench_memcpy, &bench_mpi,   &bench_xfer, &bench_trace, &bench_gemm,   &bench_ops, &bench_step,
-    &bench_tokens, &bench_codec, &bench_pack, &bench_rans,  &bench_select, NULL};
+const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi,   &bench_xfer, &bench_link,
+                                           &bench_trace,  &bench_gemm,  &bench_ops,  &bench_step,
+                                           &bench_tokens, &bench_codec, &bench_pack, &bench_rans,
+                                           &bench_select, NULL};
 
 struct request {
     double min_time_s;
@@ -219,6 +220,6 @@ const struct cmd cmd_bench = {
                "  --min-time S    shortest sample in seconds (0.02)\n"
                "  --samples N     samples of every row (11)\n\n"
                "  fstq bench memcpy memcpy.max_bytes=1048576\n"
-               "  fstq-run -np 2 bench mpi xfer              those between ranks\n",
+               "  fstq-run -np 2 bench mpi xfer link         those between ranks\n",
     .run = run,
 };

@@ -38,6 +38,16 @@ for run in "2 1048576 12 12" "3 256 6 6"; do
         '[ "$(grep -cE "\"name\": \"(mpi/pingpong/0|xfer/raw/64|xfer/frame(_xxh3)?/$most)\"," \
              "$scratch/b.json")" -eq 12 ]'
 done
+timeout 60 mpirun --oversubscribe -np 3 "$fstq" bench link --samples 1 link.max_s=0.05 \
+    link.min_s=0.05 "link.links=lte-20;satellite:latency=1" --json "$scratch/b.json" \
+    >"$scratch/out" 2>"$scratch/err" </dev/null
+status=$?
+check "link: every row carried what it sent, at its pace" \
+    '[ $status -eq 0 ] && [ "$(grep -cE "^[0-9].*Pass\$" "$scratch/out")" -eq 2 ]'
+check "link: no transfer beats its model" \
+    'awk "/^[0-9]/ { n++; if (\$6 < -3) bad++ } END { exit !(n == 2 && !bad) }" "$scratch/out"'
+check "link: JSON has the error of the pace" \
+    '[ "$(grep -c "\"pace_error_percent\"" "$scratch/b.json")" -ge 2 ]'
 timeout 60 mpirun --oversubscribe -np 2 "$fstq" bench nosuch \
     >"$scratch/out" 2>"$scratch/err" </dev/null
 status=$?
