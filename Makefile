@@ -180,7 +180,7 @@ install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/fstq/configs $(DESTDIR)$(PREFIX)/share/fstq/scripts
 	install -m 755 $(O)/fstq scripts/fstq-run $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/fstq/configs
-	install -m 755 $(wildcard scripts/*.py) $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	install -m 755 $(wildcard scripts/*.py) scripts/netns-cluster.sh $(DESTDIR)$(PREFIX)/share/fstq/scripts
 config:
 	@echo "CC        $(CC)  ($(shell $(CC) --version 2>/dev/null | head -n 1))"
 	@echo "BUILD     $(BUILD)  $(OPTS)"
