@@ -450,8 +450,20 @@ static int check_net(const struct config *c, struct err *err)
     return net_check(&c->net, err);
 }
 
+static int check_dev(const struct config *c, struct err *err)
+{
+    const struct task_row *task = task_table[c->task.name];
+    const struct dev_row *dev = c->dev.kind > 0 ? dev_table[c->dev.kind - 1] : NULL;
+    if (!dev || dev->host || !task->numeric)
+        return 0;
+    return err_set(err,
+                   "dev.kind = %s: task.name = %s has no kernels and computes on the CPU; use "
+                   "dev.kind = auto or cpu",
+                   dev->name, task->name);
+}
+
 static int (*const checks[])(const struct config *, struct err *) = {check_fed, check_method,
-                                                                     check_net};
+                                                                     check_net, check_dev};
 
 int config_check(const struct config *c, struct err *err)
 {
