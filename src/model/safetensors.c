@@ -6,6 +6,8 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 static int dtype_of(const char *name)
 {
@@ -60,6 +62,7 @@ static int read_tensor(const char *name, const json_t *row, uint64_t data, uint6
                        (unsigned long long)to, (unsigned long long)(file_bytes - data));
     t->dtype = dtype_of(json_string_value(dtype));
     t->at = data + from;
+    t->end = data + to;
     if (t->dtype >= 0 && (to - from) != t->n * kernel_dtype_bytes(t->dtype))
         return err_set(err, "tensor %s: %llu bytes for %llu values of %s", t->name,
                        (unsigned long long)(to - from), (unsigned long long)t->n,
@@ -91,6 +94,24 @@ static int read_rows(json_t *root, uint64_t data, uint64_t file_bytes, struct sa
     return 0;
 }
 
+static int by_place(const void *a, const void *b)
+{
+    const struct safetensor *p = a, *q = b;
+    return p->at != q->at ? (p->at > q->at) - (p->at < q->at)
+                          : (p->end > q->end) - (p->end < q->end);
+}
+
+// Shared bytes would make a small file a large model.
+static int refuse_overlap(struct safetensors *st, struct err *err)
+{
+    qsort(st->tensor, (size_t)st->n, sizeof *st->tensor, by_place);
+    for (int32_t i = 1; i < st->n; i++)
+        if (st->tensor[i].at < st->tensor[i - 1].end)
+            return err_set(err, "tensors %s and %s overlap: their data_offsets share bytes",
+                           st->tensor[i - 1].name, st->tensor[i].name);
+    return 0;
+}
+
 int safetensors_parse(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct safetensors *st,
                       struct err *err)
 {
@@ -111,7 +132,7 @@ int safetensors_parse(const uint8_t *bytes, size_t n, uint64_t file_bytes, struc
         bad = err_set(err, "the header is not an object");
     if (!bad) {
         st->tensor = mem_alloc(MEM_OTHER, (json_object_size(root) + 1) * sizeof *st->tensor);
-        bad = read_rows(root, 8 + header, file_bytes, st, err);
+        bad = read_rows(root, 8 + header, file_bytes, st, err) || refuse_overlap(st, err) ? -1 : 0;
     }
     json_decref(root);
     if (bad)

@@ -16,11 +16,11 @@ struct safetensor {
     int32_t dtype; // enum kernel_dtype, -1 = another type
     int32_t dims;
     int64_t dim[SAFETENSORS_DIMS];
-    uint64_t at, n; // first byte in the file, values
+    uint64_t at, end, n; // bytes in the file: the first, and behind the last; values
 };
 
 struct safetensors {
-    struct safetensor *tensor;
+    struct safetensor *tensor; // in the order of their bytes, which no two share
     int32_t n;
     char *config; // "fstq_config" of the metadata, NULL = none
 };

@@ -76,12 +76,6 @@ static enum shape_kind kind_of(const char *name)
     return SHAPE_OTHER;
 }
 
-static int by_place(const void *a, const void *b)
-{
-    const struct safetensor *p = a, *q = b;
-    return (p->at > q->at) - (p->at < q->at);
-}
-
 // The shape, in the order of the file.
 static int take_shape(const struct safetensors *st, struct shape *s, struct err *err)
 {
@@ -123,7 +117,6 @@ int update_file_read(const char *path, struct shape *s, float **x, struct err *e
         return -1;
     int bad = safetensors_parse(bytes, n, n, &st, &why);
     if (!bad) {
-        qsort(st.tensor, (size_t)st.n, sizeof *st.tensor, by_place);
         bad = take_shape(&st, s, &why);
         if (!bad) {
             *x = mem_alloc(MEM_DATA, s->n_values * sizeof **x);

@@ -1,5 +1,5 @@
 // A safetensors header from any bytes, said to begin a file of more: whatever opens has tensors
-// that lie inside the file and are as long as their shapes.
+// that lie apart inside the file and are as long as their shapes.
 #include "dev/dev.h"
 #include "model/safetensors.h"
 
@@ -26,6 +26,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (n != t->n || t->at > sizes[i] || safetensors_find(&st, t->name) != t)
                 abort();
             if (t->dtype >= 0 && t->n * kernel_dtype_bytes(t->dtype) > sizes[i] - t->at)
+                abort();
+            if (t->end > sizes[i] || (k > 0 && t->at < st.tensor[k - 1].end))
                 abort();
         }
         safetensors_free(&st);

@@ -429,6 +429,25 @@ static void rope_is_read_wherever_it_stands(void **state)
     }
 }
 
+// Two tensors on the same bytes: a small file that would make a large model.
+static void tensors_share_no_bytes(void **state)
+{
+    (void)state;
+    uint8_t *bytes;
+    size_t n;
+    struct safetensors st;
+    struct err err = {""};
+    assert_int_equal(fsio_read(DIR "/model.safetensors", 1 << 20, MEM_OTHER, &bytes, &n, &err), 0);
+    char *k = strstr(memmem(bytes, n, "layers.0.self_attn.k_proj", 25), "data_offsets");
+    char *v = strstr(memmem(bytes, n, "layers.0.self_attn.v_proj", 25), "data_offsets");
+    char *end = strchr(k, ']');
+    assert_int_equal(strchr(v, ']') - v, end - k);
+    memcpy(v, k, (size_t)(end - k));
+    assert_int_equal(safetensors_parse(bytes, n, n, &st, &err), -1);
+    assert_non_null(strstr(err.text, "overlap"));
+    mem_free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -438,6 +457,7 @@ int main(void)
         cmocka_unit_test(ten_steps_are_pytorchs),
         cmocka_unit_test(stories260k_tells_its_story),
         cmocka_unit_test(broken_files_say_what_is_wrong),
+        cmocka_unit_test(tensors_share_no_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
