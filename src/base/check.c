@@ -62,6 +62,14 @@ void die(enum status status, const char *fmt, ...)
     exit((int)status);
 }
 
+void note(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    say("", fmt, ap);
+    va_end(ap);
+}
+
 void warn(const char *fmt, ...)
 {
     va_list ap;

@@ -25,6 +25,7 @@ int err_set(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2
 // Prints "fstq: rank R on HOST: ..." and ends the job with the status: through the hook where one
 // is set (MPI_Abort), else exit(). Rank and host are left out until they are known.
 _Noreturn void die(enum status status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void note(const char *fmt, ...) __attribute__((format(printf, 1, 2))); // nothing is wrong
 void warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void check_identity(int rank, int n_ranks, const char *host);
 void check_abort_hook(void (*hook)(int status));

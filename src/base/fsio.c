@@ -153,6 +153,8 @@ static int read_open(int fd, const char *path, size_t max, enum mem_purpose purp
     // The size is a first guess: files of /proc say 0, and a file may grow meanwhile.
     size_t cap = st.st_size > 0 ? (size_t)st.st_size : max < 65536 ? max : 65536;
     size_t have = 0;
+    if (mem_fits((double)cap, path, err))
+        return -1;
     uint8_t *p = regrow(NULL, 0, cap, purpose);
     for (;;) {
         // One byte more than cap (the place of the NUL) shows whether there is more.

@@ -2,6 +2,8 @@
 #ifndef FSTQ_BASE_MEM_H
 #define FSTQ_BASE_MEM_H
 
+#include "base/check.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,13 +23,23 @@ enum mem_purpose {
 
 extern const char *const mem_purpose_name[MEM_PURPOSES];
 
-// 64-byte aligned, zeroed; die() with purpose and size when there is none. free takes NULL.
+// 64-byte aligned, zeroed; die() with purpose and size when there is none. free takes NULL. What is
+// large is compared with mem_room first: a system that overcommits would kill the process instead.
 void *mem_alloc(enum mem_purpose purpose, size_t size_bytes);
 void mem_free(void *block);
 size_t mem_now(enum mem_purpose purpose);  // bytes booked now
 size_t mem_peak(enum mem_purpose purpose); // and at most so far
 void mem_peak_reset(void);
+size_t mem_booked(void);   // now, for all purposes
 size_t mem_rss_peak(void); // VmHWM of the process, 0 = not known here
+
+// Bytes that this process may still take: what the machine has available, what its cgroup and its
+// own limit on address space leave, whichever is least; SIZE_MAX = none of them is known. root: ""
+// for this machine, or a folder with another's /proc and /sys.
+size_t mem_room(const char *root);
+// Before anything large is made: is there room? -1 says what asks for how much ("net.sim_workers =
+// 1000"). From a gibibyte on it is said, too, where there is.
+int mem_fits(double size_bytes, const char *what, struct err *err);
 
 // A bump allocator over one block: measured code takes from it and never calls malloc.
 struct arena {

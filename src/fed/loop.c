@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define WORKER_POLL_NS   100000000           // of a process without the server
@@ -17,6 +18,27 @@ static int open_worker(struct loop *l, int e, size_t spans, struct err *err)
         l->own_env[e].power = NULL;
     l->worker[e] = worker_open(&l->own_env[e], e, err);
     return l->worker[e] ? 0 : -1;
+}
+
+// Workers are alike: what the first one took, the others will.
+static int open_workers(struct loop *l, size_t spans, struct err *err)
+{
+    char what[64];
+    size_t before = mem_booked();
+    int hosted = 0, opened = 0;
+    for (int e = 1; e < l->n_endpoints; e++)
+        hosted += transport_hosts(l->env->transport, e);
+    snprintf(what, sizeof what, "net.sim_workers = %d", hosted);
+    for (int e = 1; e < l->n_endpoints; e++) {
+        if (!transport_hosts(l->env->transport, e))
+            continue;
+        if (open_worker(l, e, spans, err))
+            return -1;
+        size_t each = mem_booked() - before;
+        if (opened++ == 0 && mem_fits((double)each * (hosted - 1), what, err))
+            return -1;
+    }
+    return 0;
 }
 
 int loop_open(struct loop *l, const struct fed_env *env, const struct fed_sink *sink, size_t spans,
@@ -36,9 +58,8 @@ int loop_open(struct loop *l, const struct fed_env *env, const struct fed_sink *
         if (!l->server)
             goto failed;
     }
-    for (int e = 1; e < l->n_endpoints; e++)
-        if (transport_hosts(t, e) && open_worker(l, e, spans, err))
-            goto failed;
+    if (open_workers(l, spans, err))
+        goto failed;
     return 0;
 failed:
     loop_close(l);

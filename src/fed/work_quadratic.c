@@ -22,9 +22,9 @@ static int quadratic_begin(struct workload *w, struct err *err)
     int cached = w->env.worker && client_bytes * (size_t)clients <= QUADRATIC_CACHE_BYTES;
     if (w->env.optim->kind != OPTIM_SGD)
         return err_set(err, "task.name = quadratic trains by plain SGD: set optim.kind = sgd");
+    if (quadratic_check(p, clients, err))
+        return -1;
     struct quadratic *q = quadratic_open(p, w->env.seed, clients, cached);
-    if (!q)
-        return err_set(err, "task quadratic: no room for %d clients", clients);
     struct quadratic_work *work = mem_alloc(MEM_OTHER, sizeof *work);
     work->task = q;
     if (w->env.optim->momentum > 0)

@@ -93,6 +93,15 @@ static int read_slot(struct model *m, const struct slot *s, const struct file *f
     return 0;
 }
 
+static struct model *open_shell(struct dev *dev, const struct model_params *p,
+                                const struct model_config *c, int32_t stored, struct err *err)
+{
+    char what[300];
+    double bytes = (double)model_config_values(c) * (double)kernel_dtype_bytes(stored);
+    snprintf(what, sizeof what, "model.path = %s", p->path);
+    return mem_fits(bytes, what, err) ? NULL : model_shell(dev, p, c, stored, err);
+}
+
 static bool ends_with(const char *s, const char *end)
 {
     size_t n = strlen(s), k = strlen(end);
@@ -192,7 +201,7 @@ static struct model *llama2c_load(struct dev *dev, const struct model_params *p,
     if (!bad && llama2c_config(header, n, f.bytes, &c, err))
         bad = in_file(err, p->path);
     if (!bad)
-        m = model_shell(dev, p, &c, KERNEL_F32, err);
+        m = open_shell(dev, p, &c, KERNEL_F32, err);
     for (int32_t i = 0; m && !bad && i < model_slots(m); i++) {
         struct slot s = model_slot(m, i);
         bad = read_slot(m, &s, &f, LLAMA2C_HEADER + 4 * llama2c_place(&c, s.name), KERNEL_F32, err);
@@ -394,7 +403,7 @@ static struct model *load_tensors(struct dev *dev, const struct model_params *p,
     }
     const struct safetensor *first = safetensors_find(st, "model.embed_tokens.weight");
     struct model *m =
-        model_shell(dev, p, c, first && first->dtype > 0 ? first->dtype : KERNEL_F32, err);
+        open_shell(dev, p, c, first && first->dtype > 0 ? first->dtype : KERNEL_F32, err);
     if (m && read_tensors(m, f, st, err)) {
         model_close(m);
         m = NULL;

@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 // Everything is padded to the width of the inner kernels: features to d4, outputs to m4, rows of a
@@ -90,6 +91,22 @@ static const struct client_data *client_data(struct quadratic *q, int32_t client
         q->scratch_client = client;
     }
     return &q->scratch;
+}
+
+static int check_memory(const struct quadratic_params *p, struct err *err)
+{
+    double d = round_up(p->features), m = round_up(p->outputs), n = p->samples;
+    double floats = 3 * d * m + n * (d + m), doubles = 2 * d * d + 2 * d * m;
+    char what[160];
+    snprintf(what, sizeof what, "task.features = %d, task.outputs = %d, task.samples = %d",
+             p->features, p->outputs, p->samples);
+    return mem_fits(sizeof(float) * floats + sizeof(double) * doubles, what, err);
+}
+
+int quadratic_check(const struct quadratic_params *p, int32_t clients, struct err *err)
+{
+    (void)clients;
+    return check_memory(p, err);
 }
 
 struct quadratic *quadratic_open(const struct quadratic_params *p, uint64_t seed, int32_t clients,

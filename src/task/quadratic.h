@@ -19,6 +19,8 @@ struct quadratic_params {
 
 struct quadratic;
 
+// Whether this machine has the memory and anybody the time: names the parameters that ask for more.
+int quadratic_check(const struct quadratic_params *p, int32_t clients, struct err *err);
 // Data is made from (seed, client) alone. With cached = false nothing is kept per client: a
 // client's data is made again each time it trains (10,000 clients cost nothing while idle).
 struct quadratic *quadratic_open(const struct quadratic_params *p, uint64_t seed, int32_t clients,

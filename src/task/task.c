@@ -13,8 +13,9 @@ static const double QUADRATIC_KEEP_BYTES = 64 << 20;
 
 static int open_quadratic(struct task *t, const struct task_params *p, struct err *err)
 {
-    (void)err;
     const struct quadratic_params *q = &p->quadratic;
+    if (quadratic_check(q, t->clients, err))
+        return -1;
     double row_bytes = sizeof(float) * ((double)q->features + q->outputs);
     double bytes = row_bytes * q->samples * t->clients;
     t->quadratic = quadratic_open(q, t->seed, t->clients, bytes <= QUADRATIC_KEEP_BYTES);

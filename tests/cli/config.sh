@@ -82,6 +82,18 @@ timeout 20 "$FSTQ" run "$root/configs/quadratic.ini" fed.rounds=1 trace.file= ru
     run.resume=on >out 2>err
 check "a pipe for a checkpoint: not waited for" test $? -lt 124
 
+# More memory than there is: refused before it is taken, by the key that asks for it.
+while IFS='|' read -r key words; do
+    # shellcheck disable=SC2086
+    (ulimit -v 2000000 && exec "$FSTQ" run "$root/configs/quadratic.ini" fed.rounds=1 trace.file= \
+        $words) >out 2>err
+    check "$words: status 2" equal "$?" 2
+    check "$words: why" grep -q "$key.*: takes [0-9]* MiB .* and [0-9]* MiB are available" err
+done <<'CASES'
+net.sim_workers = 2000|net.transport=sim net.sim_workers=2000
+task.features = 4096|task.features=4096 task.outputs=4096 task.samples=1e6
+CASES
+
 # Every config of the repository loads, and the header says what is not as by default.
 for config in "$root"/configs/*.ini; do
     name=$(basename "$config")

@@ -10,6 +10,7 @@
 #include "base/shape.h"
 #include "base/stats.h"
 #include "child.h"
+#include "scratch.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -157,6 +158,62 @@ static void mem_says_when_there_is_none(void **state)
         assert_non_null(strstr(c.text, "out of memory"));
         assert_non_null(strstr(c.text, "weights"));
     }
+}
+
+// Recorded machines: what /proc/meminfo says, less where a group of control leaves less.
+static void room_is_the_least_of_all_limits(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *root, *file, *text;
+    } files[] = {
+        {"plain", "proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"},
+        {"v2", "proc/meminfo", "MemAvailable:    4000 kB\n"},
+        {"v2", "proc/self/cgroup", "0::/a/b\n"},
+        {"v2", "sys/fs/cgroup/a/b/memory.max", "max\n"},
+        {"v2", "sys/fs/cgroup/a/memory.max", "3000000\n"},
+        {"v2", "sys/fs/cgroup/a/memory.current", "1200000\n"},
+        {"v2", "sys/fs/cgroup/a/memory.stat", "anon 5\ninactive_file 200000\n"},
+        {"v1", "proc/meminfo", "MemAvailable:    4000 kB\n"},
+        {"v1", "proc/self/cgroup", "5:cpu:/x\n4:memory:/job\n"},
+        {"v1", "sys/fs/cgroup/memory/job/memory.limit_in_bytes", "1000000\n"},
+        {"v1", "sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1000001\n"},
+        {"free", "proc/meminfo", "MemAvailable:    4000 kB\n"},
+        {"free", "proc/self/cgroup", "4:memory:/\n"},
+        {"free", "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"},
+        {"free", "sys/fs/cgroup/memory/memory.usage_in_bytes", "1000001\n"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+        char path[200];
+        snprintf(path, sizeof path, "%s/%s", files[i].root, files[i].file);
+        scratch_write(path, files[i].text);
+    }
+    assert_int_equal(mem_room(scratch_path("plain")), 4000 * 1024);
+    assert_int_equal(mem_room(scratch_path("v2")), 2000000);
+    assert_int_equal(mem_room(scratch_path("v1")), 0);
+    assert_int_equal(mem_room(scratch_path("free")), 4000 * 1024);
+    assert_true(mem_room(scratch_path("nothing")) == SIZE_MAX);
+    assert_true(mem_room("") > 0);
+}
+
+static void asks_for_a_lot(void *arg)
+{
+    struct err err = {""};
+    if (mem_fits(*(double *)arg, "fed.clients = 7", &err))
+        die(STATUS_USAGE, "%s", err.text);
+}
+
+static void what_does_not_fit_is_named(void **state)
+{
+    (void)state;
+    double size = 1e18;
+    struct child c = run_child(asks_for_a_lot, &size);
+    assert_int_equal(c.status, STATUS_USAGE);
+    assert_non_null(strstr(c.text, "fed.clients = 7: takes 953674316407 MiB of memory, and "));
+    size = 1000;
+    c = run_child(asks_for_a_lot, &size);
+    assert_int_equal(c.status, 0);
+    assert_string_equal(c.text, "");
 }
 
 static void rss_peak_is_known(void **state)
@@ -462,6 +519,18 @@ static void buildinfo_is_there(void **state)
     assert_string_equal(buildinfo.version, FSTQ_VERSION);
 }
 
+static int make_scratch(void **state)
+{
+    (void)state;
+    return scratch_make();
+}
+
+static int drop_scratch(void **state)
+{
+    (void)state;
+    return scratch_drop();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -470,6 +539,8 @@ int main(void)
         cmocka_unit_test(mem_is_booked_by_purpose),
         cmocka_unit_test(mem_counts_from_threads),
         cmocka_unit_test(mem_says_when_there_is_none),
+        cmocka_unit_test(room_is_the_least_of_all_limits),
+        cmocka_unit_test(what_does_not_fit_is_named),
         cmocka_unit_test(rss_peak_is_known),
         cmocka_unit_test(arena_takes_and_releases),
         cmocka_unit_test(clock_runs_and_sleeps),
@@ -485,5 +556,5 @@ int main(void)
         cmocka_unit_test(halves_round_to_even),
         cmocka_unit_test(buildinfo_is_there),
     };
-    return cmocka_run_group_tests_name("base", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("base", tests, make_scratch, drop_scratch);
 }
