@@ -25,10 +25,11 @@ struct gate {
     _Atomic uint32_t count, sleepers;
 };
 
-// What is left to do, in one word: items that nobody has taken, lanes that may take them, and how
-// many helpers are at work. The rest of a job may be read by those who took an item: the caller
-// changes it only when nothing is left and no helper is at work.
+// What is left to do, in one word: items that nobody has taken, lanes that may take them, whether
+// one at a time, and how many helpers are at work. The rest of a loop may be read by those who took
+// an item: the caller changes it only when nothing is left and no helper is at work.
 #define WORD(left, lanes, at_work) ((uint64_t)(left) << 32 | (uint64_t)(lanes) << 16 | (at_work))
+#define WORD_SINGLY                ((uint64_t)1 << 31)
 static uint32_t left_of(uint64_t word)
 {
     return (uint32_t)(word >> 32);
@@ -36,7 +37,7 @@ static uint32_t left_of(uint64_t word)
 
 static uint32_t lanes_of(uint64_t word)
 {
-    return (uint32_t)(word >> 16) & 0xffff;
+    return (uint32_t)(word >> 16) & 0x7fff;
 }
 
 static uint32_t at_work_of(uint64_t word)
@@ -115,25 +116,39 @@ static void do_item(int32_t item, int32_t lane)
     own_lane = -1;
 }
 
-// The next item, or -1. A helper's first one says that it is at work.
-static int32_t take(int32_t lane, bool first)
+struct taken {
+    int32_t from, n;
+};
+
+// The next items: several where many are left, so that small ones are not fought for. A helper's
+// first ones say that it is at work.
+static struct taken take(int32_t lane, bool first)
 {
     uint64_t word = atomic_load(&pool.word);
-    do
+    uint32_t n;
+    do {
         if (left_of(word) == 0 || (uint32_t)lane >= lanes_of(word))
-            return -1;
-    while (!atomic_compare_exchange_weak(&pool.word, &word, word - WORD(1, 0, 0) + first));
-    return pool.loop->n - (int32_t)left_of(word);
+            return (struct taken){0, 0};
+        n = word & WORD_SINGLY ? 0 : left_of(word) / (8 * lanes_of(word));
+        n = n > 0 ? n : 1;
+    } while (!atomic_compare_exchange_weak(&pool.word, &word, word - WORD(n, 0, 0) + first));
+    return (struct taken){pool.loop->n - (int32_t)left_of(word), (int32_t)n};
+}
+
+static void do_items(struct taken t, int32_t lane)
+{
+    for (; t.n > 0; t = take(lane, false))
+        for (int32_t i = 0; i < t.n; i++)
+            do_item(t.from + i, lane);
 }
 
 static bool help(int32_t lane)
 {
-    int32_t item = take(lane, true);
-    if (item < 0)
+    struct taken first = take(lane, true);
+    if (first.n == 0)
         return false;
     int64_t t0 = clock_thread_ns();
-    for (; item >= 0; item = take(lane, false))
-        do_item(item, lane);
+    do_items(first, lane);
     atomic_fetch_add(&pool.helped_ns, clock_thread_ns() - t0);
     if (at_work_of(atomic_fetch_sub(&pool.word, WORD(0, 0, 1))) == 1)
         gate_open(&pool.done, 1);
@@ -225,16 +240,15 @@ static void run_alone(const struct pool_loop *l, int32_t lane)
 // Returns the CPU time of all threads in the items.
 static int64_t run_shared(const struct pool_loop *l, int32_t lanes)
 {
-    int32_t item, helpers = (lanes < l->n ? lanes : l->n) - 1;
+    int32_t helpers = (lanes < l->n ? lanes : l->n) - 1;
     pool.loop = l;
     pool.turn0 = atomic_load(&pool.turn.count);
     atomic_store(&pool.helped_ns, 0);
-    atomic_store(&pool.word, WORD(l->n, lanes, 0));
+    atomic_store(&pool.word, WORD(l->n, lanes, 0) | (l->in_order ? WORD_SINGLY : 0));
     // Any sleeper may be the one that wakes: all, where some may not take part.
     gate_open(&pool.work, lanes <= pool.helpers ? INT_MAX : helpers);
     int64_t t0 = clock_thread_ns();
-    while ((item = take(0, false)) >= 0)
-        do_item(item, 0);
+    do_items(take(0, false), 0);
     int64_t cpu_ns = clock_thread_ns() - t0;
     for (;;) {
         uint32_t seen = atomic_load(&pool.done.count);

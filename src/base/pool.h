@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 // Loops over fewer values than this are not shared out: to wake a thread takes as long as they do.
-#define POOL_LEAST_VALUES ((size_t)1 << 15)
+#define POOL_LEAST_VALUES ((size_t)1 << 16)
 
 // threads >= 1, the caller's included: as many as pool_each may use from now on. Helpers that are
 // missing are started; none ends before pool_close. Not while a loop runs.
