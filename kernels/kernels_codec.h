@@ -68,12 +68,18 @@ void quant_coin_u8(const float *x, const uint32_t *rnd, size_t n, float inv,
                    uint8_t *code); // u < (x inv + 1) / 2
 void quant_bounds_u8(const float *x, size_t n, float inv, const float *bound, int n_bounds,
                      uint8_t *code); // how many ascending bounds are at or below x inv
+// q + sign(x) k, 2^(k-q) being one of the powers of two around |x| inv, or k = 0: unbiased
+void quant_powers_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q,
+                     uint8_t *code);
 void quant_linear_from_u8(const uint8_t *code, size_t n, int zero, float step,
                           struct quant_sink to);
 void quant_dither_from_u8(const uint8_t *code, const uint32_t *rnd, size_t n, int zero, float step,
                           struct quant_sink to);
 void quant_table_from_u8(const uint8_t *code, size_t n, const float table[16],
                          struct quant_sink to);
+
+void quant_lookup_from_u8(const uint8_t *code, size_t n, const float table[256],
+                          struct quant_sink to);
 
 void quant_f32_give(const float *x, size_t n, struct quant_sink to);
 void quant_f32_to_le(const float *x, size_t n, uint8_t *out);

@@ -125,6 +125,22 @@ SIMD_KERNEL void SIMD_NAME(quant_bounds_u8)(const float *x, size_t n, float inv,
     }
 }
 
+// In units of the least level: below 1 it is a coin, above it the random word decides whether the
+// mantissa carries into the exponent, P(up) = (|x| - 2^a) / 2^a. Both are unbiased.
+SIMD_KERNEL void SIMD_NAME(quant_powers_u8)(const float *x, const uint32_t *rnd, size_t n,
+                                            float inv, int q, uint8_t *code)
+{
+    const float up = f32_from_bits((uint32_t)(q - 1 + 127) << 23);
+    for (size_t i = 0; i < n; i++) {
+        float t = f32_from_bits(f32_bits(x[i]) & 0x7fffffffu) * inv * up;
+        int coin = unit_of(rnd[i]) < t;
+        int octave = (int)((f32_bits(t) + (rnd[i] >> 9)) >> 23) - 126;
+        octave = octave < q ? octave : q;
+        int level = t < 1 ? coin : octave;
+        code[i] = (uint8_t)(f32_bits(x[i]) >> 31 ? q - level : q + level);
+    }
+}
+
 SIMD_KERNEL void SIMD_NAME(quant_linear_from_u8)(const uint8_t *code, size_t n, int zero,
                                                  float step, struct quant_sink to)
 {
@@ -432,6 +448,24 @@ void quant_bounds_u8(const float *x, size_t n, float inv, const float *bound, in
                      uint8_t *code)
 {
     SIMD_PICK(quant_bounds_u8, (x, n, inv, bound, n_bounds, code));
+}
+
+void quant_powers_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q, uint8_t *code)
+{
+    SIMD_PICK(quant_powers_u8, (x, rnd, n, inv, q, code));
+}
+
+// For any CPU: vectors of loads from where lanes say are slower on many machines.
+void quant_lookup_from_u8(const uint8_t *code, size_t n, const float table[restrict 256],
+                          struct quant_sink to)
+{
+    float *restrict y = to.to;
+    if (to.add)
+        for (size_t i = 0; i < n; i++)
+            y[i] += to.weight * table[code[i]];
+    else
+        for (size_t i = 0; i < n; i++)
+            y[i] = table[code[i]];
 }
 
 void quant_linear_from_u8(const uint8_t *code, size_t n, int zero, float step, struct quant_sink to)

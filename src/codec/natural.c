@@ -30,17 +30,6 @@ static int natural_s(const void *opt)
     return ((const struct natural_opt *)opt)->levels;
 }
 
-static unsigned natural_kinds(const void *opt)
-{
-    return 2 * (unsigned)natural_s(opt) + 1;
-}
-
-static bool natural_random(const void *opt)
-{
-    (void)opt;
-    return true;
-}
-
 static void natural_fit(const void *opt, const struct q_stats *s, float *scale)
 {
     int norm = ((const struct natural_opt *)opt)->norm;
@@ -55,30 +44,15 @@ static float exp2_of(int e) // 2^e, e in [-126, 127]
     return f32_from_bits((uint32_t)(e + 127) << 23);
 }
 
-// In units of the least level: below 1 it is a coin, above it the random word decides whether the
-// mantissa carries into the exponent, P(up) = (|x| - 2^a) / 2^a. Both are unbiased.
-static void natural_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                           size_t n, uint8_t *code)
+static void natural_rule(const void *opt, struct quant_rule *r)
 {
     int s = natural_s(opt);
-    float inv = *scale != 0 ? 1 / *scale : 0, up = exp2_of(s - 1);
-    for (size_t i = 0; i < n; i++) {
-        float t = fabsf(x[i]) * inv * up;
-        int coin = (float)(rnd[i] >> 8) * 0x1p-24f < t;
-        int octave = (int)((f32_bits(t) + (rnd[i] >> 9)) >> 23) - 126;
-        int level = t < 1 ? coin : octave < s ? octave : s;
-        code[i] = (uint8_t)(f32_bits(x[i]) >> 31 ? s - level : s + level);
-    }
-}
-
-static void natural_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    int s = natural_s(opt);
-    l->linear = false;
-    l->table[s] = 0;
+    r->kind = QUANT_POWERS;
+    r->q = s;
+    r->level[s] = 0;
     for (int k = 1; k <= s; k++) {
-        l->table[s + k] = *scale * exp2_of(k - s);
-        l->table[s - k] = -l->table[s + k];
+        r->level[s + k] = exp2_of(k - s);
+        r->level[s - k] = -exp2_of(k - s);
     }
 }
 
@@ -99,11 +73,8 @@ static unsigned natural_flags(const struct codec_inst *c)
 static const struct quantiser natural_quantiser = {
     .scales = 1,
     .stats = STAT_SQ,
-    .kinds = natural_kinds,
-    .random = natural_random,
+    .rule = natural_rule,
     .fit = natural_fit,
-    .encode = natural_encode,
-    .levels = natural_levels,
 };
 
 const struct codec codec_natural = {

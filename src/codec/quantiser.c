@@ -3,21 +3,18 @@
 #include "base/half.h"
 #include "base/pool.h"
 #include "base/rng.h"
-#include "codec/bits.h"
 #include "codec/entropy.h"
 #include "codec/message.h"
-#include "kernels/kernels_codec.h"
+#include "kernels/stages.h"
 
 #include <math.h>
 
 const char *const q_group_choices[] = {"tensor", "class", "rank", NULL};
-const char *const q_coder_choices[] = {"fixed", "rans",  "gamma", "delta",
-                                       "omega", "base3", "runs",  NULL};
 const char *const q_scale_choices[] = {"fp32", "bf16", "log8", NULL};
 
 #define CLASSES    3                 // of enum shape_kind
-#define TILE       1024              // values handled at a time, in the first-level cache
-#define CHUNK      4096              // fitted, then coded, at a time
+#define PIECE      4096              // values that are fitted, then coded, at a time
+#define PIECE_MOST 64                // and groups
 #define STREAM     ((size_t)4 << 20) // updates so large are decoded past the caches
 #define LOG8_BLOCK 256
 #define SCALE_MAX  0x1p117f // the norm of 2^32 values below 2^100, and a step up in log8
@@ -37,19 +34,23 @@ static size_t tensor_values(const struct shape_tensor *t)
     return (size_t)t->rows * t->cols;
 }
 
-static bool is_random(const struct codec_inst *c)
+// What follows from the options.
+static void rule_of(const struct codec_inst *c, struct quant_rule *r)
 {
-    return of(c)->random && of(c)->random(c->opt);
+    r->scales = of(c)->scales;
+    of(c)->rule(c->opt, r);
+    if (r->kind <= QUANT_DITHER || r->kind == QUANT_POWERS)
+        r->kinds = 2 * (unsigned)r->q + 1;
+    else if (r->kind != QUANT_BOUNDS)
+        r->kinds = 2;
+    r->width = entropy_width(r->kinds);
 }
 
-static bool is_dithered(const struct codec_inst *c)
+static unsigned kinds_of(const struct codec_inst *c)
 {
-    return of(c)->dithered && of(c)->dithered(c->opt);
-}
-
-static int zero_code(const struct codec_inst *c)
-{
-    return (int)(of(c)->kinds(c->opt) / 2);
+    struct quant_rule rule;
+    rule_of(c, &rule);
+    return rule.kinds;
 }
 
 // Groups.
@@ -193,25 +194,7 @@ static int read_scales(enum q_scale format, const uint8_t *in, size_t n, float *
 
 // Fitting.
 
-// Adds n values; false when one is not finite or too large. No value exceeds the sum of magnitudes.
-static bool add_stats(unsigned wanted, const float *x, size_t n, struct quant_stats *run,
-                      struct q_stats *s)
-{
-    if ((wanted & STAT_NO_MAX) && !(run->abs < (double)CODEC_LIMIT))
-        run->max_bits = quant_absmax_bits(x, n);
-    float max = f32_from_bits(run->max_bits);
-    if (!(max < CODEC_LIMIT))
-        return false;
-    s->max = max > s->max ? max : s->max;
-    s->n += n;
-    s->sum += run->sum;
-    s->abs += run->abs;
-    s->sq += run->sq;
-    s->nonneg += run->nonneg;
-    return true;
-}
-
-static void fit_one(const struct codec_inst *c, const struct q_stats *s, float *scale)
+static void fit_group(const struct codec_inst *c, const struct q_stats *s, float *scale)
 {
     of(c)->fit(c->opt, s, scale);
     for (unsigned k = 0; k < of(c)->scales; k++)
@@ -219,412 +202,175 @@ static void fit_one(const struct codec_inst *c, const struct q_stats *s, float *
             scale[k] = 0;
 }
 
-// n values in groups of len; signs, where given, are packed while the values are in the cache.
-static bool fit_groups(const struct codec_inst *c, const float *x, size_t n, size_t len,
-                       float *scale, uint8_t *signs)
+// False when a value is not finite or too large.
+static bool add_stats(const struct quant_stats *from, size_t n, struct q_stats *s)
 {
-    for (size_t at = 0; at < n; scale += of(c)->scales) {
-        size_t end = n - at < len ? n : at + len, begin = at;
-        struct q_stats s = {0};
-        struct quant_stats run = {0};
-        bool at_once = signs && of(c)->stats == (STAT_ABS | STAT_NO_MAX);
-        for (size_t m; at < end; at += m) {
-            m = end - at < CHUNK ? end - at : CHUNK;
-            if (at_once) {
-                quant_pack_sign_abs(x + at, m, signs + at / 8, &run.abs);
-                continue;
-            }
-            quant_stats(x + at, m, of(c)->stats, &run);
-            if (signs)
-                quant_pack_sign(x + at, m, signs + at / 8);
-        }
-        if (!add_stats(of(c)->stats, x + begin, end - begin, &run, &s))
-            return false;
-        fit_one(c, &s, scale);
-    }
+    float max = f32_from_bits(from->max_bits);
+    if (!(max < CODEC_LIMIT))
+        return false;
+    s->max = max > s->max ? max : s->max;
+    s->n += n;
+    s->sum += from->sum;
+    s->abs += from->abs;
+    s->sq += from->sq;
+    s->nonneg += from->nonneg;
     return true;
 }
 
-static bool fit_classes(const struct codec_inst *c, const float *x, const struct places *at,
-                        float *scale)
+// The values of group g of a run.
+static size_t group_values(const struct quant_run *r, size_t g)
 {
-    struct q_stats s[CLASSES] = {{0}};
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &c->shape->tensors[t];
-        size_t n = tensor_values(row);
-        struct quant_stats run = {0};
-        quant_stats(x + row->offset, n, of(c)->stats, &run);
-        if (!add_stats(of(c)->stats, x + row->offset, n, &run, &s[row->kind]))
+    size_t at = g * r->group;
+    return r->n - at < r->group ? r->n - at : r->group;
+}
+
+// stats and scale: of the run's first group.
+static bool fit_run(const struct codec_inst *c, const struct quant_run *r,
+                    const struct quant_stats *stats, float *scale)
+{
+    for (size_t g = 0; g * r->group < r->n; g++) {
+        struct q_stats s = {0};
+        if (!add_stats(&stats[g], group_values(r, g), &s))
             return false;
+        fit_group(c, &s, scale + g * of(c)->scales);
     }
-    for (unsigned k = 0; k < CLASSES; k++)
-        if (s[k].n)
-            fit_one(c, &s[k], scale + at[k].floats);
     return true;
 }
 
 // Codes.
 
-// (rows, cols) to (cols, rows)
-static void transpose(const float *x, size_t rows, size_t cols, float *out)
-{
-    for (size_t r0 = 0; r0 < rows; r0 += 64)
-        for (size_t c = 0; c < cols; c++)
-            for (size_t r = r0; r < rows && r < r0 + 64; r++)
-                out[c * rows + r] = x[r * cols + c];
-}
-
-// A stream of packed codes that is filled, or read, a tile at a time.
-struct code_stream {
-    uint8_t code[4 * TILE];
-    size_t n; // codes in hand, fewer than eight between tiles
-    unsigned width;
-    uint8_t *out;      // writing
-    const uint8_t *in; // reading
-};
-
-static void stream_flush(struct code_stream *s, bool last)
-{
-    size_t now = last ? s->n : s->n & ~(size_t)7;
-    pack_u8(s->code, now, s->width, s->out);
-    s->out += now / 8 * s->width;
-    s->n -= now;
-    memmove(s->code, s->code + now, s->n);
-}
-
-// The next n codes, n <= TILE; the stream keeps what it had to unpack beyond them.
-static const uint8_t *stream_read(struct code_stream *s, size_t n, size_t left, uint8_t *buf)
-{
-    size_t have = s->n < n ? s->n : n;
-    memcpy(buf, s->code, have);
-    memmove(s->code, s->code + have, s->n - have);
-    s->n -= have;
-    size_t need = n - have, whole = need & ~(size_t)7;
-    unpack_u8(s->in, whole, s->width, buf + have);
-    s->in += whole / 8 * s->width;
-    need -= whole;
-    if (need) {
-        size_t more = left - have - whole < 8 ? left - have - whole : 8;
-        unpack_u8(s->in, more, s->width, s->code);
-        s->in += s->width;
-        memcpy(buf + have + whole, s->code, need);
-        memmove(s->code, s->code + need, more - need);
-        s->n = more - need;
-    }
-    return buf;
-}
-
-// The random words of values [at, at + n) of a tensor, n <= TILE.
-static const uint32_t *draw(const struct rng *stream, size_t at, size_t n, uint32_t buf[TILE + 4])
-{
-    size_t skip = at % 4;
-    philox_words(stream->key, stream->ctr, at - skip, n + skip, buf);
-    return buf + skip;
-}
-
 struct work {
     const struct codec_inst *c;
+    const struct codec_stages *on;
     const struct places *at;
+    struct quant_rule rule;
     float *scale; // of all groups
     const struct codec_key *key;
-    uint8_t *codes; // (n) unpacked, or NULL: packed straight into or out of packed
-    uint8_t *packed;
-    float *turned; // (n) scratch of transposed tensors
-    unsigned kinds, width;
+    const float *x;  // the update, or turned
+    uint8_t *scales; // of the message
+    uint8_t *codes;  // where they begin: in the message, or (n) bytes
+    float *turned;   // (n) scratch of transposed tensors
 };
 
-static struct rng tensor_stream(const struct work *w, uint32_t t)
-{
-    return rng_stream(w->key->seed, RNG_CODEC, w->key->client, w->key->version, t);
-}
-
-static const float *group_scale(const struct work *w, uint32_t t, size_t group)
-{
-    const struct codec_inst *c = w->c;
-    if (common(c)->group == Q_CLASS)
-        return w->scale + w->at[c->shape->tensors[t].kind].floats;
-    return w->scale + w->at[t].floats + group * of(c)->scales;
-}
-
-static void encode_run(const struct codec_inst *c, const float *scale, const float *x,
-                       const uint32_t *rnd, size_t n, uint8_t *code)
-{
-    int q = zero_code(c);
-    switch (of(c)->rule) {
-    case Q_OWN:
-        of(c)->encode(c->opt, scale, x, rnd, n, code);
-        break;
-    case Q_NEAREST:
-        quant_nearest_u8(x, n, q_reciprocal(*scale), q, code);
-        break;
-    case Q_STOCHASTIC:
-        quant_stochastic_u8(x, rnd, n, q_reciprocal(*scale), q, code);
-        break;
-    case Q_SIGN:
-        quant_sign_u8(x, n, code);
-        break;
-    }
-}
-
-static void encode_tensor(const struct work *w, uint32_t t, const float *x, struct code_stream *s)
+// A tensor that is not empty.
+static struct quant_run run_of(const struct work *w, uint32_t t)
 {
     const struct codec_inst *c = w->c;
     const struct shape_tensor *row = &c->shape->tensors[t];
-    size_t n = tensor_values(row), len = group_len(c, row);
-    bool random = is_random(c);
-    struct rng stream = tensor_stream(w, t);
-    uint32_t rnd[TILE + 4];
-    for (size_t at = 0; at < n;) {
-        size_t end = (at / len + 1) * len < n ? (at / len + 1) * len : n;
-        size_t m = end - at < TILE ? end - at : TILE;
-        uint8_t *code = w->codes ? w->codes + row->offset + at : s->code + s->n;
-        encode_run(c, group_scale(w, t, at / len), x + at,
-                   random ? draw(&stream, at, m, rnd) : NULL, m, code);
-        at += m;
-        if (w->codes)
-            continue;
-        s->n += m;
-        if (s->n + TILE > sizeof s->code)
-            stream_flush(s, false);
-    }
+    struct rng s = rng_stream(w->key->seed, RNG_CODEC, w->key->client, w->key->version, t);
+    return (struct quant_run){.at = row->offset,
+                              .n = tensor_values(row),
+                              .group = group_len(c, row),
+                              .first = w->at[common(c)->group == Q_CLASS ? row->kind : t].floats /
+                                       of(c)->scales,
+                              .out = row->offset * w->rule.width / 8,
+                              .key = {s.key[0], s.key[1]},
+                              .ctr = {s.ctr[0], s.ctr[1], s.ctr[2], s.ctr[3]}};
 }
 
-// Whether codes of a tensor that begins on a whole byte go straight to their place.
-static bool is_direct(const struct codec_inst *c, const struct shape_tensor *t)
+// Values [at, at + n) of a run, whole groups; the first one's number becomes 0.
+static struct quant_run piece_of(const struct work *w, const struct quant_run *r, size_t at,
+                                 size_t n)
 {
-    size_t len = group_len(c, t);
-    return of(c)->rule != Q_OWN && (len % 8 == 0 || len >= tensor_values(t));
+    struct quant_run p = *r;
+    p.at += at;
+    p.n = n < r->n - at ? n : r->n - at;
+    p.first = 0;
+    p.out += at * w->rule.width / 8;
+    p.drawn += at;
+    return p;
 }
 
-// Values [at, at + n) of tensor t, whole groups; out is their place.
-static void encode_direct(const struct work *w, uint32_t t, const float *x, size_t at, size_t n,
-                          uint8_t *out)
+// Fits the groups of tensor t and makes its codes: a piece after another while it is in the cache,
+// unless their scales are coded together or codes of two groups meet in a byte.
+static bool fit_and_code(const struct work *w, uint32_t t, const float *x)
 {
     const struct codec_inst *c = w->c;
-    size_t len = group_len(c, &c->shape->tensors[t]);
-    unsigned width = w->codes ? 8 : w->width;
-    int q = zero_code(c);
-    if (of(c)->rule == Q_NEAREST) {
-        quant_pack(x, NULL, n, len, group_scale(w, t, at / len), q, width, out);
-        return;
-    }
-    struct rng stream = tensor_stream(w, t);
-    uint32_t rnd[TILE + 4];
-    for (size_t i = 0, m; i < n; i += m) {
-        size_t left = TILE % len == 0 ? n - i : len - i % len;
-        m = left < TILE ? left : TILE;
-        m = m < n - i ? m : n - i;
-        quant_pack(x + i, draw(&stream, at + i, m, rnd), m, len, group_scale(w, t, (at + i) / len),
-                   q, width, out + i / 8 * width);
-    }
-}
-
-// Tensors in parallel where each begins on a whole byte, else one after another in one stream.
-static bool byte_aligned(const struct codec_inst *c)
-{
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
-        if (c->shape->tensors[t].offset % 8)
-            return false;
-    return true;
-}
-
-// Values that are fitted, then coded, while they are in the cache: whole groups, and scales that
-// are coded together.
-static size_t chunk_values(const struct codec_inst *c, const struct shape_tensor *t)
-{
-    size_t n = tensor_values(t), len = group_len(c, t);
-    if (len == 0 || len >= CHUNK || common(c)->group == Q_CLASS || common(c)->scale == Q_LOG8)
-        return n;
-    return CHUNK / len * len;
-}
-
-// Fits (unless by class), writes the scales and makes the codes of tensor t; out: its first byte,
-// NULL = through the stream.
-static bool code_tensor(const struct work *w, uint32_t t, const float *x, uint8_t *scales,
-                        uint8_t *out, struct code_stream *s)
-{
-    const struct codec_inst *c = w->c;
+    const struct quant_stages *on = w->on->quant;
     const struct shape_tensor *row = &c->shape->tensors[t];
-    const float *xt = x + row->offset;
-    if (transposed(c, row)) {
-        transpose(xt, row->rows, row->cols, w->turned + row->offset);
-        xt = w->turned + row->offset;
-    }
-    size_t n = tensor_values(row), len = group_len(c, row), per = of(c)->scales;
-    size_t chunk = chunk_values(c, row);
+    const size_t n = tensor_values(row), len = group_len(c, row), per = of(c)->scales;
+    const enum q_scale format = (enum q_scale)common(c)->scale;
+    const bool apart = len % 8 == 0 || len >= n, piecewise = apart && format != Q_LOG8;
+    size_t step = len < PIECE ? PIECE / len : 1;
+    step = (step < PIECE_MOST ? step : PIECE_MOST) * len;
+    const bool on_the_way = apart && w->rule.kind == QUANT_SIGN && w->rule.width == 1;
+    uint8_t *signs = on_the_way ? w->codes : NULL;
+    uint8_t *scales = w->scales + w->at[t].bytes;
     float *scale = w->scale + w->at[t].floats;
-    enum q_scale format = (enum q_scale)common(c)->scale;
-    bool signs = out && of(c)->rule == Q_SIGN, by_class = common(c)->group == Q_CLASS;
-    scales += w->at[t].bytes;
-    for (size_t at = 0; at < n; at += chunk) {
-        size_t m = n - at < chunk ? n - at : chunk, first = at / len * per;
-        if (signs && by_class)
-            quant_pack_sign(xt + at, m, out + at / 8);
-        if (!by_class) {
-            if (!fit_groups(c, xt + at, m, len, scale + first, signs ? out + at / 8 : NULL))
-                return false;
-            write_scales(format, scale + first, (m + len - 1) / len * per,
-                         scales + scale_bytes(format, first));
-        }
-        if (out && !signs)
-            encode_direct(w, t, xt + at, at, m, out + at / 8 * (w->codes ? 8 : w->width));
+    const struct quant_run all = run_of(w, t);
+    for (size_t at = 0; at < n; at += step) {
+        struct quant_stats stats[PIECE_MOST];
+        struct quant_run r = piece_of(w, &all, at, step);
+        size_t first = at / len * per;
+        on->fit(NULL, x, &r, 1, of(c)->stats, stats, signs);
+        if (!fit_run(c, &r, stats, scale + first))
+            return false;
+        if (!piecewise)
+            continue;
+        write_scales(format, scale + first, (r.n + len - 1) / len * per,
+                     scales + scale_bytes(format, first));
+        if (!signs)
+            on->code(NULL, x, &r, 1, &w->rule, scale + first, w->codes);
     }
-    if (!out)
-        encode_tensor(w, t, xt, s);
+    if (piecewise)
+        return true;
+    write_scales(format, scale, groups_of(c, row) * per, scales);
+    if (!signs)
+        on->code(NULL, x, &all, 1, &w->rule, w->scale, w->codes);
     return true;
 }
 
 struct code_job {
     const struct work *w;
     const float *x;
-    uint8_t *scales;
     _Atomic bool bad;
 };
 
-// A tensor whose codes begin with a byte.
 static void code_item(void *arg, uint32_t t)
 {
     struct code_job *j = arg;
     const struct work *w = j->w;
-    const struct shape_tensor *row = &w->c->shape->tensors[t];
-    struct code_stream s;
-    s.n = 0;
-    s.width = w->width;
-    s.out = w->codes ? NULL : w->packed + row->offset / 8 * w->width;
-    uint8_t *out = w->codes ? w->codes + row->offset : s.out;
-    if (!code_tensor(w, t, j->x, j->scales, is_direct(w->c, row) ? out : NULL, &s))
+    const struct codec_inst *c = w->c;
+    const struct shape_tensor *row = &c->shape->tensors[t];
+    const float *x = j->x;
+    size_t n = tensor_values(row);
+    if (n == 0)
+        return;
+    if (transposed(c, row)) {
+        const struct quant_matrix m = {row->offset, row->rows, row->cols};
+        w->on->quant->turn(NULL, x, &m, 1, w->turned);
+        x = w->turned;
+    }
+    if (common(c)->group == Q_CLASS) { // which has been fitted
+        struct quant_run all = run_of(w, t);
+        w->on->quant->code(NULL, x, &all, 1, &w->rule, w->scale, w->codes);
+    } else if (!fit_and_code(w, t, x)) {
         j->bad = true;
-    else if (!w->codes)
-        stream_flush(&s, true);
+    }
 }
 
-static bool code_all(const struct work *w, const float *x, uint8_t *scales)
+// The scales of all classes.
+static bool fit_classes(const struct work *w, const float *x)
 {
     const struct codec_inst *c = w->c;
-    if (w->codes || byte_aligned(c)) {
-        struct code_job j = {w, x, scales, false};
-        pool_each(c->shape->n_values, c->shape->n_tensors, code_item, &j);
-        return !j.bad;
+    struct q_stats s[CLASSES] = {{0}};
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        const struct shape_tensor *row = &c->shape->tensors[t];
+        struct quant_stats stats = {0};
+        struct quant_run r = run_of(w, t);
+        r.first = 0;
+        w->on->quant->fit(NULL, x, &r, 1, of(c)->stats, &stats, NULL);
+        if (!add_stats(&stats, r.n, &s[row->kind]))
+            return false;
     }
-    bool bad = false;
-    struct code_stream s;
-    s.n = 0;
-    s.width = w->width;
-    s.out = w->packed;
-    for (uint32_t t = 0; t < c->shape->n_tensors && !bad; t++)
-        bad |= !code_tensor(w, t, x, scales, NULL, &s);
-    stream_flush(&s, true);
-    return !bad;
-}
-
-// Elias codes of sparse levels. As in QSGD's paper: for each value that is not zero the gap to it,
-// its sign and its level.
-
-static void elias_put(struct bits_out *b, enum q_coder coder, uint64_t v)
-{
-    if (coder == Q_GAMMA)
-        gamma_put(b, v);
-    else if (coder == Q_DELTA)
-        delta_put(b, v);
-    else
-        omega_put(b, v);
-}
-
-static uint64_t elias_get(struct bits_in *b, enum q_coder coder)
-{
-    return coder == Q_GAMMA ? gamma_get(b) : coder == Q_DELTA ? delta_get(b) : omega_get(b);
-}
-
-static int put_elias(struct msg_out *o, enum q_coder coder, const uint8_t *code, size_t n, int zero)
-{
-    struct bits_out b;
-    bits_out_init(&b, o->p, msg_room(o));
-    size_t next = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (code[i] == zero)
+    for (unsigned k = 0; k < CLASSES; k++) {
+        if (!s[k].n)
             continue;
-        elias_put(&b, coder, i - next + 1);
-        bits_put(&b, code[i] < zero, 1);
-        elias_put(&b, coder, (uint64_t)(code[i] < zero ? zero - code[i] : code[i] - zero));
-        next = i + 1;
+        fit_group(c, &s[k], w->scale + w->at[k].floats);
+        write_scales((enum q_scale)common(c)->scale, w->scale + w->at[k].floats, of(c)->scales,
+                     w->scales + w->at[k].bytes);
     }
-    elias_put(&b, coder, n - next + 1); // beyond the last: the end
-    size_t len = bits_out_end(&b);
-    return b.full || !msg_take(o, PART_VALUES, len) ? -1 : 0;
-}
-
-static int get_elias(struct msg_in *m, enum q_coder coder, uint8_t *code, size_t n, int zero,
-                     struct err *err)
-{
-    struct bits_in b;
-    bits_in_init(&b, m->p, (size_t)(m->end - m->p));
-    memset(code, zero, n);
-    for (size_t next = 0; next <= n;) {
-        uint64_t gap = elias_get(&b, coder) - 1;
-        if (b.bad || gap > n - next)
-            return msg_bad("values", "a gap is cut off or out of range", err);
-        next += (size_t)gap;
-        if (next == n)
-            break;
-        bool negative = bits_get(&b, 1);
-        uint64_t level = elias_get(&b, coder);
-        if (b.bad || level > (uint64_t)zero)
-            return msg_bad("values", "a level is cut off or out of range", err);
-        code[next++] = (uint8_t)(negative ? zero - (int)level : zero + (int)level);
-    }
-    if (!bits_in_ended(&b))
-        return msg_bad("values", "bits after the last value", err);
-    m->p = m->end;
-    return 0;
-}
-
-// 3LC's: five codes of 0 to 2 a byte, and 243 to 255 for 2 to 14 bytes of zeros (code 1) in a row.
-
-#define QUINT_ZERO 121 // 1 + 3 + 9 + 27 + 81
-#define RUN_MIN    2
-#define RUN_MAX    14
-#define RUN_FIRST  243
-
-// Packs into quint (n + 4) / 5 bytes, then over itself; returns the bytes left.
-static size_t shorten_runs(uint8_t *quint, size_t n)
-{
-    size_t out = 0;
-    for (size_t i = 0; i < n;) {
-        size_t run = 0;
-        while (run < RUN_MAX && i + run < n && quint[i + run] == QUINT_ZERO)
-            run++;
-        quint[out++] = run >= RUN_MIN ? (uint8_t)(RUN_FIRST + run - RUN_MIN) : quint[i];
-        i += run >= RUN_MIN ? run : 1;
-    }
-    return out;
-}
-
-static int put_runs(struct msg_out *o, const uint8_t *code, size_t n, uint8_t *quint)
-{
-    pack_base3(code, n, quint);
-    size_t len = shorten_runs(quint, (n + 4) / 5);
-    uint8_t *p = msg_take(o, PART_VALUES, len);
-    if (!p)
-        return -1;
-    memcpy(p, quint, len);
-    return 0;
-}
-
-static int get_runs(struct msg_in *m, uint8_t *code, size_t n, uint8_t *quint, struct err *err)
-{
-    size_t want = (n + 4) / 5, have = 0;
-    while (have < want) {
-        const uint8_t *p = msg_need(m, 1);
-        if (!p)
-            return msg_short("values", err);
-        size_t run = *p >= RUN_FIRST ? (size_t)*p - RUN_FIRST + RUN_MIN : 1;
-        if (run > want - have)
-            return msg_bad("values", "a run of zeros beyond the last value", err);
-        memset(quint + have, *p >= RUN_FIRST ? QUINT_ZERO : *p, run);
-        have += run;
-    }
-    unpack_base3(quint, n, code);
-    return 0;
+    return true;
 }
 
 // The message.
@@ -632,20 +378,20 @@ static int get_runs(struct msg_in *m, uint8_t *code, size_t n, uint8_t *quint, s
 int quantiser_check(const struct codec_inst *c, struct err *err)
 {
     const struct q_common *o = c->opt;
-    unsigned kinds = of(c)->kinds(c->opt);
-    if (o->coder >= Q_BASE3 && kinds != 3)
-        return err_set(err, "code=%s is for three levels, here are %u", q_coder_choices[o->coder],
-                       kinds);
-    if (o->coder >= Q_GAMMA && o->coder <= Q_OMEGA && kinds % 2 == 0)
-        return err_set(err, "code=%s is for levels around zero", q_coder_choices[o->coder]);
+    if (coder_check((enum coder)o->coder, kinds_of(c), err))
+        return -1;
     if (o->block > 0 && o->group != Q_TENSOR)
         return err_set(err, "block=%d goes with group=tensor only", (int)o->block);
     return 0;
 }
 
-static bool needs_codes(const struct codec_inst *c)
+// Codes are made as bytes first where a coder is to see them, or where two tensors' meet in a byte.
+static bool needs_bytes(const struct codec_inst *c)
 {
-    return common(c)->coder != Q_FIXED;
+    bool apart = true;
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
+        apart &= c->shape->tensors[t].offset % 8 == 0;
+    return common(c)->coder != CODER_FIXED || !apart;
 }
 
 size_t quantiser_scratch(const struct codec_inst *c)
@@ -653,34 +399,14 @@ size_t quantiser_scratch(const struct codec_inst *c)
     size_t n = c->shape->n_values;
     return SCRATCH_ROUND(places_count(c) * sizeof(struct places)) +
            SCRATCH_ROUND(lay_scales(c, NULL).floats * sizeof(float)) +
-           (needs_codes(c) ? SCRATCH_ROUND(n) + SCRATCH_ROUND(entropy_scratch(n)) : 0) +
+           (needs_bytes(c) ? SCRATCH_ROUND(n) + SCRATCH_ROUND(entropy_scratch(n)) : 0) +
            (common(c)->group == Q_RANK ? SCRATCH_ROUND(n * sizeof(float)) : 0);
-}
-
-static size_t codes_bound(const struct codec_inst *c)
-{
-    size_t n = c->shape->n_values;
-    unsigned kinds = of(c)->kinds(c->opt), most = kinds / 2 ? kinds / 2 : 1;
-    switch ((enum q_coder)common(c)->coder) {
-    case Q_RANS:
-        return entropy_bound(n, kinds);
-    case Q_BASE3:
-    case Q_RUNS:
-        return (n + 4) / 5;
-    case Q_GAMMA:
-    case Q_DELTA:
-    case Q_OMEGA: // gap 1 takes 1 bit, a level up to 127 at most 13; a longer gap skips more than
-                  // it costs
-        return n * (most > 1 ? 15 : 4) / 8 + 16;
-    case Q_FIXED:
-        break;
-    }
-    return pack_bytes(n, entropy_width(kinds));
 }
 
 size_t quantiser_bound(const struct codec_inst *c)
 {
-    return 1 + lay_scales(c, NULL).bytes + codes_bound(c);
+    return 1 + lay_scales(c, NULL).bytes +
+           coder_bound((enum coder)common(c)->coder, c->shape->n_values, kinds_of(c));
 }
 
 static struct work lay_work(const struct codec_inst *c, const struct codec_key *key, void **scratch)
@@ -688,31 +414,13 @@ static struct work lay_work(const struct codec_inst *c, const struct codec_key *
     size_t n = c->shape->n_values;
     struct places *at = scratch_take(scratch, places_count(c) * sizeof *at);
     struct places total = lay_scales(c, at);
-    struct work w = {.c = c, .at = at, .key = key};
+    struct work w = {.c = c, .on = &codec_stages_cpu, .at = at, .key = key};
     w.scale = scratch_take(scratch, total.floats * sizeof(float));
-    w.codes = needs_codes(c) ? scratch_take(scratch, n) : NULL;
+    w.codes = needs_bytes(c) ? scratch_take(scratch, n) : NULL;
     w.turned = common(c)->group == Q_RANK ? scratch_take(scratch, n * sizeof(float)) : NULL;
-    w.kinds = of(c)->kinds(c->opt);
-    w.width = entropy_width(w.kinds);
+    rule_of(c, &w.rule);
+    w.rule.width = w.codes ? 8 : w.rule.width;
     return w;
-}
-
-static int put_codes(struct msg_out *o, const struct work *w, void *scratch)
-{
-    const struct codec_inst *c = w->c;
-    size_t n = c->shape->n_values;
-    enum q_coder coder = (enum q_coder)common(c)->coder;
-    if (coder == Q_RANS)
-        return entropy_put(o, PART_VALUES, w->codes, n, of(c)->kinds(c->opt), scratch);
-    if (coder == Q_RUNS)
-        return put_runs(o, w->codes, n, scratch);
-    if (coder != Q_BASE3)
-        return put_elias(o, coder, w->codes, n, zero_code(c));
-    uint8_t *p = msg_take(o, PART_VALUES, (n + 4) / 5);
-    if (!p)
-        return -1;
-    pack_base3(w->codes, n, p);
-    return 0;
 }
 
 int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
@@ -720,27 +428,28 @@ int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *i
 {
     size_t n = c->shape->n_values;
     struct work w = lay_work(c, &in->key, &scratch);
-    size_t scale_len = lay_scales(c, NULL).bytes;
+    const enum coder coder = (enum coder)common(c)->coder;
+    const unsigned width = entropy_width(w.rule.kinds);
+    const uint8_t *bytes = w.codes;
     struct msg_out o;
     msg_init(&o, out, cap, report);
-    uint8_t *scales = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_SCALES, scale_len);
-    if (scales && !w.codes)
-        w.packed = msg_take(&o, PART_VALUES, pack_bytes(n, w.width));
-    if (!scales || (!w.codes && !w.packed))
+    if (!msg_put_header(&o, 0))
+        w.scales = msg_take(&o, PART_SCALES, lay_scales(c, NULL).bytes);
+    if (w.scales && !bytes)
+        w.codes = msg_take(&o, PART_VALUES, pack_bytes(n, width));
+    if (!w.scales || !w.codes)
         return msg_full(&o, err);
-    if (common(c)->group == Q_CLASS) {
-        if (!fit_classes(c, in->x, w.at, w.scale))
-            return codec_bad_input(c, in->x, err);
-        for (unsigned k = 0; k < CLASSES; k++)
-            if (class_present(c, k))
-                write_scales((enum q_scale)common(c)->scale, w.scale + w.at[k].floats,
-                             of(c)->scales, scales + w.at[k].bytes);
-    }
-    if (!code_all(&w, in->x, scales))
+    struct code_job j = {&w, in->x, common(c)->group == Q_CLASS && !fit_classes(&w, in->x)};
+    if (!j.bad)
+        pool_each(n, c->shape->n_tensors, code_item, &j);
+    if (j.bad)
         return codec_bad_input(c, in->x, err);
-    if (w.codes && put_codes(&o, &w, scratch))
+    lap(in->laps, STAGE_QUANTISE);
+    if (bytes && coder_put(&o, coder, bytes, n, w.rule.kinds, scratch))
         return msg_full(&o, err);
-    report->kept[record_width_of[w.width]] = (int64_t)n;
+    if (bytes)
+        lap(in->laps, coder_stage(coder));
+    report->kept[record_width_of[width]] = (int64_t)n;
     return msg_len(&o);
 }
 
@@ -764,154 +473,49 @@ static int get_scales(struct msg_in *m, const struct work *w, struct err *err)
     return 0;
 }
 
-static int get_codes(struct msg_in *m, struct work *w, void *scratch, struct err *err)
-{
-    const struct codec_inst *c = w->c;
-    size_t n = c->shape->n_values;
-    enum q_coder coder = (enum q_coder)common(c)->coder;
-    if (coder == Q_RANS)
-        return entropy_get(m, w->codes, n, of(c)->kinds(c->opt), scratch, err);
-    if (coder >= Q_GAMMA && coder <= Q_OMEGA)
-        return get_elias(m, coder, w->codes, n, zero_code(c), err);
-    if (coder == Q_RUNS)
-        return get_runs(m, w->codes, n, scratch, err);
-    const uint8_t *p = msg_need(m, coder == Q_BASE3 ? (n + 4) / 5 : pack_bytes(n, w->width));
-    if (!p)
-        return msg_short("values", err);
-    if (coder == Q_BASE3) {
-        unpack_base3(p, n, w->codes);
-        if (pack_max_u8(w->codes, n) > 2)
-            return msg_bad("values", "a byte above 242", err);
-    }
-    w->packed = (uint8_t *)(uintptr_t)p; // read only from here on
-    return 0;
-}
-
-static void look_up(const uint8_t *code, size_t n, const float *table, unsigned kinds,
-                    struct quant_sink to)
-{
-    if (kinds <= 16) {
-        quant_table_from_u8(code, n, table, to);
-        return;
-    }
-    for (size_t i = 0; i < n; i++)
-        to.to[i] = to.add ? to.to[i] + to.weight * table[code[i]] : table[code[i]];
-}
-
-static void decode_tensor(const struct work *w, uint32_t t, struct quant_sink to,
-                          struct code_stream *s, size_t left)
-{
-    const struct codec_inst *c = w->c;
-    const struct shape_tensor *row = &c->shape->tensors[t];
-    size_t n = tensor_values(row), len = group_len(c, row), group = SIZE_MAX;
-    struct rng stream = tensor_stream(w, t);
-    struct q_levels lv = {0};
-    uint32_t rnd[TILE + 4];
-    uint8_t buf[TILE];
-    for (size_t at = 0; at < n;) {
-        size_t end = n - at < TILE ? n : at + TILE;
-        const uint8_t *code =
-            w->codes ? w->codes + row->offset + at : stream_read(s, end - at, left - at, buf);
-        while (at < end) { // the pieces of groups inside the tile
-            size_t stop = (at / len + 1) * len < end ? (at / len + 1) * len : end, m = stop - at;
-            if (at / len != group) {
-                group = at / len;
-                of(c)->levels(c->opt, group_scale(w, t, group), &lv);
-            }
-            if (is_dithered(c))
-                quant_dither_from_u8(code, draw(&stream, at, m, rnd), m, lv.zero, lv.step,
-                                     quant_sink_at(to, at));
-            else if (lv.linear)
-                quant_linear_from_u8(code, m, lv.zero, lv.step, quant_sink_at(to, at));
-            else
-                look_up(code, m, lv.table, w->kinds, quant_sink_at(to, at));
-            code += m;
-            at = stop;
-        }
-    }
-}
-
-// in: the first byte of the tensor's codes.
-static void decode_direct(const struct work *w, uint32_t t, const uint8_t *in, struct quant_sink to)
-{
-    const struct codec_inst *c = w->c;
-    const struct shape_tensor *row = &c->shape->tensors[t];
-    size_t n = tensor_values(row), len = group_len(c, row);
-    bool stream = !to.add && c->shape->n_values >= STREAM;
-    unsigned width = w->codes ? 8 : w->width;
-    if (of(c)->rule != Q_SIGN) {
-        quant_unpack(in, n, width, len, group_scale(w, t, 0), zero_code(c), to, stream);
-        return;
-    }
-    for (size_t at = 0; at < n; at += len) {
-        struct q_levels lv = {0};
-        of(c)->levels(c->opt, group_scale(w, t, at / len), &lv);
-        quant_unpack_table(in + at / 8, n - at < len ? n - at : len, 1, lv.table,
-                           quant_sink_at(to, at), stream);
-    }
-}
-
-// in: the first byte of the tensor's codes, NULL = through the stream.
-static void give_tensor(const struct work *w, uint32_t t, const uint8_t *in, struct quant_sink to,
-                        struct code_stream *s)
-{
-    const struct shape_tensor *row = &w->c->shape->tensors[t];
-    size_t left = w->c->shape->n_values - row->offset;
-    struct quant_sink at = quant_sink_at(to, row->offset);
-    if (in && !transposed(w->c, row)) {
-        decode_direct(w, t, in, at);
-        return;
-    }
-    if (!transposed(w->c, row)) {
-        decode_tensor(w, t, at, s, left);
-        return;
-    }
-    float *turned = w->turned + row->offset;
-    decode_tensor(w, t, (struct quant_sink){turned, 1, false}, s, left);
-    for (size_t r = 0; r < row->rows; r++)
-        for (size_t k = 0; k < row->cols; k++, at.to++) {
-            float v = turned[k * row->rows + r];
-            *at.to = at.add ? *at.to + at.weight * v : v;
-        }
-}
-
 struct give_job {
     const struct work *w;
     struct quant_sink to;
+    bool stream;
 };
 
 static void give_item(void *arg, uint32_t t)
 {
     const struct give_job *j = arg;
     const struct work *w = j->w;
+    const struct quant_stages *on = w->on->quant;
     const struct shape_tensor *row = &w->c->shape->tensors[t];
-    struct code_stream s;
-    s.n = 0;
-    s.width = w->width;
-    s.in = w->codes ? NULL : w->packed + row->offset / 8 * w->width;
-    const uint8_t *first = w->codes ? w->codes + row->offset : s.in;
-    give_tensor(w, t, is_direct(w->c, row) ? first : NULL, j->to, &s);
+    const struct quant_matrix m = {row->offset, row->rows, row->cols};
+    const struct quant_sink turned = {w->turned, 1, false};
+    bool turn = transposed(w->c, row);
+    if (tensor_values(row) == 0)
+        return;
+    struct quant_run r = run_of(w, t);
+    on->give(NULL, w->codes, &r, 1, &w->rule, w->scale, turn ? turned : j->to, !turn && j->stream);
+    if (turn)
+        on->turn_back(NULL, w->turned, &m, 1, j->to);
 }
 
 int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
+    size_t n = c->shape->n_values;
     struct msg_in m;
     struct work w = lay_work(c, key, &scratch);
-    if (msg_open_plain(&m, in, len, err))
+    if (msg_open_plain(&m, in, len, err) || get_scales(&m, &w, err))
         return -1;
-    if (get_scales(&m, &w, err) || get_codes(&m, &w, scratch, err) || msg_end(&m, err))
-        return -1;
-    if (w.codes || byte_aligned(c)) {
-        struct give_job j = {&w, to};
-        pool_each(c->shape->n_values, c->shape->n_tensors, give_item, &j);
-        return 0;
+    if (w.codes) {
+        if (coder_get(&m, (enum coder)common(c)->coder, w.codes, n, w.rule.kinds, scratch, err))
+            return -1;
+    } else {
+        const uint8_t *p = msg_need(&m, pack_bytes(n, w.rule.width));
+        if (!p)
+            return msg_short("values", err);
+        w.codes = (uint8_t *)(uintptr_t)p; // read only from here on
     }
-    struct code_stream s;
-    s.n = 0;
-    s.width = w.width;
-    s.in = w.packed;
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
-        give_tensor(&w, t, NULL, to, &s);
+    if (msg_end(&m, err))
+        return -1;
+    struct give_job j = {&w, to, !to.add && n >= STREAM};
+    pool_each(n, c->shape->n_tensors, give_item, &j);
     return 0;
 }

@@ -1,22 +1,23 @@
 // What dense scalar quantisers share: coordinates in groups that have scales of their own, one
 // small code a coordinate, the codes packed or entropy-coded. A quantiser says how to fit a group's
-// scales, how to make codes and what they mean; the rest (message, threads, error paths) is here
-// once.
+// scales and by which rule of kernels/stages.h values become codes; the rest (message, threads,
+// error paths) is here once.
 //
 // Message: header, scales of all groups, codes of all coordinates in order.
 #ifndef FSTQ_CODEC_QUANTISER_H
 #define FSTQ_CODEC_QUANTISER_H
 
 #include "codec/codec.h"
+#include "codec/coders.h"
+#include "kernels/stages.h"
 
 enum q_group {
     Q_TENSOR, // one group a tensor, or blocks inside it where q_common.block > 0
     Q_CLASS,  // all A, all B, all others
     Q_RANK,   // one a rank component: the rows of A, the columns of B and of others
 };
-enum q_coder { Q_FIXED, Q_RANS, Q_GAMMA, Q_DELTA, Q_OMEGA, Q_BASE3, Q_RUNS };
 enum q_scale { Q_FP32, Q_BF16, Q_LOG8 };
-extern const char *const q_group_choices[], *const q_coder_choices[], *const q_scale_choices[];
+extern const char *const q_group_choices[], *const q_scale_choices[];
 
 // The first member of every quantiser's options. What a row does not offer stays 0.
 struct q_common {
@@ -28,7 +29,7 @@ struct q_common {
 #define Q_OPT_GROUP(dflt, what)                                                                    \
     OPT_ENUM(struct q_common, group, "group", dflt, q_group_choices, what)
 #define Q_OPT_CODER(dflt)                                                                          \
-    OPT_ENUM(struct q_common, coder, "code", dflt, q_coder_choices, "coding of the codes")
+    OPT_ENUM(struct q_common, coder, "code", dflt, coder_choices, "coding of the codes")
 #define Q_OPT_SCALE(dflt)                                                                          \
     OPT_ENUM(struct q_common, scale, "scale", dflt, q_scale_choices, "format of the scales")
 
@@ -46,42 +47,17 @@ struct q_stats {
     float max;        // of |x|
 };
 
-// Meaning of a code: (code - zero) * step, or a table.
-struct q_levels {
-    bool linear;
-    int zero;
-    float step;
-    float table[256];
-};
-
 #define Q_SCALES_MAX 2
 // Below this a group is sent as zeros: reciprocals of scales stay finite.
 #define Q_TINY 0x1p-110f
 
-// How values become codes. Levels are multiples of the scale from -q to q, kinds = 2 q + 1.
-enum q_rule {
-    Q_OWN,        // encode
-    Q_NEAREST,    // round half to even
-    Q_STOCHASTIC, // unbiased; random says always
-    Q_SIGN,       // 1 where x >= 0, levels are a table of two
-};
-
-static inline float q_reciprocal(float scale)
-{
-    return scale != 0 ? 1 / scale : 0;
-}
-
 struct quantiser {
-    enum q_rule rule; // which has kernels that fit and pack without a detour through bytes
-    unsigned scales;  // floats a group
-    unsigned stats;   // STAT_* that fit reads
-    unsigned (*kinds)(const void *opt);
-    bool (*random)(const void *opt); // NULL = no
+    unsigned scales; // floats a group
+    unsigned stats;  // STAT_* that fit reads
+    // How values become codes and what these mean: kind, q where levels have one, kinds where there
+    // are bounds, and the tables.
+    void (*rule)(const void *opt, struct quant_rule *rule);
     void (*fit)(const void *opt, const struct q_stats *s, float scale[Q_SCALES_MAX]);
-    void (*encode)(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                   size_t n, uint8_t *code); // Q_OWN
-    void (*levels)(const void *opt, const float *scale, struct q_levels *levels);
-    bool (*dithered)(const void *opt); // the receiver draws the same words; NULL = no
 };
 
 // The functions of a row whose family points to a struct quantiser.

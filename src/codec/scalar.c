@@ -5,32 +5,6 @@
 
 #include <math.h>
 
-static void levels_around(int zero, float step, struct q_levels *l)
-{
-    l->linear = true;
-    l->zero = zero;
-    l->step = step;
-}
-
-static void levels_two(float low, float high, struct q_levels *l)
-{
-    l->linear = false;
-    l->table[0] = low;
-    l->table[1] = high;
-}
-
-static unsigned two_kinds(const void *opt)
-{
-    (void)opt;
-    return 2;
-}
-
-static bool always(const void *opt)
-{
-    (void)opt;
-    return true;
-}
-
 // int: largest magnitude to the largest code, round to nearest.
 
 struct int_opt {
@@ -51,9 +25,10 @@ static int int_q(const void *opt)
     return (1 << (((const struct int_opt *)opt)->bits - 1)) - 1;
 }
 
-static unsigned int_kinds(const void *opt)
+static void int_rule(const void *opt, struct quant_rule *r)
 {
-    return 2 * (unsigned)int_q(opt) + 1;
+    r->kind = QUANT_NEAREST;
+    r->q = int_q(opt);
 }
 
 static void int_fit(const void *opt, const struct q_stats *s, float *scale)
@@ -61,17 +36,10 @@ static void int_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = s->max / (float)int_q(opt);
 }
 
-static void int_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    levels_around(int_q(opt), *scale, l);
-}
-
 static const struct quantiser int_quantiser = {
-    .rule = Q_NEAREST,
     .scales = 1,
-    .kinds = int_kinds,
+    .rule = int_rule,
     .fit = int_fit,
-    .levels = int_levels,
 };
 
 const struct codec codec_int = {
@@ -103,10 +71,15 @@ static const float nf4_table[16] = {
     -1.0f,     -0.696193f, -0.525073f, -0.394917f, -0.284441f, -0.184773f, -0.091050f, 0.0f,
     0.079580f, 0.160930f,  0.246112f,  0.337915f,  0.440710f,  0.562617f,  0.722957f,  1.0f};
 
-static unsigned nf4_kinds(const void *opt)
+static void nf4_rule(const void *opt, struct quant_rule *r)
 {
     (void)opt;
-    return 16;
+    r->kind = QUANT_BOUNDS;
+    r->kinds = 16;
+    for (int i = 0; i < 16; i++)
+        r->level[i] = nf4_table[i];
+    for (int i = 0; i < 15; i++)
+        r->bound[i] = (nf4_table[i] + nf4_table[i + 1]) * 0.5f;
 }
 
 static void nf4_fit(const void *opt, const struct q_stats *s, float *scale)
@@ -115,30 +88,10 @@ static void nf4_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = s->max;
 }
 
-static void nf4_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                       size_t n, uint8_t *code)
-{
-    (void)opt, (void)rnd;
-    float bound[15];
-    for (int i = 0; i < 15; i++)
-        bound[i] = (nf4_table[i] + nf4_table[i + 1]) * 0.5f;
-    quant_bounds_u8(x, n, q_reciprocal(*scale), bound, 15, code);
-}
-
-static void nf4_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    (void)opt;
-    l->linear = false;
-    for (int i = 0; i < 16; i++)
-        l->table[i] = nf4_table[i] * *scale;
-}
-
 static const struct quantiser nf4_quantiser = {
     .scales = 1,
-    .kinds = nf4_kinds,
+    .rule = nf4_rule,
     .fit = nf4_fit,
-    .encode = nf4_encode,
-    .levels = nf4_levels,
 };
 
 const struct codec codec_nf4 = {
@@ -178,9 +131,10 @@ static int qsgd_s(const void *opt)
     return o->levels ? o->levels : (1 << (o->bits - 1)) - 1;
 }
 
-static unsigned qsgd_kinds(const void *opt)
+static void qsgd_rule(const void *opt, struct quant_rule *r)
 {
-    return 2 * (unsigned)qsgd_s(opt) + 1;
+    r->kind = QUANT_STOCHASTIC;
+    r->q = qsgd_s(opt);
 }
 
 static void qsgd_fit(const void *opt, const struct q_stats *s, float *scale)
@@ -188,11 +142,6 @@ static void qsgd_fit(const void *opt, const struct q_stats *s, float *scale)
     const struct qsgd_opt *o = opt;
     float norm = o->norm == QSGD_MAX ? s->max : (float)sqrt(s->sq);
     *scale = norm / (float)qsgd_s(opt);
-}
-
-static void qsgd_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    levels_around(qsgd_s(opt), *scale, l);
 }
 
 // E ||v_hat - v||^2 <= min(d / s^2, sqrt(d) / s) ||v||^2 under the L2 norm, and nearly reached.
@@ -209,13 +158,10 @@ static unsigned qsgd_flags(const struct codec_inst *c)
 }
 
 static const struct quantiser qsgd_quantiser = {
-    .rule = Q_STOCHASTIC,
     .scales = 1,
     .stats = STAT_SQ,
-    .kinds = qsgd_kinds,
-    .random = always,
+    .rule = qsgd_rule,
     .fit = qsgd_fit,
-    .levels = qsgd_levels,
 };
 
 const struct codec codec_qsgd = {
@@ -244,10 +190,11 @@ static const struct opt terngrad_options[] = {
     Q_OPT_CODER("fixed"),
 };
 
-static unsigned three_kinds(const void *opt)
+static void terngrad_rule(const void *opt, struct quant_rule *r)
 {
     (void)opt;
-    return 3;
+    r->kind = QUANT_STOCHASTIC;
+    r->q = 1;
 }
 
 static void terngrad_fit(const void *opt, const struct q_stats *s, float *scale)
@@ -259,12 +206,6 @@ static void terngrad_fit(const void *opt, const struct q_stats *s, float *scale)
         *scale = (float)(clip * sqrt(var));
 }
 
-static void terngrad_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    (void)opt;
-    levels_around(1, *scale, l);
-}
-
 static unsigned terngrad_flags(const struct codec_inst *c)
 {
     bool clips = ((const struct terngrad_opt *)c->opt)->clip > 0;
@@ -272,13 +213,10 @@ static unsigned terngrad_flags(const struct codec_inst *c)
 }
 
 static const struct quantiser terngrad_quantiser = {
-    .rule = Q_STOCHASTIC,
     .scales = 1,
     .stats = STAT_SUM | STAT_SQ,
-    .kinds = three_kinds,
-    .random = always,
+    .rule = terngrad_rule,
     .fit = terngrad_fit,
-    .levels = terngrad_levels,
 };
 
 const struct codec codec_terngrad = {
@@ -312,19 +250,17 @@ static void sign_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = (float)(s->abs / (double)s->n);
 }
 
-static void sign_levels(const void *opt, const float *scale, struct q_levels *l)
+static void sign_rule(const void *opt, struct quant_rule *r)
 {
     (void)opt;
-    levels_two(-*scale, *scale, l);
+    r->kind = QUANT_SIGN;
 }
 
 static const struct quantiser sign_quantiser = {
-    .rule = Q_SIGN,
     .scales = 1,
     .stats = STAT_ABS | STAT_NO_MAX,
-    .kinds = two_kinds,
+    .rule = sign_rule,
     .fit = sign_fit,
-    .levels = sign_levels,
 };
 
 const struct codec codec_sign = {
@@ -359,19 +295,11 @@ static void onebit_fit(const void *opt, const struct q_stats *s, float *scale)
     scale[1] = s->nonneg ? (float)((s->sum + s->abs) / 2 / (double)s->nonneg) : 0;
 }
 
-static void onebit_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    (void)opt;
-    levels_two(scale[0], scale[1], l);
-}
-
 static const struct quantiser onebit_quantiser = {
-    .rule = Q_SIGN,
     .scales = 2,
     .stats = STAT_SUM | STAT_ABS | STAT_NONNEG | STAT_NO_MAX,
-    .kinds = two_kinds,
+    .rule = sign_rule,
     .fit = onebit_fit,
-    .levels = onebit_levels,
 };
 
 static int onebit_check(const struct codec_inst *c, struct err *err)
@@ -420,21 +348,17 @@ static void fedbat_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = (float)(alpha > o->alpha_max ? o->alpha_max : alpha);
 }
 
-static void fedbat_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                          size_t n, uint8_t *code)
+static void fedbat_rule(const void *opt, struct quant_rule *r)
 {
     (void)opt;
-    quant_coin_u8(x, rnd, n, q_reciprocal(*scale), code);
+    r->kind = QUANT_COIN;
 }
 
 static const struct quantiser fedbat_quantiser = {
     .scales = 1,
     .stats = STAT_ABS,
-    .kinds = two_kinds,
-    .random = always,
+    .rule = fedbat_rule,
     .fit = fedbat_fit,
-    .encode = fedbat_encode,
-    .levels = sign_levels,
 };
 
 static int fedbat_check(const struct codec_inst *c, struct err *err)
@@ -486,20 +410,13 @@ static const struct opt uniform_options[] = {
 
 #define UNIFORM_ZERO 127
 
-static unsigned uniform_kinds(const void *opt)
+static void uniform_rule(const void *opt, struct quant_rule *r)
 {
-    (void)opt;
-    return 2 * UNIFORM_ZERO + 1;
-}
-
-static bool uniform_random(const void *opt)
-{
-    return ((const struct uniform_opt *)opt)->rounding != UNIFORM_NEAREST;
-}
-
-static bool uniform_dithered(const void *opt)
-{
-    return ((const struct uniform_opt *)opt)->rounding == UNIFORM_DITHER;
+    static const enum quant_kind kinds[] = {[UNIFORM_NEAREST] = QUANT_NEAREST,
+                                            [UNIFORM_STOCHASTIC] = QUANT_STOCHASTIC,
+                                            [UNIFORM_DITHER] = QUANT_DITHER};
+    r->kind = kinds[((const struct uniform_opt *)opt)->rounding];
+    r->q = UNIFORM_ZERO;
 }
 
 static void uniform_fit(const void *opt, const struct q_stats *s, float *scale)
@@ -507,25 +424,6 @@ static void uniform_fit(const void *opt, const struct q_stats *s, float *scale)
     double step = ((const struct uniform_opt *)opt)->step * sqrt(s->sq / (double)s->n);
     double least = (double)s->max / (UNIFORM_ZERO - 1);
     *scale = (float)(step > least ? step : least);
-}
-
-static void uniform_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                           size_t n, uint8_t *code)
-{
-    float inv = q_reciprocal(*scale);
-    int rounding = ((const struct uniform_opt *)opt)->rounding;
-    if (rounding == UNIFORM_NEAREST)
-        quant_nearest_u8(x, n, inv, UNIFORM_ZERO, code);
-    else if (rounding == UNIFORM_STOCHASTIC)
-        quant_stochastic_u8(x, rnd, n, inv, UNIFORM_ZERO, code);
-    else
-        quant_dither_u8(x, rnd, n, inv, UNIFORM_ZERO, code);
-}
-
-static void uniform_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    (void)opt;
-    levels_around(UNIFORM_ZERO, *scale, l);
 }
 
 // Error: up to step^2 / 4 when rounding at random, step^2 / 12 when dithering.
@@ -545,12 +443,8 @@ static unsigned uniform_flags(const struct codec_inst *c)
 static const struct quantiser uniform_quantiser = {
     .scales = 1,
     .stats = STAT_SQ,
-    .kinds = uniform_kinds,
-    .random = uniform_random,
-    .dithered = uniform_dithered,
+    .rule = uniform_rule,
     .fit = uniform_fit,
-    .encode = uniform_encode,
-    .levels = uniform_levels,
 };
 
 const struct codec codec_uniform = {

@@ -16,10 +16,11 @@ static const struct opt threelc_options[] = {
     Q_OPT_CODER("runs"),
 };
 
-static unsigned threelc_kinds(const void *opt)
+static void threelc_rule(const void *opt, struct quant_rule *r)
 {
     (void)opt;
-    return 3;
+    r->kind = QUANT_NEAREST;
+    r->q = 1;
 }
 
 static void threelc_fit(const void *opt, const struct q_stats *s, float *scale)
@@ -27,27 +28,10 @@ static void threelc_fit(const void *opt, const struct q_stats *s, float *scale)
     *scale = (float)((double)s->max * ((const struct threelc_opt *)opt)->sparsity);
 }
 
-static void threelc_encode(const void *opt, const float *scale, const float *x, const uint32_t *rnd,
-                           size_t n, uint8_t *code)
-{
-    (void)opt, (void)rnd;
-    quant_nearest_u8(x, n, *scale != 0 ? 1 / *scale : 0, 1, code);
-}
-
-static void threelc_levels(const void *opt, const float *scale, struct q_levels *l)
-{
-    (void)opt;
-    l->linear = true;
-    l->zero = 1;
-    l->step = *scale;
-}
-
 static const struct quantiser threelc_quantiser = {
     .scales = 1,
-    .kinds = threelc_kinds,
+    .rule = threelc_rule,
     .fit = threelc_fit,
-    .encode = threelc_encode,
-    .levels = threelc_levels,
 };
 
 const struct codec codec_threelc = {

@@ -1,0 +1,6 @@
+#include "stages.h"
+
+const struct codec_stages codec_stages_cpu = {
+    .name = "cpu",
+    .quant = &quant_stages_cpu,
+};
