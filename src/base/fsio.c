@@ -191,6 +191,28 @@ int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **
     return r;
 }
 
+int fsio_read_head(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes,
+                   size_t *n, struct err *err)
+{
+    struct stat st;
+    int fd = fsio_open(path, err);
+    if (fd < 0)
+        return -1;
+    size_t want = fstat(fd, &st) == 0 && (uint64_t)st.st_size < max ? (size_t)st.st_size : max;
+    uint8_t *p = mem_alloc(purpose, want + 1);
+    ssize_t k = read_all(fd, p, want);
+    int why = errno;
+    close(fd);
+    if (k < 0) {
+        mem_free(p);
+        return err_set(err, "%s: cannot read: %s", path, strerror(why));
+    }
+    p[k] = 0;
+    *bytes = p;
+    *n = (size_t)k;
+    return 0;
+}
+
 int fsio_mkdirs(const char *path, struct err *err)
 {
     char part[PATH_MAX];

@@ -17,6 +17,9 @@ int fsio_open(const char *path, struct err *err);
 // Whole file, at most max bytes, NUL-terminated beyond n; free with mem_free.
 int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
               struct err *err);
+// Its first max bytes, or all where there are fewer.
+int fsio_read_head(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes,
+                   size_t *n, struct err *err);
 int fsio_sync_dir(const char *path); // of the directory that holds path: a rename lasts only then
 int fsio_mkdirs(const char *path, struct err *err); // as mkdir -p
 // Takes path as a lock of this process (flock); returns a descriptor to keep open, or -1 with who

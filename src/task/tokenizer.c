@@ -112,14 +112,8 @@ static const struct tokenizer_row tokenizer_words = {
 
 // the table.
 
-static const struct tokenizer_row tokenizer_hf = {
-    .name = "hf",
-    .help = "Hugging Face tokenizer.json (not supported yet)",
-    .needs_file = true,
-};
-
 const struct tokenizer_row *const tokenizer_table[] = {
-    &tokenizer_bytes, &tokenizer_llama2c, &tokenizer_words, &tokenizer_hf, NULL,
+    &tokenizer_bytes, &tokenizer_llama2c, &tokenizer_words, &tokenizer_json, &tokenizer_gguf, NULL,
 };
 
 const char *tokenizer_name(int32_t i)
@@ -130,10 +124,6 @@ const char *tokenizer_name(int32_t i)
 struct tokenizer *tokenizer_open_bytes(const struct tokenizer_row *row, const uint8_t *bytes,
                                        size_t n, struct err *err)
 {
-    if (!row->open) {
-        err_set(err, "task.tokenizer = %s is not supported yet; use llama2c or bytes", row->name);
-        return NULL;
-    }
     struct tokenizer *t = mem_alloc(MEM_DATA, sizeof *t);
     t->row = row;
     t->bos = t->eos = t->pad = -1;
@@ -155,7 +145,7 @@ struct tokenizer *tokenizer_open(const char *name, const char *path, struct err 
         err_set(err, "there is no tokenizer '%s'", name);
         return NULL;
     }
-    if (!row->open || !row->needs_file)
+    if (!row->needs_file)
         return tokenizer_open_bytes(row, NULL, 0, err);
     if (!path || !*path) {
         err_set(err, "task.tokenizer = %s needs its file: set task.vocab", name);
@@ -163,7 +153,8 @@ struct tokenizer *tokenizer_open(const char *name, const char *path, struct err 
     }
     uint8_t *bytes;
     size_t n;
-    if (fsio_read(path, FILE_MAX_BYTES, MEM_DATA, &bytes, &n, err))
+    if (row->head ? fsio_read_head(path, FILE_MAX_BYTES, MEM_DATA, &bytes, &n, err)
+                  : fsio_read(path, FILE_MAX_BYTES, MEM_DATA, &bytes, &n, err))
         return NULL;
     struct err why = {0};
     struct tokenizer *t = tokenizer_open_bytes(row, bytes, n, &why);

@@ -13,9 +13,9 @@ struct tokenizer;
 struct tokenizer_row {
     const char *name, *help;
     bool needs_file;  // task.vocab
+    bool head;        // the beginning of a large file is enough
     bool space_first; // encode itself puts a space before the first word
-    // Fills t from the bytes of the file (or NULL); on error nothing is kept. A NULL row cell: not
-    // supported here.
+    // Fills t from the bytes of the file (or NULL); on error nothing is kept.
     int (*open)(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err);
     void (*close)(struct tokenizer *t);
     // Writes at most cap ids; returns how many the whole text has.
@@ -32,7 +32,7 @@ struct tokenizer {
     void *state;
 };
 
-extern const struct tokenizer_row tokenizer_llama2c;
+extern const struct tokenizer_row tokenizer_llama2c, tokenizer_json, tokenizer_gguf;
 extern const struct tokenizer_row *const tokenizer_table[]; // NULL-terminated
 const char *tokenizer_name(int32_t i); // of task.tokenizer: auto, then the rows'
 

@@ -7,7 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/mem.h"
-#include "task/utf8.h"
+#include "task/merge.h"
 
 #include <string.h>
 
@@ -128,124 +128,43 @@ static int bpe_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct 
     return 0;
 }
 
-// Symbols in a doubly linked list, candidate merges in a heap: best score first, then leftmost.
-struct symbol {
-    int32_t id, previous, next; // id -1 = merged away
-};
-struct merge {
-    float score;
-    int32_t left, left_id, right_id, merged;
-};
-struct merger {
-    const struct bpe *b;
-    struct symbol *symbol;
-    struct merge *heap;
-    int32_t n_symbols, n_heap;
-};
-
-static bool before(const struct merge *a, const struct merge *b)
+static bool find_merge(const void *vocabulary, int32_t left, int32_t right, float *order,
+                       int32_t *merged)
 {
-    return a->score > b->score || (a->score == b->score && a->left < b->left);
+    const struct bpe *b = vocabulary;
+    *merged = lookup(b, piece_text(b, left), piece_size(b, left), piece_text(b, right),
+                     piece_size(b, right));
+    if (*merged < 0 || b->score[*merged] <= -1e10f) // llama2.c starts its search there
+        return false;
+    *order = -b->score[*merged];
+    return true;
 }
 
-static void heap_push(struct merger *m, struct merge x)
+static void split(struct merger *m, const struct bpe *b, const char *text, size_t n)
 {
-    int32_t i = m->n_heap++;
-    while (i > 0 && before(&x, &m->heap[(i - 1) / 2])) {
-        m->heap[i] = m->heap[(i - 1) / 2];
-        i = (i - 1) / 2;
-    }
-    m->heap[i] = x;
-}
-
-static struct merge heap_pop(struct merger *m)
-{
-    struct merge top = m->heap[0], last = m->heap[--m->n_heap];
-    int32_t i = 0;
-    for (;;) {
-        int32_t child = 2 * i + 1;
-        if (child >= m->n_heap)
-            break;
-        if (child + 1 < m->n_heap && before(&m->heap[child + 1], &m->heap[child]))
-            child++;
-        if (!before(&m->heap[child], &last))
-            break;
-        m->heap[i] = m->heap[child];
-        i = child;
-    }
-    m->heap[i] = last;
-    return top;
-}
-
-static void propose(struct merger *m, int32_t left)
-{
-    if (left < 0 || m->symbol[left].next < 0)
-        return;
-    int32_t a = m->symbol[left].id, c = m->symbol[m->symbol[left].next].id;
-    const struct bpe *b = m->b;
-    int32_t id = lookup(b, piece_text(b, a), piece_size(b, a), piece_text(b, c), piece_size(b, c));
-    // llama2.c starts its search at -1e10
-    if (id >= 0 && b->score[id] > -1e10f)
-        heap_push(m, (struct merge){b->score[id], left, a, c, id});
-}
-
-static void add_symbol(struct merger *m, int32_t id)
-{
-    int32_t i = m->n_symbols++;
-    m->symbol[i] = (struct symbol){id, i - 1, i + 1};
-}
-
-static void split(struct merger *m, const char *text, size_t n)
-{
-    int32_t space = lookup(m->b, " ", 1, "", 0);
+    int32_t space = lookup(b, " ", 1, "", 0);
     if (n > 0) // the dummy prefix of SentencePiece
-        add_symbol(m, space >= 0 ? space : BYTE0 + ' ');
+        merger_add(m, space >= 0 ? space : BYTE0 + ' ');
     for (size_t i = 0; i < n;) {
         size_t len = 1; // at most four bytes, as llama2.c cuts them: continuation bytes follow on
         while (len < 4 && i + len < n && ((uint8_t)text[i + len] & 0xc0) == 0x80)
             len++;
-        int32_t id = lookup(m->b, text + i, len, "", 0);
+        int32_t id = lookup(b, text + i, len, "", 0);
         if (id >= 0)
-            add_symbol(m, id);
+            merger_add(m, id);
         for (size_t k = 0; k < len && id < 0; k++)
-            add_symbol(m, BYTE0 + (uint8_t)text[i + k]);
+            merger_add(m, BYTE0 + (uint8_t)text[i + k]);
         i += len;
     }
-    if (m->n_symbols)
-        m->symbol[m->n_symbols - 1].next = -1;
 }
 
 static int32_t bpe_encode(const struct tokenizer *t, const char *text, size_t n, int32_t *out,
                           int32_t cap)
 {
-    struct merger m = {.b = t->state};
-    m.symbol = mem_alloc(MEM_DATA, (n + 1) * sizeof *m.symbol);
-    m.heap = mem_alloc(MEM_DATA, 3 * (n + 1) * sizeof *m.heap); // one a pair, two a merge
-    split(&m, text, n);
-    for (int32_t i = 0; i < m.n_symbols; i++)
-        propose(&m, i);
-    while (m.n_heap) {
-        struct merge x = heap_pop(&m);
-        struct symbol *left = &m.symbol[x.left];
-        if (left->id != x.left_id || left->next < 0 || m.symbol[left->next].id != x.right_id)
-            continue; // one side was merged meanwhile
-        struct symbol *right = &m.symbol[left->next];
-        left->id = x.merged;
-        left->next = right->next;
-        right->id = -1;
-        if (left->next >= 0)
-            m.symbol[left->next].previous = x.left;
-        propose(&m, left->previous);
-        propose(&m, x.left);
-    }
-    int32_t count = 0;
-    for (int32_t i = m.n_symbols ? 0 : -1; i >= 0; i = m.symbol[i].next) {
-        if (count < cap)
-            out[count] = m.symbol[i].id;
-        count++;
-    }
-    mem_free(m.symbol);
-    mem_free(m.heap);
+    struct merger m = {.find = find_merge, .vocabulary = t->state};
+    split(&m, t->state, text, n);
+    int32_t count = merger_run(&m, out, cap);
+    merger_close(&m);
     return count;
 }
 

@@ -99,7 +99,8 @@ run 1 accumulate fed.method=fedavg/fstq:budget=0.05 fisher.accumulate=oracle
 check "oracle: by source or by accumulation" equal "$(adapter accumulate)" "$(adapter oracle)"
 # Labels in a file of JSON lines: the score that the task found is the one that is told.
 for i in 1 2 3 4 5 6 7 8; do
-    printf '{"text": "text %d", "label": "%s"}\n' $i "$([ $((i % 2)) = 1 ] && echo odd || echo even)"
+    [ $((i % 2)) = 1 ] && label=odd || label=even
+    printf '{"text": "text %d", "label": "%s"}\n' $i $label
 done >labels.jsonl
 "$FSTQ" run task.name=jsonl task.path=labels.jsonl task.test=2 task.partition=iid fed.clients=2 \
     fed.clients_per_round=2 fed.rounds=1 fed.local_steps=1 trace.file=labels.h5 >labels.log 2>&1

@@ -1,0 +1,215 @@
+// A vocabulary from Hugging Face's tokenizer.json. What is known of it is taken, and any other kind
+// of model, normalizer or pre-tokenizer is refused by its name: its ids would be wrong.
+#include "base/mem.h"
+#include "task/bpe.h"
+
+#include <jansson.h>
+#include <string.h>
+
+static const char *type_of(const json_t *o)
+{
+    const char *type = json_string_value(json_object_get(o, "type"));
+    return type ? type : "none";
+}
+
+static struct gguf_text text_of(const json_t *s)
+{
+    return (struct gguf_text){json_string_value(s), json_string_length(s)};
+}
+
+// Added tokens first: what they say of an id counts, and some are in no vocabulary.
+static int read_added(const json_t *root, struct bpe_vocabulary *v, struct err *err)
+{
+    const json_t *list = json_object_get(root, "added_tokens"), *row;
+    size_t i;
+    json_array_foreach(list, i, row)
+    {
+        const json_t *id = json_object_get(row, "id"), *text = json_object_get(row, "content");
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= v->n ||
+            !json_is_string(text))
+            return err_set(err, "added_tokens, entry %zu: no id of the vocabulary, or no content",
+                           i);
+        json_int_t at = json_integer_value(id);
+        bool special = json_is_true(json_object_get(row, "special"));
+        v->token[at] = text_of(text);
+        v->kind[at] = special ? BPE_CONTROL : BPE_ADDED;
+        if (!special && (json_is_true(json_object_get(row, "lstrip")) ||
+                         json_is_true(json_object_get(row, "rstrip")) ||
+                         json_is_true(json_object_get(row, "single_word"))))
+            return err_set(err,
+                           "added token '%.60s': lstrip, rstrip and single_word are not "
+                           "supported",
+                           v->token[at].p);
+    }
+    return 0;
+}
+
+static int read_vocab(const json_t *root, const json_t *model, struct bpe_vocabulary *v,
+                      struct err *err)
+{
+    const json_t *vocab = json_object_get(model, "vocab");
+    const json_t *added = json_object_get(root, "added_tokens"), *row;
+    const char *text;
+    json_t *id;
+    size_t i;
+    int64_t n = 0;
+    json_object_foreach((json_t *)(uintptr_t)vocab, text, id) if (json_integer_value(id) >= n) n =
+        json_integer_value(id) + 1;
+    json_array_foreach(added, i, row) if (json_integer_value(json_object_get(row, "id")) >= n) n =
+        json_integer_value(json_object_get(row, "id")) + 1;
+    if (!json_is_object(vocab) || n < 1 || n > BPE_MAX_VOCAB)
+        return err_set(err, "model.vocab has ids up to %lld; 1 to %d tokens are known",
+                       (long long)n - 1, BPE_MAX_VOCAB);
+    v->n = (int32_t)n;
+    v->token = mem_alloc(MEM_DATA, (size_t)n * sizeof *v->token);
+    v->kind = mem_alloc(MEM_DATA, (size_t)n);
+    memset(v->kind, BPE_CONTROL, (size_t)n); // ids without a text
+    json_object_foreach((json_t *)(uintptr_t)vocab, text, id)
+    {
+        json_int_t at = json_integer_value(id);
+        if (!json_is_integer(id) || at < 0)
+            return err_set(err, "model.vocab: '%.60s' has no id", text);
+        if (v->token[at].p)
+            return err_set(err, "model.vocab: '%.60s' and '%.60s' have the same id", text,
+                           v->token[at].p);
+        v->token[at] = (struct gguf_text){text, strlen(text)};
+        v->kind[at] = BPE_NORMAL;
+    }
+    return read_added(root, v, err);
+}
+
+static int read_merges(const json_t *model, struct bpe_vocabulary *v, struct err *err)
+{
+    const json_t *merges = json_object_get(model, "merges"), *m;
+    size_t i;
+    if (!json_is_array(merges) || json_array_size(merges) > BPE_MAX_VOCAB)
+        return err_set(err, "model.merges is no list, or too long a one");
+    v->merge = mem_alloc(MEM_DATA, json_array_size(merges) * sizeof *v->merge);
+    json_array_foreach(merges, i, m)
+    {
+        struct gguf_text *to = v->merge[i];
+        if (json_is_array(m) && json_array_size(m) == 2 && json_is_string(json_array_get(m, 0)) &&
+            json_is_string(json_array_get(m, 1))) {
+            to[0] = text_of(json_array_get(m, 0));
+            to[1] = text_of(json_array_get(m, 1));
+            continue;
+        }
+        const char *text = json_string_value(m), *space = text && *text ? strchr(text + 1, ' ') : 0;
+        if (!space)
+            return err_set(err, "model.merges, entry %zu: not two tokens", i);
+        to[0] = (struct gguf_text){text, (size_t)(space - text)};
+        to[1] = (struct gguf_text){space + 1, strlen(space + 1)};
+    }
+    v->n_merges = (int64_t)json_array_size(merges);
+    return 0;
+}
+
+static bool is_byte_level(const json_t *p, bool regex)
+{
+    return !strcmp(type_of(p), "ByteLevel") &&
+           !json_is_true(json_object_get(p, "add_prefix_space")) &&
+           (json_object_get(p, "use_regex") == NULL ||
+            json_is_true(json_object_get(p, "use_regex"))) == regex;
+}
+
+// ByteLevel alone (gpt-2), single digits before it (smollm), or a Split by a known pattern and
+// ByteLevel without one.
+static int read_pretoken(const json_t *root, struct bpe_vocabulary *v, struct err *err)
+{
+    const json_t *p = json_object_get(root, "pre_tokenizer");
+    if (is_byte_level(p, true)) {
+        v->pretoken = pretoken_find("gpt-2", 5);
+        return 0;
+    }
+    const json_t *list = json_object_get(p, "pretokenizers");
+    const json_t *first = json_array_get(list, 0), *last = json_array_get(list, 1);
+    if (strcmp(type_of(p), "Sequence") != 0 || json_array_size(list) != 2)
+        return err_set(err,
+                       "pre_tokenizer is %.60s: ByteLevel, or two in a Sequence of which it is "
+                       "the last, are known",
+                       type_of(p));
+    if (!strcmp(type_of(first), "Digits") &&
+        json_is_true(json_object_get(first, "individual_digits")) && is_byte_level(last, true)) {
+        v->pretoken = pretoken_find("smollm", 6);
+        return 0;
+    }
+    const char *regex =
+        json_string_value(json_object_get(json_object_get(first, "pattern"), "Regex"));
+    bool isolated = json_string_value(json_object_get(first, "behavior")) &&
+                    !strcmp(json_string_value(json_object_get(first, "behavior")), "Isolated") &&
+                    !json_is_true(json_object_get(first, "invert"));
+    v->pretoken = regex ? pretoken_by_regex(regex) : NULL;
+    if (strcmp(type_of(first), "Split") != 0 || !isolated || !v->pretoken ||
+        !is_byte_level(last, false))
+        return err_set(err, "pre_tokenizer: %.40s%s%.200s then %.40s is not known", type_of(first),
+                       regex ? " by " : "", regex ? regex : "", type_of(last));
+    return 0;
+}
+
+// NFC is taken as done: text that is not, which is rare outside of tests, gets other ids.
+static int refuse_others(const json_t *root, const json_t *model, struct err *err)
+{
+    static const char *const off[] = {"byte_fallback", "fuse_unk"};
+    static const char *const affix[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    const json_t *normalizer = json_object_get(root, "normalizer");
+    if (strcmp(type_of(model), "BPE") != 0)
+        return err_set(err, "model is %.60s: only BPE is known", type_of(model));
+    if (json_is_object(normalizer) && strcmp(type_of(normalizer), "NFC") != 0)
+        return err_set(err,
+                       "normalizer is %.60s: only NFC is known (a vocabulary of SentencePiece "
+                       "is read by task.tokenizer = llama2c)",
+                       type_of(normalizer));
+    for (size_t i = 0; i < ARRAY_LEN(off); i++)
+        if (json_is_true(json_object_get(model, off[i])))
+            return err_set(err, "model.%s is set: not supported", off[i]);
+    for (size_t i = 0; i < ARRAY_LEN(affix); i++)
+        if (json_string_length(json_object_get(model, affix[i])) > 0)
+            return err_set(err, "model.%s is set: not supported", affix[i]);
+    return 0;
+}
+
+// The file does not say what ends an answer; these names do, in this order.
+static int32_t find_special(const struct bpe_vocabulary *v, const char *const *names)
+{
+    for (; *names; names++)
+        for (int32_t i = 0; i < v->n; i++)
+            if (v->kind[i] == BPE_CONTROL && gguf_is(v->token[i], *names))
+                return i;
+    return -1;
+}
+
+static int json_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err)
+{
+    static const char *const eos[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>",
+                                      "<|endoftext|>", NULL};
+    static const char *const pad[] = {"<|endoftext|>", "<|end_of_text|>", NULL};
+    static const char *const bos[] = {"<|begin_of_text|>", NULL};
+    struct bpe_vocabulary v = {.bos = -1, .eos = -1, .pad = -1};
+    json_error_t why;
+    json_t *root = json_loadb((const char *)bytes, n, JSON_REJECT_DUPLICATES, &why);
+    if (!root)
+        return err_set(err, "line %d: %s", why.line, why.text);
+    const json_t *model = json_object_get(root, "model");
+    int bad = refuse_others(root, model, err) || read_pretoken(root, &v, err) ||
+              read_vocab(root, model, &v, err) || read_merges(model, &v, err);
+    if (!bad) {
+        v.whole = json_is_true(json_object_get(model, "ignore_merges"));
+        v.eos = find_special(&v, eos);
+        v.pad = find_special(&v, pad);
+        v.bos = find_special(&v, bos);
+        bad = bpe_build(t, &v, err);
+    }
+    bpe_vocabulary_free(&v);
+    json_decref(root);
+    return bad ? -1 : 0;
+}
+
+const struct tokenizer_row tokenizer_json = {
+    .name = "hf",
+    .help = "Hugging Face tokenizer.json with byte-level BPE",
+    .needs_file = true,
+    .open = json_open,
+    .close = bpe_close,
+    .encode = bpe_encode,
+    .piece = bpe_piece,
+};
