@@ -1,7 +1,7 @@
 #include "task/bpe.h"
 
 #include "base/mem.h"
-#include "task/merge.h"
+#include "task/merger.h"
 #include "task/utf8.h"
 
 #include <string.h>

@@ -7,7 +7,7 @@
 
 #include "base/bytes.h"
 #include "base/mem.h"
-#include "task/merge.h"
+#include "task/merger.h"
 
 #include <string.h>
 

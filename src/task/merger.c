@@ -1,4 +1,4 @@
-#include "task/merge.h"
+#include "task/merger.h"
 
 #include "base/mem.h"
 

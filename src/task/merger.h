@@ -1,7 +1,7 @@
 // Byte-pair merging: symbols in a row, of which the best pair merges until none can. Of equals the
 // leftmost. Time grows as n log n, so that no text is slow.
-#ifndef FSTQ_TASK_MERGE_H
-#define FSTQ_TASK_MERGE_H
+#ifndef FSTQ_TASK_MERGER_H
+#define FSTQ_TASK_MERGER_H
 
 #include <stdbool.h>
 #include <stddef.h>
