@@ -15,6 +15,8 @@
 #ifndef FSTQ_KERNELS_H
 #define FSTQ_KERNELS_H
 
+#include "block.h"
+
 #include <stddef.h>
 #include <stdint.h>
 

@@ -34,7 +34,10 @@ static int lm_open(struct workload *w, struct err *err)
 {
     struct lm *lm = mem_alloc(MEM_OTHER, sizeof *lm);
     w->state = lm;
-    lm->task = task_open(w->env.task, w->env.seed, w->env.fed->clients, err);
+    struct task_params task = *w->env.task;
+    if (!task.vocab[0]) // a model's own vocabulary, where it has one
+        model_vocabulary(w->env.model->path, task.vocab, sizeof task.vocab);
+    lm->task = task_open(&task, w->env.seed, w->env.fed->clients, err);
     if (!lm->task || dev_open(&lm->dev, w->env.dev_kind, w->env.threads, err))
         return -1;
     lm->model = model_open(&lm->dev, w->env.model, err);

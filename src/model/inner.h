@@ -309,6 +309,6 @@ struct loader {
 #define MODEL_BUILTIN "builtin"                            // as model.path
 extern const uint8_t base_model_begin[], base_model_end[]; // builtin.c
 extern const struct loader *const loader_table[];          // NULL-terminated
-extern const struct loader loader_llama2c, loader_hf, loader_own;
+extern const struct loader loader_llama2c, loader_hf, loader_own, loader_gguf;
 
 #endif

@@ -16,7 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const struct loader *const loader_table[] = {&loader_llama2c, &loader_hf, &loader_own, NULL};
+const struct loader *const loader_table[] = {&loader_llama2c, &loader_hf, &loader_own, &loader_gguf,
+                                             NULL};
 
 enum { CHUNK = 1 << 15 }; // values read at a time
 
@@ -220,6 +221,15 @@ const struct loader loader_llama2c = {.name = "llama2c",
                                       .help = "llama2.c .bin, version 0",
                                       .takes = llama2c_takes,
                                       .load = llama2c_load};
+
+void model_vocabulary(const char *path, char *out, size_t size)
+{
+    out[0] = '\0';
+    if (ends_with(path, ".gguf"))
+        snprintf(out, size, "%s", path);
+    else if (snprintf(out, size, "%s/tokenizer.json", path) >= (int)size || access(out, R_OK))
+        out[0] = '\0';
+}
 
 // config.json.
 

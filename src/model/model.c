@@ -13,9 +13,10 @@ static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
 static const char *const optim_names[] = {"adamw", "sgd", NULL};
 
 const struct opt model_options[] = {
-    OPT_STRING(struct model_params, path, "model.path", MODEL_BUILTIN,
-               "weights: a llama2.c .bin, a Hugging Face directory, our own .safetensors, or the "
-               "base model inside the program"),
+    OPT_STRING(
+        struct model_params, path, "model.path", MODEL_BUILTIN,
+        "weights: a llama2.c .bin, a .gguf, a Hugging Face directory, our own .safetensors, or the "
+        "base model inside the program"),
     OPT(struct model_params, lora_rank, "model.lora_rank", "8", 0, 1024, "", "rank of the adapter"),
     OPT(struct model_params, lora_alpha, "model.lora_alpha", "16", 0, 1e6, "",
         "the adapter adds alpha / rank * B A x"),
@@ -266,8 +267,8 @@ void model_ready(struct model *m)
 struct model *model_open(struct dev *dev, const struct model_params *p, struct err *err)
 {
     if (!p->path[0]) {
-        err_set(err, "model.path is empty: name a llama2.c .bin, a Hugging Face directory or a "
-                     ".safetensors of ours");
+        err_set(err, "model.path is empty: name a llama2.c .bin, a .gguf, a Hugging Face "
+                     "directory or a .safetensors of ours");
         return NULL;
     }
     for (int i = 0; loader_table[i]; i++)

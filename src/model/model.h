@@ -66,6 +66,9 @@ struct model *model_open(struct dev *dev, const struct model_params *p, struct e
 struct model *model_create(struct dev *dev, const struct model_params *p,
                            const struct model_config *c, uint64_t seed, struct err *err);
 void model_close(struct model *m);
+// The file of the vocabulary that comes with a model.path: a GGUF file itself, a directory's
+// tokenizer.json; "" = none.
+void model_vocabulary(const char *path, char *out, size_t size);
 // Every mistake that bytes from outside can make in a config.
 int model_config_check(const struct model_config *c, struct err *err);
 uint64_t model_config_values(const struct model_config *c); // weights of a checked config

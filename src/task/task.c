@@ -78,8 +78,11 @@ const struct opt task_options[] = {
     ROW(max_answer, "task.max_answer", "32", 2, 4096,
         "real data: tokens of an answer with its end; a longer one is cut"),
     OPT_ROW(struct task_params, tokenizer, "task.tokenizer", "auto", tokenizer_name,
-            "auto: words for the synthetic tasks, llama2c where task.vocab is set, else bytes"),
-    TEXT(vocab, "task.vocab", "", "file of the tokenizer"),
+            "auto: words for the synthetic tasks; else by the ending of task.vocab: hf for .json, "
+            "gguf, "
+            "llama2c; bytes where there is none"),
+    TEXT(vocab, "task.vocab", "",
+         "file of the tokenizer; empty = the one that comes with model.path, where one does"),
 };
 const int task_option_count = ARRAY_LEN(task_options);
 

@@ -422,10 +422,12 @@ static int file_open(struct task *t, const struct task_params *p, const struct r
     assign_labels(s, t);
     const char *name = tokenizer_name(p->tokenizer);
     if (strcmp(name, "auto") == 0)
-        name = p->vocab[0] ? "llama2c" : "bytes";
+        name = tokenizer_auto(p->vocab);
     t->tokenizer = tokenizer_open(name, p->vocab, err);
     if (!t->tokenizer)
         return -1;
+    if (t->tokenizer->eos < 0)
+        return err_set(err, "task.vocab = %s: no token that ends a text is known in it", p->vocab);
     s->clients = mem_alloc(MEM_DATA, (size_t)t->clients * sizeof *s->clients);
     return 0;
 }

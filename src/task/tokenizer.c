@@ -121,6 +121,19 @@ const char *tokenizer_name(int32_t i)
     return i == 0 ? "auto" : tokenizer_table[i - 1] ? tokenizer_table[i - 1]->name : NULL;
 }
 
+const char *tokenizer_auto(const char *path)
+{
+    size_t n = strlen(path);
+    if (!n)
+        return "bytes";
+    for (int i = 0; tokenizer_table[i]; i++) {
+        const char *end = tokenizer_table[i]->ending;
+        if (end && n > strlen(end) && !strcmp(path + n - strlen(end), end))
+            return tokenizer_table[i]->name;
+    }
+    return "llama2c";
+}
+
 struct tokenizer *tokenizer_open_bytes(const struct tokenizer_row *row, const uint8_t *bytes,
                                        size_t n, struct err *err)
 {

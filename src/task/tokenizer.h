@@ -12,9 +12,10 @@ struct tokenizer;
 
 struct tokenizer_row {
     const char *name, *help;
-    bool needs_file;  // task.vocab
-    bool head;        // the beginning of a large file is enough
-    bool space_first; // encode itself puts a space before the first word
+    bool needs_file;    // task.vocab
+    bool head;          // the beginning of a large file is enough
+    const char *ending; // of its files, by which auto knows them; NULL = any other
+    bool space_first;   // encode itself puts a space before the first word
     // Fills t from the bytes of the file (or NULL); on error nothing is kept.
     int (*open)(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err);
     void (*close)(struct tokenizer *t);
@@ -35,6 +36,9 @@ struct tokenizer {
 extern const struct tokenizer_row tokenizer_llama2c, tokenizer_json, tokenizer_gguf;
 extern const struct tokenizer_row *const tokenizer_table[]; // NULL-terminated
 const char *tokenizer_name(int32_t i); // of task.tokenizer: auto, then the rows'
+
+// What auto means for a file, "" = none.
+const char *tokenizer_auto(const char *path);
 
 // err names the file and the offset or key at fault.
 struct tokenizer *tokenizer_open(const char *name, const char *path, struct err *err);

@@ -115,6 +115,7 @@ const struct tokenizer_row tokenizer_gguf = {
     .help = "the byte-level BPE inside a GGUF file",
     .needs_file = true,
     .head = true,
+    .ending = ".gguf",
     .open = gguf_open,
     .close = bpe_close,
     .encode = bpe_encode,

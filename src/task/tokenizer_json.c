@@ -208,6 +208,7 @@ const struct tokenizer_row tokenizer_json = {
     .name = "hf",
     .help = "Hugging Face tokenizer.json with byte-level BPE",
     .needs_file = true,
+    .ending = ".json",
     .open = json_open,
     .close = bpe_close,
     .encode = bpe_encode,

@@ -59,7 +59,8 @@ static float *adapter_alloc(const struct fixture *f)
     return mem_alloc(MEM_ADAPTER, (f->n + KERNEL_SLACK) * sizeof(float));
 }
 
-static void open_fixture(struct fixture *f, int32_t dev_kind, int32_t recompute)
+static void open_weights(struct fixture *f, const char *weights, int32_t dev_kind,
+                         int32_t recompute)
 {
     struct err err = {""};
     size_t n;
@@ -69,7 +70,7 @@ static void open_fixture(struct fixture *f, int32_t dev_kind, int32_t recompute)
     assert_int_equal(safetensors_parse(f->bytes, n, n, &f->st, &err), 0);
     struct model_params p;
     opt_defaults(model_options, model_option_count, &p);
-    snprintf(p.path, sizeof p.path, DIR);
+    snprintf(p.path, sizeof p.path, "%s", weights);
     p.lora_rank = (int32_t)values(f, "lora", 2)[0];
     p.lora_alpha = (double)values(f, "lora", 2)[1];
     p.recompute = recompute;
@@ -94,6 +95,11 @@ static void open_fixture(struct fixture *f, int32_t dev_kind, int32_t recompute)
                                     .weights = f->weights};
     f->n = model_shape(f->m)->n_values;
     f->adapter = adapter_part(f, "adapter", adapter_alloc(f));
+}
+
+static void open_fixture(struct fixture *f, int32_t dev_kind, int32_t recompute)
+{
+    open_weights(f, DIR, dev_kind, recompute);
 }
 
 static void close_fixture(struct fixture *f)
@@ -311,7 +317,7 @@ static void broken_files_say_what_is_wrong(void **state)
     struct err err;
     assert_non_null(mkdtemp(dir));
     refuses("", "model.path is empty");
-    refuses("/nowhere/model.gguf", "no such file");
+    refuses("/nowhere/model.xyz", "no such file");
     snprintf(path, sizeof path, "%s/none.bin", dir);
     refuses(path, "No such file");
     uint8_t header[28 + 4] = {0};
@@ -448,9 +454,72 @@ static void tensors_share_no_bytes(void **state)
     mem_free(bytes);
 }
 
+// The same weights as a GGUF file (tests/golden/make_gguf.py), whose rows of q and k stand in
+// another order: B's rows of an adapter go with them, so the base alone is compared.
+static void gguf_weights_are_the_same(void **state)
+{
+    (void)state;
+    struct fixture f[2];
+    float loss[2][256];
+    open_weights(&f[0], DIR, 0, 0);
+    open_weights(&f[1], DIR "/model.gguf", 0, 0);
+    for (int i = 0; i < 2; i++) {
+        memset(f[i].adapter, 0, f[i].n * sizeof(float));
+        struct model_job job = {
+            .batch = &f[i].batch, .adapter = f[i].adapter, .token_loss = loss[i]};
+        model_evaluate(f[i].m, &job, 1);
+    }
+    CLOSE("the loss of each token", loss[1], loss[0], f[0].rows);
+    close_fixture(&f[0]);
+    close_fixture(&f[1]);
+}
+
+// Every key and tensor that is missing or odd is named.
+static void broken_gguf_says_what_is_wrong(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *from, *to, *word;
+    } edit[] = {
+        {"general.architecture", "general.xrchitecture", "general.architecture is none"},
+        {"llama.block_count", "llama.block_cxunt", "llama.block_cxunt is not known"},
+        {"llama.rope.freq_base", "llama.rope.freq_bxse", "llama.rope.freq_bxse is not known"},
+        {"blk.1.ffn_up.weight", "blk.1.ffn_xp.weight", "blk.1.ffn_up.weight is missing"},
+        {"token_embd.weight", "token_embx.weight", "token_embd.weight is missing"},
+    };
+    char path[] = "/tmp/test_model_XXXXXX.gguf";
+    uint8_t *good;
+    size_t n;
+    struct err err;
+    assert_int_equal(fsio_read(DIR "/model.gguf", 1 << 20, MEM_OTHER, &good, &n, &err), 0);
+    refuses("/nowhere/model.gguf", "No such file");
+    int fd = mkstemps(path, 5);
+    assert_true(fd >= 0);
+    close(fd);
+    for (size_t i = 0; i < ARRAY_LEN(edit); i++) {
+        uint8_t *at = memmem(good, n, edit[i].from, strlen(edit[i].from));
+        assert_non_null(at);
+        memcpy(at, edit[i].to, strlen(edit[i].to));
+        write_file(path, good, n);
+        refuses(path, edit[i].word);
+        memcpy(at, edit[i].from, strlen(edit[i].from));
+    }
+    put_f32(good + n - 64, NAN);
+    write_file(path, good, n);
+    refuses(path, "not finite");
+    write_file(path, good, n - 1000);
+    refuses(path, "do not lie in the file");
+    write_file(path, good, 0);
+    refuses(path, "is empty");
+    unlink(path);
+    mem_free(good);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gguf_weights_are_the_same),
+        cmocka_unit_test(broken_gguf_says_what_is_wrong),
         cmocka_unit_test(rope_is_read_wherever_it_stands),
         cmocka_unit_test(loss_and_gradients_are_pytorchs),
         cmocka_unit_test(logits_are_pytorchs),
