@@ -1,5 +1,6 @@
 #include "codec/entropy.h"
 
+#include "base/pool.h"
 #include "codec/bits.h"
 #include "kernels/kernels_codec.h"
 
@@ -69,6 +70,23 @@ static int put_fixed(struct msg_out *o, enum part part, const uint8_t *code, siz
     return 0;
 }
 
+struct encode_job {
+    const struct rans_encoder *enc;
+    const uint8_t *code;
+    size_t n;
+    uint8_t *streams;
+    size_t *len; // of each chunk's stream
+};
+
+static void encode_chunk(void *arg, uint32_t k)
+{
+    const struct encode_job *j = arg;
+    size_t m = chunk_len(j->n, k);
+    // The stream ends where the chunk's place ends.
+    uint8_t *place = j->streams + (k + 1) * chunk_room(j->n) - rans_bound(m);
+    j->len[k] = rans_encode(j->enc, j->code + k * CHUNK, m, place);
+}
+
 static int put_rans(struct msg_out *o, enum part part, const uint8_t *table, size_t table_len,
                     const uint8_t *streams, size_t room, const size_t *len, size_t chunks)
 {
@@ -114,13 +132,8 @@ int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n
     size_t chunks = chunks_of(n), total = table_len;
     size_t *len = scratch_take(&scratch, chunks * sizeof *len);
     uint8_t *streams = scratch;
-#pragma omp parallel for schedule(static) if (chunks > 1)
-    for (size_t k = 0; k < chunks; k++) {
-        size_t m = chunk_len(n, k);
-        // The stream ends where the chunk's place ends.
-        uint8_t *place = streams + (k + 1) * chunk_room(n) - rans_bound(m);
-        len[k] = rans_encode(&enc, code + k * CHUNK, m, place);
-    }
+    struct encode_job job = {&enc, code, n, streams, len};
+    pool_each(n, (uint32_t)chunks, encode_chunk, &job);
     for (size_t k = 0; k < chunks; k++)
         total += len[k] + bits_log2(len[k]) / 7 + 1;
     if (total >= pack_bytes(n, entropy_width(kinds)))
@@ -136,6 +149,24 @@ static int get_fixed(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, 
         return msg_short("codes", err);
     unpack_u8(p, n, w, code);
     return 0;
+}
+
+struct decode_job {
+    const struct rans_decoder *dec;
+    const uint8_t *streams;
+    const size_t *at; // of each chunk's stream
+    size_t total;
+    uint8_t *code;
+    size_t n;
+    _Atomic bool bad;
+};
+
+static void decode_chunk(void *arg, uint32_t k)
+{
+    struct decode_job *j = arg;
+    size_t from = j->at[k], end = k + 1 < chunks_of(j->n) ? j->at[k + 1] : j->total;
+    if (rans_decode(j->dec, j->streams + from, end - from, j->code + k * CHUNK, chunk_len(j->n, k)))
+        j->bad = true;
 }
 
 static int get_rans(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
@@ -173,13 +204,9 @@ static int get_rans(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, v
         if (!msg_need(m, len))
             return msg_short("codes", err);
     }
-    int bad = 0;
-#pragma omp parallel for schedule(static) reduction(| : bad) if (chunks > 1)
-    for (size_t k = 0; k < chunks; k++) {
-        size_t end = k + 1 < chunks ? at[k + 1] : total;
-        bad |= rans_decode(&dec, streams + at[k], end - at[k], code + k * CHUNK, chunk_len(n, k));
-    }
-    return bad ? msg_bad("codes", "not an entropy-coded stream", err) : 0;
+    struct decode_job job = {&dec, streams, at, total, code, n, false};
+    pool_each(n, (uint32_t)chunks, decode_chunk, &job);
+    return job.bad ? msg_bad("codes", "not an entropy-coded stream", err) : 0;
 }
 
 int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
