@@ -80,7 +80,7 @@ struct step {
     int32_t n_jobs;
     struct optim_params optim;
     struct model_batch *batch;
-    struct model_optim_state *state;
+    struct model_client *client;
     float *adapters, *moments, *sq;
     int32_t *start, *tokens, *targets;
     struct model_times times; // summed
@@ -107,7 +107,7 @@ static void step_open(struct step *s, const struct shape_row *r)
     s->n_jobs = r->jobs;
     s->jobs = mem_alloc(MEM_DATA, jobs * sizeof *s->jobs);
     s->batch = mem_alloc(MEM_DATA, jobs * sizeof *s->batch);
-    s->state = mem_alloc(MEM_DATA, jobs * sizeof *s->state);
+    s->client = mem_alloc(MEM_DATA, jobs * sizeof *s->client);
     s->adapters = mem_alloc(MEM_ADAPTER, (jobs * n + KERNEL_SLACK) * sizeof *s->adapters);
     s->moments = mem_alloc(MEM_OPTIMIZER, jobs * 2 * n * sizeof *s->moments);
     s->start = mem_alloc(MEM_DATA, (size_t)(r->batch + 1) * sizeof *s->start);
@@ -128,10 +128,12 @@ static void step_open(struct step *s, const struct shape_row *r)
                                            .start = s->start,
                                            .tokens = s->tokens + j * rows,
                                            .targets = s->targets + j * rows};
-        s->state[j].moments = s->moments + 2 * (size_t)j * n;
-        s->jobs[j] = (struct model_job){
-            .batch = &s->batch[j], .adapter = s->adapters + (size_t)j * n, .optim = &s->state[j]};
-        model_init_adapter(s->m, 1, s->jobs[j].adapter);
+        s->client[j] = (struct model_client){.adapter = s->adapters + (size_t)j * n,
+                                             .moments = s->moments + 2 * (size_t)j * n,
+                                             .n_moments = 2 * n};
+        s->jobs[j] = (struct model_job){.batch = &s->batch[j], .client = &s->client[j]};
+        model_init_adapter(s->m, 1, s->client[j].adapter);
+        model_load(s->m, &s->client[j], j);
     }
 }
 
@@ -139,7 +141,7 @@ static void step_close(struct step *s)
 {
     model_close(s->m);
     dev_close(&s->dev);
-    void *all[] = {s->jobs,  s->batch,  s->state,   s->adapters, s->moments,
+    void *all[] = {s->jobs,  s->batch,  s->client,  s->adapters, s->moments,
                    s->start, s->tokens, s->targets, s->sq};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         mem_free(all[i]);
@@ -150,7 +152,7 @@ static void step_loop(void *arg, int64_t n)
     struct step *s = arg;
     for (int32_t j = 0; j < s->n_jobs; j++) {
         s->jobs[j].token_sq = s->sq + (s->batch[j].tokens - s->batch[0].tokens);
-        s->jobs[j].fisher = NULL;
+        s->jobs[j].client = &s->client[j];
     }
     for (int64_t i = 0; i < n; i++) {
         model_train_step(s->m, s->jobs, s->n_jobs, &s->optim, NULL);
@@ -175,13 +177,13 @@ struct policy {
     bool masks, refresh;
     struct token_opts opt;
     struct token_tracker *tracker; // (n_jobs)
-    struct kernel_fisher *fisher;  // (n_jobs)
+    struct model_client *client;   // (n_jobs) the step's, that keep averages
     float *memory, *diagonal, *weights;
     double part_ns[PARTS][KEPT]; // own: the parts together; rest: of the step
     int64_t steps;
 };
 
-static void policy_open(struct policy *p, struct step *s, const struct shape_row *r)
+static void policy_open(struct policy *p, struct step *s, const struct shape_row *r, int32_t place)
 {
     size_t n = model_shape(s->m)->n_values, jobs = (size_t)s->n_jobs;
     int32_t keys = r->c.vocab > r->seq + 1 ? r->c.vocab : r->seq + 1;
@@ -189,7 +191,7 @@ static void policy_open(struct policy *p, struct step *s, const struct shape_row
     p->s = s;
     opt_defaults(token_options, token_option_count, &p->opt);
     p->tracker = mem_alloc(MEM_OTHER, jobs * sizeof *p->tracker);
-    p->fisher = mem_alloc(MEM_OTHER, jobs * sizeof *p->fisher);
+    p->client = mem_alloc(MEM_OTHER, jobs * sizeof *p->client);
     p->memory = mem_alloc(MEM_OTHER, jobs * floats * sizeof *p->memory);
     p->diagonal = mem_alloc(MEM_OPTIMIZER, jobs * n * sizeof *p->diagonal);
     p->weights = mem_alloc(MEM_DATA, (size_t)(r->batch * r->seq) * sizeof *p->weights);
@@ -197,13 +199,16 @@ static void policy_open(struct policy *p, struct step *s, const struct shape_row
         token_reset(&p->tracker[j], token_find("fisher"), &p->opt, keys, p->memory + j * floats,
                     rng_stream(1, RNG_TEST, 2, 0, 0));
         token_update(&p->tracker[j], &s->batch[j], s->sq); // from now on there is a mask
-        p->fisher[j] = (struct kernel_fisher){.ema = p->diagonal + j * n, .rho = 0.9f};
+        p->client[j] = s->client[j];
+        p->client[j].ema = p->diagonal + j * n;
+        p->client[j].rho = 0.9f;
+        model_load(s->m, &p->client[j], place + (int32_t)j);
     }
 }
 
 static void policy_close(struct policy *p)
 {
-    void *all[] = {p->tracker, p->fisher, p->memory, p->diagonal, p->weights};
+    void *all[] = {p->tracker, p->client, p->memory, p->diagonal, p->weights};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         mem_free(all[i]);
 }
@@ -221,7 +226,7 @@ static void policy_loop(void *arg, int64_t n)
                 token_weights(&p->tracker[j], &s->batch[j], p->refresh, p->weights);
             s->jobs[j].token_sq =
                 p->refresh ? s->sq + (s->batch[j].tokens - s->batch[0].tokens) : NULL;
-            s->jobs[j].fisher = p->masks ? &p->fisher[j] : NULL;
+            s->jobs[j].client = p->masks ? &p->client[j] : &s->client[j];
         }
         double part[PARTS] = {[PART_MASK] = (double)(clock_ns() - t)};
         model_train_step(s->m, s->jobs, s->n_jobs, &s->optim, NULL);
@@ -475,7 +480,7 @@ static void measure(struct bench_ctx *c, const struct table *t, const struct sha
     list_products(&m->blas, r);
     blas_open(&m->blas);
     for (int i = 0; i < 3; i++) {
-        policy_open(&m->policy[i], s, r);
+        policy_open(&m->policy[i], s, r, (i + 1) * s->n_jobs);
         m->policy[i].masks = i > 0;
         m->policy[i].refresh = i == 2;
     }

@@ -186,15 +186,17 @@ static void train_client(struct reference *r, uint32_t round, uint32_t client)
 {
     const struct examples *own = task_client(r->task, (int32_t)client);
     struct rng g = rng_stream(1, RNG_BATCH, round, client, 0);
-    struct model_optim_state state = {.moments = r->moments};
+    struct model_client trainee = {.adapter = r->adapter,
+                                   .moments = r->moments,
+                                   .n_moments = optim_floats(r->optim.kind, r->n)};
     struct model_job job = {.batch = &r->batch,
-                            .adapter = r->adapter,
-                            .optim = &state,
+                            .client = &trainee,
                             .token_sq = r->sq,
                             .token_loss = r->loss,
                             .received = r->received};
     memcpy(r->adapter, r->theta, r->n * sizeof *r->adapter);
-    memset(r->moments, 0, optim_floats(r->optim.kind, r->n) * sizeof *r->moments);
+    memset(r->moments, 0, trainee.n_moments * sizeof *r->moments);
+    model_load(r->m, &trainee, 0);
     int32_t vocab = model_config(r->m)->vocab, longest = r->task->max_tokens + 1;
     for (int i = 0; i < r->n_watch; i++) {
         struct watcher *w = &r->watch[i];
@@ -206,6 +208,7 @@ static void train_client(struct reference *r, uint32_t round, uint32_t client)
         model_train_step(r->m, &job, 1, &r->optim, NULL);
         watch_step(r);
     }
+    model_store(r->m, &trainee);
     for (size_t i = 0; i < r->n; i++)
         r->next[i] += (float)own->n * r->adapter[i];
     task_forget(r->task, (int32_t)client);

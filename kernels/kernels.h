@@ -4,9 +4,12 @@
 // NAME_cuda has its place. src/dev makes its tables from the one list of names, KERNEL_OPS.
 //
 // Whose memory a pointer is:
-//   kernel_act *, float *, int32_t *, void * ...    the device's, in a prototype as in a struct
-//   const struct kernel_NAME *                      the host's: read before the operation returns,
-//                                                   so that it may lie on the stack
+//   const struct kernel_NAME *                     the host's: read before the operation returns,
+//                                                  so that it may lie on the stack
+//   kernel_act *, kernel_step *, float * ...       of any other type: the device's, in a prototype
+//                                                  as in a struct
+// kernel_act is never completed: activations are of the type that kernel_ctx.act names, and host
+// code that looks into one does not compile.
 //
 // Matrices are row-major with a row stride in elements (ldx for x). Rows are tokens: m of them. dx
 // is the gradient of x. Operations are coarse; a pointer said to be "or NULL" is an optional
@@ -29,7 +32,7 @@ enum kernel_dtype { KERNEL_F32, KERNEL_BF16, KERNEL_F16, KERNEL_DTYPES };
 #define KERNEL_SLACK    32
 #define KERNEL_LORA_MAX 3
 
-typedef float kernel_act;
+typedef struct kernel_act kernel_act;
 
 // Where an operation runs, and memory of the device to work in: kernel_work_floats() of it, per
 // thread on the CPU.
@@ -37,7 +40,8 @@ struct kernel_ctx {
     void *stream;
     float *work;
     size_t work_floats;
-    int32_t act; // enum kernel_dtype of activations; fp32 on the CPU
+    int32_t act;       // enum kernel_dtype of activations; fp32 on the CPU
+    int64_t *apart_ns; // the host's, or NULL: to it the CPU's update adds the time of the averages
 };
 
 // W (rows, cols), y = x W^T, a row every ld elements. packed: W^T in the layout of
@@ -99,14 +103,32 @@ struct kernel_rope {
     float sign;
 };
 
-struct kernel_adamw {
-    float lr, beta1, beta2, eps, weight_decay;
-    float correct1, correct2; // 1 / (1 - beta^step)
-    float grad_scale;         // clipping
+enum kernel_optim_kind { KERNEL_ADAMW, KERNEL_SGD };
+
+// An optimizer's constants.
+struct kernel_optim {
+    int32_t kind; // enum kernel_optim_kind
+    double beta1, beta2, eps, weight_decay, momentum;
+    double clip; // largest norm of the gradient, 0 = no limit
 };
 
-struct kernel_sgd {
-    float lr, momentum, weight_decay, grad_scale;
+// What changes from step to step, so that the operations of a step are always the same.
+typedef struct {
+    double squares, norm;     // of the gradient, before clipping
+    float lr;                 // written by the host
+    float scale;              // of the gradient, by clipping
+    float correct1, correct2; // adamw: 1 / (1 - beta^steps)
+    int32_t steps;            // taken so far
+} kernel_step;
+
+typedef struct {
+    size_t from, to;
+} kernel_range;
+
+// What is trained of a vector, ascending; range NULL: all of it.
+struct kernel_ranges {
+    int32_t n;
+    const kernel_range *range; // (n)
 };
 
 // What is kept of a gradient g, unclipped; each pointer (n) or NULL.
@@ -236,15 +258,27 @@ typedef void narrow_rows_fn(const struct kernel_ctx *cx, const float *x, int32_t
 
 // The optimizer.
 
-typedef void adamw_fn(const struct kernel_ctx *cx, const struct kernel_adamw *h, float *w,
-                      float *mean, float *var, const float *grad, size_t n);
-typedef void sgd_fn(const struct kernel_ctx *cx, const struct kernel_sgd *h, float *w,
-                    float *velocity, const float *grad, size_t n);
+// s->squares = sum of x_i^2 over what is trained of n values
+typedef void sum_squares_fn(const struct kernel_ctx *cx, const struct kernel_ranges *r,
+                            const float *x, size_t n, kernel_step *s);
+// Begins a step: steps + 1, norm = sqrt(squares), scale = clip / (norm + 1e-6) where norm > clip,
+// else 1, and the corrections
+typedef void next_step_fn(const struct kernel_ctx *cx, const struct kernel_optim *h,
+                          kernel_step *s);
+// For what is trained of values [from, from + n), with g = scale grad_i:
+//   adamw: mean = beta1 mean + (1 - beta1) g, var = beta2 var + (1 - beta2) g^2,
+//          w -= lr (correct1 mean / (sqrt(correct2 var) + eps) + weight_decay w)
+//   sgd:   mean = momentum mean + g + weight_decay w, w -= lr mean; var is not used
+// and then the averages of grad_i; f or NULL
+typedef void update_fn(const struct kernel_ctx *cx, const struct kernel_optim *h,
+                       const kernel_step *s, const struct kernel_ranges *r, size_t from, size_t n,
+                       float *w, float *mean, float *var, const float *grad,
+                       const struct kernel_fisher *f);
+// The averages alone, of n values
 typedef void fisher_fn(const struct kernel_ctx *cx, const struct kernel_fisher *f,
                        const float *grad, size_t n);
 // y += x
 typedef void add_fn(const struct kernel_ctx *cx, const float *x, size_t n, float *y);
-typedef void sum_squares_fn(const struct kernel_ctx *cx, const float *x, size_t n, double *out);
 
 #define KERNEL_OPS(OP)                                                                             \
     OP(embed_fwd)                                                                                  \
@@ -268,11 +302,11 @@ typedef void sum_squares_fn(const struct kernel_ctx *cx, const float *x, size_t 
     OP(scatter_rows)                                                                               \
     OP(widen_rows)                                                                                 \
     OP(narrow_rows)                                                                                \
-    OP(adamw)                                                                                      \
-    OP(sgd)                                                                                        \
+    OP(sum_squares)                                                                                \
+    OP(next_step)                                                                                  \
+    OP(update)                                                                                     \
     OP(fisher)                                                                                     \
-    OP(add)                                                                                        \
-    OP(sum_squares)
+    OP(add)
 
 struct kernel_ops {
 #define KERNEL_FIELD(name) name##_fn *name;

@@ -95,7 +95,7 @@ static void corpus_draw(struct corpus *c, uint64_t seed, uint32_t step)
 
 static double copy_accuracy(struct model *m, struct corpus *c, double *loss)
 {
-    struct model_job job = {.batch = &c->batch, .best = c->best, .client = -1};
+    struct model_job job = {.batch = &c->batch, .best = c->best};
     int64_t right = 0, n = 0;
     model_evaluate(m, &job, 1);
     *loss = job.loss;
@@ -157,8 +157,7 @@ static void train(struct model *m, const struct config *cfg, double *copied)
     struct corpus train, held;
     struct table t = {.out = stdout, .n_cols = (int)ARRAY_LEN(pretrain_cols)};
     size_t n = model_weight_count(m);
-    struct model_optim_state state = {
-        .moments = mem_alloc(MEM_OPTIMIZER, optim_floats(optim.kind, n) * sizeof(float))};
+    struct model_client all = {.id = -1, .n_moments = optim_floats(optim.kind, n)};
     uint64_t seed = (uint64_t)cfg->run.seed;
     double held_loss, loss = 0;
     int64_t t0 = clock_ns();
@@ -166,9 +165,11 @@ static void train(struct model *m, const struct config *cfg, double *copied)
     corpus_init(&train, p->batch);
     corpus_init(&held, HELD_OUT_DOCS);
     corpus_draw(&held, seed, UINT32_MAX);
+    all.moments = mem_alloc(MEM_OPTIMIZER, all.n_moments * sizeof *all.moments);
+    model_load(m, &all, 0);
     table_head(&t);
     for (int32_t step = 0; step < p->steps; step++) {
-        struct model_job job = {.batch = &train.batch, .optim = &state, .client = -1};
+        struct model_job job = {.batch = &train.batch, .client = &all};
         corpus_draw(&train, seed, (uint32_t)step);
         optim.lr = step_lr(p, cfg->optim.lr, step);
         model_full_backward(m, &job);
@@ -184,7 +185,8 @@ static void train(struct model *m, const struct config *cfg, double *copied)
     }
     corpus_free(&train);
     corpus_free(&held);
-    mem_free(state.moments);
+    model_store(m, &all);
+    mem_free(all.moments);
 }
 
 static int pretrain_main(int argc, char **argv)

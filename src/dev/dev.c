@@ -23,6 +23,7 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
     for (int32_t i = 0; i < d->lanes; i++) {
         d->lane[i].dev = d;
         d->lane[i].cx.act = d->row->act;
+        d->lane[i].cx.apart_ns = &d->lane[i].apart_ns;
     }
     return 0;
 }

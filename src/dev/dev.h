@@ -61,6 +61,7 @@ struct dev_lane {
     struct kernel_ctx cx;
     struct dev *dev;
     int64_t *mark_ns;
+    int64_t apart_ns; // cx.apart_ns
 };
 
 struct dev {

@@ -57,10 +57,9 @@ struct lm {
     int32_t n_keys;
     struct lm_batch *batch;             // (group)
     struct model_job *job;              // (group)
-    struct model_optim_state *os;       // (group)
+    struct model_client *client;        // (group)
     float *moments;                     // (group, optim_n + 1)
     struct rng *rng;                    // (group)
-    struct kernel_fisher *fisher;       // (group)
     struct model_job *oracle;           // (group) examples
     struct token_tracker *tracker;      // (group), NULL while every token counts alike
     float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch

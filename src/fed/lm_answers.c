@@ -71,10 +71,7 @@ static void generate(struct lm_answers *a, const float *adapter, const struct ex
 static void answer_block(struct lm_answers *a, const float *adapter, const struct examples *set,
                          int32_t first, int32_t n, double *loss, double *weight)
 {
-    struct model_job job = {.batch = &a->batch.batch,
-                            .adapter = (float *)(uintptr_t)adapter,
-                            .best = a->best,
-                            .client = -1};
+    struct model_job job = {.batch = &a->batch.batch, .adapter = adapter, .best = a->best};
     int32_t n_wrong = 0;
     lm_batch_clear(&a->batch);
     for (int32_t i = 0; i < n; i++)

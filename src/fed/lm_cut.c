@@ -82,8 +82,7 @@ static int run_below(struct workload *w, struct train_job *job, struct cut_end t
         lm_batch_draw(b, task_client(lm->task, client), w->env.fed->batch, &lm->rng[0]);
         struct model_job forward = {.batch = &b->batch,
                                     .merge = job->tokens->merges ? &job->token_opt->merge : NULL,
-                                    .cut = &lm->cut,
-                                    .client = client};
+                                    .cut = &lm->cut};
         model_evaluate(lm->model, &forward, 1);
         job->dur_ns += clock_ns() - t;
         rows += b->start[b->batch.n_seqs];
@@ -129,13 +128,14 @@ static int train_above(struct workload *w, struct train_job *job, struct cut_end
     int rc = 0;
     memset(lm->moments, 0, (lm->optim_n + 1) * sizeof *lm->moments);
     memcpy(job->delta, job->theta, lm->n * sizeof *job->delta);
-    lm->os[0] = (struct model_optim_state){.moments = lm->moments};
-    lm->job[0] = (struct model_job){.batch = &batch,
-                                    .adapter = job->delta,
-                                    .optim = &lm->os[0],
-                                    .trained = &above,
-                                    .n_trained = 1,
-                                    .client = (int32_t)job->client};
+    lm->client[0] = (struct model_client){.id = (int32_t)job->client,
+                                          .adapter = job->delta,
+                                          .moments = lm->moments,
+                                          .n_moments = lm->optim_n,
+                                          .trained = &above,
+                                          .n_trained = 1};
+    lm->job[0] = (struct model_job){.batch = &batch, .client = &lm->client[0]};
+    model_load(lm->model, &lm->client[0], 0);
     job->loss = 0;
     for (int32_t s = 0; s < steps && rc == 0; s++) {
         rc = take_batch(w, lm, &from, err);
@@ -148,6 +148,7 @@ static int train_above(struct workload *w, struct train_job *job, struct cut_end
         model_train_step(lm->model, lm->job, 1, w->env.optim, rec);
         job->loss += lm->job[0].loss / steps;
     }
+    model_store(lm->model, &lm->client[0]);
     for (size_t i = 0; i < lm->n; i++)
         job->delta[i] -= job->theta[i];
     return rc;

@@ -25,9 +25,8 @@ void lm_train_open(struct workload *w, struct lm *lm)
     size_t g = (size_t)lm->group;
     lm->batch = mem_alloc(MEM_DATA, g * sizeof *lm->batch);
     lm->job = mem_alloc(MEM_OTHER, g * sizeof *lm->job);
-    lm->os = mem_alloc(MEM_OTHER, g * sizeof *lm->os);
+    lm->client = mem_alloc(MEM_OTHER, g * sizeof *lm->client);
     lm->rng = mem_alloc(MEM_OTHER, g * sizeof *lm->rng);
-    lm->fisher = mem_alloc(MEM_OTHER, g * sizeof *lm->fisher);
     lm->oracle = mem_alloc(MEM_OTHER, g * sizeof *lm->oracle);
     lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
     for (size_t i = 0; i < g; i++)
@@ -61,7 +60,7 @@ void lm_train_close(struct lm *lm)
 {
     for (int i = 0; lm->batch && i < lm->group; i++)
         lm_batch_close(&lm->batch[i]);
-    void *blocks[] = {lm->batch,   lm->job,     lm->os,          lm->rng, lm->moments, lm->fisher,
+    void *blocks[] = {lm->batch,   lm->job,     lm->client,      lm->rng, lm->moments,
                       lm->tracker, lm->weights, lm->tracker_mem, lm->raw, lm->oracle};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
@@ -108,12 +107,10 @@ static void job_fisher(struct workload *w, struct lm *lm, struct train_job *job,
         memset(job->sens, 0, lm->n * sizeof *job->sens);
     if (job->grad)
         memset(job->grad, 0, lm->n * sizeof *job->grad);
-    lm->fisher[i] = (struct kernel_fisher){.ema = p->accumulate == FISHER_EMA ? sens : NULL,
-                                           .sum = p->accumulate == FISHER_SUM ? sens : NULL,
-                                           .grad = job->grad,
-                                           .rho = (float)p->rho};
-    if (sens || job->grad)
-        lm->job[i].fisher = &lm->fisher[i];
+    lm->client[i].ema = p->accumulate == FISHER_EMA ? sens : NULL;
+    lm->client[i].sum = p->accumulate == FISHER_SUM ? sens : NULL;
+    lm->client[i].mean = job->grad;
+    lm->client[i].rho = (float)p->rho;
 }
 
 // The averages of earlier rounds, from the client's slot or back to it. A mask still waits for the
@@ -154,22 +151,24 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
     if (!job->state)
         memset(moments, 0, (lm->optim_n + 1) * sizeof *moments);
     memcpy(job->delta, job->theta, lm->n * sizeof *job->delta); // trained in place
-    lm->os[i] =
-        (struct model_optim_state){.moments = moments, .step = (int32_t)moments[lm->optim_n]};
+    lm->client[i] = (struct model_client){.id = (int32_t)job->client,
+                                          .adapter = job->delta,
+                                          .moments = moments,
+                                          .n_moments = lm->optim_n,
+                                          .steps = (int32_t)moments[lm->optim_n],
+                                          .trained = job->trained,
+                                          .n_trained = job->n_trained};
     lm->rng[i] = rng_stream(w->env.seed, RNG_BATCH, job->round, job->client, 0);
     lm->job[i] = (struct model_job){.batch = &lm->batch[i].batch,
-                                    .adapter = job->delta,
-                                    .optim = &lm->os[i],
-                                    .trained = job->trained,
-                                    .n_trained = job->n_trained,
-                                    .merge = job->tokens->merges ? &job->token_opt->merge : NULL,
-                                    .client = (int32_t)job->client};
+                                    .client = &lm->client[i],
+                                    .merge = job->tokens->merges ? &job->token_opt->merge : NULL};
     job->samples = task_client(lm->task, (int32_t)job->client)->n;
     job->loss = 0;
     job_fisher(w, lm, job, i);
     job_tokens(w, lm, job, i);
     job_kept(w, lm, job, i, false);
     local_begin(&w->rules, i, job);
+    model_load(lm->model, &lm->client[i], i);
 }
 
 // Masks of this step; on a refresh step the model is asked for the scores.
@@ -210,7 +209,6 @@ static void refresh_tokens(struct workload *w, struct lm *lm, struct train_job *
 static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder *rec)
 {
     const struct examples *own = task_client(lm->task, (int32_t)job->client);
-    const struct kernel_fisher f = {.sum = job->sens};
     struct span span = span_begin(rec);
     for (int32_t first = 0; first < own->n; first += lm->group) {
         int32_t n = own->n - first < lm->group ? own->n - first : lm->group;
@@ -220,11 +218,10 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
             lm_batch_add(b, &own->v[first + e]);
             b->batch.weights = NULL;
             b->batch.sum = true;
-            lm->oracle[e] = (struct model_job){
-                .batch = &b->batch, .adapter = lm->job[i].adapter, .client = (int32_t)job->client};
+            lm->oracle[e] = (struct model_job){.batch = &b->batch, .client = &lm->client[i]};
         }
         model_backward(lm->model, lm->oracle, n, NULL);
-        model_accumulate(lm->model, lm->oracle, n, &f);
+        model_sum_squares(lm->model, n, job->sens);
     }
     for (size_t j = 0; j < lm->n; j++)
         job->sens[j] /= (float)own->n;
@@ -234,8 +231,9 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
 static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     int32_t steps = w->env.fed->local_steps;
+    model_store(lm->model, &lm->client[i]);
+    lm->client[i].moments[lm->optim_n] = (float)lm->client[i].steps;
     job_kept(w, lm, job, i, true);
-    lm->os[i].moments[lm->optim_n] = (float)lm->os[i].step;
     local_end(&w->rules, i, job);
     job->loss /= steps;
     job->failed = !isfinite(job->loss);
@@ -269,20 +267,22 @@ static struct span oracles(struct workload *w, struct lm *lm, struct train_job *
                          span.cpu_ns < 0 ? 0 : clock_cpu_ns() - span.cpu_ns};
 }
 
-static void train_step(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
-                       int32_t step, struct recorder *rec)
+static void train_step(struct workload *w, struct lm *lm, int n, int32_t step, struct recorder *rec)
 {
     struct local_chain *rules = &w->rules;
     if (rules->n == 0) {
         model_train_step(lm->model, lm->job, n, w->env.optim, rec);
         return;
     }
-    for (int i = 0; i < n; i++) // the model only reads it
-        lm->job[i].adapter = (float *)(uintptr_t)local_before(rules, i, step);
+    for (int i = 0; i < n; i++) {
+        model_look(lm->model, &lm->client[i]);
+        lm->job[i].adapter = local_before(rules, i, step);
+    }
     model_backward(lm->model, lm->job, n, rec);
     for (int i = 0; i < n; i++) {
-        local_after(rules, i, step, model_gradient(lm->model, lm->job, i));
-        lm->job[i].adapter = jobs[i].delta;
+        float *grad = model_take_gradient(lm->model, i);
+        local_after(rules, i, step, grad);
+        model_give_gradient(lm->model, i, grad);
     }
     model_update(lm->model, lm->job, n, w->env.optim, rec);
 }
@@ -322,7 +322,7 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
         draw_ns += clock_ns() - t;
         bool refresh;
         step_tokens(w, lm, jobs, n, &refresh, rec);
-        train_step(w, lm, jobs, n, s, rec);
+        train_step(w, lm, n, s, rec);
         if (refresh)
             refresh_tokens(w, lm, jobs, n, rec);
         for (int i = 0; i < n; i++)

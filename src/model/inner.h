@@ -30,6 +30,30 @@ struct model_lane {
     int64_t update_ns, fisher_ns; // of the update under way, the second not in the first
 };
 
+// Memory of the device's for an array of the host's.
+struct loan {
+    void *block; // NULL where the array serves
+    size_t size_bytes;
+};
+
+// What the device has of a client in training.
+enum { PLACE_LOANS = 5 };
+struct model_place {
+    float *adapter, *moments;
+    struct kernel_fisher averages;
+    struct kernel_ranges trained;
+    kernel_step *step, *here; // the device's, and what the host knows of it
+    bool behind;              // the device does not know yet what is here
+    struct loan loan[PLACE_LOANS], ranges;
+};
+
+// What operations are given of a job's arrays.
+struct job_lent {
+    const float *adapter;
+    float *grad;
+    struct loan loan; // of the adapter
+};
+
 struct model_slice_times {
     int64_t forward_ns, backward_ns, embed_ns, merge_ns;
 };
@@ -68,6 +92,11 @@ struct model {
     uint32_t moves;          // how often memory that operations are given has moved
     float *grads;            // of jobs that bring no place for it
     size_t grads_cap;
+    struct job_lent *job; // (jobs_cap) of the last call
+    int32_t jobs_cap, n_places;
+    struct model_place **place; // (n_places)
+    struct loan sum_loan;
+    float *room;      // for a gradient in the host's hands, where it needs one
     float *full_grad; // training all weights
     float *start;     // of a backbone that moves: the adapted weights as they were, else NULL
     struct model_times times;
@@ -274,6 +303,15 @@ static inline bool merges_at(const struct run *r, int32_t l)
 {
     return r->merge && r->level[l].merges;
 }
+
+// lend.c: arrays of the host that the device works on.
+void *loan_block(struct model *m, struct loan *l, size_t size_bytes);
+// The array itself where host code may touch the device's memory, else a copy of it; NULL stays.
+void *loan_lend(struct model *m, struct loan *l, const void *array, size_t size_bytes);
+void loan_fetch(struct model *m, void *array, const void *lent, size_t size_bytes);
+void loan_free(struct model *m, struct loan *l);
+void places_reserve(struct model *m, int32_t n);
+void places_free(struct model *m);
 
 // plan.c: what the host decides; it touches nothing of the device's.
 void plan_cut(struct model *m, const struct model_batch *b, int32_t job); // into slices

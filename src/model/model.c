@@ -320,11 +320,17 @@ void model_close(struct model *m)
     if (!m)
         return;
     lanes_free(m);
+    places_free(m);
+    for (int32_t j = 0; j < m->jobs_cap; j++)
+        loan_free(m, &m->job[j].loan);
+    loan_free(m, &m->sum_loan);
+    if (m->room)
+        m->dev->row->unstage(m->dev, m->room);
     void *blocks[] = {m->weights, m->cosine, m->sine, m->grads, m->full_grad};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         if (blocks[i])
             m->dev->row->free(m->dev, blocks[i]);
-    void *all[] = {m->start, m->packed, m->slice, m->layer};
+    void *all[] = {m->start, m->packed, m->slice, m->layer, m->job};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         mem_free(all[i]);
     shape_free(&m->shape);

@@ -2,10 +2,15 @@
 //
 //     struct model *m = model_open(&dev, &params, &err);      // weights from a file
 //     model_init_adapter(m, seed, theta);                      // A Gaussian, B zero; (n) = shape
-//     struct model_job job = {.batch = &batch, .adapter = theta, .optim = &state};
+//     struct model_client client = {.adapter = theta, .moments = moments};
+//     struct model_job job = {.batch = &batch, .client = &client};
+//     model_load(m, &client, 0);                               // onto the device
 //     model_train_step(m, &job, 1, &optim, rec);               // forward, backward, optimizer
 //     model_evaluate(m, &job, 1);                              // loss only
+//     model_store(m, &client);                                 // and back: theta is trained
 //     model_generate(m, &gen);                                 // greedy, with a cache
+//
+// Every array in this header is the host's; where a device has its own memory, the model copies.
 //
 // Several clients' steps may go in one call: each job has its own adapter, batch and optimizer
 // state. A batch is cut into slices of whole sequences, about MODEL_SLICE_TOKENS long, that depend
@@ -116,27 +121,36 @@ struct model_merge {
     bool protect;
 };
 
-struct model_optim_state {
-    float *moments; // optim_floats(kind, n), zero at the start
-    int32_t step;   // taken so far
-};
 size_t optim_floats(int32_t kind, size_t n);
 
-struct model_job {
-    const struct model_batch *batch;
-    float *adapter; // (n) of model_shape; trained in place. NULL: the backbone alone, to evaluate
-    struct model_optim_state *optim;
-    const struct kernel_fisher *fisher; // averages of the unclipped gradient, or NULL
+// A client in training. From model_load to model_store its arrays are lent to the device: the host
+// looks at them only where a call below says so.
+struct model_client {
+    int32_t id;       // for spans
+    float *adapter;   // (n) of model_shape; trained in place
+    float *moments;   // (n_moments), zero at the start
+    size_t n_moments; // optim_floats(kind, n)
+    int32_t steps;    // taken so far
+    float *ema, *sum; // averages of the unclipped gradient g, each (n) or NULL: rho ema + (1 - rho)
+    float *mean;      // g^2, sum + g^2, rho mean + (1 - rho) g
+    float rho;
     // What model_update may change of adapter, moments and averages, ascending; NULL = all.
     const struct shape_range *trained;
     int32_t n_trained;
-    int32_t client;                  // for spans
+    struct model_place *place; // the model's
+};
+
+struct model_job {
+    const struct model_batch *batch;
+    struct model_client *client;     // loaded, or NULL: nobody trains
+    const float *adapter;            // (n) instead of the client's; without a client NULL is the
+                                     // backbone alone, to evaluate
     const struct model_merge *merge; // or NULL; goes with none of the outputs per token
     struct model_cut *cut; // or NULL: model_evaluate ends before this layer, without a loss; rows
                            // with a target do not merge then
 
     // Outputs, each or NULL. Per token they have the batch's rows.
-    float *grad;       // (n) the gradient
+    float *grad;       // (n) the gradient; it is not to be changed
     float *token_loss; // 0 where there is no target; weights do not matter
     float *token_sq;   // ||dL/de_i||^2 where there is a target, else 0: asks backward to go on
                        // down to the embeddings of those rows
@@ -150,26 +164,34 @@ struct model_job {
     int64_t rows_left; // out: rows that entered the last layer
 };
 
-// Makes memory for batches of up to this many jobs with sequences up to `longest`; calls beyond it
-// make more. Nothing is allocated while training then.
 int32_t model_slice_rows(const struct model *m); // of the largest slice of the last call
+// Makes memory for up to this many jobs, and clients in training, with sequences up to `longest`;
+// calls beyond it make more. Nothing is allocated while training then.
 void model_reserve(struct model *m, int32_t longest, int32_t jobs);
+
+// Lends a client's arrays to the device. place: from 0; clients in training at once have different
+// ones.
+void model_load(struct model *m, struct model_client *c, int32_t place);
+// The adapter as trained so far: c->adapter, brought up to date.
+const float *model_look(struct model *m, struct model_client *c);
+// Brings all of it up to date, and gives it back.
+void model_store(struct model *m, struct model_client *c);
 
 // Loss only (and token_loss, best, received).
 void model_evaluate(struct model *m, struct model_job *jobs, int32_t n);
 // Gradients of every job, no update. rec: spans FORWARD, BACKWARD, EMBED_GRAD, MERGE, or NULL.
 void model_backward(struct model *m, struct model_job *jobs, int32_t n, struct recorder *rec);
-// The gradient a job's last backward left (n): job->grad, or the model's own. It may be changed
-// before model_update.
-float *model_gradient(struct model *m, struct model_job *jobs, int32_t job);
+// The gradient (n) a job's last backward left, in the host's hands to look at and change; it goes
+// back before the next one is taken, and before model_update.
+float *model_take_gradient(struct model *m, int32_t job);
+void model_give_gradient(struct model *m, int32_t job, float *grad);
 // Clips and steps, spans OPTIMIZER and, where a job keeps averages, ACCUMULATE.
 void model_update(struct model *m, struct model_job *jobs, int32_t n, const struct optim_params *p,
                   struct recorder *rec);
 void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
                       const struct optim_params *p, struct recorder *rec);
-// Adds the gradients that the jobs' last backward left, in their order.
-void model_accumulate(struct model *m, struct model_job *jobs, int32_t n,
-                      const struct kernel_fisher *f);
+// sum (n) += squares of the gradients that the jobs' last backward left, in their order.
+void model_sum_squares(struct model *m, int32_t n_jobs, float *sum);
 
 // What the last backward and update took: wall time, shared out by the lanes' own clocks.
 struct model_times {

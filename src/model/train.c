@@ -40,6 +40,18 @@ static void grads_reserve(struct model *m, size_t n_grad, bool several, size_t j
     }
 }
 
+static void jobs_reserve(struct model *m, int32_t n)
+{
+    if (n <= m->jobs_cap)
+        return;
+    struct job_lent *more = mem_alloc(MEM_OTHER, (size_t)n * sizeof *more);
+    if (m->job)
+        memcpy(more, m->job, (size_t)m->jobs_cap * sizeof *more);
+    mem_free(m->job);
+    m->job = more;
+    m->jobs_cap = n;
+}
+
 void model_reserve(struct model *m, int32_t longest, int32_t jobs)
 {
     // A slice ends with the sequence that crosses its even share; a job that is one slice has what
@@ -48,11 +60,37 @@ void model_reserve(struct model *m, int32_t longest, int32_t jobs)
     int32_t rows = most < INT32_MAX - longest ? most + longest : longest;
     lanes_reserve(m, rows, longest, slice_bytes(m, NULL, rows, true));
     grads_reserve(m, m->shape.n_values, true, (size_t)jobs * m->shape.n_values);
+    jobs_reserve(m, jobs);
+    places_reserve(m, jobs);
 }
 
-float *model_gradient(struct model *m, struct model_job *jobs, int32_t job)
+float *model_take_gradient(struct model *m, int32_t job)
 {
-    return jobs[job].grad ? jobs[job].grad : m->grads + (size_t)job * m->shape.n_values;
+    size_t bytes = m->shape.n_values * sizeof(float);
+    if (!m->room)
+        m->room = dev_room(m->dev, bytes);
+    return dev_take(m->dev, m->job[job].grad, bytes, m->room);
+}
+
+void model_give_gradient(struct model *m, int32_t job, float *grad)
+{
+    dev_give(m->dev, m->job[job].grad, m->shape.n_values * sizeof *grad, grad);
+}
+
+// What a job's operations are given of its arrays.
+static void job_lend(struct work *w, int32_t j)
+{
+    struct model *m = w->m;
+    const struct model_job *job = &w->jobs[j];
+    struct job_lent *l = &m->job[j];
+    size_t bytes = m->shape.n_values * sizeof(float);
+    assert(!job->client || job->client->place);
+    bool own = job->client && (!job->adapter || job->adapter == job->client->adapter);
+    l->adapter = own ? job->client->place->adapter : loan_lend(m, &l->loan, job->adapter, bytes);
+    l->grad = w->mode == MODE_FULL                ? m->full_grad
+              : job->grad && m->dev->row->host    ? job->grad
+              : w->mode == MODE_TRAIN && m->grads ? m->grads + (size_t)j * m->shape.n_values
+                                                  : NULL;
 }
 
 // Checks a job's batch and cuts it; returns the length of its longest sequence, or the last
@@ -113,6 +151,9 @@ static void prepare(struct work *w, int32_t n)
         grads_reserve(m, w->n_grad, several, own ? (size_t)n * w->n_grad : 0);
     }
     lanes_reserve(m, rows, longest, most);
+    jobs_reserve(m, n);
+    for (int32_t j = 0; j < n; j++)
+        job_lend(w, j);
 }
 
 static struct run run_of(struct work *w, struct slice *s, int32_t lane)
@@ -126,7 +167,7 @@ static struct run run_of(struct work *w, struct slice *s, int32_t lane)
                     .lane = lane,
                     .cx = &m->dev->lane[lane].cx,
                     .op = m->dev->ops,
-                    .adapter = job->adapter,
+                    .adapter = m->job[s->job].adapter,
                     .backward = w->mode != MODE_EVALUATE,
                     .full = w->mode == MODE_FULL,
                     .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad),
@@ -147,9 +188,7 @@ static struct run run_of(struct work *w, struct slice *s, int32_t lane)
     results_take(m, job, &r.dev_out, s->rows, &dev_out);
     r.results_bytes = dev_out.used;
     if (r.backward)
-        r.grad = !s->alone              ? l->grad
-                 : w->mode == MODE_FULL ? m->full_grad
-                                        : model_gradient(m, w->jobs, s->job);
+        r.grad = s->alone ? m->job[s->job].grad : l->grad;
     return r;
 }
 
@@ -224,7 +263,7 @@ static void slice_add(void *arg, int32_t item, int32_t lane)
     struct slice *s = &m->slice[item];
     if (s->alone)
         return;
-    float *to = w->mode == MODE_FULL ? m->full_grad : model_gradient(m, w->jobs, s->job);
+    float *to = m->job[s->job].grad;
     if (s->seq0 == 0)
         m->dev->row->copy(m->dev, lane, to, m->lane[lane].grad, w->n_grad * sizeof *to);
     else
@@ -239,15 +278,16 @@ static int64_t put_spans(struct recorder *rec, const struct model *m, const stru
 {
     int64_t row_bytes = m->cfg.dim * (int64_t)sizeof(float);
     int64_t rows = job->batch->start[job->batch->n_seqs];
-    recorder_put(rec, STAGE_FORWARD, job->client, t0, t->forward_ns, -1, 0, 0, 0);
+    int32_t client = job->client ? job->client->id : -1;
+    recorder_put(rec, STAGE_FORWARD, client, t0, t->forward_ns, -1, 0, 0, 0);
     t0 += t->forward_ns;
-    recorder_put(rec, STAGE_BACKWARD, job->client, t0, t->backward_ns, -1, 0, 0, 0);
+    recorder_put(rec, STAGE_BACKWARD, client, t0, t->backward_ns, -1, 0, 0, 0);
     t0 += t->backward_ns;
     if (t->embed_ns > 0)
-        recorder_put(rec, STAGE_EMBED_GRAD, job->client, t0, t->embed_ns, -1, 0, 0, 0);
+        recorder_put(rec, STAGE_EMBED_GRAD, client, t0, t->embed_ns, -1, 0, 0, 0);
     t0 += t->embed_ns;
     if (job->merge)
-        recorder_put(rec, STAGE_MERGE, job->client, t0, t->merge_ns, -1, rows * row_bytes,
+        recorder_put(rec, STAGE_MERGE, client, t0, t->merge_ns, -1, rows * row_bytes,
                      job->rows_left * row_bytes, 0);
     return t0 + t->merge_ns;
 }
@@ -259,6 +299,8 @@ static void run_slices(struct work *w, int32_t n, struct recorder *rec)
     int64_t t0 = clock_ns();
     dev_parallel(m->dev, m->n_slices, slice_run, w->sums ? slice_add : NULL, w);
     dev_wait_all(m->dev);
+    for (int32_t j = 0; j < n && w->mode == MODE_TRAIN; j++)
+        loan_fetch(m, w->jobs[j].grad, m->job[j].grad, w->n_grad * sizeof(float));
     int64_t wall = clock_ns() - t0, all = 0;
     for (int32_t i = 0; i < m->n_slices; i++) {
         const struct slice *s = &m->slice[i];
@@ -298,217 +340,6 @@ void model_backward(struct model *m, struct model_job *jobs, int32_t n, struct r
     run_slices(&w, n, rec);
 }
 
-size_t optim_floats(int32_t kind, size_t n)
-{
-    return kind == OPTIM_ADAMW ? 2 * n : n;
-}
-
-// The optimizer works in pieces of fixed size, so that a large adapter is stepped by all lanes, and
-// in a piece by strips that stay in L2, so that averages cost no second pass over the gradient.
-enum { PIECE = 1 << 16, STRIP = 1 << 13 };
-
-struct update {
-    struct model *m;
-    struct model_job *jobs;
-    const struct optim_params *p;
-    int32_t pieces;
-    size_t n;
-    float *full; // all weights, or NULL
-};
-
-static float *update_target(const struct update *u, int32_t job)
-{
-    return u->full ? u->full : u->jobs[job].adapter;
-}
-
-static float *update_grad(const struct update *u, int32_t job)
-{
-    return u->full ? u->m->full_grad : model_gradient(u->m, u->jobs, job);
-}
-
-// Calls fn on what is trained of values [from, to).
-static void each_trained(const struct update *u, int32_t job, size_t from, size_t to,
-                         void (*fn)(const struct update *u, int32_t job, size_t at, size_t n,
-                                    int32_t lane, void *arg),
-                         int32_t lane, void *arg)
-{
-    const struct model_job *j = &u->jobs[job];
-    if (!j->trained) {
-        fn(u, job, from, to - from, lane, arg);
-        return;
-    }
-    for (int32_t i = 0; i < j->n_trained; i++) {
-        size_t a = j->trained[i].from > from ? j->trained[i].from : from;
-        size_t b = j->trained[i].to < to ? j->trained[i].to : to;
-        if (a < b)
-            fn(u, job, a, b - a, lane, arg);
-    }
-}
-
-static void fisher_strip(struct model *m, int32_t lane, const struct kernel_fisher *fisher,
-                         const float *grad, size_t at, size_t n)
-{
-    struct kernel_fisher f = *fisher;
-    f.ema = f.ema ? f.ema + at : NULL;
-    f.sum = f.sum ? f.sum + at : NULL;
-    f.grad = f.grad ? f.grad + at : NULL;
-    m->dev->ops->fisher(&m->dev->lane[lane].cx, &f, grad + at, n);
-}
-
-static void update_strip(const struct update *u, int32_t job, int32_t lane, size_t at, size_t n)
-{
-    struct model *m = u->m;
-    struct model_job *j = &u->jobs[job];
-    const struct optim_params *p = u->p;
-    float *w = update_target(u, job) + at, *moments = j->optim->moments + at;
-    const float *g = update_grad(u, job) + at;
-    double scale = p->clip > 0 && j->grad_norm > p->clip ? p->clip / (j->grad_norm + 1e-6) : 1.0;
-    if (p->kind == OPTIM_ADAMW) {
-        double step = j->optim->step;
-        struct kernel_adamw h = {.lr = (float)p->lr,
-                                 .beta1 = (float)p->beta1,
-                                 .beta2 = (float)p->beta2,
-                                 .eps = (float)p->eps,
-                                 .weight_decay = (float)p->weight_decay,
-                                 .correct1 = (float)(1.0 / (1.0 - pow(p->beta1, step))),
-                                 .correct2 = (float)(1.0 / (1.0 - pow(p->beta2, step))),
-                                 .grad_scale = (float)scale};
-        m->dev->ops->adamw(&m->dev->lane[lane].cx, &h, w, moments, moments + u->n, g, n);
-    } else {
-        struct kernel_sgd h = {.lr = (float)p->lr,
-                               .momentum = (float)p->momentum,
-                               .weight_decay = (float)p->weight_decay,
-                               .grad_scale = (float)scale};
-        m->dev->ops->sgd(&m->dev->lane[lane].cx, &h, w, moments, g, n);
-    }
-}
-
-// Averages come from memory while the optimizer divides and takes roots.
-static void fetch_strip(const struct kernel_fisher *f, size_t at, size_t n)
-{
-    const float *const x[] = {f->ema, f->sum, f->grad};
-    for (size_t k = 0; k < ARRAY_LEN(x); k++)
-        for (size_t i = 0; x[k] && i < n; i += 16)
-            __builtin_prefetch(x[k] + at + i, 1, 2);
-}
-
-static void update_values(const struct update *u, int32_t job, size_t at, size_t n, int32_t lane,
-                          void *arg)
-{
-    (void)arg;
-    const struct kernel_fisher *fisher = u->jobs[job].fisher;
-    struct model_lane *l = &u->m->lane[lane];
-    int64_t t = clock_ns();
-    for (size_t end = at + n; at < end; at += STRIP) {
-        size_t some = end - at < STRIP ? end - at : STRIP;
-        if (fisher)
-            fetch_strip(fisher, at, some);
-        update_strip(u, job, lane, at, some);
-        int64_t stepped = clock_ns();
-        l->update_ns += stepped - t;
-        t = stepped;
-        if (!fisher)
-            continue;
-        fisher_strip(u->m, lane, fisher, update_grad(u, job), at, some);
-        t = clock_ns();
-        l->fisher_ns += t - stepped;
-    }
-}
-
-static void update_piece(void *arg, int32_t item, int32_t lane)
-{
-    const struct update *u = arg;
-    size_t at = (size_t)(item % u->pieces) * PIECE, n = u->n - at < PIECE ? u->n - at : PIECE;
-    each_trained(u, item / u->pieces, at, at + n, update_values, lane, NULL);
-}
-
-static void sum_values(const struct update *u, int32_t job, size_t at, size_t n, int32_t lane,
-                       void *arg)
-{
-    double part, *sum = arg;
-    u->m->dev->ops->sum_squares(&u->m->dev->lane[lane].cx, update_grad(u, job) + at, n, &part);
-    *sum += part;
-}
-
-// Norms from t0, then pieces from t1: lanes work side by side, each part gets its share of the wall
-// time.
-static void update_times(struct update *u, int32_t n, int64_t t0, int64_t t1, struct recorder *rec)
-{
-    struct model *m = u->m;
-    int64_t end = clock_ns(), all = 0, fisher = 0;
-    for (int32_t i = 0; i < m->dev->lanes; i++) {
-        all += m->lane[i].update_ns + m->lane[i].fisher_ns;
-        fisher += m->lane[i].fisher_ns;
-    }
-    m->times.fisher_ns = all > 0 ? (int64_t)((double)(end - t1) * (double)fisher / (double)all) : 0;
-    m->times.optimizer_ns = end - t0 - m->times.fisher_ns;
-    for (int32_t j = 0; j < n && rec; j++) {
-        int64_t each = m->times.optimizer_ns / n, kept = m->times.fisher_ns / n;
-        int32_t client = u->jobs[j].client;
-        recorder_put(rec, STAGE_OPTIMIZER, client, t0, each, -1, 0, 0, 0);
-        if (u->jobs[j].fisher)
-            recorder_put(rec, STAGE_ACCUMULATE, client, t0 + each, kept, -1, 0, 0, 0);
-        t0 += each + kept;
-    }
-}
-
-static void update_all(struct update *u, int32_t n, struct recorder *rec)
-{
-    struct model *m = u->m;
-    int64_t t0 = clock_ns();
-    u->pieces = (int32_t)((u->n + PIECE - 1) / PIECE);
-    for (int32_t j = 0; j < n; j++) {
-        double sum = 0;
-        for (size_t at = 0; at < u->n; at += PIECE)
-            each_trained(u, j, at, u->n - at < PIECE ? u->n : at + PIECE, sum_values, 0, &sum);
-        u->jobs[j].grad_norm = sqrt(sum);
-        u->jobs[j].optim->step++;
-    }
-    for (int32_t i = 0; i < m->dev->lanes; i++)
-        m->lane[i].update_ns = m->lane[i].fisher_ns = 0;
-    int64_t t1 = clock_ns();
-    dev_parallel(m->dev, n * u->pieces, update_piece, NULL, u);
-    update_times(u, n, t0, t1, rec);
-}
-
-void model_update(struct model *m, struct model_job *jobs, int32_t n, const struct optim_params *p,
-                  struct recorder *rec)
-{
-    struct update u = {.m = m, .jobs = jobs, .p = p, .n = m->shape.n_values};
-    update_all(&u, n, rec);
-}
-
-struct accumulation {
-    struct model *m;
-    struct model_job *jobs;
-    int32_t n;
-    const struct kernel_fisher *f;
-};
-
-static void accumulate_strip(void *arg, int32_t item, int32_t lane)
-{
-    const struct accumulation *a = arg;
-    size_t at = (size_t)item * STRIP, rest = a->m->shape.n_values - at;
-    for (int32_t j = 0; j < a->n; j++)
-        fisher_strip(a->m, lane, a->f, model_gradient(a->m, a->jobs, j), at,
-                     rest < STRIP ? rest : STRIP);
-}
-
-void model_accumulate(struct model *m, struct model_job *jobs, int32_t n,
-                      const struct kernel_fisher *f)
-{
-    struct accumulation a = {.m = m, .jobs = jobs, .n = n, .f = f};
-    dev_parallel(m->dev, (int32_t)((m->shape.n_values + STRIP - 1) / STRIP), accumulate_strip, NULL,
-                 &a);
-}
-
-void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
-                      const struct optim_params *p, struct recorder *rec)
-{
-    model_backward(m, jobs, n, rec);
-    model_update(m, jobs, n, p, rec);
-}
-
 int32_t model_slice_rows(const struct model *m)
 {
     int32_t rows = 0;
@@ -540,14 +371,6 @@ void model_full_backward(struct model *m, struct model_job *job)
     assert(m->full_grad && !job->token_sq && !job->embed_grad);
     struct work w = {.m = m, .jobs = job, .mode = MODE_FULL, .n_grad = model_weight_count(m)};
     run_slices(&w, 1, NULL);
-}
-
-void model_full_update(struct model *m, struct model_job *job, const struct optim_params *p)
-{
-    struct update u = {
-        .m = m, .jobs = job, .p = p, .n = model_weight_count(m), .full = model_full_weights(m)};
-    update_all(&u, 1, NULL);
-    model_full_changed(m);
 }
 
 float *model_full_weights(struct model *m)

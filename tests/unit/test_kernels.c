@@ -1,5 +1,5 @@
-// Every kernel against its plain reference, on every instruction set this CPU has, and every
-// backward kernel against differences of its forward.
+// Every operation on every row of dev_table against the plain reference, the CPU's with every
+// instruction set that it has; and every backward operation against differences of its forward.
 #include "base/rng.h"
 #include "dev/dev.h"
 #include "kernels/simd.h"
@@ -15,27 +15,117 @@
 
 #include <cmocka.h>
 
-static const struct kernel_ops *cpu, *ref;
-static struct kernel_ctx cx;
+enum { REF, ROW, SIDES }; // the reference, and the row under test
+static struct dev dev[SIDES];
+static int side; // where an operation runs now
 static struct rng rng;
 
-static float *random_floats(size_t n, double scale)
+// An array on both devices. Outputs that are not given begin as NaN.
+enum kind { FLOATS, ACTS, INTS, BYTES };
+struct twin {
+    void *on[SIDES];
+    size_t n;
+    enum kind kind;
+};
+
+enum { BLOCKS = 4096 };
+static struct twin twins[BLOCKS];
+static void *hosts[BLOCKS];
+static int n_twins, n_hosts;
+
+static void *host(size_t size_bytes)
 {
-    float *x = mem_alloc(MEM_OTHER, (n + KERNEL_SLACK) * sizeof *x);
+    assert_true(n_hosts < BLOCKS);
+    return hosts[n_hosts++] = mem_alloc(MEM_OTHER, size_bytes + KERNEL_SLACK * sizeof(float));
+}
+
+static size_t size_of(enum kind kind, const struct dev *d)
+{
+    return kind == BYTES ? 1 : kind == ACTS ? kernel_dtype_bytes(d->row->act) : 4;
+}
+
+// Blocks hold what they must and the slack that fp32 arrays need, filled with NaN.
+static struct twin both(enum kind kind, const void *x, size_t n)
+{
+    struct twin t = {.n = n, .kind = kind};
+    for (int s = 0; s < SIDES; s++) {
+        size_t size = size_of(kind, &dev[s]), slack = kind == INTS ? 0 : KERNEL_SLACK;
+        void *here = mem_alloc(MEM_OTHER, (n + slack) * size);
+        memset(here, 0xff, (n + slack) * size);
+        if (x && kind == ACTS)
+            kernel_from_f32(dev[s].row->act, x, n, here);
+        else if (x)
+            memcpy(here, x, n * size);
+        t.on[s] = dev[s].row->alloc(&dev[s], MEM_OTHER, (n + slack) * size);
+        dev_put(&dev[s], t.on[s], here, (n + slack) * size);
+        mem_free(here);
+    }
+    assert_true(n_twins < BLOCKS);
+    return twins[n_twins++] = t;
+}
+
+static float *random_values(size_t n, double scale)
+{
+    float *x = host(n * sizeof *x);
     for (size_t i = 0; i < n; i++)
         x[i] = (float)(scale * rng_normal(&rng));
     return x;
 }
 
-static float *zero_floats(size_t n)
+static struct twin random_floats(size_t n, double scale)
 {
-    return mem_alloc(MEM_OTHER, (n + KERNEL_SLACK) * sizeof(float));
+    return both(FLOATS, random_values(n, scale), n);
 }
 
-static float *copy_of(const float *x, size_t n)
+static struct twin random_acts(size_t n, double scale)
 {
-    return memcpy(zero_floats(n), x, n * sizeof *x);
+    return both(ACTS, random_values(n, scale), n);
 }
+
+static struct twin zero_floats(size_t n)
+{
+    return both(FLOATS, host(n * sizeof(float)), n);
+}
+
+// As a device has it, in the host's memory; activations in fp32.
+static void *values(struct twin t, int s)
+{
+    size_t size = size_of(t.kind, &dev[s]);
+    float *x = host(t.n * 4);
+    void *raw = host(t.n * size);
+    dev_get(&dev[s], raw, t.on[s], t.n * size);
+    if (t.kind != ACTS)
+        return raw;
+    kernel_to_f32(dev[s].row->act, raw, t.n, x);
+    return x;
+}
+
+// What an operation is given.
+#define A(t) ((kernel_act *)(t).on[side])
+#define F(t) ((float *)(t).on[side])
+#define I(t) ((int32_t *)(t).on[side])
+#define CX   (&dev[side].lane[0].cx)
+
+#define OP_NAME(name) #name,
+static const char *const op_name[] = {KERNEL_OPS(OP_NAME)};
+#define OP_ID(name) OP_##name,
+enum { KERNEL_OPS(OP_ID) OPS };
+static bool tried[OPS];
+
+// On both sides, or on one of them.
+#define RUN_ON(from, to, op, ...)                                                                  \
+    do {                                                                                           \
+        if (!dev[ROW].ops->op)                                                                     \
+            skip();                                                                                \
+        tried[OP_##op] = true;                                                                     \
+        for (side = (from); side <= (to); side++) {                                                \
+            dev[side].ops->op(CX, __VA_ARGS__);                                                    \
+            dev[side].row->wait(&dev[side], 0);                                                    \
+        }                                                                                          \
+    } while (0)
+#define RUN(op, ...)     RUN_ON(REF, ROW, op, __VA_ARGS__)
+#define RUN_REF(op, ...) RUN_ON(REF, REF, op, __VA_ARGS__)
+#define RUN_ROW(op, ...) RUN_ON(ROW, ROW, op, __VA_ARGS__)
 
 static double dot(const float *a, const float *b, size_t n)
 {
@@ -56,36 +146,56 @@ static double distance(const float *a, const float *b, size_t n)
     return apart / most;
 }
 
-#define CLOSE(a, b, n, most)                                                                       \
+#define CLOSE_VALUES(a, b, n, most)                                                                \
     do {                                                                                           \
         double far = distance(a, b, n);                                                            \
         if (!(far <= (most)))                                                                      \
-            fail_msg("%s: %s is %g away (%s)", #a, #b, far, kernel_isa_text());                    \
+            fail_msg("%s: %s is %g away (%s)", dev[ROW].row->name, #a, far, kernel_isa_text());    \
     } while (0)
 
-// Differences: f(x + h d) - f(x - h d) over 2 h against the gradient along d.
-#define SLOPE(x, n, dx, f)                                                                         \
+// The row's array against the reference's; bounds are those of fp32.
+static double bound(double fp32)
+{
+    return dev[ROW].row->act == KERNEL_F32 ? fp32 : fmax(fp32, 1e-2);
+}
+#define CLOSE(t, most)                                                                             \
     do {                                                                                           \
+        double far = distance(values(t, ROW), values(t, REF), (t).n);                              \
+        if (!(far <= bound(most)))                                                                 \
+            fail_msg("%s: %s is %g away (%s)", dev[ROW].row->name, #t, far, kernel_isa_text());    \
+    } while (0)
+#define SAME(t) assert_memory_equal(values(t, ROW), values(t, REF), (t).n * 4)
+
+// Differences: f(x + h d) - f(x - h d) over 2 h against the gradient along d. f runs the reference,
+// whose arrays are the host's.
+#define SLOPE(x, grad, f)                                                                          \
+    do {                                                                                           \
+        float *x_ = (x).on[REF];                                                                   \
+        const float *grad_ = (grad);                                                               \
         for (int round = 0; round < 3; round++) {                                                  \
-            float *along = random_floats(n, 1), *was = copy_of(x, n);                              \
-            double step_ = 4e-3, up, down, want = dot(dx, along, n);                               \
-            for (size_t i = 0; i < (n); i++)                                                       \
-                x[i] = (float)(was[i] + step_ * along[i]);                                         \
+            float *along = random_values((x).n, 1), *was = values(x, REF);                         \
+            double step_ = 4e-3, up, down, want = dot(grad_, along, (x).n);                        \
+            for (size_t i = 0; i < (x).n; i++)                                                     \
+                x_[i] = (float)(was[i] + step_ * along[i]);                                        \
             up = f;                                                                                \
-            for (size_t i = 0; i < (n); i++)                                                       \
-                x[i] = (float)(was[i] - step_ * along[i]);                                         \
+            for (size_t i = 0; i < (x).n; i++)                                                     \
+                x_[i] = (float)(was[i] - step_ * along[i]);                                        \
             down = f;                                                                              \
-            memcpy(x, was, (n) * sizeof *was);                                                     \
-            double rise = (up - down) / (2 * step_), size = sqrt(dot(dx, dx, n));                  \
-            if (!(fabs(rise - want) <= 2e-3 * size + 1e-6))                                        \
+            memcpy(x_, was, (x).n * sizeof *was);                                                  \
+            double rise = (up - down) / (2 * step_), size = sqrt(dot(grad_, grad_, (x).n));        \
+            if (!(fabs(rise - want) <= bound(2e-3) * size + 1e-6))                                 \
                 fail_msg("slope of %s along %s is %g, gradient says %g (size %g)", #f, #x, rise,   \
                          want, size);                                                              \
-            mem_free(along);                                                                       \
-            mem_free(was);                                                                         \
         }                                                                                          \
     } while (0)
 
 // the product.
+
+static const struct kernel_linear *with(struct kernel_linear *l, struct twin w)
+{
+    l->w.w = w.on[side];
+    return l;
+}
 
 static void products_of_all_shapes(void **state)
 {
@@ -93,24 +203,25 @@ static void products_of_all_shapes(void **state)
     static const int32_t size[] = {1, 2, 3, 5, 8, 11, 12, 13, 16, 17, 31, 32, 33, 48, 65, 300, 529};
     for (int round = 0; round < 60; round++) {
         int32_t m = size[rng_below(&rng, 15)], n = size[rng_below(&rng, 17)];
-        int32_t k = size[rng_below(&rng, 17)];
+        int32_t k = size[rng_below(&rng, 17)], ld = k + (int32_t)rng_below(&rng, 2) * 3;
         int dtype = (int)rng_below(&rng, 3);
-        float *x = random_floats((size_t)(m * k), 1), *w = random_floats((size_t)(n * k), 1);
-        uint16_t *half = mem_alloc(MEM_OTHER, (size_t)(n * k) * 4);
-        kernel_from_f32(dtype, w, (size_t)(n * k), half);
-        struct kernel_linear l = {.w = {.w = half, .dtype = dtype, .rows = n, .cols = k, .ld = k}};
-        float *y = zero_floats((size_t)(m * n)), *z = zero_floats((size_t)(m * n));
-        float *packed = zero_floats(kernel_packed_floats(n, k)), *p = zero_floats((size_t)(m * n));
-        ref->linear_fwd(&cx, &l, NULL, x, k, m, NULL, z, n, NULL, 0);
-        cpu->linear_fwd(&cx, &l, NULL, x, k, m, NULL, y, n, NULL, 0);
-        CLOSE(y, z, (size_t)(m * n), 3e-6);
+        size_t values_w = (size_t)(n * ld);
+        uint16_t *stored = host(values_w * 4);
+        kernel_from_f32(dtype, random_values(values_w, 1), values_w, stored);
+        struct twin x = random_acts((size_t)(m * k), 1);
+        struct twin w = both(BYTES, stored, values_w * kernel_dtype_bytes(dtype));
+        struct twin y = both(ACTS, NULL, (size_t)(m * n)), p = both(ACTS, NULL, (size_t)(m * n));
+        struct kernel_linear l = {.w = {.dtype = dtype, .rows = n, .cols = k, .ld = ld}};
+        RUN(linear_fwd, with(&l, w), NULL, A(x), k, m, NULL, A(y), n, NULL, 0);
+        CLOSE(y, 3e-6);
+        if (!dev[ROW].row->host)
+            continue;
+        float *packed = host(kernel_packed_floats(n, k) * sizeof *packed);
+        l.w.w = w.on[ROW];
         kernel_pack_weight(&l.w, packed);
         l.w.packed = packed;
-        cpu->linear_fwd(&cx, &l, NULL, x, k, m, NULL, p, n, NULL, 0);
-        assert_memory_equal(y, p, (size_t)(m * n) * sizeof *y);
-        void *all[] = {x, w, half, y, z, packed, p};
-        for (size_t i = 0; i < ARRAY_LEN(all); i++)
-            mem_free(all[i]);
+        RUN_ROW(linear_fwd, &l, NULL, A(x), k, m, NULL, A(p), n, NULL, 0);
+        assert_memory_equal(values(y, ROW), values(p, ROW), y.n * sizeof(float));
     }
 }
 
@@ -118,26 +229,23 @@ static void rows_do_not_depend_on_the_batch(void **state)
 {
     (void)state;
     enum { M = 37, N = 75, K = 600 };
-    float *x = random_floats(M * K, 1), *w = random_floats(N * K, 1);
-    float *all = zero_floats(M * N), *one = zero_floats(N);
-    struct kernel_linear l = {.w = {.w = w, .rows = N, .cols = K, .ld = K}};
-    cpu->linear_fwd(&cx, &l, NULL, x, K, M, NULL, all, N, NULL, 0);
-    for (int i = 0; i < M; i++) {
-        cpu->linear_fwd(&cx, &l, NULL, x + i * K, K, 1, NULL, one, N, NULL, 0);
-        assert_memory_equal(one, all + i * N, N * sizeof *one);
+    struct twin x = random_acts(M * K, 1), w = random_floats(N * K, 1);
+    struct twin all = both(ACTS, NULL, M * N), one = both(ACTS, NULL, N);
+    struct kernel_linear l = {.w = {.rows = N, .cols = K, .ld = K}};
+    RUN_ROW(linear_fwd, with(&l, w), NULL, A(x), K, M, NULL, A(all), N, NULL, 0);
+    const float *whole = values(all, ROW);
+    for (size_t i = 0; i < M; i++) {
+        RUN_ROW(linear_fwd, with(&l, w), NULL, kernel_act_at(CX, A(x), i * K), K, 1, NULL, A(one),
+                N, NULL, 0);
+        assert_memory_equal(values(one, ROW), whole + i * N, N * sizeof(float));
     }
-    mem_free(x);
-    mem_free(w);
-    mem_free(all);
-    mem_free(one);
 }
 
 // linear with adapters.
 
 struct lin { // q, k, v-like: three outputs of one input, the second without an adapter when sparse
     struct kernel_linear l;
-    float *w, *adapter, *x, *y0, *r;
-    size_t n_adapter;
+    struct twin w, adapter, x, y0, r;
     int32_t m;
 };
 
@@ -146,8 +254,7 @@ static struct lin make_linear(int32_t rank, int32_t cols, bool sparse)
     struct lin t = {.m = 29};
     int32_t rows[3] = {40, 24, 24}, row0 = 0, n = 88;
     t.w = random_floats((size_t)(n * cols), 0.2);
-    t.l =
-        (struct kernel_linear){.w = {.w = t.w, .rows = n, .cols = cols, .ld = cols}, .scale = 0.7f};
+    t.l = (struct kernel_linear){.w = {.rows = n, .cols = cols, .ld = cols}, .scale = 0.7f};
     for (int i = 0; i < 3; row0 += rows[i++])
         if (i != 1 || !sparse)
             t.l.lora[t.l.n_lora++] =
@@ -158,64 +265,45 @@ static struct lin make_linear(int32_t rank, int32_t cols, bool sparse)
         t.l.lora[i].b = at;
         at += (size_t)(t.l.lora[i].rows * rank);
     }
-    t.n_adapter = at;
     t.adapter = random_floats(at, 0.3);
-    t.x = random_floats((size_t)(t.m * cols), 1);
-    t.y0 = random_floats((size_t)(t.m * n), 1);
-    t.r = random_floats((size_t)(t.m * n), 1);
+    t.x = random_acts((size_t)(t.m * cols), 1);
+    t.y0 = random_acts((size_t)(t.m * n), 1);
+    t.r = random_acts((size_t)(t.m * n), 1);
     return t;
 }
 
-static void free_linear(struct lin *t)
+static double linear_loss(struct lin *t)
 {
-    void *all[] = {t->w, t->adapter, t->x, t->y0, t->r};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        mem_free(all[i]);
-}
-
-static double linear_loss(const struct lin *t)
-{
-    size_t n = (size_t)(t->m * t->l.w.rows);
-    float *y = zero_floats(n), *u = zero_floats((size_t)(t->m * (t->l.ranks + 1)));
-    ref->linear_fwd(&cx, &t->l, t->adapter, t->x, t->l.w.cols, t->m, t->y0, y, t->l.w.rows, u,
-                    t->l.ranks);
-    double sum = dot(y, t->r, n);
-    mem_free(y);
-    mem_free(u);
-    return sum;
+    static float y[4096], u[4096];
+    const int32_t n = t->l.w.rows, cols = t->l.w.cols;
+    side = REF;
+    dev[REF].ops->linear_fwd(CX, with(&t->l, t->w), F(t->adapter), A(t->x), cols, t->m, A(t->y0),
+                             (kernel_act *)(void *)y, n, (kernel_act *)(void *)u, t->l.ranks);
+    return dot(y, t->r.on[REF], (size_t)(t->m * n));
 }
 
 static void check_linear(int32_t rank, int32_t cols, bool sparse)
 {
     struct lin t = make_linear(rank, cols, sparse);
-    const struct kernel_linear *l = &t.l;
-    int32_t n = l->w.rows, m = t.m;
-    size_t ny = (size_t)(m * n), nx = (size_t)(m * cols), nu = (size_t)(m * l->ranks);
-    size_t nw = (size_t)(n * cols), na = t.n_adapter;
-    float *y = zero_floats(ny), *y_ref = zero_floats(ny);
-    float *u = zero_floats(nu), *u_ref = zero_floats(nu);
-    cpu->linear_fwd(&cx, l, t.adapter, t.x, cols, m, t.y0, y, n, u, l->ranks);
-    ref->linear_fwd(&cx, l, t.adapter, t.x, cols, m, t.y0, y_ref, n, u_ref, l->ranks);
-    CLOSE(y, y_ref, ny, 3e-6);
-    CLOSE(u, u_ref, nu, 3e-6);
-    float *dx = zero_floats(nx), *dx_ref = zero_floats(nx), *dx0 = random_floats(nx, 1);
-    float *grad = random_floats(na, 1), *grad_ref = copy_of(grad, na), *grad0 = zero_floats(na);
-    float *dw = zero_floats(nw), *dw_ref = zero_floats(nw);
-    cpu->linear_bwd(&cx, l, t.adapter, t.r, n, t.x, cols, u, l->ranks, m, dx0, dx, cols, grad, dw);
-    ref->linear_bwd(&cx, l, t.adapter, t.r, n, t.x, cols, u, l->ranks, m, dx0, dx_ref, cols,
-                    grad_ref, dw_ref);
-    CLOSE(dx, dx_ref, nx, 3e-6);
-    CLOSE(grad, grad_ref, na, 3e-6);
-    CLOSE(dw, dw_ref, nw, 3e-6);
-    cpu->linear_bwd(&cx, l, t.adapter, t.r, n, t.x, cols, u, l->ranks, m, NULL, dx, cols, grad0,
-                    NULL);
-    SLOPE(t.x, nx, dx, linear_loss(&t));
-    SLOPE(t.adapter, na, grad0, linear_loss(&t));
-    SLOPE(t.w, nw, dw, linear_loss(&t));
-    void *all[] = {y, y_ref, u, u_ref, dx, dx_ref, dx0, grad, grad_ref, grad0, dw, dw_ref};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        mem_free(all[i]);
-    free_linear(&t);
+    struct kernel_linear *l = &t.l;
+    int32_t n = l->w.rows, m = t.m, ranks = l->ranks;
+    struct twin y = both(ACTS, NULL, t.y0.n), u = both(ACTS, NULL, (size_t)(m * ranks));
+    RUN(linear_fwd, with(l, t.w), F(t.adapter), A(t.x), cols, m, A(t.y0), A(y), n, A(u), ranks);
+    CLOSE(y, 3e-6);
+    CLOSE(u, 3e-6);
+    struct twin dx = both(ACTS, NULL, t.x.n), dx0 = random_acts(t.x.n, 1);
+    struct twin grad = random_floats(t.adapter.n, 1), grad0 = zero_floats(t.adapter.n);
+    struct twin dw = zero_floats(t.w.n);
+    RUN(linear_bwd, with(l, t.w), F(t.adapter), A(t.r), n, A(t.x), cols, A(u), ranks, m, A(dx0),
+        A(dx), cols, F(grad), F(dw));
+    CLOSE(dx, 3e-6);
+    CLOSE(grad, 3e-6);
+    CLOSE(dw, 3e-6);
+    RUN_ROW(linear_bwd, with(l, t.w), F(t.adapter), A(t.r), n, A(t.x), cols, A(u), ranks, m, NULL,
+            A(dx), cols, F(grad0), NULL);
+    SLOPE(t.x, values(dx, ROW), linear_loss(&t));
+    SLOPE(t.adapter, values(grad0, ROW), linear_loss(&t));
+    SLOPE(t.w, values(dw, ROW), linear_loss(&t));
 }
 
 static void linear_with_adapters(void **state)
@@ -224,18 +312,16 @@ static void linear_with_adapters(void **state)
     check_linear(8, 40, false);
     check_linear(8, 41, true);
     check_linear(16, 33, false);
-    check_linear(3, 270, true);
+    check_linear(3, 46, true);
 }
 
 // norm, rope, swiglu.
 
-static double weighted_norm(const float *x, const float *w, int32_t m, int32_t n, const float *r)
+static double weighted_norm(struct twin x, struct twin w, int32_t m, int32_t n, struct twin r)
 {
-    float *y = zero_floats((size_t)(m * n));
-    ref->rmsnorm_fwd(&cx, x, n, w, m, n, 1e-5f, y, n, NULL);
-    double sum = dot(y, r, (size_t)(m * n));
-    mem_free(y);
-    return sum;
+    static float y[4096];
+    RUN_REF(rmsnorm_fwd, A(x), n, F(w), m, n, 1e-5f, (kernel_act *)(void *)y, n, NULL);
+    return dot(y, r.on[REF], x.n);
 }
 
 static void rmsnorm(void **state)
@@ -244,25 +330,19 @@ static void rmsnorm(void **state)
     for (int32_t n = 16; n <= 43; n += 27) {
         enum { M = 9 };
         size_t all = (size_t)(M * n);
-        float *x = random_floats(all, 2), *w = random_floats((size_t)n, 1);
-        float *r = random_floats(all, 1), *y = zero_floats(all), *y_ref = zero_floats(all);
-        float rstd[M], rstd_ref[M];
-        cpu->rmsnorm_fwd(&cx, x, n, w, M, n, 1e-5f, y, n, rstd);
-        ref->rmsnorm_fwd(&cx, x, n, w, M, n, 1e-5f, y_ref, n, rstd_ref);
-        CLOSE(y, y_ref, all, 1e-6);
-        CLOSE(rstd, rstd_ref, M, 1e-6);
-        float *dx = random_floats(all, 1), *dx_ref = copy_of(dx, all), *dx0 = zero_floats(all);
-        float *dw = zero_floats((size_t)n), *dw_ref = zero_floats((size_t)n);
-        cpu->rmsnorm_bwd(&cx, r, n, x, n, w, rstd, M, n, dx, n, dw);
-        ref->rmsnorm_bwd(&cx, r, n, x, n, w, rstd, M, n, dx_ref, n, dw_ref);
-        CLOSE(dx, dx_ref, all, 2e-6);
-        CLOSE(dw, dw_ref, (size_t)n, 2e-6);
-        cpu->rmsnorm_bwd(&cx, r, n, x, n, w, rstd, M, n, dx0, n, NULL);
-        SLOPE(x, all, dx0, weighted_norm(x, w, M, n, r));
-        SLOPE(w, (size_t)n, dw, weighted_norm(x, w, M, n, r));
-        void *gone[] = {x, w, r, y, y_ref, dx, dx_ref, dx0, dw, dw_ref};
-        for (size_t i = 0; i < ARRAY_LEN(gone); i++)
-            mem_free(gone[i]);
+        struct twin x = random_acts(all, 2), w = random_floats((size_t)n, 1);
+        struct twin r = random_acts(all, 1), y = both(ACTS, NULL, all);
+        struct twin rstd = both(FLOATS, NULL, M), dx0 = both(ACTS, host(all * 4), all);
+        RUN(rmsnorm_fwd, A(x), n, F(w), M, n, 1e-5f, A(y), n, F(rstd));
+        CLOSE(y, 1e-6);
+        CLOSE(rstd, 1e-6);
+        struct twin dx = random_acts(all, 1), dw = zero_floats((size_t)n);
+        RUN(rmsnorm_bwd, A(r), n, A(x), n, F(w), F(rstd), M, n, A(dx), n, F(dw));
+        CLOSE(dx, 2e-6);
+        CLOSE(dw, 2e-6);
+        RUN_ROW(rmsnorm_bwd, A(r), n, A(x), n, F(w), F(rstd), M, n, A(dx0), n, NULL);
+        SLOPE(x, values(dx0, ROW), weighted_norm(x, w, M, n, r));
+        SLOPE(w, values(dw, ROW), weighted_norm(x, w, M, n, r));
     }
 }
 
@@ -270,129 +350,193 @@ static void rope_turns_and_turns_back(void **state)
 {
     (void)state;
     enum { M = 5, HEADS = 3, DIM = 24, LD = HEADS * DIM + 7, POSITIONS = 9 };
-    float cosine[POSITIONS * DIM / 2], sine[POSITIONS * DIM / 2];
-    static const int32_t pos[M] = {0, 3, 8, 1, 1};
+    static const int32_t at[M] = {0, 3, 8, 1, 1};
+    float angle_cos[POSITIONS * DIM / 2], angle_sin[POSITIONS * DIM / 2];
     for (int i = 0; i < POSITIONS * DIM / 2; i++) {
         float angle = (float)(i / (DIM / 2)) * (0.2f + 0.1f * (float)(i % (DIM / 2)));
-        cosine[i] = cosf(angle);
-        sine[i] = sinf(angle);
+        angle_cos[i] = cosf(angle);
+        angle_sin[i] = sinf(angle);
     }
+    struct twin pos = both(INTS, at, M), cosine = both(FLOATS, angle_cos, POSITIONS * DIM / 2);
+    struct twin sine = both(FLOATS, angle_sin, POSITIONS * DIM / 2);
     for (int style = KERNEL_ROPE_HALF; style <= KERNEL_ROPE_PAIR; style++) {
-        struct kernel_rope r = {cosine, sine, HEADS, DIM, style, 1};
-        float *x = random_floats(M * LD, 1), *y = copy_of(x, M * LD), *was = copy_of(x, M * LD);
-        cpu->rope(&cx, &r, pos, M, x, LD);
-        ref->rope(&cx, &r, pos, M, y, LD);
-        CLOSE(x, y, M * LD, 1e-6);
+        const float *was = random_values(M * LD, 1);
+        struct twin x = both(ACTS, was, M * LD);
+        RUN(rope, (&(struct kernel_rope){F(cosine), F(sine), HEADS, DIM, style, 1}), I(pos), M,
+            A(x), LD);
+        CLOSE(x, 1e-6);
         // Two rows of the same content one position apart keep their length; position 0 is
         // untouched.
-        assert_memory_equal(x, was, HEADS * DIM * sizeof *x);
-        assert_true(fabs(dot(x + LD, x + LD, DIM) - dot(was + LD, was + LD, DIM)) < 1e-4);
-        assert_true(distance(x + LD, was + LD, DIM) > 0.01);
-        r.sign = -1; // the transpose, which is the inverse
-        cpu->rope(&cx, &r, pos, M, x, LD);
-        CLOSE(x, was, M * LD, 1e-6);
-        mem_free(x);
-        mem_free(y);
-        mem_free(was);
+        const float *got = values(x, ROW);
+        CLOSE_VALUES(got, was, HEADS * DIM, bound(0));
+        assert_true(fabs(dot(got + LD, got + LD, DIM) - dot(was + LD, was + LD, DIM)) <
+                    bound(1e-4) * DIM);
+        assert_true(distance(got + LD, was + LD, DIM) > 0.01);
+        // sign -1: the transpose, which is the inverse
+        RUN(rope, (&(struct kernel_rope){F(cosine), F(sine), HEADS, DIM, style, -1}), I(pos), M,
+            A(x), LD);
+        got = values(x, ROW);
+        CLOSE_VALUES(got, was, M * LD, bound(1e-6));
     }
 }
 
-static double weighted_swiglu(const float *gu, int32_t m, int32_t n, const float *r)
+static double weighted_swiglu(struct twin gu, int32_t m, int32_t n, struct twin r)
 {
-    float *h = zero_floats((size_t)(m * n));
-    ref->swiglu_fwd(&cx, gu, 2 * n, m, n, h, n);
-    double sum = dot(h, r, (size_t)(m * n));
-    mem_free(h);
-    return sum;
+    static float h[1024];
+    RUN_REF(swiglu_fwd, A(gu), 2 * n, m, n, (kernel_act *)(void *)h, n);
+    return dot(h, r.on[REF], r.n);
 }
 
 static void swiglu(void **state)
 {
     (void)state;
     enum { M = 7, N = 27 };
-    float *gu = random_floats(M * 2 * N, 2), *r = random_floats(M * N, 1);
-    gu[3] = 100.0f; // saturated both ways
-    gu[4] = -100.0f;
-    float *h = zero_floats(M * N), *h_ref = zero_floats(M * N);
-    cpu->swiglu_fwd(&cx, gu, 2 * N, M, N, h, N);
-    ref->swiglu_fwd(&cx, gu, 2 * N, M, N, h_ref, N);
-    CLOSE(h, h_ref, M * N, 1e-6);
-    float *d = zero_floats(M * 2 * N), *d_ref = zero_floats(M * 2 * N);
-    cpu->swiglu_bwd(&cx, gu, 2 * N, r, N, M, N, d);
-    ref->swiglu_bwd(&cx, gu, 2 * N, r, N, M, N, d_ref);
-    CLOSE(d, d_ref, M * 2 * N, 1e-6);
-    SLOPE(gu, M * 2 * N, d, weighted_swiglu(gu, M, N, r));
-    float *in_place = copy_of(gu, M * 2 * N);
-    cpu->swiglu_bwd(&cx, in_place, 2 * N, r, N, M, N, in_place);
-    assert_memory_equal(in_place, d, M * 2 * N * sizeof *d);
-    void *gone[] = {gu, r, h, h_ref, d, d_ref, in_place};
-    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
-        mem_free(gone[i]);
+    float *x = random_values(M * 2 * N, 2);
+    x[3] = 100.0f; // saturated both ways
+    x[4] = -100.0f;
+    struct twin gu = both(ACTS, x, M * 2 * N), r = random_acts(M * N, 1);
+    struct twin h = both(ACTS, NULL, M * N), d = both(ACTS, NULL, M * 2 * N);
+    RUN(swiglu_fwd, A(gu), 2 * N, M, N, A(h), N);
+    CLOSE(h, 1e-6);
+    RUN(swiglu_bwd, A(gu), 2 * N, A(r), N, M, N, A(d));
+    CLOSE(d, 1e-6);
+    SLOPE(gu, values(d, ROW), weighted_swiglu(gu, M, N, r));
+    RUN_ROW(swiglu_bwd, A(gu), 2 * N, A(r), N, M, N, A(gu)); // in place
+    assert_memory_equal(values(gu, ROW), values(d, ROW), d.n * sizeof(float));
 }
 
 // attention.
 
-static double weighted_attention(const struct kernel_attn *a, const struct kernel_seqs *s,
-                                 const float *qkv, int32_t ld, const float *r, int32_t ldo)
+struct att {
+    struct kernel_attn a;
+    struct kernel_seqs s;
+    struct twin start, log_size, qkv, r;
+    bool sizes;
+    int32_t ld, ldo;
+};
+
+static const struct kernel_attn *attn(struct att *t)
 {
-    size_t m = (size_t)s->start[s->n];
-    float *out = zero_floats(m * (size_t)ldo), *lse = zero_floats(m * (size_t)a->heads);
-    ref->attention_fwd(&cx, a, s, qkv, ld, out, ldo, lse, NULL);
-    double sum = dot(out, r, m * (size_t)ldo);
-    mem_free(out);
-    mem_free(lse);
-    return sum;
+    t->a.log_size = t->sizes ? F(t->log_size) : NULL;
+    return &t->a;
+}
+
+static const struct kernel_seqs *seqs(struct att *t)
+{
+    t->s.start = I(t->start);
+    return &t->s;
+}
+
+static double weighted_attention(struct att *t)
+{
+    static float out[64 * 200], lse[4 * 200];
+    RUN_REF(attention_fwd, attn(t), seqs(t), A(t->qkv), t->ld, (kernel_act *)(void *)out, t->ldo,
+            lse, NULL);
+    return dot(out, t->r.on[REF], t->r.n);
+}
+
+static struct att make_attention(int32_t dim, const int32_t *start, int32_t n_seqs, bool sizes)
+{
+    int32_t m = start[n_seqs];
+    struct att t = {.a = {.heads = 4, .kv_heads = 2, .head_dim = dim},
+                    .s = {.n = n_seqs, .rows = m},
+                    .sizes = sizes,
+                    .ld = 8 * dim,
+                    .ldo = 4 * dim};
+    float *log_size = host((size_t)m * sizeof *log_size);
+    t.a.scale = 1.0f / sqrtf((float)dim);
+    for (int32_t q = 0; q < n_seqs; q++)
+        if (start[q + 1] - start[q] > t.s.longest)
+            t.s.longest = start[q + 1] - start[q];
+    for (int32_t i = 0; i < m; i++)
+        log_size[i] = logf(1 + (float)rng_below(&rng, 5));
+    t.start = both(INTS, start, (size_t)n_seqs + 1);
+    t.log_size = both(FLOATS, log_size, (size_t)m);
+    t.qkv = random_acts((size_t)(m * t.ld), 1);
+    t.r = random_acts((size_t)(m * t.ldo), 1);
+    return t;
+}
+
+// Lists of one cache.
+struct one_cache {
+    struct twin k, v, list_k, list_v, n;
+    struct kernel_cache c;
+};
+
+static struct one_cache make_cache(size_t n, size_t skip)
+{
+    struct one_cache t = {.k = both(ACTS, NULL, skip + n), .v = both(ACTS, NULL, skip + n)};
+    const int32_t none = 0;
+    t.list_k = both(BYTES, NULL, sizeof t.k.on[0]);
+    t.list_v = both(BYTES, NULL, sizeof t.v.on[0]);
+    for (int s = 0; s < SIDES; s++) {
+        dev_put(&dev[s], t.list_k.on[s], &t.k.on[s], sizeof t.k.on[s]);
+        dev_put(&dev[s], t.list_v.on[s], &t.v.on[s], sizeof t.v.on[s]);
+    }
+    t.n = both(INTS, &none, 1);
+    t.c.skip = skip;
+    return t;
+}
+
+static const struct kernel_cache *cache(struct one_cache *t)
+{
+    t->c.k = t->list_k.on[side];
+    t->c.v = t->list_v.on[side];
+    t->c.n = I(t->n);
+    return &t->c;
+}
+
+// Token by token through a cache: the same rows as all at once. The first half goes there at once.
+static void check_cache(struct att *t, struct twin out, int32_t from, int32_t len)
+{
+    size_t row = (size_t)(2 * t->a.head_dim);
+    struct one_cache step = make_cache((size_t)len * row, 5),
+                     half = make_cache((size_t)len * row, 0);
+    struct twin one = both(ACTS, NULL, (size_t)t->ldo);
+    const float *want = values(out, REF);
+    for (int32_t i = 0; i < len; i++) {
+        for (int s = 0; s < SIDES; s++)
+            dev_put(&dev[s], step.n.on[s], &i, sizeof i);
+        RUN(attention_step, attn(t), cache(&step), 1,
+            kernel_act_at(CX, A(t->qkv), (size_t)((from + i) * t->ld)), t->ld, A(one), t->ldo);
+        const float *got = values(one, ROW);
+        CLOSE_VALUES(got, want + (from + i) * t->ldo, (size_t)t->ldo, bound(5e-6));
+    }
+    const int32_t start[] = {0, len / 2};
+    struct twin starts = both(INTS, start, 2);
+    RUN(cache_rows, attn(t),
+        (&(struct kernel_seqs){.n = 1, .rows = len / 2, .longest = len / 2, .start = I(starts)}),
+        kernel_act_at(CX, A(t->qkv), (size_t)(from * t->ld)), t->ld, cache(&half));
+    for (int s = 0; s < SIDES; s++) {
+        const float *a = values(half.k, s), *b = values(step.k, s);
+        assert_memory_equal(a, b + 5, (size_t)(len / 2) * row * sizeof *a);
+        a = values(half.v, s);
+        b = values(step.v, s);
+        assert_memory_equal(a, b + 5, (size_t)(len / 2) * row * sizeof *a);
+    }
 }
 
 static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, bool sizes)
 {
-    struct kernel_attn a = {
-        .heads = 4, .kv_heads = 2, .head_dim = dim, .scale = 1.0f / sqrtf((float)dim)};
-    float *log_size = zero_floats((size_t)start[n_seqs]);
-    for (int32_t i = 0; i < start[n_seqs]; i++)
-        log_size[i] = logf(1 + (float)rng_below(&rng, 5));
-    a.log_size = sizes ? log_size : NULL;
-    struct kernel_seqs s = {.n = n_seqs, .rows = start[n_seqs], .start = start};
-    int32_t m = start[n_seqs], ld = 8 * dim, ldo = 4 * dim;
-    size_t nq = (size_t)(m * ld), no = (size_t)(m * ldo), nl = (size_t)(m * 4), nm = (size_t)m;
-    float *qkv = random_floats(nq, 1), *r = random_floats(no, 1);
-    float *out = zero_floats(no), *out_ref = zero_floats(no), *lse = zero_floats(nl);
-    float *lse_ref = zero_floats(nl), *got = zero_floats(nm), *got_ref = zero_floats(nm);
-    cpu->attention_fwd(&cx, &a, &s, qkv, ld, out, ldo, lse, got);
-    ref->attention_fwd(&cx, &a, &s, qkv, ld, out_ref, ldo, lse_ref, got_ref);
-    CLOSE(out, out_ref, no, 3e-6);
-    CLOSE(lse, lse_ref, nl, 3e-6);
-    CLOSE(got, got_ref, nm, 3e-6);
+    struct att t = make_attention(dim, start, n_seqs, sizes);
+    int32_t m = t.s.rows, ld = t.ld, ldo = t.ldo;
+    struct twin out = both(ACTS, NULL, t.r.n), lse = both(FLOATS, NULL, (size_t)(m * 4));
+    struct twin got = zero_floats((size_t)m), d = both(ACTS, NULL, t.qkv.n);
+    RUN(attention_fwd, attn(&t), seqs(&t), A(t.qkv), ld, A(out), ldo, F(lse), F(got));
+    CLOSE(out, 3e-6);
+    CLOSE(lse, 3e-6);
+    CLOSE(got, 3e-6);
     double total = 0;
+    const float *received = values(got, ROW);
     for (int32_t i = 0; i < m; i++)
-        total += (double)got[i];
-    assert_true(fabs(total - 4.0 * m) < 1e-3 * m); // every query gives 1 a head
-    float *d = random_floats(nq, 1), *d_ref = zero_floats(nq);
-    cpu->attention_bwd(&cx, &a, &s, qkv, ld, out, r, ldo, lse, d);
-    ref->attention_bwd(&cx, &a, &s, qkv, ld, out_ref, r, ldo, lse_ref, d_ref);
-    CLOSE(d, d_ref, nq, 1e-5);
+        total += (double)received[i];
+    assert_true(fabs(total - 4.0 * m) < bound(1e-3) * m); // every query gives 1 a head
+    RUN(attention_bwd, attn(&t), seqs(&t), A(t.qkv), ld, A(out), A(t.r), ldo, F(lse), A(d));
+    CLOSE(d, 1e-5);
     if (m < 64)
-        SLOPE(qkv, nq, d, weighted_attention(&a, &s, qkv, ld, r, ldo));
-    // Token by token through a cache: the same rows.
-    for (int32_t q = 0; q < n_seqs && !sizes; q++) {
-        size_t len = (size_t)(start[q + 1] - start[q]), row = (size_t)(2 * dim);
-        float *k = zero_floats(len * row), *v = zero_floats(len * row);
-        float *one = zero_floats((size_t)ldo);
-        int32_t have = 0;
-        struct kernel_cache c = {.k = &k, .v = &v, .n = &have};
-        for (int32_t i = start[q]; i < start[q + 1]; i++, have++) {
-            cpu->attention_step(&cx, &a, &c, 1, qkv + i * ld, ld, one, ldo);
-            CLOSE(one, out_ref + i * ldo, (size_t)ldo, 5e-6);
-            ref->attention_step(&cx, &a, &c, 1, qkv + i * ld, ld, one, ldo);
-            CLOSE(one, out_ref + i * ldo, (size_t)ldo, 5e-6);
-        }
-        mem_free(k);
-        mem_free(v);
-        mem_free(one);
-    }
-    void *gone[] = {qkv, r, out, out_ref, lse, lse_ref, got, got_ref, d, d_ref, log_size};
-    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
-        mem_free(gone[i]);
+        SLOPE(t.qkv, values(d, ROW), weighted_attention(&t));
+    for (int32_t q = 0; q < n_seqs && !sizes; q++)
+        check_cache(&t, out, start[q], start[q + 1] - start[q]);
 }
 
 static void attention(void **state)
@@ -411,21 +555,22 @@ static void sizes_count_keys_as_often(void **state)
 {
     (void)state;
     enum { DIM = 6, LD = 3 * DIM, N = 5 };
-    struct kernel_attn a = {.heads = 1, .kv_heads = 1, .head_dim = DIM, .scale = 0.4f};
     const int32_t few[] = {0, N}, all[] = {0, N + 2}, from[N + 2] = {0, 1, 1, 1, 2, 3, 4};
-    float log_size[N] = {0, logf(3), 0, 0, 0}, lse[N + 2], *out = zero_floats(N * DIM);
-    float *qkv = random_floats(N * LD, 1), *copies = zero_floats((N + 2) * LD);
-    float *want = zero_floats((N + 2) * DIM);
+    const float sizes[N] = {0, logf(3), 0, 0, 0};
+    float *rows = random_values(N * LD, 1), *copies = host((N + 2) * LD * sizeof *copies);
     for (int i = 0; i < N + 2; i++)
-        memcpy(copies + i * LD, qkv + from[i] * LD, LD * sizeof *qkv);
-    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, N + 2, N + 2, all}, copies, LD, want, DIM,
-                       lse, NULL);
-    a.log_size = log_size;
-    cpu->attention_fwd(&cx, &a, &(struct kernel_seqs){1, N, N, few}, qkv, LD, out, DIM, lse, NULL);
-    CLOSE(out + 2 * DIM, want + 4 * DIM, 3 * DIM, 3e-6);
-    void *gone[] = {out, qkv, copies, want};
-    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
-        mem_free(gone[i]);
+        memcpy(copies + i * LD, rows + from[i] * LD, LD * sizeof *rows);
+    struct twin starts_few = both(INTS, few, 2), starts_all = both(INTS, all, 2);
+    struct twin log_size = both(FLOATS, sizes, N), lse = both(FLOATS, NULL, N + 2);
+    struct twin qkv = both(ACTS, rows, N * LD), every = both(ACTS, copies, (N + 2) * LD);
+    struct twin out = both(ACTS, NULL, N * DIM), want = both(ACTS, NULL, (N + 2) * DIM);
+    struct kernel_attn a = {.heads = 1, .kv_heads = 1, .head_dim = DIM, .scale = 0.4f};
+    RUN(attention_fwd, &a, (&(struct kernel_seqs){1, N + 2, N + 2, I(starts_all)}), A(every), LD,
+        A(want), DIM, F(lse), NULL);
+    RUN(attention_fwd, (a.log_size = F(log_size), &a),
+        (&(struct kernel_seqs){1, N, N, I(starts_few)}), A(qkv), LD, A(out), DIM, F(lse), NULL);
+    const float *got = values(out, ROW), *copied = values(want, ROW);
+    CLOSE_VALUES(got + 2 * DIM, copied + 4 * DIM, 3 * DIM, bound(3e-6));
 }
 
 // merging.
@@ -452,232 +597,261 @@ static void matches_by_hand(void **state)
         {9, {7, 2}, 0.5, {0, 1, 5, 3, 5, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}},
         {9, {10, 0}, 0, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}},
     };
-    struct kernel_seqs seqs = {2, N, FIRST, start};
-    float key[N][4];
+    float rows[N][4];
     for (int i = 0; i < N; i++) {
         double t = degrees[i] * 3.14159265358979 / 180, size = 1 + i % 3; // length must not matter
-        key[i][0] = (float)(0.25 * size * cos(t));
-        key[i][1] = (float)(-0.5 * size * sin(t));
-        key[i][2] = (float)(0.75 * size * cos(t));
-        key[i][3] = (float)(1.5 * size * sin(t));
+        rows[i][0] = (float)(0.25 * size * cos(t));
+        rows[i][1] = (float)(-0.5 * size * sin(t));
+        rows[i][2] = (float)(0.75 * size * cos(t));
+        rows[i][3] = (float)(1.5 * size * sin(t));
     }
-    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
-        for (int way = 0; way < 2; way++) {
-            struct kernel_merge g = {2, 2, cases[i].window, cases[i].ratio};
-            int32_t got[N];
-            (way ? ref : cpu)->merge_match(&cx, &g, &seqs, cases[i].free, key[0], 4, got);
+    struct twin key = both(ACTS, rows, N * 4), starts = both(INTS, start, 3);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct kernel_merge g = {2, 2, cases[i].window, cases[i].ratio};
+        struct twin free_rows = both(INTS, cases[i].free, 2), partner = both(INTS, NULL, N);
+        RUN(merge_match, &g, (&(struct kernel_seqs){2, N, FIRST, I(starts)}), I(free_rows), A(key),
+            4, I(partner));
+        for (int s = 0; s < SIDES; s++) {
+            const int32_t *got = values(partner, s);
             for (int r = 0; r < N; r++)
                 if (got[r] != cases[i].want[r])
-                    fail_msg("case %zu, way %d: row %d goes to %d, expected %d", i, way, r, got[r],
-                             cases[i].want[r]);
+                    fail_msg("case %zu, %s: row %d goes to %d, expected %d", i, dev[s].row->name, r,
+                             got[r], cases[i].want[r]);
         }
+    }
 }
 
 static void merging(void **state)
 {
     (void)state;
     enum { M = 75, DIM = 20, HEADS = 3, LD = DIM * HEADS + 5, COLS = 37, LDX = 40 };
-    static const int32_t start[] = {0, 40, 41, M}, free[] = {40, 1, 25};
-    struct kernel_seqs seqs = {3, M, 40, start};
+    static const int32_t start[] = {0, 40, 41, M}, free_rows[] = {40, 1, 25};
     struct kernel_merge g = {HEADS, DIM, 6, 0.3};
-    int32_t partner[M], want[M], into[M], rows = 0;
-    float *key = random_floats(M * LD, 1), *x = random_floats(M * LDX, 1), share[M];
-    float *y = random_floats(M * LDX, 1), *z = copy_of(y, M * LDX);
-    cpu->merge_match(&cx, &g, &seqs, free, key, LD, partner);
-    ref->merge_match(&cx, &g, &seqs, free, key, LD, want);
-    assert_memory_equal(partner, want, sizeof want);
+    struct twin starts = both(INTS, start, 4), frees = both(INTS, free_rows, 3);
+    struct twin key = random_acts(M * LD, 1), x = random_acts(M * LDX, 1);
+    struct twin partner = both(INTS, NULL, M);
+    int32_t into[M], rows = 0;
+    float share[M];
+    RUN(merge_match, &g, (&(struct kernel_seqs){3, M, 40, I(starts)}), I(frees), A(key), LD,
+        I(partner));
+    SAME(partner);
+    const int32_t *goes = values(partner, ROW);
     for (int32_t i = 0; i < M; i++) {
         into[i] = rows;
-        rows += partner[i] == i;
+        rows += goes[i] == i;
         share[i] = (float)rng_unit(&rng);
     }
     assert_int_equal(rows, M - 12 - 7);
     for (int32_t i = M - 1; i >= 0; i--)
-        into[i] = partner[i] == i ? into[i] : into[partner[i]];
-    cpu->merge_rows(&cx, x, LDX, into, share, M, COLS, y, LDX, rows);
-    ref->merge_rows(&cx, x, LDX, into, share, M, COLS, z, LDX, rows);
-    CLOSE(y, z, (size_t)(rows * LDX), 1e-6);
-    float *dx = copy_of(key, M * LDX), *dx_ref = copy_of(key, M * LDX);
-    cpu->merge_rows_bwd(&cx, y, LDX, into, share, M, COLS, dx, LDX);
-    ref->merge_rows_bwd(&cx, y, LDX, into, share, M, COLS, dx_ref, LDX);
-    CLOSE(dx, dx_ref, M * LDX, 1e-6);
+        into[i] = goes[i] == i ? into[i] : into[goes[i]];
+    struct twin places = both(INTS, into, M), shares = both(FLOATS, share, M);
+    struct twin y = random_acts((size_t)(rows * LDX), 1), dx = random_acts(M * LDX, 1);
+    RUN(merge_rows, A(x), LDX, I(places), F(shares), M, COLS, A(y), LDX, rows);
+    CLOSE(y, 1e-6);
+    RUN(merge_rows_bwd, A(y), LDX, I(places), F(shares), M, COLS, A(dx), LDX);
+    CLOSE(dx, 1e-6);
     double forward = 0, backward = 0; // <y, P x> = <P' y, x>
+    const float *py = values(y, ROW), *pdx = values(dx, ROW), *px = values(x, ROW);
     for (int32_t i = 0; i < rows; i++)
-        forward += dot(y + i * LDX, y + i * LDX, COLS);
+        forward += dot(py + i * LDX, py + i * LDX, COLS);
     for (int32_t i = 0; i < M; i++)
-        backward += dot(dx + i * LDX, x + i * LDX, COLS);
-    assert_true(fabs(forward - backward) < 1e-4 * forward);
-    void *gone[] = {key, x, y, z, dx, dx_ref};
-    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
-        mem_free(gone[i]);
+        backward += dot(pdx + i * LDX, px + i * LDX, COLS);
+    assert_true(fabs(forward - backward) < bound(1e-4) * forward);
 }
 
 // head.
 
-static double weighted_ce(const struct kernel_weight *w, const float *x, int32_t m,
-                          const int32_t *target, const float *weight)
+static const struct kernel_weight *weight_of(struct twin w, int32_t rows, int32_t cols)
 {
-    float *loss = zero_floats((size_t)m);
-    ref->ce_head(&cx, w, x, w->cols, m, target, weight, loss, NULL, NULL, 0, NULL);
-    double sum = dot(loss, weight, (size_t)m);
-    mem_free(loss);
-    return sum;
+    static struct kernel_weight k;
+    k = (struct kernel_weight){.w = w.on[side], .rows = rows, .cols = cols, .ld = cols};
+    return &k;
+}
+
+static double weighted_ce(struct twin w, struct twin x, int32_t vocab, int32_t cols, int32_t m,
+                          struct twin target, struct twin weight)
+{
+    static float loss[64];
+    RUN_REF(ce_head, weight_of(w, vocab, cols), A(x), cols, m, I(target), F(weight), loss, NULL,
+            NULL, 0, NULL);
+    return dot(loss, weight.on[REF], (size_t)m);
 }
 
 static void check_ce(int32_t vocab, int32_t cols, int32_t m, bool slopes)
 {
     size_t nx = (size_t)(m * cols), nw = (size_t)(vocab * cols), nm = (size_t)m;
-    float *x = random_floats(nx, 1), *e = random_floats(nw, 0.7), *weight = random_floats(nm, 1);
-    struct kernel_weight w = {.w = e, .rows = vocab, .cols = cols, .ld = cols};
-    int32_t *target = mem_alloc(MEM_OTHER, nm * sizeof *target);
-    int32_t *best = mem_alloc(MEM_OTHER, nm * 4), *best_ref = mem_alloc(MEM_OTHER, nm * 4);
+    struct twin x = random_acts(nx, 1), w = random_floats(nw, 0.7), weight = random_floats(nm, 1);
+    int32_t *goal = host(nm * sizeof *goal);
     for (int32_t i = 0; i < m; i++)
-        target[i] = i == 1 ? -1 : (int32_t)rng_below(&rng, (uint32_t)vocab);
-    float *loss = zero_floats(nm), *loss_ref = zero_floats(nm), *dx = zero_floats(nx);
-    float *dx_ref = zero_floats(nx), *dw = zero_floats(nw), *dw_ref = zero_floats(nw);
-    cpu->ce_head(&cx, &w, x, cols, m, target, weight, loss, best, dx, cols, dw);
-    ref->ce_head(&cx, &w, x, cols, m, target, weight, loss_ref, best_ref, dx_ref, cols, dw_ref);
-    CLOSE(loss, loss_ref, nm, 2e-6);
-    CLOSE(dx, dx_ref, nx, 5e-6);
-    CLOSE(dw, dw_ref, nw, 5e-6);
-    assert_memory_equal(best, best_ref, nm * sizeof *best);
-    assert_true(loss[1] == 0 && dot(dx + cols, dx + cols, (size_t)cols) == 0);
-    float *alone = zero_floats(nx);
-    for (int32_t i = 0; i < m; i++)
-        cpu->ce_head(&cx, &w, x + i * cols, cols, 1, target + i, weight + i, NULL, NULL,
-                     alone + i * cols, cols, NULL);
-    assert_memory_equal(alone, dx, nx * sizeof *dx); // a row does not depend on its batch
-    if (slopes) {
-        SLOPE(x, nx, dx, weighted_ce(&w, x, m, target, weight));
-        SLOPE(e, nw, dw, weighted_ce(&w, x, m, target, weight));
+        goal[i] = i == 1 ? -1 : (int32_t)rng_below(&rng, (uint32_t)vocab);
+    struct twin target = both(INTS, goal, nm), best = both(INTS, NULL, nm);
+    struct twin loss = both(FLOATS, NULL, nm), dx = both(ACTS, NULL, nx), dw = zero_floats(nw);
+    RUN(ce_head, weight_of(w, vocab, cols), A(x), cols, m, I(target), F(weight), F(loss), I(best),
+        A(dx), cols, F(dw));
+    CLOSE(loss, 2e-6);
+    CLOSE(dx, 5e-6);
+    CLOSE(dw, 5e-6);
+    SAME(best);
+    const float *got = values(loss, ROW), *whole = values(dx, ROW);
+    assert_true(got[1] == 0 && dot(whole + cols, whole + cols, (size_t)cols) == 0);
+    struct twin alone = both(ACTS, NULL, nx);
+    for (int32_t i = 0; i < m; i++) {
+        size_t at = (size_t)(i * cols);
+        RUN_ROW(ce_head, weight_of(w, vocab, cols), kernel_act_at(CX, A(x), at), cols, 1,
+                I(target) + i, F(weight) + i, NULL, NULL, kernel_act_at(CX, A(alone), at), cols,
+                NULL);
     }
-    void *gone[] = {x,        e,  weight, target, best,   best_ref, loss,
-                    loss_ref, dx, dx_ref, dw,     dw_ref, alone};
-    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
-        mem_free(gone[i]);
+    assert_memory_equal(values(alone, ROW), whole, nx * 4); // a row does not depend on its batch
+    if (slopes) {
+        SLOPE(x, values(dx, ROW), weighted_ce(w, x, vocab, cols, m, target, weight));
+        SLOPE(w, values(dw, ROW), weighted_ce(w, x, vocab, cols, m, target, weight));
+    }
 }
 
 // A model that diverged still names a word: what is read next is an embedding.
-static void check_ce_of_nan(const struct kernel_ops *op, int32_t vocab)
+static void check_ce_of_nan(int32_t vocab)
 {
     enum { COLS = 19, ROWS = 5 };
-    int32_t target[ROWS] = {0, -1, 3, -1, 1}, best[ROWS];
-    float *x = random_floats(ROWS * COLS, 1), *e = random_floats((size_t)(vocab * COLS), 0.7);
-    struct kernel_weight w = {.w = e, .rows = vocab, .cols = COLS, .ld = COLS};
-    memset(best, 0x7f, sizeof best);
+    const int32_t goal[ROWS] = {0, -1, 3, -1, 1};
+    float *rows = random_values(ROWS * COLS, 1);
     for (int32_t i = 0; i < 3 * COLS; i++) // the last two rows are sound
-        x[i] = i < COLS ? NAN : i < 2 * COLS ? INFINITY : i % 2 ? INFINITY : -INFINITY;
-    op->ce_head(&cx, &w, x, COLS, ROWS, target, NULL, NULL, best, NULL, 0, NULL);
-    for (int32_t i = 0; i < ROWS; i++)
-        assert_in_range(best[i], 0, vocab - 1);
-    assert_int_equal(best[0], 0);
-    mem_free(x);
-    mem_free(e);
+        rows[i] = i < COLS ? NAN : i < 2 * COLS ? INFINITY : i % 2 ? INFINITY : -INFINITY;
+    struct twin x = both(ACTS, rows, ROWS * COLS), w = random_floats((size_t)(vocab * COLS), 0.7);
+    struct twin target = both(INTS, goal, ROWS), best = both(INTS, NULL, ROWS);
+    RUN(ce_head, weight_of(w, vocab, COLS), A(x), COLS, ROWS, I(target), NULL, NULL, I(best), NULL,
+        0, NULL);
+    for (int s = 0; s < SIDES; s++) {
+        const int32_t *got = values(best, s);
+        for (int32_t i = 0; i < ROWS; i++)
+            assert_in_range(got[i], 0, vocab - 1);
+        assert_int_equal(got[0], 0);
+    }
 }
 
 static void cross_entropy(void **state)
 {
     (void)state;
-    for (int32_t vocab = 37; vocab < 2000; vocab += 1300) {
-        check_ce_of_nan(cpu, vocab);
-        check_ce_of_nan(ref, vocab);
-    }
+    for (int32_t vocab = 37; vocab < 2000; vocab += 1300)
+        check_ce_of_nan(vocab);
     check_ce(37, 19, 11, true);
     check_ce(800, 32, 5, false);
     check_ce(1500, 17, 6, false); // three tiles
 }
 
-// embedding, optimizers, rows, stored types.
+// embedding, rows, optimizers, stored types.
 
 static void embeddings(void **state)
 {
     (void)state;
     enum { M = 9, V = 12, C = 21 };
-    static const int32_t tokens[M] = {3, 0, 11, 3, 3, 7, 1, 0, 2};
-    float *e = random_floats(V * C, 1), *x = zero_floats(M * C), *y = zero_floats(M * C);
+    static const int32_t token[M] = {3, 0, 11, 3, 3, 7, 1, 0, 2};
+    const float *table = random_values(V * C, 1);
+    struct twin tokens = both(INTS, token, M), x = both(ACTS, NULL, M * C);
     for (int dtype = 0; dtype < KERNEL_DTYPES; dtype++) {
         uint32_t stored[V * C];
-        kernel_from_f32(dtype, e, V * C, stored);
-        struct kernel_weight w = {.w = stored, .dtype = dtype, .rows = V, .cols = C, .ld = C};
-        cpu->embed_fwd(&cx, &w, tokens, M, x, C);
-        ref->embed_fwd(&cx, &w, tokens, M, y, C);
-        assert_memory_equal(x, y, M * C * sizeof *x);
-        CLOSE(x + 2 * C, e + 11 * C, C,
-              dtype == KERNEL_F32   ? 0
-              : dtype == KERNEL_F16 ? 5e-4
-                                    : 4e-3);
+        kernel_from_f32(dtype, table, V * C, stored);
+        struct twin w = both(BYTES, stored, V * C * kernel_dtype_bytes(dtype));
+        struct kernel_weight k = {.dtype = dtype, .rows = V, .cols = C, .ld = C};
+        RUN(embed_fwd, (k.w = w.on[side], &k), I(tokens), M, A(x), C);
+        CLOSE(x, 0);
+        const float *got = values(x, ROW);
+        CLOSE_VALUES(got + 2 * C, table + 11 * C, C,
+                     bound(dtype == KERNEL_F32   ? 0
+                           : dtype == KERNEL_F16 ? 5e-4
+                                                 : 4e-3));
     }
-    float sq[M], sq_ref[M], *d = zero_floats(V * C), *d_ref = zero_floats(V * C);
-    cpu->embed_bwd(&cx, x, C, tokens, M, C, sq, d);
-    ref->embed_bwd(&cx, x, C, tokens, M, C, sq_ref, d_ref);
-    CLOSE(sq, sq_ref, M, 1e-6);
-    CLOSE(d, d_ref, V * C, 1e-6);
-    static const int32_t rows[3] = {1, 4, 8};
-    float *g = zero_floats(3 * C), *g_ref = zero_floats(3 * C);
-    cpu->gather_rows(&cx, x, C, rows, 3, C, g, C);
-    ref->gather_rows(&cx, x, C, rows, 3, C, g_ref, C);
-    assert_memory_equal(g, g_ref, 3 * C * sizeof *g);
-    cpu->scatter_rows(&cx, g, C, rows, 3, C, x, C, M);
-    ref->scatter_rows(&cx, g, C, rows, 3, C, y, C, M);
-    assert_memory_equal(x, y, M * C * sizeof *x);
-    void *gone[] = {e, x, y, d, d_ref, g, g_ref};
-    for (size_t i = 0; i < ARRAY_LEN(gone); i++)
-        mem_free(gone[i]);
+    struct twin sq = both(FLOATS, NULL, M), d = zero_floats(V * C);
+    RUN(embed_bwd, A(x), C, I(tokens), M, C, F(sq), F(d));
+    CLOSE(sq, 1e-6);
+    CLOSE(d, 1e-6);
+}
+
+static void rows_move(void **state)
+{
+    (void)state;
+    enum { M = 9, C = 21, LD = 24, N = 3 };
+    static const int32_t row[N] = {1, 4, 8};
+    struct twin x = random_acts(M * LD, 1), rows = both(INTS, row, N);
+    struct twin few = both(ACTS, NULL, N * C), wide = both(FLOATS, NULL, N * C);
+    struct twin back = both(ACTS, NULL, N * C);
+    const float *was = values(x, ROW);
+    RUN(gather_rows, A(x), LD, I(rows), N, C, A(few), C);
+    SAME(few);
+    const float *got = values(few, ROW);
+    for (int i = 0; i < N; i++)
+        assert_memory_equal(got + i * C, was + row[i] * LD, C * sizeof *got);
+    RUN(widen_rows, A(few), C, N, C, F(wide));
+    assert_memory_equal(values(wide, ROW), got, N * C * sizeof *got);
+    RUN(narrow_rows, F(wide), N, C, A(back), C);
+    assert_memory_equal(values(back, ROW), got, N * C * sizeof *got);
+    RUN(scatter_rows, A(few), C, I(rows), N, C, A(x), LD, M);
+    got = values(x, ROW);
+    for (int i = 0, n = 0; i < M; i++) {
+        const float zero[C] = {0};
+        bool hit = n < N && row[n] == i;
+        assert_memory_equal(got + i * LD, hit ? was + row[n] * LD : zero, C * sizeof *got);
+        n += hit;
+    }
+}
+
+// Of N values three stretches are trained, or all.
+static void check_optimizer(int kind, bool some)
+{
+    enum { N = 2571 };
+    static const kernel_range trained[] = {{0, 1}, {3, 1500}, {1501, N - 2}};
+    struct twin range = both(BYTES, trained, sizeof trained);
+    struct twin w = random_floats(N, 1), mean = zero_floats(N), var = zero_floats(N);
+    struct twin ema = zero_floats(N), sum = zero_floats(N), average = zero_floats(N);
+    const kernel_step first = {.lr = 1e-2f, .steps = 2};
+    struct twin step = both(BYTES, &first, sizeof first);
+    const struct kernel_optim h = {kind, 0.9, 0.99, 1e-8, 0.1, 0.9, 2};
+    const float *was = values(w, ROW);
+    for (int i = 1; i <= 5; i++) {
+        float *g = random_values(N, i == 2 ? 1e-3 : 0.1);
+        g[7] = 0;
+        struct twin grad = both(FLOATS, g, N);
+#define RANGES (&(struct kernel_ranges){some ? 3 : 0, some ? range.on[side] : NULL})
+#define KEPT   (&(struct kernel_fisher){F(ema), F(sum), F(average), 0.9f})
+        RUN(sum_squares, RANGES, F(grad), N, step.on[side]);
+        RUN(next_step, &h, step.on[side]);
+        const kernel_step *a = values(step, ROW), *b = values(step, REF);
+        assert_true(fabs(a->norm - b->norm) < 1e-6 * b->norm && a->steps == 2 + i);
+        assert_true(i == 2 ? a->scale == 1 : fabs((double)a->scale * a->norm - 2) < 1e-5);
+        assert_true(a->correct1 == b->correct1 && a->correct2 == b->correct2);
+        for (size_t from = 0; from < N; from += 1000)
+            RUN(update, &h, step.on[side], RANGES, from, N - from < 1000 ? N - from : 1000, F(w),
+                F(mean), F(var), F(grad), KEPT);
+#undef RANGES
+#undef KEPT
+    }
+    struct twin all[] = {w, mean, var, ema, sum, average};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        CLOSE(all[i], 3e-6);
+    const float *now = values(w, ROW), *squares = values(sum, ROW);
+    for (size_t i = 0; i < N; i++) {
+        bool still = some && (i == 1 || i == 2 || i == 1500 || i >= N - 2);
+        assert_true(still ? now[i] == was[i] && squares[i] == 0 : now[i] != was[i]);
+    }
 }
 
 static void optimizers(void **state)
 {
     (void)state;
-    enum { N = 2571, ARRAYS = 6 };
-    for (int kind = 0; kind < 2; kind++) {
-        float *a[ARRAYS], *b[ARRAYS]; // w, mean, var, ema, sum, grad ema
-        for (int i = 0; i < ARRAYS; i++) {
-            a[i] = i == 0 ? random_floats(N, 1) : zero_floats(N);
-            b[i] = copy_of(a[i], N);
-        }
-        for (int step = 1; step <= 5; step++) {
-            float *g = random_floats(N, 0.1);
-            g[7] = 0;
-            struct kernel_fisher fa = {a[3], a[4], a[5], 0.9f}, fb = {b[3], b[4], b[5], 0.9f};
-            struct kernel_adamw h = {1e-2f, 0.9f, 0.99f, 1e-8f, 0.1f, 0, 0, 0.5f};
-            h.correct1 = 1.0f / (1.0f - powf(0.9f, (float)step));
-            h.correct2 = 1.0f / (1.0f - powf(0.99f, (float)step));
-            struct kernel_sgd s = {1e-2f, 0.9f, 0.1f, 0.5f};
-            if (kind == 0) {
-                cpu->adamw(&cx, &h, a[0], a[1], a[2], g, N);
-                ref->adamw(&cx, &h, b[0], b[1], b[2], g, N);
-            } else {
-                cpu->sgd(&cx, &s, a[0], a[1], g, N);
-                ref->sgd(&cx, &s, b[0], b[1], g, N);
-            }
-            cpu->fisher(&cx, &fa, g, N);
-            ref->fisher(&cx, &fb, g, N);
-            mem_free(g);
-        }
-        for (int i = 0; i < ARRAYS; i++) {
-            CLOSE(a[i], b[i], N, 3e-6);
-            mem_free(a[i]);
-            mem_free(b[i]);
-        }
-    }
-    float *x = random_floats(N, 1), *y = random_floats(N, 1), *z = copy_of(y, N);
-    double sum, sum_ref;
-    cpu->sum_squares(&cx, x, N, &sum);
-    ref->sum_squares(&cx, x, N, &sum_ref);
-    assert_true(fabs(sum - sum_ref) < 1e-6 * sum_ref);
-    cpu->add(&cx, x, N, y);
-    ref->add(&cx, x, N, z);
-    assert_memory_equal(y, z, N * sizeof *y);
-    mem_free(x);
-    mem_free(y);
-    mem_free(z);
+    enum { N = 2571 };
+    for (int way = 0; way < 4; way++)
+        check_optimizer(way & 1 ? KERNEL_SGD : KERNEL_ADAMW, way & 2);
+    struct twin g = random_floats(N, 1), ema = random_floats(N, 1), y = random_floats(N, 1);
+    RUN(fisher, (&(struct kernel_fisher){.ema = F(ema), .rho = 0.9f}), F(g), N);
+    CLOSE(ema, 3e-6);
+    RUN(add, F(g), N, F(y));
+    SAME(y);
 }
 
 static void halves_widen_exactly(void **state)
 {
     (void)state;
-    uint16_t *h = mem_alloc(MEM_OTHER, 65536 * 2), *back = mem_alloc(MEM_OTHER, 65536 * 2);
-    float *x = zero_floats(65536);
+    uint16_t *h = host(65536 * 2), *back = host(65536 * 2);
+    float *x = host(65536 * sizeof *x);
     for (uint32_t i = 0; i < 65536; i++)
         h[i] = (uint16_t)i;
     for (int dtype = KERNEL_BF16; dtype <= KERNEL_F16; dtype++) {
@@ -686,21 +860,49 @@ static void halves_widen_exactly(void **state)
         for (uint32_t i = 0; i < 65536; i++)
             assert_true(isnan(x[i]) || back[i] == h[i]);
     }
-    mem_free(h);
-    mem_free(back);
-    mem_free(x);
 }
 
-static void not_on_this_cpu(void **state)
+// By the tests above; an operation that a row does not have was skipped there.
+static void every_operation_was_tried(void **state)
 {
     (void)state;
-    skip();
+    for (int i = 0; i < OPS; i++)
+        if (!tried[i])
+            fail_msg("no test runs %s on %s", op_name[i], dev[ROW].row->name);
 }
 
-static int limit_isa(void **state)
+// A row of dev_table, with an instruction set.
+struct place {
+    int32_t kind;
+    enum simd_isa isa;
+};
+
+static int begin(void **state)
 {
-    simd_limit(*(const enum simd_isa *)*state);
+    const struct place *p = *state;
+    struct err err;
+    simd_limit(p->isa);
     rng = rng_stream(7, RNG_TEST, 1, 0, 0);
+    if (dev[ROW].row == dev_table[p->kind])
+        return 0;
+    if (dev[ROW].row)
+        dev_close(&dev[ROW]);
+    memset(tried, 0, sizeof tried);
+    if (dev_open(&dev[ROW], p->kind, 1, &err))
+        return -1;
+    dev_reserve(&dev[ROW], kernel_work_floats(600, 600, 600, 64, 64), 0);
+    return 0;
+}
+
+static int end(void **state)
+{
+    (void)state;
+    for (int i = 0; i < n_twins; i++)
+        for (int s = 0; s < SIDES; s++)
+            dev[s].row->free(&dev[s], twins[i].on[s]);
+    for (int i = 0; i < n_hosts; i++)
+        mem_free(hosts[i]);
+    n_twins = n_hosts = 0;
     return 0;
 }
 
@@ -722,30 +924,42 @@ int main(void)
         {"merging", merging},
         {"cross_entropy", cross_entropy},
         {"embeddings", embeddings},
+        {"rows_move", rows_move},
         {"optimizers", optimizers},
         {"halves_widen_exactly", halves_widen_exactly},
+        {"every_operation_was_tried", every_operation_was_tried},
     };
-    enum { ROWS = ARRAY_LEN(row) };
-    static enum simd_isa isas[] = {SIMD_BASE, SIMD_AVX2, SIMD_AVX512};
-    struct CMUnitTest tests[ROWS * SIMD_ISA_COUNT] = {0};
-    char names[ROWS * SIMD_ISA_COUNT][64];
-    size_t n_isas = (size_t)simd_isa() + 1;
-    for (size_t i = 0; i < ROWS * n_isas; i++) {
-        snprintf(names[i], sizeof names[i], "%s_%s", simd_isa_name[i / ROWS], row[i % ROWS].name);
+    enum { ROWS = ARRAY_LEN(row), PLACES = 16 };
+    static struct place place[PLACES];
+    static struct CMUnitTest tests[ROWS * PLACES];
+    static char names[ROWS * PLACES][80];
+    size_t n = 0;
+    enum simd_isa best = simd_isa();
+    struct err err;
+    for (int32_t k = 0; dev_table[k]; k++) {
+        struct dev d;
+        if (k == 1 || dev_open(&d, k, 1, &err)) // the reference itself, and what is not here
+            continue;
+        dev_close(&d);
+        // Instruction sets are the CPU's business, and one row of it stands for all.
+        for (enum simd_isa isa = k == 0 ? SIMD_BASE : best; isa <= best && n < PLACES; isa++)
+            place[n++] = (struct place){k, isa};
+    }
+    for (size_t i = 0; i < n * ROWS; i++) {
+        const struct place *p = &place[i / ROWS];
+        snprintf(names[i], sizeof names[i], "%s_%s_%s", dev_table[p->kind]->name,
+                 simd_isa_name[p->isa], row[i % ROWS].name);
         tests[i] = (struct CMUnitTest){.name = names[i],
                                        .test_func = row[i % ROWS].run,
-                                       .setup_func = limit_isa,
-                                       .initial_state = &isas[i / ROWS]};
+                                       .setup_func = begin,
+                                       .teardown_func = end,
+                                       .initial_state = &place[i / ROWS]};
     }
-    for (size_t i = ROWS * n_isas; i < ARRAY_LEN(tests); i++) { // cmocka wants a fixed array
-        snprintf(names[i], sizeof names[i], "absent_%s", row[i % ROWS].name);
-        tests[i] = (struct CMUnitTest){.name = names[i], .test_func = not_on_this_cpu};
-    }
-    cpu = dev_table[0]->ops;
-    ref = dev_table[1]->ops;
-    cx.work_floats = kernel_work_floats(600, 600, 600, 64, 64);
-    cx.work = zero_floats(cx.work_floats);
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    mem_free(cx.work);
+    if (dev_open(&dev[REF], 1, 1, &err))
+        return 1;
+    dev_reserve(&dev[REF], kernel_work_floats(600, 600, 600, 64, 64), 0);
+    int failed = _cmocka_run_group_tests("kernels", tests, n * ROWS, NULL, NULL);
+    dev_close(&dev[ROW]);
+    dev_close(&dev[REF]);
     return failed;
 }

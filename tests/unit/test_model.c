@@ -454,21 +454,27 @@ static void cpu_matches_reference(void **state)
     }
 }
 
+static struct model_client client_of(const struct bed *b, int32_t kind, float *adapter)
+{
+    size_t n = optim_floats(kind, b->n);
+    return (struct model_client){
+        .adapter = adapter, .moments = mem_alloc(MEM_OPTIMIZER, n * sizeof(float)), .n_moments = n};
+}
+
 // Three jobs, the second of several slices; 4 steps. One call a job and step, or all in one.
 static void train_three(struct bed *b, bool together, float *out)
 {
     static struct text t[3];
-    struct model_optim_state state[3] = {0};
+    struct model_client client[3];
     struct model_job job[3];
     make_text(&t[0], 4, 20, small.vocab);
     make_text(&t[1], 150, 21, small.vocab);
     make_text(&t[2], 7, 22, small.vocab);
     for (int j = 0; j < 3; j++) {
-        state[j].moments =
-            mem_alloc(MEM_OPTIMIZER, optim_floats(OPTIM_ADAMW, b->n) * sizeof(float));
         memcpy(out + (size_t)j * b->n, b->adapter, b->n * sizeof *out);
-        job[j] = (struct model_job){
-            .batch = &t[j].batch, .adapter = out + (size_t)j * b->n, .optim = &state[j]};
+        client[j] = client_of(b, OPTIM_ADAMW, out + (size_t)j * b->n);
+        job[j] = (struct model_job){.batch = &t[j].batch, .client = &client[j]};
+        model_load(b->m, &client[j], j);
     }
     for (int step = 0; step < 4; step++)
         if (together)
@@ -476,8 +482,10 @@ static void train_three(struct bed *b, bool together, float *out)
         else
             for (int j = 2; j >= 0; j--)
                 model_train_step(b->m, &job[j], 1, &adamw, NULL);
-    for (int j = 0; j < 3; j++)
-        mem_free(state[j].moments);
+    for (int j = 0; j < 3; j++) {
+        model_store(b->m, &client[j]);
+        mem_free(client[j].moments);
+    }
 }
 
 static void division_of_work_changes_no_bit(void **state)
@@ -600,14 +608,17 @@ static void optimizer_averages_and_clips(void **state)
     make_text(&t, 3, 4, small.vocab);
     float *ema = mem_alloc(MEM_OTHER, b.n * 4), *sum = mem_alloc(MEM_OTHER, b.n * 4);
     float *grad = mem_alloc(MEM_OTHER, b.n * 4), *was = mem_alloc(MEM_OTHER, b.n * 4);
-    struct model_optim_state s = {.moments = mem_alloc(MEM_OPTIMIZER, b.n * 4)};
-    struct kernel_fisher f = {.ema = ema, .sum = sum, .rho = 0.75f};
-    struct model_job job = {
-        .batch = &t.batch, .adapter = b.adapter, .optim = &s, .fisher = &f, .grad = grad};
+    struct model_client s = client_of(&b, OPTIM_SGD, b.adapter);
+    struct model_job job = {.batch = &t.batch, .client = &s, .grad = grad};
     struct optim_params sgd = {.kind = OPTIM_SGD, .lr = 0.5, .clip = 0.01};
+    s.ema = ema;
+    s.sum = sum;
+    s.rho = 0.75f;
     memcpy(was, b.adapter, b.n * 4);
+    model_load(b.m, &s, 0);
     model_train_step(b.m, &job, 1, &sgd, NULL);
-    assert_true(job.grad_norm > 0.02 && s.step == 1);
+    model_store(b.m, &s);
+    assert_true(job.grad_norm > 0.02 && s.steps == 1);
     double moved = 0;
     for (size_t i = 0; i < b.n; i++) {
         double d = (double)b.adapter[i] - was[i], g2 = (double)grad[i] * grad[i];
@@ -631,16 +642,15 @@ static void spans_share_out_the_time(void **state)
     struct recorder rec;
     struct rec_event e[32];
     float sq[ROWS_MAX], *second = mem_alloc(MEM_ADAPTER, (b.n + KERNEL_SLACK) * sizeof *second);
-    struct model_optim_state s[2] = {0};
+    struct model_client s[2];
     struct model_job job[2];
     recorder_init(&rec, 64, 0, false);
     for (int j = 0; j < 2; j++) {
         make_text(&t[j], 60, 30 + (uint32_t)j, small.vocab);
-        s[j].moments = mem_alloc(MEM_OPTIMIZER, 2 * b.n * sizeof(float));
-        job[j] = (struct model_job){.batch = &t[j].batch,
-                                    .adapter = j ? second : b.adapter,
-                                    .optim = &s[j],
-                                    .client = 40 + j};
+        s[j] = client_of(&b, OPTIM_ADAMW, j ? second : b.adapter);
+        s[j].id = 40 + j;
+        job[j] = (struct model_job){.batch = &t[j].batch, .client = &s[j]};
+        model_load(b.m, &s[j], j);
     }
     job[1].token_sq = sq; // only this one goes down to the embeddings
     struct model_merge merge = {.ratio = 0.5, .window = 4};
@@ -676,14 +686,15 @@ static void training_lowers_the_loss(void **state)
     struct model_params p = params_of("all", 4);
     BED(b, CPU, 2, &small, &p);
     make_text(&t, 6, 5, small.vocab);
-    struct model_optim_state s = {
-        .moments = mem_alloc(MEM_OPTIMIZER, optim_floats(OPTIM_ADAMW, b.n) * sizeof(float))};
-    struct model_job job = {.batch = &t.batch, .adapter = b.adapter, .optim = &s};
+    struct model_client s = client_of(&b, OPTIM_ADAMW, b.adapter);
+    struct model_job job = {.batch = &t.batch, .client = &s};
     struct optim_params o = adamw;
     o.lr = 1e-2;
     double before = loss_of(&b, &t);
+    model_load(b.m, &s, 0);
     for (int step = 0; step < 60; step++)
         model_train_step(b.m, &job, 1, &o, NULL);
+    model_store(b.m, &s);
     double after = loss_of(&b, &t);
     if (!(after < 0.8 * before))
         fail_msg("loss %g became %g", before, after);
@@ -757,8 +768,10 @@ static void all_weights_train(void **state)
         make_text(&t, 120, 7, c.vocab); // several slices
         size_t n = model_weight_count(b.m);
         float *w = model_full_weights(b.m);
-        struct model_optim_state s = {.moments = mem_alloc(MEM_OPTIMIZER, 2 * n * sizeof(float))};
-        struct model_job job = {.batch = &t.batch, .optim = &s};
+        struct model_client s = {.moments = mem_alloc(MEM_OPTIMIZER, 2 * n * sizeof(float)),
+                                 .n_moments = 2 * n};
+        struct model_job job = {.batch = &t.batch, .client = &s};
+        model_load(b.m, &s, 0);
         model_full_backward(b.m, &job);
         const float *g = model_full_gradient(b.m);
         struct rng r = rng_stream(3, RNG_TEST, 77, 0, 0);

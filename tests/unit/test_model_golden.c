@@ -203,13 +203,17 @@ static void ten_steps_are_pytorchs(void **state)
                              .eps = (double)h[3],
                              .weight_decay = (double)h[4],
                              .clip = (double)h[5]};
-    struct model_optim_state s = {.moments = mem_alloc(MEM_OPTIMIZER, 2 * f.n * sizeof *s.moments)};
-    struct model_job job = {.batch = &f.batch, .adapter = f.adapter, .optim = &s};
+    struct model_client s = {.adapter = f.adapter,
+                             .moments = mem_alloc(MEM_OPTIMIZER, 2 * f.n * sizeof *s.moments),
+                             .n_moments = 2 * f.n};
+    struct model_job job = {.batch = &f.batch, .client = &s};
+    model_load(f.m, &s, 0);
     for (int step = 0; step < 10; step++) {
         model_train_step(f.m, &job, 1, &o, NULL);
         float loss = (float)job.loss;
         CLOSE("the loss curve", &loss, curve + step, 1);
     }
+    model_store(f.m, &s);
     float *want = adapter_part(&f, "final", adapter_alloc(&f));
     CLOSE("the trained adapter", f.adapter, want, f.n);
     mem_free(want);
