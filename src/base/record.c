@@ -133,7 +133,7 @@ const uint8_t record_width_of[33] = {0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7, 7, 7, 7
 // Rows go to disk as they lie in memory: no holes.
 _Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
 _Static_assert(sizeof(struct rec_round) == 11 * 8 + 6 * 8 + 8 + 8 * 4, "hole in rec_round");
-_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 6 * 4,
+_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 8 * 4,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4 + 48, "hole in rec_alloc");
@@ -221,7 +221,9 @@ static const struct record_field message_fields[] = {
     RUN, VERSION, ATTEMPT, CLIENT,
     FIELD(rank, "", "rank of the client"),
     FIELD_AS(status, FIELD_STATUS, "", "ok, or why it was refused"),
-    FIELD(frame_bytes, "bytes", "the whole frame: the sum of the parts below"),
+    FIELD(vector, "", "of those in the frame: 0 the update, with all that is the frame's own"),
+    FIELD(lag, "versions", "made since the one the client trained on; 0 in synchronous rounds"),
+    FIELD(frame_bytes, "bytes", "of the frame for this vector: the sum of the parts below"),
     FIELD(header_bytes, "bytes", "frame and codec headers"),
     FIELD(directory_bytes, "bytes", "where each vector and tensor begins"),
     FIELD(scales_bytes, "bytes", "scales and zero points"),
@@ -343,7 +345,7 @@ const struct record_table record_tables[REC_COUNT] = {
     [REC_ROUNDS] = TABLE("/rounds", struct rec_round, 1, run, round_fields,
         "one row per round: bytes, times, losses, clients"),
     [REC_MESSAGES] = TABLE("/messages", struct rec_message, 16, run, message_fields,
-        "one row an update frame: its bytes by part, its error, what became of it"),
+        "one row per vector of an update frame: bytes by part, error, what became of it"),
     [REC_EVAL] = TABLE("/eval", struct rec_eval, 4, run, eval_fields,
         "one row per metric and set"),
     [REC_ALLOC] = TABLE("/alloc", struct rec_alloc, 64, run, alloc_fields,

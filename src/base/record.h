@@ -125,7 +125,7 @@ struct rec_message {
     double norm;                 // of the update before clipping
     double weight;
     int64_t staleness; // rounds since the client's residual was committed, -1 = none
-    int32_t run, version, attempt, client, rank, status;
+    int32_t run, version, attempt, client, rank, status, vector, lag;
 };
 
 struct rec_eval {

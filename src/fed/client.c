@@ -62,14 +62,28 @@ size_t clients_take_alloc(struct clients *c)
     return n;
 }
 
+static void open_vectors(struct clients *c)
+{
+    size_t bytes = c->n * sizeof(float);
+    for (int k = 0; k < c->env->method->scheme->down_vectors; k++)
+        c->down[k] = mem_alloc(MEM_ADAPTER, bytes);
+    for (int k = 0; k + 1 < c->n_vectors; k++)
+        c->up[k] = mem_alloc(MEM_ADAPTER, (size_t)c->group * bytes);
+    for (int k = 0; k < 2 + c->n_vectors && !c->env->method->view.whole; k++)
+        c->part[k] = mem_alloc(MEM_ADAPTER, bytes);
+}
+
 void clients_open(struct clients *c, const struct fed_env *env, int tasks)
 {
-    const unsigned needs = codec_needs(env->method->codec);
-    *c = (struct clients){.env = env, .n = env->work->shape.n_values, .reports_cap = tasks};
+    const unsigned needs = view_needs(&env->method->view);
+    *c = (struct clients){.env = env, .n = env->work->shape.n_values};
+    c->n_vectors = env->method->view.n_vectors;
+    c->reports_cap = tasks * c->n_vectors;
     c->optim_floats = fed_optim_floats(env);
     c->work_floats = fed_work_floats(env);
     c->state_floats = fed_state_floats(env);
-    c->report = mem_alloc(MEM_TRACE, (size_t)tasks * sizeof *c->report);
+    c->kept_floats = c->work_floats + fed_own_floats(env);
+    c->report = mem_alloc(MEM_TRACE, (size_t)c->reports_cap * sizeof *c->report);
     c->group = env->work->row->group(env->work);
     if (c->group > env->fed->clients_per_round)
         c->group = env->fed->clients_per_round;
@@ -91,9 +105,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
         c->grad = mem_alloc(MEM_OPTIMIZER, g * c->n * sizeof *c->grad);
     if (env->fed->nmse)
         c->x_hat = mem_alloc(MEM_OTHER, c->n * sizeof *c->x_hat);
-    const float *const whole[] = {c->delta, c->sens, c->grad};
-    for (size_t i = 0; i < ARRAY_LEN(whole) && !env->method->view.whole; i++)
-        c->part[i] = whole[i] ? mem_alloc(MEM_ADAPTER, c->n * sizeof(float)) : NULL;
+    open_vectors(c);
     size_t scratch = view_scratch_bytes(&env->method->view);
     c->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_alloc(c);
@@ -101,32 +113,49 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
 
 void clients_close(struct clients *c)
 {
-    void *blocks[] = {c->report,  c->theta, c->delta,     c->job,       c->state,   c->state_next,
-                      c->sens,    c->grad,  c->part[0],   c->part[1],   c->part[2], c->x_hat,
-                      c->scratch, c->alloc, c->alloc_out, c->by_tensor, c->task};
+    void *blocks[] = {c->report,     c->theta,     c->delta,     c->job,   c->state,
+                      c->state_next, c->sens,      c->grad,      c->x_hat, c->scratch,
+                      c->alloc,      c->alloc_out, c->by_tensor, c->task};
     slots_close(c->slots);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
+    for (int k = 0; k < FED_VECTORS; k++) {
+        mem_free(c->down[k]);
+        mem_free(c->up[k]);
+    }
+    for (size_t k = 0; k < ARRAY_LEN(c->part); k++)
+        mem_free(c->part[k]);
+}
+
+// What travels of a vector as long as the adapter; the rest of it stays.
+static const uint8_t *get_vector(struct clients *c, const uint8_t *p, float *x)
+{
+    const struct view_inst *view = &c->env->method->view;
+    size_t n = view_down_floats(view);
+    float *to = n < c->n ? c->part[0] : x;
+    for (size_t i = 0; i < n; i++)
+        to[i] = get_f32(p + 4 * i);
+    if (n < c->n)
+        view_scatter(&view->part[0], to, x);
+    return p + 4 * n;
 }
 
 bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload)
 {
     const struct fed_env *env = c->env;
-    size_t n = fed_down_floats(env), n_backbone = fed_model_floats(env) - c->n;
-    size_t n_adapter = n - n_backbone;
-    if (f->payload_bytes != 4 * n || !isfinite(f->loss))
+    const struct scheme *scheme = env->method->scheme;
+    if (f->payload_bytes != 4 * fed_down_floats(env) || !isfinite(f->loss))
         return false;
     c->version = f->version;
     c->loss_fall = (double)f->loss;
-    float *to = n_adapter == c->n ? c->theta : c->part[0];
-    for (size_t i = 0; i < n_adapter; i++)
-        to[i] = get_f32(payload + 4 * i);
-    for (size_t i = 0; i < n_backbone; i++)
-        c->theta[c->n + i] = get_f32(payload + 4 * (n_adapter + i));
-    if (env->method->scheme->fresh)
+    if (fed_adapter_down(env))
+        payload = get_vector(c, payload, c->theta);
+    for (size_t i = c->n; i < fed_model_floats(env); i++, payload += 4)
+        c->theta[i] = get_f32(payload);
+    for (int k = 0; k < scheme->down_vectors; k++)
+        payload = get_vector(c, payload, c->down[k]);
+    if (scheme->fresh)
         env->work->row->fresh(env->work, c->version, c->theta);
-    else if (n_adapter > 0 && n_adapter < c->n)
-        view_scatter(&env->method->view.part[0], to, c->theta);
     return true;
 }
 
@@ -188,6 +217,23 @@ static void read_slot(struct clients *c, struct client_task *t, float *state)
     span_end(c->env->rec, span, STAGE_SLOT, (int32_t)t->client, (int64_t)(4 * c->state_floats), 0);
 }
 
+// What is kept of the client, and of the scheme's vectors, goes with the job.
+static void give_vectors(struct clients *c, struct train_job *job, int i)
+{
+    float *state = c->state_floats ? c->state + (size_t)i * c->state_floats : NULL;
+    if (state) {
+        read_slot(c, &c->task[i], state);
+        job->state = c->optim_floats ? state : NULL;
+        job->kept = c->work_floats > c->optim_floats ? state + c->optim_floats : NULL;
+    }
+    for (int k = 0; k < c->env->method->scheme->client_vectors; k++)
+        job->own[k] = state + c->work_floats + (size_t)k * c->n;
+    for (int k = 0; k < FED_VECTORS; k++) {
+        job->down[k] = c->down[k];
+        job->up[k] = c->up[k] ? c->up[k] + (size_t)i * c->n : NULL;
+    }
+}
+
 void clients_train(struct clients *c, const struct client_task *task, int n)
 {
     const struct method *m = c->env->method;
@@ -206,12 +252,7 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
                                   .token_opt = &m->token_opt};
         job->trained = view_trained(&m->view, job->client, c->version, &job->n_trained);
         c->task[i] = task[i];
-        if (c->state_floats) {
-            float *state = c->state + (size_t)i * c->state_floats;
-            read_slot(c, &c->task[i], state);
-            job->state = c->optim_floats ? state : NULL;
-            job->kept = c->work_floats > c->optim_floats ? state + c->optim_floats : NULL;
-        }
+        give_vectors(c, job, i);
     }
     (m->scheme->train ? m->scheme->train : work->row->train)(work, c->job, n, c->env->rec);
 }
@@ -226,12 +267,15 @@ static double message_error(struct clients *c, const struct codec_inst *codec,
     return codec_nmse(in->x, c->x_hat, codec->shape->n_values);
 }
 
-static void report_message(struct clients *c, const struct frame *head,
+// Of one vector, len bytes long; the first has what is the frame's own.
+static void report_message(struct clients *c, const struct frame *head, int vector, size_t len,
                            const struct codec_report *r, double nmse, double norm)
 {
-    struct rec_message m = {.frame_bytes = (int64_t)(FRAME_HEADER_BYTES + head->payload_bytes),
-                            .header_bytes = FRAME_HEADER_BYTES + r->parts.header,
-                            .directory_bytes = r->parts.directory,
+    size_t header = vector ? 0 : FRAME_HEADER_BYTES;
+    size_t directory = vector ? 0 : vectors_head_bytes(head->vectors);
+    struct rec_message m = {.frame_bytes = (int64_t)(header + directory + len),
+                            .header_bytes = (int64_t)header + r->parts.header,
+                            .directory_bytes = (int64_t)directory + r->parts.directory,
                             .scales_bytes = r->parts.scales,
                             .indices_bytes = r->parts.indices,
                             .tags_bytes = r->parts.tags,
@@ -240,7 +284,8 @@ static void report_message(struct clients *c, const struct frame *head,
                             .norm = norm,
                             .staleness = r->staleness,
                             .version = (int32_t)c->version,
-                            .client = (int32_t)head->client};
+                            .client = (int32_t)head->client,
+                            .vector = vector};
     memcpy(m.kept, r->kept, sizeof m.kept);
     assert(c->n_reports < c->reports_cap);
     c->report[c->n_reports++] = m;
@@ -265,19 +310,17 @@ static float *part_of(const struct clients *c, const struct view_part *p, int wh
     return c->part[which];
 }
 
-// The state of the client's codec on part p, and where its next one goes: parts that have no turn
-// keep theirs.
-static void codec_state(struct clients *c, const struct view_part *p, size_t group,
-                        struct codec_input *in)
+// The state of the client's codecs, and where their next one goes: parts that have no turn keep
+// theirs. NULL where there is none.
+static const float *codec_states(struct clients *c, const struct train_job *job)
 {
-    size_t at = c->work_floats + p->state_at, n = c->state_floats - c->work_floats;
+    size_t n = c->state_floats - c->kept_floats;
     if (n == 0)
-        return;
-    const float *state = c->state + group * c->state_floats;
+        return NULL;
+    const float *state = c->state + (size_t)(job - c->job) * c->state_floats + c->kept_floats;
     if (!c->env->method->view.whole)
-        memcpy(c->state_next + c->work_floats, state + c->work_floats, n * sizeof *state);
-    in->state = state + at;
-    in->state_next = c->state_next + at;
+        memcpy(c->state_next + c->kept_floats, state, n * sizeof *state);
+    return state;
 }
 
 // Clips and blurs what will be sent. Returns its norm as it was, NaN where nobody asked: without
@@ -293,40 +336,99 @@ static double privatise(struct clients *c, uint32_t client, float *x, size_t n)
     return norm;
 }
 
+// Vectors of one update on their way into a frame.
+struct packing {
+    struct codec_input in[FED_VECTORS];
+    struct codec_report report[FED_VECTORS];
+    const uint8_t *at[FED_VECTORS]; // in the frame
+    size_t len[FED_VECTORS];
+    struct laps laps;
+};
+
+static void prepare(struct clients *c, struct train_job *job, const struct view_part *part,
+                    struct packing *p)
+{
+    const struct view_inst *view = &c->env->method->view;
+    const float *state = codec_states(c, job);
+    for (int k = 0; k < c->n_vectors; k++) {
+        float *full = k ? job->up[k - 1] : job->delta;
+        size_t at = part->vector[k].state_at;
+        p->in[k] = (struct codec_input){.x = part_of(c, part, 2 + k, full),
+                                        .state = state ? state + at : NULL,
+                                        .budget_bytes = -1,
+                                        .loss_fall = c->loss_fall,
+                                        .by_tensor = k ? NULL : c->by_tensor,
+                                        .laps = &p->laps};
+        p->in[k].state_next = state ? c->state_next + c->kept_floats + at : NULL;
+        p->in[k].key = view_key(view, c->env->seed, job->client, c->version, k);
+    }
+}
+
+// Packs the vectors straight into the frame. The update comes last, for its budget may be what the
+// others leave, and first in the frame: they move up to it. Returns the payload's length.
+static int64_t encode_all(struct clients *c, const struct view_part *part, struct packing *p,
+                          uint8_t *out, size_t cap, struct err *err)
+{
+    size_t head = vectors_head_bytes(c->n_vectors), room = codec_bound(part->vector[0].codec);
+    size_t end = head + room, others = 0;
+    for (int k = 1; k <= c->n_vectors; k++) {
+        int v = k % c->n_vectors;
+        size_t at = v ? end : head;
+        if (v == 0 && p->in[0].budget_bytes >= 0)
+            p->in[0].budget_bytes -= (int64_t)(head + others);
+        int64_t len = codec_encode(part->vector[v].codec, &p->in[v], out + at, v ? cap - at : room,
+                                   c->scratch, &p->report[v], err);
+        if (len < 0)
+            return len;
+        p->len[v] = (size_t)len;
+        others += v ? (size_t)len : 0;
+        end += v ? (size_t)len : 0;
+    }
+    vectors_put_head(out, p->len, c->n_vectors);
+    memmove(out + head + p->len[0], out + head + room, others);
+    return (int64_t)(head + p->len[0] + others);
+}
+
+static void report_all(struct clients *c, const struct frame *head, const struct view_part *part,
+                       struct packing *p, const uint8_t *payload, double norm)
+{
+    int bad = vectors_get(payload, head->payload_bytes, c->n_vectors, p->at, p->len);
+    assert(!bad);
+    for (int k = 0; k < c->n_vectors; k++)
+        report_message(c, head, k, p->len[k], &p->report[k],
+                       message_error(c, part->vector[k].codec, &p->in[k], p->at[k], p->len[k]),
+                       k ? NAN : norm);
+}
+
 static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns,
                       struct frame *head, struct netbuf **b, struct err *err)
 {
     const struct fed_env *env = c->env;
     const struct view_inst *view = &env->method->view;
     const struct view_part *part = &view->part[view_turn(view, job->client, c->version)];
-    size_t cap = codec_bound(part->codec), n = part->shape.n_values;
-    struct codec_input in = {.budget_bytes = -1,
-                             .loss_fall = c->loss_fall,
-                             .by_tensor = c->by_tensor,
-                             .key = view_key(view, env->seed, job->client, c->version)};
-    double upload_s = codec_upload_s(part->codec);
+    size_t cap = fed_update_bound(env), n = part->shape.n_values;
+    struct packing p = {0};
+    prepare(c, job, part, &p);
+    double upload_s = codec_upload_s(part->vector[0].codec);
     if (upload_s > 0)
-        in.budget_bytes = fed_upload_bytes(env, c->version, job->client, ready_ns, upload_s);
-    struct codec_report report = {0};
-    codec_state(c, part, (size_t)(job - c->job), &in);
-    float *x = part_of(c, part, 0, job->delta);
-    double norm = privatise(c, job->client, x, n);
+        p.in[0].budget_bytes = fed_upload_bytes(env, c->version, job->client, ready_ns, upload_s);
+    double norm = privatise(c, job->client, (float *)(uintptr_t)p.in[0].x, n);
     if (env->update)
-        env->update(env->update_arg, c->version, job->client, &part->shape, x);
+        env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x);
     *b = transport_buf(env->transport, cap);
-    struct laps laps;
-    laps_begin(&laps, env->rec);
-    in.laps = &laps;
-    in.x = x;
-    in.sens = part_of(c, part, 1, job->sens);
-    in.grad = part_of(c, part, 2, job->grad);
-    int64_t len = codec_encode(part->codec, &in, netbuf_payload(*b), cap, c->scratch, &report, err);
-    laps_end(&laps, env->rec, STAGE_ENCODE, CODEC_REST, (int32_t)job->client, (int64_t)(4 * n),
-             len);
+    uint8_t *payload = netbuf_payload(*b);
+    laps_begin(&p.laps, env->rec);
+    for (int k = 0; k < c->n_vectors; k++) {
+        p.in[k].sens = k ? p.in[0].sens : part_of(c, part, 0, job->sens);
+        p.in[k].grad = k ? p.in[0].grad : part_of(c, part, 1, job->grad);
+    }
+    int64_t len = encode_all(c, part, &p, payload, cap, err);
+    laps_end(&p.laps, env->rec, STAGE_ENCODE, CODEC_REST, (int32_t)job->client,
+             (int64_t)(4 * n) * c->n_vectors, len);
     if (len < 0)
         return len;
     *head = (struct frame){.kind = FRAME_UPDATE,
-                           .vectors = 1,
+                           .vectors = (uint8_t)c->n_vectors,
                            .version = c->version,
                            .client = job->client,
                            .samples = (uint32_t)job->samples,
@@ -334,8 +436,7 @@ static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns
                            .loss = (float)job->loss,
                            .payload_bytes = (uint64_t)len};
     note_alloc(c, part);
-    report_message(c, head, &report,
-                   message_error(c, part->codec, &in, netbuf_payload(*b), (size_t)len), norm);
+    report_all(c, head, part, &p, payload, norm);
     return len;
 }
 
@@ -356,7 +457,7 @@ static int64_t encode_other(struct clients *c, struct train_job *job, struct fra
                            .client = job->client,
                            .samples = (uint32_t)job->samples,
                            .payload_bytes = (uint64_t)len};
-    report_message(c, head, &report, NAN, NAN);
+    report_message(c, head, 0, (size_t)len, &report, NAN, NAN);
     return len;
 }
 
@@ -365,9 +466,9 @@ static int write_slot(struct clients *c, int i, struct err *err)
     const struct client_task *t = &c->task[i];
     if (!c->state_floats)
         return 0;
-    if (c->work_floats)
+    if (c->kept_floats)
         memcpy(c->state_next, c->state + (size_t)i * c->state_floats,
-               c->work_floats * sizeof *c->state_next);
+               c->kept_floats * sizeof *c->state_next);
     struct span span = span_begin(c->env->rec);
     int rc = slots_write(c->slots, t->client, c->version, t->state.newest, t->state.kept,
                          c->state_next, err);

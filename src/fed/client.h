@@ -16,21 +16,24 @@ struct client_task {
 struct clients {
     const struct fed_env *env;
     size_t n, optim_floats, work_floats, state_floats; // see env.h
-    int group;                                         // clients trained at once, at most
+    size_t kept_floats;                                // of a client's state, all but the codecs'
+    int group, n_vectors; // clients trained at once, at most; in a frame
 
     uint32_t version;         // they train on
     struct round_start start; // of their round
     double loss_fall;         // as the version announced it
     float *theta;             // (fed_model_floats)
+    float *down[FED_VECTORS]; // (n) each, that came with the version
 
-    struct train_job *job;      // (group)
-    struct client_task *task;   // (group) of the jobs
-    float *delta, *sens, *grad; // (group, n); sens and grad NULL where no codec asks
-    float *state, *state_next;  // (group, state_floats), one client's; NULL where none is kept
-    float *part[3];             // of delta, sens and grad: what travels, where that is not all
-    float *x_hat;               // (n) what a message says, NULL where nobody asks
-    void *scratch;              // of the codec
-    struct slots *slots;        // client state between rounds, from the welcome on
+    struct train_job *job;        // (group)
+    struct client_task *task;     // (group) of the jobs
+    float *delta, *sens, *grad;   // (group, n); sens and grad NULL where no codec asks
+    float *state, *state_next;    // (group, state_floats), one client's; NULL where none is kept
+    float *up[FED_VECTORS];       // (group, n) what travels beside delta
+    float *part[2 + FED_VECTORS]; // what travels, where that is not all: sens, grad, vectors
+    float *x_hat;                 // (n) what a message says, NULL where nobody asks
+    void *scratch;                // of the codec
+    struct slots *slots;          // client state between rounds, from the welcome on
 
     // What their messages were, until the worker tells the server.
     struct rec_message *report;

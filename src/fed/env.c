@@ -123,7 +123,7 @@ size_t fed_optim_floats(const struct fed_env *env)
 
 size_t fed_work_floats(const struct fed_env *env)
 {
-    unsigned needs = codec_needs(env->method->codec);
+    unsigned needs = view_needs(&env->method->view);
     const struct workload *w = env->work;
     size_t kept =
         w->env.fisher->persist == FED_STATE_KEEP && w->row->fisher_floats
@@ -132,9 +132,14 @@ size_t fed_work_floats(const struct fed_env *env)
     return fed_optim_floats(env) + kept;
 }
 
+size_t fed_own_floats(const struct fed_env *env)
+{
+    return (size_t)env->method->scheme->client_vectors * env->work->shape.n_values;
+}
+
 size_t fed_state_floats(const struct fed_env *env)
 {
-    return fed_work_floats(env) + view_state_floats(&env->method->view);
+    return fed_work_floats(env) + fed_own_floats(env) + env->method->view.n_state;
 }
 
 size_t fed_update_bound(const struct fed_env *env)
@@ -157,6 +162,11 @@ static int check_together(const struct fed_env *env, struct err *err)
                        "the oracle's Fisher is that of A and B, not of what view %s trains; take "
                        "another fisher.accumulate",
                        m->view.row->name);
+    if (env->client->dp_clip > 0 && m->view.n_vectors > 1)
+        return err_set(err,
+                       "client.dp_clip bounds the update, not the %s that scheme %s sends beside "
+                       "it; set it to 0",
+                       m->scheme->up[0].name, m->scheme->name);
     if (m->scheme->local)
         rules[n++] = (struct local_use){m->scheme->local, m->scheme_opt};
     if (m->view.row->local)
@@ -189,10 +199,17 @@ size_t fed_model_floats(const struct fed_env *env)
     return env->work->shape.n_values + env->work->n_backbone;
 }
 
+bool fed_adapter_down(const struct fed_env *env)
+{
+    return !env->method->scheme->fresh && !env->method->scheme->silent;
+}
+
 size_t fed_down_floats(const struct fed_env *env)
 {
-    bool none = env->method->scheme->fresh || env->method->scheme->silent;
-    return (none ? 0 : view_down_floats(&env->method->view)) + env->work->n_backbone;
+    const struct scheme *s = env->method->scheme;
+    size_t each = view_down_floats(&env->method->view);
+    size_t vectors = (size_t)s->down_vectors + fed_adapter_down(env);
+    return vectors * each + env->work->n_backbone;
 }
 
 uint64_t fed_payload_bound(const struct fed_env *env)

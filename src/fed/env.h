@@ -55,9 +55,10 @@ void fed_round_times(const struct fed_env *env, const struct round_start *start,
 int64_t fed_upload_bytes(const struct fed_env *env, uint32_t round, uint32_t client,
                          int64_t ready_ns, double seconds);
 // Client state of this run, in floats: optimizer (fed.opt_state = keep), then averages
-// (fisher.persist = keep), together the workload's; then codec.
+// (fisher.persist = keep), together the workload's; then the scheme's own vectors, then codecs.
 size_t fed_optim_floats(const struct fed_env *env);
 size_t fed_work_floats(const struct fed_env *env);
+size_t fed_own_floats(const struct fed_env *env);
 size_t fed_state_floats(const struct fed_env *env);
 size_t fed_update_bound(const struct fed_env *env); // longest payload of an update
 // Makes the workload ready for the method's scheme, or says why they do not go together: before a
@@ -65,6 +66,7 @@ size_t fed_update_bound(const struct fed_env *env); // longest payload of an upd
 int fed_prepare(const struct fed_env *env, struct err *err);
 // Floats of a version: the adapter, then what moves the backbone; and what of it travels down.
 size_t fed_model_floats(const struct fed_env *env);
+bool fed_adapter_down(const struct fed_env *env); // does the adapter itself?
 size_t fed_down_floats(const struct fed_env *env);
 uint64_t fed_payload_bound(const struct fed_env *env); // of the longest model or update
 

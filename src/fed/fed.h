@@ -10,6 +10,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+// Vectors as long as the adapter that a scheme sends in one frame, its update the first of them.
+#define FED_VECTORS 4
+
 struct fed_params { // [fed]
     char method[640];
     int32_t clients, clients_per_round, rounds, local_steps, batch;

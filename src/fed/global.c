@@ -1,30 +1,48 @@
 #include "fed/global.h"
 
 #include "base/mem.h"
+#include "fed/protocol.h"
 
 #include <math.h>
 #include <string.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-static size_t keep_floats(const struct view_part *part)
+static size_t keep_floats(const struct codec_inst *c)
 {
-    const struct codec_agg *agg = part->codec->row->agg;
-    return agg && agg->keep_floats ? agg->keep_floats(part->codec, part->shape.n_values) : 0;
+    const struct codec_agg *agg = c->row->agg;
+    return agg && agg->keep_floats ? agg->keep_floats(c, c->shape->n_values) : 0;
+}
+
+static struct part_sum *sum_of(const struct global *g, uint32_t p, int vector)
+{
+    return &g->part[(int)p * g->env->method->view.n_vectors + vector];
 }
 
 static void open_parts(struct global *g, const struct view_inst *v, size_t keep_at)
 {
-    g->part = mem_alloc(MEM_SERVER, v->n_parts * sizeof *g->part);
-    for (uint32_t p = 0; p < v->n_parts; p++) {
-        const struct codec_inst *c = v->part[p].codec;
-        size_t keep = keep_floats(&v->part[p]);
-        g->part[p].sum = g->sum + v->part[p].at;
-        g->part[p].agg_keep = keep ? g->state + keep_at : NULL;
-        if (c->row->agg)
-            g->part[p].agg_state =
-                mem_alloc(MEM_SERVER, c->row->agg->state_bytes(c, v->part[p].shape.n_values));
-        keep_at += keep;
+    g->part = mem_alloc(MEM_SERVER, v->n_parts * (size_t)v->n_vectors * sizeof *g->part);
+    for (uint32_t p = 0; p < v->n_parts; p++)
+        for (int k = 0; k < v->n_vectors; k++) {
+            const struct codec_inst *c = v->part[p].vector[k].codec;
+            struct part_sum *part = sum_of(g, p, k);
+            size_t keep = keep_floats(c);
+            part->sum = g->sum[k] + v->part[p].at;
+            part->agg_keep = keep ? g->state + keep_at : NULL;
+            if (c->row->agg)
+                part->agg_state =
+                    mem_alloc(MEM_SERVER, c->row->agg->state_bytes(c, c->shape->n_values));
+            keep_at += keep;
+        }
+}
+
+static void open_vectors(struct global *g, const struct view_inst *v)
+{
+    size_t bytes = g->n * sizeof(float);
+    for (int k = 0; k < v->n_vectors; k++) {
+        g->sum[k] = mem_alloc(MEM_SERVER, bytes);
+        g->mean[k] = v->whole ? g->sum[k] : mem_alloc(MEM_SERVER, bytes);
+        g->one[k] = k ? mem_alloc(MEM_SERVER, bytes) : NULL;
     }
 }
 
@@ -36,11 +54,11 @@ int global_open(struct global *g, const struct fed_env *env, struct err *err)
     size_t own = g->n * (size_t)scheme->state_vectors;
     g->n_state = own;
     for (uint32_t p = 0; p < view->n_parts; p++)
-        g->n_state += keep_floats(&view->part[p]);
+        for (int k = 0; k < view->n_vectors; k++)
+            g->n_state += keep_floats(view->part[p].vector[k].codec);
     g->n_model = fed_model_floats(env);
     g->theta = mem_alloc(MEM_SERVER, g->n_model * sizeof *g->theta);
-    g->sum = mem_alloc(MEM_SERVER, g->n * sizeof *g->sum);
-    g->delta = view->whole ? g->sum : mem_alloc(MEM_SERVER, g->n * sizeof *g->delta);
+    open_vectors(g, view);
     g->state = g->n_state ? mem_alloc(MEM_SERVER, g->n_state * sizeof *g->state) : NULL;
     size_t scratch = view_decode_scratch(view);
     g->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
@@ -58,12 +76,17 @@ void global_close(struct global *g)
     const struct scheme *scheme = g->env->method->scheme;
     if (scheme->close && g->own)
         scheme->close(g);
-    for (uint32_t p = 0; g->part && p < g->env->method->view.n_parts; p++)
-        mem_free(g->part[p].agg_state);
+    const struct view_inst *view = &g->env->method->view;
+    for (uint32_t p = 0; g->part && p < view->n_parts; p++)
+        for (int k = 0; k < view->n_vectors; k++)
+            mem_free(sum_of(g, p, k)->agg_state);
+    for (int k = 0; k < view->n_vectors; k++) {
+        if (g->mean[k] != g->sum[k])
+            mem_free(g->mean[k]);
+        mem_free(g->sum[k]);
+        mem_free(g->one[k]);
+    }
     mem_free(g->part);
-    if (g->delta != g->sum)
-        mem_free(g->delta);
-    mem_free(g->sum);
     mem_free(g->theta);
     mem_free(g->state);
     mem_free(g->scratch);
@@ -76,34 +99,63 @@ void global_begin(struct global *g, uint32_t version)
     const struct view_inst *view = &g->env->method->view;
     g->weight = g->loss = 0;
     g->arrived = 0;
-    memset(g->sum, 0, g->n * sizeof *g->sum);
-    for (uint32_t p = 0; p < view->n_parts; p++) {
-        const struct codec_inst *c = view->part[p].codec;
-        g->part[p].weight = 0;
-        if (c->row->agg)
-            c->row->agg->begin(c, g->part[p].agg_state, view->part[p].shape.n_values);
-    }
+    for (int k = 0; k < view->n_vectors; k++)
+        memset(g->sum[k], 0, g->n * sizeof *g->sum[k]);
+    for (uint32_t p = 0; p < view->n_parts; p++)
+        for (int k = 0; k < view->n_vectors; k++) {
+            const struct codec_inst *c = view->part[p].vector[k].codec;
+            struct part_sum *part = sum_of(g, p, k);
+            part->weight = 0;
+            if (c->row->agg)
+                c->row->agg->begin(c, part->agg_state, c->shape->n_values);
+        }
     if (scheme->fresh)
         g->env->work->row->fresh(g->env->work, version, g->theta);
     if (scheme->begin)
         scheme->begin(g);
 }
 
-static int add_message(struct global *g, const struct update *u, struct err *err)
+// The update itself; on any error its sum is as it was.
+static int add_first(struct global *g, const struct update *u, uint32_t p, const uint8_t *bytes,
+                     size_t len, struct err *err)
 {
     const struct view_inst *view = &g->env->method->view;
-    uint32_t p = view_turn(view, u->client, u->version);
-    const struct codec_inst *c = view->part[p].codec;
-    struct codec_key key = view_key(view, g->env->seed, u->client, u->version);
-    int rc;
-    if (c->row->agg)
-        rc = c->row->agg->add(c, &key, u->bytes, u->len, (double)u->weight, g->part[p].agg_state,
-                              err);
-    else
-        rc =
-            codec_decode_add(c, &key, u->bytes, u->len, u->weight, g->part[p].sum, g->scratch, err);
+    const struct codec_inst *c = view->part[p].vector[0].codec;
+    struct codec_key key = view_key(view, g->env->seed, u->client, u->version, 0);
+    struct part_sum *part = sum_of(g, p, 0);
+    int rc = c->row->agg
+                 ? c->row->agg->add(c, &key, bytes, len, (double)u->weight, part->agg_state, err)
+                 : codec_decode_add(c, &key, bytes, len, u->weight, part->sum, g->scratch, err);
     if (rc == 0)
-        g->part[p].weight += (double)u->weight;
+        part->weight += (double)u->weight;
+    return rc;
+}
+
+// What travels beside the update is read first and added last, so that a frame counts as a whole or
+// not at all.
+static int add_message(struct global *g, struct update *u, struct err *err)
+{
+    const struct view_inst *view = &g->env->method->view;
+    const struct up_vector *up = g->env->method->scheme->up;
+    uint32_t p = view_turn(view, u->client, u->version);
+    const uint8_t *at[FED_VECTORS];
+    if (vectors_get(u->bytes, u->len, view->n_vectors, at, u->vector_len))
+        return err_set(err, "its parts are not those of %d vectors", view->n_vectors);
+    for (int k = 1; k < view->n_vectors; k++) {
+        struct codec_key key = view_key(view, g->env->seed, u->client, u->version, k);
+        int rc = codec_decode(view->part[p].vector[k].codec, &key, at[k], u->vector_len[k],
+                              g->one[k], g->scratch, err);
+        if (rc)
+            return rc;
+    }
+    int rc = add_first(g, u, p, at[0], u->vector_len[0], err);
+    for (int k = 1; k < view->n_vectors && rc == 0; k++) {
+        struct part_sum *part = sum_of(g, p, k);
+        float weight = up[k - 1].equal ? 1 : u->weight;
+        part->weight += (double)weight;
+        for (size_t i = 0; i < view->part[p].shape.n_values; i++)
+            part->sum[i] += weight * g->one[k][i];
+    }
     return rc;
 }
 
@@ -124,24 +176,26 @@ int global_add(struct global *g, struct update *u, struct err *err)
 }
 
 // The mean of each part, over those who sent it.
+static void close_sum(struct part_sum *part, const struct codec_inst *c)
+{
+    size_t n = c->shape->n_values;
+    if (part->weight <= 0)
+        return;
+    if (c->row->agg) {
+        c->row->agg->finish(c, part->agg_state, part->agg_keep, part->weight, part->sum, n);
+    } else {
+        float inverse = (float)(1.0 / part->weight);
+        for (size_t i = 0; i < n; i++)
+            part->sum[i] *= inverse;
+    }
+}
+
 static void close_sums(struct global *g)
 {
     const struct view_inst *view = &g->env->method->view;
-    for (uint32_t p = 0; p < view->n_parts; p++) {
-        const struct codec_inst *codec = view->part[p].codec;
-        struct part_sum *part = &g->part[p];
-        size_t n = view->part[p].shape.n_values;
-        if (part->weight <= 0)
-            continue;
-        if (codec->row->agg) {
-            codec->row->agg->finish(codec, part->agg_state, part->agg_keep, part->weight, part->sum,
-                                    n);
-        } else {
-            float inverse = (float)(1.0 / part->weight);
-            for (size_t i = 0; i < n; i++)
-                part->sum[i] *= inverse;
-        }
-    }
+    for (uint32_t p = 0; p < view->n_parts; p++)
+        for (int k = 0; k < view->n_vectors; k++)
+            close_sum(sum_of(g, p, k), view->part[p].vector[k].codec);
 }
 
 // Only what was sent moves: a part without a turn keeps its values and the server's state of them.
@@ -149,7 +203,8 @@ static void step_parts(struct global *g, double lr)
 {
     const struct method *m = g->env->method;
     struct step step = {.theta = g->theta,
-                        .delta = g->delta,
+                        .delta = g->mean[0],
+                        .up = (const float *const *)g->mean + 1,
                         .state = g->state,
                         .n = g->n,
                         .lr = lr,
@@ -157,15 +212,23 @@ static void step_parts(struct global *g, double lr)
                         .clients = g->env->fed->clients};
     for (uint32_t p = 0; p < m->view.n_parts; p++) {
         const struct view_part *part = &m->view.part[p];
-        if (g->part[p].weight <= 0)
+        if (sum_of(g, p, 0)->weight <= 0)
             continue;
-        if (!m->view.whole)
-            view_scatter(part, g->part[p].sum, g->delta);
+        for (int k = 0; k < m->view.n_vectors && !m->view.whole; k++)
+            view_scatter(part, sum_of(g, p, k)->sum, g->mean[k]);
         for (int i = 0; i < part->n_ranges; i++) {
             step.range = part->range[i];
             m->scheme->commit(m->scheme_opt, &step);
         }
     }
+}
+
+static bool sums_finite(const struct global *g)
+{
+    bool finite = true;
+    for (int k = 0; k < g->env->method->view.n_vectors; k++)
+        finite &= global_finite(g->sum[k], g->n);
+    return finite;
 }
 
 bool global_finite(const float *v, size_t n)
@@ -185,11 +248,11 @@ bool global_commit(struct global *g, uint32_t version, double lr, double *norm)
     close_sums(g);
     bool own = !scheme->mean || scheme->mean(g, lr);
     span_end(rec, span, STAGE_AGGREGATE, -1, 0, bytes);
-    if (!global_finite(g->sum, g->n) || !own)
+    if (!sums_finite(g) || !own)
         return false;
     double squares = 0;
     for (size_t i = 0; i < g->n; i++)
-        squares += (double)g->sum[i] * (double)g->sum[i];
+        squares += (double)g->sum[0][i] * (double)g->sum[0][i];
     *norm = sqrt(squares);
     span = span_begin(rec);
     step_parts(g, lr);

@@ -9,13 +9,14 @@
 
 struct update {               // one client's message
     uint32_t client, version; // version: that it was trained on
-    const uint8_t *bytes;
+    const uint8_t *bytes;     // of all its vectors
     size_t len;
+    size_t vector_len[FED_VECTORS]; // out: of each
     float weight;
     double loss; // mean of its training; whoever unpacks it may know better
 };
 
-struct part_sum {    // what arrived of one part of the view
+struct part_sum {    // what arrived of one vector of one part of the view
     float *sum;      // (part.n_values) weighted; later the mean
     void *agg_state; // where its codec adds up its own way
     float *agg_keep; // in state, behind the scheme's
@@ -26,10 +27,13 @@ struct global {
     const struct fed_env *env;
     size_t n, n_model, n_state; // n_model: the adapter, then what moves the backbone
     float *theta, *state;       // (n_model), (n_state)
-    float *sum, *delta;         // (n) of the parts one after another; laid out as the adapter
-    struct part_sum *part;      // (view.n_parts)
-    void *scratch;              // of decoders
-    void *own;                  // of the scheme's hooks
+    // By vector, (n) each: sums of the parts one after another; their means, laid out as the
+    // adapter.
+    float *sum[FED_VECTORS], *mean[FED_VECTORS];
+    float *one[FED_VECTORS]; // one client's vectors beside the update
+    struct part_sum *part;   // (view.n_parts, view.n_vectors)
+    void *scratch;           // of decoders
+    void *own;               // of the scheme's hooks
     int32_t arrived;
     double weight, loss; // of what arrived: sum of weights, weighted sum of losses
 };

@@ -118,24 +118,55 @@ static int parse_tokens(struct method *m, const char *spec, struct err *err)
     return err_set(err, "fed.method: no token source '%s'; there are: %s", name, list);
 }
 
-// "[VIEW[:opts]@]CODEC": a codec's text has no '@'.
+// The codecs of a frame's vectors, one after another; those that are not named are fp32.
+static int split_codecs(const struct scheme *s, char *text, const char **codec, struct err *err)
+{
+    int n = scheme_vectors(s), given = 0;
+    for (int k = 0; k < n; k++)
+        codec[k] = "fp32";
+    for (char *next = text; next; given++) {
+        char *end = strchr(next, ';');
+        if (given == n)
+            return err_set(err,
+                           "fed.method: scheme '%s' sends %d vector%s, so '%.40s' is one codec "
+                           "too many",
+                           s->name, n, n > 1 ? "s" : "", next);
+        codec[given] = next;
+        next = end ? end + 1 : NULL;
+        if (end)
+            *end = '\0';
+    }
+    return 0;
+}
+
+// "[VIEW[:opts]@]CODEC[;CODEC...]": a codec's text has neither '@' nor ';'.
 static int parse_view(struct method *m, const char *spec, const struct shape *shape,
                       struct err *err)
 {
-    char name[96] = "";
-    const char *at = strchr(spec, '@');
+    char name[96] = "", codecs[1024];
+    const char *at = strchr(spec, '@'), *codec[FED_VECTORS];
     if (at && !piece(spec, "@", name, sizeof name, err))
         return -1;
-    if (view_open(&m->view, name, at ? at + 1 : spec, shape, err))
+    snprintf(codecs, sizeof codecs, "%s", at ? at + 1 : spec);
+    if (split_codecs(m->scheme, codecs, codec, err) ||
+        view_open(&m->view, name, codec, scheme_vectors(m->scheme), shape, err))
         return -1;
-    m->codec = m->view.part[0].codec;
+    m->codec = m->view.part[0].vector[0].codec;
+    for (int k = 1; k < m->view.n_vectors; k++) {
+        const struct codec_inst *c = m->view.part[0].vector[k].codec;
+        if (codec_needs(c) & CODEC_OWN_AGG || codec_upload_s(c) > 0)
+            return err_set(err,
+                           "fed.method: %s of scheme %s is no update: take a codec without an "
+                           "aggregation of its own and without upload_s",
+                           m->scheme->up[k - 1].name, m->scheme->name);
+    }
     return 0;
 }
 
 // The alias that a text begins with, before any options and wrappers.
 static const struct method_alias *find_alias(const char *text)
 {
-    size_t n = strcspn(text, ":+");
+    size_t n = strcspn(text, ":+;");
     for (const struct method_alias *a = method_aliases; a->name; a++)
         if (strlen(a->name) == n && strncmp(a->name, text, n) == 0)
             return a;
@@ -211,8 +242,19 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
         expand_options(m, m->tokens->options, m->tokens->n_options, &m->token_opt);
         at = strlen(m->text);
     }
-    snprintf(m->text + at, sizeof m->text - at, "/%s%s%s", m->view.whole ? "" : m->view.text,
-             m->view.whole ? "" : "@", m->codec->text);
+    at += (size_t)snprintf(m->text + at, sizeof m->text - at, "/%s%s%s",
+                           m->view.whole ? "" : m->view.text, m->view.whole ? "" : "@",
+                           m->codec->text);
+    for (int k = 1; k < m->view.n_vectors && at < sizeof m->text; k++)
+        at += (size_t)snprintf(m->text + at, sizeof m->text - at, ";%s",
+                               m->view.part[0].vector[k].codec->text);
+    if (at >= sizeof m->text) {
+        method_close(m);
+        return err_set(err,
+                       "fed.method = %.120s...: longer than %zu characters with every option "
+                       "written out",
+                       text, sizeof m->text - 1);
+    }
     return 0;
 }
 

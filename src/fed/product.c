@@ -119,12 +119,13 @@ static int sums_add(struct global *g, struct update *u, struct err *err)
 {
     const struct product_sums *s = g->own;
     const struct view_inst *view = &g->env->method->view;
-    struct codec_key key = view_key(view, g->env->seed, u->client, u->version);
-    int rc = codec_decode(view->part[0].codec, &key, u->bytes, u->len, s->one, g->scratch, err);
+    struct codec_key key = view_key(view, g->env->seed, u->client, u->version, 0);
+    int rc = codec_decode(view->part[0].vector[0].codec, &key, u->bytes, u->len, s->one, g->scratch,
+                          err);
     if (rc)
         return rc;
     for (size_t i = 0; i < g->n; i++)
-        g->sum[i] += u->weight * s->one[i];
+        g->sum[0][i] += u->weight * s->one[i];
     products_add(&s->p, g->theta, s->one, u->weight, s->sum);
     g->part[0].weight += (double)u->weight;
     return 0;

@@ -221,3 +221,30 @@ int rows_get(const uint8_t *p, size_t len, size_t *at, struct rows_section *s)
     *at += ROWS_SECTION_BYTES + s->n * record_tables[s->id].row_bytes;
     return 1;
 }
+
+size_t vectors_head_bytes(int n)
+{
+    return n > 1 ? 4 * (size_t)n : 0;
+}
+
+void vectors_put_head(uint8_t *out, const size_t *len, int n)
+{
+    for (int k = 0; n > 1 && k < n; k++)
+        put_u32(out + 4 * k, (uint32_t)len[k]);
+}
+
+int vectors_get(const uint8_t *in, size_t size, int n, const uint8_t **at, size_t *len)
+{
+    size_t head = vectors_head_bytes(n);
+    if (size < head)
+        return -1;
+    size_t left = size - head;
+    for (int k = 0; k < n; k++) {
+        len[k] = n > 1 ? get_u32(in + 4 * k) : left;
+        if (len[k] > left)
+            return -1;
+        at[k] = in + (size - left);
+        left -= len[k];
+    }
+    return left == 0 ? 0 : -1;
+}

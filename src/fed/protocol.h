@@ -77,6 +77,13 @@ void bye_local(struct bye *b);
 void bye_put(const struct bye *b, uint8_t *out);
 int bye_get(const uint8_t *in, size_t len, struct bye *b);
 
+// UPDATE: the messages of its vectors one after another. Of several, the length u32 of each comes
+// first.
+size_t vectors_head_bytes(int n);
+void vectors_put_head(uint8_t *out, const size_t *len, int n);
+// Where each message lies; -1: the lengths are not those of n vectors.
+int vectors_get(const uint8_t *in, size_t size, int n, const uint8_t **at, size_t *len);
+
 // EVENTS: sections of rows of the record's tables, each with its table u32 and count u32. Rows
 // travel as they lie in memory, which hello has checked to be the same on both sides.
 struct rows_section {

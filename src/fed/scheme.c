@@ -117,3 +117,11 @@ const struct scheme *scheme_find(const char *name)
             return scheme_table[i];
     return NULL;
 }
+
+int scheme_vectors(const struct scheme *s)
+{
+    int n = 1;
+    while (s->up && s->up[n - 1].name)
+        n++;
+    return n;
+}

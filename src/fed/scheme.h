@@ -25,11 +25,17 @@ struct worker_handlers;                          // worker.h
 extern const struct server_handlers server_sync; // synchronous rounds
 extern const struct worker_handlers worker_sync;
 
+struct up_vector { // what travels up beside the update, coded on its own
+    const char *name;
+    bool equal; // its mean takes clients alike, whatever fed.weights says
+};
+
 // What a commit is given: theta += ... in the range.
 struct step {
-    float *theta;       // (n)
-    const float *delta; // (n) weighted mean of the updates that arrived
-    float *state;       // (state_vectors, n)
+    float *theta;           // (n)
+    const float *delta;     // (n) weighted mean of the updates that arrived
+    const float *const *up; // means of the up vectors, (n) each
+    float *state;           // (state_vectors, n)
     size_t n;
     struct shape_range range;
     double lr;
@@ -47,6 +53,12 @@ struct scheme {
     size_t form_bytes;
     // Does it go with task, view and codec? After the common checks, before every run.
     int (*check)(const struct fed_env *env, struct err *err);
+
+    // Vectors as long as the adapter.
+    int state_vectors;          // kept by the server and its checkpoints
+    int down_vectors;           // the first of those, that travel down with a version
+    int client_vectors;         // kept by a client, zero at first: job.own
+    const struct up_vector *up; // job.up, NULL or ended by a NULL name
 
     // The client.
     const struct local_rule *local; // of its training, with the scheme's options; or NULL
@@ -68,7 +80,6 @@ struct scheme {
     // Instead of decoding an update into the sum of its part; times itself where pack is not NULL.
     int (*add)(struct global *g, struct update *u, struct err *err);
     bool (*mean)(struct global *g, double lr); // beside the mean; false: it is not finite
-    int state_vectors; // of n floats each, kept by the server and its checkpoint
     void (*init)(const void *opt, float *state, size_t n); // NULL = zero
     void (*commit)(const void *opt, const struct step *s);
     void (*after)(struct global *g, uint32_t version); // the commit of this version
@@ -77,6 +88,7 @@ struct scheme {
 extern const struct scheme scheme_fedbat, scheme_fedex, scheme_flora, scheme_split;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
+int scheme_vectors(const struct scheme *s); // in an update frame, the update among them
 // The commit of federated averaging: theta += lr delta.
 void scheme_mean(const void *opt, const struct step *s);
 

@@ -338,6 +338,35 @@ void server_evaluate(struct server *s)
     s->sink->rows(s->sink->arg, REC_EVAL, rows, (size_t)n);
 }
 
+// What travels of a vector as long as the adapter.
+static uint8_t *put_vector(struct server *s, uint8_t *p, const float *x)
+{
+    const struct view_inst *view = &s->env->method->view;
+    size_t n = view_down_floats(view);
+    if (n < s->global.n) {
+        view_gather(&view->part[0], x, s->global.mean[0]); // free until the commit
+        x = s->global.mean[0];
+    }
+    for (size_t i = 0; i < n; i++)
+        put_f32(p + 4 * i, x[i]);
+    return p + 4 * n;
+}
+
+struct netbuf *server_pack_model(struct server *s)
+{
+    const struct scheme *scheme = s->env->method->scheme;
+    const struct global *g = &s->global;
+    struct netbuf *b = transport_buf(s->env->transport, 4 * fed_down_floats(s->env));
+    uint8_t *p = netbuf_payload(b);
+    if (fed_adapter_down(s->env))
+        p = put_vector(s, p, g->theta);
+    for (size_t i = g->n; i < g->n_model; i++, p += 4)
+        put_f32(p, g->theta[i]);
+    for (int k = 0; k < scheme->down_vectors; k++)
+        p = put_vector(s, p, g->state + (size_t)k * g->n);
+    return b;
+}
+
 int64_t server_take_wire(struct server *s)
 {
     int64_t moved = s->env->transport->bytes_moved, since = moved - s->round_wire_bytes;
@@ -404,8 +433,7 @@ void server_flush_events(struct server *s)
 // Merges a client's own report of its message with what the server saw of it.
 static void take_report(struct server *s, const struct rec_message *report)
 {
-    struct rec_message *row =
-        s->env->method->scheme->server->row(s, (uint32_t)report->client, (uint32_t)report->version);
+    struct rec_message *row = s->env->method->scheme->server->row(s, report);
     if (!row || row->frame_bytes != report->frame_bytes)
         return; // lost, or another copy: what arrived is not what it tells of
     row->header_bytes = report->header_bytes;

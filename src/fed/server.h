@@ -76,9 +76,8 @@ struct server_handlers {
     void (*begin)(struct server *s, int64_t now);
     void (*message)(struct server *s, const struct net_msg *m);
     void (*timer)(struct server *s, int64_t now);
-    // The row of a client's message on this version, for what the client itself tells of it; NULL =
-    // there is none.
-    struct rec_message *(*row)(struct server *s, uint32_t client, uint32_t version);
+    // The row that a client's own report belongs to (by client, version and vector), NULL = none.
+    struct rec_message *(*row)(struct server *s, const struct rec_message *report);
 };
 
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err);
@@ -106,6 +105,8 @@ void server_suspect_silent(struct server *s, int endpoint, int64_t since_ns);
 void server_check_alive(struct server *s);
 void server_evaluate(struct server *s);
 void server_checkpoint(struct server *s);
+// The frame of a version, to be sent as it is; version: as it will be announced.
+struct netbuf *server_pack_model(struct server *s);
 int64_t server_take_wire(struct server *s); // bytes the transport moved since it was last asked
 void server_flush_events(struct server *s); // rows of the server's own recorder to the sink
 void server_take_events(struct server *s, const struct net_msg *m);

@@ -20,7 +20,9 @@ struct turn { // a sampled client of the round, in client order
     bool granted, accepted;
     struct netbuf *held; // the frame, until its turn
     struct frame frame;
-    struct rec_message row;
+    int64_t frame_bytes; // header and all, 0 = none came
+    int n_rows;
+    struct rec_message row[FED_VECTORS]; // by vector; of a frame that was not taken only the first
     struct client_times times;
 };
 
@@ -98,40 +100,19 @@ static void sample_turns(struct server *s)
         memset(t, 0, sizeof *t);
         t->client = r->sampled[i];
         t->endpoint = fed_owner(r->sampled[i], s->workers);
-        t->row = message_row(s, t->client, t->endpoint);
+        t->row[0] = message_row(s, t->client, t->endpoint);
+        t->n_rows = 1;
         t->times = fed_client_times(s->env, &r->start, t->client, model_bytes(s), 0);
         if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
             t->state = TURN_DONE;
             s->row.lost++;
         } else if (!t->times.down.delivered) {
             t->state = TURN_DONE;
-            t->row.status = MESSAGE_LINK;
+            t->row[0].status = MESSAGE_LINK;
             s->row.dropped++;
         }
     }
     s->row.sampled = fed->clients_per_round;
-}
-
-static void pack_model(struct server *s)
-{
-    struct sync_round *r = s->rounds;
-    struct transport *t = s->env->transport;
-    const struct view_inst *view = &s->env->method->view;
-    struct global *g = &s->global;
-    size_t n = fed_down_floats(s->env), n_backbone = g->n_model - g->n, n_adapter = n - n_backbone;
-    const float *from = g->theta;
-    if (r->model)
-        transport_unref(t, r->model);
-    r->model = transport_buf(t, 4 * n);
-    uint8_t *p = netbuf_payload(r->model);
-    if (n_adapter > 0 && n_adapter < g->n) {
-        view_gather(&view->part[0], g->theta, g->delta); // free until the commit
-        from = g->delta;
-    }
-    for (size_t i = 0; i < n_adapter; i++)
-        put_f32(p + 4 * i, from[i]);
-    for (size_t i = 0; i < n_backbone; i++)
-        put_f32(p + 4 * (n_adapter + i), g->theta[g->n + i]);
 }
 
 // How far training has come: clients whose codec sends less as the loss goes down hear it with the
@@ -176,7 +157,9 @@ static void broadcast(struct server *s)
     const struct fed_env *env = s->env;
     struct span span = span_begin(env->rec);
     int64_t moved = env->transport->bytes_moved;
-    pack_model(s);
+    if (r->model)
+        transport_unref(env->transport, r->model);
+    r->model = server_pack_model(s);
     for (int e = 1; e <= s->workers; e++) {
         s->peer[e].tasks = 0;
         for (int i = 0; i < r->n_turns; i++)
@@ -184,6 +167,8 @@ static void broadcast(struct server *s)
         s->peer[e].owes_events = s->peer[e].tasks > 0;
         struct frame f = {.kind = FRAME_MODEL,
                           .payload_bytes = 4 * fed_down_floats(env),
+                          .vectors =
+                              (uint8_t)(fed_adapter_down(env) + env->method->scheme->down_vectors),
                           .values = (uint32_t)fed_down_floats(env),
                           .loss = loss_fall(s)};
         struct link_transfer down = {.round = s->round,
@@ -232,7 +217,7 @@ static void set_deadline(struct server *s)
 static void resolve(struct server *s, struct turn *t, enum message_status status)
 {
     t->state = TURN_DONE;
-    t->row.status = (int32_t)status;
+    t->row[0].status = (int32_t)status;
     if (t->held) {
         transport_unref(s->env->transport, t->held);
         t->held = NULL;
@@ -248,6 +233,19 @@ static void resolve(struct server *s, struct turn *t, enum message_status status
 static float weight_of(const struct server *s, const struct turn *t)
 {
     return s->env->fed->weights == FED_WEIGHTS_EQUAL ? 1 : (float)t->frame.samples;
+}
+
+// What a frame holds beside its first vector gets rows of its own.
+static void row_by_vector(struct turn *t, const struct update *u, int n)
+{
+    for (int k = 1; k < n; k++) {
+        t->row[k] = t->row[0];
+        t->row[k].vector = k;
+        t->row[k].status = MESSAGE_OK;
+        t->row[k].frame_bytes = (int64_t)u->vector_len[k];
+        t->row[0].frame_bytes -= t->row[k].frame_bytes;
+    }
+    t->n_rows = n;
 }
 
 // A server that trains with what arrives hears nobody meanwhile: the others' time stands still.
@@ -269,7 +267,9 @@ static void take_turn(struct server *s, struct turn *t)
         return;
     }
     t->accepted = true;
-    t->row.weight = (double)u.weight;
+    t->row[0].weight = (double)u.weight;
+    if (!s->env->method->scheme->pack)
+        row_by_vector(t, &u, s->env->method->view.n_vectors);
     s->row.arrived++;
     resolve(s, t, MESSAGE_OK);
 }
@@ -347,10 +347,10 @@ static void modelled_times(struct server *s)
     size_t n = 0;
     for (int i = 0; i < r->n_turns; i++) {
         const struct turn *t = &r->turn[i];
-        bool sent = t->row.status == MESSAGE_OK || t->row.status == MESSAGE_LINK;
-        if (sent && t->row.frame_bytes > 0)
+        bool sent = t->accepted || t->row[0].status == MESSAGE_LINK;
+        if (sent && t->frame_bytes > 0)
             r->together[n++] = (struct client_round){
-                .client = t->client, .down_bytes = model_bytes(s), .up_bytes = t->row.frame_bytes};
+                .client = t->client, .down_bytes = model_bytes(s), .up_bytes = t->frame_bytes};
     }
     fed_round_times(env, &r->start, r->together, n);
     r->n_links = 0;
@@ -452,8 +452,9 @@ static enum message_status judge(const struct server *s, const struct net_msg *m
         return MESSAGE_UNEXPECTED;
     const struct view_inst *view = &s->env->method->view;
     const struct view_part *part = &view->part[view_turn(view, t->client, s->round)];
-    if (m->frame.values != (s->env->method->scheme->pack ? 0 : part->shape.n_values) ||
-        m->frame.vectors != 1)
+    bool pack = s->env->method->scheme->pack;
+    if (m->frame.values != (pack ? 0 : part->shape.n_values) ||
+        m->frame.vectors != (pack ? 1 : view->n_vectors))
         return MESSAGE_SHAPE;
     if (m->frame.samples == 0 || !isfinite(m->frame.loss))
         return MESSAGE_NONFINITE;
@@ -472,7 +473,7 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct turn
          m->verdict == FRAME_GOOD ? "" : ": ",
          m->verdict == FRAME_GOOD ? "" : frame_verdict_name[m->verdict]);
     if (awaited) {
-        t->row.frame_bytes = (int64_t)m->bytes;
+        t->row[0].frame_bytes = (int64_t)m->bytes;
         resolve(s, t, why);
         return;
     }
@@ -496,9 +497,9 @@ static void take_update(struct server *s, const struct net_msg *m)
         t->frame = m->frame;
         t->held = m->buf;
         transport_ref(m->buf);
-        t->row.frame_bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
-        t->times =
-            fed_client_times(s->env, &r->start, t->client, model_bytes(s), t->row.frame_bytes);
+        t->frame_bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
+        t->row[0].frame_bytes = t->frame_bytes;
+        t->times = fed_client_times(s->env, &r->start, t->client, model_bytes(s), t->frame_bytes);
         if (!t->times.up.whole)
             resolve(s, t, MESSAGE_LINK);
     }
@@ -609,7 +610,7 @@ static void close_round(struct server *s)
     struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
     for (int i = 0; i < r->n_turns; i++)
-        s->sink->rows(s->sink->arg, REC_MESSAGES, &r->turn[i].row, 1);
+        s->sink->rows(s->sink->arg, REC_MESSAGES, r->turn[i].row, (size_t)r->turn[i].n_rows);
     s->sink->rows(s->sink->arg, REC_LINKS, r->links, (size_t)r->n_links);
     add_totals(s);
     s->row.uplink_total_bytes = s->totals.uplink_bytes;
@@ -733,12 +734,14 @@ static void sync_close(struct server *s)
     mem_free(r);
 }
 
-static struct rec_message *sync_row(struct server *s, uint32_t client, uint32_t version)
+static struct rec_message *sync_row(struct server *s, const struct rec_message *report)
 {
     struct sync_round *r = s->rounds;
-    for (int i = 0; version == s->round && i < r->n_turns; i++)
-        if (r->turn[i].client == client)
-            return &r->turn[i].row;
+    for (int i = 0; report->version == (int32_t)s->round && i < r->n_turns; i++) {
+        struct turn *t = &r->turn[i];
+        if (t->row[0].client == report->client && report->vector >= 0 && report->vector < t->n_rows)
+            return &t->row[report->vector];
+    }
     return NULL;
 }
 

@@ -247,7 +247,7 @@ static int split_add(struct global *g, struct update *u, struct err *err)
     if (rc)
         return rc;
     for (size_t i = 0; i < g->n; i++)
-        g->sum[i] += u->weight * trained[i];
+        g->sum[0][i] += u->weight * trained[i];
     g->part[0].weight += (double)u->weight;
     u->loss = (double)(float)job.loss;
     return 0;

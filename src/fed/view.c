@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "fed/middle.h"
+#include "fed/protocol.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -234,7 +235,7 @@ static int parse(struct view_inst *v, const char *text, struct err *err)
     return 0;
 }
 
-static int open_part(struct view_inst *v, uint32_t p, const char *codec, struct err *err)
+static int open_part(struct view_inst *v, uint32_t p, const char *const *codec, struct err *err)
 {
     struct view_part *part = &v->part[p];
     shape_init(&part->shape);
@@ -245,20 +246,25 @@ static int open_part(struct view_inst *v, uint32_t p, const char *codec, struct 
                        "fed.method: view '%s' has nothing to send of this adapter in part %u of "
                        "%u; choose another view",
                        v->row->name, p + 1, v->n_parts);
-    if (p > 0) {
-        const struct view_part *before = &v->part[p - 1];
-        part->at = before->at + before->shape.n_values;
-        part->state_at = before->state_at + codec_state_floats(before->codec);
+    if (p > 0)
+        part->at = v->part[p - 1].at + v->part[p - 1].shape.n_values;
+    for (int k = 0; k < v->n_vectors; k++) {
+        struct view_vector *vector = &part->vector[k];
+        vector->codec = codec_open(codec[k], v->whole ? v->shape : &part->shape, err);
+        if (!vector->codec)
+            return -1;
+        vector->state_at = v->n_state;
+        v->n_state += codec_state_floats(vector->codec);
     }
-    part->codec = codec_open(codec, v->whole ? v->shape : &part->shape, err);
-    return part->codec ? 0 : -1;
+    return 0;
 }
 
-int view_open(struct view_inst *v, const char *text, const char *codec, const struct shape *shape,
-              struct err *err)
+int view_open(struct view_inst *v, const char *text, const char *const *codec, int n_vectors,
+              const struct shape *shape, struct err *err)
 {
     memset(v, 0, sizeof *v);
     v->shape = shape;
+    v->n_vectors = n_vectors;
     if (parse(v, text, err)) {
         view_close(v);
         return -1;
@@ -277,7 +283,8 @@ int view_open(struct view_inst *v, const char *text, const char *codec, const st
 void view_close(struct view_inst *v)
 {
     for (uint32_t p = 0; v->part && p < v->n_parts; p++) {
-        codec_close(v->part[p].codec);
+        for (int k = 0; k < v->n_vectors; k++)
+            codec_close(v->part[p].vector[k].codec);
         shape_free(&v->part[p].shape);
         mem_free(v->part[p].range);
     }
@@ -294,11 +301,12 @@ uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round)
                          : (round + v->n_parts - 1) % v->n_parts;
 }
 
-struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client, uint32_t round)
+struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client, uint32_t round,
+                          int vector)
 {
-    uint64_t part = view_turn(v, client, round);
+    uint64_t stream = (uint64_t)vector << 56 | (uint64_t)view_turn(v, client, round) << 40;
     return (struct codec_key){
-        .seed = seed ^ part << 40, .client = client, .version = round / v->n_parts};
+        .seed = seed ^ stream, .client = client, .version = round / v->n_parts};
 }
 
 const struct shape_range *view_trained(const struct view_inst *v, uint32_t client, uint32_t round,
@@ -327,19 +335,14 @@ void view_scatter(const struct view_part *p, const float *part, float *full)
     }
 }
 
-size_t view_state_floats(const struct view_inst *v)
-{
-    const struct view_part *last = &v->part[v->n_parts - 1];
-    return last->state_at + codec_state_floats(last->codec);
-}
-
 static size_t most_of(const struct view_inst *v, size_t (*of)(const struct codec_inst *c))
 {
     size_t most = 0;
-    for (uint32_t p = 0; p < v->n_parts; p++) {
-        size_t n = of(v->part[p].codec);
-        most = n > most ? n : most;
-    }
+    for (uint32_t p = 0; p < v->n_parts; p++)
+        for (int k = 0; k < v->n_vectors; k++) {
+            size_t n = of(v->part[p].vector[k].codec);
+            most = n > most ? n : most;
+        }
     return most;
 }
 
@@ -355,7 +358,22 @@ size_t view_decode_scratch(const struct view_inst *v)
 
 size_t view_bound(const struct view_inst *v)
 {
-    return most_of(v, codec_bound);
+    size_t most = 0;
+    for (uint32_t p = 0; p < v->n_parts; p++) {
+        size_t n = vectors_head_bytes(v->n_vectors);
+        for (int k = 0; k < v->n_vectors; k++)
+            n += codec_bound(v->part[p].vector[k].codec);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+unsigned view_needs(const struct view_inst *v)
+{
+    unsigned needs = 0;
+    for (int k = 0; k < v->n_vectors; k++)
+        needs |= codec_needs(v->part[0].vector[k].codec);
+    return needs;
 }
 
 size_t view_down_floats(const struct view_inst *v)

@@ -8,17 +8,22 @@
 #include "base/opt.h"
 #include "base/shape.h"
 #include "codec/codec.h"
+#include "fed/fed.h"
 
 #include <stdbool.h>
 #include <stdint.h>
+
+struct view_vector { // of those that a frame carries
+    struct codec_inst *codec;
+    size_t state_at; // of the codec's floats in a client's state
+};
 
 struct view_part {
     struct shape shape;        // what its codec sees
     struct shape_range *range; // where its values lie in the adapter, ascending
     int n_ranges;
-    size_t at;       // of its first value where all parts lie one after another
-    size_t state_at; // of its codec's floats in a client's state
-    struct codec_inst *codec;
+    size_t at; // of its first value where all parts lie one after another
+    struct view_vector vector[FED_VECTORS];
 };
 
 struct local_rule; // local.h
@@ -47,30 +52,33 @@ struct view_inst {
     const struct shape *shape; // of the adapter
     uint32_t n_parts;
     struct view_part *part;
-    bool whole; // one part, the adapter itself: nothing is copied
+    int n_vectors;  // in a frame, the update first
+    size_t n_state; // floats of all codecs
+    bool whole;     // one part, the adapter itself: nothing is copied
     char text[96];
 };
 
-// "NAME[:opts]", "" = the whole adapter; codec: its text. The shape outlives the instance.
-int view_open(struct view_inst *v, const char *text, const char *codec, const struct shape *shape,
-              struct err *err);
+// "NAME[:opts]", "" = the whole adapter; codec: the text of each vector's. The shape outlives the
+// instance.
+int view_open(struct view_inst *v, const char *text, const char *const *codec, int n_vectors,
+              const struct shape *shape, struct err *err);
 void view_close(struct view_inst *v);
 
 uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round);
 // The stream of a message: codecs count the turns of a part, not rounds, so that what they do
 // every other time they still do when the part comes every other round.
-struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client,
-                          uint32_t round);
+struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client, uint32_t round,
+                          int vector);
 // What local training may change, NULL = everything.
 const struct shape_range *view_trained(const struct view_inst *v, uint32_t client, uint32_t round,
                                        int *n_ranges);
 void view_gather(const struct view_part *p, const float *full, float *part);
 void view_scatter(const struct view_part *p, const float *part, float *full);
 
-size_t view_state_floats(const struct view_inst *v);   // of all parts' codecs
 size_t view_scratch_bytes(const struct view_inst *v);  // of the hungriest
 size_t view_decode_scratch(const struct view_inst *v); // of the hungriest that only decodes
-size_t view_bound(const struct view_inst *v);          // of the longest message
+size_t view_bound(const struct view_inst *v);          // of the longest frame's payload
+unsigned view_needs(const struct view_inst *v);        // enum codec_needs, of all codecs
 size_t view_down_floats(const struct view_inst *v);    // of the adapter that clients are sent
 
 #endif

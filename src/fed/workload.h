@@ -37,6 +37,11 @@ struct train_job {
     float *kept;        // (fisher_floats) in and out, NULL when nothing is kept
     float *sens;        // (n) out: diagonal Fisher of the adapter, or NULL
     float *grad;        // (n) out: moving average of the gradient, or NULL
+    // Of the scheme, (n) each: what the client keeps, in and out; what came with the version; what
+    // travels up beside delta, out.
+    float *own[FED_VECTORS];
+    const float *down[FED_VECTORS];
+    float *up[FED_VECTORS];
     const struct shape_range *trained; // what may change, ascending; NULL = all
     int n_trained;
     const struct token_source *tokens;

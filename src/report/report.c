@@ -47,7 +47,7 @@ struct report_bytes report_sum_bytes(const struct trace_file *f, int32_t run)
             continue;
         const int64_t part[6] = {m[i].header_bytes,  m[i].directory_bytes, m[i].scales_bytes,
                                  m[i].indices_bytes, m[i].tags_bytes,      m[i].values_bytes};
-        b.frames++;
+        b.frames += m[i].vector == 0;
         b.total += m[i].frame_bytes;
         for (int k = 0; k < 6; k++)
             b.part[k] += part[k] > 0 ? part[k] : 0;
@@ -55,7 +55,7 @@ struct report_bytes report_sum_bytes(const struct trace_file *f, int32_t run)
             b.kept[k] += m[i].kept[k] > 0 ? m[i].kept[k] : 0;
             b.values += m[i].kept[k] > 0 ? m[i].kept[k] : 0;
         }
-        if (isfinite(m[i].nmse))
+        if (m[i].vector == 0 && isfinite(m[i].nmse))
             nmse[measured++] = m[i].nmse;
     }
     if (measured)
@@ -81,8 +81,8 @@ struct report_client *report_sum_clients(const struct trace_file *f, int32_t run
             c[n_clients++] = (struct report_client){
                 .client = m[i].client,
                 .rank = m[i].rank,
-                .asked = 1,
-                .ok = m[i].status == MESSAGE_OK,
+                .asked = m[i].vector == 0,
+                .ok = m[i].vector == 0 && m[i].status == MESSAGE_OK,
                 .lost = m[i].status == MESSAGE_LOST,
                 .refused = m[i].status != MESSAGE_OK && m[i].status != MESSAGE_LOST,
                 .bytes = m[i].frame_bytes > 0 ? m[i].frame_bytes : 0};

@@ -1,6 +1,8 @@
 // frame_open and its relatives on any bytes. The first byte chooses the limits and whether the
 // header is signed anew, so that the checks behind its hash are reached; the rest is the message.
 #include "base/bytes.h"
+#include "fed/fed.h"
+#include "fed/protocol.h"
 #include "net/wire.h"
 
 #include <stdlib.h>
@@ -45,6 +47,20 @@ static void agree(const uint8_t *bytes, size_t len, const struct frame_limits *l
         abort();
 }
 
+// Its vectors lie in it, one after another, and fill it.
+static void check_vectors(const uint8_t *payload, size_t size, int n)
+{
+    const uint8_t *at[FED_VECTORS], *end = payload + vectors_head_bytes(n);
+    size_t len[FED_VECTORS];
+    if (vectors_get(payload, size, n, at, len))
+        return;
+    for (int k = 0; k < n; end += len[k++])
+        if (at[k] != end)
+            abort();
+    if (end != payload + size)
+        abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
@@ -70,6 +86,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (f.payload_bytes != len - FRAME_HEADER_BYTES ||
             f.payload_bytes > limits.max_payload_bytes)
             abort();
+        for (int n = 1; n <= FED_VECTORS; n++)
+            check_vectors(bytes + FRAME_HEADER_BYTES, f.payload_bytes, n);
         frame_seal(&g, header, bytes + FRAME_HEADER_BYTES);
         if (memcmp(header, bytes, sizeof header) != 0)
             abort();

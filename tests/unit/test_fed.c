@@ -279,6 +279,7 @@ static void test_bad_methods_are_named(void **state)
         {"fedavg/seg:parts=1@fp32", "parts"},
         {"fedavg/seg:share=2@fp32", "share"},
         {"fedavg/alt@", ""},
+        {"fedavg/fp32;fp16", "sends 1 vector"},
         {"split:cut=0/fp16", "cut"},
         {"fedavg/nosuch", "nosuch"},
         {"fedavg/", ""},
@@ -335,6 +336,12 @@ static void three_tensors(struct shape *s)
     shape_seal(s);
 }
 
+static int open_view(struct view_inst *v, const char *text, const char *codec,
+                     const struct shape *shape, struct err *err)
+{
+    return view_open(v, text, &codec, 1, shape, err);
+}
+
 static void test_parts_of_a_view_are_disjoint(void **state)
 {
     (void)state;
@@ -352,7 +359,7 @@ static void test_parts_of_a_view_are_disjoint(void **state)
         struct view_inst v;
         float back[25] = {0};
         size_t covered = 0;
-        assert_int_equal(view_open(&v, views[k].text, "raw", &shape, &err), 0);
+        assert_int_equal(open_view(&v, views[k].text, "raw", &shape, &err), 0);
         for (uint32_t p = 0; p < v.n_parts; p++) {
             const struct shape *s = &v.part[p].shape;
             assert_int_equal(v.part[p].at, covered);
@@ -389,7 +396,7 @@ static void test_whose_turn_it_is(void **state)
     struct view_inst v;
     struct err err;
     three_tensors(&shape);
-    assert_int_equal(view_open(&v, "alt", "raw", &shape, &err), 0);
+    assert_int_equal(open_view(&v, "alt", "raw", &shape, &err), 0);
     for (uint32_t client = 0; client < 3; client++) {
         assert_int_equal(view_turn(&v, client, 1), 0); // B, for B = 0 leaves A no gradient
         assert_int_equal(view_turn(&v, client, 2), 1);
@@ -401,7 +408,7 @@ static void test_whose_turn_it_is(void **state)
     assert_true(n == 1 && r[0].from == 0 && r[0].to == 8);
     view_close(&v);
     // A quarter of 25 values: 6, 6, 6, 7; a matrix that is cut keeps its whole rows together.
-    assert_int_equal(view_open(&v, "seg", "raw", &shape, &err), 0);
+    assert_int_equal(open_view(&v, "seg", "raw", &shape, &err), 0);
     assert_int_equal(view_turn(&v, 2, 5), 3);
     assert_null(view_trained(&v, 2, 5, &n));  // all is trained
     const struct shape *s = &v.part[1].shape; // values 6..11: two of A, four of B
@@ -410,14 +417,14 @@ static void test_whose_turn_it_is(void **state)
     assert_true(s->tensors[1].rows == 2 && s->tensors[1].cols == 2);
     assert_int_equal(v.part[3].shape.n_values, 7);
     // What a codec does every other time it still does when its part comes every fourth round.
-    struct codec_key a = view_key(&v, 9, 1, 3), b = view_key(&v, 9, 1, 7);
+    struct codec_key a = view_key(&v, 9, 1, 3, 0), b = view_key(&v, 9, 1, 7, 0);
     assert_int_equal(a.version + 1, b.version);
     assert_true(a.seed == b.seed && a.client == 1);
     view_close(&v);
     shape_free(&shape);
     tiny_shape(&shape);
     shape.tensors[0].kind = shape.tensors[1].kind = SHAPE_OTHER;
-    assert_int_equal(view_open(&v, "B", "raw", &shape, &err), -1);
+    assert_int_equal(open_view(&v, "B", "raw", &shape, &err), -1);
     assert_non_null(strstr(err.text, "nothing to send"));
     shape_free(&shape);
 }
@@ -429,10 +436,10 @@ static void test_state_of_parts_lies_side_by_side(void **state)
     struct view_inst v;
     struct err err;
     three_tensors(&shape);
-    assert_int_equal(view_open(&v, "seg:parts=3", "topk:ratio=0.5+ef", &shape, &err), 0);
-    assert_int_equal(v.part[0].state_at, 0);
-    assert_int_equal(v.part[1].state_at, 8 + 1); // residual and the round of its commit
-    assert_int_equal(view_state_floats(&v), 25 + 3);
+    assert_int_equal(open_view(&v, "seg:parts=3", "topk:ratio=0.5+ef", &shape, &err), 0);
+    assert_int_equal(v.part[0].vector[0].state_at, 0);
+    assert_int_equal(v.part[1].vector[0].state_at, 8 + 1); // residual and the round of its commit
+    assert_int_equal(v.n_state, 25 + 3);
     view_close(&v);
     shape_free(&shape);
 }
@@ -1073,6 +1080,28 @@ static void test_hello_and_welcome_round_trip(void **state)
                 v.origin_ns == -4);
 }
 
+static void test_vectors_of_a_frame(void **state)
+{
+    (void)state;
+    uint8_t b[64] = {0};
+    const size_t len[3] = {5, 0, 7};
+    const uint8_t *at[3];
+    size_t got[3];
+    assert_int_equal(vectors_head_bytes(1), 0); // one message is the payload
+    assert_int_equal(vectors_get(b, 9, 1, at, got), 0);
+    assert_true(at[0] == b && got[0] == 9);
+    assert_int_equal(vectors_head_bytes(3), 12);
+    vectors_put_head(b, len, 3);
+    assert_int_equal(vectors_get(b, 12 + 12, 3, at, got), 0);
+    assert_true(at[0] == b + 12 && at[1] == b + 17 && at[2] == b + 17);
+    assert_memory_equal(got, len, sizeof len);
+    for (size_t size = 0; size < sizeof b; size++)
+        if (size != 24) // too short, or with bytes that belong to nobody
+            assert_int_equal(vectors_get(b, size, 3, at, got), -1);
+    b[3] = 0x80; // a first message of 2 GiB
+    assert_int_equal(vectors_get(b, 24, 3, at, got), -1);
+}
+
 static void test_events_lengths_are_checked(void **state)
 {
     (void)state;
@@ -1183,6 +1212,7 @@ int main(void)
         IN_DIR(test_a_slot_cut_short_has_a_reason),
         IN_DIR(test_only_regular_files_are_slots),
         cmocka_unit_test(test_hello_and_welcome_round_trip),
+        cmocka_unit_test(test_vectors_of_a_frame),
         cmocka_unit_test(test_events_lengths_are_checked),
     };
     return cmocka_run_group_tests_name("fed", tests, NULL, NULL);
