@@ -222,12 +222,27 @@ const struct loader loader_llama2c = {.name = "llama2c",
                                       .takes = llama2c_takes,
                                       .load = llama2c_load};
 
-void model_vocabulary(const char *path, char *out, size_t size)
+void model_place(const char *path, char *out, size_t size)
 {
-    out[0] = '\0';
-    if (ends_with(path, ".gguf"))
-        snprintf(out, size, "%s", path);
-    else if (snprintf(out, size, "%s/tokenizer.json", path) >= (int)size || access(out, R_OK))
+    const char *cache = getenv("FSTQ_CACHE"), *xdg = getenv("XDG_CACHE_HOME");
+    const char *home = getenv("HOME");
+    snprintf(out, size, "%s", path);
+    if (strpbrk(path, "/.") || strcmp(path, MODEL_BUILTIN) == 0 || access(path, F_OK) == 0)
+        return;
+    if (cache && *cache)
+        snprintf(out, size, "%s/%s.gguf", cache, path);
+    else if (xdg && *xdg)
+        snprintf(out, size, "%s/fstq/%s.gguf", xdg, path);
+    else if (home && *home)
+        snprintf(out, size, "%s/.cache/fstq/%s.gguf", home, path);
+}
+
+void model_vocabulary(const char *name, char *out, size_t size)
+{
+    char path[MODEL_PATH];
+    model_place(name, path, sizeof path);
+    int n = snprintf(out, size, ends_with(path, ".gguf") ? "%s" : "%s/tokenizer.json", path);
+    if (n >= (int)size || access(out, R_OK)) // what is not there is said when weights are read
         out[0] = '\0';
 }
 

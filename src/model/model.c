@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const recompute_names[] = {"none", "layer", NULL};
 static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
@@ -271,9 +272,24 @@ struct model *model_open(struct dev *dev, const struct model_params *p, struct e
                      "directory or a .safetensors of ours");
         return NULL;
     }
+    struct model_params here = *p;
+    char place[MODEL_PATH];
+    model_place(p->path, place, sizeof place);
+    bool named = strcmp(place, p->path) != 0;
+    if (strlen(place) >= sizeof here.path) {
+        err_set(err, "model.path = %s: %s is too long a path", p->path, place);
+        return NULL;
+    }
+    if (named && access(place, R_OK)) {
+        err_set(err,
+                "model.path = %s: neither a file nor %s; fetch it with scripts/get-model.sh %s",
+                p->path, place, p->path);
+        return NULL;
+    }
+    memcpy(here.path, place, strlen(place) + 1);
     for (int i = 0; loader_table[i]; i++)
-        if (loader_table[i]->takes(p->path))
-            return loader_table[i]->load(dev, p, err);
+        if (loader_table[i]->takes(here.path))
+            return loader_table[i]->load(dev, &here, err);
     err_set(err, "model.path = %s: there is no such file, or it is no kind of model known here",
             p->path);
     return NULL;

@@ -71,6 +71,10 @@ struct model *model_open(struct dev *dev, const struct model_params *p, struct e
 struct model *model_create(struct dev *dev, const struct model_params *p,
                            const struct model_config *c, uint64_t seed, struct err *err);
 void model_close(struct model *m);
+// Where the file of a model.path lies: the path itself, or, for a bare name, NAME.gguf in the cache
+// that scripts/get-model.sh fills.
+#define MODEL_PATH 512
+void model_place(const char *path, char *out, size_t size);
 // The file of the vocabulary that comes with a model.path: a GGUF file itself, a directory's
 // tokenizer.json; "" = none.
 void model_vocabulary(const char *path, char *out, size_t size);

@@ -112,4 +112,7 @@ printf '\r\n[fed]\r\n  rounds = 2 ; few\r\n[trace]\r\nfile =' >crlf.ini
 run crlf.ini
 check "CRLF, indentation, comments, no newline at the end" equal "$?" 0
 check "CRLF: it was read" contains out "# fed.rounds = 2"
+FSTQ_CACHE=$dir/nowhere "$FSTQ" run model.path=some-model fed.rounds=1 trace.file= >log 2>&1
+check "a model that was not fetched: status 2" test $? = 2
+check "and how to fetch it" contains log "fetch it with scripts/get-model.sh some-model"
 finish
