@@ -124,6 +124,7 @@ const char *const message_status_name[MESSAGE_STATUS_COUNT] = {
     [MESSAGE_UNEXPECTED] = "unexpected",
     [MESSAGE_LOST] = "lost",
     [MESSAGE_LINK] = "link",
+    [MESSAGE_UNUSED] = "unused",
 };
 
 const int record_width_bits[RECORD_WIDTHS] = {0, 1, 2, 3, 4, 6, 8, 16, 32};
@@ -208,7 +209,7 @@ static const struct record_field round_fields[] = {
     FIELD(server_lr, "", "server learning rate"),
     FIELD(adapter_xxh3, "", "XXH3 of the global adapter after the round"),
     FIELD(sampled, "", "clients sampled"),
-    FIELD(dropped, "", "of these, dropped out by fed.dropout, or their message by net.loss"),
+    FIELD(dropped, "", "of these, unavailable, lost by net.loss or left out by policy"),
     FIELD(lost, "", "of these, lost: dead rank or silence"),
     FIELD(rejected, "", "updates refused: see /messages"),
     FIELD(arrived, "", "updates aggregated"),

@@ -108,6 +108,7 @@ enum message_status {
     MESSAGE_UNEXPECTED, // a kind, client or copy that nobody asked for
     MESSAGE_LOST,       // asked for and never arrived
     MESSAGE_LINK,       // the model of its link lost it
+    MESSAGE_UNUSED,     // sound, but late, or one of too few
     MESSAGE_STATUS_COUNT
 };
 extern const char *const message_status_name[MESSAGE_STATUS_COUNT];

@@ -1,6 +1,7 @@
 #include "fed/env.h"
 
 #include "base/mem.h"
+#include "fed/policy.h"
 #include "net/port.h"
 
 static int64_t since(int64_t t_ns, int64_t from_ns)
@@ -174,21 +175,56 @@ static int check_together(const struct fed_env *env, struct err *err)
     return workload_prepare(env->work, m->scheme->backbone, rules, n, err);
 }
 
-int fed_prepare(const struct fed_env *env, struct err *err)
+// A real pace moves bytes, over one link a rank.
+static int check_pace(const struct fed_env *env, struct err *err)
 {
-    struct err why = {""};
-    int workers = env->transport ? env->transport->n_endpoints - 1 : 0;
-    bool moves = workers > 0 && !transport_hosts(env->transport, env->transport->n_endpoints - 1);
-    if (env->net->pace == NET_PACE_REAL && workers > 0 && (env->rank == 0 && !moves))
+    const struct transport *t = env->transport;
+    int ranks = t ? t->n_endpoints - 1 : 0, n = policy_sampled(env->fed);
+    if (env->net->pace != NET_PACE_REAL || ranks == 0)
+        return 0;
+    if (env->rank == 0 && transport_hosts(t, ranks))
         return err_set(err, "net.pace = real moves bytes between ranks, and one rank alone moves "
                             "none: start fstq-run -np N with a rank for the server and one for "
                             "each client of a round");
-    if (env->net->pace == NET_PACE_REAL && env->fed->clients_per_round > workers)
+    if (n > ranks)
         return err_set(err,
-                       "net.pace = real: fed.clients_per_round = %d, but %d ranks have clients, "
-                       "and each can be the link of one in a round: start %d ranks, or sample "
-                       "fewer",
-                       env->fed->clients_per_round, workers, env->fed->clients_per_round + 1);
+                       "net.pace = real: %d clients are sampled in a round, but %d ranks have "
+                       "clients, and each can be the link of one at a time: start %d ranks, or "
+                       "sample fewer",
+                       n, ranks, n + 1);
+    if (env->fed->late_weight > 0)
+        return err_set(err,
+                       "fed.late_weight = %g: at a real pace late updates are discarded; set "
+                       "it to 0, or net.pace = model",
+                       env->fed->late_weight);
+    return 0;
+}
+
+// Who counts is decided when all have reported, so that their updates wait for it.
+static int check_policy(const struct fed_env *env, struct err *err)
+{
+    int64_t each = (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
+    int64_t all = each * policy_sampled(env->fed);
+    if (!policy_waits(env->fed) && all > env->net->arena_bytes)
+        return err_set(
+            err,
+            "fed.deadline_s, quorum, overcommit and min_completion keep all updates of a "
+            "round until it is decided who counts: %d of at most %lld bytes; set "
+            "net.arena_bytes to %lld",
+            policy_sampled(env->fed), (long long)each, (long long)all);
+    if (env->fed->late_weight > 0 && *env->run_dir)
+        return err_set(err,
+                       "fed.late_weight = %g with run.dir: no checkpoint keeps late updates; "
+                       "set one of them to nothing",
+                       env->fed->late_weight);
+    return 0;
+}
+
+int fed_prepare(const struct fed_env *env, struct err *err)
+{
+    struct err why = {""};
+    if (check_pace(env, err) || check_policy(env, err))
+        return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
     return 0;

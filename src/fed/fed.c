@@ -1,6 +1,7 @@
 #include "fed/fed.h"
 
 #include "base/rng.h"
+#include "fed/policy.h"
 
 static const char *const weight_names[] = {"samples", "equal", NULL};
 static const char *const state_names[] = {"reset", "keep", NULL};
@@ -18,6 +19,20 @@ const struct opt fed_options[] = {
         "examples per local step"),
     OPT(struct fed_params, dropout, "fed.dropout", "0", 0, 1, "",
         "probability that a sampled client is unavailable, independent per client and round"),
+    OPT(struct fed_params, deadline_s, "fed.deadline_s", "0", 0, 1e9, "s",
+        "a round ends after so long, and later updates are late; 0 = never. Times are modelled, "
+        "but "
+        "measured where net.pace = real"),
+    OPT(struct fed_params, quorum, "fed.quorum", "0", 0, 1e6, "",
+        "a round ends with so many updates; below 1 a part of fed.clients_per_round; 0 = with all "
+        "that report, or with fed.clients_per_round where more are sampled"),
+    OPT(struct fed_params, overcommit, "fed.overcommit", "1", 1, 100, "",
+        "clients sampled, as a multiple of fed.clients_per_round"),
+    OPT(struct fed_params, min_completion, "fed.min_completion", "0", 0, 1, "",
+        "with fewer updates than this part of fed.clients_per_round the model stays as it is"),
+    OPT(struct fed_params, late_weight, "fed.late_weight", "0", 0, 1, "",
+        "weight of an update that arrives in the next round, as a part of its own, to the power of "
+        "the rounds it is late; 0 = late updates are discarded"),
     OPT(struct fed_params, server_lr, "fed.server_lr", "1", 0, 1e3, "",
         "server step on the mean update"),
     OPT(struct fed_params, server_lr_end, "fed.server_lr_end", "-1", -1, 1e3, "",
@@ -70,6 +85,16 @@ int fed_check(const struct fed_params *p, struct err *err)
                        "fed.clients_per_round = %d exceeds fed.clients = %d; lower the first or "
                        "raise the second",
                        p->clients_per_round, p->clients);
+    if (policy_quorum(p) > policy_sampled(p))
+        return err_set(err,
+                       "fed.quorum = %g: only %d clients are sampled; lower it, or raise "
+                       "fed.clients_per_round or fed.overcommit",
+                       p->quorum, policy_sampled(p));
+    if (p->late_weight > 0 && policy_waits(p))
+        return err_set(err,
+                       "fed.late_weight = %g: nobody is late without fed.deadline_s, "
+                       "fed.quorum or fed.overcommit",
+                       p->late_weight);
     if (p->server_lr_end < 0 && p->server_lr_end != -1)
         return err_set(err, "fed.server_lr_end = %g: it is -1 (constant) or at least 0",
                        p->server_lr_end);

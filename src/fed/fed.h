@@ -17,6 +17,7 @@ struct fed_params { // [fed]
     char method[640];
     int32_t clients, clients_per_round, rounds, local_steps, batch;
     double dropout;
+    double deadline_s, quorum, overcommit, min_completion, late_weight; // see policy.h
     double server_lr, server_lr_end;
     int32_t opt_state; // FED_STATE_*
     int32_t weights;   // FED_WEIGHTS_*

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "base/mem.h"
+#include "fed/policy.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -24,6 +25,14 @@ struct turn { // a sampled client of the round, in client order
     int n_rows;
     struct rec_message row[FED_VECTORS]; // by vector; of a frame that was not taken only the first
     struct client_times times;
+    size_t at; // in together, where its bytes went over links
+};
+
+struct late { // an update that missed its round and counts in another
+    struct netbuf *held;
+    struct update update;
+    int64_t arrives_ns; // on the run's clock
+    struct rec_message row;
 };
 
 struct sync_round {
@@ -36,7 +45,13 @@ struct sync_round {
     struct netbuf *model;             // the broadcast frame
     struct rec_link *links;
     int n_links;
-    struct client_round *together; // scratch: who shares the server's ports
+    struct client_round *together; // whose bytes went over links, with times
+    size_t n_together;
+    bool decided;        // who counts
+    int64_t end_ns;      // of collecting, as it was decided, from the start of the round
+    int64_t *arrival_ns; // scratch
+    struct late *late;
+    size_t n_late, late_cap;
     uint32_t *sampled;
 };
 
@@ -88,10 +103,10 @@ static void sample_turns(struct server *s)
     struct sync_round *r = s->rounds;
     const struct fed_params *fed = s->env->fed;
     uint32_t ranks = s->env->net->pace == NET_PACE_REAL ? (uint32_t)s->workers : 0;
-    fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)fed->clients_per_round,
-               ranks, r->sampled);
+    int32_t n = policy_sampled(fed);
+    fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)n, ranks, r->sampled);
     r->n_turns = 0;
-    for (int i = 0; i < fed->clients_per_round; i++) {
+    for (int i = 0; i < n; i++) {
         if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout)) {
             s->row.dropped++;
             continue;
@@ -112,7 +127,7 @@ static void sample_turns(struct server *s)
             s->row.dropped++;
         }
     }
-    s->row.sampled = fed->clients_per_round;
+    s->row.sampled = n;
 }
 
 // How far training has come: clients whose codec sends less as the loss goes down hear it with the
@@ -210,6 +225,9 @@ static void set_deadline(struct server *s)
         longest = t.total_ns > longest && t.up.delivered ? t.total_ns : longest;
     }
     s->deadline_ns = now_ns(s) + longest + (int64_t)(s->env->net->timeout_s * 1e9);
+    int64_t cut = link_add_ns(r->start.clock_ns, policy_deadline_ns(s->env->fed));
+    if (paced && cut < s->deadline_ns)
+        s->deadline_ns = cut;
 }
 
 // collect.
@@ -222,7 +240,7 @@ static void resolve(struct server *s, struct turn *t, enum message_status status
         transport_unref(s->env->transport, t->held);
         t->held = NULL;
     }
-    if (status == MESSAGE_LINK)
+    if (status == MESSAGE_LINK || status == MESSAGE_UNUSED)
         s->row.dropped++;
     else if (status == MESSAGE_LOST)
         s->row.lost++;
@@ -248,16 +266,21 @@ static void row_by_vector(struct turn *t, const struct update *u, int n)
     t->n_rows = n;
 }
 
+static struct update update_of(const struct server *s, const struct turn *t)
+{
+    return (struct update){.client = t->client,
+                           .version = s->round,
+                           .bytes = t->held->bytes + FRAME_HEADER_BYTES,
+                           .len = t->frame.payload_bytes,
+                           .weight = weight_of(s, t),
+                           .loss = (double)t->frame.loss};
+}
+
 // A server that trains with what arrives hears nobody meanwhile: the others' time stands still.
 static void take_turn(struct server *s, struct turn *t)
 {
     struct err err;
-    struct update u = {.client = t->client,
-                       .version = s->round,
-                       .bytes = t->held->bytes + FRAME_HEADER_BYTES,
-                       .len = t->frame.payload_bytes,
-                       .weight = weight_of(s, t),
-                       .loss = (double)t->frame.loss};
+    struct update u = update_of(s, t);
     int64_t from = now_ns(s);
     int rc = global_add(&s->global, &u, &err);
     s->deadline_ns += now_ns(s) - from;
@@ -272,6 +295,133 @@ static void take_turn(struct server *s, struct turn *t)
         row_by_vector(t, &u, s->env->method->view.n_vectors);
     s->row.arrived++;
     resolve(s, t, MESSAGE_OK);
+}
+
+// deciding.
+
+// Everybody's times, the server's ports shared.
+static void gather_times(struct server *s)
+{
+    struct sync_round *r = s->rounds;
+    r->n_together = 0;
+    for (int i = 0; i < r->n_turns; i++) {
+        struct turn *t = &r->turn[i];
+        bool sent = t->state == TURN_HELD || t->accepted || t->row[0].status == MESSAGE_LINK;
+        t->at = r->n_together;
+        if (sent && t->frame_bytes > 0)
+            r->together[r->n_together++] = (struct client_round){
+                .client = t->client, .down_bytes = model_bytes(s), .up_bytes = t->frame_bytes};
+    }
+    fed_round_times(s->env, &r->start, r->together, r->n_together);
+}
+
+static void keep_late(struct server *s, struct turn *t, int64_t arrives_ns)
+{
+    struct sync_round *r = s->rounds;
+    if (r->n_late == r->late_cap) {
+        size_t cap = r->late_cap ? 2 * r->late_cap : 16;
+        struct late *more = mem_alloc(MEM_SERVER, cap * sizeof *more);
+        if (r->n_late)
+            memcpy(more, r->late, r->n_late * sizeof *more);
+        mem_free(r->late);
+        r->late = more;
+        r->late_cap = cap;
+    }
+    transport_ref(t->held);
+    t->accepted = true; // the client goes on from it
+    r->late[r->n_late++] = (struct late){
+        .held = t->held, .update = update_of(s, t), .arrives_ns = arrives_ns, .row = t->row[0]};
+}
+
+// Late ones of earlier rounds that have come by now, in the order of rounds and clients.
+static void take_late(struct server *s)
+{
+    struct sync_round *r = s->rounds;
+    int64_t now = link_add_ns(r->start.run_ns, r->end_ns);
+    size_t kept = 0;
+    for (size_t i = 0; i < r->n_late; i++) {
+        struct late *l = &r->late[i];
+        struct err err;
+        if (l->arrives_ns > now || l->update.version == s->round) {
+            r->late[kept++] = *l;
+            continue;
+        }
+        double part = policy_late_weight(s->env->fed, s->round - l->update.version);
+        l->update.weight *= (float)part;
+        if (l->update.weight > 0 && global_add(&s->global, &l->update, &err) == 0) {
+            l->row.status = MESSAGE_OK;
+            l->row.version = (int32_t)s->round;
+            l->row.weight = (double)l->update.weight;
+            s->row.arrived++;
+            s->sink->rows(s->sink->arg, REC_MESSAGES, &l->row, 1);
+        }
+        transport_unref(s->env->transport, l->held);
+    }
+    r->n_late = kept;
+}
+
+// All that will report have: who was in time, and are there enough?
+static void decide(struct server *s)
+{
+    struct sync_round *r = s->rounds;
+    const struct fed_params *fed = s->env->fed;
+    bool real = s->env->net->pace == NET_PACE_REAL; // then who is here is in time
+    size_t n = 0, in_time = 0;
+    gather_times(s);
+    for (int i = 0; i < r->n_turns; i++)
+        if (r->turn[i].state == TURN_HELD)
+            r->arrival_ns[n++] = r->together[r->turn[i].at].times.total_ns;
+    r->end_ns = real ? now_ns(s) - r->start.clock_ns : policy_end_ns(fed, r->arrival_ns, n);
+    for (size_t i = 0; i < n; i++)
+        in_time += real || r->arrival_ns[i] <= r->end_ns;
+    bool enough = policy_enough(fed, in_time);
+    for (int i = 0; i < r->n_turns; i++) {
+        struct turn *t = &r->turn[i];
+        if (t->state != TURN_HELD)
+            continue;
+        int64_t total = r->together[t->at].times.total_ns;
+        bool late = !real && total > r->end_ns;
+        if (late && fed->late_weight > 0)
+            keep_late(s, t, link_add_ns(r->start.run_ns, total));
+        if (late || !enough)
+            resolve(s, t, MESSAGE_UNUSED);
+    }
+    r->decided = true;
+}
+
+// At a real pace the clock decides: with enough updates, or at the deadline, the others are late.
+static bool cut_off(const struct server *s)
+{
+    const struct sync_round *r = s->rounds;
+    const struct fed_params *fed = s->env->fed;
+    int32_t quorum = policy_quorum(fed), here = 0;
+    if (s->env->net->pace != NET_PACE_REAL || policy_waits(fed) || r->decided)
+        return false;
+    for (int i = 0; i < r->n_turns; i++)
+        here += r->turn[i].state == TURN_HELD;
+    return (quorum > 0 && here >= quorum) ||
+           now_ns(s) - r->start.clock_ns >= policy_deadline_ns(fed);
+}
+
+static void leave_behind(struct server *s)
+{
+    struct sync_round *r = s->rounds;
+    for (int i = 0; i < r->n_turns; i++) {
+        struct turn *t = &r->turn[i];
+        if (t->state != TURN_WAITING)
+            continue;
+        s->peer[t->endpoint].owes_events = false; // it is still busy with this round
+        resolve(s, t, MESSAGE_UNUSED);
+    }
+}
+
+static bool anybody_waited_for(const struct server *s)
+{
+    const struct sync_round *r = s->rounds;
+    for (int i = 0; i < r->n_turns; i++)
+        if (r->turn[i].state == TURN_WAITING)
+            return true;
+    return false;
 }
 
 static void grant_window(struct server *s)
@@ -344,20 +494,14 @@ static void modelled_times(struct server *s)
     struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
     int64_t slowest = 0;
-    size_t n = 0;
-    for (int i = 0; i < r->n_turns; i++) {
-        const struct turn *t = &r->turn[i];
-        bool sent = t->accepted || t->row[0].status == MESSAGE_LINK;
-        if (sent && t->frame_bytes > 0)
-            r->together[n++] = (struct client_round){
-                .client = t->client, .down_bytes = model_bytes(s), .up_bytes = t->frame_bytes};
-    }
-    fed_round_times(env, &r->start, r->together, n);
+    bool cut = r->decided && env->net->pace != NET_PACE_REAL;
+    if (!r->decided)
+        gather_times(s);
     r->n_links = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < r->n_together; i++) {
         const struct client_round *c = &r->together[i];
         const struct client_times *t = &c->times;
-        if (t->total_ns >= slowest) {
+        if (t->total_ns >= slowest && !(cut && t->total_ns > r->end_ns)) {
             slowest = t->total_ns;
             s->row.compute_max_ns = t->compute_ns + t->encode_ns;
             s->row.upload_max_ns = t->up_ns;
@@ -367,7 +511,7 @@ static void modelled_times(struct server *s)
         r->links[r->n_links++] = link_row(s, c->client, c->up_bytes, t->ready_ns, &t->up);
         r->links[r->n_links - 1].up = 1;
     }
-    s->row.time_modelled_ns = slowest + env->fed->server_ns;
+    s->row.time_modelled_ns = (cut ? r->end_ns : slowest) + env->fed->server_ns;
 }
 
 static bool settled(const struct server *s)
@@ -409,14 +553,23 @@ static void finish_collect(struct server *s)
 static void advance(struct server *s)
 {
     struct sync_round *r = s->rounds;
+    if (!policy_waits(s->env->fed) && !r->decided) {
+        if (cut_off(s))
+            leave_behind(s);
+        if (anybody_waited_for(s))
+            return; // all are granted
+        decide(s);
+    }
     while (r->next_turn < r->n_turns && r->turn[r->next_turn].state != TURN_WAITING) {
         struct turn *t = &r->turn[r->next_turn++];
         if (t->state == TURN_HELD)
             take_turn(s, t);
     }
     grant_window(s);
-    if (r->next_turn == r->n_turns)
+    if (r->next_turn == r->n_turns) {
+        take_late(s);
         finish_collect(s);
+    }
 }
 
 // messages.
@@ -468,10 +621,12 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct turn
 {
     bool header_read = m->verdict == FRAME_GOOD || m->verdict >= FRAME_TOO_LONG;
     bool awaited = header_read && t && t->state == TURN_WAITING && m->frame.version == s->round;
-    warn("round %u: a frame from %s (client %d) is %s%s%s", s->round, server_peer_name(s, m->src),
-         header_read ? (int)m->frame.client : -1, message_status_name[why],
-         m->verdict == FRAME_GOOD ? "" : ": ",
-         m->verdict == FRAME_GOOD ? "" : frame_verdict_name[m->verdict]);
+    bool expected = why == MESSAGE_STALE && !policy_waits(s->env->fed); // late: left behind
+    if (!expected)
+        warn("round %u: a frame from %s (client %d) is %s%s%s", s->round,
+             server_peer_name(s, m->src), header_read ? (int)m->frame.client : -1,
+             message_status_name[why], m->verdict == FRAME_GOOD ? "" : ": ",
+             m->verdict == FRAME_GOOD ? "" : frame_verdict_name[m->verdict]);
     if (awaited) {
         t->row[0].frame_bytes = (int64_t)m->bytes;
         resolve(s, t, why);
@@ -481,7 +636,7 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct turn
     row.frame_bytes = (int64_t)m->bytes;
     row.status = (int32_t)why;
     s->sink->rows(s->sink->arg, REC_MESSAGES, &row, 1);
-    s->row.rejected++;
+    s->row.rejected += !expected;
 }
 
 static void take_update(struct server *s, const struct net_msg *m)
@@ -563,7 +718,8 @@ static void sync_timer(struct server *s, int64_t now)
         if (late || s->interrupted)
             begin_round(s);
     } else if (r->next_turn < r->n_turns) {
-        give_up_on(s, late);
+        if (!cut_off(s))
+            give_up_on(s, late);
         advance(s);
     } else {
         for (int e = 1; late && e <= s->workers; e++)
@@ -655,7 +811,7 @@ static void ask_suspects(struct server *s)
 static void begin_round(struct server *s)
 {
     struct sync_round *r = s->rounds;
-    r->holding = false;
+    r->holding = r->decided = false;
     r->t_begin_ns = clock_ns();
     bool paced = s->env->net->pace == NET_PACE_REAL;
     int64_t run_ns = paced ? s->totals.measured_ns : s->totals.modelled_ns;
@@ -708,15 +864,16 @@ static void sync_open(struct server *s)
 {
     const struct fed_env *env = s->env;
     struct sync_round *r = s->rounds = mem_alloc(MEM_SERVER, sizeof *r);
-    size_t per_round = (size_t)env->fed->clients_per_round;
+    int sampled = policy_sampled(env->fed);
+    size_t per_round = (size_t)sampled;
     int64_t window = env->net->arena_bytes / (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
     r->turn = mem_alloc(MEM_SERVER, per_round * sizeof *r->turn);
     r->links = mem_alloc(MEM_SERVER, 2 * per_round * sizeof *r->links);
     r->together = mem_alloc(MEM_SERVER, per_round * sizeof *r->together);
     r->sampled = mem_alloc(MEM_SERVER, per_round * sizeof *r->sampled);
-    r->n_window = window < 1                             ? 1
-                  : window > env->fed->clients_per_round ? env->fed->clients_per_round
-                                                         : (int)window;
+    r->arrival_ns = mem_alloc(MEM_SERVER, per_round * sizeof *r->arrival_ns);
+    bool all = window > sampled || !policy_waits(env->fed); // fed_prepare saw that they fit
+    r->n_window = all ? sampled : window < 1 ? 1 : (int)window;
 }
 
 static void sync_close(struct server *s)
@@ -731,6 +888,10 @@ static void sync_close(struct server *s)
     mem_free(r->links);
     mem_free(r->together);
     mem_free(r->sampled);
+    mem_free(r->arrival_ns);
+    for (size_t i = 0; i < r->n_late; i++)
+        transport_unref(s->env->transport, r->late[i].held);
+    mem_free(r->late);
     mem_free(r);
 }
 

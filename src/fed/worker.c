@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/mem.h"
 #include "base/power.h"
+#include "fed/policy.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +21,7 @@ struct worker *worker_open(const struct fed_env *env, int endpoint, struct err *
     struct worker *w = mem_alloc(MEM_OTHER, sizeof *w);
     w->env = env;
     w->endpoint = endpoint;
-    clients_open(&w->clients, env, env->fed->clients_per_round);
+    clients_open(&w->clients, env, policy_sampled(env->fed));
     w->drain_cap = WORKER_EVENTS;
     w->drain = mem_alloc(MEM_TRACE, w->drain_cap * sizeof *w->drain);
     env->method->scheme->worker->open(w);

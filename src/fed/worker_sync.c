@@ -3,6 +3,7 @@
 #include "fed/worker.h"
 
 #include "base/mem.h"
+#include "fed/policy.h"
 
 struct sync_task {
     uint32_t client;
@@ -16,14 +17,14 @@ struct sync_task {
 
 struct sync_work {
     int expected, n_tasks, n_trained, n_sent; // of the round; expected: as every task says
-    struct sync_task *task;                   // (clients_per_round)
+    struct sync_task *task;                   // (policy_sampled)
     struct client_task *group;                // scratch: those that train at once
 };
 
 static void sync_open(struct worker *w)
 {
     struct sync_work *r = w->rounds = mem_alloc(MEM_OTHER, sizeof *r);
-    size_t cap = (size_t)w->env->fed->clients_per_round;
+    size_t cap = (size_t)policy_sampled(w->env->fed);
     r->task = mem_alloc(MEM_OTHER, cap * sizeof *r->task);
     r->group = mem_alloc(MEM_OTHER, cap * sizeof *r->group);
 }
@@ -126,7 +127,7 @@ static void take_task(struct worker *w, const struct net_msg *m)
     struct round_start start = {.round = w->version};
     struct task_state state = {0};
     size_t len = m->frame.payload_bytes, tail = w->clients.state_floats ? TASK_STATE_BYTES : 0;
-    if (m->frame.version != w->version || r->n_tasks == w->env->fed->clients_per_round ||
+    if (m->frame.version != w->version || r->n_tasks == policy_sampled(w->env->fed) ||
         find_task(w, m->frame.client) || len < tail ||
         round_start_get(m->payload, len - tail, &start) ||
         (tail && task_state_get(m->payload + len - tail, tail, &state)))

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Deadline, quorum, over-commitment, completion and staleness: rounds end when they should, and the
+# same updates count on any number of ranks, simulated, and after a resume.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-policies.XXXXXX")
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+base=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20 fed.rounds=30
+    fed.clients=40 fed.clients_per_round=10 client.step_ns=1000000 trace.file=
+    net.link=lte-hetero:slow=0.3,slow_min=0.1,slow_max=0.5)
+run() # ranks log options...
+{
+    local np=$1 log=$2
+    shift 2
+    if [ "$np" = 1 ]; then
+        "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
+    else
+        mpirun --oversubscribe -np "$np" "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
+    fi
+}
+rounds() { awk '/^ +[1-9]/ { print $1, $2, $(NF - 1), $NF }' "$1"; }
+same() # name log options...: on 1 and 3 ranks and simulated
+{
+    local name=$1 log=$2
+    shift 2
+    run 1 "$log" "$@"
+    check "$name: valid" contains "$log" "# VALID"
+    run 3 "$log-3" "$@"
+    check "$name: the same on 3 ranks" equal "$(rounds "$log-3"; adapter "$log-3")" \
+        "$(rounds "$log"; adapter "$log")"
+    run 1 "$log-sim" "$@" net.transport=sim net.sim_workers=4
+    check "$name: the same simulated" equal "$(rounds "$log-sim"; adapter "$log-sim")" \
+        "$(rounds "$log"; adapter "$log")"
+}
+modelled() { sed -n 's/.* \(.*\) modelled$/\1/p' "$1"; }
+
+run 1 all
+same "a deadline" deadline fed.deadline_s=0.25
+check "no round outlasts it" \
+    test "$(rounds deadline | awk '$4 != "ms" || $3 > 250' | wc -l)" = 0
+check "and some updates are late" \
+    test "$(rounds deadline | awk '$2 != "10/10"' | wc -l)" -gt 20
+same "a quorum" quorum fed.quorum=0.6 fed.dropout=0.1
+check "ends rounds with so many" test "$(rounds quorum | awk '$2 != "6/10"' | wc -l)" = 0
+same "over-commitment" over fed.overcommit=1.5
+check "samples more and takes the first" \
+    test "$(rounds over | awk '$2 != "10/15"' | wc -l)" = 0
+same "staleness" stale fed.quorum=0.6 fed.late_weight=0.5
+check "late updates count later" \
+    test "$(rounds stale | awk '{ split($2, a, "/"); n += a[1] } END { print n }')" -gt 200
+check "and change the adapter" test "$(adapter stale)" != "$(adapter quorum)"
+run 1 few fed.deadline_s=0.1 fed.min_completion=1
+check "too few move nothing" \
+    equal "$(awk '/^ +(0|30) / { print $(NF - 6) }' few | sort -u | wc -l)" 1
+check "which is no fault" contains few "# VALID"
+
+stop_at_checkpoint TERM d "$FSTQ" run "${base[@]}" fed.rounds=300 fed.deadline_s=0.25 run.dir=d
+run 1 long fed.rounds=300 fed.deadline_s=0.25
+run 1 resumed fed.rounds=300 fed.deadline_s=0.25 run.dir=d run.resume=on
+check "a resumed run cuts the same rounds" \
+    equal "$(adapter resumed) $(rounds resumed | tail -n 1)" \
+    "$(adapter long) $(rounds long | tail -n 1)"
+
+# At a real pace the clock decides. Client 1 (on rank 2) is behind a link twenty times slower.
+cat >two.csv <<'CSV'
+name,up_mbps,up_sigma_mbps,down_mbps,down_sigma_mbps,rtt_ms
+a,8,0,80,0,1
+b,0.04,0,80,0,1
+CSV
+real=(fed.clients=2 fed.clients_per_round=2 fed.rounds=3 net.pace=real net.link=trace
+    net.trace=two.csv fed.eval_every=0 net.timeout_s=20)
+timeout 60 mpirun --oversubscribe -np 3 "$FSTQ" run "${base[@]}" "${real[@]}" fed.quorum=1 \
+    >quick 2>&1
+check "real pace, a quorum: the slow one is left behind" \
+    equal "$(rounds quick | awk '{ print $2 }' | tr '\n' ' ')" "1/2 1/2 1/2 "
+check "which is no fault" contains quick "# VALID"
+timeout 60 mpirun --oversubscribe -np 3 "$FSTQ" run "${base[@]}" "${real[@]}" fed.deadline_s=0.3 \
+    >cut 2>&1
+check "real pace, a deadline: the same" \
+    equal "$(rounds cut | awk '{ print $2 }' | tr '\n' ' ')" "1/2 1/2 1/2 "
+
+run 1 arena fed.quorum=0.5 net.arena_bytes=10000
+check "updates that cannot all wait: status 2" equal $? 2
+check "with the number it takes" contains arena "set net.arena_bytes to"
+run 1 nolate fed.late_weight=0.5
+check "late updates without a limit are refused" contains nolate "nobody is late"
+finish
