@@ -79,6 +79,8 @@ static void list_schemes(void)
         row((*s)->name, (*s)->help);
         if (strlen((*s)->source) > 1)
             printf("#     from %s\n", (*s)->source);
+        for (const struct up_vector *u = (*s)->up; u && u->name; u++)
+            printf("#     also sends up: %s\n", u->name);
         options_of((*s)->options, (*s)->n_options);
     }
 }
@@ -87,6 +89,7 @@ static void list_methods(void)
 {
     puts("# a method is "
          "SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]\n"
+         "# where a scheme sends more than the update, ;CODEC... follows for each of these (fp32)\n"
          "# tokens: which of them shape the local loss");
     for (const struct token_source *const *t = token_table; *t; t++) {
         row((*t)->name, (*t)->help);

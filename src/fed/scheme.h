@@ -85,7 +85,8 @@ struct scheme {
     void (*after)(struct global *g, uint32_t version); // the commit of this version
 };
 
-extern const struct scheme scheme_fedbat, scheme_fedex, scheme_flora, scheme_split;
+extern const struct scheme scheme_fedbat, scheme_fedex, scheme_fedprox, scheme_flora,
+    scheme_scaffold, scheme_split;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

@@ -1,6 +1,7 @@
 // Rules of local training: how they compose, and that one which does nothing changes nothing.
 #include "base/mem.h"
 #include "fed/local.h"
+#include "fed/scheme.h"
 #include "fed/workload.h"
 
 #include <math.h>
@@ -152,6 +153,85 @@ static void test_a_rule_that_cannot_open_is_named(void **state)
     shape_free(&shape);
 }
 
+// mu = 0.5: the gradient has half the way from the round's model added.
+static void test_proximal_by_hand(void **state)
+{
+    (void)state;
+    const struct scheme *s = scheme_find("fedprox");
+    struct shape shape;
+    struct err err;
+    struct local_chain c;
+    double mu;
+    shape_of(&shape);
+    assert_int_equal(opt_set_list(s->options, s->n_options, &mu, "mu=0.5", &err), 0);
+    const struct local_setup setup = {.shape = &shape, .steps = 1, .seed = 1};
+    const struct local_use use = {s->local, &mu};
+    const float theta[N] = {1, 1, 1};
+    float delta[N] = {3, 1.5f, 0}, grad[N] = {1, 2, 3};
+    struct train_job job = {.theta = theta, .delta = delta};
+    assert_int_equal(local_open(&c, &setup, &use, 1, 1, &err), 0);
+    local_begin(&c, 0, &job);
+    assert_ptr_equal(local_before(&c, 0, 0), delta);
+    local_after(&c, 0, 0, grad);
+    assert_true(grad[0] == 2 && grad[1] == 2.25f && grad[2] == 2.5f);
+    local_close(&c);
+    shape_free(&shape);
+}
+
+// Two steps with c_i = (1, 0, -1) and c = 1/2: g - c_i + c; then c_i is the mean of the gradients,
+// its change goes up, and the server of 4 clients takes a quarter of it. What a view does not train
+// keeps its control.
+static void test_control_variates_by_hand(void **state)
+{
+    (void)state;
+    const struct scheme *s = scheme_find("scaffold");
+    struct shape shape;
+    struct err err;
+    struct local_chain c;
+    shape_of(&shape);
+    const struct local_setup setup = {.shape = &shape, .steps = 2, .seed = 1};
+    const struct local_use use = {s->local, NULL};
+    const struct shape_range trained = {0, 2};
+    const float theta[N] = {0}, down[N] = {0.5f, 0.5f, 0.5f};
+    float delta[N] = {0}, own[N] = {1, 0, -1}, up[N] = {9, 9, 9};
+    struct train_job job = {.theta = theta,
+                            .delta = delta,
+                            .own = {own},
+                            .down = {down},
+                            .up = {up},
+                            .trained = &trained,
+                            .n_trained = 1};
+    assert_int_equal(local_open(&c, &setup, &use, 1, 1, &err), 0);
+    for (int round = 0; round < 2; round++) { // nothing is left of an earlier one
+        float first[N] = {1, 2, 3}, second[N] = {3, 2, 1};
+        memcpy(own, (const float[N]){1, 0, -1}, sizeof own);
+        local_begin(&c, 0, &job);
+        local_after(&c, 0, 0, first);
+        local_after(&c, 0, 1, second);
+        local_end(&c, 0, &job);
+        assert_true(first[0] == 0.5f && first[1] == 2.5f && first[2] == 4.5f);
+        assert_true(second[0] == 2.5f && second[1] == 2.5f && second[2] == 2.5f);
+    }
+    assert_true(own[0] == 2 && own[1] == 2 && own[2] == -1);
+    assert_true(up[0] == 1 && up[1] == 2 && up[2] == 0);
+    float model[N] = {0}, control[N] = {1, 1, 1};
+    const float mean[N] = {2, 4, 8}, *const ups[] = {up};
+    const struct step step = {.theta = model,
+                              .delta = mean,
+                              .up = ups,
+                              .state = control,
+                              .n = N,
+                              .range = {0, 2},
+                              .lr = 0.5,
+                              .arrived = 1,
+                              .clients = 4};
+    s->commit(NULL, &step);
+    assert_true(model[0] == 1 && model[1] == 2 && model[2] == 0);
+    assert_true(control[0] == 1.25f && control[1] == 1.5f && control[2] == 1);
+    local_close(&c);
+    shape_free(&shape);
+}
+
 // Stepping under a rule that does nothing is quadratic_train to the bit, momentum and all.
 static void test_no_rule_and_an_idle_rule_train_alike(void **state)
 {
@@ -199,6 +279,8 @@ int main(void)
         cmocka_unit_test(test_rules_compose),
         cmocka_unit_test(test_a_rule_may_make_the_update),
         cmocka_unit_test(test_a_rule_that_cannot_open_is_named),
+        cmocka_unit_test(test_proximal_by_hand),
+        cmocka_unit_test(test_control_variates_by_hand),
         cmocka_unit_test(test_no_rule_and_an_idle_rule_train_alike),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -68,6 +68,37 @@ static void test_workers_do_not_change_the_result(void **state)
     assert_true(adapter_of("net.sim_workers=7") == one);
 }
 
+// A frame of two vectors is two rows, which add up to the uplink; the server's control is the mean
+// of the clients', as long as nothing is lost on the way.
+static void test_control_variates_travel(void **state)
+{
+    (void)state;
+    begin("fed.method=scaffold/fp32;fp16");
+    federation_run(&fed);
+    assert_true(server_done(fed.loop.server) && loop_clean(&fed.loop));
+    assert_int_equal(fed.n_messages, 12 * 4 * 2);
+    int64_t rows = 0, uplink = 0, up = 64 + 8 + 1 + 4 * 16, control = 1 + 2 * 16;
+    for (int i = 0; i < fed.n_messages; i++) {
+        const struct rec_message *m = &fed.message[i];
+        assert_int_equal(m->vector, i % 2);
+        assert_int_equal(m->status, MESSAGE_OK);
+        assert_int_equal(m->header_bytes + m->directory_bytes + m->scales_bytes + m->indices_bytes +
+                             m->tags_bytes + m->values_bytes,
+                         m->frame_bytes);
+        assert_true(m->frame_bytes >= (m->vector ? control - 1 : up - 1));
+        rows += m->frame_bytes;
+    }
+    for (int i = 0; i < fed.n_rounds; i++)
+        uplink += fed.round[i].uplink_bytes;
+    assert_int_equal(rows, uplink);
+    const struct global *g = &fed.loop.server->global;
+    assert_true(g->n_state == g->n && g->state[0] != 0);
+    uint64_t hash = global_hash(g);
+    assert_int_equal(fed.round[1].downlink_bytes, 4 * (64 + 2 * 4 * 16)); // c goes down, too
+    end(NULL);
+    assert_true(hash != adapter_of("fed.method=fedavg/fp32"));
+}
+
 static void test_stop_ends_with_the_round(void **state)
 {
     (void)state;
@@ -104,6 +135,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_every_round_runs_and_everybody_leaves, end),
         cmocka_unit_test(test_workers_do_not_change_the_result),
+        cmocka_unit_test(test_control_variates_travel),
         cmocka_unit_test_teardown(test_stop_ends_with_the_round, end),
         cmocka_unit_test_teardown(test_stop_before_anything_runs_nothing, end),
         cmocka_unit_test_teardown(test_what_cannot_open_leaves_nothing, end),

@@ -1,0 +1,131 @@
+// Schemes that hold clients to the global model: a proximal term (FedProx) and control variates
+// (SCAFFOLD).
+#include "fed/env.h"
+#include "fed/local.h"
+#include "fed/scheme.h"
+
+#include <string.h>
+
+// FedProx: f_i(x) + mu / 2 ||x - theta||^2.
+
+struct prox_opt {
+    double mu;
+};
+
+static const struct opt prox_options[] = {
+    OPT(struct prox_opt, mu, "mu", "0.01", 0, 1e6, "", "weight of half the squared distance"),
+};
+
+static void prox_after(struct local *l, int32_t step, float *grad)
+{
+    const struct prox_opt *o = l->opt;
+    const float *x = l->job->delta, *theta = l->job->theta, mu = (float)o->mu;
+    (void)step;
+    for (size_t i = 0; i < l->setup->shape->n_values; i++)
+        grad[i] += mu * (x[i] - theta[i]);
+}
+
+static const struct local_rule prox_rule = {.after = prox_after};
+
+const struct scheme scheme_fedprox = {
+    .name = "fedprox",
+    .help = "fedavg, with a pull towards the round's model in local training",
+    .source = "Li et al. 2020, FedProx",
+    .options = prox_options,
+    .n_options = ARRAY_LEN(prox_options),
+    .option_bytes = sizeof(struct prox_opt),
+    .server = &server_sync,
+    .worker = &worker_sync,
+    .local = &prox_rule,
+    .commit = scheme_mean,
+};
+
+// SCAFFOLD: clients step along g - c_i + c. After K steps c_i becomes the mean of their gradients,
+// which for plain SGD is option II of the paper, c_i - c + (theta - x) / (K lr); what travels is
+// its change. A codec that asks for sensitivities gets those of the corrected gradient. The
+// server's c moves by the sampled share of the mean change, so that it stays the
+// mean of all c_i.
+
+static size_t control_bytes(const struct local_setup *s)
+{
+    return s->shape->n_values * sizeof(float);
+}
+
+static void control_begin(struct local *l)
+{
+    memset(l->memory, 0, control_bytes(l->setup));
+}
+
+static void control_after(struct local *l, int32_t step, float *grad)
+{
+    const float *own = l->job->own[0], *c = l->job->down[0];
+    float *sum = l->memory;
+    (void)step;
+    for (size_t i = 0; i < l->setup->shape->n_values; i++) {
+        sum[i] += grad[i];
+        grad[i] += c[i] - own[i];
+    }
+}
+
+// A control variate of what the view has not trained stays as it is.
+static const float *control_end(struct local *l)
+{
+    const struct train_job *job = l->job;
+    const struct shape_range whole = {0, l->setup->shape->n_values};
+    const struct shape_range *range = job->trained ? job->trained : &whole;
+    int n = job->trained ? job->n_trained : 1;
+    const float *sum = l->memory, each = 1.0f / (float)l->setup->steps;
+    float *own = job->own[0], *up = job->up[0];
+    memset(up, 0, control_bytes(l->setup));
+    for (int r = 0; r < n; r++)
+        for (size_t i = range[r].from; i < range[r].to; i++) {
+            float next = each * sum[i];
+            up[i] = next - own[i];
+            own[i] = next;
+        }
+    return NULL;
+}
+
+static const struct local_rule control_rule = {
+    .size_bytes = control_bytes,
+    .begin = control_begin,
+    .after = control_after,
+    .end = control_end,
+};
+
+static void control_commit(const void *opt, const struct step *s)
+{
+    float share = (float)s->arrived / (float)s->clients;
+    scheme_mean(opt, s);
+    for (size_t i = s->range.from; i < s->range.to; i++)
+        s->state[i] += share * s->up[0][i];
+}
+
+// Clients keep their controls as they trained them, and the server what it decoded: only where part
+// of the adapter is everybody's in a round is `arrived` the number of those who sent it.
+static int control_check(const struct fed_env *env, struct err *err)
+{
+    if (env->method->view.row->mixed || env->method->view.row->local)
+        return err_set(err, "scheme scaffold takes no view under which clients of a round send "
+                            "different parts, or another form of the adapter");
+    return 0;
+}
+
+static const struct up_vector control_up[] = {{.name = "control", .equal = true}, {.name = NULL}};
+
+const struct scheme scheme_scaffold = {
+    .name = "scaffold",
+    .help = "control variates take out what sets clients' gradients apart; scaffold/fstq;fp16 "
+            "codes the update and the change of the control",
+    .source = "Karimireddy et al. 2020, option II; as the mean of the round's gradients, so that "
+              "it goes with any local optimizer",
+    .server = &server_sync,
+    .worker = &worker_sync,
+    .check = control_check,
+    .state_vectors = 1,
+    .down_vectors = 1,
+    .client_vectors = 1,
+    .up = control_up,
+    .local = &control_rule,
+    .commit = control_commit,
+};
