@@ -233,6 +233,21 @@ void rotate_signs(const float *x, const uint32_t *bits, size_t n,
                   float *out);        // -x where bit i is set
 void rotate_fwht(float *x, size_t n); // unnormalised, in place; n a power of two
 
+// mix.c: vectors mixed value by value.
+void mix_sum(float a, const float *x, float b, const float *y, size_t n,
+             float *out);                    // out = a x + b y; may be x or y
+void mix_scale(float a, size_t n, float *x); // x = a x
+struct mix_momentum {
+    float mu, scale;
+    bool nesterov;
+};
+// u = mu u0 + scale x, v = v0 + u; or u = mu (u0 + scale x), v = v0 + u + scale x
+void mix_momentum(const struct mix_momentum *m, const float *x, const float *u0, const float *v0,
+                  size_t n, float *u, float *v);
+void mix_votes(const uint8_t *code, size_t n, int32_t *sum); // sum += 1 for code 1, -1 for 0
+void mix_majority(const int32_t *sum, size_t n, float step, float tie,
+                  float *out); // step along the sign of the sum
+
 // philox.c: random words. Words [first, first + n) of the stream that base/rng.h names, first a
 // multiple of 4.
 void philox_words(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t n,

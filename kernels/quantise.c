@@ -93,6 +93,9 @@ static void code_values(const struct quant_rule *rule, float scale, const float 
     case QUANT_POWERS:
         quant_powers_u8(x, rnd, n, inv, rule->q, code);
         break;
+    case QUANT_FP16:
+    case QUANT_BF16:
+        break; // numbers, which have no codes
     }
 }
 
@@ -150,6 +153,18 @@ static void code_apart(const struct quant_run *r, const float *x, const struct q
     }
 }
 
+static void code_numbers(const struct quant_run *r, const float *x, enum quant_kind kind,
+                         const float *scale, uint8_t *out)
+{
+    for (size_t at = 0, end; at < r->n; at = end) {
+        end = group_end(r, at);
+        if (kind == QUANT_FP16)
+            quant_f16_to_le(x + at, end - at, scale[at / r->group], out + 2 * at);
+        else
+            quant_bf16_to_le(x + at, end - at, out + 2 * at);
+    }
+}
+
 static void code(const struct kernel_ctx *cx, const float *x, const struct quant_run *run,
                  size_t runs, const struct quant_rule *rule, const float *scale, uint8_t *out)
 {
@@ -157,7 +172,9 @@ static void code(const struct kernel_ctx *cx, const float *x, const struct quant
     for (size_t r = 0; r < runs; r++, run++) {
         const float *from = x + run->at, *own = scale + run->first * rule->scales;
         bool packs = rule->kind == QUANT_NEAREST || rule->kind == QUANT_STOCHASTIC;
-        if (rule->kind == QUANT_SIGN && rule->width == 1)
+        if (rule->kind >= QUANT_FP16)
+            code_numbers(run, from, rule->kind, own, out + run->out);
+        else if (rule->kind == QUANT_SIGN && rule->width == 1)
             quant_pack_sign(from, run->n, out + run->out);
         else if (packs && apart(run))
             code_apart(run, from, rule, own, out + run->out);
@@ -222,6 +239,18 @@ static void give_tiles(const struct quant_run *r, const uint8_t *in, const struc
     }
 }
 
+static void give_numbers(const struct quant_run *r, const uint8_t *in, enum quant_kind kind,
+                         const float *scale, struct quant_sink to)
+{
+    for (size_t at = 0, end; at < r->n; at = end) {
+        end = group_end(r, at);
+        if (kind == QUANT_FP16)
+            quant_f16_from_le(in + 2 * at, end - at, scale[at / r->group], quant_sink_at(to, at));
+        else
+            quant_bf16_from_le(in + 2 * at, end - at, quant_sink_at(to, at));
+    }
+}
+
 static void give(const struct kernel_ctx *cx, const uint8_t *in, const struct quant_run *run,
                  size_t runs, const struct quant_rule *rule, const float *scale,
                  struct quant_sink to, bool stream)
@@ -233,7 +262,9 @@ static void give(const struct kernel_ctx *cx, const uint8_t *in, const struct qu
         struct quant_sink at = quant_sink_at(to, run->at);
         bool linear = rule->kind == QUANT_NEAREST || rule->kind == QUANT_STOCHASTIC;
         bool signs = rule->kind == QUANT_SIGN || rule->kind == QUANT_COIN;
-        if (linear && apart(run)) {
+        if (rule->kind >= QUANT_FP16) {
+            give_numbers(run, from, rule->kind, own, at);
+        } else if (linear && apart(run)) {
             quant_unpack(from, run->n, rule->width, run->group, own, rule->q, at, stream);
         } else if (signs && rule->width == 1 && apart(run)) {
             for (size_t i = 0; i < run->n; i += run->group) {

@@ -36,6 +36,8 @@ enum quant_kind {
     QUANT_COIN,   // 1 with probability (x / scale + 1) / 2
     QUANT_BOUNDS, // how many of the bounds are at or below x / scale
     QUANT_POWERS, // q + sign and power of two: 0, 2^(1-q), ..., 1/2, 1 times the scale, unbiased
+    QUANT_FP16,   // x times the scale; its reciprocal is the receiver's
+    QUANT_BF16,
 };
 struct quant_rule {
     enum quant_kind kind;

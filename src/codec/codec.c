@@ -260,6 +260,12 @@ void codec_close(struct codec_inst *c)
     }
 }
 
+void codec_reshape(struct codec_inst *c, const struct shape *shape)
+{
+    for (; c; c = (struct codec_inst *)(uintptr_t)c->inner)
+        c->shape = shape;
+}
+
 // Facts.
 
 size_t codec_state_floats(const struct codec_inst *c)

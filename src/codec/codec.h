@@ -151,6 +151,10 @@ extern const struct codec *const wrapper_table[];    // NULL-terminated: what ma
 // "CODEC[:opts][+WRAPPER[:opts]...]"; the shape outlives the instance. Returns NULL with err.
 struct codec_inst *codec_open(const char *text, const struct shape *shape, struct err *err);
 void codec_close(struct codec_inst *c);
+// Another shape from now on, for what has other sizes from message to message (rows of
+// activations): bytes are those of a codec opened on it. Ask for bound and scratch on every shape
+// that may come, for the largest need not take most. State is of one shape and does not move.
+void codec_reshape(struct codec_inst *c, const struct shape *shape);
 
 size_t codec_state_floats(const struct codec_inst *c);
 size_t codec_scratch_bytes(const struct codec_inst *c);  // of an encoder; enough for a decoder

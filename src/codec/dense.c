@@ -1,160 +1,136 @@
 // Every coordinate as a number of its own format: raw, fp32, fp16, bf16.
+#include "codec/dense.h"
+
 #include "base/half.h"
-#include "codec/message.h"
+#include "base/pool.h"
 #include "codec/rows.h"
-#include "kernels/kernels_codec.h"
+#include "kernels/stages.h"
 
-#define F32_INF_BITS  0x7f800000u
-#define F16_INF_BITS  0x7c00u
-#define BF16_INF_BITS 0x7f80u
+#include <string.h>
 
-static int want_values(struct msg_in *m, size_t size_bytes, const uint8_t **values, struct err *err)
-{
-    *values = msg_need(m, size_bytes);
-    if (!*values)
-        return msg_short("values", err);
-    return msg_end(m, err);
-}
-
-// raw: the floor. The floats as they lie in memory, little-endian, without a header: what a copy
-// costs. Not even the version byte, so that its message is exactly 4 bytes a value.
-
-static size_t raw_bound(const struct codec_inst *c)
-{
-    return 4 * c->shape->n_values;
-}
-
-static int64_t raw_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                          size_t cap, void *scratch, struct codec_report *report, struct err *err)
-{
-    (void)scratch;
-    size_t n = c->shape->n_values;
-    struct msg_out o;
-    msg_init(&o, out, cap, report);
-    uint8_t *p = msg_take(&o, PART_VALUES, 4 * n);
-    if (!p)
-        return msg_full(&o, err);
-    quant_f32_to_le(in->x, n, p);
-    report->kept[record_width_of[32]] = (int64_t)n;
-    return msg_len(&o);
-}
-
-static int f32_payload(const struct codec_inst *c, struct msg_in *m, const uint8_t **values,
-                       struct err *err)
-{
-    size_t n = c->shape->n_values;
-    if (want_values(m, 4 * n, values, err))
-        return -1;
-    if (quant_absmax_bits_le(*values, n) >= F32_INF_BITS)
-        return msg_nonfinite(err);
-    return 0;
-}
-
-static int raw_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                      size_t len, struct quant_sink to, void *scratch, struct err *err)
-{
-    (void)key, (void)scratch;
-    struct msg_in m = {in, in + len};
-    const uint8_t *v;
-    int rc = f32_payload(c, &m, &v, err);
-    if (rc)
-        return rc;
-    quant_f32_from_le(v, c->shape->n_values, to);
-    return 0;
-}
-
-const struct codec codec_raw = {
-    .name = "raw",
-    .help = "floats as they lie in memory, no header: the floor of every comparison",
-    .source = "-",
-    .flags = CODEC_UNBIASED | CODEC_MASKABLE | CODEC_EXACT | CODEC_ANY_SIZE,
-    .bound = raw_bound,
-    .encode = raw_encode,
-    .decode = raw_decode,
+// The formats: bits of the least magnitude that they cannot hold, as a float and as they write it.
+static const struct {
+    size_t size_bytes;
+    uint32_t beyond, nonfinite;
+} formats[DENSE_FORMATS] = {
+    [DENSE_FP32] = {4, 0x7f800000u, 0x7f800000u},
+    [DENSE_FP16] = {2, 0x477ff000u, 0x7c00u}, // what rounds to 65536
+    [DENSE_BF16] = {2, 0x7f7f8000u, 0x7f80u},
 };
 
-// fp32: the same values through the message path of every other codec.
-
-static size_t fp32_bound(const struct codec_inst *c)
+size_t dense_bytes(enum dense_format f, size_t n)
 {
-    return 1 + 4 * c->shape->n_values;
+    return n * formats[f].size_bytes;
 }
 
-static int64_t fp32_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+static void write_values(enum dense_format f, const float *x, size_t n, uint8_t *p)
 {
-    (void)scratch;
-    size_t n = c->shape->n_values;
-    struct msg_out o;
-    msg_init(&o, out, cap, report);
-    uint8_t *p = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_VALUES, 4 * n);
+    if (f == DENSE_FP32)
+        quant_f32_to_le(x, n, p);
+    else if (f == DENSE_FP16)
+        quant_f16_to_le(x, n, 1, p);
+    else
+        quant_bf16_to_le(x, n, p);
+}
+
+static void read_values(enum dense_format f, const uint8_t *p, size_t n, struct quant_sink to)
+{
+    if (f == DENSE_FP32)
+        quant_f32_from_le(p, n, to);
+    else if (f == DENSE_FP16)
+        quant_f16_from_le(p, n, 1, to);
+    else
+        quant_bf16_from_le(p, n, to);
+}
+
+static uint32_t largest_bits(enum dense_format f, const uint8_t *p, size_t n)
+{
+    return f == DENSE_FP32   ? quant_absmax_bits_le(p, n)
+           : f == DENSE_FP16 ? quant_absmax_bits_f16(p, n)
+                             : quant_absmax_bits_bf16(p, n);
+}
+
+int dense_put(struct msg_out *o, enum dense_format f, const float *x, size_t n, struct err *err)
+{
+    uint8_t *p = msg_take(o, PART_VALUES, dense_bytes(f, n));
     if (!p)
-        return msg_full(&o, err);
-    quant_f32_to_le(in->x, n, p);
-    report->kept[record_width_of[32]] = (int64_t)n;
-    return msg_len(&o);
-}
-
-static int open_plain(struct msg_in *m, const uint8_t *in, size_t len, struct err *err)
-{
-    unsigned flags;
-    if (msg_open(m, in, len, &flags, err))
-        return -1;
-    return flags ? msg_bad("header", "unknown flags", err) : 0;
-}
-
-static int fp32_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
-{
-    (void)key, (void)scratch;
-    struct msg_in m;
-    const uint8_t *v;
-    int rc = open_plain(&m, in, len, err) ? -1 : f32_payload(c, &m, &v, err);
-    if (rc)
-        return rc;
-    quant_f32_from_le(v, c->shape->n_values, to);
+        return msg_full(o, err);
+    uint32_t most = quant_absmax_bits(x, n);
+    if (most >= formats[f].beyond) {
+        if (most < formats[DENSE_FP32].beyond)
+            err_set(err, "a value is too large for %s; take fp32",
+                    f == DENSE_FP16 ? "fp16" : "bf16");
+        else
+            err_set(err, "a value is not finite");
+        return CODEC_NONFINITE;
+    }
+    write_values(f, x, n, p);
+    o->report->kept[record_width_of[8 * formats[f].size_bytes]] += (int64_t)n;
     return 0;
 }
 
-const struct codec codec_fp32 = {
-    .name = "fp32",
-    .help = "single precision, lossless; unlike raw it goes through the message format",
-    .source = "-",
-    .flags = CODEC_UNBIASED | CODEC_MASKABLE | CODEC_EXACT | CODEC_ANY_SIZE,
-    .bound = fp32_bound,
-    .encode = fp32_encode,
-    .decode = fp32_decode,
+// The values, all finite; NULL with *rc and err where they are not.
+static const uint8_t *need_values(struct msg_in *m, enum dense_format f, size_t n, int *rc,
+                                  struct err *err)
+{
+    const uint8_t *p = msg_need(m, dense_bytes(f, n));
+    if (!p) {
+        *rc = msg_short("values", err);
+        return NULL;
+    }
+    if (largest_bits(f, p, n) < formats[f].nonfinite)
+        return p;
+    *rc = msg_nonfinite(err);
+    return NULL;
+}
+
+int dense_get(struct msg_in *m, enum dense_format f, struct quant_sink to, size_t n,
+              struct err *err)
+{
+    int rc = 0;
+    const uint8_t *p = need_values(m, f, n, &rc, err);
+    if (p)
+        read_values(f, p, n, to);
+    return rc;
+}
+
+// The codecs. raw is the floor: the floats as they lie in memory, little-endian, what a copy costs.
+// Not even the header, so that its message is exactly 4 bytes a value.
+
+struct dense_kind { // the family of a row
+    enum dense_format format;
+    bool bare;
 };
 
-// fp16.
-// Updates of 1e-6 are subnormal halves: below 6e-5 their relative error explodes, below 6e-8 they
-// vanish. prescale: a power of two per tensor, one signed byte e with values sent as x 2^e, so that
-// the largest lies in [2^14, 2^15).
+static const struct dense_kind *kind_of(const struct codec_inst *c)
+{
+    return c->row->family;
+}
 
-struct fp16_opt {
+struct dense_opt {
     bool prescale;
 };
 
+// Updates of 1e-6 are subnormal halves: below 6e-5 their relative error explodes, below 6e-8 they
+// vanish. prescale: a power of two per tensor, one signed byte e with values sent as x 2^e, so that
+// the largest lies in [2^14, 2^15).
 static const struct opt fp16_options[] = {
-    OPT(struct fp16_opt, prescale, "prescale", "on", 0, 1, "",
+    OPT(struct dense_opt, prescale, "prescale", "on", 0, 1, "",
         "a power of two per tensor against subnormal flush"),
 };
 
 enum { FP16_EXP_MIN = -85, FP16_EXP_MAX = 126 }; // of |x| < 2^100, and of scales that are normal
 
-static bool fp16_prescaled(const struct codec_inst *c)
+// Only fp16 has the option.
+static bool prescaled(const struct codec_inst *c)
 {
-    return ((const struct fp16_opt *)c->opt)->prescale;
+    return c->opt && ((const struct dense_opt *)c->opt)->prescale;
 }
 
-static size_t fp16_bound(const struct codec_inst *c)
+static size_t dense_bound(const struct codec_inst *c)
 {
-    return 1 + (fp16_prescaled(c) ? c->shape->n_tensors : 0) + 2 * c->shape->n_values;
-}
-
-static size_t tensor_values(const struct shape_tensor *t)
-{
-    return (size_t)t->rows * t->cols;
+    return (kind_of(c)->bare ? 0 : 1) + (prescaled(c) ? c->shape->n_tensors : 0) +
+           dense_bytes(kind_of(c)->format, c->shape->n_values);
 }
 
 static float exp2_of(int e) // 2^e, e in [-126, 127]
@@ -162,75 +138,139 @@ static float exp2_of(int e) // 2^e, e in [-126, 127]
     return f32_from_bits((uint32_t)(e + 127) << 23);
 }
 
-static int fp16_exponent(const float *x, size_t n)
+// A tensor is a group of its own.
+static struct quant_run run_of(const struct codec_inst *c, uint32_t t)
 {
-    int e = 14 - ((int)(quant_absmax_bits(x, n) >> 23) - 127);
-    return e > FP16_EXP_MAX ? FP16_EXP_MAX : e;
+    const struct shape_tensor *row = &c->shape->tensors[t];
+    size_t n = (size_t)row->rows * row->cols;
+    return (struct quant_run){
+        .at = row->offset, .n = n, .group = n, .out = dense_bytes(kind_of(c)->format, row->offset)};
 }
 
-static int64_t fp16_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+struct tensor_job {
+    const struct codec_inst *c;
+    const struct quant_stages *on;
+    struct quant_rule rule;
+    const float *x;
+    struct quant_sink to;
+    uint8_t *exps, *values;
+};
+
+static struct tensor_job job_of(const struct codec_inst *c)
+{
+    bool half = kind_of(c)->format == DENSE_FP16;
+    return (struct tensor_job){.c = c,
+                               .on = codec_stages_cpu.quant,
+                               .rule = {.kind = half ? QUANT_FP16 : QUANT_BF16, .scales = 1}};
+}
+
+static void encode_tensor(void *arg, uint32_t t)
+{
+    const struct tensor_job *j = arg;
+    const struct quant_run r = run_of(j->c, t);
+    struct quant_stats stats = {0};
+    float scale = 1;
+    if (j->exps) {
+        j->on->fit(NULL, j->x, &r, 1, 0, &stats, NULL);
+        int e = 14 - ((int)(stats.max_bits >> 23) - 127);
+        e = e > FP16_EXP_MAX ? FP16_EXP_MAX : e;
+        j->exps[t] = (uint8_t)(int8_t)e;
+        scale = exp2_of(e);
+    }
+    j->on->code(NULL, j->x, &r, 1, &j->rule, &scale, j->values);
+}
+
+static int64_t dense_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                            size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
     (void)scratch;
     const struct shape *s = c->shape;
-    bool prescale = fp16_prescaled(c);
+    const enum dense_format f = kind_of(c)->format;
+    struct tensor_job j = job_of(c);
     struct msg_out o;
     msg_init(&o, out, cap, report);
-    uint8_t *exps =
-        msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_SCALES, prescale ? s->n_tensors : 0);
-    uint8_t *p = exps ? msg_take(&o, PART_VALUES, 2 * s->n_values) : NULL;
-    if (!p)
+    if (!kind_of(c)->bare && msg_put_header(&o, 0))
         return msg_full(&o, err);
-    for (uint32_t t = 0; t < s->n_tensors; t++) {
-        size_t at = s->tensors[t].offset, n = tensor_values(&s->tensors[t]);
-        int e = prescale ? fp16_exponent(in->x + at, n) : 0;
-        if (prescale)
-            exps[t] = (uint8_t)(int8_t)e;
-        quant_f16_to_le(in->x + at, n, exp2_of(e), p + 2 * at);
-    }
-    report->kept[record_width_of[16]] = (int64_t)s->n_values;
+    if (prescaled(c) && !(j.exps = msg_take(&o, PART_SCALES, s->n_tensors)))
+        return msg_full(&o, err);
+    j.values = msg_take(&o, PART_VALUES, dense_bytes(f, s->n_values));
+    if (!j.values)
+        return msg_full(&o, err);
+    j.x = in->x;
+    if (f == DENSE_FP32)
+        write_values(f, in->x, s->n_values, j.values);
+    else
+        pool_each(s->n_values, s->n_tensors, encode_tensor, &j);
+    report->kept[record_width_of[8 * formats[f].size_bytes]] = (int64_t)s->n_values;
     return msg_len(&o);
 }
 
-// Finds and checks both sections; exps is NULL without prescaling.
-static int fp16_payload(const struct codec_inst *c, const uint8_t *in, size_t len,
-                        const uint8_t **exps, const uint8_t **values, struct err *err)
+static void decode_tensor(void *arg, uint32_t t)
 {
-    const struct shape *s = c->shape;
-    struct msg_in m;
-    if (open_plain(&m, in, len, err))
-        return -1;
-    *exps = NULL;
-    if (fp16_prescaled(c) && !(*exps = msg_need(&m, s->n_tensors)))
-        return msg_short("scales", err);
-    if (want_values(&m, 2 * s->n_values, values, err))
-        return -1;
-    for (uint32_t t = 0; *exps && t < s->n_tensors; t++) {
-        int e = (int8_t)(*exps)[t];
-        if (e < FP16_EXP_MIN || e > FP16_EXP_MAX)
+    const struct tensor_job *j = arg;
+    const struct quant_run r = run_of(j->c, t);
+    const float scale = j->exps ? exp2_of(-(int8_t)j->exps[t]) : 1;
+    j->on->give(NULL, j->values, &r, 1, &j->rule, &scale, j->to, false);
+}
+
+static int check_exps(const uint8_t *exps, uint32_t n, struct err *err)
+{
+    for (uint32_t t = 0; t < n; t++)
+        if ((int8_t)exps[t] < FP16_EXP_MIN || (int8_t)exps[t] > FP16_EXP_MAX)
             return msg_bad("scales", "exponent out of range", err);
-    }
-    if (quant_absmax_bits_f16(*values, s->n_values) >= F16_INF_BITS)
-        return msg_nonfinite(err);
     return 0;
 }
 
-static int fp16_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+static int dense_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                        size_t len, struct quant_sink to, void *scratch, struct err *err)
 {
     (void)key, (void)scratch;
-    const uint8_t *exps, *v;
-    int rc = fp16_payload(c, in, len, &exps, &v, err);
-    if (rc)
+    const struct shape *s = c->shape;
+    const enum dense_format f = kind_of(c)->format;
+    struct tensor_job j = job_of(c);
+    struct msg_in m = {in, in + len};
+    int rc = 0;
+    if (!kind_of(c)->bare && msg_open_plain(&m, in, len, err))
+        return -1;
+    const uint8_t *exps = prescaled(c) ? msg_need(&m, s->n_tensors) : NULL;
+    if (prescaled(c) && !exps)
+        return msg_short("scales", err);
+    const uint8_t *p = need_values(&m, f, s->n_values, &rc, err);
+    if (!p)
         return rc;
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &c->shape->tensors[t];
-        float scale = exps ? exp2_of(-(int8_t)exps[t]) : 1.0f;
-        quant_f16_from_le(v + 2 * row->offset, tensor_values(row), scale,
-                          quant_sink_at(to, row->offset));
-    }
+    if (msg_end(&m, err) || (exps && check_exps(exps, s->n_tensors, err)))
+        return -1;
+    j.exps = (uint8_t *)(uintptr_t)exps; // read only from here on
+    j.values = (uint8_t *)(uintptr_t)p;
+    j.to = to;
+    if (f == DENSE_FP32)
+        read_values(f, p, s->n_values, to);
+    else
+        pool_each(s->n_values, s->n_tensors, decode_tensor, &j);
     return 0;
 }
+
+#define DENSE_ROW(kind)                                                                            \
+    .bound = dense_bound, .encode = dense_encode, .decode = dense_decode, .family = &(kind)
+
+static const struct dense_kind raw_kind = {DENSE_FP32, true}, fp32_kind = {DENSE_FP32, false},
+                               fp16_kind = {DENSE_FP16, false}, bf16_kind = {DENSE_BF16, false};
+
+const struct codec codec_raw = {
+    .name = "raw",
+    .help = "floats as they lie in memory, no header: the floor of every comparison",
+    .source = "-",
+    .flags = CODEC_UNBIASED | CODEC_MASKABLE | CODEC_EXACT | CODEC_ANY_SIZE,
+    DENSE_ROW(raw_kind),
+};
+
+const struct codec codec_fp32 = {
+    .name = "fp32",
+    .help = "single precision, lossless; unlike raw it goes through the message format",
+    .source = "-",
+    .flags = CODEC_UNBIASED | CODEC_MASKABLE | CODEC_EXACT | CODEC_ANY_SIZE,
+    DENSE_ROW(fp32_kind),
+};
 
 const struct codec codec_fp16 = {
     .name = "fp16",
@@ -238,62 +278,13 @@ const struct codec codec_fp16 = {
     .source = "IEEE 754 binary16",
     .options = fp16_options,
     .n_options = ARRAY_LEN(fp16_options),
-    .option_bytes = sizeof(struct fp16_opt),
-    .bound = fp16_bound,
-    .encode = fp16_encode,
-    .decode = fp16_decode,
+    .option_bytes = sizeof(struct dense_opt),
+    DENSE_ROW(fp16_kind),
 };
-
-// bf16.
-
-static size_t bf16_bound(const struct codec_inst *c)
-{
-    return 1 + 2 * c->shape->n_values;
-}
-
-static int64_t bf16_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
-{
-    (void)scratch;
-    size_t n = c->shape->n_values;
-    struct msg_out o;
-    msg_init(&o, out, cap, report);
-    uint8_t *p = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_VALUES, 2 * n);
-    if (!p)
-        return msg_full(&o, err);
-    quant_bf16_to_le(in->x, n, p);
-    report->kept[record_width_of[16]] = (int64_t)n;
-    return msg_len(&o);
-}
-
-static int bf16_payload(const struct codec_inst *c, const uint8_t *in, size_t len,
-                        const uint8_t **values, struct err *err)
-{
-    struct msg_in m;
-    if (open_plain(&m, in, len, err) || want_values(&m, 2 * c->shape->n_values, values, err))
-        return -1;
-    if (quant_absmax_bits_bf16(*values, c->shape->n_values) >= BF16_INF_BITS)
-        return msg_nonfinite(err);
-    return 0;
-}
-
-static int bf16_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
-{
-    (void)key, (void)scratch;
-    const uint8_t *v;
-    int rc = bf16_payload(c, in, len, &v, err);
-    if (rc)
-        return rc;
-    quant_bf16_from_le(v, c->shape->n_values, to);
-    return 0;
-}
 
 const struct codec codec_bf16 = {
     .name = "bf16",
     .help = "the upper half of a float, round half to even",
     .source = "-",
-    .bound = bf16_bound,
-    .encode = bf16_encode,
-    .decode = bf16_decode,
+    DENSE_ROW(bf16_kind),
 };

@@ -456,6 +456,48 @@ static void test_same_bytes_for_any_number_of_threads(void **state)
     pool_close();
 }
 
+static void reshape(struct session *s, uint32_t rows)
+{
+    shape_free(&s->shape);
+    shape_one(&s->shape, rows, 24);
+    codec_reshape(s->c, &s->shape);
+}
+
+// A codec of activations, whose rows vary: the bytes of one that was opened on these rows.
+static void test_rows_may_vary(void **state)
+{
+    (void)state;
+    const uint32_t rows[] = {37, 1, 36, 8, 40};
+    for (const char *const *t = codec_cases; *t; t++) {
+        struct session s;
+        open_one(&s, 40, 24, *t);
+        size_t bound = 0, scratch = 0;
+        for (uint32_t r = 1; r <= 40; r++) {
+            reshape(&s, r);
+            bound = codec_bound(s.c) > bound ? codec_bound(s.c) : bound;
+            scratch = codec_scratch_bytes(s.c) > scratch ? codec_scratch_bytes(s.c) : scratch;
+        }
+        mem_free(s.msg);
+        mem_free(s.scratch);
+        s.msg = mem_alloc(MEM_CODEC, bound + 1);
+        s.scratch = mem_alloc(MEM_CODEC, scratch + 1);
+        float *x = mem_alloc(MEM_CODEC, sizeof *x * s.shape.n_values);
+        fill(x, s.shape.n_values, DIST_NORMAL, 8);
+        for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+            struct session fresh;
+            uint64_t decoded, again;
+            open_one(&fresh, rows[i], 24, *t);
+            uint64_t want = hash_of(&fresh, x, &decoded);
+            reshape(&s, rows[i]);
+            if (hash_of(&s, x, &again) != want || again != decoded)
+                fail_msg("%s: %u rows give other bytes on a codec of 40", *t, rows[i]);
+            close_one(&fresh);
+        }
+        mem_free(x);
+        close_one(&s);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -469,6 +511,7 @@ int main(void)
         cmocka_unit_test(test_broken_messages),
         cmocka_unit_test(test_same_bytes_for_every_isa),
         cmocka_unit_test(test_same_bytes_for_any_number_of_threads),
+        cmocka_unit_test(test_rows_may_vary),
         cmocka_unit_test(test_golden_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
 // Codecs by hand: what a few small updates become, bit by bit and round by round.
+#include "codec/dense.h"
 #include "codec_cases.h"
 
 #include <omp.h>
@@ -497,6 +498,45 @@ static void test_large_updates_decode_alike(void **state)
     close_one(&s);
 }
 
+// Values that are no update: as they are, or not at all.
+static void test_dense_values(void **state)
+{
+    (void)state;
+    static const struct {
+        float v;
+        bool fits[DENSE_FORMATS];
+    } rows[] = {{0x1.ffcp+15f, {true, true, true}},    // 65504
+                {0x1.ffdffep+15f, {true, true, true}}, // rounds down to it
+                {-0x1.ffep+15f, {true, false, true}},  // rounds up to 65536
+                {0x1.fefffep+127f, {true, false, true}}, {-0x1.ffp+127f, {true, false, false}},
+                {INFINITY, {false, false, false}},       {NAN, {false, false, false}}};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        for (int f = 0; f < DENSE_FORMATS; f++) {
+            float x[21] = {0}, y[21];
+            uint8_t bytes[84];
+            struct codec_report report = {0};
+            struct err err;
+            struct msg_out o;
+            x[i] = rows[i].v;
+            x[20] = 0.5f;
+            msg_init(&o, bytes, sizeof bytes, &report);
+            int rc = dense_put(&o, (enum dense_format)f, x, 21, &err);
+            assert_int_equal(rc, rows[i].fits[f] ? 0 : CODEC_NONFINITE);
+            if (rc)
+                continue;
+            assert_int_equal(msg_len(&o), dense_bytes((enum dense_format)f, 21));
+            assert_int_equal(report.kept[record_width_of[f == DENSE_FP32 ? 32 : 16]], 21);
+            struct msg_in m = {bytes, bytes + msg_len(&o)};
+            struct quant_sink to = {y, 1, false};
+            assert_int_equal(dense_get(&m, (enum dense_format)f, to, 21, &err), 0);
+            assert_true(y[20] == 0.5f && fabsf(y[i] - x[i]) <= fabsf(x[i]) * 0x1p-8f);
+            m = (struct msg_in){bytes, bytes + msg_len(&o) - 1};
+            assert_int_equal(dense_get(&m, (enum dense_format)f, to, 21, &err), -1);
+            msg_init(&o, bytes, dense_bytes((enum dense_format)f, 21) - 1, &report);
+            assert_int_equal(dense_put(&o, (enum dense_format)f, x, 21, &err), -1);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -515,6 +555,7 @@ int main(void)
         cmocka_unit_test(test_demo_server),
         cmocka_unit_test(test_largest_are_exact),
         cmocka_unit_test(test_large_updates_decode_alike),
+        cmocka_unit_test(test_dense_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
