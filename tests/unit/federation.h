@@ -53,6 +53,9 @@ static inline void federation_progress(void *arg, const struct rec_round *row)
     (void)row;
 }
 
+// In place of the method's, where a test brings a scheme of its own.
+static const struct scheme *federation_scheme;
+
 // 0, or -1 with err. What it makes is federation_close's to free, also after a failure.
 static inline int federation_open(struct federation *f, int n, const char *const *keys,
                                   struct err *err)
@@ -84,6 +87,8 @@ static inline int federation_open(struct federation *f, int n, const char *const
         workload_open(&f->work, &work, err) ||
         method_open(&f->method, f->cfg.fed.method, &f->work.shape, err))
         return -1;
+    if (federation_scheme)
+        f->method.scheme = federation_scheme;
     f->env = (struct fed_env){.fed = &f->cfg.fed,
                               .client = &f->cfg.client,
                               .net = &f->cfg.net,
