@@ -71,6 +71,7 @@ endif
 LIBOBJ := $(LIBSRC:%.c=$(O)/%.o) $(CUOBJ)
 UNIT  := $(sort $(wildcard tests/unit/*.c))
 UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
+FENCE := $(O)/tests/fence/fence.o $(O)/tests/fence/fence_ops.o
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
 FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
@@ -87,8 +88,15 @@ $(O)/libfstq.a: $(LIBOBJ)
 $(O)/fstq: $(O)/$(MAIN:.c=.o) $(O)/libfstq.a
 	@echo "  link $@"
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
-$(O)/tests/%: $(O)/tests/unit/%.o $(O)/libfstq.a
+$(O)/tests/%: $(O)/tests/unit/%.o $(FENCE) $(O)/libfstq.a
 	$(Q)$(CC) -o $@ $^ -lcmocka $(LDLIBS_ALL)
+# The program with one more device, which auto takes: memory that host code cannot touch.
+$(O)/tests/fstq-fence: $(O)/$(MAIN:.c=.o) $(FENCE) $(O)/libfstq.a
+	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
+$(O)/tests/fence/%.o: tests/fence/%.cc $(O)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -O1 -g -Wall -Wextra -Wpedantic -Wshadow -Werror -fno-exceptions -fno-rtti \
+	  $(filter -fsanitize=% -fno-sanitize-recover=%,$(OPTS)) -Isrc -I. -Ikernels -MMD -MP -c -o $@ $<
 $(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
@@ -156,7 +164,7 @@ test-long: deps
 	+@$(SUBMAKE) all tests
 	+@$(SUBMAKE) replay
 	@FSTQ_TEST_LONG=1 tests/run.sh $(O)
-tests: $(UNITBIN) $(PROGBIN) $(PRELOADS)
+tests: $(UNITBIN) $(O)/tests/fstq-fence $(PROGBIN) $(PRELOADS)
 fuzzers: $(FUZZBIN)
 # Every decoder's corpus under ASan and UBSan, with the compiler at hand.
 replay:

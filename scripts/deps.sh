@@ -9,6 +9,7 @@ set -u
 # header (h:) or module of /usr/bin/python3 (p:)
 list='
 gcc                 c:gcc
+g++                 c:g++
 libc6-dev           h:stdio.h
 make                c:make
 pkg-config          c:pkg-config
@@ -78,7 +79,7 @@ fi
 if ! command -v apt-get >/dev/null 2>&1; then
     cat >&2 <<END
 deps: this is neither Debian nor Ubuntu. Not found here:$want
-Install what your system calls these packages: gcc, make, pkg-config, Open MPI 4, HDF5 1.10 (serial
+Install what your system calls these packages: gcc, g++, make, pkg-config, Open MPI 4, HDF5 1.10 (serial
 C library), hwloc 2, OpenBLAS, xxHash 0.8, Random123, jansson, inih, zstd, lz4; for the tests
 cmocka; for plots Python 3 with h5py, numpy and matplotlib. pkg-config must find the libraries.
 END

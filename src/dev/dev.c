@@ -4,32 +4,39 @@
 #include <string.h>
 
 extern const struct dev_row dev_cpu, dev_ref;
+extern const struct dev_row dev_fence __attribute__((weak)); // NULL but in test programs
 // The column that no kernel fills yet: it can be named, and says so.
 static const struct dev_row dev_cuda = {.name = "cuda", .help = "one CUDA GPU a rank"};
 
-const struct dev_row *const dev_table[] = {&dev_cpu, &dev_ref, &dev_cuda, NULL};
+const struct dev_row *const dev_table[] = {&dev_cpu, &dev_ref, &dev_cuda, &dev_fence, NULL};
 
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
 {
     assert(kind >= 0 && kind < (int32_t)ARRAY_LEN(dev_table) - 1 && threads >= 1);
+    assert(dev_table[kind]);
     *d = (struct dev){.row = dev_table[kind], .threads = threads};
     if (!d->row->ops)
         return err_set(err, "dev.kind = %s: not supported by this program", d->row->name);
     d->ops = d->row->ops;
     d->lanes = d->row->lanes ? d->row->lanes : threads;
-    if (d->row->open && d->row->open(d, err))
-        return -1;
     d->lane = mem_alloc(MEM_OTHER, (size_t)d->lanes * sizeof *d->lane);
     for (int32_t i = 0; i < d->lanes; i++) {
         d->lane[i].dev = d;
         d->lane[i].cx.act = d->row->act;
         d->lane[i].cx.apart_ns = &d->lane[i].apart_ns;
     }
+    if (d->row->open && d->row->open(d, err)) {
+        mem_free(d->lane);
+        *d = (struct dev){0};
+        return -1;
+    }
     return 0;
 }
 
 void dev_close(struct dev *d)
 {
+    if (d->lane)
+        dev_wait_all(d);
     for (int32_t i = 0; i < d->lanes && d->lane; i++) {
         if (d->lane[i].cx.work)
             d->row->free(d, d->lane[i].cx.work);

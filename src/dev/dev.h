@@ -75,7 +75,8 @@ struct dev {
     void *state;
 };
 
-extern const struct dev_row *const dev_table[]; // NULL-terminated
+// NULL-terminated. Its last row, `fence`, is there in test programs alone (tests/fence).
+extern const struct dev_row *const dev_table[];
 
 // kind: row of dev_table. threads >= 1. A row that cannot run here is an error that says why.
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err);
@@ -90,6 +91,10 @@ void dev_reserve(struct dev *d, size_t work_floats, int32_t marks);
 typedef void dev_work(void *arg, int32_t item, int32_t lane);
 void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg);
 void dev_wait_all(struct dev *d);
+// Subnormal numbers are zero while the CPU's kernels run: gradients of tokens that hardly matter
+// reach them, and an operation on one takes a hundred times as long. Returns what to give back.
+uint64_t dev_denormals_off(void);
+void dev_denormals_restore(uint64_t was);
 
 // A copy that is done when the call returns. Not while work is under way.
 void dev_put(struct dev *d, void *to, const void *from_host, size_t size_bytes);

@@ -88,10 +88,7 @@ static int cpu_failed(struct dev *d, struct err *err)
     return 0;
 }
 
-// Subnormal numbers are zero while kernels run: gradients of tokens that hardly matter reach them,
-// and an operation on one takes a hundred times as long. Returns what to give back to
-// denormals_restore.
-static uint64_t denormals_off(void)
+uint64_t dev_denormals_off(void)
 {
     uint64_t was = 0;
 #if defined(__x86_64__)
@@ -104,7 +101,7 @@ static uint64_t denormals_off(void)
     return was;
 }
 
-static void denormals_restore(uint64_t was)
+void dev_denormals_restore(uint64_t was)
 {
 #if defined(__x86_64__)
     _mm_setcsr((unsigned)was);
@@ -123,17 +120,17 @@ struct items {
 static void run_item(void *arg, int32_t item, int32_t lane)
 {
     struct items *i = arg;
-    uint64_t was = denormals_off();
+    uint64_t was = dev_denormals_off();
     i->fn(i->arg, item, lane);
-    denormals_restore(was);
+    dev_denormals_restore(was);
 }
 
 static void run_in_order(void *arg, int32_t item, int32_t lane)
 {
     struct items *i = arg;
-    uint64_t was = denormals_off();
+    uint64_t was = dev_denormals_off();
     i->in_order(i->arg, item, lane);
-    denormals_restore(was);
+    dev_denormals_restore(was);
 }
 
 void dev_parallel(struct dev *d, int32_t n, dev_work *fn, dev_work *in_order, void *arg)

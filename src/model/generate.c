@@ -15,6 +15,7 @@ struct group {
 struct generation {
     struct model *m;
     const struct model_gen *g;
+    const float *adapter; // lent
     struct group *group;
 };
 
@@ -194,7 +195,7 @@ static void group_run(void *arg, int32_t item, int32_t lane)
                     .lane = lane,
                     .cx = &m->dev->lane[lane].cx,
                     .op = m->dev->ops,
-                    .adapter = g->adapter};
+                    .adapter = w->adapter};
     struct bump acts = {.base = ml->block[LANE_ACTS]};
     struct bump dev = {.base = ml->block[LANE_CONTROL]}, host = {.base = ml->twin[LANE_CONTROL]};
     struct desk d;
@@ -246,7 +247,9 @@ static int32_t make_groups(const struct model *m, const struct model_gen *g, str
 void model_generate(struct model *m, const struct model_gen *g)
 {
     assert(g->max_new >= 1);
-    struct generation w = {.m = m, .g = g};
+    size_t bytes = m->shape.n_values * sizeof(float);
+    struct generation w = {
+        .m = m, .g = g, .adapter = loan_lend(m, &m->gen_loan, g->adapter, bytes)};
     int32_t rows = 1, longest;
     struct lane_bytes most = {{0}};
     w.group = mem_alloc(MEM_OTHER, (size_t)(g->n_seqs + 1) * sizeof *w.group);

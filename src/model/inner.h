@@ -94,11 +94,11 @@ struct model {
     size_t grads_cap;
     struct job_lent *job; // (jobs_cap) of the last call
     int32_t jobs_cap, n_places;
-    struct model_place **place; // (n_places)
-    struct loan sum_loan;
-    float *room;      // for a gradient in the host's hands, where it needs one
-    float *full_grad; // training all weights
-    float *start;     // of a backbone that moves: the adapted weights as they were, else NULL
+    struct model_place **place;     // (n_places)
+    struct loan sum_loan, gen_loan; // a sum of squares; the adapter that generates
+    float *room;                    // for a gradient in the host's hands, where it needs one
+    float *full_grad;               // training all weights
+    float *start; // of a backbone that moves: the adapted weights as they were, else NULL
     struct model_times times;
 };
 

@@ -340,6 +340,7 @@ void model_close(struct model *m)
     for (int32_t j = 0; j < m->jobs_cap; j++)
         loan_free(m, &m->job[j].loan);
     loan_free(m, &m->sum_loan);
+    loan_free(m, &m->gen_loan);
     if (m->room)
         m->dev->row->unstage(m->dev, m->room);
     void *blocks[] = {m->weights, m->cosine, m->sine, m->grads, m->full_grad};

@@ -66,7 +66,7 @@ check "nothing is missing: status 0" run 0
 check "nothing is missing: not a word" no_word
 check "nothing is missing: no apt" never apt-get
 
-for tool in gcc make git mpirun pgrep h5dump python3; do fake $tool ''; done
+for tool in gcc g++ make git mpirun pgrep h5dump python3; do fake $tool ''; done
 fake pkg-config 'exit 0'
 rm "$dir/bin/dpkg-query" "$dir/bin/apt-get"
 if /usr/bin/python3 -c 'import h5py, numpy, matplotlib' 2>/dev/null; then
