@@ -8,7 +8,8 @@ static const char *const state_names[] = {"reset", "keep", NULL};
 
 const struct opt fed_options[] = {
     OPT_STRING(struct fed_params, method, "fed.method", "fedavg/fp32",
-               "SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]"),
+               "SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]"
+               "[;CODEC...]"),
     OPT(struct fed_params, clients, "fed.clients", "100", 1, 1e7, "", "clients registered"),
     OPT(struct fed_params, clients_per_round, "fed.clients_per_round", "10", 1, 1e6, "",
         "clients sampled per round"),

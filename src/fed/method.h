@@ -1,5 +1,5 @@
 // A method is one string:
-// SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]
+// SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...][;CODEC...]
 #ifndef FSTQ_FED_METHOD_H
 #define FSTQ_FED_METHOD_H
 
