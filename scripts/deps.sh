@@ -79,9 +79,9 @@ fi
 if ! command -v apt-get >/dev/null 2>&1; then
     cat >&2 <<END
 deps: this is neither Debian nor Ubuntu. Not found here:$want
-Install what your system calls these packages: gcc, g++, make, pkg-config, Open MPI 4, HDF5 1.10 (serial
-C library), hwloc 2, OpenBLAS, xxHash 0.8, Random123, jansson, inih, zstd, lz4; for the tests
-cmocka; for plots Python 3 with h5py, numpy and matplotlib. pkg-config must find the libraries.
+Install what your system calls these packages: gcc, make, pkg-config, Open MPI 4, HDF5 1.10 (serial
+C library), hwloc 2, OpenBLAS, xxHash 0.8, Random123, jansson, inih, zstd, lz4; for the tests g++
+and cmocka; for plots Python 3 with h5py, numpy and matplotlib. pkg-config must find the libraries.
 END
     exit 4
 fi

@@ -33,7 +33,7 @@ check "no Debian: status 4" run 4
 check "no Debian: the list" says "libhwloc-dev"
 check "no Debian: what to do" says "pkg-config must find the libraries"
 
-fake dpkg-query 'printf "ii gcc\nii make\nrc git\n"'
+fake dpkg-query 'printf "ii gcc\nii g++\nii make\nrc git\n"'
 check "only looking: status 4" run 4 DEPS_NO_INSTALL=1
 check "only looking: what is missing" says "git openmpi-bin libopenmpi-dev"
 check "only looking: not what is here" lacks " gcc"
@@ -61,7 +61,7 @@ check "apt fails: its words" says "E: broken packages"
 fake apt-get 'case $* in *update*) exit 100 ;; esac'
 check "no network, but the packages are at hand: status 0" run 0
 
-fake dpkg-query "sed -n 's/^\\([a-z0-9-]*\\)  *[cmhp]:.*/ii \\1/p' '$script'"
+fake dpkg-query "sed -n 's/^\\([a-z0-9+-]*\\)  *[cmhp]:.*/ii \\1/p' '$script'"
 check "nothing is missing: status 0" run 0
 check "nothing is missing: not a word" no_word
 check "nothing is missing: no apt" never apt-get
