@@ -5,7 +5,7 @@
 #include "base/table.h"
 #include "bench/bench.h"
 #include "bench/update.h"
-#include "codec/bitalloc.h"
+#include "codec/fstq.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -31,15 +31,12 @@ static const struct opt options[] = {
 
 struct job {
     struct shape shape;
-    float *x, *sens, *u;
-    uint8_t *tag;
-    uint32_t *at, *group;
-    size_t *place;
+    float *x, *sens;
+    uint32_t *at;
     size_t k, found;
+    struct codec_inst *c;
     void *scratch;
-    struct bitalloc a;
-    struct bitalloc_run run;
-    struct alloc_levels levels;
+    struct fstq_encoder e;
     double target, got;
     struct err err;
     bool bad;
@@ -65,57 +62,57 @@ static double plain_cost(const void *arg, const int64_t count[ALLOC_LEVELS])
 {
     const struct job *j = arg;
     double bits = (double)j->shape.n_values;
-    for (int k = 1; k < j->a.count; k++)
-        bits += (double)count[k] * (j->a.bits[k] + 2);
+    for (int k = 1; k < j->e.w.a.count; k++)
+        bits += (double)count[k] * (j->e.w.a.bits[k] + 2);
     return bits / 8;
 }
 
+// By rank: importance of all, thresholds, tags. By rate and distortion: the design on a sample, and
+// the widths that follow from it.
 static void alloc_loop(void *arg, int64_t n)
 {
     struct job *j = arg;
-    struct codec_input in = {.x = j->x, .sens = j->sens, .key = {1, 2, 3}};
+    const struct codec_input in = {.x = j->x, .sens = j->sens, .key = {1, 2, 3}};
     for (int64_t i = 0; i < n; i++) {
-        j->bad |= bitalloc_prepare(&j->run, &j->a, &in, &j->levels, j->group, j->u, j->scratch,
-                                   &j->err) != 0;
-        bitalloc_assign(&j->run, j->target, plain_cost, j, j->place, j->tag);
+        j->bad |= fstq_begin(j->c, &in, j->scratch, &j->e, &j->err) != 0;
+        struct fstq_work *w = &j->e.w;
+        if (w->a.policy == POLICY_RD) {
+            double slope;
+            fstq_set_costs(&j->e, fstq_design(&j->e, j->target, &slope));
+            j->e.on->choose(&j->e, 0, j->shape.n_values);
+        } else {
+            bitalloc_ranks(&w->a, j->e.u, j->target, plain_cost, j, w->place, w->tag);
+        }
     }
 }
 
-static void set_allocation(struct job *j, int policy)
+static void open_allocation(struct job *j, int policy)
 {
-    double n = (double)j->shape.n_values, rms = sqrt(quant_sum_sq(j->x, j->shape.n_values) / n);
-    j->a = (struct bitalloc){.shape = &j->shape,
-                             .count = 4,
-                             .bits = {0, 2, 4, 16},
-                             .importance = IMPORTANCE_FISHER,
-                             .norm = NORM_TENSOR,
-                             .policy = policy,
-                             .gamma16 = 16,
-                             .share = {0, .08, .04, .005}};
-    j->target = policy == POLICY_PERCENTILE ? -1 : 0.15 * 2 * n;
-    struct alloc_levels *l = &j->levels;
-    memset(l, 0, sizeof *l);
-    l->count = 4;
-    for (int k = 1; k < 4; k++) {
-        l->kind[k] = k == 3 ? ALLOC_FP16 : ALLOC_INT;
-        l->q[k] = k == 1 ? 1 : 7;
-        l->scale[k] = (float)(rms * (k == 1 ? 1.4 : 0.45));
-        l->inverse[k] = 1 / l->scale[k];
-        for (int c = 0; c < k; c++)
-            l->per_bit[c][k] = 1 / (float)(j->a.bits[k] - j->a.bits[c] + (c ? 0 : 2));
-    }
+    char text[160];
+    snprintf(text, sizeof text,
+             "fstq:policy=%s,gamma=1,budget=%s,shares=0.005/0.04/0.08,tags=bitmap,values=packed",
+             bitalloc_policies[policy], policy == POLICY_PERCENTILE ? "0" : "0.15");
+    j->target = policy == POLICY_PERCENTILE ? -1 : 0.15 * 2 * (double)j->shape.n_values;
+    j->c = codec_open(text, &j->shape, &j->err);
+    if (!j->c)
+        die(STATUS_USAGE, "%s", j->err.text);
+    j->scratch = mem_alloc(MEM_CODEC, codec_scratch_bytes(j->c));
 }
 
-// The message never costs more than asked for, and nearly that much.
+static void close_allocation(struct job *j)
+{
+    mem_free(j->scratch);
+    codec_close(j->c);
+}
+
+// The message costs nearly what was asked for: by rank never more, from a sample within a per cent.
 static bool allocation_ok(struct job *j)
 {
-    int64_t count[ALLOC_LEVELS];
-    uint64_t found[256];
-    pack_count_u8(j->tag, j->shape.n_values, found);
-    for (int k = 0; k < ALLOC_LEVELS; k++)
-        count[k] = (int64_t)found[k];
-    j->got = plain_cost(j, count);
-    return !j->bad && (j->target < 0 || (j->got <= j->target && j->got > 0.995 * j->target));
+    j->e.on->count(&j->e.w);
+    fstq_sum_counts(&j->e.w);
+    j->got = plain_cost(j, j->e.w.total);
+    double most = j->e.w.a.policy == POLICY_RD ? 1.01 : 1;
+    return !j->bad && (j->target < 0 || (j->got <= most * j->target && j->got > 0.99 * j->target));
 }
 
 static void print(struct bench_ctx *c, const struct table *t, const struct job *j, const char *name,
@@ -151,14 +148,13 @@ static void run_alloc(struct bench_ctx *c, const struct table *t, struct job *j)
         struct bench_case one = {"alloc", NULL, alloc_loop, j};
         struct bench_result r;
         char name[48];
-        set_allocation(j, policy);
+        open_allocation(j, policy);
         bench_measure(c, &one, 1, &r);
         bool ok = allocation_ok(j);
-        double kept = 0;
-        for (size_t i = 0; i < j->shape.n_values; i++)
-            kept += j->tag[i] != 0;
+        double kept = (double)j->shape.n_values - (double)j->e.w.total[0];
         snprintf(name, sizeof name, "select/%s", bitalloc_policies[policy]);
         print(c, t, j, name, &r, kept, ok);
+        close_allocation(j);
     }
 }
 
@@ -179,15 +175,7 @@ static void run(struct bench_ctx *c)
     size_t n = j->shape.n_values;
     j->x = mem_alloc(MEM_DATA, n * sizeof(float));
     j->sens = mem_alloc(MEM_DATA, n * sizeof(float));
-    j->u = mem_alloc(MEM_CODEC, n * sizeof(float));
-    j->tag = mem_alloc(MEM_CODEC, n);
     j->at = mem_alloc(MEM_CODEC, (n + 16) * sizeof(uint32_t));
-    j->group = mem_alloc(MEM_CODEC, j->shape.n_tensors * sizeof(uint32_t));
-    j->place = mem_alloc(MEM_CODEC, j->shape.n_tensors * sizeof(size_t));
-    const struct bitalloc largest = {.shape = &j->shape, .policy = POLICY_RD};
-    j->scratch = mem_alloc(MEM_CODEC, bitalloc_scratch(&largest));
-    for (uint32_t i = 0; i < j->shape.n_tensors; i++)
-        j->place[i] = j->shape.tensors[i].offset;
     if (update_fill((enum update_dist)params.dist, "", j->x, n, &err) ||
         update_fill(UPDATE_LAPLACE, "", j->sens, n, &err))
         die(STATUS_USAGE, "select.dist: %s", err.text);
@@ -200,12 +188,7 @@ static void run(struct bench_ctx *c)
     run_alloc(c, &t, j);
     mem_free(j->x);
     mem_free(j->sens);
-    mem_free(j->u);
-    mem_free(j->tag);
     mem_free(j->at);
-    mem_free(j->group);
-    mem_free(j->place);
-    mem_free(j->scratch);
     shape_free(&j->shape);
     mem_free(j);
 }

@@ -1,5 +1,4 @@
-// Kernels of bit allocation: importance of coordinates, the lower convex hull of their
-// rate-distortion points, tags.
+// Kernels of bit allocation: importance of coordinates, and what is done with their tags.
 #ifdef SIMD_LANES // read for each instruction set
 
 // Importance. Nothing here is NaN: factors are finite, and 0 is multiplied by |x| before |x| could
@@ -11,25 +10,43 @@ SIMD_KERNEL void SIMD_NAME(alloc_magnitude)(const float *x, size_t n, float *u)
         u[i] = x[i] * x[i];
 }
 
-// Negative sensitivities, which no estimator gives, count as 0.
+// p = (F mul)^(gamma16 / 16) by the binary digits of gamma: f^(1/2), f^(1/4), ... Roots, not
+// powers, give the same bits everywhere. Negative sensitivities, which no estimator gives, count as
+// 0.
+SIMD_INLINE void SIMD_NAME(powers)(const float *sens, size_t n, float mul, int gamma16, float *p)
+{
+    float f[BLOCK];
+    for (size_t i = 0; i < n; i++) {
+        float v = sens[i] * mul;
+        f[i] = v > 0 ? v : 0;
+        p[i] = gamma16 == 16 ? f[i] : 1;
+    }
+    for (int bit = 8; bit > 0 && (gamma16 & (2 * bit - 1) & 15); bit /= 2) {
+        for (size_t i = 0; i < n; i++)
+            f[i] = __builtin_sqrtf(f[i]);
+        for (size_t i = 0; i < n && (gamma16 & bit); i++)
+            p[i] *= f[i];
+    }
+}
+
+SIMD_KERNEL void SIMD_NAME(alloc_power)(const float *sens, size_t n, float mul, int gamma16,
+                                        float *w)
+{
+    for (size_t begin = 0; begin < n; begin += BLOCK) {
+        size_t m = n - begin < BLOCK ? n - begin : BLOCK;
+        float p[BLOCK];
+        SIMD_NAME(powers)(sens + begin, m, mul, gamma16, p);
+        memcpy(w + begin, p, m * sizeof *p);
+    }
+}
+
 SIMD_KERNEL void SIMD_NAME(alloc_fisher)(const float *x, const float *sens, size_t n, float mul,
                                          int gamma16, float *u)
 {
     for (size_t begin = 0; begin < n; begin += BLOCK) {
         size_t m = n - begin < BLOCK ? n - begin : BLOCK;
-        float f[BLOCK], p[BLOCK];
-        for (size_t i = 0; i < m; i++) {
-            float v = sens[begin + i] * mul;
-            f[i] = v > 0 ? v : 0;
-            p[i] = gamma16 == 16 ? f[i] : 1;
-        }
-        // f^(1/2), f^(1/4), ... by the binary digits of gamma
-        for (int bit = 8; gamma16 & (2 * bit - 1) & 15; bit /= 2) {
-            for (size_t i = 0; i < m; i++)
-                f[i] = __builtin_sqrtf(f[i]);
-            for (size_t i = 0; i < m && (gamma16 & bit); i++)
-                p[i] *= f[i];
-        }
+        float p[BLOCK];
+        SIMD_NAME(powers)(sens + begin, m, mul, gamma16, p);
         for (size_t i = 0; i < m; i++) {
             float a = magnitude(x[begin + i]);
             u[begin + i] = p[i] * a * a;
@@ -86,26 +103,6 @@ SIMD_KERNEL bool SIMD_NAME(alloc_tags)(const float *u, size_t n, const uint32_t 
     return equal;
 }
 
-// Takes every step whose key (upper bits of the slope) is above the cut; true when a key equals it.
-// Masks of bytes: a loop that mixes words and bytes is not made into vectors.
-SIMD_KERNEL bool SIMD_NAME(alloc_take)(const struct alloc_step *step, int steps, size_t n,
-                                       uint32_t cut, uint8_t *tag)
-{
-    uint8_t t[BLOCK] = {0}, above[BLOCK];
-    int32_t equal = 0, at = (int32_t)cut;
-    for (int s = 0; s < steps; s++) {
-        for (size_t i = 0; i < n; i++) {
-            int32_t key = (int32_t)(step[s].slope[i] >> ALLOC_KEY_SHIFT);
-            above[i] = (uint8_t) - (key > at);
-            equal |= key == at;
-        }
-        for (size_t i = 0; i < n; i++)
-            t[i] = (uint8_t)((t[i] & ~above[i]) | (step[s].to[i] & above[i]));
-    }
-    memcpy(tag, t, n);
-    return equal;
-}
-
 // A bit for every tag that is not 0.
 SIMD_KERNEL void SIMD_NAME(alloc_bitmap)(const uint8_t *tag, size_t n, uint8_t *bits)
 {
@@ -157,6 +154,11 @@ void alloc_fisher(const float *x, const float *sens, size_t n, float mul, int ga
     SIMD_PICK(alloc_fisher, (x, sens, n, mul, gamma16, u));
 }
 
+void alloc_power(const float *sens, size_t n, float mul, int gamma16, float *w)
+{
+    SIMD_PICK(alloc_power, (sens, n, mul, gamma16, w));
+}
+
 void alloc_first_order(const float *x, const float *grad, size_t n, bool absolute, float *u)
 {
     SIMD_PICK(alloc_first_order, (x, grad, n, absolute, u));
@@ -177,256 +179,11 @@ bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t
     return SIMD_PICK(alloc_tags, (u, n, cut, cuts, tag));
 }
 
-// Rate-distortion hull.
-
-// The squared error of every level. Level 0 sends nothing.
-SIMD_PART void level_errors(const float *x, size_t m, const struct alloc_levels *l,
-                            float e[ALLOC_LEVELS][BLOCK])
-{
-    for (size_t i = 0; i < m; i++)
-        e[0][i] = x[i] * x[i];
-    for (int k = 1; k < l->count; k++) {
-        float scale = l->scale[k], inv = l->inverse[k], q = l->q[k];
-        if (l->kind[k] == ALLOC_FP16) {
-            for (size_t i = 0; i < m; i++) {
-                uint32_t u = f32_bits(x[i]);
-                uint32_t normal = (u + 0xfffu + (u >> 13 & 1u)) & 0xffffe000u;
-                // Halves below 2^-14 are multiples of 2^-24. Chosen by a mask: no vectors
-                // otherwise.
-                uint32_t tiny = f32_bits((x[i] + 0.75f) - 0.75f);
-                uint32_t small = 0u - ((int32_t)(u & 0x7fffffffu) < 0x38800000);
-                float d = x[i] - f32_from_bits((tiny & small) | (normal & ~small));
-                e[k][i] = d * d;
-            }
-        } else if (l->kind[k] == ALLOC_SIGN) {
-            for (size_t i = 0; i < m; i++) {
-                float d = magnitude(x[i]) - scale;
-                e[k][i] = d * d;
-            }
-        } else {
-            for (size_t i = 0; i < m; i++) {
-                float v = magnitude(x[i]) * inv;
-                v = (v < q ? v : q) + 8388608.0f; // to the nearest integer, ties to even
-                float d = magnitude(x[i]) - (v - 8388608.0f) * scale;
-                e[k][i] = d * d;
-            }
-        }
-    }
-}
-
-// After s steps a coordinate is at level s or above. Arrays of our own, so that the compiler knows
-// that none overlaps another.
-SIMD_PART void hull_body(const float *x, const float *w, size_t n, const struct alloc_levels *l,
-                         struct alloc_step *step)
-{
-    float e[ALLOC_LEVELS][BLOCK], weight[BLOCK], best[BLOCK];
-    int32_t now[BLOCK], next[BLOCK];
-    level_errors(x, n, l, e);
-    memcpy(weight, w, n * sizeof *w);
-    memset(next, 0, sizeof next);
-    for (int s = 0; s + 1 < l->count; s++) {
-        memcpy(now, next, sizeof now);
-        memset(best, 0, sizeof best);
-        const int last = s ? l->count - 2 : 0; // before the first step all are at level 0
-        for (int c = s; c <= last; c++)
-            for (int b = c + 1; b < l->count; b++) {
-                const float inv = l->per_bit[c][b];
-                for (size_t i = 0; i < n; i++) {
-                    float slope = (e[c][i] - e[b][i]) * weight[i] * inv;
-                    bool better = (now[i] == c) & (slope > best[i]);
-                    best[i] = better ? slope : best[i];
-                    next[i] = better ? b : next[i];
-                }
-            }
-        memcpy(step[s].slope, best, n * sizeof *best);
-        uint8_t to[BLOCK];
-        for (size_t i = 0; i < n; i++)
-            to[i] = (uint8_t)next[i];
-        memcpy(step[s].to, to, n);
-    }
-}
-
-static void alloc_hull_base(const float *x, const float *w, size_t n, const struct alloc_levels *l,
-                            struct alloc_step *step)
-{
-    hull_body(x, w, n, l, step);
-}
-
-#if SIMD_X86
-// Eight coordinates in registers; with a constant number of levels all loops unroll.
-TARGET_AVX2 static inline __attribute__((always_inline)) void
-hull_8(float e[ALLOC_LEVELS][BLOCK], const float *w, size_t n, const struct alloc_levels *l,
-       const int levels, struct alloc_step *step)
-{
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    const __m256i low_bytes = _mm256_set1_epi32(0x0c080400);
-    for (size_t i = 0; i < n; i += 8) { // what lies behind n in e and step is nobody's
-        __m256i inside = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(n - i)), lane);
-        __m256 weight = _mm256_maskload_ps(w + i, inside), error[ALLOC_LEVELS];
-        __m256i now = _mm256_setzero_si256();
-        for (int k = 0; k < levels; k++)
-            error[k] = _mm256_load_ps(e[k] + i);
-        for (int s = 0; s + 1 < levels; s++) {
-            __m256 best = _mm256_setzero_ps();
-            __m256i next = now;
-            for (int c = s; c + 1 < (s ? levels : 2); c++) { // at first all are at level 0
-                __m256i here = _mm256_cmpeq_epi32(now, _mm256_set1_epi32(c));
-                for (int b = c + 1; b < levels; b++) {
-                    __m256 fall = _mm256_mul_ps(_mm256_sub_ps(error[c], error[b]), weight);
-                    __m256 slope = _mm256_mul_ps(fall, _mm256_set1_ps(l->per_bit[c][b]));
-                    __m256 better = _mm256_cmp_ps(slope, best, _CMP_GT_OQ);
-                    better = _mm256_and_ps(better, _mm256_castsi256_ps(here));
-                    best = _mm256_blendv_ps(best, slope, better);
-                    next =
-                        _mm256_blendv_epi8(next, _mm256_set1_epi32(b), _mm256_castps_si256(better));
-                }
-            }
-            _mm256_storeu_ps((float *)step[s].slope + i, best);
-            __m256i to = _mm256_shuffle_epi8(next, low_bytes);
-            uint32_t half[2] = {(uint32_t)_mm256_extract_epi32(to, 0),
-                                (uint32_t)_mm256_extract_epi32(to, 4)};
-            memcpy(step[s].to + i, half, sizeof half);
-            now = next;
-        }
-    }
-}
-
-TARGET_AVX2 static void alloc_hull_avx2(const float *x, const float *w, size_t n,
-                                        const struct alloc_levels *l, struct alloc_step *step)
-{
-    _Alignas(32) float e[ALLOC_LEVELS][BLOCK];
-    level_errors(x, n, l, e);
-    if (l->count == 4)
-        hull_8(e, w, n, l, 4, step);
-    else
-        hull_8(e, w, n, l, l->count, step);
-}
-
-// The lanes of up to sixteen coordinates.
-static inline __mmask16 lanes_of(size_t left)
-{
-    return (__mmask16)(left < 16 ? (1u << left) - 1 : 0xffffu);
-}
-
-// Sixteen coordinates in registers; with a constant number of levels all loops unroll.
-TARGET_AVX512 static inline __attribute__((always_inline)) void
-hull_16(float e[ALLOC_LEVELS][BLOCK], const float *w, size_t n, const struct alloc_levels *l,
-        const int levels, struct alloc_step *step)
-{
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 inside = lanes_of(n - i);
-        __m512 weight = _mm512_maskz_loadu_ps(inside, w + i), error[ALLOC_LEVELS];
-        __m512i now = _mm512_setzero_si512();
-        for (int k = 0; k < levels; k++)
-            error[k] = _mm512_maskz_loadu_ps(inside, e[k] + i);
-        for (int s = 0; s + 1 < levels; s++) {
-            __m512 best = _mm512_setzero_ps();
-            __m512i next = now;
-            for (int c = s; c + 1 < levels; c++) {
-                __mmask16 here = _mm512_cmpeq_epi32_mask(now, _mm512_set1_epi32(c));
-                for (int b = c + 1; b < levels; b++) {
-                    __m512 fall = _mm512_mul_ps(_mm512_sub_ps(error[c], error[b]), weight);
-                    __m512 slope = _mm512_mul_ps(fall, _mm512_set1_ps(l->per_bit[c][b]));
-                    __mmask16 better = _mm512_mask_cmp_ps_mask(here, slope, best, _CMP_GT_OQ);
-                    best = _mm512_mask_mov_ps(best, better, slope);
-                    next = _mm512_mask_mov_epi32(next, better, _mm512_set1_epi32(b));
-                }
-            }
-            _mm512_mask_storeu_ps(step[s].slope + i, inside, best);
-            _mm_mask_storeu_epi8(step[s].to + i, inside, _mm512_cvtepi32_epi8(next));
-            now = next;
-        }
-    }
-}
-
-TARGET_AVX512 static void alloc_hull_avx512(const float *x, const float *w, size_t n,
-                                            const struct alloc_levels *l, struct alloc_step *step)
-{
-    float e[ALLOC_LEVELS][BLOCK];
-    level_errors(x, n, l, e);
-    if (l->count == 4)
-        hull_16(e, w, n, l, 4, step);
-    else
-        hull_16(e, w, n, l, l->count, step);
-}
-#endif
-
-void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_levels *l,
-                struct alloc_step *step)
-{
-    SIMD_PICK(alloc_hull, (x, w, n, l, step));
-}
-
-bool alloc_take(const struct alloc_step *step, int steps, size_t n, uint32_t cut, uint8_t *tag)
-{
-    return SIMD_PICK(alloc_take, (step, steps, n, cut, tag));
-}
-
 // Tags.
 
 void alloc_bitmap(const uint8_t *tag, size_t n, uint8_t *bits)
 {
     SIMD_PICK(alloc_bitmap, (tag, n, bits));
-}
-
-static size_t range_base(const struct alloc_step *step, int steps, size_t n, uint32_t low,
-                         uint32_t high, uint16_t *hit)
-{
-    size_t found = 0;
-    for (int s = 0; s < steps; s++)
-        for (size_t i = 0; i < n; i++) {
-            hit[found] = (uint16_t)((size_t)s * BLOCK + i);
-            found += (step[s].slope[i] >> ALLOC_KEY_SHIFT) - low <= high - low;
-        }
-    return found;
-}
-
-#if SIMD_X86
-TARGET_AVX512 static size_t range_avx512(const struct alloc_step *step, int steps, size_t n,
-                                         uint32_t low, uint32_t high, uint16_t *hit)
-{
-    const __m512i from = _mm512_set1_epi32((int)low), span = _mm512_set1_epi32((int)(high - low));
-    size_t found = 0;
-    for (int s = 0; s < steps; s++)
-        for (size_t i = 0; i < n; i += 16) {
-            const __mmask16 inside = lanes_of(n - i);
-            __m512i key = _mm512_srli_epi32(_mm512_maskz_loadu_epi32(inside, step[s].slope + i),
-                                            ALLOC_KEY_SHIFT);
-            unsigned m = _mm512_mask_cmple_epu32_mask(inside, _mm512_sub_epi32(key, from), span);
-            for (; m; m &= m - 1)
-                hit[found++] = (uint16_t)((size_t)s * BLOCK + i + (unsigned)__builtin_ctz(m));
-        }
-    return found;
-}
-
-TARGET_AVX2 static size_t range_avx2(const struct alloc_step *step, int steps, size_t n,
-                                     uint32_t low, uint32_t high, uint16_t *hit)
-{
-    const __m256i from = _mm256_set1_epi32((int)low), span = _mm256_set1_epi32((int)(high - low));
-    size_t found = 0, whole = n & ~(size_t)7;
-    for (int s = 0; s < steps; s++) {
-        const uint32_t *slope = step[s].slope;
-        for (size_t i = 0; i < whole; i += 8) {
-            __m256i key = _mm256_loadu_si256((const __m256i *)(const void *)(slope + i));
-            key = _mm256_sub_epi32(_mm256_srli_epi32(key, ALLOC_KEY_SHIFT), from);
-            __m256i in = _mm256_cmpeq_epi32(_mm256_min_epu32(key, span), key);
-            unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(in));
-            for (; m; m &= m - 1)
-                hit[found++] = (uint16_t)((size_t)s * BLOCK + i + (unsigned)__builtin_ctz(m));
-        }
-        for (size_t i = whole; i < n; i++) {
-            hit[found] = (uint16_t)((size_t)s * BLOCK + i);
-            found += (slope[i] >> ALLOC_KEY_SHIFT) - low <= high - low;
-        }
-    }
-    return found;
-}
-#endif
-
-size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
-                   uint16_t *hit)
-{
-    return SIMD_PICK(range, (step, steps, n, low, high, hit));
 }
 
 #if SIMD_X86
@@ -501,44 +258,6 @@ TARGET_AVX2 static size_t merge_avx2(uint8_t *tag, size_t n, const uint8_t *kept
 size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept)
 {
     return SIMD_PICK(merge, (tag, n, kept));
-}
-
-// Those from one on, when so many were found before it.
-static size_t marked_rest(const uint8_t *tag, size_t from, size_t n, size_t found, uint8_t *to,
-                          uint16_t *which)
-{
-    for (size_t i = from; i < n; i++) {
-        which[found] = (uint16_t)i;
-        found += (tag[i] & ALLOC_MARK) != 0;
-        to[i] = tag[i] & (uint8_t)~ALLOC_MARK;
-    }
-    return found;
-}
-
-static size_t marked_base(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
-{
-    return marked_rest(tag, 0, n, 0, to, which);
-}
-
-#if SIMD_X86
-TARGET_AVX2 static size_t marked_avx2(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
-{
-    const __m256i low = _mm256_set1_epi8((char)~ALLOC_MARK);
-    size_t found = 0, i = 0;
-    for (; i + 32 <= n; i += 32) {
-        __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)(tag + i));
-        _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm256_and_si256(t, low));
-        for (unsigned m = (unsigned)_mm256_movemask_epi8(t); m; m &= m - 1)
-            which[found++] = (uint16_t)(i + (unsigned)__builtin_ctz(m));
-    }
-    return marked_rest(tag, i, n, found, to, which);
-}
-#define marked_avx512 marked_avx2
-#endif
-
-size_t alloc_marked(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which)
-{
-    return SIMD_PICK(marked, (tag, n, to, which));
 }
 
 // Values of one tag.
@@ -654,6 +373,36 @@ size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,
                      struct quant_sink to)
 {
     return SIMD_PICK(scatter, (v, tag, n, want, to));
+}
+
+// Branches would be taken at random: what is not kept is written over.
+size_t alloc_positions(const uint8_t *tag, size_t n, uint32_t base, uint32_t *at)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        at[found] = base + (uint32_t)i;
+        found += tag[i] != 0;
+    }
+    return found;
+}
+
+size_t alloc_kept(const uint8_t *tag, size_t n, uint8_t *kept)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        kept[found] = (uint8_t)(tag[i] - 1);
+        found += tag[i] != 0;
+    }
+    return found;
+}
+
+void alloc_bins(const float *v, size_t n, float inv, int bins, uint32_t *bin)
+{
+    const float last = (float)(bins - 1);
+    for (size_t i = 0; i < n; i++) {
+        float at = magnitude(v[i]) * inv;
+        bin[at < last ? (int)at : bins - 1]++;
+    }
 }
 
 #endif

@@ -86,6 +86,9 @@ void quant_f32_to_le(const float *x, size_t n, uint8_t *out);
 void quant_f32_from_le(const uint8_t *in, size_t n, struct quant_sink to);
 void quant_f16_to_le(const float *x, size_t n, float scale, uint8_t *out); // clamped to +-65504
 void quant_f16_from_le(const uint8_t *in, size_t n, float scale, struct quant_sink to);
+// 16-bit codes q + rne(x inv), clipped, and back.
+void quant_i16_to_le(const float *x, size_t n, float inv, uint8_t *out);
+void quant_i16_from_le(const uint8_t *in, size_t n, float step, float *v);
 void quant_bf16_to_le(const float *x, size_t n, uint8_t *out);
 void quant_bf16_from_le(const uint8_t *in, size_t n, struct quant_sink to);
 
@@ -182,6 +185,8 @@ size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut
 void alloc_magnitude(const float *x, size_t n, float *u); // x^2
 void alloc_fisher(const float *x, const float *sens, size_t n, float mul, int gamma16,
                   float *u); // (sens mul)^(gamma16/16) x^2
+void alloc_power(const float *sens, size_t n, float mul, int gamma16,
+                 float *w); // (sens mul)^(gamma16/16)
 void alloc_first_order(const float *x, const float *grad, size_t n, bool absolute,
                        float *u);                           // -g x or |g x|
 void alloc_words(const uint32_t *word, size_t n, float *u); // random words to (0, 1)
@@ -196,34 +201,24 @@ size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,
                      struct quant_sink to);
 
 #define ALLOC_LEVELS 9
-#define ALLOC_TILE   256
 enum alloc_kind { ALLOC_NONE, ALLOC_SIGN, ALLOC_INT, ALLOC_FP16 };
 struct alloc_levels { // what each width does to the coordinates of one group; level 0 sends nothing
     int count;
     enum alloc_kind kind[ALLOC_LEVELS];
     float scale[ALLOC_LEVELS], inverse[ALLOC_LEVELS], q[ALLOC_LEVELS];
-    float per_bit[ALLOC_LEVELS][ALLOC_LEVELS]; // [c][b]: 1 / (bits of b - bits of c)
+    float cost[ALLOC_LEVELS]; // lambda (bits of the level - bits of level 0); 0 for level 0
 };
-struct alloc_step { // of each coordinate: the next step on its hull, bits of a float; 0 = none
-    uint32_t slope[ALLOC_TILE];
-    uint8_t to[ALLOC_TILE]; // from where the step before led, 0 at first
-};
-// n <= ALLOC_TILE; step has count - 1 entries, slopes descend. w: cost of a squared error of 1.
-void alloc_hull(const float *x, const float *w, size_t n, const struct alloc_levels *l,
-                struct alloc_step *step);
-// tag = where the steps with slope >> ALLOC_KEY_SHIFT above the cut lead; true when one equals the
-// cut.
-#define ALLOC_KEY_SHIFT 12
-bool alloc_take(const struct alloc_step *step, int steps, size_t n, uint32_t cut, uint8_t *tag);
-// Which steps have a key in [low, high]: step * ALLOC_TILE + coordinate, in order; returns how
-// many.
-#define ALLOC_HITS (ALLOC_LEVELS * ALLOC_TILE)
-size_t alloc_range(const struct alloc_step *step, int steps, size_t n, uint32_t low, uint32_t high,
-                   uint16_t *hit);
+// choose.c: tag = the level of least w e^2 + cost, the narrower of equal ones. w: of a squared
+// error.
+void alloc_choose(const float *x, const float *w, size_t n, const struct alloc_levels *l,
+                  uint8_t *tag);
+// Magnitudes by size: bin |v| inv, the last one takes all from bins - 1 on. Adds.
+void alloc_bins(const float *v, size_t n, float inv, int bins, uint32_t *bin);
+// Positions from base on of tags that are not 0, and their tags less 1, in order; both have room
+// for one more than are found.
+size_t alloc_positions(const uint8_t *tag, size_t n, uint32_t base, uint32_t *at);
+size_t alloc_kept(const uint8_t *tag, size_t n, uint8_t *kept);
 void alloc_count(const uint8_t *tag, size_t n, int levels, int64_t *count); // adds; n < 65536
-// Tags without their mark, and which have it, in order; returns how many (n <= ALLOC_TILE).
-#define ALLOC_MARK 0x80
-size_t alloc_marked(const uint8_t *tag, size_t n, uint8_t *to, uint16_t *which);
 // Tags, 0 or 1: each 1 becomes 1 + the next of kept, which can be read 8 beyond what is taken;
 // returns how many are taken.
 size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept);

@@ -644,6 +644,26 @@ static void settle(bool stream)
 #endif
 }
 
+#define I16_MOST 32767
+
+void quant_i16_to_le(const float *x, size_t n, float inv, uint8_t *out)
+{
+    const float most = I16_MOST;
+    for (size_t i = 0; i < n; i++) {
+        float s = x[i] * inv;
+        s = s > most ? most : s < -most ? -most : s;
+        int code = (int)((s + 12582912.0f) - 12582912.0f) + I16_MOST; // to nearest, ties to even
+        out[2 * i] = (uint8_t)code;
+        out[2 * i + 1] = (uint8_t)(code >> 8);
+    }
+}
+
+void quant_i16_from_le(const uint8_t *in, size_t n, float step, float *v)
+{
+    for (size_t i = 0; i < n; i++)
+        v[i] = (float)((in[2 * i] | in[2 * i + 1] << 8) - I16_MOST) * step;
+}
+
 void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, const float *scale,
                 int q, unsigned width, uint8_t *out)
 {

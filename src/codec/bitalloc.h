@@ -40,34 +40,44 @@ struct bitalloc {
 // width.
 typedef double bitalloc_cost(const void *arg, const int64_t count[ALLOC_LEVELS]);
 
-#define BITALLOC_BINS 2048
-#define BITALLOC_FINE (3 * 256)
-struct bitalloc_run { // one update, between prepare and as many assigns as it takes
-    const struct bitalloc *a;
-    const float *x;
-    float *u;                          // (n) importance; under RD the weight of a squared error
-    const struct alloc_levels *levels; // RD: of each group
-    const uint32_t *group;             // RD: (n_tensors) group of a tensor
-    // RD. coarse: changes of the counts by the upper bits of the slope, from every stride-th tile.
-    // fine: the same from all of them, for three coarse bins from fine_at on (-1: not counted yet);
-    // above: counts once every steeper step is taken.
-    int32_t (*coarse)[ALLOC_LEVELS], (*fine)[ALLOC_LEVELS];
-    int64_t above[ALLOC_LEVELS];
-    uint8_t *sure; // (n) tags once every steeper step is taken, marked where a step lies in fine
-    size_t stride;
-    int fine_at;
-};
-
 bool bitalloc_needs_sens(const struct bitalloc *a);
 bool bitalloc_needs_grad(const struct bitalloc *a);
-size_t bitalloc_scratch(const struct bitalloc *a); // bytes, beside u
-// Checks the sensitivities, fills u and the first histogram. x has been checked.
-int bitalloc_prepare(struct bitalloc_run *r, const struct bitalloc *a, const struct codec_input *in,
-                     const struct alloc_levels *levels, const uint32_t *group, float *u,
-                     void *scratch, struct err *err);
-// Tags (index of the width) such that the cost stays at or below target bytes and is as near as it
-// can be; target < 0: no budget, percentile only. Tags of tensor t begin at tag[place[t]].
-void bitalloc_assign(struct bitalloc_run *r, double target, bitalloc_cost *cost, const void *arg,
-                     const size_t *place, uint8_t *tag);
+// What F of each tensor is multiplied by, from the sums of its sensitivities.
+void bitalloc_factors(const struct bitalloc *a, const double *sens_sum, float *mul);
+// Importance (21), and the weight of a squared error (10), of values [from, from + n) of tensor t;
+// from is a multiple of 4. An importance that is not F D^2 is divided by D^2.
+void bitalloc_score(const struct bitalloc *a, const struct codec_input *in, uint32_t t, float mul,
+                    size_t from, size_t n, float *u);
+void bitalloc_weigh(const struct bitalloc *a, const struct codec_input *in, uint32_t t, float mul,
+                    size_t from, size_t n, float *w);
+// Percentile and greedy: tags (index of the width) by rank of u (n) such that the cost stays at or
+// below target bytes and is as near as it can be; target < 0: no budget, percentile only. Tags of
+// tensor t begin at tag[place[t]].
+void bitalloc_ranks(const struct bitalloc *a, const float *u, double target, bitalloc_cost *cost,
+                    const void *arg, const size_t *place, uint8_t *tag);
+
+// Rate-distortion: the multiplier lambda of (13) at which a cost lies in [want - slack, want]. The
+// cost falls as lambda grows, in steps, and is told for one lambda after another.
+enum bitalloc_verdict {
+    SEARCH_ON,      // tell the cost at the next lambda
+    SEARCH_MET,     // this one will do, or all errors are as small as they can be
+    SEARCH_BETWEEN, // no float lies between one that costs too much and one that leaves too much
+    SEARCH_HOPELESS // the least that can be said costs too much
+};
+struct bitalloc_side {
+    bool known;
+    double at, cost;
+};
+struct bitalloc_search {
+    double want, slack;
+    double slope;                     // by how much the cost falls as log lambda grows by 1
+    double at;                        // log lambda
+    struct bitalloc_side dear, cheap; // nearest ones above want and below
+    int turns;
+};
+void bitalloc_search_begin(struct bitalloc_search *s, double want, double slack, double lambda,
+                           double slope);
+float bitalloc_search_lambda(const struct bitalloc_search *s);
+enum bitalloc_verdict bitalloc_search_tell(struct bitalloc_search *s, double cost);
 
 #endif

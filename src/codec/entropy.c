@@ -1,5 +1,6 @@
 #include "codec/entropy.h"
 
+#include "base/fmath.h"
 #include "base/pool.h"
 #include "codec/bits.h"
 #include "kernels/kernels_codec.h"
@@ -7,6 +8,7 @@
 // Long runs are cut into chunks that threads code side by side; the cut does not depend on their
 // number.
 #define CHUNK ((size_t)1 << 20)
+#define LOG_2 0.69314718055994531
 
 enum { ENTROPY_CONSTANT, ENTROPY_RANS, ENTROPY_FIXED };
 
@@ -110,10 +112,40 @@ static int put_rans(struct msg_out *o, enum part part, const uint8_t *table, siz
 int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n, unsigned kinds,
                 void *scratch)
 {
-    if (n == 0)
-        return 0;
     uint64_t count[256];
     pack_count_u8(code, n, count);
+    return entropy_put_counted(o, part, code, n, kinds, count, scratch);
+}
+
+// Bytes that a lane costs: 4 of its last state, which holds 0 to 16 bits more than the first one.
+#define LANE_COST 3.0
+
+double entropy_estimate(const uint64_t count[256], size_t n, unsigned kinds)
+{
+    uint16_t freq[256];
+    uint8_t table[TABLE_MAX];
+    double fixed = 1 + (double)pack_bytes(n, entropy_width(kinds)), bits = 0;
+    if (n == 0)
+        return 0;
+    for (unsigned s = 0; s < kinds; s++)
+        if (count[s] == n)
+            return 2;
+    rans_frequencies(count, freq);
+    for (unsigned s = 0; s < kinds; s++)
+        if (count[s] > 0)
+            bits -= (double)count[s] * fmath_log((double)freq[s] / (1 << RANS_PROB_BITS));
+    size_t chunks = chunks_of(n), each = (size_t)(bits / LOG_2 / 8 / (double)chunks) + 1;
+    double chunk = LANE_COST * rans_lanes(n < CHUNK ? n : CHUNK) + bits_log2(each) / 7 + 1;
+    double rans = 1 + (double)write_table(freq, kinds, table, sizeof table) + bits / LOG_2 / 8 +
+                  (double)chunks * chunk;
+    return rans < fixed ? rans : fixed;
+}
+
+int entropy_put_counted(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
+                        unsigned kinds, const uint64_t count[256], void *scratch)
+{
+    if (n == 0)
+        return 0;
     if (count[code[0]] == n) {
         uint8_t *p = msg_take(o, part, 2);
         if (!p)

@@ -13,6 +13,11 @@ unsigned entropy_width(unsigned kinds); // bits of one code at fixed width
 // Codes lie in [0, kinds), kinds <= 256. -1: the buffer is full.
 int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n, unsigned kinds,
                 void *scratch);
+// The same where it is known how many codes of each kind there are.
+int entropy_put_counted(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
+                        unsigned kinds, const uint64_t count[256], void *scratch);
+// Bytes that entropy_put will take, within a few; count has n codes in all.
+double entropy_estimate(const uint64_t count[256], size_t n, unsigned kinds);
 int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
                 struct err *err);
 

@@ -15,8 +15,6 @@ static const char *const tags_choices[] = {"auto", "bitmap", "dense", "rice", "r
 static const char *const values_choices[] = {"auto", "packed", NULL};
 static const char *const top_choices[] = {"fp16", "int16", NULL};
 
-#define TRIES        8 // messages made on the way to a budget
-#define REFITS       3
 #define RELATIVE_MIN 16 // bytes that a budget in parts of the update is at least
 
 static const struct opt fstq_options[] = {
@@ -161,6 +159,28 @@ static int64_t budget_of(const struct codec_inst *c, const struct codec_input *i
     return own >= 0 && own < link ? own : link;
 }
 
+static size_t pieces_of(const struct codec_inst *c)
+{
+    size_t pieces = 0;
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        size_t n = (size_t)c->shape->tensors[t].rows * c->shape->tensors[t].cols;
+        pieces += (n + FSTQ_PIECE - 1) / FSTQ_PIECE;
+    }
+    return pieces;
+}
+
+static size_t groups_of(const struct codec_inst *c)
+{
+    return options(c)->group == GROUP_CLASS ? FSTQ_CLASSES : c->shape->n_tensors;
+}
+
+static void lay_pieces(struct fstq_work *w, uint32_t t, size_t place)
+{
+    for (size_t at = 0, n = fstq_tensor_values(w, t); at < n; at += FSTQ_PIECE)
+        w->piece[w->pieces++] = (struct fstq_piece){
+            at, place + at, (uint32_t)(n - at < FSTQ_PIECE ? n - at : FSTQ_PIECE), t};
+}
+
 static void lay_order(struct fstq_work *w)
 {
     const struct shape *s = w->c->shape;
@@ -168,37 +188,34 @@ static void lay_order(struct fstq_work *w)
     uint32_t n = 0;
     for (uint32_t k = 0; k < FSTQ_CLASSES; k++) {
         w->class_at[k] = at;
-        for (uint32_t step = 0; step < s->n_tensors; step++) {
-            // A, B, others: the order of the enum with its first last.
-            uint32_t kind = (k + 1) % FSTQ_CLASSES;
-            if (s->tensors[step].kind != kind)
+        for (uint32_t t = 0; t < s->n_tensors; t++) {
+            if (fstq_class(w, t) != k)
                 continue;
-            w->order[n++] = step;
-            w->place[step] = at;
-            at += fstq_tensor_values(w, step);
+            w->order[n++] = t;
+            w->place[t] = at;
+            w->group[t] = w->opt->group == GROUP_CLASS ? s->tensors[t].kind : t;
+            lay_pieces(w, t, at);
+            at += fstq_tensor_values(w, t);
         }
     }
     w->class_at[FSTQ_CLASSES] = at;
-    bool by_class = w->opt->group == GROUP_CLASS;
-    w->groups = by_class ? FSTQ_CLASSES : s->n_tensors;
-    for (uint32_t t = 0; t < s->n_tensors; t++)
-        w->group[t] = by_class ? s->tensors[t].kind : t;
 }
 
 // code_bytes: room for codes.
 static int lay_work(const struct codec_inst *c, struct fstq_work *w, size_t code_bytes,
                     void *scratch, struct err *err)
 {
-    size_t n = c->shape->n_values, tensors = c->shape->n_tensors;
-    size_t groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
-    *w = (struct fstq_work){.c = c, .opt = c->opt};
+    size_t tensors = c->shape->n_tensors, pieces = pieces_of(c), groups = groups_of(c);
+    *w = (struct fstq_work){.c = c, .opt = c->opt, .groups = (uint32_t)groups};
     w->group = scratch_take(&scratch, tensors * sizeof *w->group);
     w->place = scratch_take(&scratch, tensors * sizeof *w->place);
     w->order = scratch_take(&scratch, tensors * sizeof *w->order);
     w->scale = scratch_take(&scratch, groups * sizeof *w->scale);
-    w->count = scratch_take(&scratch, tensors * sizeof *w->count);
-    w->start = scratch_take(&scratch, tensors * sizeof *w->start);
-    w->tag = scratch_take(&scratch, n);
+    w->of_group = scratch_take(&scratch, groups * sizeof *w->of_group);
+    w->piece = scratch_take(&scratch, pieces * sizeof *w->piece);
+    w->count = scratch_take(&scratch, pieces * sizeof *w->count);
+    w->start = scratch_take(&scratch, pieces * sizeof *w->start);
+    w->tag = scratch_take(&scratch, c->shape->n_values);
     w->code = scratch_take(&scratch, code_bytes);
     w->rest = scratch;
     lay_order(w);
@@ -208,26 +225,51 @@ static int lay_work(const struct codec_inst *c, struct fstq_work *w, size_t code
 
 static size_t work_bytes(const struct codec_inst *c, size_t code_bytes)
 {
-    size_t n = c->shape->n_values, tensors = c->shape->n_tensors;
-    size_t groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
+    size_t tensors = c->shape->n_tensors, pieces = pieces_of(c), groups = groups_of(c);
     return 2 * SCRATCH_ROUND(tensors * sizeof(uint32_t)) + SCRATCH_ROUND(tensors * sizeof(size_t)) +
            SCRATCH_ROUND(groups * sizeof(float[ALLOC_LEVELS])) +
-           2 * SCRATCH_ROUND(tensors * sizeof(int64_t[ALLOC_LEVELS])) + SCRATCH_ROUND(n) +
-           SCRATCH_ROUND(code_bytes);
+           SCRATCH_ROUND(groups * sizeof(int64_t[ALLOC_LEVELS])) +
+           SCRATCH_ROUND(pieces * sizeof(struct fstq_piece)) +
+           2 * SCRATCH_ROUND(pieces * sizeof(int64_t[ALLOC_LEVELS])) +
+           SCRATCH_ROUND(c->shape->n_values) + SCRATCH_ROUND(code_bytes);
+}
+
+// Where scales are fitted to all values.
+static bool fits_all(const struct fstq_opt *o)
+{
+    return o->policy != POLICY_RD || o->scale == SCALE_TIER;
+}
+
+static void lay_encoder(struct fstq_encoder *e)
+{
+    const struct codec_inst *c = e->w.c;
+    size_t tensors = c->shape->n_tensors, groups = e->w.groups;
+    void **rest = &e->w.rest;
+    e->facts = scratch_take(rest, tensors * sizeof *e->facts);
+    e->sens_sum = scratch_take(rest, tensors * sizeof *e->sens_sum);
+    e->factor = scratch_take(rest, tensors * sizeof *e->factor);
+    e->group_max = scratch_take(rest, groups * sizeof *e->group_max);
+    e->group_rms = scratch_take(rest, groups * sizeof *e->group_rms);
+    e->levels = scratch_take(rest, groups * sizeof *e->levels);
+    if (options(c)->policy == POLICY_RD)
+        fstq_sample_lay(e, rest);
+    else
+        e->u = scratch_take(rest, c->shape->n_values * sizeof *e->u);
+    if (fits_all(options(c)))
+        e->tier = scratch_take(rest, e->w.pieces * sizeof *e->tier);
 }
 
 static size_t fstq_scratch(const struct codec_inst *c)
 {
-    size_t n = c->shape->n_values, tensors = c->shape->n_tensors;
-    size_t groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
-    struct bitalloc a;
-    if (read_plan(c, &a, NULL))
-        return 0;
-    size_t allocate = SCRATCH_ROUND(n * sizeof(float)) + bitalloc_scratch(&a) +
-                      SCRATCH_ROUND(groups * sizeof(struct alloc_levels)) +
-                      SCRATCH_ROUND(groups * sizeof(float));
-    size_t values = fstq_values_scratch(c), message = fstq_message_scratch(c);
-    return work_bytes(c, 2 * n) + allocate + (values > message ? values : message);
+    size_t n = c->shape->n_values, tensors = c->shape->n_tensors, groups = groups_of(c);
+    bool rd = options(c)->policy == POLICY_RD, tiers = fits_all(options(c));
+    return work_bytes(c, 2 * n) + SCRATCH_ROUND(tensors * sizeof(struct fstq_facts)) +
+           SCRATCH_ROUND(tensors * sizeof(double)) + SCRATCH_ROUND(tensors * sizeof(float)) +
+           2 * SCRATCH_ROUND(groups * sizeof(float)) +
+           SCRATCH_ROUND(groups * sizeof(struct alloc_levels)) +
+           (rd ? fstq_sample_bytes(c) : SCRATCH_ROUND(n * sizeof(float))) +
+           (tiers ? SCRATCH_ROUND(pieces_of(c) * sizeof(struct fstq_tier[ALLOC_LEVELS])) : 0) +
+           fstq_message_scratch(c);
 }
 
 // Codes that are not entropy-coded stay in the message until they are wanted.
@@ -247,236 +289,113 @@ static size_t fstq_bound(const struct codec_inst *c)
     return read_plan(c, &a, NULL) ? 1 : fstq_message_bound(c, &a);
 }
 
-struct model { // what is known of a message's length before it is made
-    const struct fstq_work *w;
-    double value_ratio; // of entropy-coded to packed values, as last seen
-};
-
-static double message_cost(const void *arg, const int64_t count[ALLOC_LEVELS])
-{
-    const struct model *m = arg;
-    const struct fstq_work *w = m->w;
-    double values = 0, scales = 0;
-    for (int k = 1; k < w->a.count; k++) {
-        if (count[k] <= 0)
-            continue;
-        double packed = ceil((double)count[k] * w->a.bits[k] / 8);
-        double groups = (double)count[k] < w->groups ? (double)count[k] : w->groups;
-        values += w->a.bits[k] < 16 ? packed * m->value_ratio + 1 : packed;
-        scales +=
-            fstq_has_scale(w->opt, w->a.bits[k]) ? groups * (double)fstq_scale_bytes(w->opt) : 0;
-    }
-    return 1 + fstq_tags_cost(w, (enum fstq_tags)w->opt->tags, count) + scales + values;
-}
-
-static int64_t write_message(struct fstq_work *w, const float *x, const float *group_max, bool fit,
-                             uint8_t *out, size_t cap, struct codec_report *report, struct err *err)
+static int64_t write_message(struct fstq_encoder *e, uint8_t *out, size_t cap,
+                             struct codec_report *report, struct err *err)
 {
     struct msg_out o;
     memset(&report->parts, 0, sizeof report->parts);
     memset(report->kept, 0, sizeof report->kept);
     if (report->by_tensor)
-        memset(report->by_tensor, 0, w->c->shape->n_tensors * sizeof *report->by_tensor);
+        memset(report->by_tensor, 0, e->w.c->shape->n_tensors * sizeof *report->by_tensor);
     msg_init(&o, out, cap, report);
-    fstq_count(w);
-    fstq_quantise(w, x, group_max, fit, w->rest);
-    if (fstq_write(w, &o, w->rest))
+    if (fstq_write(e, &o, e->w.rest))
         return msg_full(&o, err);
-    for (int k = 0; k < w->a.count; k++)
-        report->kept[record_width_of[w->a.bits[k]]] = w->total[k];
-    for (uint32_t t = 0; t < w->c->shape->n_tensors && report->by_tensor; t++)
-        for (int k = 0; k < w->a.count; k++)
-            report->by_tensor[t][record_width_of[w->a.bits[k]]] = w->count[t][k];
+    for (int k = 0; k < e->w.a.count; k++)
+        report->kept[record_width_of[e->w.a.bits[k]]] = e->w.total[k];
+    for (uint32_t i = 0; i < e->w.pieces && report->by_tensor; i++)
+        for (int k = 0; k < e->w.a.count; k++)
+            report->by_tensor[e->w.piece[i].tensor][record_width_of[e->w.a.bits[k]]] +=
+                e->w.count[i][k];
     return msg_len(&o);
 }
 
-// Allocation for the budget.
-
-// Steps that the rate-distortion hull assumes, in units of the group's root mean square: near the
-// best ones of the values that will get the width.
-static float assumed_step(int bits)
+// Looks at all vectors; what the groups have in common.
+static int look(struct fstq_encoder *e, struct err *err)
 {
-    switch (bits) {
-    case 1:
-        return 1.0f;
-    case 2:
-        return 1.4f;
-    case 3:
-        return 0.8f;
-    case 4:
-        return 0.45f;
-    case 6:
-        return 0.13f;
-    default:
-        return 0.04f;
+    const struct fstq_work *w = &e->w;
+    const uint32_t tensors = w->c->shape->n_tensors;
+    bool sens = bitalloc_needs_sens(&w->a), grad = bitalloc_needs_grad(&w->a);
+    if (sens && !e->in->sens)
+        return err_set(err, "this importance needs the sensitivities, and there are none");
+    if (grad && !e->in->grad)
+        return err_set(err, "this importance needs the gradients, and there are none");
+    e->on->look(e);
+    for (uint32_t t = 0; t < tensors; t++)
+        if (!(e->facts[t].max < CODEC_LIMIT))
+            return codec_bad_input(w->c, e->in->x, err);
+    for (uint32_t t = 0; t < tensors; t++) {
+        if (!(e->sens_sum[t] < (double)INFINITY))
+            return err_set(err, "the sensitivities are not finite");
+        if (!e->facts[t].grad_finite)
+            return err_set(err, "the gradients are not finite");
     }
-}
-
-static void set_levels(const struct fstq_work *w, const float *x, const float *group_max,
-                       struct alloc_levels *levels)
-{
-    for (uint32_t g = 0; g < w->groups; g++) {
-        struct alloc_levels *l = &levels[g];
+    for (uint32_t i = 0, next; i < tensors; i = next) {
+        const uint32_t g = w->group[w->order[i]];
         double sq = 0, n = 0;
-        for (uint32_t t = 0; t < w->c->shape->n_tensors; t++)
-            if (w->group[t] == g) {
-                size_t m = fstq_tensor_values(w, t);
-                sq += quant_sum_sq(x + w->c->shape->tensors[t].offset, m);
-                n += (double)m;
-            }
-        float rms = n > 0 ? (float)sqrt(sq / n) : 0;
-        memset(l, 0, sizeof *l);
-        l->count = w->a.count;
-        for (int k = 1; k < l->count; k++) {
-            int bits = w->a.bits[k], q = fstq_q(bits);
-            float group_step = q ? group_max[g] / (float)q : rms;
-            bool literal = w->opt->scale == SCALE_GROUP || bits == 16;
-            float s = literal ? group_step : assumed_step(bits) * rms;
-            l->kind[k] = fstq_kind(w->opt, bits);
-            l->scale[k] = fstq_rounded(w->opt, s < group_step || bits == 1 ? s : group_step);
-            l->inverse[k] = l->scale[k] > 0 ? 1 / l->scale[k] : 0;
-            l->q[k] = (float)q;
-            for (int c = 0; c < k; c++) // the tag of a coordinate that is sent costs about two bits
-                l->per_bit[c][k] = 1 / (float)(bits - w->a.bits[c] + (c == 0 ? 2 : 0));
+        float max = 0;
+        for (next = i; next < tensors && w->group[w->order[next]] == g; next++) {
+            const struct fstq_facts *f = &e->facts[w->order[next]];
+            sq += f->sq;
+            n += (double)fstq_tensor_values(w, w->order[next]);
+            max = f->max > max ? f->max : max;
         }
+        e->group_max[g] = max;
+        e->group_rms[g] = n > 0 ? (float)sqrt(sq / n) : 0;
     }
+    return 0;
 }
 
-static bool group_maxima(const struct fstq_work *w, const float *x, float *max)
+// A message's length is foretold within a few bytes: now and then a second one is needed.
+static int64_t encode_within(struct fstq_encoder *e, int64_t budget, uint8_t *out, size_t cap,
+                             struct codec_report *report, struct err *err)
 {
-    memset(max, 0, (w->groups > FSTQ_CLASSES ? w->groups : FSTQ_CLASSES) * sizeof *max);
-    for (uint32_t t = 0; t < w->c->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &w->c->shape->tensors[t];
-        float m = f32_from_bits(quant_absmax_bits(x + row->offset, fstq_tensor_values(w, t)));
-        if (!(m < CODEC_LIMIT))
-            return false;
-        max[w->group[t]] = m > max[w->group[t]] ? m : max[w->group[t]];
-    }
-    return true;
-}
-
-// Observed against packed length of the values, for the next try.
-static double value_ratio(const struct fstq_work *w, const struct codec_report *report, double last)
-{
-    double packed = 0, fixed = 0;
-    for (int k = 1; k < w->a.count; k++) {
-        double bytes = ceil((double)w->total[k] * w->a.bits[k] / 8);
-        if (w->a.bits[k] < 16)
-            packed += bytes;
-        else
-            fixed += bytes;
-    }
-    double ratio = packed > 0 ? ((double)report->parts.values - fixed) / packed : last;
-    return ratio < 0.02 ? 0.02 : ratio > 1 ? 1 : ratio;
-}
-
-// One try: a target of the model, whether scales were fitted anew, and the length that came of it.
-struct attempt {
-    double target;
-    bool fit;
-    int64_t len; // < 0: none yet
-};
-
-// Where the line through what was short enough and what was not reaches the wanted length; alone,
-// one byte a byte.
-static double next_target(const struct attempt *below, const struct attempt *above, double want)
-{
-    if (below->len < 0)
-        return above->target - ((double)above->len - want) * 1.05;
-    if (above->len < 0)
-        return below->target + (want - (double)below->len);
-    double part = (want - (double)below->len) / (double)(above->len - below->len);
-    part = part < 0.02 ? 0.02 : part > 0.98 ? 0.98 : part;
-    return below->target + part * (above->target - below->target);
-}
-
-struct search { // everything that the tries share
-    struct fstq_work *w;
-    struct bitalloc_run *run;
-    struct model model;
-    const float *x, *max;
-    uint8_t *out;
-    size_t cap;
-    struct codec_report *report;
-    struct err *err;
-};
-
-static int64_t try_target(struct search *s, struct attempt *a)
-{
-    bitalloc_assign(s->run, a->target, message_cost, &s->model, s->w->place, s->w->tag);
-    a->len = write_message(s->w, s->x, s->max, a->fit, s->out, s->cap, s->report, s->err);
-    return a->len;
-}
-
-// The model does not know everything (clustered positions, entropy of values): after a first try
-// has shown how well values compress, its target is moved until the message is as long as the
-// budget allows. Later tries keep the scales, for a scale that jumps makes the length jump. Never
-// longer than the budget: the last resort is what was short enough before, or nothing at all.
-static int64_t meet_budget(struct search *s, int64_t budget)
-{
-    struct attempt now = {(double)budget, true, -1}, best = {0, true, -1};
-    struct attempt below = {0, true, -1}, above = {0, true, -1};
-    double slack = 0.005 * (double)budget > 16 ? 0.005 * (double)budget : 16;
+    enum { TRIES = 3 };
+    int64_t len = 0;
+    double less = 0;
     for (int i = 0; i < TRIES; i++) {
-        if (try_target(s, &now) < 0)
-            return -1;
-        bool ok = now.len <= budget;
-        if (ok && ((double)now.len >= (double)budget - slack || s->w->total[0] == 0))
-            return now.len;
-        if (ok && now.len > best.len)
-            best = now;
-        double ratio = value_ratio(s->w, s->report, s->model.value_ratio);
-        if (i == 0 && fabs(ratio - s->model.value_ratio) > 0.01) { // what was tried is void
-            s->model.value_ratio = ratio;
-            best.len = -1;
-            now.target = message_cost(&s->model, s->w->total) + (double)(budget - now.len);
-            continue;
-        }
-        *(ok ? &below : &above) = now;
-        now.target = next_target(&below, &above, (double)budget - slack * 0.3);
-        if (i == REFITS) {
-            now.fit = false;
-            below.len = above.len = -1;
-        }
+        fstq_meet(e, budget, less);
+        len = write_message(e, out, cap, report, err);
+        if (len < 0 || budget < 0 || len <= budget)
+            return len;
+        less += (double)(len - budget) + 4;
     }
-    if (best.len < 0)
-        best = (struct attempt){0, true, -1};
-    if (now.len == best.len)
-        return now.len;
-    if (try_target(s, &best) > budget)
-        return err_set(s->err,
+    memset(e->w.tag, 0, e->w.c->shape->n_values);
+    e->on->count(&e->w);
+    fstq_sum_counts(&e->w);
+    e->on->code(e);
+    len = write_message(e, out, cap, report, err);
+    if (len > budget)
+        return err_set(err,
                        "a budget of %lld bytes is less than the %lld of an empty message; "
                        "tags=auto takes least",
-                       (long long)budget, (long long)best.len);
-    return best.len;
+                       (long long)budget, (long long)len);
+    return len;
+}
+
+int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *scratch,
+               struct fstq_encoder *e, struct err *err)
+{
+    *e = (struct fstq_encoder){.on = &fstq_cpu, .in = in};
+    if (lay_work(c, &e->w, 2 * c->shape->n_values, scratch, err))
+        return -1;
+    lay_encoder(e);
+    int bad = look(e, err);
+    if (bad)
+        return bad;
+    bitalloc_factors(&e->w.a, e->sens_sum, e->factor);
+    if (e->w.a.policy == POLICY_RD)
+        e->on->draw(e);
+    else
+        e->on->score(e);
+    return 0;
 }
 
 static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                            size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
-    struct fstq_work w;
-    struct bitalloc_run run;
-    size_t tensors = c->shape->n_tensors, groups = tensors > FSTQ_CLASSES ? tensors : FSTQ_CLASSES;
-    if (lay_work(c, &w, 2 * c->shape->n_values, scratch, err))
-        return -1;
-    float *u = scratch_take(&w.rest, c->shape->n_values * sizeof *u);
-    struct alloc_levels *levels = scratch_take(&w.rest, groups * sizeof *levels);
-    void *bins = scratch_take(&w.rest, bitalloc_scratch(&w.a));
-    float *max = scratch_take(&w.rest, groups * sizeof *max);
-    if (!group_maxima(&w, in->x, max))
-        return codec_bad_input(c, in->x, err);
-    if (w.a.policy == POLICY_RD)
-        set_levels(&w, in->x, max, levels);
-    if (bitalloc_prepare(&run, &w.a, in, levels, w.group, u, bins, err))
-        return -1;
-    int64_t budget = budget_of(c, in);
-    if (budget >= 0) {
-        struct model model = {&w, options(c)->values == VALUES_PACKED ? 1 : 0.9};
-        struct search search = {&w, &run, model, in->x, max, out, cap, report, err};
-        return meet_budget(&search, budget);
-    }
-    bitalloc_assign(&run, -1, NULL, NULL, w.place, w.tag);
-    return write_message(&w, in->x, max, true, out, cap, report, err);
+    struct fstq_encoder e;
+    int bad = fstq_begin(c, in, scratch, &e, err);
+    return bad ? bad : encode_within(&e, budget_of(c, in), out, cap, report, err);
 }
 
 static int fstq_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,

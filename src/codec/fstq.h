@@ -1,5 +1,6 @@
-// What the files of Fed-FSTQ's codec share: fstq.c (options, budget, the row), fstq_values.c
-// (scales and codes), fstq_message.c (the bytes).
+// What the files of Fed-FSTQ's codec share: fstq.c (options, the row), fstq_budget.c (the search
+// for the budget), fstq_design.c (scales and rates, from a sample), fstq_stages.c (passes over all
+// values), fstq_message.c (the bytes).
 //
 // Message: header (its flags say how tags are coded), tags or positions, scales of every width in
 // use in every group, values of the first width, of the second, ... Coordinates are taken class by
@@ -9,6 +10,7 @@
 #define FSTQ_CODEC_FSTQ_H
 
 #include "codec/bitalloc.h"
+#include "codec/bits.h"
 #include "codec/message.h"
 
 enum { SCALE_GROUP, SCALE_TIER, SCALE_MSE };
@@ -18,6 +20,7 @@ enum fstq_tags { TAGS_AUTO, TAGS_BITMAP, TAGS_DENSE, TAGS_RICE, TAGS_RANS };
 enum { VALUES_AUTO, VALUES_PACKED };
 enum { TOP_FP16, TOP_INT16 };
 #define FSTQ_CLASSES 3
+#define FSTQ_LOG_2   0.69314718055994531
 
 struct fstq_opt {
     char widths[32], shares[96];
@@ -26,20 +29,29 @@ struct fstq_opt {
     int64_t bytes;
 };
 
-// Everything that both directions need, in scratch.
+// A run of one tensor's values that is counted and placed by itself, in the order of the message.
+#define FSTQ_PIECE ((size_t)1 << 14)
+struct fstq_piece {
+    size_t at;    // of its first value in the tensor, a multiple of 1024
+    size_t place; // of its first tag
+    uint32_t n, tensor;
+};
+
+// Everything that both directions need, in scratch. Classes stand in the order of the message.
 struct fstq_work {
     const struct codec_inst *c;
     const struct fstq_opt *opt;
     struct bitalloc a;
-    uint32_t groups;
+    uint32_t groups, pieces;
     uint32_t *group; // (n_tensors)
     size_t *place;   // (n_tensors) where a tensor's tags begin
     uint32_t *order; // (n_tensors) class by class
     size_t class_at[FSTQ_CLASSES + 1];
     float (*scale)[ALLOC_LEVELS];   // (groups)
-    int64_t (*count)[ALLOC_LEVELS]; // (n_tensors) values of each width
-    size_t (*start)[ALLOC_LEVELS];  // (n_tensors) where a tensor's codes of a width begin in code
-    int64_t total[ALLOC_LEVELS];
+    struct fstq_piece *piece;       // (pieces)
+    int64_t (*count)[ALLOC_LEVELS]; // (pieces) values of each width
+    size_t (*start)[ALLOC_LEVELS];  // (pieces) where a piece's codes of a width begin in code
+    int64_t (*of_group)[ALLOC_LEVELS], of_class[FSTQ_CLASSES][ALLOC_LEVELS], total[ALLOC_LEVELS];
     uint8_t *tag; // (n) class by class
     // Codes of the first width, of the second, ...; 16-bit ones as two bytes. An encoder has room
     // for 2 n bytes; a decoder for n, of those that were entropy-coded.
@@ -48,9 +60,76 @@ struct fstq_work {
     void *rest;                        // scratch left over
 };
 
+// What a look at all values tells of a tensor.
+struct fstq_facts {
+    float max;        // of |x|, infinity where one is not finite
+    double sq;        // sum of x^2; rate-distortion only
+    bool grad_finite; // where gradients are needed
+};
+
+// The values of one width in a piece, or of several.
+#define FSTQ_BINS 128
+struct fstq_tier {
+    float max;
+    double abs;
+    int64_t n;
+    uint32_t bin[FSTQ_BINS]; // of magnitudes up to max
+};
+
+// An update in small, for the design of scales and rates: runs of 16 values, tensor after tensor in
+// the order of the message.
+struct fstq_sample {
+    size_t n;
+    size_t *at;    // (n_tensors + 1) by place in the order
+    size_t *every; // (n_tensors) one run of so many; 1: the whole tensor
+    float *x, *w;  // (n) and the weights of their squared errors
+    uint8_t *tag;  // (n)
+};
+
+struct fstq_encoder {
+    struct fstq_work w;
+    const struct fstq_stages *on;
+    const struct codec_input *in;
+    struct fstq_facts *facts;                // (n_tensors)
+    double *sens_sum;                        // (n_tensors) not finite where a sensitivity is not
+    float *factor;                           // (n_tensors) of F
+    float *group_max, *group_rms;            // (groups)
+    struct alloc_levels *levels;             // (groups)
+    struct fstq_sample sample;               // rate-distortion only
+    float *u;                                // (n) importance; the other policies only
+    struct fstq_tier (*tier)[ALLOC_LEVELS];  // (pieces) where scales are fitted to all values
+    uint64_t hist[ALLOC_LEVELS][256];        // of codes of fewer than 16 bits
+    double rate[FSTQ_CLASSES][ALLOC_LEVELS]; // bits that a coordinate at this width adds
+    double value_bits[ALLOC_LEVELS];         // of one value of this width, as last seen
+};
+
+struct fstq_counts { // of values by class and width; in a sample, of what they stand for
+    double of[FSTQ_CLASSES][ALLOC_LEVELS];
+};
+
+// The passes over all values, as a device fills them. Each leaves its results where the encoder
+// says; counts and histograms are small and lie in host memory. What is NULL is done on the host.
+struct fstq_stages {
+    const char *name;
+    void (*look)(struct fstq_encoder *e);  // facts
+    void (*score)(struct fstq_encoder *e); // u
+    void (*draw)(struct fstq_encoder *e);  // x and w of the sample
+    // Tags of places [from, to) by levels, and the counts of the pieces that have a part in them.
+    void (*choose)(struct fstq_encoder *e, size_t from, size_t to);
+    void (*count)(struct fstq_work *w);    // of all pieces, from their tags
+    void (*spans)(struct fstq_encoder *e); // max, abs and n of tiers
+    void (*bins)(struct fstq_encoder *e);  // and their bins
+    void (*code)(struct fstq_encoder *e);  // codes by scale, and hist
+};
+extern const struct fstq_stages fstq_cpu;
+
 static inline size_t fstq_tensor_values(const struct fstq_work *w, uint32_t t)
 {
     return (size_t)w->c->shape->tensors[t].rows * w->c->shape->tensors[t].cols;
+}
+static inline uint32_t fstq_class(const struct fstq_work *w, uint32_t t)
+{
+    return (w->c->shape->tensors[t].kind + FSTQ_CLASSES - 1) % FSTQ_CLASSES; // A, B, others
 }
 
 // Codes lie in [0, kinds): q + v with |v| <= q; signs for one bit.
@@ -75,32 +154,58 @@ static inline bool fstq_entropy_coded(const struct fstq_opt *o, int bits) // val
 {
     return bits < 16 && o->values == VALUES_AUTO;
 }
+static inline unsigned fstq_tag_bits(const struct bitalloc *a) // of one of the kept coordinates
+{
+    return a->count <= 2 ? 0 : bits_log2((uint64_t)a->count - 2) + 1;
+}
 // Where the codes of a width begin in code.
 static inline size_t fstq_first_code(const struct fstq_work *w, int k)
 {
-    return w->c->shape->n_tensors ? w->start[w->order[0]][k] : 0;
+    return w->pieces ? w->start[0][k] : 0;
 }
 static inline size_t fstq_scale_bytes(const struct fstq_opt *o)
 {
     return o->format == FORMAT_FP32 ? 4 : 2;
 }
-
-// fstq_values.c. Counts the tags and lays out the codes.
-void fstq_count(struct fstq_work *w);
 // A scale as it will be sent; 0 where its reciprocal would overflow.
 float fstq_rounded(const struct fstq_opt *o, float s);
-size_t fstq_values_scratch(const struct codec_inst *c);
-// Scales of the widths in use (unless they are kept from the last time) and codes of all values.
-void fstq_quantise(struct fstq_work *w, const float *x, const float *group_max, bool fit,
-                   void *scratch);
+
+// fstq.c. Looks at the vectors and gets ready to allocate; -1 or CODEC_NONFINITE where it cannot.
+int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *scratch,
+               struct fstq_encoder *e, struct err *err);
+
+// fstq_stages.c. Adds codes of fewer than 16 bits to the histogram.
+void fstq_count_codes(const uint8_t *code, size_t n, int bits, uint64_t hist[256]);
+// Adds the counts of pieces and lays out the codes.
+void fstq_sum_counts(struct fstq_work *w);
 void fstq_give(const struct fstq_work *w, struct quant_sink to); // the decoded values
 
-// fstq_message.c. Bytes of the tags as far as counts tell, for any coding or one.
-double fstq_tags_cost(const struct fstq_work *w, enum fstq_tags tags, const int64_t *count);
+// fstq_design.c. Scratch of the sample, for its shape.
+size_t fstq_sample_bytes(const struct codec_inst *c);
+void fstq_sample_lay(struct fstq_encoder *e, void **scratch);
+// Scales, rates and value_bits for messages of so many bytes. Returns the lambda for it, and by how
+// much the bytes fall as log lambda grows by 1.
+float fstq_design(struct fstq_encoder *e, double bytes, double *slope);
+void fstq_set_costs(struct fstq_encoder *e, float lambda); // of levels, by the rates
+void fstq_see_values(struct fstq_encoder *e);              // value_bits by hist
+// Scales of least error, of tiers or of groups, fitted to all values that have the width.
+void fstq_fit(struct fstq_encoder *e);
+
+// fstq_budget.c. Tags, scales and codes of a message that is as long as the budget (< 0: none) less
+// so many bytes.
+void fstq_meet(struct fstq_encoder *e, int64_t budget, double less);
+
+// fstq_message.c. Bytes of a message with so many values of each class and width, as far as counts
+// tell; by total counts; and once all codes are known, within a few bytes.
+double fstq_cost(const struct fstq_encoder *e, const struct fstq_counts *count);
+double fstq_plain_cost(const struct fstq_work *w, const int64_t count[ALLOC_LEVELS],
+                       double value_ratio);
+double fstq_length(const struct fstq_encoder *e);
+double fstq_values_length(const struct fstq_encoder *e, int k); // of them, the values of width k
 size_t fstq_message_bound(const struct codec_inst *c, const struct bitalloc *a);
 size_t fstq_message_scratch(const struct codec_inst *c); // of fstq_write
 size_t fstq_read_scratch(const struct codec_inst *c);
-int fstq_write(const struct fstq_work *w, struct msg_out *o, void *scratch); // -1: full
+int fstq_write(const struct fstq_encoder *e, struct msg_out *o, void *scratch); // -1: full
 int fstq_read(struct fstq_work *w, const uint8_t *in, size_t len, struct err *err);
 
 #endif

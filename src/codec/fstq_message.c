@@ -14,49 +14,113 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-static unsigned tag_bits(const struct fstq_work *w) // of one of the kept coordinates
-{
-    return w->a.count <= 2 ? 0 : bits_log2((uint64_t)w->a.count - 2) + 1;
-}
-
 static unsigned dense_bits(const struct fstq_work *w)
 {
     return bits_log2((uint64_t)w->a.count - 1) + 1;
 }
 
-static double entropy_bits(const int64_t *count, int kinds, double n)
+// Lengths, as far as counts tell.
+
+static double entropy_bits(const double *count, int kinds, double n)
 {
-    double bits = 0;
+    double nats = 0;
     for (int k = 0; k < kinds; k++)
-        if (count[k] > 0 && (double)count[k] < n)
-            bits -= (double)count[k] * fmath_log((double)count[k] / n);
-    return bits * 1.4426950408889634; // 1 / log 2
+        if (count[k] > 0 && count[k] < n)
+            nats -= count[k] * fmath_log(count[k] / n);
+    return nats / FSTQ_LOG_2;
 }
 
-// Tag bytes of each coding, as far as counts tell.
-double fstq_tags_cost(const struct fstq_work *w, enum fstq_tags tags, const int64_t *count)
+// Tag bytes of a coding that does not look at classes.
+static double plain_tags(const struct fstq_work *w, enum fstq_tags tags, double kept)
 {
-    double n = (double)w->c->shape->n_values, kept = n - (double)count[0];
-    double positions_tags = ceil(kept * tag_bits(w) / 8);
-    switch (tags) {
-    case TAGS_DENSE:
+    double n = (double)w->c->shape->n_values, kept_tags = ceil(kept * fstq_tag_bits(&w->a) / 8);
+    if (tags == TAGS_DENSE)
         return ceil(n * dense_bits(w) / 8);
-    case TAGS_BITMAP:
-        return ceil(n / 8) + positions_tags;
-    case TAGS_RICE:
-        return (double)positions_estimate((size_t)kept, (size_t)n, POSITIONS_RICE) +
-               positions_tags + 6;
-    case TAGS_RANS:
-        return entropy_bits(count, w->a.count, n) / 8 + 24;
-    case TAGS_AUTO:
-        break;
+    if (tags == TAGS_BITMAP)
+        return ceil(n / 8) + kept_tags;
+    return (double)positions_estimate((size_t)kept, (size_t)n, POSITIONS_RICE) + kept_tags + 6;
+}
+
+static double rans_tags(const struct fstq_work *w, const struct fstq_counts *count)
+{
+    double bytes = 0;
+    for (int k = 0; k < FSTQ_CLASSES; k++) {
+        size_t n = w->class_at[k + 1] - w->class_at[k];
+        if (n > 0)
+            bytes +=
+                entropy_bits(count->of[k], w->a.count, (double)n) / 8 + 12 + 4.0 * rans_lanes(n);
     }
-    double best = fstq_tags_cost(w, TAGS_BITMAP, count);
-    for (int t = TAGS_DENSE; t <= TAGS_RANS; t++) {
-        double cost = fstq_tags_cost(w, (enum fstq_tags)t, count);
-        best = cost < best ? cost : best;
+    return bytes;
+}
+
+// The coding of tags that will be taken, and its bytes.
+static enum fstq_tags cheapest_tags(const struct fstq_work *w, const struct fstq_counts *count,
+                                    double *bytes)
+{
+    enum fstq_tags best = (enum fstq_tags)w->opt->tags;
+    double kept = (double)w->c->shape->n_values;
+    for (int k = 0; k < FSTQ_CLASSES; k++)
+        kept -= count->of[k][0];
+    *bytes = INFINITY;
+    for (int t = TAGS_BITMAP; t <= TAGS_RANS; t++) {
+        if (w->opt->tags != TAGS_AUTO && t != w->opt->tags)
+            continue;
+        double cost = t == TAGS_RANS ? rans_tags(w, count) : plain_tags(w, (enum fstq_tags)t, kept);
+        if (cost < *bytes) {
+            best = (enum fstq_tags)t;
+            *bytes = cost;
+        }
     }
     return best;
+}
+
+// Values of width k; what their code takes beside them.
+static double values_bytes(const struct fstq_work *w, int k, double count, double bits)
+{
+    if (fstq_entropy_coded(w->opt, w->a.bits[k]))
+        return count * bits / 8 + 1;
+    return ceil(count * w->a.bits[k] / 8);
+}
+
+static double scales_bytes(const struct fstq_work *w, int k, double count)
+{
+    double groups = count < w->groups ? count : w->groups;
+    return fstq_has_scale(w->opt, w->a.bits[k]) ? groups * (double)fstq_scale_bytes(w->opt) : 0;
+}
+
+double fstq_cost(const struct fstq_encoder *e, const struct fstq_counts *count)
+{
+    double bytes;
+    cheapest_tags(&e->w, count, &bytes);
+    for (int k = 1; k < e->w.a.count; k++) {
+        double n = 0;
+        for (int class = 0; class < FSTQ_CLASSES; class ++)
+            n += count->of[class][k];
+        if (n > 0)
+            bytes += values_bytes(&e->w, k, n, e->value_bits[k]) + scales_bytes(&e->w, k, n);
+    }
+    return 1 + bytes;
+}
+
+double fstq_plain_cost(const struct fstq_work *w, const int64_t count[ALLOC_LEVELS],
+                       double value_ratio)
+{
+    double n = (double)w->c->shape->n_values, of[ALLOC_LEVELS], bytes = INFINITY;
+    for (int k = 0; k < ALLOC_LEVELS; k++)
+        of[k] = (double)count[k];
+    for (int t = TAGS_BITMAP; t <= TAGS_RANS; t++) {
+        double cost = t == TAGS_RANS ? entropy_bits(of, w->a.count, n) / 8 + 24
+                                     : plain_tags(w, (enum fstq_tags)t, n - of[0]);
+        if ((w->opt->tags == TAGS_AUTO || t == w->opt->tags) && cost < bytes)
+            bytes = cost;
+    }
+    for (int k = 1; k < w->a.count; k++)
+        if (count[k] > 0) {
+            double packed = ceil(of[k] * w->a.bits[k] / 8);
+            bytes += w->a.bits[k] < 16 ? packed * value_ratio + 1 : packed;
+            bytes += scales_bytes(w, k, of[k]);
+        }
+    return 1 + bytes;
 }
 
 size_t fstq_message_bound(const struct codec_inst *c, const struct bitalloc *a)
@@ -84,29 +148,41 @@ size_t fstq_read_scratch(const struct codec_inst *c)
 
 static size_t class_positions(const struct fstq_work *w, int class, uint32_t *at)
 {
-    size_t count = 0;
-    for (size_t i = w->class_at[class]; i < w->class_at[class + 1]; i++) {
-        at[count] = (uint32_t)i;
-        count += w->tag[i] != 0;
-    }
-    return count;
+    size_t from = w->class_at[class], n = w->class_at[class + 1] - from;
+    return alloc_positions(w->tag + from, n, (uint32_t)from, at);
 }
 
 // Tags of kept coordinates, 0 for the first width above 0.
 static int put_kept_tags(struct msg_out *o, const struct fstq_work *w, size_t kept, uint8_t *buf)
 {
-    unsigned bits = tag_bits(w);
+    unsigned bits = fstq_tag_bits(&w->a);
     uint8_t *p = msg_take(o, PART_TAGS, pack_bytes(kept, bits));
     if (!p)
         return -1;
     if (bits == 0)
         return 0;
-    size_t n = 0;
-    for (size_t i = 0; i < w->class_at[FSTQ_CLASSES]; i++) {
-        buf[n] = (uint8_t)(w->tag[i] - 1);
-        n += w->tag[i] != 0;
+    pack_u8(buf, alloc_kept(w->tag, w->class_at[FSTQ_CLASSES], buf), bits, p);
+    return 0;
+}
+
+// Counts of the tags of a class, or of codes, as the entropy coder wants them.
+static void class_counts(const struct fstq_work *w, int class, uint64_t count[256])
+{
+    memset(count, 0, 256 * sizeof *count);
+    for (int k = 0; k < w->a.count; k++)
+        count[k] = (uint64_t)w->of_class[class][k];
+}
+
+static int put_rans_tags(struct msg_out *o, const struct fstq_work *w, void *scratch)
+{
+    for (int k = 0; k < FSTQ_CLASSES; k++) {
+        uint64_t count[256];
+        class_counts(w, k, count);
+        if (entropy_put_counted(o, PART_TAGS, w->tag + w->class_at[k],
+                                w->class_at[k + 1] - w->class_at[k], (unsigned)w->a.count, count,
+                                scratch))
+            return -1;
     }
-    pack_u8(buf, n, bits, p);
     return 0;
 }
 
@@ -121,13 +197,8 @@ static int put_tags(struct msg_out *o, const struct fstq_work *w, enum fstq_tags
             pack_u8(w->tag, n, dense_bits(w), p);
         return p ? 0 : -1;
     }
-    if (tags == TAGS_RANS) {
-        for (int k = 0; k < FSTQ_CLASSES; k++)
-            if (entropy_put(o, PART_TAGS, w->tag + w->class_at[k],
-                            w->class_at[k + 1] - w->class_at[k], (unsigned)w->a.count, scratch))
-                return -1;
-        return 0;
-    }
+    if (tags == TAGS_RANS)
+        return put_rans_tags(o, w, scratch);
     if (tags == TAGS_BITMAP) {
         p = msg_take(o, PART_INDICES, (n + 7) / 8);
         if (!p)
@@ -143,21 +214,12 @@ static int put_tags(struct msg_out *o, const struct fstq_work *w, enum fstq_tags
     return put_kept_tags(o, w, kept, scratch);
 }
 
-// Whether group g holds a value of width k.
-static bool in_use(const struct fstq_work *w, uint32_t g, int k)
-{
-    for (uint32_t t = 0; t < w->c->shape->n_tensors; t++)
-        if (w->group[t] == g && w->count[t][k] > 0)
-            return true;
-    return false;
-}
-
 static int put_scales(struct msg_out *o, const struct fstq_work *w)
 {
     size_t size = fstq_scale_bytes(w->opt);
     for (int k = 1; k < w->a.count; k++)
         for (uint32_t g = 0; g < w->groups && fstq_has_scale(w->opt, w->a.bits[k]); g++) {
-            bool used = w->opt->group == GROUP_TENSOR ? w->count[g][k] > 0 : in_use(w, g, k);
+            bool used = w->of_group[g][k] > 0;
             uint8_t *p = used ? msg_take(o, PART_SCALES, size) : NULL;
             if (used && !p)
                 return -1;
@@ -169,14 +231,15 @@ static int put_scales(struct msg_out *o, const struct fstq_work *w)
     return 0;
 }
 
-static int put_values(struct msg_out *o, const struct fstq_work *w, void *scratch)
+static int put_values(struct msg_out *o, const struct fstq_encoder *e, void *scratch)
 {
+    const struct fstq_work *w = &e->w;
     for (int k = 1; k < w->a.count; k++) {
         int bits = w->a.bits[k];
         size_t n = (size_t)w->total[k];
         const uint8_t *code = w->code + fstq_first_code(w, k);
         if (fstq_entropy_coded(w->opt, bits)) {
-            if (entropy_put(o, PART_VALUES, code, n, fstq_kinds(bits), scratch))
+            if (entropy_put_counted(o, PART_VALUES, code, n, fstq_kinds(bits), e->hist[k], scratch))
                 return -1;
             continue;
         }
@@ -191,37 +254,68 @@ static int put_values(struct msg_out *o, const struct fstq_work *w, void *scratc
     return 0;
 }
 
-static enum fstq_tags cheapest_tags(const struct fstq_work *w)
+static enum fstq_tags tags_of(const struct fstq_work *w, double *bytes)
 {
-    enum fstq_tags best = TAGS_BITMAP;
-    double rans = 0, bits[FSTQ_CLASSES] = {0};
-    for (int k = 0; k < FSTQ_CLASSES; k++) { // by class, as they will be coded
-        int64_t count[ALLOC_LEVELS] = {0};
-        double n = 0;
-        for (uint32_t t = 0; t < w->c->shape->n_tensors; t++)
-            if (w->c->shape->tensors[t].kind == (uint32_t)k)
-                for (int j = 0; j < w->a.count; j++) {
-                    count[j] += w->count[t][j];
-                    n += (double)w->count[t][j];
-                }
-        bits[k] = entropy_bits(count, w->a.count, n);
-        rans += bits[k] / 8 + (n > 0 ? 12 + 4.0 * rans_lanes((size_t)n) : 0);
-    }
-    for (int t = TAGS_DENSE; t <= TAGS_RICE; t++)
-        if (fstq_tags_cost(w, (enum fstq_tags)t, w->total) < fstq_tags_cost(w, best, w->total))
-            best = (enum fstq_tags)t;
-    return rans < fstq_tags_cost(w, best, w->total) ? TAGS_RANS : best;
+    struct fstq_counts count;
+    for (int class = 0; class < FSTQ_CLASSES; class ++)
+        for (int k = 0; k < ALLOC_LEVELS; k++)
+            count.of[class][k] = (double)w->of_class[class][k];
+    return cheapest_tags(w, &count, bytes);
 }
 
-int fstq_write(const struct fstq_work *w, struct msg_out *o, void *scratch)
+static double rice_length(const struct fstq_work *w, uint32_t *at)
 {
-    enum fstq_tags tags = (enum fstq_tags)w->opt->tags;
-    if (tags == TAGS_AUTO)
-        tags = cheapest_tags(w);
-    return msg_put_header(o, (unsigned)tags) || put_tags(o, w, tags, scratch) || put_scales(o, w) ||
-                   put_values(o, w, scratch)
-               ? -1
-               : 0;
+    double bytes = 0;
+    for (int k = 0; k < FSTQ_CLASSES; k++) {
+        uint64_t bits;
+        size_t count = class_positions(w, k, at);
+        rice_best(at, count, w->class_at[k], &bits);
+        if (w->class_at[k + 1] > w->class_at[k])
+            bytes += 1 + bits_log2(count | 1) / 7 + (count ? 1 + ceil((double)bits / 8) : 0);
+    }
+    return bytes;
+}
+
+double fstq_values_length(const struct fstq_encoder *e, int k)
+{
+    int bits = e->w.a.bits[k];
+    size_t n = (size_t)e->w.total[k];
+    return fstq_entropy_coded(e->w.opt, bits) ? entropy_estimate(e->hist[k], n, fstq_kinds(bits))
+                                              : (double)pack_bytes(n, (unsigned)bits);
+}
+
+double fstq_length(const struct fstq_encoder *e)
+{
+    const struct fstq_work *w = &e->w;
+    double bytes, kept = (double)w->c->shape->n_values - (double)w->total[0];
+    enum fstq_tags tags = tags_of(w, &bytes);
+    if (tags == TAGS_RICE)
+        bytes = rice_length(w, w->rest) + ceil(kept * fstq_tag_bits(&w->a) / 8);
+    for (int k = 0; k < FSTQ_CLASSES && tags == TAGS_RANS; k++) {
+        uint64_t count[256];
+        class_counts(w, k, count);
+        bytes = (k ? bytes : 0) +
+                entropy_estimate(count, w->class_at[k + 1] - w->class_at[k], (unsigned)w->a.count);
+    }
+    for (int k = 1; k < w->a.count; k++) {
+        bytes += fstq_values_length(e, k);
+        for (uint32_t g = 0; g < w->groups && fstq_has_scale(w->opt, w->a.bits[k]); g++)
+            bytes += w->of_group[g][k] > 0 ? (double)fstq_scale_bytes(w->opt) : 0;
+    }
+    return 1 + bytes;
+}
+
+int fstq_write(const struct fstq_encoder *e, struct msg_out *o, void *scratch)
+{
+    double bytes;
+    enum fstq_tags tags = tags_of(&e->w, &bytes);
+    if (msg_put_header(o, (unsigned)tags) || put_tags(o, &e->w, tags, scratch))
+        return -1;
+    lap(e->in->laps, tags == TAGS_RANS ? STAGE_ENTROPY : STAGE_PACK);
+    if (put_scales(o, &e->w) || put_values(o, e, scratch))
+        return -1;
+    lap(e->in->laps, e->w.opt->values == VALUES_AUTO ? STAGE_ENTROPY : STAGE_PACK);
+    return 0;
 }
 
 // Reading.
@@ -230,7 +324,7 @@ int fstq_write(const struct fstq_work *w, struct msg_out *o, void *scratch)
 static int get_kept_tags(struct msg_in *m, struct fstq_work *w, size_t kept, struct err *err)
 {
     enum { BLOCK = 4096 };
-    unsigned bits = tag_bits(w);
+    unsigned bits = fstq_tag_bits(&w->a);
     const uint8_t *p = msg_need(m, pack_bytes(kept, bits));
     uint8_t buf[BLOCK + 16] = {0}, worst = 0;
     if (!p)
@@ -310,8 +404,7 @@ static int get_scales(struct msg_in *m, struct fstq_work *w, struct err *err)
     size_t size = fstq_scale_bytes(w->opt);
     for (int k = 1; k < w->a.count; k++)
         for (uint32_t g = 0; g < w->groups && fstq_has_scale(w->opt, w->a.bits[k]); g++) {
-            bool used = w->opt->group == GROUP_TENSOR ? w->count[g][k] > 0 : in_use(w, g, k);
-            if (!used)
+            if (w->of_group[g][k] == 0)
                 continue;
             const uint8_t *p = msg_need(m, size);
             if (!p)
@@ -351,7 +444,8 @@ int fstq_read(struct fstq_work *w, const uint8_t *in, size_t len, struct err *er
     unsigned flags;
     if (msg_open(&m, in, len, &flags, err) || get_tags(&m, w, (enum fstq_tags)flags, err))
         return -1;
-    fstq_count(w);
+    fstq_cpu.count(w);
+    fstq_sum_counts(w);
     if (get_scales(&m, w, err) || get_values(&m, w, err))
         return -1;
     return msg_end(&m, err);
