@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "base/power.h"
+#include "base/stop.h"
 #include "base/table.h"
 #include "base/topo.h"
 #include "cmd.h"
@@ -49,13 +50,6 @@ struct run {
     char cpuset[64], run_dir[240];
     int64_t update_round; // the last of which an update was kept, -1 = none
 };
-
-static volatile sig_atomic_t interrupted;
-
-static void on_signal(int sig)
-{
-    interrupted = sig;
-}
 
 // rows.
 
@@ -560,7 +554,8 @@ static enum status verdict(const struct run *r, char *text, size_t size)
     char losses[1024] = "";
     *text = '\0';
     put_losses(r, losses, sizeof losses);
-    if ((int32_t)s->round < r->cfg.fed.rounds && !s->failure[0]) {
+    bool unscored = stop_asked() && isnan(r->last.score);
+    if (((int32_t)s->round < r->cfg.fed.rounds || unscored) && !s->failure[0]) {
         add_text(text, size, "INTERRUPTED: after round %u of %d; ", s->round, r->cfg.fed.rounds);
         how_to_go_on(r, text, size);
         return STATUS_INTERRUPTED;
@@ -620,8 +615,10 @@ static enum status conclude(struct run *r)
     s->totals.wire_bytes += server_take_wire(s);
     clear_progress(r);
     if (r->rounds_done == 0) { // resumed after the last round, or stopped before the first
-        server_evaluate(s);
-        r->last.score = s->eval.score;
+        if (!stop_asked()) {
+            server_evaluate(s);
+            r->last.score = s->eval.score;
+        }
         r->last.adapter_xxh3 = global_hash(&s->global);
     }
     add_summary(r, "score", r->last.score, "1");
@@ -678,12 +675,9 @@ static int run_main(int argc, char **argv)
 {
     struct run *r = mem_alloc(MEM_OTHER, sizeof *r);
     r->begun_ns = clock_ns();
-    struct sigaction action = {.sa_handler = on_signal};
     load_config(r, argc, argv);
     fault_load();
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
+    stop_listen();
     r->comm = comm_start(&argc, &argv);
     share_config(r);
     take_run_dir(r);
@@ -695,7 +689,7 @@ static int run_main(int argc, char **argv)
         print_header(r, argc, argv);
     }
     r->start_ns = clock_ns();
-    loop_run(&r->loop, &interrupted);
+    loop_run(&r->loop, stop_flag());
     enum status status = r->loop.server ? conclude(r) : STATUS_VALID;
     bool clean = loop_clean(&r->loop);
     transport_flush(&r->transport, transport_now(&r->transport) + 2000000000);

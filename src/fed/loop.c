@@ -135,11 +135,10 @@ void loop_run(struct loop *l, const volatile sig_atomic_t *stop)
     for (int e = 1; e < l->n_endpoints; e++)
         if (l->worker[e])
             worker_start(l->worker[e]);
-    while (!over(l)) {
-        if (*stop && l->server)
-            l->server->interrupted = true;
+    if (l->server)
+        l->server->stop = stop;
+    while (!over(l))
         turn(l);
-    }
 }
 
 bool loop_clean(const struct loop *l)

@@ -304,6 +304,11 @@ static void take_hello(struct server *s, const struct net_msg *m)
 
 // shared services of the handlers.
 
+bool server_stopping(const struct server *s)
+{
+    return s->stop && *s->stop;
+}
+
 void server_evaluate(struct server *s)
 {
     struct recorder *rec = s->env->rec;

@@ -7,6 +7,8 @@
 #include "fed/global.h"
 #include "fed/protocol.h"
 
+#include <signal.h>
+
 enum server_phase {
     SERVER_GREET,    // hellos come in
     SERVER_SLOTS,    // of a resumed run: the workers look for their clients' state
@@ -45,7 +47,8 @@ struct server {
     int workers;
     int64_t deadline_ns, alive_check_ns; // on the transport's clock
     int64_t origin_ns;                   // of the run, monotonic clock
-    bool interrupted, unclean;
+    const volatile sig_atomic_t *stop;   // once not 0, the run ends with its round; NULL = never
+    bool unclean;
     char failure[160]; // "" = none: why the run ended before its last round
     struct server_kept kept;
 
@@ -66,6 +69,8 @@ struct server {
     struct rec_event *drain; // scratch for rows
     size_t drain_cap;
 };
+
+bool server_stopping(const struct server *s);
 
 // A way of running rounds. `begin` is called once the workers are greeted; the handlers call
 // server_finish.

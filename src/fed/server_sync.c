@@ -715,7 +715,7 @@ static void sync_timer(struct server *s, int64_t now)
     struct sync_round *r = s->rounds;
     bool late = now >= s->deadline_ns;
     if (r->holding) {
-        if (late || s->interrupted)
+        if (late || server_stopping(s))
             begin_round(s);
     } else if (r->next_turn < r->n_turns) {
         if (!cut_off(s))
@@ -781,7 +781,7 @@ static void close_round(struct server *s)
     s->row.control_bytes = s->row.control_up_bytes = 0; // of the next round, or of the farewell
     if (!any_worker_left(s))
         snprintf(s->failure, sizeof s->failure, "every worker is lost");
-    if ((int32_t)s->round >= env->fed->rounds || s->interrupted || s->failure[0])
+    if ((int32_t)s->round >= env->fed->rounds || server_stopping(s) || s->failure[0])
         server_finish(s);
     else
         r->between = true;
@@ -845,7 +845,7 @@ static void next_round(struct server *s)
     global_begin(&s->global, s->round);
     ask_suspects(s);
     r->start.clock_ns = now_ns(s);
-    r->holding = !anybody_up(s) && any_worker_left(s) && !s->interrupted;
+    r->holding = !anybody_up(s) && any_worker_left(s) && !server_stopping(s);
     if (r->holding)
         s->deadline_ns = r->start.clock_ns + (int64_t)(s->env->net->timeout_s * 1e9);
     else
@@ -910,7 +910,8 @@ static void sync_begin(struct server *s, int64_t now)
 {
     struct sync_round *r = s->rounds;
     (void)now;
-    if (s->round == 0) { // the score before anything is learned: the floor of every curve
+    if (s->round == 0 &&
+        !server_stopping(s)) { // the score before anything is learned: the floor of every curve
         server_evaluate(s);
         server_flush_events(s);
         struct rec_round row = {.run = s->env->rec->run,
@@ -933,7 +934,7 @@ static void sync_begin(struct server *s, int64_t now)
         s->sink->commit(s->sink->arg, 0);
         s->sink->progress(s->sink->arg, &row);
     }
-    if ((int32_t)s->round >= s->env->fed->rounds)
+    if ((int32_t)s->round >= s->env->fed->rounds || server_stopping(s))
         server_finish(s);
     else
         r->between = true;

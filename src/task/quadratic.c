@@ -1,6 +1,8 @@
 #include "task/quadratic.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
+#include "base/stop.h"
 
 #include <assert.h>
 #include <math.h>
@@ -103,10 +105,33 @@ static int check_memory(const struct quadratic_params *p, struct err *err)
     return mem_fits(sizeof(float) * floats + sizeof(double) * doubles, what, err);
 }
 
+// What the known optimum takes, in multiplications: at most some ten minutes of them.
+static const double WORK_MAX = 1e12, WORK_A_MINUTE = 1e11;
+
+// A client's data are drawn (a normal number costs as much as 40) and summed; then d x d is solved
+// for m columns.
+static int check_work(const struct quadratic_params *p, int32_t clients, struct err *err)
+{
+    double d = p->features, m = p->outputs;
+    double client = p->samples * d * (d / 2 + 2 * m + 40), rest = d * d * (d / 6 + m);
+    double fit = floor((WORK_MAX - rest) / client), work = clients * client + rest;
+    if (clients <= fit)
+        return 0;
+    if (fit < 1)
+        return err_set(err,
+                       "task.features = %d, task.outputs = %d, task.samples = %d: the known "
+                       "optimum takes some %.0f minutes of computing for one client; lower them",
+                       p->features, p->outputs, p->samples, work / WORK_A_MINUTE / clients);
+    return err_set(err,
+                   "fed.clients = %d: the known optimum of task.name = quadratic takes the data of "
+                   "all of them, some %.0f minutes of computing; give at most %.0f, or lower "
+                   "task.features, task.outputs or task.samples",
+                   clients, work / WORK_A_MINUTE, fit);
+}
+
 int quadratic_check(const struct quadratic_params *p, int32_t clients, struct err *err)
 {
-    (void)clients;
-    return check_memory(p, err);
+    return check_memory(p, err) || check_work(p, clients, err) ? -1 : 0;
 }
 
 struct quadratic *quadratic_open(const struct quadratic_params *p, uint64_t seed, int32_t clients,
@@ -137,6 +162,14 @@ struct quadratic *quadratic_open(const struct quadratic_params *p, uint64_t seed
     return q;
 }
 
+static void forget_optimum(struct quadratic *q)
+{
+    mem_free(q->h);
+    mem_free(q->r);
+    mem_free(q->optimum);
+    q->h = q->r = q->optimum = NULL;
+}
+
 void quadratic_close(struct quadratic *q)
 {
     if (!q)
@@ -154,9 +187,7 @@ void quadratic_close(struct quadratic *q)
     mem_free(q->residual);
     mem_free((void *)q->row_a);
     mem_free((void *)q->row_b);
-    mem_free(q->h);
-    mem_free(q->r);
-    mem_free(q->optimum);
+    forget_optimum(q);
     mem_free(q);
 }
 
@@ -327,11 +358,26 @@ static void add_normal(struct quadratic *q, const struct client_data *c)
     }
 }
 
-// X* = h^-1 r by h = L L^T; x (d, m) starts as r.
+// to (m) -= f from
+static void take_off(double *to, double f, const double *from, size_t m)
+{
+    for (size_t k = 0; k < m; k++)
+        to[k] -= f * from[k];
+}
+
+// x (m) /= f
+static void divide(double *x, double f, size_t m)
+{
+    for (size_t k = 0; k < m; k++)
+        x[k] /= f;
+}
+
+// X* = h^-1 r by h = L L^T; x (d, m) starts as r. Row by row, whose d steps are short: each asks
+// whether to stop.
 static void cholesky_solve(size_t d, size_t m, const double *h, double *x)
 {
     double *l = mem_alloc(MEM_DATA, d * d * sizeof *l);
-    for (size_t i = 0; i < d; i++) {
+    for (size_t i = 0; i < d && !stop_asked(); i++) {
         for (size_t j = 0; j <= i; j++) {
             double s = h[i * d + j];
             for (size_t k = 0; k < j; k++)
@@ -339,33 +385,47 @@ static void cholesky_solve(size_t d, size_t m, const double *h, double *x)
             l[i * d + j] = i == j ? sqrt(s) : s / l[j * d + j];
         }
     }
-    for (size_t k = 0; k < m; k++) {
-        for (size_t i = 0; i < d; i++) {
-            double s = x[i * m + k];
-            for (size_t j = 0; j < i; j++)
-                s -= l[i * d + j] * x[j * m + k];
-            x[i * m + k] = s / l[i * d + i];
-        }
-        for (size_t i = d; i-- > 0;) {
-            double s = x[i * m + k];
-            for (size_t j = i + 1; j < d; j++)
-                s -= l[j * d + i] * x[j * m + k];
-            x[i * m + k] = s / l[i * d + i];
-        }
+    for (size_t i = 0; i < d && !stop_asked(); i++) {
+        for (size_t j = 0; j < i; j++)
+            take_off(x + i * m, l[i * d + j], x + j * m, m);
+        divide(x + i * m, l[i * d + i], m);
+    }
+    for (size_t i = d; i-- > 0 && !stop_asked();) {
+        for (size_t j = i + 1; j < d; j++)
+            take_off(x + i * m, l[j * d + i], x + j * m, m);
+        divide(x + i * m, l[i * d + i], m);
     }
     mem_free(l);
 }
 
-static void solve(struct quadratic *q)
+// Nobody should wonder why nothing happens: past a second it is said how long it will take.
+static void sum_clients(struct quadratic *q)
+{
+    int64_t t_begin_ns = clock_ns();
+    bool told = false;
+    for (int32_t i = 0; i < q->clients && !stop_asked(); i++) {
+        add_normal(q, client_data(q, i));
+        double spent_s = (double)(clock_ns() - t_begin_ns) / 1e9;
+        if (told || spent_s < 1)
+            continue;
+        told = true;
+        note("task.name = quadratic: the known optimum takes the data of all clients, some %.0f s "
+             "for fed.clients = %d",
+             ceil(spent_s / (i + 1) * q->clients), q->clients);
+    }
+}
+
+// False where it was given up.
+static bool solve(struct quadratic *q)
 {
     if (q->optimum)
-        return;
+        return true;
     size_t d = (size_t)q->d, m = (size_t)q->m;
     q->h = mem_alloc(MEM_DATA, d * d * sizeof *q->h);
     q->r = mem_alloc(MEM_DATA, d * m * sizeof *q->r);
     q->optimum = mem_alloc(MEM_DATA, d * m * sizeof *q->optimum);
-    for (int32_t i = 0; i < q->clients; i++)
-        add_normal(q, client_data(q, i));
+    q->b_half = 0;
+    sum_clients(q);
     for (size_t i = 0; i < d; i++) {
         q->h[i * d + i] += q->p.ridge;
         for (size_t j = 0; j < i; j++)
@@ -373,15 +433,21 @@ static void solve(struct quadratic *q)
     }
     memcpy(q->optimum, q->r, d * m * sizeof *q->r);
     cholesky_solve(d, m, q->h, q->optimum);
+    if (stop_asked()) {
+        forget_optimum(q);
+        return false;
+    }
     double norm = 0;
     for (size_t i = 0; i < d * m; i++)
         norm += q->optimum[i] * q->optimum[i];
     q->optimum_norm = sqrt(norm);
+    return true;
 }
 
 double quadratic_error(struct quadratic *q, const float *x)
 {
-    solve(q);
+    if (!solve(q))
+        return NAN;
     double s = 0;
     for (size_t i = 0; i < quadratic_dim(q); i++) {
         double diff = (double)x[i] - q->optimum[i];
@@ -393,7 +459,8 @@ double quadratic_error(struct quadratic *q, const float *x)
 // F(X) = tr(X^T H X) / 2 - tr(X^T R) + mean_i ||B_i||^2 / (2 n_i), with the ridge inside H.
 double quadratic_loss(struct quadratic *q, const float *x)
 {
-    solve(q);
+    if (!solve(q))
+        return NAN;
     size_t d = (size_t)q->d, m = (size_t)q->m;
     double f = q->b_half;
     for (size_t i = 0; i < d; i++) {
@@ -409,6 +476,5 @@ double quadratic_loss(struct quadratic *q, const float *x)
 
 const double *quadratic_optimum(struct quadratic *q)
 {
-    solve(q);
-    return q->optimum;
+    return solve(q) ? q->optimum : NULL;
 }

@@ -39,7 +39,7 @@ double quadratic_gradient(struct quadratic *q, int32_t client, const float *x, i
                           struct rng *batches, float *g);
 
 // The first call of any of these solves for X* over every client's data (Cholesky on the sum of the
-// normal matrices) and keeps d x d numbers.
+// normal matrices) and keeps d x d numbers. Asked to stop meanwhile, it gives up: NaN, and NULL.
 double quadratic_error(struct quadratic *q, const float *x); // ||X - X*|| / ||X*||
 double quadratic_loss(struct quadratic *q, const float *x);  // F(X)
 const double *quadratic_optimum(struct quadratic *q);        // X* (d, m)
