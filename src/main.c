@@ -106,6 +106,8 @@ static int dispatch(int argc, char **argv)
             return print_help(cmd);
     if (cmd->alone && !config_is_mouthpiece())
         return STATUS_VALID;
+    if (cmd->alone)
+        job_report_running();
     return cmd->run(argc - 1, argv + 1);
 }
 

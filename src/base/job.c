@@ -24,15 +24,25 @@ void job_leave_status(int status)
     unlink(part);
 }
 
-void job_report_up(void)
+static void report(const char *what)
 {
     const char *path = getenv("FSTQ_STATUS_FILE");
-    char up[4096];
-    if (!path || snprintf(up, sizeof up, "%s.up", path) >= (int)sizeof up)
+    char mark[4096];
+    if (!path || snprintf(mark, sizeof mark, "%s.%s", path, what) >= (int)sizeof mark)
         return;
-    FILE *f = fopen(up, "w");
+    FILE *f = fopen(mark, "w");
     if (f)
         fclose(f);
+}
+
+void job_report_up(void)
+{
+    report("up");
+}
+
+void job_report_running(void)
+{
+    report("running");
 }
 
 FILE *job_progress(void)

@@ -10,6 +10,9 @@
 void job_leave_status(int status);
 // Rank 0: all ranks have met. Without this word the launcher gives up on the start.
 void job_report_up(void);
+// Rank 0: rounds have begun, or it works alone. Until then the launcher ends the job at a signal or
+// at the loss of a rank; from here on both are the job's own affair.
+void job_report_running(void);
 // Where a line of progress belongs: stderr if it is a terminal. The launcher's ranks write to pipes
 // of mpirun; it says what stands behind them ($FSTQ_PROGRESS): "stderr", or "stdout" when both are
 // the terminal, for two pipes do not keep their order. NULL = nowhere.

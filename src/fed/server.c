@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/fsio.h"
+#include "base/job.h"
 #include "base/mem.h"
 #include "base/power.h"
 
@@ -544,6 +545,7 @@ static void clocks_done(struct server *s)
     } else if (s->phase == SERVER_CLOCKS) {
         const struct fed_env *env = s->env;
         s->phase = SERVER_ROUNDS;
+        job_report_running();
         recorder_put(env->rec, STAGE_SETUP, -1, env->start_ns, clock_ns() - env->start_ns, -1, 0, 0,
                      0);
         env->method->scheme->server->begin(s, transport_now(env->transport));

@@ -910,8 +910,8 @@ static void sync_begin(struct server *s, int64_t now)
 {
     struct sync_round *r = s->rounds;
     (void)now;
-    if (s->round == 0 &&
-        !server_stopping(s)) { // the score before anything is learned: the floor of every curve
+    // The score before anything is learned: the floor of every curve.
+    if (s->round == 0 && !server_stopping(s)) {
         server_evaluate(s);
         server_flush_events(s);
         struct rec_round row = {.run = s->env->rec->run,

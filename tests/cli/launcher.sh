@@ -72,14 +72,22 @@ rank=$OMPI_COMM_WORLD_RANK
 echo $$ >>pids
 leave() { echo "$1" >"$FSTQ_STATUS_FILE.new" && mv "$FSTQ_STATUS_FILE.new" "$FSTQ_STATUS_FILE"; }
 rest() { while :; do sleep 0.1; done; }
+running() { [ "$rank" != 0 ] || : >"$FSTQ_STATUS_FILE.running"; }
 case $1 in
 status) [ "$rank" = 0 ] && leave "$2"; exit "$2" ;;
 nonsense) [ "$rank" = 0 ] && leave "fine, thanks" ;;
-client-lost) [ "$rank" = 1 ] && kill -KILL $$; sleep 0.5; [ "$rank" = 0 ] && leave 3; exit 3 ;;
+client-lost)
+    running
+    [ "$rank" = 1 ] && kill -KILL $$
+    sleep 0.5
+    [ "$rank" = 0 ] && leave 3
+    exit 3 ;;
+early-loss) sleep "$2"; [ "$rank" = 2 ] && kill -KILL $$; rest ;;
 server-lost) [ "$rank" = 0 ] && kill -KILL $$; sleep 0.5 ;;
 silent) exit 0 ;;
 hang) [ "$rank" = 0 ] && leave 3 && exit 3; trap '' TERM USR1; rest ;;
 round)
+    running
     stop=
     trap 'stop=1' USR1
     echo "rank $rank is up"
@@ -87,7 +95,8 @@ round)
     sleep 0.3
     [ "$rank" = 0 ] && leave 143
     exit 143 ;;
-deaf) trap '' USR1 TERM INT; echo "rank $rank is up"; rest ;;
+early) trap 'exit 1' TERM; trap '' USR1; echo "rank $rank is up"; rest ;;
+deaf) running; trap '' USR1 TERM INT; echo "rank $rank is up"; rest ;;
 environment) [ "$rank" = 0 ] && env && leave 0 ;;
 esac
 STANDIN
@@ -125,6 +134,11 @@ done
 check "statuses: no noise of MPI" test ! -s err
 ends "a client was killed" 3 -np 3 client-lost
 check "a client was killed: no noise of MPI" test ! -s err
+for delay in 0 0.7; do
+    ends "a rank was killed before the first round" 4 -np 3 early-loss $delay
+    check "a rank was killed before the first round: said" \
+        grep -q "rank.* ended before the first round: ending the others" err
+done
 ends "the server was killed" 4 -np 3 server-lost
 check "the server was killed: said" contains err "rank 0 ended without leaving a status"
 ends "nobody left a status" 4 -np 2 silent
@@ -157,6 +171,20 @@ for signal in USR1 TERM INT HUP; do
     check "$signal: nobody is left" nobody
 done
 check "a signal: what happens is said" contains err "stopping at the end of the round"
+begin -np 3 early
+check "before the first round: the ranks are up" up 3
+kill -s TERM "$pid"
+wait "$pid"
+check "before the first round one is enough: status 143" equal "$?" 143
+check "before the first round: nobody is left" nobody
+for delay in 0 0.05 0.3; do
+    begin -np 3 early
+    sleep $delay
+    kill -s TERM "$pid"
+    wait "$pid"
+    check "TERM $delay s after the start: status 143" equal "$?" 143
+    check "TERM $delay s after the start: nobody is left" nobody
+done
 begin -np 3 deaf
 check "twice: the ranks are up" up 3
 kill -s TERM "$pid"

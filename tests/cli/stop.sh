@@ -42,4 +42,24 @@ timeout 20 "$FSTQ" run "${quadratic[@]}" fed.clients=$((fit + 1)) >out 2>err
 check "one more than fit: status 2" equal "$?" 2
 timeout 20 "$FSTQ" run "${quadratic[@]}" task.samples=1e6 task.features=2000 >out 2>err
 check "too much of one client: named" grep -q "task.features = 2000, .*; lower them" err
+
+# A worker that dies inside MPI_Init, where the others would wait for it.
+if ! command -v mpirun >/dev/null; then
+    skip "a worker that dies during the start" "no mpirun"
+    finish
+fi
+cat >dies <<'RANK'
+#!/bin/bash
+if [ "$OMPI_COMM_WORLD_RANK" = 2 ]; then
+    perl -e 'select undef, undef, undef, .05; kill KILL => $ARGV[0]' $$ &
+fi
+exec "$REAL_FSTQ" "$@"
+RANK
+chmod +x dies
+start=$SECONDS
+REAL_FSTQ=$FSTQ FSTQ=$dir/dies timeout 60 "$root/scripts/fstq-run" -np 3 run "${quadratic[@]}" \
+    fed.rounds=100000 >out 2>err
+check "a worker that dies during the start: status 4" equal "$?" 4
+check "a worker that dies: said" contains err "ended before the first round: ending the others"
+check "a worker that dies: in time" test $((SECONDS - start)) -lt 30
 finish
