@@ -462,6 +462,26 @@ static void test_middle_by_hand(void **state)
     assert_memory_equal(grad + 4, dr, sizeof dr);
 }
 
+// Of two clients, each with n values and n_state of state: nothing outside of the part has moved.
+static void only_part_moved(const struct view_part *part, size_t n, size_t n_state,
+                            const float *delta, const float *kept, const float *before)
+{
+    size_t moved = 0, trained = 0;
+    for (size_t i = 0; i < 2 * n; i++) {
+        bool in = false;
+        for (int r = 0; r < part->n_ranges; r++)
+            in |= i % n >= part->range[r].from && i % n < part->range[r].to;
+        size_t at = i / n * n_state + i % n;
+        trained += in;
+        moved += delta[i] != 0;
+        assert_true(in || delta[i] == 0);
+        assert_true(in || kept[at] == before[at]);         // first moment
+        assert_true(in || kept[at + n] == before[at + n]); // second
+    }
+    assert_int_equal(trained, 2 * part->shape.n_values);
+    assert_true(moved > trained / 2);
+}
+
 // Two clients learn for two rounds with every way a frozen value might move: weight decay, momentum
 // that is kept, clipping. Nothing outside the view does; and the clip sees only what is trained.
 static void frozen_values(const char *method)
@@ -515,20 +535,7 @@ static void frozen_values(const char *method)
             job[k].trained = view_trained(&m.view, k, round, &job[k].n_trained);
         }
         w.row->train(&w, job, 2, &rec);
-        size_t moved = 0, trained = 0;
-        for (size_t i = 0; i < 2 * n; i++) {
-            bool in = false;
-            for (int r = 0; r < part->n_ranges; r++)
-                in |= i % n >= part->range[r].from && i % n < part->range[r].to;
-            size_t at = i / n * n_state + i % n;
-            trained += in;
-            moved += delta[i] != 0;
-            assert_true(in || delta[i] == 0);
-            assert_true(in || kept[at] == before[at]);         // first moment
-            assert_true(in || kept[at + n] == before[at + n]); // second
-        }
-        assert_int_equal(trained, 2 * part->shape.n_values);
-        assert_true(moved > trained / 2);
+        only_part_moved(part, n, n_state, delta, kept, before);
         for (size_t i = 0; i < n; i++)
             theta[i] += delta[i];
     }

@@ -311,14 +311,10 @@ static void write_file(const char *path, const void *bytes, size_t n)
     fclose(f);
 }
 
-static void broken_files_say_what_is_wrong(void **state)
+static void broken_llama2c_says_what_is_wrong(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/test_model_XXXXXX", path[300], config[300];
-    uint8_t *good, *bytes;
-    size_t n, n_config;
-    char *text;
-    struct err err;
+    char dir[] = "/tmp/test_model_XXXXXX", path[300];
     assert_non_null(mkdtemp(dir));
     refuses("", "model.path is empty");
     refuses("/nowhere/model.xyz", "no such file");
@@ -327,47 +323,82 @@ static void broken_files_say_what_is_wrong(void **state)
     uint8_t header[28 + 4] = {0};
     write_file(path, header, 10);
     refuses(path, "header");
-    put_u32(header, 8);
-    put_u32(header + 4, 8);
-    put_u32(header + 8, 1);
-    put_u32(header + 12, 2);
-    put_u32(header + 16, 1);
-    put_u32(header + 20, 5);
-    put_u32(header + 24, 4);
+    static const uint32_t field[] = {8, 8, 1, 2, 1, 5, 4}; // dim, hidden, layers, heads, ...
+    for (size_t i = 0; i < ARRAY_LEN(field); i++)
+        put_u32(header + 4 * i, field[i]);
     write_file(path, header, sizeof header);
     refuses(path, "asks for");
     put_u32(header + 12, 3);
     write_file(path, header, sizeof header);
     refuses(path, "3 heads");
+    unlink(path);
+    rmdir(dir);
+}
 
-    // A Hugging Face directory, broken in one place at a time.
-    assert_int_equal(fsio_read(DIR "/model.safetensors", 1 << 20, MEM_OTHER, &good, &n, &err), 0);
-    assert_int_equal(
-        fsio_read(DIR "/config.json", 1 << 20, MEM_OTHER, (uint8_t **)&text, &n_config, &err), 0);
-    snprintf(config, sizeof config, "%s/config.json", dir);
-    snprintf(path, sizeof path, "%s/model.safetensors", dir);
-    refuses(dir, "config.json");
-    write_file(config, text, n_config);
-    refuses(dir, "model.safetensors");
-    write_file(path, good, n - 4);
-    refuses(dir, "cut short");
-    write_file(path, good, 5);
-    refuses(dir, "first 8");
-    bytes = mem_alloc(MEM_OTHER, n);
-    memcpy(bytes, good, n);
+// A Hugging Face directory, for files that are broken in one place at a time.
+struct hf {
+    char dir[24], config[48], weights[48];
+    uint8_t *good, *text;
+    size_t n, n_text;
+};
+
+static void hf_open(struct hf *h)
+{
+    struct err err;
+    *h = (struct hf){.dir = "/tmp/test_model_XXXXXX"};
+    assert_non_null(mkdtemp(h->dir));
+    snprintf(h->config, sizeof h->config, "%s/config.json", h->dir);
+    snprintf(h->weights, sizeof h->weights, "%s/model.safetensors", h->dir);
+    assert_int_equal(fsio_read(DIR "/model.safetensors", 1 << 20, MEM_OTHER, &h->good, &h->n, &err),
+                     0);
+    assert_int_equal(fsio_read(DIR "/config.json", 1 << 20, MEM_OTHER, &h->text, &h->n_text, &err),
+                     0);
+}
+
+static void hf_close(struct hf *h)
+{
+    unlink(h->config);
+    unlink(h->weights);
+    rmdir(h->dir);
+    mem_free(h->good);
+    mem_free(h->text);
+}
+
+static void broken_weights_say_what_is_wrong(void **state)
+{
+    (void)state;
+    struct hf h;
+    hf_open(&h);
+    refuses(h.dir, "config.json");
+    write_file(h.config, h.text, h.n_text);
+    refuses(h.dir, "model.safetensors");
+    write_file(h.weights, h.good, h.n - 4);
+    refuses(h.dir, "cut short");
+    write_file(h.weights, h.good, 5);
+    refuses(h.dir, "first 8");
+    uint8_t *bytes = mem_alloc(MEM_OTHER, h.n);
+    memcpy(bytes, h.good, h.n);
     put_u64(bytes, UINT64_MAX);
-    write_file(path, bytes, n);
-    refuses(dir, "no safetensors file");
-    memcpy(bytes, good, n);
-    char *name = memmem(bytes, n, "layers.1.mlp.up_proj", 20);
+    write_file(h.weights, bytes, h.n);
+    refuses(h.dir, "no safetensors file");
+    memcpy(bytes, h.good, h.n);
+    char *name = memmem(bytes, h.n, "layers.1.mlp.up_proj", 20);
     name[19] = 'x';
-    write_file(path, bytes, n);
-    refuses(dir, "layers.1.mlp.up_proj.weight is missing");
-    memcpy(bytes, good, n);
-    put_f32(bytes + n - 400, NAN);
-    write_file(path, bytes, n);
-    refuses(dir, "not finite");
-    write_file(path, good, n);
+    write_file(h.weights, bytes, h.n);
+    refuses(h.dir, "layers.1.mlp.up_proj.weight is missing");
+    memcpy(bytes, h.good, h.n);
+    put_f32(bytes + h.n - 400, NAN);
+    write_file(h.weights, bytes, h.n);
+    refuses(h.dir, "not finite");
+    write_file(h.weights, h.good, h.n);
+    refuses(h.weights, "fstq_config"); // a foreign safetensors file without its directory
+    mem_free(bytes);
+    hf_close(&h);
+}
+
+static void broken_configs_say_what_is_wrong(void **state)
+{
+    (void)state;
     static const struct {
         const char *from, *to, *word;
     } edit[] = {{"\"intermediate_size\": 56", "\"intermediate_size\": 55", "of the config"},
@@ -378,26 +409,21 @@ static void broken_files_say_what_is_wrong(void **state)
                 {"\"model_type\": \"llama\"", "\"model_type\": \"gpt_2\"", "model_type"},
                 {"\"attention_bias\": false", "\"attention_bias\":  true", "attention_bias"},
                 {"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", "3 key-value heads"}};
+    struct hf h;
+    hf_open(&h);
+    write_file(h.weights, h.good, h.n);
     for (size_t i = 0; i < ARRAY_LEN(edit); i++) {
-        char *other = mem_alloc(MEM_OTHER, n_config + 1);
-        memcpy(other, text, n_config);
+        char *other = mem_alloc(MEM_OTHER, h.n_text + 1);
+        memcpy(other, h.text, h.n_text);
         char *at = strstr(other, edit[i].from);
         assert_non_null(at);
         assert_int_equal(strlen(edit[i].from), strlen(edit[i].to));
         memcpy(at, edit[i].to, strlen(edit[i].to));
-        write_file(config, other, n_config);
-        refuses(dir, edit[i].word);
+        write_file(h.config, other, h.n_text);
+        refuses(h.dir, edit[i].word);
         mem_free(other);
     }
-    refuses(path, "fstq_config"); // a foreign safetensors file without its directory
-    unlink(config);
-    unlink(path);
-    snprintf(path, sizeof path, "%s/none.bin", dir);
-    unlink(path);
-    rmdir(dir);
-    mem_free(good);
-    mem_free(bytes);
-    mem_free(text);
+    hf_close(&h);
 }
 
 // The frequency of positions stands where the writer's version puts it, and other ways to turn them
@@ -529,7 +555,9 @@ int main(void)
         cmocka_unit_test(logits_are_pytorchs),
         cmocka_unit_test(ten_steps_are_pytorchs),
         cmocka_unit_test(stories260k_tells_its_story),
-        cmocka_unit_test(broken_files_say_what_is_wrong),
+        cmocka_unit_test(broken_llama2c_says_what_is_wrong),
+        cmocka_unit_test(broken_weights_say_what_is_wrong),
+        cmocka_unit_test(broken_configs_say_what_is_wrong),
         cmocka_unit_test(tensors_share_no_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
