@@ -4,6 +4,7 @@
 #include "compare/compare.h"
 #include "config.h"
 #include "fed/method.h"
+#include "fed/profile.h"
 #include "fed/scheme.h"
 #include "net/rate.h"
 
@@ -129,6 +130,21 @@ static void list_links(void)
         row((*r)->name, (*r)->help);
 }
 
+static void list_devices(void)
+{
+    puts("# client.profile   what clients are: NAME[:key=value,...]");
+    for (const struct profile_row *const *p = profile_table; *p; p++) {
+        char text[160];
+        const struct device *d = (*p)->always;
+        snprintf(text, sizeof text, "%s", (*p)->help);
+        if (d && d->compute_w >= 0)
+            snprintf(text, sizeof text, "%s: %g x client.step_ns, %g W, sending %g W", (*p)->help,
+                     d->slow, d->compute_w, d->send_w);
+        row((*p)->name, text);
+        options_of((*p)->options, (*p)->n_options);
+    }
+}
+
 static void list_transports(void)
 {
     puts("# net.transport");
@@ -240,6 +256,7 @@ static const struct list {
     {"schemes", "how clients and server learn together", list_schemes},
     {"methods", "how a method is written; tokens, views, short names", list_methods},
     {"links", "models of the way between client and server", list_links},
+    {"devices", "what clients can be", list_devices},
     {"transports", "what carries the bytes", list_transports},
     {"tasks", "what is learned", list_tasks},
     {"stages", "what is timed, and what each clock includes", list_stages},

@@ -33,6 +33,7 @@ struct run {
     const struct comm *comm;
     struct transport transport;
     struct workload work;
+    struct profile_model profile;
     struct method method;
     struct fed_env env;
     struct recorder server_rec;
@@ -263,11 +264,15 @@ static void open_env(struct run *r, int threads)
                           .gpu = "",
                           .transport = &r->transport,
                           .link = &r->transport.link,
+                          .profile = &r->profile,
                           .work = &r->work,
                           .method = &r->method,
                           .rec = &r->server_rec,
                           .start_ns = r->begun_ns};
     r->update_round = -1;
+    if (profile_open(&r->profile, &c->client, env.seed, &err) ||
+        presence_parse(&env.presence, c->client.availability, &err))
+        die(STATUS_USAGE, "%s", err.text);
     if (c->trace.updates > 0 && !*c->trace.file)
         die(STATUS_USAGE,
             "trace.updates = %d: the files are named after trace.file, which is empty",

@@ -133,7 +133,7 @@ const uint8_t record_width_of[33] = {0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7, 7, 7, 7
 
 // Rows go to disk as they lie in memory: no holes.
 _Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
-_Static_assert(sizeof(struct rec_round) == 11 * 8 + 6 * 8 + 8 + 8 * 4, "hole in rec_round");
+_Static_assert(sizeof(struct rec_round) == 11 * 8 + 7 * 8 + 8 + 8 * 4, "hole in rec_round");
 _Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 8 * 4,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
@@ -206,6 +206,7 @@ static const struct record_field round_fields[] = {
     FIELD(eval_loss, "", "loss of the global adapter"),
     FIELD(update_norm, "", "2-norm of the step of the global adapter"),
     FIELD(energy_j, "J", "energy of all boards"),
+    FIELD(energy_modelled_j, "J", "of all clients, from configured powers and modelled times"),
     FIELD(server_lr, "", "server learning rate"),
     FIELD(adapter_xxh3, "", "XXH3 of the global adapter after the round"),
     FIELD(sampled, "", "clients sampled"),

@@ -91,7 +91,7 @@ struct rec_round {
     int64_t uplink_total_bytes; // cumulative uplink of the run
     int64_t time_measured_ns, time_modelled_ns;
     int64_t compute_max_ns, upload_max_ns, download_max_ns; // modelled terms of the slowest client
-    double train_loss, score, eval_loss, update_norm, energy_j, server_lr;
+    double train_loss, score, eval_loss, update_norm, energy_j, energy_modelled_j, server_lr;
     uint64_t adapter_xxh3;
     int32_t run, version, attempt;
     int32_t sampled, dropped, lost, rejected, arrived;

@@ -18,7 +18,8 @@ enum rng_use {
     RNG_LINK = 9,      // jitter and loss                         a = client, b = round
     RNG_TOKENS = 10,   // random token masks                      a = round, b = client
     RNG_TEST = 11,     // tests and benches                       any
-    RNG_DEVICE = 12,   // which client has which device           a = client
+    RNG_DEVICE =
+        12, // which client has which device           a = client, b = 0; its presence b = 1
     RNG_PRETRAIN = 13, // documents of the base model's corpus    a = step
     RNG_NOISE = 14,    // noise on an update                      a = round, b = client
     RNG_BINARY = 15,   // signs of updates in training            a = round, b = client

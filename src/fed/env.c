@@ -54,6 +54,12 @@ static void share_port(const struct fed_env *env, const struct round_start *star
     mem_free(flow);
 }
 
+static int64_t scaled(int64_t ns, double slow)
+{
+    double t = (double)ns * slow;
+    return t < 0x1p62 ? (int64_t)(t + 0.5) : INT64_MAX / 4;
+}
+
 static void round_times(const struct fed_env *env, const struct round_start *start,
                         struct client_round *c, size_t n, bool ports)
 {
@@ -64,8 +70,9 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
     for (size_t i = 0; i < n; i++) {
         struct client_times *t = &c[i].times;
         t->down_ns = t->down.t_deliver_ns;
-        t->compute_ns = env->client->step_ns * env->fed->local_steps;
-        t->encode_ns = env->client->encode_ns;
+        struct device d = profile_device(env->profile, c[i].client);
+        t->compute_ns = scaled(env->client->step_ns * env->fed->local_steps, d.slow);
+        t->encode_ns = scaled(env->client->encode_ns, d.slow);
         t->ready_ns = link_add_ns(t->down_ns, t->compute_ns + t->encode_ns);
         t->up = carry(env, start, c[i].client, true, t->ready_ns, c[i].up_bytes);
     }
@@ -73,8 +80,10 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
         share_port(env, start, c, n, true);
     for (size_t i = 0; i < n; i++) {
         struct client_times *t = &c[i].times;
+        struct device d = profile_device(env->profile, c[i].client);
         t->total_ns = t->up.t_deliver_ns;
         t->up_ns = since(t->total_ns, t->ready_ns);
+        t->energy_j = profile_energy_j(&d, t->compute_ns + t->encode_ns, t->up_ns);
     }
 }
 

@@ -5,6 +5,7 @@
 #include "base/record.h"
 #include "fed/fed.h"
 #include "fed/method.h"
+#include "fed/profile.h"
 #include "fed/protocol.h"
 #include "fed/workload.h"
 #include "net/transport.h"
@@ -22,6 +23,8 @@ struct fed_env {
     const char *host, *cpuset, *gpu;
     struct transport *transport;
     const struct link_model *link; // the clients'
+    const struct profile_model *profile;
+    struct presence presence;
     struct workload *work;
     struct method *method;
     struct recorder *rec;
@@ -38,6 +41,7 @@ struct fed_env {
 struct client_times {
     int64_t down_ns, compute_ns, encode_ns, ready_ns, up_ns, total_ns;
     struct link_result down, up;
+    double energy_j; // NaN where the device's power is not known
 };
 struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
                                      uint32_t client, int64_t down_bytes, int64_t up_bytes);

@@ -2,6 +2,7 @@
 
 #include "base/rng.h"
 #include "fed/policy.h"
+#include "fed/profile.h"
 
 static const char *const weight_names[] = {"samples", "equal", NULL};
 static const char *const state_names[] = {"reset", "keep", NULL};
@@ -58,6 +59,17 @@ const struct opt client_options[] = {
         "configured compute of one local step, a term of the modelled time; 0 = not modelled"),
     OPT(struct client_params, encode_ns, "client.encode_ns", "0", 0, 1e15, "ns",
         "configured time to compress one update, a term of the modelled time"),
+    OPT_STRING(struct client_params, profile, "client.profile", "same",
+               "what devices clients are, NAME[:key=value,...] of fstq list devices"),
+    OPT_STRING(struct client_params, table, "client.table", "",
+               "client.profile = table: a file of devices"),
+    OPT_STRING(struct client_params, availability, "client.availability", "always",
+               "when a sampled client is there, on the modelled clock: always, "
+               "day:on=PART,period=SECONDS or onoff:share=PART,stay=SECONDS"),
+    OPT(struct client_params, compute_w, "client.compute_w", "-1", -1, 1e6, "W",
+        "power while a client computes, a term of its modelled energy; -1 = as its device has it"),
+    OPT(struct client_params, send_w, "client.send_w", "-1", -1, 1e6, "W",
+        "power while it sends; -1 = as its device has it"),
     OPT(struct client_params, dp_clip, "client.dp_clip", "0", 0, 1e12, "",
         "updates are scaled to at most this L2 norm before they are compressed; 0 = off"),
     OPT(struct client_params, dp_sigma, "client.dp_sigma", "0", 0, 1e6, "",
@@ -104,6 +116,11 @@ int fed_check(const struct fed_params *p, struct err *err)
 
 int client_check(const struct client_params *p, struct err *err)
 {
+    struct profile_model profile;
+    struct presence presence;
+    if (profile_open(&profile, p, 0, err) || presence_parse(&presence, p->availability, err))
+        return -1;
+    profile_close(&profile);
     if (p->dp_sigma > 0 && p->dp_clip <= 0)
         return err_set(err,
                        "client.dp_sigma = %g without a norm to measure it in; set client.dp_clip",

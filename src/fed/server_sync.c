@@ -107,7 +107,8 @@ static void sample_turns(struct server *s)
     fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)n, ranks, r->sampled);
     r->n_turns = 0;
     for (int i = 0; i < n; i++) {
-        if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout)) {
+        if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout) ||
+            !presence_at(&s->env->presence, s->env->seed, r->sampled[i], r->start.run_ns)) {
             s->row.dropped++;
             continue;
         }
@@ -498,9 +499,11 @@ static void modelled_times(struct server *s)
     if (!r->decided)
         gather_times(s);
     r->n_links = 0;
+    s->row.energy_modelled_j = 0;
     for (size_t i = 0; i < r->n_together; i++) {
         const struct client_round *c = &r->together[i];
         const struct client_times *t = &c->times;
+        s->row.energy_modelled_j += t->energy_j;
         if (t->total_ns >= slowest && !(cut && t->total_ns > r->end_ns)) {
             slowest = t->total_ns;
             s->row.compute_max_ns = t->compute_ns + t->encode_ns;
@@ -840,6 +843,7 @@ static void next_round(struct server *s)
     s->row.version = (int32_t)s->round;
     s->row.attempt = rec->attempt;
     s->row.score = s->row.eval_loss = s->row.energy_j = s->row.update_norm = NAN;
+    s->row.energy_modelled_j = NAN;
     s->row.server_lr = fed_server_lr(s->env->fed, (int32_t)s->round);
     r->next_turn = 0;
     global_begin(&s->global, s->round);
@@ -921,6 +925,7 @@ static void sync_begin(struct server *s, int64_t now)
                                 .eval_loss = s->eval.loss,
                                 .update_norm = NAN,
                                 .energy_j = NAN,
+                                .energy_modelled_j = NAN,
                                 .server_lr = NAN,
                                 .control_bytes = s->row.control_bytes,
                                 .control_up_bytes = s->row.control_up_bytes,

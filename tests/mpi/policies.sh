@@ -51,6 +51,14 @@ same "staleness" stale fed.quorum=0.6 fed.late_weight=0.5
 check "late updates count later" \
     test "$(rounds stale | awk '{ split($2, a, "/"); n += a[1] } END { print n }')" -gt 200
 check "and change the adapter" test "$(adapter stale)" != "$(adapter quorum)"
+same "devices that come and go" devices client.profile=mix client.availability=onoff:stay=1 \
+    fed.deadline_s=0.4
+check "rounds take longer with slow ones" test "$(rounds devices)" != "$(rounds all)"
+run 1 energy client.profile=slow client.compute_w=4 client.send_w=2 fed.rounds=2 trace.file=e.h5
+"$FSTQ" export e.h5 --csv csv >/dev/null 2>&1
+check "modelled energy is in the trace" awk -F, '
+    NR == 1 { for (i = 1; i <= NF; i++) if ($i ~ /energy_modelled_j/) k = i }
+    NR > 2 && $k > 0.1 && $k < 100 { n++ } END { exit !(k && n >= 2) }' csv/rounds.csv
 run 1 few fed.deadline_s=0.1 fed.min_completion=1
 check "too few move nothing" \
     equal "$(awk '/^ +(0|30) / { print $(NF - 6) }' few | sort -u | wc -l)" 1
