@@ -72,14 +72,14 @@ static void serve(struct pair *p)
             return;
         int64_t cpu = clock_cpu_ns();
         m = next(p);
-        int64_t first = m.first_ns, at = clock_ns();
+        int64_t at = clock_ns();
         cpu = clock_cpu_ns() - cpu;
         bool ok =
             m.verdict == FRAME_GOOD && bench_same(m.payload, (size_t)m.frame.payload_bytes, salt);
         transport_unref(&p->t, m.buf);
         struct netbuf *b = transport_buf(&p->t, ORDER_BYTES);
         put_u64(netbuf_payload(b), (uint64_t)cpu);
-        put_u64(netbuf_payload(b) + 8, (uint64_t)(at - first));
+        put_u64(netbuf_payload(b) + 8, (uint64_t)(clock_ns() - at));
         struct frame f = {.kind = FRAME_ACK, .reason = ok, .payload_bytes = ORDER_BYTES};
         transport_send(&p->t, 1, 0, &f, b, 0);
         transport_unref(&p->t, b);
@@ -113,8 +113,10 @@ static struct sent send_one(struct pair *p, size_t n, const struct link_transfer
     struct net_msg m = next(p);
     struct sent s = {.ns = (double)(clock_ns() - t), .cpu_ns = (double)(clock_cpu_ns() - cpu)};
     s.ok = m.verdict == FRAME_GOOD && m.frame.kind == FRAME_ACK && m.frame.reason == 1;
-    if (s.ok)
+    if (s.ok) {
         s.peer_cpu_ns = (double)get_u64(m.payload);
+        s.ns -= (double)get_u64(m.payload + 8); // looking at what it got
+    }
     transport_unref(&p->t, m.buf);
     return s;
 }

@@ -636,7 +636,7 @@ static void hand_over(struct mpi_state *s, struct op *op, struct net_msg *m)
     op_free(s, op);
 }
 
-static struct arrival *arrival_new(struct mpi_state *s, struct netbuf *b, size_t total)
+static struct arrival *arrival_new(struct mpi_state *s, struct netbuf *b, const struct frame *f)
 {
     struct arrival *a = s->spare_arrivals;
     if (a)
@@ -644,12 +644,14 @@ static struct arrival *arrival_new(struct mpi_state *s, struct netbuf *b, size_t
     else
         a = mem_alloc(MEM_NET, sizeof *a);
     a->buf = b;
-    a->total = total;
+    a->total = (size_t)f->payload_bytes;
+    a->part = frame_part_bytes(f->flags);
     a->posted = 0;
     a->first_ns = clock_ns();
     memset(a->tail, 0, sizeof a->tail);
     frame_hasher_begin(&a->hasher);
-    moves(s, &a->moving, total);
+    if (!(f->flags & FRAME_PACED)) // whose sender is asleep most of the time
+        moves(s, &a->moving, a->total);
     return a;
 }
 
@@ -838,8 +840,7 @@ static void take_head(struct transport *t, int src)
     memset(b->bytes + FRAME_HEAD_BYTES, 0, FRAME_TAIL_BYTES);
     from->skips = !good;
     if (good) {
-        from->open = arrival_new(s, b, (size_t)f.payload_bytes);
-        from->open->part = frame_part_bytes(f.flags);
+        from->open = arrival_new(s, b, &f);
         return;
     }
     struct op *op = new_receive(s, src, OP_FRAME, b);

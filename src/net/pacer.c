@@ -1,5 +1,6 @@
 #include "net/pacer.h"
 
+#include "base/bytes.h"
 #include "base/mem.h"
 #include "net/transport.h"
 
@@ -55,6 +56,8 @@ void pacer_add(struct transport *t, int src, int dst, struct netbuf *b,
         f = mem_alloc(MEM_NET, sizeof *f);
     *f = (struct paced){
         .src = src, .dst = dst, .buf = b, .shaped = over != NULL, .base_ns = transport_now(t)};
+    if (b->hash_due)
+        frame_hasher_begin(&f->hasher);
     if (over) {
         struct link_state idle = {0};
         f->x = *over;
@@ -78,6 +81,18 @@ static int64_t due_ns(const struct transport *t, const struct paced *f, size_t u
     return link_add_ns(left, delay.latency_ns - f->plan.t_start_ns);
 }
 
+// While a piece of payload is on its way its bytes are hashed; the hash goes last.
+static void hash_piece(struct paced *f, size_t n)
+{
+    struct netbuf *b = f->buf;
+    size_t end = b->len - FRAME_TAIL_BYTES;
+    if (!b->hash_due || f->at < FRAME_HEAD_BYTES || f->at >= end)
+        return;
+    frame_hasher_add(&f->hasher, b->bytes + f->at + FRAME_TAIL_BYTES, n);
+    if (f->at + n == end)
+        put_u64(b->bytes + FRAME_HEAD_BYTES, frame_hasher_end(&f->hasher));
+}
+
 // One frame: sends its pieces that are due. Returns when its next one is, 0 = it is gone.
 static int64_t push(struct transport *t, struct paced *f)
 {
@@ -96,6 +111,8 @@ static int64_t push(struct transport *t, struct paced *f)
             t->row->send_piece(t, f->src, f->dst, f->buf, f->at, n);
         else
             t->row->send(t, f->src, f->dst, f->buf, 0);
+        if (f->shaped)
+            hash_piece(f, n);
         f->at += n;
     }
     return 0;

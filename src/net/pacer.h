@@ -5,6 +5,7 @@
 #define FSTQ_NET_PACER_H
 
 #include "net/link.h"
+#include "net/wire.h"
 
 struct transport;
 struct netbuf;
@@ -15,11 +16,12 @@ struct paced { // a frame on its way
     struct paced *next;
     int src, dst;
     struct netbuf *buf;
-    bool shaped;             // else it only waits for those before it
-    struct link_transfer x;  // t_ready_ns on the run's clock
-    struct link_result plan; // of the whole frame
-    int64_t base_ns;         // the transport's clock at which it began; moves on after a delay
-    size_t at;               // bytes gone
+    bool shaped;                // else it only waits for those before it
+    struct link_transfer x;     // t_ready_ns on the run's clock
+    struct link_result plan;    // of the whole frame
+    int64_t base_ns;            // the transport's clock at which it began; moves on after a delay
+    size_t at;                  // bytes gone
+    struct frame_hasher hasher; // of a payload whose hash is due with its last piece
 };
 
 struct pacer {

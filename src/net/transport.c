@@ -146,8 +146,8 @@ static struct netbuf *seal(struct transport *t, struct frame *f, struct netbuf *
     size_t n = (size_t)f->payload_bytes;
     bool shared = b->refs > 1 && b->sealed, checksum = (f->flags & FRAME_CHECKSUM) != 0;
     bool known = shared && b->hashed && b->len == FRAME_HEADER_BYTES + n;
-    bool paced = (f->flags & FRAME_PACED) != 0;
-    bool due = checksum && !known && n >= FRAME_LONG_BYTES && t->row->hashes_long && !paced;
+    bool paced = (f->flags & FRAME_PACED) != 0; // then the pacer takes the hash
+    bool due = checksum && !known && (paced || (n >= FRAME_LONG_BYTES && t->row->hashes_long));
     f->payload_xxh3 = 0;
     if (checksum && !due)
         f->payload_xxh3 = known ? b->payload_xxh3 : frame_hash(netbuf_payload(b), n);
