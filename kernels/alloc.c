@@ -218,7 +218,22 @@ TARGET_AVX2 static void count_avx2(const uint8_t *tag, size_t n, int levels, int
     }
     count_base(tag + whole, n - whole, levels, count);
 }
-#define count_avx512 count_avx2
+
+// Of the last tags none beyond n counts.
+TARGET_AVX512 static void count_avx512(const uint8_t *tag, size_t n, int levels, int64_t *count)
+{
+    size_t whole = n & ~(size_t)63;
+    const __mmask64 in = (UINT64_C(1) << (n - whole)) - 1;
+    const __m512i last = _mm512_maskz_loadu_epi8(in, tag + whole);
+    for (int k = 0; k < levels; k++) {
+        const __m512i want = _mm512_set1_epi8((char)k);
+        long long found = __builtin_popcountll(_mm512_mask_cmpeq_epi8_mask(in, last, want));
+        for (size_t i = 0; i < whole; i += 64)
+            found +=
+                __builtin_popcountll(_mm512_cmpeq_epi8_mask(_mm512_loadu_si512(tag + i), want));
+        count[k] += found;
+    }
+}
 #endif
 
 void alloc_count(const uint8_t *tag, size_t n, int levels, int64_t *count)

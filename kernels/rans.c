@@ -54,8 +54,10 @@ void rans_frequencies(const uint64_t count[256], uint16_t freq[256])
 void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256])
 {
     uint32_t start = 0;
+    e->kinds = 0;
     for (int s = 0; s < 256; s++) {
         uint32_t f = freq[s], shift = 0, bias = start;
+        e->kinds = f ? (unsigned)s + 1 : e->kinds;
         e->reciprocal[s] = UINT32_MAX;
         if (f >= 2) {
             while (f > 1u << shift)
@@ -100,22 +102,46 @@ size_t rans_bound(size_t n)
 
 static inline __attribute__((always_inline)) void store_word(uint8_t *p, uint32_t w)
 {
-    p[0] = (uint8_t)w;
-    p[1] = (uint8_t)(w >> 8);
+    uint8_t b[2] = {(uint8_t)w, (uint8_t)(w >> 8)};
+    memcpy(p, b, sizeof b);
 }
 
 static inline __attribute__((always_inline)) uint8_t *
 encode_one(const struct rans_encoder *e, uint8_t code, uint32_t *state, uint8_t *p)
 {
     uint32_t x = *state, step = e->step[code];
-    if (x >= STEP_FREQ(step) << FULL_SHIFT) {
-        p -= 2;
-        store_word(p, x & 0xffff);
-        x >>= 16;
-    }
+    const unsigned shed = x >= STEP_FREQ(step) << FULL_SHIFT;
+    store_word(p - 2,
+               x & 0xffff); // written over where no word is shed: a branch would often be wrong
+    p -= 2 * shed;
+    x = shed ? x >> 16 : x;
     uint32_t q = (uint32_t)((uint64_t)x * e->reciprocal[code] >> 32) >> STEP_SHIFT(step);
     *state = x + STEP_START(step) + q * (step & 0x1fffu);
     return p;
+}
+
+// Constant lanes keep their states in registers.
+static inline __attribute__((always_inline)) uint8_t *
+encode_lanes(const struct rans_encoder *e, const uint8_t *code, size_t steps, const unsigned lanes,
+             uint32_t *state, uint8_t *p)
+{
+    uint32_t x[RANS_LANES_MAX];
+    memcpy(x, state, lanes * sizeof *x);
+    for (size_t t = steps; t-- > 0;)
+        for (unsigned l = lanes; l-- > 0;)
+            p = encode_one(e, code[t * lanes + l], &x[l], p);
+    memcpy(state, x, lanes * sizeof *x);
+    return p;
+}
+
+static inline __attribute__((always_inline)) uint8_t *encode_steps(const struct rans_encoder *e,
+                                                                   const uint8_t *code,
+                                                                   size_t steps, unsigned lanes,
+                                                                   uint32_t *state, uint8_t *p)
+{
+    return lanes == 1   ? encode_lanes(e, code, steps, 1, state, p)
+           : lanes == 4 ? encode_lanes(e, code, steps, 4, state, p)
+                        : encode_lanes(e, code, steps, lanes, state, p);
 }
 
 // The first steps of all lanes, last to first; buf is where the output's room begins.
@@ -123,10 +149,7 @@ static uint8_t *encode_steps_base(const struct rans_encoder *e, const uint8_t *c
                                   unsigned lanes, uint32_t *state, uint8_t *p, const uint8_t *buf)
 {
     (void)buf;
-    for (size_t t = steps; t-- > 0;)
-        for (unsigned l = lanes; l-- > 0;)
-            p = encode_one(e, code[t * lanes + l], &state[l], p);
-    return p;
+    return encode_steps(e, code, steps, lanes, state, p);
 }
 
 #if SIMD_X86
@@ -137,12 +160,15 @@ TARGET_AVX512 static inline __attribute__((always_inline)) __m512i mul_hi(__m512
     return _mm512_mask_blend_epi32(0xaaaa, even, odd);
 }
 
+// Codes below 16 find their steps in two registers.
 TARGET_AVX512 static inline __attribute__((always_inline)) __m512i
-encode_16(const struct rans_encoder *e, const uint8_t *code, __m512i x, uint8_t **p)
+encode_16(const struct rans_encoder *e, const uint8_t *code, const bool few, __m512i x, uint8_t **p)
 {
     __m512i s = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code));
-    __m512i step = _mm512_i32gather_epi32(s, e->step, 4);
-    __m512i rcp = _mm512_i32gather_epi32(s, e->reciprocal, 4);
+    __m512i step = few ? _mm512_permutexvar_epi32(s, _mm512_loadu_si512(e->step))
+                       : _mm512_i32gather_epi32(s, e->step, 4);
+    __m512i rcp = few ? _mm512_permutexvar_epi32(s, _mm512_loadu_si512(e->reciprocal))
+                      : _mm512_i32gather_epi32(s, e->reciprocal, 4);
     __m512i rest = _mm512_and_si512(step, _mm512_set1_epi32(0x1fff)); // 4096 - freq
     __m512i full =
         _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32((int)PROB_ONE), rest), FULL_SHIFT);
@@ -157,20 +183,29 @@ encode_16(const struct rans_encoder *e, const uint8_t *code, __m512i x, uint8_t 
     return _mm512_add_epi32(_mm512_add_epi32(x, start), _mm512_mullo_epi32(q, rest));
 }
 
-TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, const uint8_t *code,
-                                                  size_t steps, unsigned lanes, uint32_t *state,
-                                                  uint8_t *p, const uint8_t *buf)
+TARGET_AVX512 static inline __attribute__((always_inline)) uint8_t *
+encode_512(const struct rans_encoder *e, const uint8_t *code, size_t steps, const bool few,
+           uint32_t *state, uint8_t *p)
 {
-    if (lanes != 32)
-        return encode_steps_base(e, code, steps, lanes, state, p, buf);
     __m512i low = _mm512_loadu_si512(state), high = _mm512_loadu_si512(state + 16);
     for (size_t t = steps; t-- > 0;) {
-        high = encode_16(e, code + t * 32 + 16, high, &p);
-        low = encode_16(e, code + t * 32, low, &p);
+        high = encode_16(e, code + t * 32 + 16, few, high, &p);
+        low = encode_16(e, code + t * 32, few, low, &p);
     }
     _mm512_storeu_si512(state, low);
     _mm512_storeu_si512(state + 16, high);
     return p;
+}
+
+TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, const uint8_t *code,
+                                                  size_t steps, unsigned lanes, uint32_t *state,
+                                                  uint8_t *p, const uint8_t *buf)
+{
+    (void)buf;
+    if (lanes != 32) // with this instruction set's shifts
+        return encode_steps(e, code, steps, lanes, state, p);
+    return e->kinds <= 16 ? encode_512(e, code, steps, true, state, p)
+                          : encode_512(e, code, steps, false, state, p);
 }
 
 // Stores eight words, of which those that are shed come last: the next ones take the place of the
@@ -202,8 +237,8 @@ TARGET_AVX2 static uint8_t *encode_steps_avx2(const struct rans_encoder *e, cons
                                               size_t steps, unsigned lanes, uint32_t *state,
                                               uint8_t *p, const uint8_t *buf)
 {
-    if (lanes != 32)
-        return encode_steps_base(e, code, steps, lanes, state, p, buf);
+    if (lanes != 32) // with this instruction set's shifts
+        return encode_steps(e, code, steps, lanes, state, p);
     __m256i x[4], *at = (__m256i *)(void *)state;
     size_t t = steps;
     for (int k = 0; k < 4; k++)
