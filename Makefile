@@ -54,9 +54,9 @@ $(error BUILD=$(BUILD): it is release, debug or asan)
 endif
 # -ffp-contract=off: packed bytes and choices are the same on every machine (no fused multiply-add
 # unless a kernel asks for it by intrinsic). assert() stays on in release.
-CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -fopenmp $(WARN) $(OPTS) \
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -pthread $(WARN) $(OPTS) \
               -Isrc -I. -Ikernels $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
-LDLIBS_ALL := -Wl,--as-needed -lhdf5_hl $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(OPTS) $(LDFLAGS) $(LDLIBS)
+LDLIBS_ALL := -Wl,--as-needed -lhdf5_hl $(PKG_LIBS) -lm -pthread -ldl $(OPTS) $(LDFLAGS) $(LDLIBS)
 
 # --- sources --------------------------------------------------------------------------------------
 SRC   := $(sort $(wildcard src/*.c src/*/*.c kernels/*.c bench/*.c))

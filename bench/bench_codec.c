@@ -11,7 +11,6 @@
 
 #include <ctype.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -508,8 +507,6 @@ static void run(struct bench_ctx *c)
         die(STATUS_USAGE, "%s", err.text);
     for (size_t i = 0; i < s.n_values; i++) // sensitivities: squares of gradients
         side[i] *= side[i];
-    int threads = omp_get_max_threads();
-    omp_set_num_threads(params.threads);
     pool_open(params.threads);
     fprintf(
         c->out,
@@ -520,7 +517,6 @@ static void run(struct bench_ctx *c)
     c->threads = params.threads;
     run_all(c, &s, x, side);
     c->threads = 0;
-    omp_set_num_threads(threads);
     pool_close();
     mem_free(x);
     mem_free(side);

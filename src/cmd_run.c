@@ -16,7 +16,6 @@
 #include "trace/tally.h"
 
 #include <math.h>
-#include <omp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -313,7 +312,6 @@ static void open_all(struct run *r)
     struct err err;
     int threads;
     describe_self(r, &threads);
-    omp_set_num_threads(threads); // for the codecs' loops, too
     pool_open(threads);
     recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
     r->server_rec.origin_ns = r->begun_ns;
@@ -611,6 +609,16 @@ static void print_memory(void)
            fmt_mib(t[1], mem_rss_peak()));
 }
 
+// On a busy machine times are those of fewer threads than were asked for.
+static void print_threads(void)
+{
+    if (pool_alone() > 0.1)
+        printf(
+            "# threads of rank 0: in %.0f%% of the loops' time one worked alone; the others would "
+            "have gained nothing on this busy machine\n",
+            100 * pool_alone());
+}
+
 static enum status conclude(struct run *r)
 {
     struct server *s = r->loop.server;
@@ -651,6 +659,7 @@ static enum status conclude(struct run *r)
     printf("rounds took %s measured, ", fmt_time(t[0], s->totals.measured_ns));
     printf("%s modelled\n", fmt_time(t[0], s->totals.modelled_ns));
     print_memory();
+    print_threads();
     enum status status = verdict(r, text, sizeof text);
     if (r->trace) {
         bool whole = trace_close(r->trace, status != STATUS_INTERRUPTED);
@@ -699,6 +708,7 @@ static int run_main(int argc, char **argv)
     bool clean = loop_clean(&r->loop);
     transport_flush(&r->transport, transport_now(&r->transport) + 2000000000);
     transport_close(&r->transport, clean);
+    pool_close();
     comm_exit((int)status, clean);
 }
 

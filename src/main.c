@@ -2,6 +2,7 @@
 #include "base/check.h"
 #include "base/job.h"
 #include "base/opt.h"
+#include "base/pool.h"
 #include "cmd.h"
 #include "config.h"
 #include "kernels/simd.h"
@@ -108,7 +109,9 @@ static int dispatch(int argc, char **argv)
         return STATUS_VALID;
     if (cmd->alone)
         job_report_running();
-    return cmd->run(argc - 1, argv + 1);
+    int status = cmd->run(argc - 1, argv + 1);
+    pool_close();
+    return status;
 }
 
 // A file opened by the program must not become its stdout or stderr because the shell closed that.

@@ -15,7 +15,6 @@ shift
 }
 out=$(cd "$out" && pwd)
 export FSTQ=$out/fstq FSTQ_BUILD=$out CMOCKA_MESSAGE_OUTPUT=TAP
-export OMP_WAIT_POLICY=passive # threads that spin between loops steal from the tests beside them
 unset MAKEFLAGS MAKELEVEL MFLAGS
 if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1

@@ -179,6 +179,7 @@ static void *helper_main(void *arg)
 #define TRY_PART      10
 #define FAILURES_MAX  3     // that halve the part
 #define SHARE_NS      300e6 // over which the share is averaged
+#define SHARE_MIN     0.05
 #define ACCOUNTS      64
 
 struct account {
@@ -187,6 +188,7 @@ struct account {
     int32_t failures;
 };
 static struct account accounts[ACCOUNTS];
+static int64_t shared_ns, alone_ns;
 // The part of a core that the caller gets when it works alone. What was seen grows old: then it is
 // taken for all of it, so that there is less to gain, and the caller tries.
 static double share = 1;
@@ -205,6 +207,7 @@ static struct account *account_of(pool_site *site)
 static void open_accounts(void)
 {
     memset(accounts, 0, sizeof accounts);
+    shared_ns = alone_ns = 0;
     share = 1;
 }
 
@@ -226,6 +229,7 @@ static void average_share(double seen, int64_t wall_ns)
 {
     double weight = (double)wall_ns / SHARE_NS;
     share += (seen - share) * (weight < 1 ? weight : 1);
+    share = share < SHARE_MIN ? SHARE_MIN : share;
 }
 
 static void run_alone(const struct pool_loop *l, int32_t lane)
@@ -273,14 +277,21 @@ void pool_run(const struct pool_loop *l)
         int64_t cpu_ns = run_shared(l, lanes), wall_ns = clock_ns() - t0;
         credit(a, (int64_t)((double)cpu_ns / share) - wall_ns);
         average_share(1, wall_ns / 4);
+        shared_ns += wall_ns;
     } else {
         int64_t cpu0 = clock_thread_ns();
         run_alone(l, 0);
         int64_t cpu_ns = clock_thread_ns() - cpu0, wall_ns = clock_ns() - t0;
         credit(a, wall_ns / TRY_PART >> a->failures);
         average_share((double)cpu_ns / (double)(wall_ns + 1), wall_ns);
+        alone_ns += wall_ns;
     }
     atomic_store(&pool.busy, false);
+}
+
+double pool_alone(void)
+{
+    return alone_ns > 0 ? (double)alone_ns / (double)(alone_ns + shared_ns) : 0;
 }
 
 static void run_loop(size_t n_values, size_t n, pool_work *fn, void *arg, pool_site *site)

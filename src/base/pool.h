@@ -22,6 +22,10 @@ void pool_share_all(void);
 // Ends all helpers.
 void pool_close(void);
 
+// How much of the time of loops that could be shared out, 0 to 1, the caller worked alone: sharing
+// had gained nothing lately.
+double pool_alone(void);
+
 // Calls fn once for each item in [0, n), which together go over n_values values.
 void pool_each(size_t n_values, uint32_t n, void (*fn)(void *arg, uint32_t item), void *arg);
 

@@ -8,7 +8,6 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-model.XXXXXX")
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
-export OMP_WAIT_POLICY=passive
 common=("$root/configs/quick.ini" fed.rounds=3 fed.clients=9 fed.clients_per_round=5
     fed.local_steps=4 task.test=32 dev.threads=1 trace.file=)
 run() # ranks log args...

@@ -144,11 +144,13 @@ static void a_loop_that_loses_is_left_to_the_caller(void **state)
     struct slow later = {0};
     run(2, 1000, slow_helper, NULL, &later);
     assert_int_equal(later.helped, 0);
+    assert_true(pool_alone() > 0 && pool_alone() < 1);
     struct pair p = {0}; // another loop is judged by itself
     run(2, 2, meet, NULL, &p);
     assert_int_equal(p.met, 2);
     pool_close();
     pool_open(2); // all is forgotten
+    assert_true(pool_alone() == 0);
     s.helped = 0;
     run(2, 2, slow_helper, NULL, &s);
     assert_int_equal(s.helped, 1);

@@ -4,7 +4,6 @@
 
 #include "base/fsio.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
@@ -423,7 +422,6 @@ static void test_golden_bytes(void **state)
 static void test_same_bytes_for_any_number_of_threads(void **state)
 {
     (void)state;
-    int before = omp_get_max_threads();
     pool_share_all();
     for (const char *const *t = codec_cases; *t; t++) {
         struct session s;
@@ -437,7 +435,6 @@ static void test_same_bytes_for_any_number_of_threads(void **state)
         fill(x, s.shape.n_values, DIST_STUDENT3, 7);
         uint64_t one = 0, one_decoded = 0, decoded;
         for (int threads = 1; threads <= 5; threads += 2) {
-            omp_set_num_threads(threads);
             pool_open(threads);
             uint64_t h = hash_of(&s, x, &decoded);
             if (threads == 1) {
@@ -452,7 +449,6 @@ static void test_same_bytes_for_any_number_of_threads(void **state)
         session_close(&s);
         shape_free(&s.shape);
     }
-    omp_set_num_threads(before);
     pool_close();
 }
 

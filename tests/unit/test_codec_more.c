@@ -2,8 +2,6 @@
 #include "codec/dense.h"
 #include "codec_cases.h"
 
-#include <omp.h>
-
 // Natural compression.
 
 // Powers of two are exact; 3 becomes 2 or 4 with equal chance, 5 becomes 4 three times out of four.
@@ -443,12 +441,10 @@ static void test_largest_are_exact(void **state)
 {
     (void)state;
     static float x[LARGE];
-    int before = omp_get_max_threads();
     pool_share_all();
     for (int odd = ODD_NONE; odd <= ODD_FALSE_SAMPLE; odd++)
         for (int threads = 1; threads <= 3; threads += 2) {
             struct session s;
-            omp_set_num_threads(threads);
             pool_open(threads);
             fill_odd(x, LARGE, (enum odd)odd);
             open_one(&s, 8, LARGE / 8, "topk:ratio=0.01,value=fp32");
@@ -463,7 +459,6 @@ static void test_largest_are_exact(void **state)
             check_largest(x, s.x_hat, LARGE, LARGE / 100, 1);
             close_one(&s);
         }
-    omp_set_num_threads(before);
     pool_close();
 }
 
@@ -474,7 +469,6 @@ static void test_large_updates_decode_alike(void **state)
     enum { ROWS = 65, COLS = 65536 };
     const size_t n = (size_t)ROWS * COLS;
     float *x = mem_alloc(MEM_CODEC, n * sizeof *x), *sum = mem_alloc(MEM_CODEC, n * sizeof *sum);
-    int before = omp_get_max_threads();
     pool_share_all();
     struct session s;
     for (size_t i = 0; i < n; i++)
@@ -482,7 +476,6 @@ static void test_large_updates_decode_alike(void **state)
     open_one(&s, ROWS, COLS, "topk:ratio=0.002");
     for (int threads = 1; threads <= 3; threads++) {
         struct codec_key key = key_of(0);
-        omp_set_num_threads(threads);
         pool_open(threads);
         int64_t len = session_trip(&s, x, key);
         memset(sum, 0, n * sizeof *sum);
@@ -491,7 +484,6 @@ static void test_large_updates_decode_alike(void **state)
         assert_memory_equal(sum, s.x_hat, n * sizeof *sum);
         check_largest(x, s.x_hat, n, (size_t)ceil(.002 * (double)n), 0);
     }
-    omp_set_num_threads(before);
     pool_close();
     mem_free(x);
     mem_free(sum);
