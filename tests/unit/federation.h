@@ -19,6 +19,7 @@ struct federation {
     struct transport transport;
     struct workload work;
     struct method method;
+    struct profile_model profile;
     struct recorder rec;
     struct fed_env env;
     struct fed_sink sink;
@@ -85,12 +86,14 @@ static inline int federation_open(struct federation *f, int n, const char *const
     recorder_init(&f->rec, 4096, 0, false);
     if (transport_open(&f->transport, &f->cfg.net, seed, err) ||
         workload_open(&f->work, &work, err) ||
+        profile_open(&f->profile, &f->cfg.client, seed, err) ||
         method_open(&f->method, f->cfg.fed.method, &f->work.shape, err))
         return -1;
     if (federation_scheme)
         f->method.scheme = federation_scheme;
     f->env = (struct fed_env){.fed = &f->cfg.fed,
                               .client = &f->cfg.client,
+                              .profile = &f->profile,
                               .net = &f->cfg.net,
                               .seed = seed,
                               .config_hash = config_hash(&f->cfg),
@@ -120,6 +123,7 @@ static inline void federation_close(struct federation *f)
     if (f->loop.env)
         loop_close(&f->loop);
     method_close(&f->method);
+    profile_close(&f->profile);
     if (f->work.row)
         workload_close(&f->work);
     if (f->transport.row)
