@@ -3,7 +3,9 @@
 #ifndef FSTQ_TESTS_TRACE_ROWS_H
 #define FSTQ_TESTS_TRACE_ROWS_H
 
-#include "trace/trace_store.h"
+#include "trace/trace.h"
+#include "trace/trace_h5.h"
+#include "trace/trace_journal.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,12 +1,14 @@
 // The writer's side of a trace: rows wait in memory until a commit, then go to the journal, then to
 // HDF5.
-#include "trace/trace_store.h"
+#include "trace/trace.h"
 
 #include "base/buildinfo.h"
 #include "base/clock.h"
 #include "base/fsio.h"
 #include "base/mem.h"
 #include "base/stats.h"
+#include "trace/trace_h5.h"
+#include "trace/trace_journal.h"
 
 #include <errno.h>
 #include <stdio.h>

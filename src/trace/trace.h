@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/opt.h"
 #include "base/record.h"
+#include "trace/trace_read.h"
 
 struct trace_params { // [trace]
     char file[240];   // "" = no trace
@@ -54,39 +55,6 @@ bool trace_close(struct trace *t, bool complete);
 // What recording one span costs here, in a scratch recorder: without and with its CPU time.
 void trace_measure_overhead(double *plain_ns, double *cpu_ns);
 
-// Reading, for show, export and tests.
-struct trace_setting {
-    char name[64], text[384];
-};
-struct trace_fact; // an attribute or a text of the file
-struct trace_file {
-    int64_t rounds_committed; // rows of /rounds that were flushed, all runs and attempts
-    bool complete;
-    char *rows[REC_COUNT]; // without padding; superseded attempts dropped
-    size_t n[REC_COUNT];
-    const char *config_text, *command_line, *hwloc_xml, *environment, *build,
-        *machine; // "" = not there
-    struct trace_setting *config;
-    int n_config;
-    char suite_version[32], git_rev[48], created_utc[32];
-    int64_t damaged; // chunks or records that could not be read, and what they held is missing
-    bool exact;      // nothing damaged, and every row in the file was committed
-
-    size_t cap[REC_COUNT]; // of rows, in rows
-    struct trace_fact *facts;
-    int n_facts, cap_facts;
-};
-// Reads what is sound and says in f->damaged what is not; -1 when nothing can be read at all.
-int trace_read(const char *path, struct trace_file *f, struct err *err);
-// The same in a child first, for libhdf5 has been seen to crash on damaged files.
-int trace_read_guarded(const char *path, struct trace_file *f, struct err *err);
-void trace_file_free(struct trace_file *f);
-size_t trace_field_bytes(const struct record_field *f);    // of all its elements
-int trace_field_find(enum record_id id, const char *name); // index, or -1
-// A field is a column, an array a column an element: kept_4bit, mem_peak_bytes_codec, else name_0
-// ...
-int trace_field_columns(const struct record_field *f);
-void trace_column_name(const struct record_field *f, int k, char *out, size_t size);
 // Rebuilds NAME.h5 from NAME.h5.journal. A file that holds more rounds than its journal is left as
 // it is (an error); one that is damaged is kept under a free NAME.k.h5.
 int trace_recover(const char *journal_path, const char *h5_path, struct err *err);

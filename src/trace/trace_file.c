@@ -1,16 +1,11 @@
-// What a trace says, in memory: facts and rows, whether they came from HDF5 or from the journal.
-#include "trace/trace_store.h"
+#include "trace/trace_file.h"
 
 #include "base/mem.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 const char *const trace_meta_names[] = {"command_line", "config",  "environment", "build",
                                         "hwloc_xml",    "machine", NULL};
@@ -311,41 +306,6 @@ void trace_file_settle(struct trace_file *f)
     keep_last(f, REC_SUMMARY, (const char *const[]){"run", "key", NULL});
     keep_last(f, REC_RANKS, (const char *const[]){"rank", NULL});
     facts_settle(f);
-}
-
-int trace_read(const char *path, struct trace_file *f, struct err *err)
-{
-    memset(f, 0, sizeof *f);
-    if (trace_h5_load(path, f, err) < 0) {
-        trace_file_free(f);
-        return -1;
-    }
-    trace_file_settle(f);
-    return 0;
-}
-
-int trace_read_guarded(const char *path, struct trace_file *f, struct err *err)
-{
-    memset(f, 0, sizeof *f);
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
-        static const int crashes[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
-        struct trace_file scratch;
-        for (size_t i = 0; i < ARRAY_LEN(crashes); i++)
-            signal(crashes[i], SIG_DFL);
-        alarm(120); // a damaged index may send the library in circles
-        _exit(trace_read(path, &scratch, NULL) < 0 ? 1 : 0);
-    }
-    int status = 0;
-    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    if (pid > 0 && WIFSIGNALED(status))
-        return err_set(err,
-                       "%s: so damaged that the HDF5 library fails on it (signal %d); where its "
-                       "journal is left, fstq show --recover rebuilds it",
-                       path, WTERMSIG(status));
-    return trace_read(path, f, err);
 }
 
 void trace_file_free(struct trace_file *f)

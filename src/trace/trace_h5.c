@@ -1,7 +1,7 @@
 // The one file with hdf5.h. Rules that the kill sweeps taught (tests/unit/test_trace_kill.c):
 // everything is created before the rename; afterwards only whole chunks are appended; what was
 // flushed is never written again, but for the index and the header of its dataset.
-#include "trace/trace_store.h"
+#include "trace/trace_h5.h"
 
 #include "base/fsio.h"
 #include "base/mem.h"

@@ -1,4 +1,4 @@
-#include "trace/trace_store.h"
+#include "trace/trace_journal.h"
 
 #include "base/bytes.h"
 #include "base/fsio.h"

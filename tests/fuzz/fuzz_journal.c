@@ -2,7 +2,7 @@
 // apart into (type u8, length u16, payload) and get the header and the hashes that they need to be
 // believed.
 #include "base/bytes.h"
-#include "trace/trace_store.h"
+#include "trace/trace_journal.h"
 
 #include <assert.h>
 #include <stdlib.h>
