@@ -57,15 +57,47 @@ static int timed_sync(int fd)
     return rc;
 }
 
+static const char *kind_of(mode_t mode)
+{
+    return S_ISDIR(mode)    ? "a directory"
+           : S_ISLNK(mode)  ? "a symbolic link"
+           : S_ISFIFO(mode) ? "a pipe"
+           : S_ISSOCK(mode) ? "a socket"
+                            : "a device";
+}
+
+// 0: a regular file or nothing stands there; else what does.
+static int refuse_special(const char *path, struct err *err)
+{
+    struct stat st;
+    if (lstat(path, &st) < 0 || S_ISREG(st.st_mode))
+        return 0;
+    return err_set(err, "%s: is %s, and only a regular file is replaced", path,
+                   kind_of(st.st_mode));
+}
+
+int fsio_create(const char *path, struct err *err)
+{
+    if (refuse_special(path, err))
+        return -1;
+    unlink(path);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_set(err, "%s: cannot create: %s", path, strerror(errno));
+    return fd;
+}
+
 int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
 {
     char tmp[PATH_MAX];
     int len = snprintf(tmp, sizeof tmp, "%s.tmp", path);
     if (len < 0 || (size_t)len >= sizeof tmp)
         return err_set(err, "%s: the name is too long", path);
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (refuse_special(path, err))
+        return -1;
+    int fd = fsio_create(tmp, err);
     if (fd < 0)
-        return err_set(err, "%s: cannot create: %s", tmp, strerror(errno));
+        return -1;
     int bad = write_all(fd, bytes, n) < 0 || timed_sync(fd) < 0;
     int why = errno;
     if (close(fd) < 0 && !bad) {
@@ -87,14 +119,6 @@ int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
         return err_set(err, "%s: written, but its directory cannot be synced: %s", path,
                        strerror(errno));
     return 0;
-}
-
-static const char *kind_of(mode_t mode)
-{
-    return S_ISDIR(mode)    ? "a directory"
-           : S_ISFIFO(mode) ? "a pipe"
-           : S_ISSOCK(mode) ? "a socket"
-                            : "a device";
 }
 
 // O_NONBLOCK: open itself would wait for the writer of a FIFO.

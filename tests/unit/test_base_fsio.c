@@ -87,6 +87,36 @@ static void replace_leaves_the_old_when_it_fails(void **state)
     assert_int_equal(access(scratch_path("dir.tmp"), F_OK), -1);
 }
 
+// What a link points to, and pipes and directories, are not ours to write or to replace.
+static void replace_leaves_what_is_no_file(void **state)
+{
+    (void)state;
+    static const char *const at[] = {"mine", "mine.tmp"};
+    char path[512], link[512], precious[512];
+    snprintf(path, sizeof path, "%s", scratch_path("mine"));
+    snprintf(precious, sizeof precious, "%s", scratch_path("precious"));
+    struct err err = {""};
+    assert_int_equal(fsio_replace(precious, "precious", 8, &err), 0);
+    for (size_t i = 0; i < ARRAY_LEN(at); i++) {
+        snprintf(link, sizeof link, "%s", scratch_path(at[i]));
+        assert_int_equal(symlink(precious, link), 0);
+        assert_int_equal(fsio_replace(path, "x", 1, &err), -1);
+        assert_non_null(strstr(err.text, link));
+        assert_non_null(strstr(err.text, "a symbolic link"));
+        assert_int_equal(unlink(link), 0); // still there
+        assert_int_equal(mkfifo(link, 0600), 0);
+        assert_int_equal(fsio_replace(path, "x", 1, &err), -1);
+        assert_non_null(strstr(err.text, "a pipe"));
+        assert_int_equal(unlink(link), 0);
+    }
+    expect_content(precious, "precious");
+    // What a crash left is no hindrance.
+    assert_int_equal(fsio_replace(scratch_path("mine.tmp"), "half", 4, &err), 0);
+    assert_int_equal(fsio_replace(path, "whole", 5, &err), 0);
+    expect_content(path, "whole");
+    assert_int_equal(access(scratch_path("mine.tmp"), F_OK), -1);
+}
+
 static void replaces_forever(void *arg)
 {
     static char a[65536], b[65536];
@@ -299,6 +329,7 @@ int main(void)
         cmocka_unit_test(replace_makes_and_replaces),
         cmocka_unit_test(replace_in_the_current_directory),
         cmocka_unit_test(replace_leaves_the_old_when_it_fails),
+        cmocka_unit_test(replace_leaves_what_is_no_file),
         cmocka_unit_test(replace_is_atomic),
         cmocka_unit_test(read_has_a_limit),
         cmocka_unit_test(read_without_a_size),
