@@ -177,7 +177,7 @@ static void take_rounds(struct curve *c, const struct trace_file *f, const char 
 static int load_curve(struct curve *c, const char *path, const char *metric, struct err *err)
 {
     struct trace_file f;
-    if (trace_read(path, &f, err))
+    if (trace_read_guarded(path, &f, err))
         return -1;
     *c = (struct curve){.adapter_values = (double)NAN, .finite = true};
     take_rounds(c, &f, metric);

@@ -247,27 +247,55 @@ static int32_t highest_attempt(const struct trace_file *f)
     return highest;
 }
 
+// What a file is worth that a resumed run finds.
+enum found {
+    FOUND_WHOLE,  // it goes on
+    FOUND_BEHIND, // all that it holds is in the journal, or can be read
+    FOUND_BROKEN,
+};
+
+// A journal has a hash over everything, HDF5 has none over its index: where the journal is sound,
+// it is the judge.
+static enum found judge_file(const char *path, const struct trace_file *file,
+                             const struct trace_file *journal, bool journal_sound)
+{
+    if (file->n_facts == 0 || file->damaged || (journal_sound && !trace_file_holds(journal, file)))
+        return FOUND_BROKEN;
+    if (!file->exact || file->n[REC_ROUNDS] < journal->n[REC_ROUNDS])
+        return FOUND_BEHIND;
+    if (journal_sound && memcmp(file->n, journal->n, sizeof file->n) != 0)
+        return FOUND_BEHIND;
+    return trace_append_guarded(path) ? FOUND_WHOLE : FOUND_BROKEN;
+}
+
+static int reopen_file(struct trace *t, struct err *err)
+{
+    if (trace_h5_reopen(&t->h5, t->path, err) < 0)
+        return -1;
+    if (trace_h5_complete(&t->h5, false, err) == 0)
+        return 0;
+    trace_h5_abandon(&t->h5);
+    return -1;
+}
+
 // Continues the file where it is whole and holds all that the journal does; else makes it anew from
-// the one that holds more rounds.
+// the one that holds more.
 static int continue_file(struct trace *t, const struct trace_params *p, struct trace_file *file,
                          struct trace_file *journal, struct err *err)
 {
-    bool have = file->n_facts > 0;
-    struct trace_file *best =
-        have && file->n[REC_ROUNDS] >= journal->n[REC_ROUNDS] && file->damaged <= journal->damaged
-            ? file
-            : journal;
-    if (have && file->exact && file->n[REC_ROUNDS] >= journal->n[REC_ROUNDS]) {
-        if (trace_h5_reopen(&t->h5, t->path, err) < 0)
-            return -1;
-        if (trace_h5_complete(&t->h5, false, err) < 0) {
-            trace_h5_abandon(&t->h5);
-            return -1;
-        }
+    bool longer = file->n[REC_ROUNDS] > journal->n[REC_ROUNDS];
+    bool journal_sound = journal->n_facts > 0 && !journal->damaged && !longer;
+    enum found found = judge_file(t->path, file, journal, journal_sound);
+    struct trace_file *best = journal;
+    if (found == FOUND_WHOLE ||
+        (!journal_sound && file->n_facts > 0 && file->damaged <= journal->damaged &&
+         file->n[REC_ROUNDS] >= journal->n[REC_ROUNDS]))
         best = file;
+    if (found == FOUND_WHOLE) {
+        if (reopen_file(t, err) < 0)
+            return -1;
     } else {
-        if (exists(t->path) && (!have || file->damaged) &&
-            move_aside(t->path, "is damaged", err) < 0)
+        if (found == FOUND_BROKEN && exists(t->path) && move_aside(t->path, "is damaged", err) < 0)
             return -1;
         warn("%s: made anew from %s, %zu rounds", t->path,
              best == journal ? "its journal" : "what could be read of it", best->n[REC_ROUNDS]);
@@ -288,7 +316,7 @@ static int open_again(struct trace *t, const struct trace_params *p, const struc
     size_t good = 0;
     if (trace_journal_busy(t->journal_path))
         return err_set(err, "%s: another process is writing this trace", t->path);
-    bool have_file = exists(t->path) && trace_h5_load(t->path, &file, &why) == 0;
+    bool have_file = exists(t->path) && trace_load_guarded(t->path, &file, &why) == 0;
     bool have_journal =
         exists(t->journal_path) && trace_journal_load(t->journal_path, &journal, &good, &why) == 0;
     int r;
@@ -497,10 +525,7 @@ int trace_recover(const char *journal_path, const char *h5_path, struct err *err
         return err_set(err, "%s: a run is still writing it", journal_path);
     int r = trace_journal_load(journal_path, &journal, &good, err);
     if (r == 0 && exists(h5_path)) {
-        bool reads = trace_read_guarded(h5_path, &file, NULL) == 0;
-        trace_file_free(&file);
-        memset(&file, 0, sizeof file);
-        reads = reads && trace_h5_load(h5_path, &file, NULL) == 0;
+        bool reads = trace_load_guarded(h5_path, &file, NULL) == 0;
         if (reads && file.n[REC_ROUNDS] > journal.n[REC_ROUNDS])
             r = err_set(err, "%s holds %zu rounds and its journal %zu: left as it is", h5_path,
                         file.n[REC_ROUNDS], journal.n[REC_ROUNDS]);

@@ -138,6 +138,33 @@ void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, s
     trace_rows_clean(id, f->rows[id] + first * row_bytes, f->n[id] - first);
 }
 
+static bool same_rows(enum record_id id, const char *a, const char *b, size_t n)
+{
+    size_t row_bytes = record_tables[id].row_bytes;
+    for (const struct record_field *f = record_tables[id].fields; f->name; f++)
+        for (size_t i = 0; i < n;
+             i++) // not the row as a whole: what lies between fields is nothing
+            if (memcmp(a + i * row_bytes + f->offset, b + i * row_bytes + f->offset,
+                       trace_field_bytes(f)) != 0)
+                return false;
+    return true;
+}
+
+bool trace_file_holds(const struct trace_file *a, const struct trace_file *b)
+{
+    for (int id = 0; id < REC_COUNT; id++)
+        if (a->n[id] < b->n[id] ||
+            !same_rows((enum record_id)id, a->rows[id], b->rows[id], b->n[id]))
+            return false;
+    for (int i = 0; i < b->n_facts; i++) {
+        const struct trace_fact *f = &b->facts[i];
+        const char *text = trace_fact_get(a, f->place, f->name);
+        if (!text || strncmp(text, f->text, f->len) != 0)
+            return false;
+    }
+    return true;
+}
+
 // Attempts. A resumed run may do a round again: then only the newest rows of that round count.
 
 struct attempt_key {

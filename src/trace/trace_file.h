@@ -59,6 +59,9 @@ const char *trace_fact_get(const struct trace_file *f, enum trace_place place, c
 // Takes what a reader can trust: padding is dropped, rows with an impossible stage or status too
 // (counted as damaged), text is terminated.
 void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, size_t n);
+// Are all facts and rows of b in a, in their order? A text of b may end early, for attributes of
+// HDF5 have a limit.
+bool trace_file_holds(const struct trace_file *a, const struct trace_file *b);
 // Drops superseded attempts and repeated rows, and fills in what readers look at.
 void trace_file_settle(struct trace_file *f);
 // Text is cut at its first NUL and filled with zeros behind it, so that equal rows are equal bytes.

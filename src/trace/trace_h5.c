@@ -519,10 +519,12 @@ static int open_tables(struct trace_h5 *h, struct err *err)
     return 0;
 }
 
-// Opens file as the continuation of h.
-static int open_file(struct trace_h5 *h, const char *file, struct err *err)
+// Opens file as the continuation of h; copied: into memory, and nothing goes back.
+static int open_file(struct trace_h5 *h, const char *file, bool copied, struct err *err)
 {
     hid_t access = file_access();
+    if (copied)
+        H5Pset_fapl_core(access, ROOM_STEP, false);
     unsigned k = 0;
     errno = 0;
     h->file = H5Fopen(file, H5F_ACC_RDWR, access);
@@ -533,8 +535,8 @@ static int open_file(struct trace_h5 *h, const char *file, struct err *err)
     H5Pget_istore_k(props, &k);
     H5Pclose(props);
     h->fanout = k ? 2 * (size_t)k : 64;
-    h->fd = open(file, O_RDWR | O_CLOEXEC);
-    if (h->fd < 0)
+    h->fd = copied ? -1 : open(file, O_RDWR | O_CLOEXEC);
+    if (h->fd < 0 && !copied)
         return trace_errno_set(err, file, "open");
     return open_tables(h, err);
 }
@@ -545,7 +547,7 @@ int trace_h5_reopen(struct trace_h5 *h, const char *path, struct err *err)
     *h = (struct trace_h5){.file = -1, .fd = -1};
     if (snprintf(h->path, sizeof h->path, "%s", path) >= (int)sizeof h->path)
         return err_set(err, "%s: the name is too long", path);
-    if (open_file(h, path, err) == 0)
+    if (open_file(h, path, false, err) == 0)
         return 0;
     trace_h5_close(h);
     return -1;
@@ -642,7 +644,7 @@ static int move_to_copy(struct trace_h5 *h, struct err *err)
     h->in_copy = true;
     if (copy_file(h->path, part, err) < 0)
         return -1;
-    return open_file(h, part, err);
+    return open_file(h, part, false, err);
 }
 
 static int leave_copy(struct trace_h5 *h, struct err *err)
@@ -713,6 +715,26 @@ int trace_h5_commit(struct trace_h5 *h, int64_t rounds, struct err *err)
         H5Fflush((hid_t)h->file, H5F_SCOPE_LOCAL) < 0)
         return h5_error(err, h->path, "flush");
     return h->in_copy ? leave_copy(h, err) : 0;
+}
+
+int trace_h5_rehearse(const char *path, struct err *err)
+{
+    struct trace_h5 h = {.file = -1, .fd = -1};
+    library_start();
+    snprintf(h.path, sizeof h.path, "%s", path);
+    int rc = open_file(&h, path, true, err);
+    for (int id = 0; id < REC_COUNT && rc == 0; id++) {
+        char *row = mem_alloc(MEM_TRACE, record_tables[id].row_bytes);
+        record_make_pad((enum record_id)id, row);
+        rc = trace_h5_append(&h, (enum record_id)id, row, 1, err);
+        mem_free(row);
+    }
+    if (rc == 0)
+        rc = trace_h5_commit(&h, 0, err);
+    if (rc == 0)
+        rc = trace_h5_complete(&h, false, err);
+    trace_h5_close(&h);
+    return rc;
 }
 
 int trace_h5_complete(struct trace_h5 *h, bool complete, struct err *err)
@@ -952,9 +974,8 @@ static int read_counts(hid_t file, const char *name, int64_t *out, hssize_t n)
     return good ? (int)have : -1;
 }
 
-static int check_format(hid_t file, const char *path, struct err *err)
+static int check_ours(hid_t file, const char *path, struct err *err)
 {
-    int32_t version = 0;
     hid_t a = H5Aopen_by_name(file, "/", "format", H5P_DEFAULT, H5P_DEFAULT);
     char *format = a < 0 ? NULL : read_text_attr(a);
     bool ours = format && strcmp(format, TRACE_FORMAT) == 0;
@@ -963,29 +984,56 @@ static int check_format(hid_t file, const char *path, struct err *err)
     if (!ours)
         return err_set(err, "%s: an HDF5 file, but no trace (its attribute format is not %s)", path,
                        TRACE_FORMAT);
+    return 0;
+}
+
+static int check_format(hid_t file, const char *path, struct err *err)
+{
+    int32_t version = 0;
+    if (check_ours(file, path, err) < 0)
+        return -1;
     if (!read_int_attr(file, "format_version", &version) || version != TRACE_FORMAT_VERSION)
         return err_set(err, "%s: trace format %d; this program reads %d", path, version,
                        TRACE_FORMAT_VERSION);
     return 0;
 }
 
-int trace_h5_load(const char *path, struct trace_file *f, struct err *err)
+static hid_t open_to_read(const char *path, int (*check)(hid_t, const char *, struct err *),
+                          struct err *err)
 {
-    struct stat st;
     library_start();
-    if (stat(path, &st) < 0)
-        return trace_errno_set(err, path, "read");
-    if (!S_ISREG(st.st_mode))
-        return err_set(err, "%s: not a file", path);
     errno = 0;
     hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     if (file < 0)
         return h5_error(err, path, "open as HDF5");
-    if (check_format(file, path, err) < 0) {
+    if (check(file, path, err) < 0) {
         H5Fclose(file);
         H5Eclear2(H5E_DEFAULT);
         return -1;
     }
+    return file;
+}
+
+int trace_h5_ours(const char *path, struct err *err)
+{
+    hid_t file = open_to_read(path, check_ours, err);
+    if (file < 0)
+        return -1;
+    H5Fclose(file);
+    H5Eclear2(H5E_DEFAULT);
+    return 0;
+}
+
+int trace_h5_load(const char *path, struct trace_file *f, struct err *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return trace_errno_set(err, path, "read");
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, "%s: not a file", path);
+    hid_t file = open_to_read(path, check_format, err);
+    if (file < 0)
+        return -1;
     f->exact = true;
     load_facts(file, f);
     // Tables are only ever added at the end: an older file has fewer.
@@ -995,7 +1043,7 @@ int trace_h5_load(const char *path, struct trace_file *f, struct err *err)
     f->damaged += read_counts(file, "/rounds_committed", &f->rounds_committed, 1) < 0;
     for (int id = 0; id < (tables < 0 ? REC_COUNT : tables); id++)
         load_table(file, (enum record_id)id, tables < 0 ? -1 : committed[id], st.st_size, f);
-    f->exact = f->exact && f->damaged == 0;
+    f->exact = f->exact && f->damaged == 0 && tables == REC_COUNT;
     H5Fclose(file);
     H5Eclear2(H5E_DEFAULT);
     return 0;

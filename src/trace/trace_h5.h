@@ -29,6 +29,8 @@ extern unsigned trace_h5_btree_k; // half a node of the chunk index; tests make 
 int trace_h5_create(struct trace_h5 *h, const char *path, const struct trace_file *facts,
                     size_t events_chunk, struct err *err); // rows; 0 = as in record_tables
 int trace_h5_reopen(struct trace_h5 *h, const char *path, struct err *err);
+// Opens, appends a chunk to each table and commits, in memory: the file stays as it is.
+int trace_h5_rehearse(const char *path, struct err *err);
 // Whole chunks; the tail is filled with padding rows. Nothing is safe before the commit.
 int trace_h5_append(struct trace_h5 *h, enum record_id id, const void *rows, size_t n,
                     struct err *err);
@@ -42,6 +44,9 @@ void trace_h5_close(struct trace_h5 *h);
 // For a file whose flush failed: frees our side and leaves the library's as it is, for closing
 // would write again what could not be written.
 void trace_h5_abandon(struct trace_h5 *h);
+// Is this regular file a trace of ours, of any version, complete or not? -1 with what it is
+// instead.
+int trace_h5_ours(const char *path, struct err *err);
 int trace_h5_load(const char *path, struct trace_file *f, struct err *err);
 
 #endif

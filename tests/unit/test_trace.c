@@ -408,6 +408,56 @@ static void test_resume_of_a_damaged_file(void **state)
     assert_int_equal(st.st_size, 3000);
 }
 
+// The library may crash on a damaged file, or fail on the first row that is added: the journal is
+// sound, so nothing is lost.
+static void resume_and_append(void *arg)
+{
+    (void)arg;
+    struct trace_params p = params(true);
+    struct trace_meta meta = test_meta();
+    struct err err = {""};
+    struct trace *t = trace_open(&p, &meta, true, &err);
+    if (!t) {
+        fprintf(stderr, "%s\n", err.text);
+        _exit(1);
+    }
+    test_append_round(t, 4, trace_attempt(t));
+    trace_commit(t, 4);
+    if (!trace_close(t, true))
+        _exit(2);
+    struct trace_file f;
+    if (trace_read(file_path, &f, NULL) < 0 || f.n[REC_ROUNDS] != 5 || f.damaged ||
+        test_rounds_whole(&f, 4) != 4 || !test_round_whole(&f, 4, 1))
+        _exit(3);
+    trace_file_free(&f);
+}
+
+static void test_resume_of_any_damage(void **state)
+{
+    (void)state;
+    const size_t cases = getenv("FSTQ_TEST_LONG") ? 1000 : 40;
+    uint8_t *bytes;
+    size_t n;
+    struct trace *t = open_trace(true, false);
+    write_rounds(t, 0, 4);
+    trace_close(t, false);
+    copy(journal_path, in_scratch("sound.journal"));
+    assert_int_equal(fsio_read(file_path, 1 << 30, MEM_OTHER, &bytes, &n, NULL), 0);
+    uint8_t *damaged = mem_alloc(MEM_OTHER, n);
+    for (size_t i = 0; i < cases; i++) {
+        memcpy(damaged, bytes, n);
+        for (size_t k = 0; k < 20u << i % 5; k++)
+            damaged[test_mix(1000 * i + k) % n] ^= (uint8_t)(1 + test_mix(k) % 255);
+        assert_int_equal(fsio_replace(file_path, damaged, n, NULL), 0);
+        copy(in_scratch("sound.journal"), journal_path);
+        struct child c = run_child(resume_and_append, NULL);
+        if (c.signal || c.status)
+            fail_msg("case %zu: signal %d, status %d\n%s", i, c.signal, c.status, c.text);
+    }
+    mem_free(damaged);
+    mem_free(bytes);
+}
+
 // Killed between journal and file: the journal is ahead by a round.
 static void test_resume_behind_the_journal(void **state)
 {
@@ -739,6 +789,7 @@ int main(void)
         TEST(test_resume_without_a_file),
         TEST(test_resume_without_journal),
         TEST(test_resume_of_a_damaged_file),
+        TEST(test_resume_of_any_damage),
         TEST(test_resume_behind_the_journal),
         TEST(test_recover),
         TEST(test_journal_cut_anywhere),
