@@ -66,19 +66,17 @@ static const char *kind_of(mode_t mode)
                             : "a device";
 }
 
-// 0: a regular file or nothing stands there; else what does.
-static int refuse_special(const char *path, struct err *err)
+int fsio_regular(const char *path, struct err *err)
 {
     struct stat st;
     if (lstat(path, &st) < 0 || S_ISREG(st.st_mode))
         return 0;
-    return err_set(err, "%s: is %s, and only a regular file is replaced", path,
-                   kind_of(st.st_mode));
+    return err_set(err, "%s: is %s, not a regular file", path, kind_of(st.st_mode));
 }
 
 int fsio_create(const char *path, struct err *err)
 {
-    if (refuse_special(path, err))
+    if (fsio_regular(path, err))
         return -1;
     unlink(path);
     int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
@@ -93,7 +91,7 @@ int fsio_replace(const char *path, const void *bytes, size_t n, struct err *err)
     int len = snprintf(tmp, sizeof tmp, "%s.tmp", path);
     if (len < 0 || (size_t)len >= sizeof tmp)
         return err_set(err, "%s: the name is too long", path);
-    if (refuse_special(path, err))
+    if (fsio_regular(path, err))
         return -1;
     int fd = fsio_create(tmp, err);
     if (fd < 0)

@@ -24,6 +24,8 @@ int fsio_read_head(const char *path, size_t max, enum mem_purpose purpose, uint8
 // A new regular file for writing. What a crash left under that name goes first; anything but a
 // regular file there is refused and untouched.
 int fsio_create(const char *path, struct err *err);
+// 0: a regular file stands there or nothing does; -1: something else, which err names.
+int fsio_regular(const char *path, struct err *err);
 int fsio_sync_dir(const char *path); // of the directory that holds path: a rename lasts only then
 int fsio_mkdirs(const char *path, struct err *err); // as mkdir -p
 // Takes path as a lock of this process (flock); returns a descriptor to keep open, or -1 with who

@@ -138,7 +138,22 @@ static void build_facts(struct trace_file *f, const struct trace_meta *meta)
 static bool exists(const char *path)
 {
     struct stat st;
-    return stat(path, &st) == 0;
+    return lstat(path, &st) == 0;
+}
+
+// Only what this program wrote may be moved: 0, or -1 with what stands there instead. Nothing there
+// is no hindrance.
+static int refuse_foreign(const char *path, int (*ours)(const char *path, struct err *err),
+                          struct err *err)
+{
+    struct err why;
+    if (!exists(path) || (fsio_regular(path, &why) == 0 && ours(path, &why) == 0))
+        return 0;
+    return err_set(
+        err,
+        "trace.file: %.300s; only a trace of an earlier run makes way for a new one: name "
+        "another file or none, or move this one",
+        why.text);
 }
 
 static int move_aside(const char *path, const char *why, struct err *err)
@@ -156,6 +171,9 @@ static int move_pair_aside(const char *path, const char *journal, struct err *er
     char backup[PATH_MAX], to[PATH_MAX + 16];
     if (!exists(path) && !exists(journal))
         return 0;
+    if (refuse_foreign(path, trace_ours_guarded, err) < 0 ||
+        refuse_foreign(journal, trace_journal_ours, err) < 0)
+        return -1;
     if (trace_journal_busy(journal))
         return err_set(err, "%s: another process is writing this trace", path);
     if (fsio_backup_name(path, backup, sizeof backup) < 0)
@@ -314,6 +332,10 @@ static int open_again(struct trace *t, const struct trace_params *p, const struc
     struct trace_file file = {0}, journal = {0};
     struct err why = {0};
     size_t good = 0;
+    if (fsio_regular(t->path, &why) < 0)
+        return err_set(err, "trace.file: %s", why.text);
+    if (refuse_foreign(t->journal_path, trace_journal_ours, err) < 0)
+        return -1;
     if (trace_journal_busy(t->journal_path))
         return err_set(err, "%s: another process is writing this trace", t->path);
     bool have_file = exists(t->path) && trace_load_guarded(t->path, &file, &why) == 0;
@@ -521,6 +543,8 @@ int trace_recover(const char *journal_path, const char *h5_path, struct err *err
     struct trace_file journal = {0}, file = {0};
     struct trace_h5 h5;
     size_t good = 0;
+    if (fsio_regular(h5_path, err) < 0)
+        return -1;
     if (trace_journal_busy(journal_path))
         return err_set(err, "%s: a run is still writing it", journal_path);
     int r = trace_journal_load(journal_path, &journal, &good, err);

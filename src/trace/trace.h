@@ -35,7 +35,7 @@ struct trace_meta {
 
 struct trace;
 
-// Creates NAME; a file of that name is first moved to a free NAME.k.h5 (nothing is overwritten).
+// Creates NAME. A trace of that name is first moved to a free NAME.k.h5; anything else is refused.
 // With resume it is opened and appended to, rebuilt from its journal first if it does not open.
 struct trace *trace_open(const struct trace_params *p, const struct trace_meta *meta, bool resume,
                          struct err *err);

@@ -436,6 +436,10 @@ int trace_h5_create(struct trace_h5 *h, const char *path, const struct trace_fil
     if (snprintf(h->path, sizeof h->path, "%s", path) >= (int)sizeof h->path - 8)
         return err_set(err, "%s: the name is too long", path);
     snprintf(part, sizeof part, "%.*s.part", (int)sizeof part - 8, path);
+    int fd = fsio_regular(path, err) < 0 ? -1 : fsio_create(part, err);
+    if (fd < 0)
+        return -1;
+    close(fd);
     hid_t create = file_props(), access = file_access();
     errno = 0;
     struct maker m = {.file = H5Fcreate(part, H5F_ACC_TRUNC, create, access)};
@@ -620,15 +624,16 @@ static int copy_file(const char *from, const char *to, struct err *err)
     char buf[1 << 16];
     ssize_t n = -1;
     int in = open(from, O_RDONLY | O_CLOEXEC);
-    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    while (in >= 0 && out >= 0 && (n = read(in, buf, sizeof buf)) > 0)
+    if (in < 0)
+        return trace_errno_set(err, from, what);
+    int out = fsio_create(to, err);
+    while (out >= 0 && (n = read(in, buf, sizeof buf)) > 0)
         if (write(out, buf, (size_t)n) != n) {
             n = -1;
             break;
         }
-    int r = n < 0 ? trace_errno_set(err, from, what) : 0;
-    if (in >= 0)
-        close(in);
+    int r = out < 0 ? -1 : n < 0 ? trace_errno_set(err, from, what) : 0;
+    close(in);
     if (out >= 0)
         close(out);
     return r;

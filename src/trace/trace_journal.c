@@ -152,7 +152,9 @@ static int open_locked(struct trace_journal *j, const char *path, int flags, str
     *j = (struct trace_journal){.fd = -1};
     if (snprintf(j->path, sizeof j->path, "%s", path) >= (int)sizeof j->path)
         return err_set(err, "%s: the name is too long", path);
-    j->fd = open(path, flags | O_CLOEXEC, 0644);
+    if (fsio_regular(path, err) < 0) // or a pipe would block, and a link lead elsewhere
+        return -1;
+    j->fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (j->fd < 0)
         return trace_errno_set(err, path, "open");
     // Not every file system can lock; where one cannot, the lock of run.dir has to do.
@@ -201,9 +203,22 @@ void trace_journal_close(struct trace_journal *j)
     j->len = j->cap = 0;
 }
 
+int trace_journal_ours(const char *path, struct err *err)
+{
+    char magic[sizeof file_magic] = {0};
+    int fd = fsio_open(path, err);
+    if (fd < 0)
+        return -1;
+    ssize_t n = read(fd, magic, sizeof magic);
+    close(fd);
+    if (n != (ssize_t)sizeof magic || memcmp(magic, file_magic, sizeof magic) != 0)
+        return err_set(err, "%s: not a trace journal", path);
+    return 0;
+}
+
 bool trace_journal_busy(const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = fsio_open(path, NULL);
     if (fd < 0)
         return false;
     bool busy = flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;

@@ -36,6 +36,8 @@ int trace_journal_load(const char *path, struct trace_file *f, size_t *good, str
 #define TRACE_JOURNAL_RECORD 24
 void trace_journal_header(uint8_t header[TRACE_JOURNAL_HEADER]);
 void trace_journal_seal(uint8_t *record, uint32_t type, uint64_t payload_bytes);
+// Does this regular file begin as one, of any version? -1 with that it does not.
+int trace_journal_ours(const char *path, struct err *err);
 // Is a live process writing it?
 bool trace_journal_busy(const char *path);
 

@@ -80,6 +80,19 @@ wait $pid
 check "a directory that is gone: the verdict says from where the run can go on" \
     grep -q "INTERRUPTED: .*goes on after round [0-9]*, for later ones have no checkpoint" gone2.log
 
+# What stands under the trace's name and is none stays as it is.
+mkdir mine && echo "my notes" >mine.h5 && mkfifo pipe.h5 && echo "my notes" >other.h5.journal
+for name in mine mine.h5 pipe.h5 other.h5 /dev/full; do
+    timeout 20 "$FSTQ" run "${args[@]}" fed.rounds=1 trace.file=$name >mine.log 2>&1
+    status=$?
+    check "trace.file=$name: refused" equal "$status" 4
+    check "trace.file=$name: it is named" contains mine.log "trace.file: $name"
+done
+check "what stood there is there still" test -d mine -a -p pipe.h5 -a -c /dev/full \
+    -a "$(cat mine.h5 other.h5.journal)" = $'my notes\nmy notes'
+check "and nothing else was left" equal "$(ls -d mine* pipe* other*)" \
+    "$(printf '%s\n' mine mine.h5 mine.log other.h5.journal pipe.h5)"
+
 # A trace that cannot be ended is said, and is in the status: the last writes of the run fail.
 for back in 1 2 3 4 5 6 8; do
     mkdir "e$back"

@@ -281,6 +281,71 @@ static void test_nothing_is_overwritten(void **state)
     assert_true(exists(in_scratch("t.1.h5.journal")));
 }
 
+// Neither moved nor written: what stands under the name, or under its journal's, and is no trace.
+static void expect_refused(const char *path)
+{
+    struct trace_params p = params(true);
+    struct trace_meta meta = test_meta();
+    struct stat before, after;
+    assert_int_equal(lstat(path, &before), 0);
+    for (int32_t resumed = 0; resumed < 2; resumed++) {
+        struct err err = {""};
+        assert_null(trace_open(&p, &meta, resumed, &err));
+        assert_non_null(strstr(err.text, "trace.file"));
+        assert_non_null(strstr(err.text, path));
+        assert_int_equal(lstat(path, &after), 0);
+        assert_true(before.st_ino == after.st_ino && before.st_mode == after.st_mode &&
+                    before.st_size == after.st_size);
+    }
+    assert_false(exists(in_scratch("t.1.h5")));
+}
+
+static void test_only_traces_make_way(void **state)
+{
+    (void)state;
+    const char *const paths[] = {file_path, journal_path};
+    struct trace *t = open_trace(true, false);
+    write_rounds(t, 0, 1);
+    trace_close(t, false);
+    assert_int_equal(rename(file_path, in_scratch("other.h5")), 0);
+    assert_int_equal(rename(journal_path, in_scratch("other.journal")), 0);
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
+        assert_int_equal(mkdir(paths[i], 0700), 0);
+        expect_refused(paths[i]);
+        assert_int_equal(rmdir(paths[i]), 0);
+        assert_int_equal(mkfifo(paths[i], 0600), 0);
+        expect_refused(paths[i]);
+        assert_int_equal(unlink(paths[i]), 0);
+        assert_int_equal(symlink(in_scratch(i ? "other.journal" : "other.h5"), paths[i]), 0);
+        expect_refused(paths[i]);
+        assert_int_equal(unlink(paths[i]), 0);
+        assert_int_equal(fsio_replace(paths[i], "my notes\n", 9, NULL), 0);
+        expect_refused(paths[i]);
+        assert_int_equal(unlink(paths[i]), 0);
+    }
+}
+
+// Nor is anything written through a link, or into a pipe, that stands where a file is being made.
+static void test_nothing_is_written_through(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"t.h5.part", "t.h5.journal.part"};
+    struct trace_params p = params(true);
+    struct trace_meta meta = test_meta();
+    assert_int_equal(fsio_replace(in_scratch("notes"), "my notes\n", 9, NULL), 0);
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        struct err err = {""};
+        struct stat st;
+        assert_int_equal(symlink(in_scratch("notes"), in_scratch(parts[i])), 0);
+        assert_null(trace_open(&p, &meta, 0, &err));
+        assert_non_null(strstr(err.text, parts[i]));
+        assert_int_equal(stat(in_scratch("notes"), &st), 0);
+        assert_int_equal(st.st_size, 9);
+        assert_int_equal(unlink(in_scratch(parts[i])), 0);
+        unlink(journal_path);
+    }
+}
+
 static void test_two_writers(void **state)
 {
     (void)state;
@@ -783,6 +848,8 @@ int main(void)
         TEST(test_sync_interval),
         TEST(test_live_reader),
         TEST(test_nothing_is_overwritten),
+        TEST(test_only_traces_make_way),
+        TEST(test_nothing_is_written_through),
         TEST(test_two_writers),
         TEST(test_unusable_names),
         TEST(test_resume),
