@@ -430,7 +430,7 @@ static void open_trace(struct run *r, int argc, char **argv)
                               .machine = machine,
                               .config = attr,
                               .n_config = list.n};
-    r->trace = trace_open(&r->cfg.trace, &meta, r->loop.server->round > 0, &err);
+    r->trace = trace_open(&r->cfg.trace, &meta, (int32_t)r->loop.server->round, &err);
     if (!r->trace)
         die(STATUS_ENV, "%s", err.text);
     int32_t attempt = trace_attempt(r->trace);

@@ -50,8 +50,8 @@ struct trace {
     char path[PATH_MAX], journal_path[PATH_MAX];
     struct row_buffer buf[REC_COUNT];
     int64_t rounds, time_ns, sync_ns, synced_at_ns, sync_every_ns;
-    int32_t attempt, version; // version: of the last commit
-    char degraded[640];
+    int32_t attempt, version;        // version: of the last commit
+    char degraded[640], lacking[96]; // lacking: rounds of before a resume
 };
 
 // Opening.
@@ -326,8 +326,28 @@ static int continue_file(struct trace *t, const struct trace_params *p, struct t
     return 0;
 }
 
+static void note_lacking(struct trace *t, const struct trace_file *f, int32_t resumed)
+{
+    const struct rec_round *row = (const struct rec_round *)(const void *)f->rows[REC_ROUNDS];
+    bool *there = mem_alloc(MEM_TRACE, (size_t)resumed * sizeof *there);
+    int32_t missing = resumed;
+    for (size_t i = 0; i < f->n[REC_ROUNDS]; i++) {
+        int32_t v = row[i].version - 1;
+        if (v >= 0 && v < resumed && !there[v]) {
+            there[v] = true;
+            missing--;
+        }
+    }
+    mem_free(there);
+    if (missing == 0)
+        return;
+    snprintf(t->lacking, sizeof t->lacking, "%d of the %d rounds before the resume are not in it",
+             missing, resumed);
+    warn("the trace is degraded: %s: %s", t->path, t->lacking);
+}
+
 static int open_again(struct trace *t, const struct trace_params *p, const struct trace_meta *meta,
-                      struct err *err)
+                      int32_t resumed, struct err *err)
 {
     struct trace_file file = {0}, journal = {0};
     struct err why = {0};
@@ -356,6 +376,8 @@ static int open_again(struct trace *t, const struct trace_params *p, const struc
             t->journal_sound = r == 0;
         }
     }
+    if (r == 0)
+        note_lacking(t, file.n[REC_ROUNDS] == (size_t)t->rounds ? &file : &journal, resumed);
     trace_file_free(&file);
     trace_file_free(&journal);
     return r;
@@ -369,8 +391,8 @@ static void trace_free(struct trace *t)
     mem_free(t);
 }
 
-struct trace *trace_open(const struct trace_params *p, const struct trace_meta *meta, bool resume,
-                         struct err *err)
+struct trace *trace_open(const struct trace_params *p, const struct trace_meta *meta,
+                         int32_t resumed, struct err *err)
 {
     struct trace *t = mem_alloc(MEM_TRACE, sizeof *t);
     t->journal.fd = -1;
@@ -383,7 +405,7 @@ struct trace *trace_open(const struct trace_params *p, const struct trace_meta *
     t->sync_every_ns = (int64_t)p->sync_ms * 1000000;
     snprintf(t->journal_path, sizeof t->journal_path, "%.*s.journal",
              (int)sizeof t->journal_path - 16, t->path);
-    int r = resume ? open_again(t, p, meta, err) : open_new(t, p, meta, err);
+    int r = resumed > 0 ? open_again(t, p, meta, resumed, err) : open_new(t, p, meta, err);
     if (r < 0) {
         if (t->h5_sound)
             trace_h5_close(&t->h5);
@@ -494,7 +516,7 @@ void trace_commit(struct trace *t, int32_t version)
 
 const char *trace_degraded(const struct trace *t)
 {
-    return t->degraded[0] ? t->degraded : NULL;
+    return t->degraded[0] ? t->degraded : t->lacking[0] ? t->lacking : NULL;
 }
 
 int64_t trace_time_ns(const struct trace *t, int64_t *fdatasync_ns)

@@ -36,9 +36,10 @@ struct trace_meta {
 struct trace;
 
 // Creates NAME. A trace of that name is first moved to a free NAME.k.h5; anything else is refused.
-// With resume it is opened and appended to, rebuilt from its journal first if it does not open.
-struct trace *trace_open(const struct trace_params *p, const struct trace_meta *meta, bool resume,
-                         struct err *err);
+// With `resumed`, how many rounds were done before, it is opened and appended to, rebuilt from its
+// journal first if it does not open; rounds that neither holds degrade it.
+struct trace *trace_open(const struct trace_params *p, const struct trace_meta *meta,
+                         int32_t resumed, struct err *err);
 // 0 for a new file, else one more than the highest in it.
 int32_t trace_attempt(const struct trace *t);
 void trace_append(struct trace *t, enum record_id id, const void *rows, size_t n); // memory only

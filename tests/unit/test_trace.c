@@ -428,11 +428,23 @@ static void test_resume(void **state)
 static void test_resume_without_a_file(void **state)
 {
     (void)state;
-    struct trace *t = open_trace(true, true);
+    struct trace_params p = params(true);
+    struct trace_meta meta = test_meta();
+    struct trace *t = trace_open(&p, &meta, 3, NULL);
     assert_int_equal(trace_attempt(t), 0);
-    write_rounds(t, 0, 1);
+    assert_non_null(strstr(trace_degraded(t), "3 of the 3 rounds"));
+    test_append_round(t, 4, 0);
+    trace_commit(t, 4);
     trace_close(t, true);
-    expect_rounds(1);
+    t = trace_open(&p, &meta, 4, NULL);
+    assert_non_null(strstr(trace_degraded(t), "3 of the 4 rounds"));
+    for (int v = 1; v < 4; v++)
+        test_append_round(t, v, 1);
+    trace_commit(t, 4);
+    trace_close(t, true);
+    t = trace_open(&p, &meta, 4, NULL); // all there
+    assert_null(trace_degraded(t));
+    trace_close(t, true);
 }
 
 static void test_resume_without_journal(void **state)
@@ -481,7 +493,7 @@ static void resume_and_append(void *arg)
     struct trace_params p = params(true);
     struct trace_meta meta = test_meta();
     struct err err = {""};
-    struct trace *t = trace_open(&p, &meta, true, &err);
+    struct trace *t = trace_open(&p, &meta, 3, &err);
     if (!t) {
         fprintf(stderr, "%s\n", err.text);
         _exit(1);
