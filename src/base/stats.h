@@ -3,6 +3,7 @@
 #define FSTQ_BASE_STATS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct stats {
     size_t n;
@@ -15,6 +16,12 @@ struct stats {
 // v is sorted in place, NaN (missing) left out: n says how many there were. Percentiles interpolate
 // linearly between order statistics (type 7).
 struct stats stats_of(double *v, size_t n);
+// Adds to a sum that stops at the end of its range: rows of a file may say anything.
+static inline void stats_add(int64_t *sum, int64_t v)
+{
+    if (__builtin_add_overflow(*sum, v, sum))
+        *sum = v < 0 ? INT64_MIN : INT64_MAX;
+}
 double stats_percentile(const double *sorted, size_t n, double p); // p in [0, 100]
 
 #endif

@@ -542,7 +542,7 @@ static void put_model_of_run(struct chrome *c, int32_t run, int32_t pid)
         put_modelled(&c->j, name, pid, 0, start, r[i].time_modelled_ns, r[i].version,
                      r[i].uplink_bytes);
         put_links_of(c, &r[i], pid, start, &from, named, CLIENTS);
-        start += clamped(r[i].time_modelled_ns, 0);
+        start = clamped(start + clamped(r[i].time_modelled_ns, 0), 0);
     }
     mem_free(named);
 }

@@ -48,12 +48,12 @@ struct report_bytes report_sum_bytes(const struct trace_file *f, int32_t run)
         const int64_t part[6] = {m[i].header_bytes,  m[i].directory_bytes, m[i].scales_bytes,
                                  m[i].indices_bytes, m[i].tags_bytes,      m[i].values_bytes};
         b.frames += m[i].vector == 0;
-        b.total += m[i].frame_bytes;
+        stats_add(&b.total, m[i].frame_bytes);
         for (int k = 0; k < 6; k++)
-            b.part[k] += part[k] > 0 ? part[k] : 0;
+            stats_add(&b.part[k], part[k] > 0 ? part[k] : 0);
         for (int k = 0; k < RECORD_WIDTHS; k++) {
-            b.kept[k] += m[i].kept[k] > 0 ? m[i].kept[k] : 0;
-            b.values += m[i].kept[k] > 0 ? m[i].kept[k] : 0;
+            stats_add(&b.kept[k], m[i].kept[k] > 0 ? m[i].kept[k] : 0);
+            stats_add(&b.values, m[i].kept[k] > 0 ? m[i].kept[k] : 0);
         }
         if (m[i].vector == 0 && isfinite(m[i].nmse))
             nmse[measured++] = m[i].nmse;
@@ -95,7 +95,7 @@ struct report_client *report_sum_clients(const struct trace_file *f, int32_t run
             c[kept - 1].ok += c[i].ok;
             c[kept - 1].lost += c[i].lost;
             c[kept - 1].refused += c[i].refused;
-            c[kept - 1].bytes += c[i].bytes;
+            stats_add(&c[kept - 1].bytes, c[i].bytes);
         } else {
             c[kept++] = c[i];
         }
@@ -105,7 +105,7 @@ struct report_client *report_sum_clients(const struct trace_file *f, int32_t run
         if (kept && e[i].run == run && e[i].stage == STAGE_TRAIN)
             hit = bsearch(&key, c, kept, sizeof *c, by_client);
         if (hit) {
-            hit->train_ns += e[i].dur_ns;
+            stats_add(&hit->train_ns, e[i].dur_ns);
             hit->trained++;
         }
     }
@@ -400,9 +400,10 @@ static int32_t sum_tensors(const struct trace_file *f, int32_t run, struct rec_a
         if (t == tensors)
             sum[tensors++] = (struct rec_alloc){.tensor = a[i].tensor};
         memcpy(sum[t].name, a[i].name, sizeof sum[t].name);
-        sum[t].messages += a[i].messages;
+        int64_t messages = (int64_t)sum[t].messages + (a[i].messages > 0 ? a[i].messages : 0);
+        sum[t].messages = messages < INT32_MAX ? (int32_t)messages : INT32_MAX;
         for (int k = 0; k < RECORD_WIDTHS; k++)
-            sum[t].kept[k] += a[i].kept[k];
+            stats_add(&sum[t].kept[k], a[i].kept[k]);
     }
     return tensors;
 }

@@ -2,10 +2,13 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "base/stats.h"
 #include "base/table.h"
 
 #include <math.h>
 #include <string.h>
+
+#define TALLY_MOST_NS ((int64_t)1 << 62) // as a double, still within int64_t
 
 // Bin of a duration: octave by leading zeros, step by the five bits below the leading one.
 static int tally_bin(int64_t ns)
@@ -33,14 +36,15 @@ void tally_add(struct tally *t, const struct rec_event *e, size_t n)
         if (!s->bins)
             s->bins = mem_alloc(MEM_TRACE, TALLY_BINS * sizeof *s->bins);
         s->count++;
-        s->dur_ns += e[i].dur_ns;
-        s->max_ns = e[i].dur_ns > s->max_ns ? e[i].dur_ns : s->max_ns;
+        stats_add(&s->dur_ns, e[i].dur_ns);
+        int64_t dur_ns = e[i].dur_ns < TALLY_MOST_NS ? e[i].dur_ns : TALLY_MOST_NS;
+        s->max_ns = dur_ns > s->max_ns ? dur_ns : s->max_ns;
         if (e[i].cpu_ns >= 0) {
-            s->cpu_ns += e[i].cpu_ns;
+            stats_add(&s->cpu_ns, e[i].cpu_ns);
             s->cpu_known = true;
         }
-        s->bytes_in += e[i].bytes_in > 0 ? e[i].bytes_in : 0;
-        s->bytes_out += e[i].bytes_out > 0 ? e[i].bytes_out : 0;
+        stats_add(&s->bytes_in, e[i].bytes_in > 0 ? e[i].bytes_in : 0);
+        stats_add(&s->bytes_out, e[i].bytes_out > 0 ? e[i].bytes_out : 0);
         s->bins[tally_bin(e[i].dur_ns)]++;
     }
 }
@@ -80,7 +84,7 @@ void tally_print(const struct tally *t, FILE *out)
     memcpy(table.col, cols, sizeof cols);
     int64_t whole = 0;
     for (int i = 1; i < STAGE_COUNT; i++)
-        whole += counts((enum stage)i) ? t->stage[i].dur_ns : 0;
+        stats_add(&whole, counts((enum stage)i) ? t->stage[i].dur_ns : 0);
     table_head(&table);
     enum stage order[STAGE_COUNT];
     int depth[STAGE_COUNT], n = stage_order(order, depth);
