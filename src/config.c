@@ -462,8 +462,17 @@ static int check_dev(const struct config *c, struct err *err)
                    dev->name, task->name);
 }
 
-static int (*const checks[])(const struct config *, struct err *) = {check_fed, check_method,
-                                                                     check_net, check_dev};
+static int check_run(const struct config *c, struct err *err)
+{
+    if (!c->run.resume || *c->run.dir)
+        return 0;
+    return err_set(err,
+                   "run.resume = on: run.dir is empty; name the directory of the run that is to "
+                   "go on");
+}
+
+static int (*const checks[])(const struct config *, struct err *) = {
+    check_fed, check_method, check_net, check_dev, check_run};
 
 int config_check(const struct config *c, struct err *err)
 {

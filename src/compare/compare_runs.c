@@ -94,7 +94,7 @@ static uint64_t fingerprint(const char *path)
 
 static bool decides(const char *name)
 {
-    static const char *const not_these[] = {"run.dir", "run.resume", "dev.threads",
+    static const char *const not_these[] = {"run.dir", "run.resume", "run.slots", "dev.threads",
                                             "net.transport"};
     for (size_t i = 0; i < ARRAY_LEN(not_these); i++)
         if (!strcmp(name, not_these[i]))

@@ -82,6 +82,10 @@ timeout 20 "$FSTQ" run "$root/configs/quadratic.ini" fed.rounds=1 trace.file= ru
     run.resume=on >out 2>err
 check "a pipe for a checkpoint: not waited for" test $? -lt 124
 
+"$FSTQ" run "$root/configs/quadratic.ini" fed.rounds=1 trace.file= run.resume=on >out 2>err
+check "a resume without a directory: status 2" equal "$?" 2
+check "a resume without a directory: it says which" contains err "run.dir is empty"
+
 # More memory than there is: refused before it is taken, by the key that asks for it.
 while IFS='|' read -r key words; do
     # shellcheck disable=SC2086

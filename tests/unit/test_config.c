@@ -147,7 +147,7 @@ static void every_mistake_at_once(void **state)
                         "seed\n"
                         "[a-section-with-a-name-longer-than-inih-keeps-whole]\n"
                         "[run]\n"
-                        "resume = yes\n"
+                        "resume = no\n"
                         "  more = values";
     write_file(text, strlen(text));
     char *overrides[] = {"fed.dropuot=1", "seed=3", "words", "=", "net.timeout_s=-1"};
@@ -206,6 +206,9 @@ static void wrong_together(void **state)
     char *overrides[] = {"run.seed=2", "fed.clients_per_round=10", "fed.method=fedavg/fp32"};
     assert_int_equal(load(&c, path, 3, overrides), 1);
     assert_non_null(strstr(said, "argument 2: fed.clients_per_round = 10 exceeds"));
+    assert_int_equal(load_text(&c, "[run]\nresume = on\n"), 1);
+    said_at(2, "run.resume = on: run.dir is empty");
+    assert_int_equal(load_text(&c, "[run]\nresume = on\ndir = there\n"), 0);
 }
 
 static void long_lines(void **state)
@@ -305,6 +308,7 @@ static void hash_of_what_decides(void **state)
     config_defaults(&c);
     c.dev.threads = 3;
     c.run.resume = true;
+    c.run.slots = RUN_SLOTS_LOSE;
     strcpy(c.run.dir, "elsewhere");
     strcpy(c.trace.file, "other.h5");
     c.trace.journal = !c.trace.journal;
