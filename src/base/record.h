@@ -55,9 +55,9 @@ enum lane { LANE_COMPUTE, LANE_ENCODE, LANE_NET, LANE_IO, LANE_COUNT };
 struct stage_row {
     const char *name;
     enum lane lane;
-    bool inner; // left out of sums of shares: another stage holds its time
-    const char *includes, *excludes;
+    bool inner;        // left out of sums of shares: another stage holds its time
     enum stage within; // the one stage it is a part of; STAGE_PAD = none, or parts of several
+    const char *includes, *excludes;
 };
 
 extern const struct stage_row stage_table[STAGE_COUNT];
