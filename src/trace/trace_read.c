@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define CHILD_SECONDS 120
+enum { CHILD_FAILED = 90 }; // the attempt returned an error; other statuses are not the child's own
 
 static int load(const char *path, struct trace_file *f, struct err *err)
 {
@@ -28,6 +29,12 @@ int trace_read(const char *path, struct trace_file *f, struct err *err)
     return 0;
 }
 
+// For die() in a child, which must not end the job.
+static void leave(int status)
+{
+    _exit(status);
+}
+
 // Tries in a child whether the library comes through: 0 = it did, and status is what it returned.
 static int survives(int (*attempt)(const char *path), const char *path, int *status,
                     struct err *err)
@@ -38,19 +45,21 @@ static int survives(int (*attempt)(const char *path), const char *path, int *sta
     if (pid == 0) {
         for (size_t i = 0; i < ARRAY_LEN(ends); i++)
             signal(ends[i], SIG_DFL);
+        check_abort_hook(leave);
         alarm(CHILD_SECONDS);
-        _exit(attempt(path) < 0 ? 1 : 0);
+        _exit(attempt(path) < 0 ? CHILD_FAILED : 0);
     }
     int end = 0;
     while (pid > 0 && waitpid(pid, &end, 0) < 0 && errno == EINTR)
         ;
-    *status = WIFEXITED(end) ? -WEXITSTATUS(end) : 0;
-    if (!WIFSIGNALED(end))
+    int code = WIFEXITED(end) ? WEXITSTATUS(end) : -1;
+    *status = code == 0 ? 0 : -1;
+    if (pid < 0 || code == 0 || code == CHILD_FAILED)
         return 0;
     return err_set(err,
-                   "%s: so damaged that the HDF5 library fails on it (signal %d); where its "
-                   "journal is left, fstq show --recover rebuilds it",
-                   path, WTERMSIG(end));
+                   "%s: so damaged that the HDF5 library fails on it (%s %d); where its journal is "
+                   "left, fstq show --recover rebuilds it",
+                   path, code < 0 ? "signal" : "status", code < 0 ? WTERMSIG(end) : code);
 }
 
 static int try_read(const char *path)

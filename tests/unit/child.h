@@ -31,8 +31,11 @@ static inline struct child run_child(void (*fn)(void *), void *arg)
     close(end[1]);
     size_t n = 0;
     ssize_t k;
+    char rest[512];
     while (n < sizeof c.text - 1 && (k = read(end[0], c.text + n, sizeof c.text - 1 - n)) > 0)
         n += (size_t)k;
+    while (read(end[0], rest, sizeof rest) > 0) // a pipe closed early would end the child
+        ;
     close(end[0]);
     int w;
     waitpid(pid, &w, 0);
