@@ -168,6 +168,8 @@ static void run_all(struct request *q, struct bench_ctx *c)
         c->name = b->name;
         if (wanted)
             b->run(c);
+        if (b->ranks > 1)
+            comm_barrier(); // a rank that still closes would take the next one's first order
     }
 }
 
