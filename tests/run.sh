@@ -66,7 +66,7 @@ run_one() # number name command...
     echo "$status $((${EPOCHREALTIME/./} - start))" >"$scratch/$n.end"
 }
 
-passed=0 failed=0 skipped=0 programs=0 broken=()
+passed=0 failed=0 skipped=0 programs=0 broken=() failures=
 # Says how a program ended; the whole log of one that failed.
 report() # number name
 {
@@ -81,6 +81,8 @@ report() # number name
         printf 'FAIL  %-40s %4d passed, %d failed%s  %s s\n' "$name" "$ok" "$bad" \
             "${why:+ ($why)}" "$time"
         sed 's/^/    /' "$scratch/$n.log"
+        failures+=$'\n'"$name:"$'\n'$(grep -aA 20 '^not ok' "$scratch/$n.log" | grep -av '^ok' |
+            cut -c 1-150 | head -n 40)$'\n'
     else
         printf 'ok    %-40s %4d passed%s  %s s\n' "$name" "$ok" \
             "$([ "$skip" -gt 0 ] && echo ", $skip skipped")" "$time"
@@ -158,6 +160,8 @@ echo "slowest:"
 sort -rn "$scratch/times" 2>/dev/null | head -n 5 | sed 's/^\([^ ]*\) /  \1 s  /'
 echo "$programs programs in $((SECONDS - start)) s"
 if [ ${#broken[@]} -gt 0 ]; then
+    # Once more at the end, where whoever sees only the last page finds it.
+    printf '%s' "$failures"
     echo "failed: ${broken[*]}"
 fi
 [ "$programs" -gt 0 ] || failed=$((failed + 1))

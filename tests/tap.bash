@@ -6,7 +6,7 @@ tap_n=0
 tap_bad=0
 check() # name condition-command...
 {
-    local name=$1
+    local name=$1 log
     shift
     tap_n=$((tap_n + 1))
     if "$@"; then
@@ -14,6 +14,10 @@ check() # name condition-command...
     else
         echo "not ok $tap_n - $name"
         echo "#   failed: $*"
+        # What the command under test said last, by these tests' custom in out and err.
+        for log in out err; do
+            [ -s "$log" ] && echo "#   $log:" && tail -n 8 "$log" | sed 's/^/#     /'
+        done
         tap_bad=$((tap_bad + 1))
         return 1
     fi
