@@ -2,7 +2,7 @@
 # Runs every test program of a build and counts: tests/run.sh OUT [NAME ...], from any directory.
 #   OUT    where the build is, e.g. build/release; NAME: only programs whose name contains it
 #   FSTQ_TEST_LONG=1     also what takes minutes    FSTQ_TEST_TIMEOUT   seconds a program may take
-#   FSTQ_TEST_JOBS=N     programs at a time (2); those under tests/mpi run alone
+#   FSTQ_TEST_JOBS=N     programs at a time (2); those that say "# Alone:" and why run by themselves
 # A program prints TAP. One that crashes, is silent, runs over its time or does not keep its plan
 # has failed. The last line is "N passed, N failed, N skipped"; the status is 1 if any failed.
 set -u
@@ -19,6 +19,9 @@ unset MAKEFLAGS MAKELEVEL MFLAGS
 if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
+# What Open MPI chooses on one machine by itself, after it has loaded and asked everything else: a
+# quarter of the time of a small job.
+export OMPI_MCA_pml=${OMPI_MCA_pml:-ob1,monitoring}
 long=${FSTQ_TEST_LONG:-0}
 limit=${FSTQ_TEST_TIMEOUT:-$([ "$long" = 0 ] && echo 180 || echo 3600)}
 slots=${FSTQ_TEST_JOBS:-2}
@@ -149,10 +152,12 @@ done
 {
     add "" "${unit[@]}" "${fuzz[@]}"
     add "/usr/bin/env python3" tests/*.py
-    add bash tests/cli/*.sh
+    mapfile -t scripts < <(grep -L '^# Alone:' tests/cli/*.sh tests/mpi/*.sh)
+    add bash "${scripts[@]}"
 } >"$scratch/list"
 batch "$slots" <"$scratch/list"
-add bash tests/mpi/*.sh >"$scratch/list"
+mapfile -t scripts < <(grep -l '^# Alone:' tests/cli/*.sh tests/mpi/*.sh)
+add bash "${scripts[@]}" >"$scratch/list"
 batch 1 <"$scratch/list"
 
 echo

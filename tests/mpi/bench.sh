@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # fstq bench between ranks: every size is validated, rows look like OSU's, extra ranks wait.
+# Alone: rates are measured.
 set -u
 fstq=${FSTQ:-build/release/fstq}
 export ASAN_OPTIONS=${ASAN_OPTIONS:-}:detect_leaks=0

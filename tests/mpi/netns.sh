@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A cluster of network namespaces with links that the kernel shapes: real TCP, at the rate asked
 # for, the same adapter as without, and nothing left behind.
+# Alone: rates are measured.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # net.pace = real: bytes move through MPI at the pace of the clients' links, and a round takes the
 # time that the model says.
+# Alone: rounds at a real pace are held against the clock.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

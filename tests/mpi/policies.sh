@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Deadline, quorum, over-commitment, completion and staleness: rounds end when they should, and the
 # same updates count on any number of ranks, simulated, and after a resume.
+# Alone: some of its rounds have a real pace.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

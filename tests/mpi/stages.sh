@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The trace times what it names: the parts of train and of encode are there and add up to the whole,
 # what travels has spans on both sides, widths are told by tensor, sensors are read once per host.
+# Alone: parts of a time are held against their whole.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
