@@ -2,11 +2,9 @@
 // whatever the order of arrival, so that the sum is the same for any number of ranks; packed frames
 // wait their turn in a window of bounded size, and clients beyond it are granted their upload as it
 // moves on.
-#include "fed/server.h"
-
-#include "base/bytes.h"
 #include "base/mem.h"
 #include "fed/policy.h"
+#include "fed/server_books.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -57,7 +55,6 @@ struct sync_round {
 
 static void close_round(struct server *s);
 static void begin_round(struct server *s);
-static bool anybody_up(const struct server *s);
 static void run_on(struct server *s);
 
 static int64_t now_ns(const struct server *s)
@@ -66,37 +63,6 @@ static int64_t now_ns(const struct server *s)
 }
 
 // broadcast.
-
-static struct rec_message message_row(const struct server *s, uint32_t client, int endpoint)
-{
-    const struct recorder *r = s->env->rec;
-    struct rec_message m = {.frame_bytes = 0,
-                            .header_bytes = -1,
-                            .directory_bytes = -1,
-                            .scales_bytes = -1,
-                            .indices_bytes = -1,
-                            .tags_bytes = -1,
-                            .values_bytes = -1,
-                            .nmse = NAN,
-                            .norm = NAN,
-                            .staleness = -1,
-                            .weight = 0,
-                            .run = r->run,
-                            .version = (int32_t)s->round,
-                            .attempt = r->attempt,
-                            .client = (int32_t)client,
-                            .rank = s->peer[endpoint].hello.rank,
-                            .status = MESSAGE_LOST};
-    for (int i = 0; i < RECORD_WIDTHS; i++)
-        m.kept[i] = -1;
-    return m;
-}
-
-// Bytes of the frame that carries a version.
-static int64_t model_bytes(const struct server *s)
-{
-    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(s->env));
-}
 
 static void sample_turns(struct server *s)
 {
@@ -116,9 +82,9 @@ static void sample_turns(struct server *s)
         memset(t, 0, sizeof *t);
         t->client = r->sampled[i];
         t->endpoint = fed_owner(r->sampled[i], s->workers);
-        t->row[0] = message_row(s, t->client, t->endpoint);
+        t->row[0] = books_message(s, t->client, t->endpoint);
         t->n_rows = 1;
-        t->times = fed_client_times(s->env, &r->start, t->client, model_bytes(s), 0);
+        t->times = fed_client_times(s->env, &r->start, t->client, books_model_bytes(s), 0);
         if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
             t->state = TURN_DONE;
             s->row.lost++;
@@ -131,38 +97,12 @@ static void sample_turns(struct server *s)
     s->row.sampled = n;
 }
 
-// How far training has come: clients whose codec sends less as the loss goes down hear it with the
-// model.
-static float loss_fall(const struct server *s)
-{
-    float fall = (float)(s->first_loss - s->last_loss);
-    return isfinite(fall) ? fall : 0;
-}
-
 static uint32_t first_client(const struct sync_round *r, int endpoint)
 {
     int i = 0;
     while (i < r->n_turns && r->turn[i].endpoint != endpoint)
         i++;
     return i < r->n_turns ? r->turn[i].client : 0;
-}
-
-// What a task carries: when its round began, where links vary with time; the state that the client
-// goes on from, where clients have any.
-static size_t put_task(const struct server *s, uint32_t client, uint8_t *out)
-{
-    const struct sync_round *r = s->rounds;
-    size_t len = 0;
-    if (s->env->link->row->varies) {
-        round_start_put(&r->start, out);
-        len += ROUND_START_BYTES;
-    }
-    if (s->slot) {
-        struct task_state state = {server_slot(s, client), s->kept.round};
-        task_state_put(&state, out + len);
-        len += TASK_STATE_BYTES;
-    }
-    return len;
 }
 
 // The model goes to each rank once and is counted for each of its clients; a task names each
@@ -181,16 +121,11 @@ static void broadcast(struct server *s)
         for (int i = 0; i < r->n_turns; i++)
             s->peer[e].tasks += r->turn[i].endpoint == e && r->turn[i].state == TURN_WAITING;
         s->peer[e].owes_events = s->peer[e].tasks > 0;
-        struct frame f = {.kind = FRAME_MODEL,
-                          .payload_bytes = 4 * fed_down_floats(env),
-                          .vectors =
-                              (uint8_t)(fed_adapter_down(env) + env->method->scheme->down_vectors),
-                          .values = (uint32_t)fed_down_floats(env),
-                          .loss = loss_fall(s)};
+        struct frame f = books_model_head(s);
         struct link_transfer down = {.round = s->round,
                                      .client = first_client(r, e),
                                      .t_ready_ns = r->start.run_ns,
-                                     .bytes = model_bytes(s)};
+                                     .bytes = books_model_bytes(s)};
         if (s->peer[e].owes_events)
             server_send(s, e, &f, r->model, now_ns(s), &down);
     }
@@ -198,14 +133,15 @@ static void broadcast(struct server *s)
         struct turn *t = &r->turn[i];
         if (t->state != TURN_WAITING)
             continue;
-        s->row.downlink_bytes += model_bytes(s);
+        s->row.downlink_bytes += books_model_bytes(s);
         t->granted = i < r->n_window;
-        struct netbuf *b = transport_buf(env->transport, ROUND_START_BYTES + TASK_STATE_BYTES);
+        struct netbuf *b = transport_buf(env->transport, TASK_BYTES);
         struct frame f = {.kind = FRAME_TASK,
                           .client = t->client,
                           .reason = t->granted,
                           .samples = s->peer[t->endpoint].tasks,
-                          .payload_bytes = put_task(s, t->client, netbuf_payload(b))};
+                          .payload_bytes = books_put_task(s, &r->start, t->client, s->kept.round,
+                                                          netbuf_payload(b))};
         server_send(s, t->endpoint, &f, b, link_add_ns(now_ns(s), t->times.down_ns), NULL);
         transport_unref(env->transport, b);
     }
@@ -221,7 +157,7 @@ static void set_deadline(struct server *s)
     bool paced = s->env->net->pace == NET_PACE_REAL;
     for (int i = 0; (s->env->virtual_time || paced) && i < r->n_turns; i++) {
         struct client_times t =
-            fed_client_times(s->env, &r->start, r->turn[i].client, model_bytes(s),
+            fed_client_times(s->env, &r->start, r->turn[i].client, books_model_bytes(s),
                              (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
         longest = t.total_ns > longest && t.up.delivered ? t.total_ns : longest;
     }
@@ -249,31 +185,13 @@ static void resolve(struct server *s, struct turn *t, enum message_status status
         s->row.rejected++;
 }
 
-static float weight_of(const struct server *s, const struct turn *t)
-{
-    return s->env->fed->weights == FED_WEIGHTS_EQUAL ? 1 : (float)t->frame.samples;
-}
-
-// What a frame holds beside its first vector gets rows of its own.
-static void row_by_vector(struct turn *t, const struct update *u, int n)
-{
-    for (int k = 1; k < n; k++) {
-        t->row[k] = t->row[0];
-        t->row[k].vector = k;
-        t->row[k].status = MESSAGE_OK;
-        t->row[k].frame_bytes = (int64_t)u->vector_len[k];
-        t->row[0].frame_bytes -= t->row[k].frame_bytes;
-    }
-    t->n_rows = n;
-}
-
 static struct update update_of(const struct server *s, const struct turn *t)
 {
     return (struct update){.client = t->client,
                            .version = s->round,
                            .bytes = t->held->bytes + FRAME_HEADER_BYTES,
                            .len = t->frame.payload_bytes,
-                           .weight = weight_of(s, t),
+                           .weight = books_weight(s, &t->frame),
                            .loss = (double)t->frame.loss};
 }
 
@@ -292,8 +210,10 @@ static void take_turn(struct server *s, struct turn *t)
     }
     t->accepted = true;
     t->row[0].weight = (double)u.weight;
-    if (!s->env->method->scheme->pack)
-        row_by_vector(t, &u, s->env->method->view.n_vectors);
+    if (!s->env->method->scheme->pack) {
+        t->n_rows = s->env->method->view.n_vectors;
+        books_by_vector(t->row, &u, t->n_rows);
+    }
     s->row.arrived++;
     resolve(s, t, MESSAGE_OK);
 }
@@ -310,8 +230,9 @@ static void gather_times(struct server *s)
         bool sent = t->state == TURN_HELD || t->accepted || t->row[0].status == MESSAGE_LINK;
         t->at = r->n_together;
         if (sent && t->frame_bytes > 0)
-            r->together[r->n_together++] = (struct client_round){
-                .client = t->client, .down_bytes = model_bytes(s), .up_bytes = t->frame_bytes};
+            r->together[r->n_together++] = (struct client_round){.client = t->client,
+                                                                 .down_bytes = books_model_bytes(s),
+                                                                 .up_bytes = t->frame_bytes};
     }
     fed_round_times(s->env, &r->start, r->together, r->n_together);
 }
@@ -442,19 +363,6 @@ static void grant_window(struct server *s)
 
 // commit.
 
-static void commit(struct server *s)
-{
-    s->row.train_loss = s->global.loss / s->global.weight;
-    s->last_loss = s->row.train_loss;
-    if (isnan(s->first_loss))
-        s->first_loss = s->last_loss;
-    if (global_commit(&s->global, s->round, s->row.server_lr, &s->row.update_norm))
-        return;
-    warn("round %u: the sum of the updates is not finite; the adapter is left as it was", s->round);
-    s->row.rejected += s->row.arrived;
-    s->row.arrived = 0;
-}
-
 // What was taken counts from here on, with the state that goes with it.
 static void send_acks(struct server *s)
 {
@@ -470,23 +378,6 @@ static void send_acks(struct server *s)
     for (int e = 1; e <= s->workers; e++)
         if (s->peer[e].tasks && !s->peer[e].dead)
             server_control(s, e, FRAME_ACK, NULL, 0, 0);
-}
-
-static struct rec_link link_row(const struct server *s, uint32_t client, int64_t bytes,
-                                int64_t ready_ns, const struct link_result *r)
-{
-    const struct recorder *rec = s->env->rec;
-    return (struct rec_link){.bytes = bytes,
-                             .bytes_sent = r->bytes_sent,
-                             .t_ready_ns = ready_ns,
-                             .t_deliver_ns = r->delivered ? r->t_deliver_ns : -1,
-                             .latency_ns = r->latency_ns,
-                             .rate_bps = r->rate_bps,
-                             .run = rec->run,
-                             .version = (int32_t)s->round,
-                             .attempt = rec->attempt,
-                             .client = (int32_t)client,
-                             .lost = (int32_t)r->lost_segments};
 }
 
 // Modelled terms: the round takes as long as its slowest client, plus the server.
@@ -510,8 +401,8 @@ static void modelled_times(struct server *s)
             s->row.upload_max_ns = t->up_ns;
             s->row.download_max_ns = t->down_ns;
         }
-        r->links[r->n_links++] = link_row(s, c->client, c->down_bytes, 0, &t->down);
-        r->links[r->n_links++] = link_row(s, c->client, c->up_bytes, t->ready_ns, &t->up);
+        r->links[r->n_links++] = books_link(s, c->client, c->down_bytes, 0, &t->down);
+        r->links[r->n_links++] = books_link(s, c->client, c->up_bytes, t->ready_ns, &t->up);
         r->links[r->n_links - 1].up = 1;
     }
     s->row.time_modelled_ns = (cut ? r->end_ns : slowest) + env->fed->server_ns;
@@ -530,23 +421,16 @@ static bool settled(const struct server *s)
 static void finish_collect(struct server *s)
 {
     struct sync_round *r = s->rounds;
-    const struct fed_params *fed = s->env->fed;
     int64_t t = clock_ns();
     recorder_put(s->env->rec, STAGE_WAIT, -1, r->t_collect_ns, t - r->t_collect_ns, -1, 0, 0, 0);
     if (s->row.arrived > 0)
-        commit(s);
+        books_commit(s);
     else
         s->row.train_loss = NAN;
     s->row.time_measured_ns = clock_ns() - r->t_begin_ns;
     modelled_times(s);
     send_acks(s);
-    int32_t left = fed->rounds - (int32_t)s->round;
-    bool last = left == 0 || left < fed->eval_last;
-    if (last || (fed->eval_every > 0 && (int32_t)s->round % fed->eval_every == 0)) {
-        server_evaluate(s);
-        s->row.score = s->eval.score;
-        s->row.eval_loss = s->eval.loss;
-    }
+    books_evaluate(s);
     r->next_turn = r->n_turns + 1; // settling
     s->deadline_ns = now_ns(s) + (int64_t)(s->env->net->timeout_s * 1e9);
     if (settled(s))
@@ -589,32 +473,14 @@ static struct turn *find_turn(struct server *s, uint32_t client, int endpoint)
 static enum message_status judge(const struct server *s, const struct net_msg *m,
                                  const struct turn *t)
 {
-    switch (m->verdict) {
-    case FRAME_GOOD:
-        break;
-    case FRAME_PROTOCOL_OTHER:
-        return MESSAGE_VERSION;
-    case FRAME_TOO_LONG:
-    case FRAME_LENGTH:
-        return MESSAGE_SIZE;
-    case FRAME_REGISTRY:
-        return MESSAGE_SHAPE;
-    default:
-        return MESSAGE_CORRUPT;
-    }
+    enum message_status status = books_judge_frame(m);
+    if (status != MESSAGE_OK)
+        return status;
     if (m->frame.version != s->round)
         return MESSAGE_STALE;
     if (!t || t->state != TURN_WAITING || !t->granted)
         return MESSAGE_UNEXPECTED;
-    const struct view_inst *view = &s->env->method->view;
-    const struct view_part *part = &view->part[view_turn(view, t->client, s->round)];
-    bool pack = s->env->method->scheme->pack;
-    if (m->frame.values != (pack ? 0 : part->shape.n_values) ||
-        m->frame.vectors != (pack ? 1 : view->n_vectors))
-        return MESSAGE_SHAPE;
-    if (m->frame.samples == 0 || !isfinite(m->frame.loss))
-        return MESSAGE_NONFINITE;
-    return MESSAGE_OK;
+    return books_judge_update(s, &m->frame, s->round);
 }
 
 // A frame that cannot be used gets a row of its own; if it was the awaited one, that client is
@@ -622,23 +488,17 @@ static enum message_status judge(const struct server *s, const struct net_msg *m
 static void refuse_update(struct server *s, const struct net_msg *m, struct turn *t,
                           enum message_status why)
 {
-    bool header_read = m->verdict == FRAME_GOOD || m->verdict >= FRAME_TOO_LONG;
-    bool awaited = header_read && t && t->state == TURN_WAITING && m->frame.version == s->round;
+    bool awaited =
+        books_head_read(m) && t && t->state == TURN_WAITING && m->frame.version == s->round;
     bool expected = why == MESSAGE_STALE && !policy_waits(s->env->fed); // late: left behind
     if (!expected)
-        warn("round %u: a frame from %s (client %d) is %s%s%s", s->round,
-             server_peer_name(s, m->src), header_read ? (int)m->frame.client : -1,
-             message_status_name[why], m->verdict == FRAME_GOOD ? "" : ": ",
-             m->verdict == FRAME_GOOD ? "" : frame_verdict_name[m->verdict]);
+        books_warn(s, m, why);
     if (awaited) {
         t->row[0].frame_bytes = (int64_t)m->bytes;
         resolve(s, t, why);
         return;
     }
-    struct rec_message row = message_row(s, header_read ? m->frame.client : UINT32_MAX, m->src);
-    row.frame_bytes = (int64_t)m->bytes;
-    row.status = (int32_t)why;
-    s->sink->rows(s->sink->arg, REC_MESSAGES, &row, 1);
+    books_refuse(s, m, why);
     s->row.rejected += !expected;
 }
 
@@ -657,7 +517,8 @@ static void take_update(struct server *s, const struct net_msg *m)
         transport_ref(m->buf);
         t->frame_bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
         t->row[0].frame_bytes = t->frame_bytes;
-        t->times = fed_client_times(s->env, &r->start, t->client, model_bytes(s), t->frame_bytes);
+        t->times =
+            fed_client_times(s->env, &r->start, t->client, books_model_bytes(s), t->frame_bytes);
         if (!t->times.up.whole)
             resolve(s, t, MESSAGE_LINK);
     }
@@ -679,8 +540,7 @@ static void sync_message(struct server *s, const struct net_msg *m)
 {
     struct sync_round *r = s->rounds;
     bool good = m->verdict == FRAME_GOOD;
-    bool header_read = good || m->verdict >= FRAME_TOO_LONG;
-    if (header_read && m->frame.kind == FRAME_EVENTS) {
+    if (books_head_read(m) && m->frame.kind == FRAME_EVENTS) {
         if (good)
             server_take_events(s, m);
         if (m->frame.version == s->round)
@@ -690,7 +550,7 @@ static void sync_message(struct server *s, const struct net_msg *m)
     } else if (m->frame.kind == FRAME_FAIL) {
         take_fail(s, m);
     }
-    if (r->holding && anybody_up(s))
+    if (r->holding && books_worker_up(s))
         begin_round(s);
     else if (!r->holding && r->next_turn < r->n_turns)
         advance(s);
@@ -738,77 +598,16 @@ static void sync_timer(struct server *s, int64_t now)
 
 // close.
 
-static void add_totals(struct server *s)
-{
-    struct checkpoint_totals *t = &s->totals;
-    t->uplink_bytes += s->row.uplink_bytes;
-    t->downlink_bytes += s->row.downlink_bytes;
-    t->control_bytes += s->row.control_bytes;
-    t->control_up_bytes += s->row.control_up_bytes;
-    t->modelled_ns += s->row.time_modelled_ns;
-    t->measured_ns += s->row.time_measured_ns;
-    t->lost += s->row.lost;
-    t->rejected += s->row.rejected;
-    s->row.wire_bytes = server_take_wire(s);
-    t->wire_bytes += s->row.wire_bytes;
-}
-
-static bool any_worker_left(const struct server *s)
-{
-    for (int e = 1; e <= s->workers; e++)
-        if (!s->peer[e].dead)
-            return true;
-    return false;
-}
-
-// Order: client state is on disk (its owner's EVENTS said so), then the trace, then the checkpoint.
-// A kill between the last two makes the resumed run repeat a round that the trace holds already, as
-// another attempt of which readers keep the last; the other way round the trace would lack it.
 static void close_round(struct server *s)
 {
     struct sync_round *r = s->rounds;
-    const struct fed_env *env = s->env;
     for (int i = 0; i < r->n_turns; i++)
         s->sink->rows(s->sink->arg, REC_MESSAGES, r->turn[i].row, (size_t)r->turn[i].n_rows);
     s->sink->rows(s->sink->arg, REC_LINKS, r->links, (size_t)r->n_links);
-    add_totals(s);
-    s->row.uplink_total_bytes = s->totals.uplink_bytes;
-    s->row.adapter_xxh3 = global_hash(&s->global);
-    s->sink->rows(s->sink->arg, REC_ROUNDS, &s->row, 1);
-    int64_t t = clock_ns();
-    recorder_put(env->rec, STAGE_ROUND, -1, r->t_begin_ns, t - r->t_begin_ns, -1, 0, 0, 0);
-    server_flush_events(s);
-    s->sink->commit(s->sink->arg, (int32_t)s->round);
-    server_checkpoint(s);
-    s->sink->progress(s->sink->arg, &s->row);
-    s->row.control_bytes = s->row.control_up_bytes = 0; // of the next round, or of the farewell
-    if (!any_worker_left(s))
-        snprintf(s->failure, sizeof s->failure, "every worker is lost");
-    if ((int32_t)s->round >= env->fed->rounds || server_stopping(s) || s->failure[0])
-        server_finish(s);
-    else
+    if (books_close(s, r->t_begin_ns))
         r->between = true;
-}
-
-static bool anybody_up(const struct server *s)
-{
-    for (int e = 1; e <= s->workers; e++)
-        if (server_peer_up(s, e))
-            return true;
-    return false;
-}
-
-// One question a timeout: a stopped rank must not be buried in them.
-static void ask_suspects(struct server *s)
-{
-    int64_t now = now_ns(s);
-    for (int e = 1; e <= s->workers; e++) {
-        struct server_peer *p = &s->peer[e];
-        if (!p->suspect || p->dead || now < p->ask_again_ns)
-            continue;
-        p->ask_again_ns = now + (int64_t)(s->env->net->timeout_s * 1e9);
-        server_control(s, e, FRAME_PING, (uint8_t[8]){0}, 8, 0);
-    }
+    else
+        server_finish(s);
 }
 
 static void begin_round(struct server *s)
@@ -830,26 +629,12 @@ static void begin_round(struct server *s)
 static void next_round(struct server *s)
 {
     struct sync_round *r = s->rounds;
-    struct recorder *rec = s->env->rec;
-    // Since the last row, the greeting among them.
-    int64_t control = s->row.control_bytes, control_up = s->row.control_up_bytes;
-    memset(&s->row, 0, sizeof s->row);
-    s->row.control_bytes = control;
-    s->row.control_up_bytes = control_up;
+    books_open(s);
     r->between = false;
-    s->round++;
-    rec->version = (int32_t)s->round;
-    s->row.run = rec->run;
-    s->row.version = (int32_t)s->round;
-    s->row.attempt = rec->attempt;
-    s->row.score = s->row.eval_loss = s->row.energy_j = s->row.update_norm = NAN;
-    s->row.energy_modelled_j = NAN;
-    s->row.server_lr = fed_server_lr(s->env->fed, (int32_t)s->round);
     r->next_turn = 0;
-    global_begin(&s->global, s->round);
-    ask_suspects(s);
+    books_ask_suspects(s);
     r->start.clock_ns = now_ns(s);
-    r->holding = !anybody_up(s) && any_worker_left(s) && !server_stopping(s);
+    r->holding = !books_worker_up(s) && books_worker_left(s) && !server_stopping(s);
     if (r->holding)
         s->deadline_ns = r->start.clock_ns + (int64_t)(s->env->net->timeout_s * 1e9);
     else
@@ -914,35 +699,10 @@ static void sync_begin(struct server *s, int64_t now)
 {
     struct sync_round *r = s->rounds;
     (void)now;
-    // The score before anything is learned: the floor of every curve.
-    if (s->round == 0 && !server_stopping(s)) {
-        server_evaluate(s);
-        server_flush_events(s);
-        struct rec_round row = {.run = s->env->rec->run,
-                                .attempt = s->env->rec->attempt,
-                                .train_loss = NAN,
-                                .score = s->eval.score,
-                                .eval_loss = s->eval.loss,
-                                .update_norm = NAN,
-                                .energy_j = NAN,
-                                .energy_modelled_j = NAN,
-                                .server_lr = NAN,
-                                .control_bytes = s->row.control_bytes,
-                                .control_up_bytes = s->row.control_up_bytes,
-                                .wire_bytes = server_take_wire(s),
-                                .adapter_xxh3 = global_hash(&s->global)};
-        s->totals.control_bytes += row.control_bytes;
-        s->totals.control_up_bytes += row.control_up_bytes;
-        s->totals.wire_bytes += row.wire_bytes;
-        s->row.control_bytes = s->row.control_up_bytes = 0;
-        s->sink->rows(s->sink->arg, REC_ROUNDS, &row, 1);
-        s->sink->commit(s->sink->arg, 0);
-        s->sink->progress(s->sink->arg, &row);
-    }
-    if ((int32_t)s->round >= s->env->fed->rounds || server_stopping(s))
-        server_finish(s);
-    else
+    if (books_start(s))
         r->between = true;
+    else
+        server_finish(s);
     run_on(s);
 }
 
