@@ -9,6 +9,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -31,6 +32,27 @@ static void print_scores(const struct workload *w, const struct eval_result *r)
         table_row(&t, cells);
     }
     printf("# %s %.4f, loss %.4f\n", w->row->score_name(w), r->score, r->loss);
+}
+
+// Text on one line, without what would move a terminal's cursor.
+static void print_text(const char *label, const char *text, const char *end)
+{
+    printf("  %-9s ", label);
+    for (const char *p = text; *p; p++)
+        if (*p == '\n')
+            fputs("\\n", stdout);
+        else
+            putchar((unsigned char)*p < 32 || *p == 127 ? ' ' : *p);
+    puts(end);
+}
+
+static void print_answer(void *arg, const struct eval_answer *a)
+{
+    int *n = arg;
+    printf("# example %d\n", ++*n);
+    print_text("prompt", a->prompt, "");
+    print_text("expected", a->reference, "");
+    print_text("answer", a->answer, a->ended ? "" : " ...");
 }
 
 static int write_json(const char *path, const struct config *c, const struct workload *w,
@@ -86,16 +108,28 @@ static void load_adapter(const struct config *c, struct workload *w, float *thet
     printf("# adapter of %s after round %u\n", c->run.dir, round);
 }
 
+static int32_t read_show(const char *text)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+    if (*end || end == text || n < 1 || n > 1000000)
+        die(STATUS_USAGE, "--show %s: give a number of examples from 1", text);
+    return (int32_t)n;
+}
+
 static int score_main(int argc, char **argv)
 {
     static struct config cfg;
     struct workload w;
     struct err err;
     const char *json = NULL, *path = NULL;
-    int n = 0;
+    int n = 0, shown = 0;
+    int32_t show = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0 && i + 1 < argc)
             json = argv[++i];
+        else if (strcmp(argv[i], "--show") == 0 && i + 1 < argc)
+            show = read_show(argv[++i]);
         else if (!path && !strchr(argv[i], '='))
             path = argv[i];
         else
@@ -115,12 +149,16 @@ static int score_main(int argc, char **argv)
                                .server = true};
     if (workload_open(&w, &env, &err))
         die(STATUS_USAGE, "%s", err.text);
+    if (show && !w.row->answers)
+        die(STATUS_USAGE, "--show: task %s has no answers", task_table[cfg.task.name]->name);
     float *theta = mem_alloc(MEM_ADAPTER, w.shape.n_values * sizeof *theta);
     struct eval_result *r = mem_alloc(MEM_OTHER, sizeof *r);
     printf("# fstq score: task %s, model %s\n", task_table[cfg.task.name]->name, cfg.model.path);
     load_adapter(&cfg, &w, theta);
     workload_evaluate(&w, theta, r);
     print_scores(&w, r);
+    if (show)
+        w.row->answers(&w, show, print_answer, &shown);
     bool bad = json && write_json(json, &cfg, &w, r);
     mem_free(theta);
     mem_free(r);
@@ -130,13 +168,15 @@ static int score_main(int argc, char **argv)
 
 const struct cmd cmd_score = {
     .name = "score",
-    .usage = "[--json FILE] [CONFIG] [section.key=value ...]",
+    .usage = "[--json FILE] [--show N] [CONFIG] [section.key=value ...]",
     .help = "scores a base model, or the checkpoint in run.dir, on a task",
     .details =
         "Scores every group of the task's test set and all of it. With run.dir the adapter of its\n"
         "newest checkpoint is scored, without it the bare base model.\n"
-        "  --json FILE   the same as JSON\n\n"
-        "  fstq score task.name=synth-qa\n"
+        "  --json FILE   the same as JSON\n"
+        "  --show N      also the first N questions, what was expected and what the model said;\n"
+        "                \"...\" marks an answer that did not end\n\n"
+        "  fstq score --show 3 task.name=synth-qa\n"
         "  fstq score configs/quick.ini run.dir=q1\n",
     .alone = true,
     .run = score_main,

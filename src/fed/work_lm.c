@@ -133,6 +133,27 @@ static void lm_evaluate(struct workload *w, const float *adapter, const float *b
         put_score(r, lm->task->groups[g], &lm->group_score[g]);
 }
 
+static void lm_answered(const struct workload *w, int32_t n,
+                        void (*fn)(void *arg, const struct eval_answer *a), void *arg)
+{
+    enum { TOKEN_BYTES = 32 }; // more than most have; what does not fit is cut
+    const struct lm *lm = w->state;
+    const struct task *t = lm->task;
+    const struct examples *set = task_test(lm->task);
+    size_t size = (size_t)t->max_tokens * TOKEN_BYTES;
+    char *prompt = mem_alloc(MEM_DATA, size), *answer = mem_alloc(MEM_DATA, size);
+    for (int32_t i = 0; i < n && i < set->n; i++) {
+        const struct example *e = &set->v[i];
+        const struct prediction *p = &lm->answers.prediction[i];
+        tokenizer_decode(t->tokenizer, e->tokens, e->answer, prompt, size);
+        tokenizer_decode(t->tokenizer, p->tokens, p->n, answer, size);
+        struct eval_answer a = {prompt, e->reference, answer, p->ended};
+        fn(arg, &a);
+    }
+    mem_free(prompt);
+    mem_free(answer);
+}
+
 static const char *lm_score_name(const struct workload *w)
 {
     const struct lm *lm = w->state;
@@ -167,6 +188,7 @@ const struct workload_row work_lm = {
     .group = lm_group,
     .train = lm_train,
     .evaluate = lm_evaluate,
+    .answers = lm_answered,
     .partition = lm_partition,
     .cut = &lm_cut,
     .score_name = lm_score_name,

@@ -64,6 +64,12 @@ struct eval_result {
     struct eval_row rows[EVAL_MAX];
 };
 
+// A question of the test set and what the model said to it; texts are the callee's.
+struct eval_answer {
+    const char *prompt, *reference, *answer;
+    bool ended; // the answer came to its end
+};
+
 struct workload;
 
 // A model cut in two below a layer: one side runs what is below, another trains what is above.
@@ -118,6 +124,9 @@ struct workload_row {
     // backbone: (n_backbone), NULL where there is none.
     void (*evaluate)(struct workload *w, const float *adapter, const float *backbone,
                      struct eval_result *r);
+    // The first n answers of the last evaluation; NULL = there are none.
+    void (*answers)(const struct workload *w, int32_t n,
+                    void (*fn)(void *arg, const struct eval_answer *a), void *arg);
     // The realised partition, one row a client and group that has examples; NULL = there is none.
     void (*partition)(const struct workload *w, void (*fn)(void *arg, const struct rec_split *row),
                       void *arg);

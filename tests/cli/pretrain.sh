@@ -24,6 +24,16 @@ check "pretrain: another seed, other bytes" eval '! cmp -s a.safetensors c.safet
 "$FSTQ" score task.name=synth-qa task.test=16 model.path=a.safetensors >s 2>&1
 check "score: takes it as a model" equal "$?" 0
 check "score: every language has its rows" equal "$(awk '$2 == "rouge_l"' s | wc -l)" 9
+"$FSTQ" score --show 2 task.name=synth-qa task.test=16 >shown 2>&1
+check "score --show: so many questions" equal "$(grep -c '^  prompt   *[^ ]' shown)" 2
+check "score --show: what was expected is in the prompt" python3 -c '
+import sys
+lines = [l[12:].strip() for l in open("shown", encoding="utf-8") if l.startswith("  ")]
+assert len(lines) == 6 and lines[1] in lines[0] and lines[4] in lines[3]'
+"$FSTQ" score --show 0 task.name=synth-qa >cut 2>&1
+check "score --show: a number from 1" equal "$?" 2
+"$FSTQ" score --show 1 task.name=quadratic optim.kind=sgd >cut 2>&1
+check "score --show: not where nobody is asked" contains cut "has no answers"
 "$FSTQ" score task.name=synth-qa task.test=16 --json s.json >/dev/null 2>&1
 check "score: the base model inside the program" equal "$?" 0
 check "score --json: it is JSON" python3 -m json.tool s.json /dev/null
