@@ -19,8 +19,10 @@ unset MAKEFLAGS MAKELEVEL MFLAGS
 if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
-# What Open MPI chooses on one machine by itself, after it has loaded and asked everything else: a
-# quarter of the time of a small job.
+# Ranks that wait give way: others may use this machine, too.
+export OMPI_MCA_mpi_yield_when_idle=1
+# What Open MPI chooses on one machine by itself, once it has loaded and asked everything else; that
+# would be a quarter of the time of a small job.
 export OMPI_MCA_pml=${OMPI_MCA_pml:-ob1,monitoring}
 long=${FSTQ_TEST_LONG:-0}
 limit=${FSTQ_TEST_TIMEOUT:-$([ "$long" = 0 ] && echo 180 || echo 3600)}

@@ -21,9 +21,12 @@ check "a missing marker is an error" eval "! '$options' cut.md 2>/dev/null"
 
 # Blocks of "sh" are commands from a checkout's root; each has to succeed, or to end with the status
 # that a comment behind it names. What installs, builds and tests is left to others.
+# A language model answers fewer questions than the README's reader waits for.
 mkdir bin
-printf '#!/bin/sh\nexec "%s" "$@"\n' "$FSTQ" >bin/fstq
-printf '#!/bin/sh\nFSTQ="%s" exec "%s/scripts/fstq-run" "$@"\n' "$FSTQ" "$root" >bin/fstq-run
+fewer='case "$*" in *configs/*quick*) set -- "$@" task.test=16 ;; esac'
+printf '#!/bin/sh\n%s\nexec "%s" "$@"\n' "$fewer" "$FSTQ" >bin/fstq
+printf '#!/bin/sh\n%s\nFSTQ="%s" exec "%s/scripts/fstq-run" "$@"\n' "$fewer" "$FSTQ" "$root" \
+    >bin/fstq-run
 chmod +x bin/fstq bin/fstq-run
 ln -s "$root/configs" "$root/scripts" .
 export PATH=$dir/bin:$PATH
