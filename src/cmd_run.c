@@ -13,6 +13,7 @@
 #include "machine.h"
 #include "model/update_file.h"
 #include "net/comm_mpi.h"
+#include "trace/figures.h"
 #include "trace/tally.h"
 
 #include <math.h>
@@ -40,6 +41,7 @@ struct run {
     struct trace *trace;
     struct fed_sink sink;
     struct tally tally;
+    struct figures figures;
     struct rec_round last; // newest row, and the newest values in it that are known
     struct power_watch power;
     int64_t begun_ns, start_ns, rounds_done; // of the command, of its rounds
@@ -58,6 +60,7 @@ static void sink_rows(void *arg, enum record_id id, const void *rows, size_t n)
     struct run *r = arg;
     if (id == REC_EVENTS)
         tally_add(&r->tally, rows, n);
+    figures_add(&r->figures, id, rows, n);
     if (r->trace && n)
         trace_append(r->trace, id, rows, n);
 }
@@ -467,6 +470,13 @@ static void add_summary(struct run *r, const char *key, double value, const char
     sink_rows(r, REC_SUMMARY, &row, 1);
 }
 
+static void add_figures(struct run *r)
+{
+    struct rec_summary row[FIGURES_MAX];
+    size_t n = figures_list(&r->figures, row);
+    sink_rows(r, REC_SUMMARY, row, n);
+}
+
 static void put_rank(struct run *r, const struct hello *h, const struct bye *b, const char *role,
                      const struct server_peer *clock)
 {
@@ -643,6 +653,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "adapter_values", (double)s->global.n, "1");
     add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
     add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
+    add_figures(r);
     add_summary(r, "status", (double)verdict(r, text, sizeof text), "");
     trace_ranks(r);
     server_flush_events(r->loop.server);
@@ -658,6 +669,7 @@ static enum status conclude(struct run *r)
            fmt_bytes(t[1], s->totals.control_up_bytes));
     printf("rounds took %s measured, ", fmt_time(t[0], s->totals.measured_ns));
     printf("%s modelled\n", fmt_time(t[0], s->totals.modelled_ns));
+    figures_print(&r->figures, stdout);
     print_memory();
     print_threads();
     enum status status = verdict(r, text, sizeof text);
@@ -703,8 +715,10 @@ static int run_main(int argc, char **argv)
         print_header(r, argc, argv);
     }
     r->start_ns = clock_ns();
+    power_watch_start(&r->power);
     loop_run(&r->loop, stop_flag());
     enum status status = r->loop.server ? conclude(r) : STATUS_VALID;
+    power_watch_stop(&r->power);
     bool clean = loop_clean(&r->loop);
     transport_flush(&r->transport, transport_now(&r->transport) + 2000000000);
     transport_close(&r->transport, clean);

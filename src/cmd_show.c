@@ -19,7 +19,8 @@ enum section {
     SHOW_META = 64,
     SHOW_WIDTHS = 128,
     SHOW_SENSORS = 256,
-    SHOW_ALL = 511,
+    SHOW_ENERGY = 512,
+    SHOW_ALL = 1023,
 };
 
 struct request {
@@ -42,6 +43,7 @@ static int parse(struct request *q, int argc, char **argv)
                                           {"clients", no_argument, NULL, SHOW_CLIENTS},
                                           {"widths", no_argument, NULL, SHOW_WIDTHS},
                                           {"sensors", no_argument, NULL, SHOW_SENSORS},
+                                          {"energy", no_argument, NULL, SHOW_ENERGY},
                                           {"meta", no_argument, NULL, 'M'},
                                           {"all", no_argument, NULL, 'A'},
                                           {0}};
@@ -97,7 +99,7 @@ static void print_run(const struct trace_file *f, int32_t run, unsigned sections
     } parts[] = {{SHOW_SUMMARY, report_summary, NULL}, {SHOW_ROUNDS, NULL, report_rounds},
                  {SHOW_STAGES, report_stages, NULL},   {SHOW_BYTES, report_bytes, NULL},
                  {SHOW_WIDTHS, NULL, report_widths},   {SHOW_SENSORS, report_sensors, NULL},
-                 {SHOW_CLIENTS, NULL, report_clients}};
+                 {SHOW_ENERGY, report_energy, NULL},   {SHOW_CLIENTS, NULL, report_clients}};
     for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         if (all && !(sections & parts[i].section))
             continue;
@@ -167,7 +169,8 @@ const struct cmd cmd_show = {
     .usage = "FILE.h5 [--SECTION ...] [--run N] [--json] [--recover]",
     .help = "what is in a trace: summary, rounds, stages, bytes, widths, clients",
     .details =
-        "  --summary --rounds --stages --bytes --widths --sensors --clients --runs --meta\n"
+        "  --summary --rounds --stages --bytes --widths --sensors --energy --clients --runs\n"
+        "  --meta\n"
         "               only these sections, whole; without any, all but meta, condensed\n"
         "  --all        every section, whole\n"
         "  --run N      only this run of a file that holds several\n"

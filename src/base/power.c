@@ -1,14 +1,17 @@
 #include "base/power.h"
 
+#include "base/check.h"
 #include "base/clock.h"
+#include "base/mem.h"
 
 #include <errno.h>
 #include <glob.h>
 #include <math.h>
-#include <stdbool.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 const char *power_sysfs_root(void)
 {
@@ -270,6 +273,7 @@ void power_watch_open(struct power_watch *w)
 {
     char why[96];
     w->n = 0;
+    w->sampler = NULL;
     for (const struct power_sensor *const *s = power_sensors; *s; s++) {
         int found = (*s)->find(power_sysfs_root(), w->rail + w->n, POWER_RAILS - w->n, why);
         for (int i = 0; i < found; i++)
@@ -278,17 +282,171 @@ void power_watch_open(struct power_watch *w)
     }
 }
 
-int power_watch_read(struct power_watch *w, struct rec_sensor rows[POWER_RAILS])
+#define SAMPLE_NS 100000000
+enum { SAMPLES = 4096 };
+
+struct power_sampler {
+    pthread_t thread;
+    pthread_mutex_t lock; // of all below, and of the rails
+    pthread_cond_t wake;
+    bool stop;
+    int filling; // of the two halves; the other is with whoever took it
+    size_t n;    // in it
+    struct rec_sensor row[2][SAMPLES];
+};
+
+static void read_rails(struct power_watch *w)
 {
-    int n = 0;
-    for (int i = 0; i < w->n; i++) {
+    struct power_sampler *s = w->sampler;
+    for (int i = 0; i < w->n && s->n < SAMPLES; i++) {
         double mw = w->sensor[i]->read_mw(&w->rail[i]);
         if (!isfinite(mw))
             continue;
-        struct rec_sensor row = {
+        struct rec_sensor *row = &s->row[s->filling][s->n++];
+        *row = (struct rec_sensor){
             .t_ns = clock_ns(), .milliwatt = mw, .celsius = (double)NAN, .value = (double)NAN};
-        memcpy(row.rail, w->rail[i].name, sizeof row.rail);
-        rows[n++] = row;
+        memcpy(row->rail, w->rail[i].name, sizeof row->rail);
     }
-    return n;
+}
+
+// The last rails' worth of a half is left for the reading that empties it, so that a counter of
+// energy misses nothing however long nobody comes.
+static void *sample(void *arg)
+{
+    struct power_watch *w = arg;
+    struct power_sampler *s = w->sampler;
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop) {
+        int64_t wait = (int64_t)SAMPLE_NS << (s->n * 10 / SAMPLES);
+        int64_t ns = (int64_t)at.tv_nsec + wait;
+        at.tv_sec += (time_t)(ns / 1000000000);
+        at.tv_nsec = (long)(ns % 1000000000);
+        while (!s->stop && pthread_cond_timedwait(&s->wake, &s->lock, &at) == 0)
+            ;
+        if (!s->stop && s->n + 2 * (size_t)w->n <= SAMPLES)
+            read_rails(w);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+void power_watch_start(struct power_watch *w)
+{
+    if (w->n == 0 || w->sampler)
+        return;
+    struct power_sampler *s = w->sampler = mem_alloc(MEM_TRACE, sizeof *s);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    read_rails(w);
+    if (pthread_create(&s->thread, NULL, sample, w) != 0) {
+        warn("power: no thread to read the rails of this host; their energy is not measured");
+        mem_free(s);
+        w->sampler = NULL;
+    }
+}
+
+void power_watch_stop(struct power_watch *w)
+{
+    struct power_sampler *s = w->sampler;
+    if (!s)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->stop = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    pthread_cond_destroy(&s->wake);
+    pthread_mutex_destroy(&s->lock);
+    mem_free(s);
+    w->sampler = NULL;
+}
+
+struct rec_sensor *power_watch_take(struct power_watch *w, size_t *n)
+{
+    struct power_sampler *s = w->sampler;
+    *n = 0;
+    if (!s)
+        return NULL;
+    pthread_mutex_lock(&s->lock);
+    read_rails(w);
+    struct rec_sensor *rows = s->row[s->filling];
+    *n = s->n;
+    s->filling = 1 - s->filling;
+    s->n = 0;
+    pthread_mutex_unlock(&s->lock);
+    return rows;
+}
+
+// Of the rails of AGX boards VDDQ_VDD2_1V8AO is left out, for it may be fed by VIN_SYS_5V0; a
+// platform's psys holds its packages. POM_5V_IN is the whole board (jetson_stats, issue 51).
+enum power_kind power_kind_of(const char *rail)
+{
+    static const struct {
+        const char *begins;
+        enum power_kind kind;
+    } known[] = {{"VDD_IN", POWER_TOTAL}, {"POM_5V_IN", POWER_TOTAL}, {"core", POWER_PART},
+                 {"uncore", POWER_PART},  {"psys", POWER_PART},       {"VDDQ_", POWER_PART}};
+    for (size_t i = 0; i < ARRAY_LEN(known); i++)
+        if (strncmp(rail, known[i].begins, strlen(known[i].begins)) == 0)
+            return known[i].kind;
+    return POWER_SHARE;
+}
+
+void power_sum_add(struct power_sum *s, const struct rec_sensor *row)
+{
+    int i = 0;
+    while (i < s->n && (s->rail[i].rank != row->rank || strcmp(s->rail[i].rail, row->rail) != 0))
+        i++;
+    if (i == s->cap) {
+        int cap = s->cap ? 2 * s->cap : POWER_RAILS;
+        struct power_last *more = mem_alloc(MEM_TRACE, (size_t)cap * sizeof *more);
+        if (s->n)
+            memcpy(more, s->rail, (size_t)s->n * sizeof *more);
+        mem_free(s->rail);
+        s->rail = more;
+        s->cap = cap;
+    }
+    struct power_last *r = &s->rail[i];
+    if (i == s->n) {
+        *r = (struct power_last){.rank = row->rank, .kind = power_kind_of(row->rail)};
+        memcpy(r->rail, row->rail, sizeof r->rail);
+        s->n++;
+    } else if (row->t_ns > r->t_ns) {
+        r->joule += row->milliwatt * 1e-3 * ((double)(row->t_ns - r->t_ns) * 1e-9);
+        r->known = true;
+    }
+    r->t_ns = row->t_ns;
+}
+
+double power_sum_take(struct power_sum *s)
+{
+    double joule = 0;
+    bool any = false;
+    for (int i = 0; i < s->n; i++) {
+        enum power_kind want = POWER_SHARE;
+        for (int k = 0; k < s->n; k++)
+            if (s->rail[k].rank == s->rail[i].rank && s->rail[k].kind == POWER_TOTAL)
+                want = POWER_TOTAL;
+        if (s->rail[i].kind == want && s->rail[i].known) {
+            joule += s->rail[i].joule;
+            any = true;
+        }
+    }
+    for (int i = 0; i < s->n; i++) {
+        s->rail[i].joule = 0;
+        s->rail[i].known = false;
+    }
+    return any ? joule : (double)NAN;
+}
+
+void power_sum_free(struct power_sum *s)
+{
+    mem_free(s->rail);
+    *s = (struct power_sum){0};
 }

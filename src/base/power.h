@@ -5,6 +5,8 @@
 
 #include "base/record.h"
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define POWER_RAILS 16
@@ -29,14 +31,41 @@ struct power_sensor {
 extern const struct power_sensor *const power_sensors[]; // NULL-terminated
 const char *power_sysfs_root(void);
 
-// All rails of this machine, for whoever reads them from time to time.
+// All rails of this machine, for whoever reads them from time to time; a thread of its own reads
+// them ten times a second from start to stop, more seldom the longer nobody takes the readings.
+struct power_sampler;
 struct power_watch {
     int n;
     const struct power_sensor *sensor[POWER_RAILS]; // of each rail
     struct power_rail rail[POWER_RAILS];
+    struct power_sampler *sampler; // NULL = not started
 };
 void power_watch_open(struct power_watch *w);
-// One row per rail that can be read, at most POWER_RAILS; t_ns is this machine's monotonic clock.
-int power_watch_read(struct power_watch *w, struct rec_sensor rows[POWER_RAILS]);
+void power_watch_start(struct power_watch *w); // nothing where there is no rail
+void power_watch_stop(struct power_watch *w);
+// What was read since the last call and is read now, until the next call; t_ns is this machine's
+// monotonic clock. NULL and 0 where nobody samples.
+struct rec_sensor *power_watch_take(struct power_watch *w, size_t *n);
+
+// Which rails make up a board: its total where it has one, else those that hold no other.
+enum power_kind { POWER_PART, POWER_SHARE, POWER_TOTAL };
+enum power_kind power_kind_of(const char *rail);
+
+// Energy of all boards from readings as they come: each stands for the time since the one before.
+struct power_last {
+    char rail[24];
+    int32_t rank;
+    enum power_kind kind;
+    bool known; // a time was covered since it was last taken
+    int64_t t_ns;
+    double joule;
+};
+struct power_sum {
+    struct power_last *rail;
+    int n, cap;
+};
+void power_sum_add(struct power_sum *s, const struct rec_sensor *row);
+double power_sum_take(struct power_sum *s); // J since it was last taken, NaN = nothing was read
+void power_sum_free(struct power_sum *s);
 
 #endif

@@ -138,7 +138,7 @@ _Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 8 * 4
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4 + 48, "hole in rec_alloc");
-_Static_assert(sizeof(struct rec_link) == 6 * 8 + 6 * 4, "hole in rec_link");
+_Static_assert(sizeof(struct rec_link) == 8 * 8 + 6 * 4, "hole in rec_link");
 _Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sensor");
 _Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 1144, "hole in rec_run");
 _Static_assert(sizeof(struct rec_summary) == 8 + 2 * 4 + 56, "hole in rec_summary");
@@ -182,7 +182,9 @@ static const struct record_field event_fields[] = {
     FIELD(bytes_in, "bytes", "bytes read"),
     FIELD(bytes_out, "bytes", "bytes written"),
     FIELD(energy_uj, "uJ", "energy of the board, -1 = not measured"),
-    FIELD(flags, "", "1 = modelled time, 2 = energy from fewer than 10 samples"),
+    FIELD(flags, "",
+          "1 = modelled time, 2 = energy from fewer than 10 samples, 4 = an equal part of what "
+          "several clients took together, 8 = a sum of visits, 16 = bytes_in are tokens, 4 each"),
     {0},
 };
 #undef ROW
@@ -275,6 +277,8 @@ static const struct record_field link_fields[] = {
     FIELD(t_deliver_ns, "ns", "when the last one arrived, -1 = never"),
     FIELD(latency_ns, "ns", "of this latency and jitter"),
     FIELD(rate_bps, "bit/s", "mean rate of the link while they left"),
+    FIELD(compute_j, "J", "of an upload, modelled: what its client drew while it computed it"),
+    FIELD(send_j, "J", "of an upload, modelled: what its client drew while it sent it"),
     {0},
 };
 #undef ROW

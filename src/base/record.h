@@ -79,8 +79,9 @@ struct rec_event {
 enum {
     EVENT_MODELLED = 1,
     EVENT_LOW_CONFIDENCE = 2,
-    EVENT_SHARED = 4, // an equal part of what several clients took together
-    EVENT_SUMMED = 8, // the sum of a part's visits: its length is measured, its place is not
+    EVENT_SHARED = 4,  // an equal part of what several clients took together
+    EVENT_SUMMED = 8,  // the sum of a part's visits: its length is measured, its place is not
+    EVENT_TOKENS = 16, // bytes_in are tokens, int32_t each
 };
 
 struct rec_round {
@@ -145,6 +146,7 @@ struct rec_alloc {
 struct rec_link {
     int64_t bytes, bytes_sent, t_ready_ns, t_deliver_ns, latency_ns; // t_deliver_ns -1: never
     double rate_bps;
+    double compute_j, send_j; // of an upload, NaN where the client's powers are not known
     int32_t run, version, attempt, client, up; // up 1 = client to server
     int32_t lost;                              // segments, when first sent
 };

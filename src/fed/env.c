@@ -83,7 +83,8 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
         struct device d = profile_device(env->profile, c[i].client);
         t->total_ns = t->up.t_deliver_ns;
         t->up_ns = since(t->total_ns, t->ready_ns);
-        t->energy_j = profile_energy_j(&d, t->compute_ns + t->encode_ns, t->up_ns);
+        t->compute_j = device_energy_j(d.compute_w, t->compute_ns + t->encode_ns);
+        t->send_j = device_energy_j(d.send_w, t->up_ns);
     }
 }
 

@@ -41,7 +41,7 @@ struct fed_env {
 struct client_times {
     int64_t down_ns, compute_ns, encode_ns, ready_ns, up_ns, total_ns;
     struct link_result down, up;
-    double energy_j; // NaN where the device's power is not known
+    double compute_j, send_j; // NaN where the device's power is not known
 };
 struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
                                      uint32_t client, int64_t down_bytes, int64_t up_bytes);

@@ -60,6 +60,7 @@ struct lm {
     struct model_client *client;        // (group)
     float *moments;                     // (group, optim_n + 1)
     struct rng *rng;                    // (group)
+    int64_t *drawn;                     // (group) tokens of the round, as they were drawn
     struct model_job *oracle;           // (group) examples
     struct token_tracker *tracker;      // (group), NULL while every token counts alike
     float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch

@@ -27,6 +27,7 @@ void lm_train_open(struct workload *w, struct lm *lm)
     lm->job = mem_alloc(MEM_OTHER, g * sizeof *lm->job);
     lm->client = mem_alloc(MEM_OTHER, g * sizeof *lm->client);
     lm->rng = mem_alloc(MEM_OTHER, g * sizeof *lm->rng);
+    lm->drawn = mem_alloc(MEM_OTHER, g * sizeof *lm->drawn);
     lm->oracle = mem_alloc(MEM_OTHER, g * sizeof *lm->oracle);
     lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
     for (size_t i = 0; i < g; i++)
@@ -60,7 +61,7 @@ void lm_train_close(struct lm *lm)
 {
     for (int i = 0; lm->batch && i < lm->group; i++)
         lm_batch_close(&lm->batch[i]);
-    void *blocks[] = {lm->batch,   lm->job,     lm->client,      lm->rng, lm->moments,
+    void *blocks[] = {lm->batch,   lm->job,     lm->client,      lm->rng, lm->drawn, lm->moments,
                       lm->tracker, lm->weights, lm->tracker_mem, lm->raw, lm->oracle};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
@@ -242,15 +243,16 @@ static void job_end(struct workload *w, struct lm *lm, struct train_job *job, in
 
 // Clients trained together share the time by their steps, which are alike: equal parts, laid end to
 // end. What was spent apart from training is left out.
-static void share_time(struct train_job *jobs, int n, struct recorder *rec, struct span span,
-                       const struct span *apart)
+static void share_time(struct train_job *jobs, int n, const struct lm *lm, struct recorder *rec,
+                       struct span span, const struct span *apart)
 {
     int64_t dur = (clock_ns() - span.t_ns - apart->t_ns) / n;
     int64_t cpu = span.cpu_ns < 0 ? -1 : (clock_cpu_ns() - span.cpu_ns - apart->cpu_ns) / n;
     for (int i = 0; i < n; i++) {
         jobs[i].dur_ns = dur;
-        recorder_put(rec, STAGE_TRAIN, (int32_t)jobs[i].client, span.t_ns + i * dur, dur, cpu, 0, 0,
-                     n > 1 ? EVENT_SHARED : 0);
+        recorder_put(rec, STAGE_TRAIN, (int32_t)jobs[i].client, span.t_ns + i * dur, dur, cpu,
+                     lm->drawn[i] * (int64_t)sizeof(int32_t), 0,
+                     n > 1 ? EVENT_TOKENS | EVENT_SHARED : EVENT_TOKENS);
     }
 }
 
@@ -311,14 +313,18 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
     int64_t fisher = fisher_ns(rec);
     assert(n <= lm->group);
     lm_backbone(w, w->n_backbone ? jobs[0].theta + lm->n : NULL);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         job_begin(w, lm, &jobs[i], i);
+        lm->drawn[i] = 0;
+    }
     int64_t draw_ns = clock_ns() - span.t_ns;
     for (int32_t s = 0; s < fed->local_steps; s++) {
         int64_t t = clock_ns();
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n; i++) {
             lm_batch_draw(&lm->batch[i], task_client(lm->task, (int32_t)jobs[i].client), fed->batch,
                           &lm->rng[i]);
+            lm->drawn[i] += lm->batch[i].start[fed->batch];
+        }
         draw_ns += clock_ns() - t;
         bool refresh;
         step_tokens(w, lm, jobs, n, &refresh, rec);
@@ -334,5 +340,5 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
         job_end(w, lm, &jobs[i], i);
     put_shares(rec, jobs, n, STAGE_DRAW, span.t_ns, draw_ns + clock_ns() - t);
     put_shares(rec, jobs, n, STAGE_FISHER, span.t_ns, fisher_ns(rec) - fisher);
-    share_time(jobs, n, rec, span, &apart);
+    share_time(jobs, n, lm, rec, span, &apart);
 }

@@ -435,11 +435,9 @@ struct device profile_device(const struct profile_model *m, uint32_t client)
     return d;
 }
 
-double profile_energy_j(const struct device *d, int64_t compute_ns, int64_t send_ns)
+double device_energy_j(double watt, int64_t ns)
 {
-    if (d->compute_w < 0 || d->send_w < 0)
-        return NAN;
-    return d->compute_w * ((double)compute_ns * 1e-9) + d->send_w * ((double)send_ns * 1e-9);
+    return watt < 0 ? (double)NAN : watt * ((double)ns * 1e-9);
 }
 
 // Presence.

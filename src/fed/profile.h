@@ -39,8 +39,8 @@ int profile_open(struct profile_model *m, const struct client_params *p, uint64_
                  struct err *err);
 void profile_close(struct profile_model *m);
 struct device profile_device(const struct profile_model *m, uint32_t client);
-// Energy of one round of a client in joules, NaN where a power is not known.
-double profile_energy_j(const struct device *d, int64_t compute_ns, int64_t send_ns);
+// Joules, NaN where a power is not known.
+double device_energy_j(double watt, int64_t ns);
 
 // A table of devices from bytes: lines "name,share,slow,compute_w,send_w" behind that head, or a
 // JSON object of benchmark scores, of which the median is client.step_ns and twice the score is

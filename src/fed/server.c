@@ -126,6 +126,7 @@ void server_close(struct server *s)
         return;
     s->env->method->scheme->server->close(s);
     global_close(&s->global);
+    power_sum_free(&s->power);
     mem_free(s->peer);
     mem_free(s->ckpt);
     mem_free(s->slot);
@@ -417,16 +418,23 @@ void server_checkpoint(struct server *s)
 
 static void flush_sensors(struct server *s)
 {
-    struct rec_sensor row[POWER_RAILS];
-    int n = s->env->power ? power_watch_read(s->env->power, row) : 0;
-    for (int i = 0; i < n; i++) {
+    size_t n = 0;
+    struct rec_sensor *row = s->env->power ? power_watch_take(s->env->power, &n) : NULL;
+    for (size_t i = 0; i < n; i++) {
         row[i].t_ns -= s->origin_ns;
         row[i].run = s->env->rec->run;
         row[i].version = (int32_t)s->round;
         row[i].rank = s->env->rank;
+        power_sum_add(&s->power, &row[i]);
     }
     if (n)
-        s->sink->rows(s->sink->arg, REC_SENSORS, row, (size_t)n);
+        s->sink->rows(s->sink->arg, REC_SENSORS, row, n);
+}
+
+double server_take_energy(struct server *s)
+{
+    flush_sensors(s);
+    return power_sum_take(&s->power);
 }
 
 void server_flush_events(struct server *s)
@@ -477,6 +485,7 @@ static void take_sensor(struct server *s, const struct server_peer *p, struct re
     r->t_ns -= s->origin_ns + p->offset_start_ns;
     r->rank = p->hello.rank;
     r->run = s->env->rec->run;
+    power_sum_add(&s->power, r);
     s->sink->rows(s->sink->arg, REC_SENSORS, r, 1);
 }
 

@@ -3,6 +3,7 @@
 #ifndef FSTQ_FED_SERVER_H
 #define FSTQ_FED_SERVER_H
 
+#include "base/power.h"
 #include "fed/checkpoint.h"
 #include "fed/global.h"
 #include "fed/protocol.h"
@@ -63,6 +64,7 @@ struct server {
     uint32_t round; // the version being made, 1..rounds; 0 before the first
     struct rec_round row;
     int64_t round_wire_bytes;
+    struct power_sum power;
     struct eval_result eval;
     void *rounds;            // of the handlers
     uint8_t *ckpt;           // scratch: a checkpoint's bytes
@@ -114,6 +116,8 @@ void server_checkpoint(struct server *s);
 struct netbuf *server_pack_model(struct server *s);
 int64_t server_take_wire(struct server *s); // bytes the transport moved since it was last asked
 void server_flush_events(struct server *s); // rows of the server's own recorder to the sink
+// What the boards drew since it was last asked, by what their ranks have told; NaN = nobody knows.
+double server_take_energy(struct server *s);
 void server_take_events(struct server *s, const struct net_msg *m);
 // server_slots.c. In the round of a generation: the state before it was lost.
 #define SLOT_LOST   0x80000000u

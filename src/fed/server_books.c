@@ -147,6 +147,8 @@ struct rec_link books_link(const struct server *s, uint32_t client, int64_t byte
                              .t_deliver_ns = r->delivered ? r->t_deliver_ns : -1,
                              .latency_ns = r->latency_ns,
                              .rate_bps = r->rate_bps,
+                             .compute_j = NAN,
+                             .send_j = NAN,
                              .run = rec->run,
                              .version = (int32_t)s->round,
                              .attempt = rec->attempt,
@@ -225,6 +227,7 @@ bool books_close(struct server *s, int64_t t_begin_ns)
     add_totals(s);
     s->row.uplink_total_bytes = s->totals.uplink_bytes;
     s->row.adapter_xxh3 = global_hash(&s->global);
+    s->row.energy_j = server_take_energy(s);
     s->sink->rows(s->sink->arg, REC_ROUNDS, &s->row, 1);
     int64_t t = clock_ns();
     recorder_put(env->rec, STAGE_ROUND, -1, t_begin_ns, t - t_begin_ns, -1, 0, 0, 0);
@@ -250,7 +253,7 @@ static void score_untrained(struct server *s)
                             .score = s->eval.score,
                             .eval_loss = s->eval.loss,
                             .update_norm = NAN,
-                            .energy_j = NAN,
+                            .energy_j = server_take_energy(s),
                             .energy_modelled_j = NAN,
                             .server_lr = NAN,
                             .control_bytes = s->row.control_bytes,

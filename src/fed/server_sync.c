@@ -394,7 +394,7 @@ static void modelled_times(struct server *s)
     for (size_t i = 0; i < r->n_together; i++) {
         const struct client_round *c = &r->together[i];
         const struct client_times *t = &c->times;
-        s->row.energy_modelled_j += t->energy_j;
+        s->row.energy_modelled_j += t->compute_j + t->send_j;
         if (t->total_ns >= slowest && !(cut && t->total_ns > r->end_ns)) {
             slowest = t->total_ns;
             s->row.compute_max_ns = t->compute_ns + t->encode_ns;
@@ -404,6 +404,8 @@ static void modelled_times(struct server *s)
         r->links[r->n_links++] = books_link(s, c->client, c->down_bytes, 0, &t->down);
         r->links[r->n_links++] = books_link(s, c->client, c->up_bytes, t->ready_ns, &t->up);
         r->links[r->n_links - 1].up = 1;
+        r->links[r->n_links - 1].compute_j = t->compute_j;
+        r->links[r->n_links - 1].send_j = t->send_j;
     }
     s->row.time_modelled_ns = (cut ? r->end_ns : slowest) + env->fed->server_ns;
 }

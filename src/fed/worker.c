@@ -163,12 +163,10 @@ static void take_slots(struct worker *w, const struct net_msg *m)
 
 void worker_send_events(struct worker *w)
 {
-    struct rec_sensor sensor[POWER_RAILS];
     struct clients *c = &w->clients;
     size_t n = recorder_drain(w->env->rec, w->drain, w->drain_cap);
     size_t n_sensors = 0;
-    if (w->env->power)
-        n_sensors = (size_t)power_watch_read(w->env->power, sensor);
+    struct rec_sensor *sensor = w->env->power ? power_watch_take(w->env->power, &n_sensors) : NULL;
     for (size_t i = 0; i < n_sensors; i++)
         sensor[i].version = (int32_t)w->version;
     const struct rows_section part[] = {{REC_EVENTS, n, w->drain},

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "base/stats.h"
 #include "base/table.h"
+#include "trace/figures.h"
 #include "trace/tally.h"
 
 #include <math.h>
@@ -70,6 +71,45 @@ static int by_client(const void *a, const void *b)
     return x->client < y->client ? -1 : x->client > y->client;
 }
 
+static void add_figures(const struct trace_file *f, int32_t run, struct report_client *c, size_t n)
+{
+    size_t n_links, n_known;
+    const struct rec_link *l = report_rows(f, REC_LINKS, &n_links);
+    struct figures sums = {0};
+    for (size_t i = 0; i < n_links; i++)
+        if (l[i].run == run)
+            figures_add(&sums, REC_LINKS, &l[i], 1);
+    struct figures_client *known = figures_clients(&sums, &n_known);
+    for (size_t i = 0, k = 0; i < n; i++) {
+        while (k < n_known && known[k].client < c[i].client)
+            k++;
+        bool here = k < n_known && known[k].client == c[i].client;
+        bool both = here && known[k].compute_ns > 0 && known[k].comm_ns > 0;
+        c[i].g = both ? known[k].compute_ns / known[k].comm_ns : (double)NAN;
+        c[i].energy_j = here ? known[k].compute_j + known[k].send_j : (double)NAN;
+    }
+    mem_free(known);
+    figures_free(&sums);
+}
+
+static void add_energy(const struct trace_file *f, int32_t run, struct report_client *c, size_t n)
+{
+    size_t n_events;
+    const struct rec_event *e = report_rows(f, REC_EVENTS, &n_events);
+    struct report_energy sum;
+    double *joule = report_energy_events(f, run, &sum);
+    for (size_t i = 0; i < n; i++)
+        c[i].measured_j = sum.boards && sum.joule > 0 ? 0 : (double)NAN;
+    for (size_t i = 0; i < n_events && n; i++) {
+        struct report_client key = {.client = e[i].client}, *hit = NULL;
+        if (joule[i] > 0 && e[i].run == run)
+            hit = bsearch(&key, c, n, sizeof *c, by_client);
+        if (hit)
+            hit->measured_j += joule[i];
+    }
+    mem_free(joule);
+}
+
 struct report_client *report_sum_clients(const struct trace_file *f, int32_t run, size_t *n_out)
 {
     size_t n, n_events, n_clients = 0;
@@ -109,6 +149,8 @@ struct report_client *report_sum_clients(const struct trace_file *f, int32_t run
             hit->trained++;
         }
     }
+    add_figures(f, run, c, kept);
+    add_energy(f, run, c, kept);
     *n_out = kept;
     return c;
 }
@@ -504,11 +546,17 @@ static int by_trouble(const void *a, const void *b)
 
 void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t most)
 {
-    static const struct table_col cols[] = {
-        {"client", "", 7, TABLE_RIGHT},  {"rank", "", 5, TABLE_RIGHT},
-        {"asked", "", 7, TABLE_RIGHT},   {"arrived", "", 7, TABLE_RIGHT},
-        {"lost", "", 6, TABLE_RIGHT},    {"refused", "", 7, TABLE_RIGHT},
-        {"uplink", "", 10, TABLE_RIGHT}, {"train", "mean", 10, TABLE_RIGHT}};
+    static const struct table_col cols[] = {{"client", "", 7, TABLE_RIGHT},
+                                            {"rank", "", 5, TABLE_RIGHT},
+                                            {"asked", "", 7, TABLE_RIGHT},
+                                            {"arrived", "", 7, TABLE_RIGHT},
+                                            {"lost", "", 6, TABLE_RIGHT},
+                                            {"refused", "", 7, TABLE_RIGHT},
+                                            {"uplink", "", 10, TABLE_RIGHT},
+                                            {"train", "mean", 10, TABLE_RIGHT},
+                                            {"G", "modelled", 9, TABLE_RIGHT},
+                                            {"energy", "J modelled", 10, TABLE_RIGHT},
+                                            {"energy", "J measured", 10, TABLE_RIGHT}};
     size_t n;
     struct report_client *c = report_sum_clients(f, run, &n);
     struct table t;
@@ -520,7 +568,7 @@ void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t m
     if (!few)
         qsort(c, n, sizeof *c, by_trouble);
     for (size_t i = 0; i < (few ? n : most); i++) {
-        char text[8][32];
+        char text[11][32];
         snprintf(text[0], sizeof text[0], "%d", c[i].client);
         snprintf(text[1], sizeof text[1], "%d", c[i].rank);
         fmt_count(text[2], c[i].asked);
@@ -529,8 +577,11 @@ void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t m
         fmt_count(text[5], c[i].refused);
         fmt_bytes(text[6], c[i].bytes);
         fmt_time(text[7], c[i].trained ? c[i].train_ns / c[i].trained : -1);
+        fmt_fixed(text[8], c[i].g, 9, 4);
+        fmt_fixed(text[9], c[i].energy_j, 10, 3);
+        fmt_fixed(text[10], c[i].measured_j, 10, 3);
         table_row(&t, (const char *[]){text[0], text[1], text[2], text[3], text[4], text[5],
-                                       text[6], text[7]});
+                                       text[6], text[7], text[8], text[9], text[10]});
     }
     if (!few)
         fprintf(out,

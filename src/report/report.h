@@ -20,6 +20,7 @@ void report_bytes(FILE *out, const struct trace_file *f, int32_t run);
 // By layer and matrix, the share of values at each width; nothing where the codec did not say.
 void report_widths(FILE *out, const struct trace_file *f, int32_t run, size_t most);
 void report_sensors(FILE *out, const struct trace_file *f, int32_t run); // nothing where none
+void report_energy(FILE *out, const struct trace_file *f, int32_t run);  // measured, by stage
 void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t most);
 // The two lines that end every command: the adapter's hash and the verdict. Returns enum status.
 int report_verdict(FILE *out, const struct trace_file *f);
@@ -49,7 +50,17 @@ struct report_bytes report_sum_bytes(const struct trace_file *f, int32_t run);
 struct report_client {
     int32_t client, rank, asked, ok, lost, refused;
     int64_t bytes, train_ns, trained;
+    double g, energy_j; // modelled: T_comp / T_comm, and the energy of both; NaN = not known
+    double measured_j;  // of the spans that are its own, NaN = no rail was read
 };
+// What boards drew, by event of the file: free with mem_free.
+struct report_energy {
+    int boards;
+    size_t readings;
+    double joule,
+        shared_j; // from the first reading to the last; of this, while a rank was in a span
+};
+double *report_energy_events(const struct trace_file *f, int32_t run, struct report_energy *sum);
 // By client; free with mem_free.
 struct report_client *report_sum_clients(const struct trace_file *f, int32_t run, size_t *n);
 

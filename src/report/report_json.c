@@ -171,6 +171,12 @@ static void put_clients(struct jsonw *j, const struct trace_file *f, int32_t run
             jsonw_key(j, ints[k].name);
             jsonw_int(j, ints[k].v);
         }
+        jsonw_key(j, "g_modelled");
+        jsonw_num(j, c[i].g);
+        jsonw_key(j, "energy_modelled_j");
+        jsonw_num(j, c[i].energy_j);
+        jsonw_key(j, "energy_measured_j");
+        jsonw_num(j, c[i].measured_j);
         jsonw_end(j);
     }
     jsonw_end(j);

@@ -95,4 +95,26 @@ ranks=$(awk -F, 'FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next } /^#/ { 
 check "by rank 0 alone" equal "$ranks" "0 "
 "$FSTQ" show three.h5 --sensors >shown
 check "show prints the rail" contains shown package-0
+
+# A board that draws 5 W, and says which rails it is made of.
+rail=$dir/fs2/sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3
+mkdir -p "$rail"
+echo VDD_IN >"$rail/in1_label" && echo 5000 >"$rail/in1_input" && echo 1000 >"$rail/curr1_input"
+echo VDD_SOC >"$rail/in2_label" && echo 5000 >"$rail/in2_input" && echo 400 >"$rail/curr2_input"
+export FSTQ_SYSFS_ROOT=$dir/fs2
+run five 'fedavg/fp16' 3
+check "the energy of rounds is their time at 5 W" awk -F, '
+    FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next } /^#/ || $at["version"] < 1 { next }
+    { j += $at["energy_j"]; s += $at["time_measured_ns"] / 1e9 }
+    END { print "# " j " J in rounds of " s " s"; exit !(j > 4.9 * s && j < 5 * s + 2) }' \
+    five.csv/rounds.csv
+"$FSTQ" show five.h5 --energy >shown
+check "show parts it by stage, the whole beside it" awk '
+    /^\(no span\)/ { sum += $3; n++ } /^[a-z]/ { sum += $2; n++ }
+    /^# .* J of 1 board/ { whole = $2 }
+    END { print "# " sum " of " whole " J"
+          exit !(n > 4 && sum > 0.99 * whole && sum < 1.01 * whole) }
+    ' shown
+"$FSTQ" show five.h5 --summary >shown
+check "and it is in the summary" grep -q '^energy_measured_round .* J' shown
 finish

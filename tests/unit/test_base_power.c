@@ -187,6 +187,73 @@ static void root_comes_from_the_environment(void **state)
     assert_string_equal(power_sysfs_root(), "/elsewhere");
 }
 
+static struct rec_sensor reading(int32_t rank, const char *rail, int64_t t_ns, double mw)
+{
+    struct rec_sensor r = {.rank = rank, .t_ns = t_ns, .milliwatt = mw};
+    snprintf(r.rail, sizeof r.rail, "%s", rail);
+    return r;
+}
+
+// Rank 1's board has a rail that is all of it, rank 2's has parts of its processors beside them.
+static void boards_are_summed_once(void **state)
+{
+    (void)state;
+    const int64_t s = 1000000000;
+    const struct rec_sensor rows[] = {
+        reading(1, "VDD_IN", 0, 9e9),       reading(1, "VDD_SOC", 0, 1),
+        reading(2, "package-0", s, 7),      reading(2, "core:0", s, 7),
+        reading(2, "dram:0", s, 7),         reading(1, "VDD_IN", 2 * s, 5000),
+        reading(1, "VDD_SOC", 2 * s, 2000), reading(2, "package-0", 3 * s, 10000),
+        reading(2, "core:0", 3 * s, 8000),  reading(2, "dram:0", 3 * s, 1000),
+        reading(1, "VDD_IN", 2 * s, 77e6), // the same moment again: no time, no energy
+    };
+    struct power_sum sum = {0};
+    assert_true(isnan(power_sum_take(&sum)));
+    for (size_t i = 0; i < 5; i++)
+        power_sum_add(&sum, &rows[i]);
+    assert_true(isnan(power_sum_take(&sum))); // one reading covers no time
+    for (size_t i = 5; i < ARRAY_LEN(rows); i++)
+        power_sum_add(&sum, &rows[i]);
+    near(power_sum_take(&sum), 5 * 2 + (10 + 1) * 2);
+    assert_true(isnan(power_sum_take(&sum))); // nothing since
+    power_sum_free(&sum);
+}
+
+// A counter of energy rises while a thread reads it: what is taken covers the time without a gap.
+static void a_thread_reads(void **state)
+{
+    (void)state;
+    static struct power_watch w;
+    size_t n = 0;
+    scratch_write(A "in1_label", "VDD_IN\n");
+    scratch_write(A "in1_input", "5000\n");
+    scratch_write(A "curr1_input", "1000\n");
+    setenv("FSTQ_SYSFS_ROOT", scratch_dir, 1);
+    power_watch_open(&w);
+    assert_null(power_watch_take(&w, &n)); // nobody samples yet
+    power_watch_start(&w);
+    int64_t from = clock_ns();
+    clock_sleep_until(from + 350000000);
+    struct rec_sensor *r = power_watch_take(&w, &n);
+    int64_t to = clock_ns();
+    double joule = 0;
+    int64_t last = 0;
+    size_t in = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(r[i].rail, "VDD_IN") != 0)
+            continue;
+        joule += in ? r[i].milliwatt * 1e-3 * (double)(r[i].t_ns - last) * 1e-9 : 0;
+        last = r[i].t_ns;
+        in++;
+    }
+    assert_true(in >= 3); // the first, the last, and what the thread got in between
+    assert_true(joule <= 5e-9 * (double)(to - from) * 1.2 && joule >= 5 * 0.35 * 0.98);
+    assert_ptr_not_equal(power_watch_take(&w, &n), r); // the taken half stays as it is
+    power_watch_stop(&w);
+    assert_null(power_watch_take(&w, &n));
+    unsetenv("FSTQ_SYSFS_ROOT");
+}
+
 // Whatever this machine has, looking for it ends well.
 static void this_machine(void **state)
 {
@@ -221,6 +288,8 @@ int main(void)
         cmocka_unit_test(rapl_for_root_only),
         cmocka_unit_test(hwmon_inputs),
         cmocka_unit_test(root_comes_from_the_environment),
+        cmocka_unit_test(boards_are_summed_once),
+        cmocka_unit_test(a_thread_reads),
         cmocka_unit_test(this_machine),
     };
     return cmocka_run_group_tests_name("base power", tests, setup, teardown);
