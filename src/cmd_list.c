@@ -4,6 +4,7 @@
 #include "compare/compare.h"
 #include "config.h"
 #include "fed/method.h"
+#include "fed/presence.h"
 #include "fed/profile.h"
 #include "fed/scheme.h"
 #include "net/rate.h"
@@ -141,6 +142,13 @@ static void list_devices(void)
             snprintf(text, sizeof text, "%s: %g x client.step_ns, %g W, sending %g W", (*p)->help,
                      d->slow, d->compute_w, d->send_w);
         row((*p)->name, text);
+        if (d && d->compute_w >= 0)
+            printf("#   its source: %s\n", d->source);
+        options_of((*p)->options, (*p)->n_options);
+    }
+    puts("# client.availability   when clients are there: NAME[:key=value,...]");
+    for (const struct presence_row *const *p = presence_table; *p; p++) {
+        row((*p)->name, (*p)->help);
         options_of((*p)->options, (*p)->n_options);
     }
 }

@@ -34,6 +34,7 @@ struct run {
     struct transport transport;
     struct workload work;
     struct profile_model profile;
+    struct presence presence;
     struct method method;
     struct fed_env env;
     struct recorder server_rec;
@@ -273,8 +274,9 @@ static void open_env(struct run *r, int threads)
                           .start_ns = r->begun_ns};
     r->update_round = -1;
     if (profile_open(&r->profile, &c->client, env.seed, &err) ||
-        presence_parse(&env.presence, c->client.availability, &err))
+        presence_open(&r->presence, &c->client, env.seed, &err))
         die(STATUS_USAGE, "%s", err.text);
+    env.presence = &r->presence;
     if (c->trace.updates > 0 && !*c->trace.file)
         die(STATUS_USAGE,
             "trace.updates = %d: the files are named after trace.file, which is empty",

@@ -11,9 +11,9 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-// magic u32, format u32, round u32, zero u32, config hash, run id, registry, n, n_state, n_slots
-// u64, 9 totals i64, first and last loss f64, then theta and the scheme's state as f32, the slots
-// as two u32 each, then XXH3 of everything before it.
+// magic u32, format u32, round u32, n_batteries u32, config hash, run id, registry, n, n_state,
+// n_slots u64, 9 totals i64, first and last loss f64, then theta and the scheme's state as f32, the
+// slots as two u32 each, the batteries as f64, then XXH3 of everything before it.
 #define CKPT_MAGIC  0x4b435346u // "FSCK"
 #define CKPT_FORMAT 4
 #define CKPT_TOTALS (16 + 6 * 8)
@@ -42,7 +42,7 @@ static void generation_path(const char *dir, int g, char *out, size_t size)
 
 size_t checkpoint_bytes(const struct checkpoint *c)
 {
-    return CKPT_HEAD + 4 * (c->n + c->n_state) + 8 * c->n_slots + 8;
+    return CKPT_HEAD + 4 * (c->n + c->n_state) + 8 * c->n_slots + 8 * (size_t)c->n_batteries + 8;
 }
 
 int checkpoint_write(const char *dir, const struct checkpoint *c, const struct checkpoint_data *d,
@@ -53,7 +53,7 @@ int checkpoint_write(const char *dir, const struct checkpoint *c, const struct c
     put_u32(b, CKPT_MAGIC);
     put_u32(b + 4, CKPT_FORMAT);
     put_u32(b + 8, c->round);
-    put_u32(b + 12, 0);
+    put_u32(b + 12, c->n_batteries);
     put_u64(b + 16, c->config_hash);
     put_u64(b + 24, c->run_id);
     put_u64(b + 32, c->registry);
@@ -72,6 +72,9 @@ int checkpoint_write(const char *dir, const struct checkpoint *c, const struct c
         put_u32(p + 8 * i, d->slots[i].round);
         put_u32(p + 8 * i + 4, d->slots[i].epoch);
     }
+    p += 8 * c->n_slots;
+    for (size_t i = 0; i < c->n_batteries; i++)
+        put_f64(p + 8 * i, d->battery[i]);
     put_u64(b + len - 8, XXH3_64bits(b, len - 8));
     char path[1024];
     generation_path(dir, (int)(c->round & 1), path, sizeof path);
@@ -104,9 +107,9 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
         return err_set(err, "damaged: its hash does not match");
     int64_t *totals = &c->totals.uplink_bytes;
     uint64_t n = get_u64(b + 40), n_state = get_u64(b + 48), n_slots = get_u64(b + 56);
-    uint64_t room = (len - CKPT_HEAD - 8) / 4;
+    uint64_t room = (len - CKPT_HEAD - 8) / 4, n_batteries = get_u32(b + 12);
     if (n > room || n_state > room - n || n_slots > (room - n - n_state) / 2 ||
-        CKPT_HEAD + 4 * (n + n_state) + 8 * n_slots + 8 != len)
+        CKPT_HEAD + 4 * (n + n_state) + 8 * (n_slots + n_batteries) + 8 != len)
         return err_set(err, "its lengths do not agree");
     c->round = get_u32(b + 8);
     c->config_hash = get_u64(b + 16);
@@ -115,6 +118,7 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
     c->n = n;
     c->n_state = n_state;
     c->n_slots = n_slots;
+    c->n_batteries = (uint32_t)n_batteries;
     for (int i = 0; i < CHECKPOINT_TOTALS; i++)
         totals[i] = (int64_t)get_u64(b + CKPT_TOTALS + 8 * i);
     c->first_loss = get_f64(b + CKPT_LOSSES);
@@ -183,6 +187,9 @@ static void take_body(const struct checkpoint *c, const uint8_t *p, const struct
     p += 4 * (c->n + c->n_state);
     for (size_t i = 0; i < c->n_slots; i++)
         d->slots[i] = (struct slot_gen){get_u32(p + 8 * i), get_u32(p + 8 * i + 4)};
+    p += 8 * c->n_slots;
+    for (size_t i = 0; i < c->n_batteries; i++)
+        d->battery[i] = get_f64(p + 8 * i);
 }
 
 int checkpoint_read(const char *dir, struct checkpoint *c, const struct checkpoint_data *d,
@@ -205,7 +212,7 @@ int checkpoint_read(const char *dir, struct checkpoint *c, const struct checkpoi
                 "start in another run.dir",
                 dir);
         else if (f->registry != c->registry || f->n != c->n || f->n_state != c->n_state ||
-                 f->n_slots != c->n_slots)
+                 f->n_slots != c->n_slots || f->n_batteries != c->n_batteries)
             rc = err_set(err, "the checkpoint in '%s' holds an adapter of another shape", dir);
         else {
             take_body(f, body[best], d);

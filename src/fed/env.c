@@ -230,10 +230,24 @@ static int check_policy(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+// A battery that nobody knows how fast to empty.
+static int check_battery(const struct fed_env *env, struct err *err)
+{
+    for (int32_t i = 0; env->client->battery_j > 0 && i < env->fed->clients; i++) {
+        struct device d = profile_device(env->profile, (uint32_t)i);
+        if (d.compute_w < 0 || d.send_w < 0)
+            return err_set(err,
+                           "client.battery_j = %g: what client %d (%.60s) draws is not known; set "
+                           "client.compute_w and client.send_w",
+                           env->client->battery_j, i, d.name);
+    }
+    return 0;
+}
+
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
-    if (check_pace(env, err) || check_policy(env, err))
+    if (check_pace(env, err) || check_policy(env, err) || check_battery(env, err))
         return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);

@@ -5,6 +5,7 @@
 #include "base/record.h"
 #include "fed/fed.h"
 #include "fed/method.h"
+#include "fed/presence.h"
 #include "fed/profile.h"
 #include "fed/protocol.h"
 #include "fed/workload.h"
@@ -24,7 +25,7 @@ struct fed_env {
     struct transport *transport;
     const struct link_model *link; // the clients'
     const struct profile_model *profile;
-    struct presence presence;
+    const struct presence *presence; // NULL = clients are always there
     struct workload *work;
     struct method *method;
     struct recorder *rec;

@@ -2,6 +2,7 @@
 
 #include "base/rng.h"
 #include "fed/policy.h"
+#include "fed/presence.h"
 #include "fed/profile.h"
 
 static const char *const weight_names[] = {"samples", "equal", NULL};
@@ -65,7 +66,14 @@ const struct opt client_options[] = {
                "client.profile = table: a file of devices"),
     OPT_STRING(struct client_params, availability, "client.availability", "always",
                "when a sampled client is there, on the modelled clock: always, "
-               "day:on=PART,period=SECONDS or onoff:share=PART,stay=SECONDS"),
+               "day:on=PART,period=SECONDS, onoff:share=PART,stay=SECONDS or trace"),
+    OPT_STRING(struct client_params, presence, "client.presence", "",
+               "client.availability = trace: a file of 'period SECONDS', then a line a device: "
+               "FROM-TO FROM-TO ..., the seconds in which it is there"),
+    OPT(struct client_params, battery_j, "client.battery_j", "0", 0, 1e12, "J",
+        "a client with an empty battery is not there; 0 = none has a battery"),
+    OPT(struct client_params, charge_w, "client.charge_w", "0", 0, 1e6, "W",
+        "flows into a battery all the time, up to client.battery_j"),
     OPT(struct client_params, compute_w, "client.compute_w", "-1", -1, 1e6, "W",
         "power while a client computes, a term of its modelled energy; -1 = as its device has it"),
     OPT(struct client_params, send_w, "client.send_w", "-1", -1, 1e6, "W",
@@ -118,9 +126,15 @@ int client_check(const struct client_params *p, struct err *err)
 {
     struct profile_model profile;
     struct presence presence;
-    if (profile_open(&profile, p, 0, err) || presence_parse(&presence, p->availability, err))
+    if (profile_open(&profile, p, 0, err))
         return -1;
     profile_close(&profile);
+    if (presence_open(&presence, p, 0, err))
+        return -1;
+    presence_close(&presence);
+    if (p->charge_w > 0 && p->battery_j <= 0)
+        return err_set(err, "client.charge_w = %g without a battery; set client.battery_j",
+                       p->charge_w);
     if (p->dp_sigma > 0 && p->dp_clip <= 0)
         return err_set(err,
                        "client.dp_sigma = %g without a norm to measure it in; set client.dp_clip",

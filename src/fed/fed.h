@@ -35,9 +35,11 @@ struct fisher_params { // [fisher]: what clients measure for codecs that ask for
 };
 enum { FISHER_EMA, FISHER_SUM, FISHER_ORACLE };
 
-struct client_params {                               // [client]
-    char profile[256], table[512], availability[96]; // see profile.h
-    double compute_w, send_w;                        // -1 = as the device has it
+struct client_params {                    // [client]
+    char profile[256], table[512];        // see profile.h
+    char availability[96], presence[512]; // see presence.h
+    double compute_w, send_w;             // -1 = as the device has it
+    double battery_j, charge_w;           // battery_j 0 = no battery
     int64_t step_ns;   // configured compute of one local step; 0 = compute is not modelled
     int64_t encode_ns; // configured time to encode one update
     double dp_clip, dp_sigma;

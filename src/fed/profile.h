@@ -1,4 +1,4 @@
-// What clients are: how fast they compute, what they draw, when they are there. Rows like those of
+// What clients are: how fast they compute, what they draw. Rows like those of
 // links; a client is the same device in every round, drawn from the seed. All numbers are
 // configured, none is measured here.
 #ifndef FSTQ_FED_PROFILE_H
@@ -9,10 +9,10 @@
 #include <stddef.h>
 
 struct device {
-    const char *name;
-    double slow;              // its compute takes so many times what client.step_ns says
-    double compute_w, send_w; // drawn while it computes, while it sends; -1 = not known
-    double share;             // of clients, in tables
+    const char *name, *source; // source: of its figures; NULL = a table of the user's
+    double slow;               // its compute takes so many times what client.step_ns says
+    double compute_w, send_w;  // drawn while it computes, while it sends; -1 = not known
+    double share;              // of clients, in tables
 };
 
 struct profile_row;
@@ -47,13 +47,5 @@ double device_energy_j(double watt, int64_t ns);
 // half the time. Names are kept in one block behind the devices; free *d with mem_free.
 int profile_read(const char *where, const char *bytes, size_t n, struct device **d,
                  size_t *n_devices, struct err *err);
-
-// Is the client there at a time of the run's clock? From client.availability.
-struct presence {
-    bool day, onoff;
-    double on, period_s, share, stay_s;
-};
-int presence_parse(struct presence *p, const char *text, struct err *err);
-bool presence_at(const struct presence *p, uint64_t seed, uint32_t client, int64_t run_ns);
 
 #endif

@@ -46,6 +46,7 @@ static struct checkpoint checkpoint_of(const struct server *s)
                                .round = s->round,
                                .n = s->global.n_model,
                                .n_state = s->global.n_state,
+                               .n_batteries = s->battery ? (uint32_t)s->env->fed->clients : 0,
                                .n_slots = s->slot ? (size_t)s->env->fed->clients : 0,
                                .first_loss = s->first_loss,
                                .last_loss = s->last_loss,
@@ -54,8 +55,10 @@ static struct checkpoint checkpoint_of(const struct server *s)
 
 static struct checkpoint_data checkpoint_data_of(const struct server *s)
 {
-    return (struct checkpoint_data){
-        .theta = s->global.theta, .state = s->global.state, .slots = s->slot};
+    return (struct checkpoint_data){.theta = s->global.theta,
+                                    .state = s->global.state,
+                                    .slots = s->slot,
+                                    .battery = s->battery};
 }
 
 static struct welcome welcome_of(const struct server *s)
@@ -93,6 +96,10 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     s->drain_cap = SERVER_EVENTS;
     s->drain = mem_alloc(MEM_TRACE, s->drain_cap * sizeof *s->drain);
     server_slots_open(s);
+    if (env->client->battery_j > 0)
+        s->battery = mem_alloc(MEM_SERVER, (size_t)env->fed->clients * sizeof *s->battery);
+    for (int32_t i = 0; s->battery && i < env->fed->clients; i++)
+        s->battery[i] = battery_full(env->client);
     struct checkpoint c = checkpoint_of(s);
     s->ckpt = *env->run_dir ? mem_alloc(MEM_SERVER, checkpoint_bytes(&c)) : NULL;
     scheme->server->open(s);
@@ -130,6 +137,7 @@ void server_close(struct server *s)
     mem_free(s->peer);
     mem_free(s->ckpt);
     mem_free(s->slot);
+    mem_free(s->battery);
     mem_free(s->drain);
     mem_free(s);
 }

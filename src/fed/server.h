@@ -56,6 +56,7 @@ struct server {
     struct global global;
     uint64_t run_id;
     struct slot_gen *slot;        // (clients) the state each goes on from, NULL = clients keep none
+    double *battery;              // (clients) see presence.h, NULL = they have none
     uint32_t epoch;               // of the state that is made from now on
     double first_loss, last_loss; // mean training losses of rounds with updates, NAN = none yet
     struct checkpoint_totals totals;

@@ -64,6 +64,14 @@ static int64_t now_ns(const struct server *s)
 
 // broadcast.
 
+static bool is_there(const struct server *s, uint32_t client)
+{
+    int64_t now = ((const struct sync_round *)s->rounds)->start.run_ns;
+    if (s->battery && battery_j(s->env->client, s->battery[client], now) <= 0)
+        return false;
+    return !s->env->presence || presence_at(s->env->presence, client, now);
+}
+
 static void sample_turns(struct server *s)
 {
     struct sync_round *r = s->rounds;
@@ -74,7 +82,7 @@ static void sample_turns(struct server *s)
     r->n_turns = 0;
     for (int i = 0; i < n; i++) {
         if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout) ||
-            !presence_at(&s->env->presence, s->env->seed, r->sampled[i], r->start.run_ns)) {
+            !is_there(s, r->sampled[i])) {
             s->row.dropped++;
             continue;
         }
@@ -395,6 +403,9 @@ static void modelled_times(struct server *s)
         const struct client_round *c = &r->together[i];
         const struct client_times *t = &c->times;
         s->row.energy_modelled_j += t->compute_j + t->send_j;
+        if (s->battery)
+            s->battery[c->client] = battery_draw(env->client, s->battery[c->client],
+                                                 t->compute_j + t->send_j, r->start.run_ns);
         if (t->total_ns >= slowest && !(cut && t->total_ns > r->end_ns)) {
             slowest = t->total_ns;
             s->row.compute_max_ns = t->compute_ns + t->encode_ns;

@@ -1,5 +1,7 @@
-// Tables of devices on any bytes: what was read has names, shares and speeds.
+// Tables of devices and recorded presence on any bytes: what was read has names, shares and speeds,
+// and times in order.
 #include "base/mem.h"
+#include "fed/presence.h"
 #include "fed/profile.h"
 
 #include <stdlib.h>
@@ -7,11 +9,31 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void try_presence(const uint8_t *data, size_t size)
+{
+    struct presence_trace t;
+    struct err err = {""};
+    if (presence_read("fuzz", (const char *)data, size, &t, &err)) {
+        if (!err.text[0])
+            abort();
+        return;
+    }
+    for (size_t i = 0; i < t.n; i++)
+        for (size_t k = t.first[i]; k < t.first[i + 1]; k++)
+            if (!(t.edge[k] >= 0 && t.edge[k] <= t.period_s) ||
+                (k > t.first[i] && t.edge[k] < t.edge[k - 1]))
+                abort();
+    if (t.n == 0)
+        abort();
+    presence_trace_free(&t);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct device *d;
     size_t n;
     struct err err = {""};
+    try_presence(data, size);
     if (profile_read("fuzz", (const char *)data, size, &d, &n, &err)) {
         if (!err.text[0])
             abort(); // refused without a word

@@ -60,6 +60,26 @@ run 1 energy client.profile=slow client.compute_w=4 client.send_w=2 fed.rounds=2
 check "modelled energy is in the trace" awk -F, '
     NR == 1 { for (i = 1; i <= NF; i++) if ($i ~ /energy_modelled_j/) k = i }
     NR > 2 && $k > 0.1 && $k < 100 { n++ } END { exit !(k && n >= 2) }' csv/rounds.csv
+check "and in the last lines, with G" grep -q \
+    '^# G = T_comp / T_comm of a client, modelled: median .* from .* to .* over [0-9]* cl' energy
+check "energy apart: computing and sending" \
+    grep -q '^# energy modelled: .* J computing + .* J sending = .* J a round' energy
+
+# Recorded presence: two of three devices are never there at the start. Batteries: empty in the end,
+# and the same after a resume.
+printf 'period 1000\n0-1000\n-\n500-1000 # later\n' >there.txt
+same "recorded presence" there client.availability=trace client.presence=there.txt
+check "leaves about a third" awk '/^ +[1-9]/ { split($2, a, "/"); n += a[1] }
+    END { print "# " n " of 300"; exit !(n > 50 && n < 150) }' there
+battery=(client.compute_w=4 client.send_w=2 client.battery_j=0.6 fed.rounds=120)
+same "batteries" battery "${battery[@]}"
+check "are empty in the end" equal "$(awk '$1 == 120 { print $2 }' battery)" "0/10"
+stop_at_checkpoint TERM bat "$FSTQ" run "${base[@]}" "${battery[@]}" run.dir=bat
+run 1 battery2 "${battery[@]}" run.dir=bat run.resume=on
+check "and their charge is in the checkpoint" equal "$(adapter battery2)" "$(adapter battery)"
+run 1 unknown client.battery_j=5
+check "a battery of an unknown device is refused" contains unknown "what client 0 (any) draws"
+
 run 1 few fed.deadline_s=0.1 fed.min_completion=1
 check "too few move nothing" \
     equal "$(awk '/^ +(0|30) / { print $(NF - 6) }' few | sort -u | wc -l)" 1

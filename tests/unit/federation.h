@@ -20,6 +20,7 @@ struct federation {
     struct workload work;
     struct method method;
     struct profile_model profile;
+    struct presence presence;
     struct recorder rec;
     struct fed_env env;
     struct fed_sink sink;
@@ -87,6 +88,7 @@ static inline int federation_open(struct federation *f, int n, const char *const
     if (transport_open(&f->transport, &f->cfg.net, seed, err) ||
         workload_open(&f->work, &work, err) ||
         profile_open(&f->profile, &f->cfg.client, seed, err) ||
+        presence_open(&f->presence, &f->cfg.client, seed, err) ||
         method_open(&f->method, f->cfg.fed.method, &f->work.shape, err))
         return -1;
     if (federation_scheme)
@@ -94,6 +96,7 @@ static inline int federation_open(struct federation *f, int n, const char *const
     f->env = (struct fed_env){.fed = &f->cfg.fed,
                               .client = &f->cfg.client,
                               .profile = &f->profile,
+                              .presence = &f->presence,
                               .net = &f->cfg.net,
                               .seed = seed,
                               .config_hash = config_hash(&f->cfg),
@@ -124,6 +127,7 @@ static inline void federation_close(struct federation *f)
         loop_close(&f->loop);
     method_close(&f->method);
     profile_close(&f->profile);
+    presence_close(&f->presence);
     if (f->work.row)
         workload_close(&f->work);
     if (f->transport.row)

@@ -768,8 +768,12 @@ static void test_noise_is_gaussian_and_keyed(void **state)
 
 static struct checkpoint ck_expect(void)
 {
-    return (struct checkpoint){
-        .config_hash = 1, .registry = 3, .n = CK_N, .n_state = 2 * CK_N, .n_slots = CK_SLOTS};
+    return (struct checkpoint){.config_hash = 1,
+                               .registry = 3,
+                               .n = CK_N,
+                               .n_state = 2 * CK_N,
+                               .n_batteries = CK_SLOTS,
+                               .n_slots = CK_SLOTS};
 }
 
 static void ck_write(uint32_t round)
@@ -789,7 +793,10 @@ static void ck_write(uint32_t round)
     struct slot_gen slots[CK_SLOTS];
     for (uint32_t i = 0; i < CK_SLOTS; i++)
         slots[i] = (struct slot_gen){round - i % 2, 7 + i};
-    struct checkpoint_data d = {theta, s, slots};
+    double battery[CK_SLOTS];
+    for (uint32_t i = 0; i < CK_SLOTS; i++)
+        battery[i] = 0.25 * round - i;
+    struct checkpoint_data d = {theta, s, slots, battery};
     uint8_t *buf = mem_alloc(MEM_OTHER, checkpoint_bytes(&c));
     assert_int_equal(checkpoint_write(dir, &c, &d, buf, &err), 0);
     mem_free(buf);
@@ -799,11 +806,13 @@ static int ck_read(struct checkpoint *c, float *theta, struct err *err)
 {
     float s[2 * CK_N];
     struct slot_gen slots[CK_SLOTS];
-    struct checkpoint_data d = {theta, s, slots};
+    double battery[CK_SLOTS];
+    struct checkpoint_data d = {theta, s, slots, battery};
     *c = ck_expect();
     int rc = checkpoint_read(dir, c, &d, err);
     for (uint32_t i = 0; rc == 1 && i < CK_SLOTS; i++)
-        assert_true(slots[i].round == c->round - i % 2 && slots[i].epoch == 7 + i);
+        assert_true(slots[i].round == c->round - i % 2 && slots[i].epoch == 7 + i &&
+                    battery[i] == 0.25 * c->round - i);
     return rc;
 }
 
@@ -877,7 +886,8 @@ static void test_checkpoint_of_another_config_is_refused(void **state)
     struct err err;
     float theta[CK_N], s[2 * CK_N];
     struct slot_gen slots[CK_SLOTS + 1];
-    struct checkpoint_data d = {theta, s, slots};
+    double battery[CK_SLOTS];
+    struct checkpoint_data d = {theta, s, slots, battery};
     ck_write(2);
     c = ck_expect();
     c.config_hash = 2;
@@ -885,6 +895,10 @@ static void test_checkpoint_of_another_config_is_refused(void **state)
     assert_non_null(strstr(err.text, "another configuration"));
     c = ck_expect();
     c.registry = 4;
+    assert_int_equal(checkpoint_read(dir, &c, &d, &err), -1);
+    assert_non_null(strstr(err.text, "another shape"));
+    c = ck_expect();
+    c.n_batteries--;
     assert_int_equal(checkpoint_read(dir, &c, &d, &err), -1);
     assert_non_null(strstr(err.text, "another shape"));
     c = ck_expect();

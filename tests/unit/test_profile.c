@@ -1,4 +1,5 @@
 // What clients are: devices, tables of them, presence.
+#include "fed/presence.h"
 #include "fed/profile.h"
 
 #include "base/fsio.h"
@@ -44,6 +45,7 @@ static void rows_hold_together(void **state)
         struct profile_model m = opened(&p, r->name);
         struct device d = profile_device(&m, 3);
         assert_true(d.slow > 0 && d.name && (d.compute_w == -1 || d.compute_w > 0));
+        assert_true(!r->always || strlen(r->always->source) > 8);
         if (r->always)
             assert_true(strcmp(r->name, "same") == 0 || strcmp(d.name, r->name) == 0);
         profile_close(&m);
@@ -133,37 +135,125 @@ static void tables_are_read(void **state)
     }
 }
 
+static struct presence there_as(struct client_params *c, const char *availability)
+{
+    struct presence p;
+    struct err err = {""};
+    snprintf(c->availability, sizeof c->availability, "%s", availability);
+    if (presence_open(&p, c, 1, &err))
+        fail_msg("%s: %s", availability, err.text);
+    return p;
+}
+
 static void clients_come_and_go(void **state)
 {
     (void)state;
-    struct presence p;
-    struct err err = {""};
-    assert_int_equal(presence_parse(&p, "always", &err), 0);
-    assert_true(presence_at(&p, 1, 0, 0));
-    assert_int_equal(presence_parse(&p, "day:on=0.25,period=1000", &err), 0);
+    struct client_params c = defaults();
+    struct presence p = there_as(&c, "always");
+    assert_true(presence_at(&p, 0, 0));
+    presence_close(&p);
+    p = there_as(&c, "day:on=0.25,period=1000");
     int there = 0, edges = 0;
     for (int64_t t = 0; t < 4000; t++) {
-        bool now = presence_at(&p, 1, 9, t * 1000000000);
+        bool now = presence_at(&p, 9, t * 1000000000);
         there += now;
-        edges += now != presence_at(&p, 1, 9, (t + 1) * 1000000000);
-        assert_true(now == presence_at(&p, 1, 9, (t + 1000) * 1000000000));
+        edges += now != presence_at(&p, 9, (t + 1) * 1000000000);
+        assert_true(now == presence_at(&p, 9, (t + 1000) * 1000000000));
     }
+    presence_close(&p);
     assert_in_range(there, 999, 1001);
     assert_int_equal(edges, 8); // twice a day
-    assert_int_equal(presence_parse(&p, "onoff:share=0.7,stay=10", &err), 0);
+    p = there_as(&c, "onoff:share=0.7,stay=10");
     there = edges = 0;
-    for (uint32_t c = 0; c < 50; c++)
+    for (uint32_t k = 0; k < 50; k++)
         for (int64_t t = 0; t < 2000; t++) {
-            bool now = presence_at(&p, 1, c, t * 1000000000);
+            bool now = presence_at(&p, k, t * 1000000000);
             there += now;
-            edges += now != presence_at(&p, 1, c, (t + 1) * 1000000000);
+            edges += now != presence_at(&p, k, (t + 1) * 1000000000);
         }
+    presence_close(&p);
     assert_in_range(there, 67000, 73000);
     // Drawn anew every 10 s, and another one then in 2 x .7 x .3 of all cases.
     assert_in_range(edges, 3700, 4600);
-    assert_int_equal(presence_parse(&p, "night", &err), -1);
-    assert_non_null(strstr(err.text, "client.availability = night"));
-    assert_int_equal(presence_parse(&p, "day:on=2", &err), -1);
+    struct err err = {""};
+    snprintf(c.availability, sizeof c.availability, "night");
+    assert_int_equal(presence_open(&p, &c, 1, &err), -1);
+    assert_non_null(
+        strstr(err.text, "client.availability = night: unknown; there are always, day"));
+    snprintf(c.availability, sizeof c.availability, "day:on=2");
+    assert_int_equal(presence_open(&p, &c, 1, &err), -1);
+    snprintf(c.availability, sizeof c.availability, "trace");
+    assert_int_equal(presence_open(&p, &c, 1, &err), -1);
+    assert_non_null(strstr(err.text, "client.presence names no file"));
+}
+
+static void times_of_a_file(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "# two phones and one that is off\nperiod 100\n0-10 50-60.5 # night\n"
+        "  20-100\r\n-\n";
+    struct presence_trace t;
+    struct err err = {""};
+    assert_int_equal(presence_read("t", text, strlen(text), &t, &err), 0);
+    assert_true(t.n == 3 && t.period_s == 100);
+    assert_true(t.first[1] == 4 && t.first[2] == 6 && t.first[3] == 6 && t.edge[3] == 60.5);
+    presence_trace_free(&t);
+    char path[] = "/tmp/fstq-presence.XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    close(fd);
+    struct client_params c = defaults();
+    snprintf(c.presence, sizeof c.presence, "%s", path);
+    struct presence p = there_as(&c, "trace");
+    int kinds[3] = {0};
+    for (uint32_t k = 0; k < 3000; k++) { // who is there at 5, 30 and 200.5 s, and when not
+        const bool at[] = {presence_at(&p, k, 5000000000), presence_at(&p, k, 30000000000),
+                           presence_at(&p, k, 200500000000), presence_at(&p, k, 61000000000),
+                           presence_at(&p, k, 10000000000)};
+        int kind = at[0] ? 0 : at[1] ? 1 : 2;
+        kinds[kind]++;
+        assert_true(at[2] == (kind == 0) && at[3] == (kind == 1) && !at[4]);
+    }
+    for (int k = 0; k < 3; k++)
+        assert_in_range(kinds[k], 900, 1100);
+    presence_close(&p);
+    remove(path);
+    static const struct {
+        const char *text, *word;
+    } bad[] = {{"", "no device"},
+               {"period 100\n", "no device"},
+               {"0-1\n", "t:1: the first line"},
+               {"period 0\n0-1\n", "t:1:"},
+               {"period 10 20\n0-1\n", "t:1:"},
+               {"period 10\n\n0-11\n", "t:3:"},
+               {"period 10\n5-4\n", "t:2:"},
+               {"period 10\n0-5 4-6\n", "t:2:"},
+               {"period 10\n0-5,6-7\n", "t:2:"},
+               {"period 10\n0-5 6\n", "t:2:"},
+               {"period 10\n- 1-2\n", "t:2:"},
+               {"period 10\n0-nan\n", "t:2:"}};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        int rc = presence_read("t", bad[i].text, strlen(bad[i].text), &t, &err);
+        if (rc == 0 || !strstr(err.text, bad[i].word))
+            fail_msg("'%s': %d '%s'", bad[i].text, rc, err.text);
+    }
+}
+
+static void batteries_by_hand(void **state)
+{
+    (void)state;
+    struct client_params c = defaults();
+    c.battery_j = 100;
+    double kept = battery_full(&c);
+    kept = battery_draw(&c, kept, 30, 0);
+    assert_true(battery_j(&c, kept, 5000000000) == 70);
+    kept = battery_draw(&c, kept, 80, 9000000000); // more than there was
+    assert_true(battery_j(&c, kept, 1000000000000) == 0);
+    c.charge_w = 2;
+    kept = battery_draw(&c, battery_full(&c), 50, 10000000000);
+    assert_true(battery_j(&c, kept, 10000000000) == 50 && battery_j(&c, kept, 20000000000) == 70);
+    assert_true(battery_j(&c, kept, 1000000000000) == 100);
 }
 
 static void mistakes_are_named(void **state)
@@ -209,7 +299,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_hold_together),  cmocka_unit_test(a_share_is_slow),
         cmocka_unit_test(energy_by_hand),      cmocka_unit_test(tables_are_read),
-        cmocka_unit_test(clients_come_and_go), cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(clients_come_and_go), cmocka_unit_test(times_of_a_file),
+        cmocka_unit_test(batteries_by_hand),   cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(real_devices_read),
     };
     return cmocka_run_group_tests_name("profile", tests, NULL, NULL);
