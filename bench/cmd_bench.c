@@ -1,6 +1,7 @@
 #include "base/buildinfo.h"
 #include "base/check.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "bench/bench.h"
 #include "net/comm_mpi.h"
 #include "src/cmd.h"
@@ -182,6 +183,8 @@ static int run(int argc, char **argv)
     struct request q = {.min_time_s = 0.02, .samples = 11};
     int status = STATUS_VALID;
     FILE *file = NULL;
+    struct outfile json_file;
+    struct err err;
     struct jsonw json;
     if (parse(&q, argc, argv, first) > 0) {
         status = STATUS_USAGE;
@@ -189,8 +192,11 @@ static int run(int argc, char **argv)
         if (first)
             list(stdout);
     } else {
-        if (first && q.json_path && !(file = fopen(q.json_path, "w")))
-            die(STATUS_ENV, "cannot write %s: %s", q.json_path, strerror(errno));
+        if (first && q.json_path) {
+            if (outfile_open(&json_file, q.json_path, "{\"context\":{\"date\":", &err) < 0)
+                die(STATUS_ENV, "%s", err.text);
+            file = json_file.f;
+        }
         if (file)
             bench_json_begin(&json, file, argc, argv);
         struct bench_ctx c = {.min_time_s = q.min_time_s,
@@ -204,8 +210,8 @@ static int run(int argc, char **argv)
         run_all(&q, &c);
         if (file)
             bench_json_end(&json);
-        if (file && fclose(file) != 0)
-            die(STATUS_ENV, "cannot write %s: %s", q.json_path, strerror(errno));
+        if (file && outfile_close(&json_file, &err) < 0)
+            die(STATUS_ENV, "%s", err.text);
         if (first && c.failures)
             printf("# %d check%s failed\n", c.failures, c.failures == 1 ? "" : "s");
         status = c.failures ? STATUS_CHECK : STATUS_VALID;

@@ -1,39 +1,59 @@
 // fstq compare: many methods and seeds, tuned alike, in one table.
 #include "base/buildinfo.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "base/table.h"
 #include "cmd.h"
 #include "compare/compare.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 
+static void write_csv(const struct compare *c, const struct runs *r, FILE *out)
+{
+    (void)r;
+    compare_csv(c, out);
+}
+
+static void write_markdown(const struct compare *c, const struct runs *r, FILE *out)
+{
+    (void)r;
+    compare_markdown(c, out);
+}
+
+// What the table can be written as, and how such a file begins.
+static const struct form {
+    const char *flag, *begins;
+    void (*write)(const struct compare *c, const struct runs *r, FILE *out);
+} forms[] = {
+    {"csv", "method,seeds,", write_csv},
+    {"json", "{\"config\":", compare_json},
+    {"markdown", "|method|seeds|", write_markdown},
+};
+enum { N_FORMS = ARRAY_LEN(forms) };
+
 struct request {
-    const char *csv, *json, *markdown, *config;
+    const char *config, *path[N_FORMS];
     bool no_run, search;
 };
 
+enum { FORM = 256 }; // getopt's value of the first of them
+
 static int parse(struct request *q, int argc, char **argv)
 {
-    static const struct option flags[] = {
-        {"csv", required_argument, NULL, 'C'},      {"json", required_argument, NULL, 'J'},
-        {"markdown", required_argument, NULL, 'M'}, {"no-run", no_argument, NULL, 'n'},
-        {"search", no_argument, NULL, 's'},         {0}};
+    struct option flags[N_FORMS + 3] = {{"no-run", no_argument, NULL, 'n'},
+                                        {"search", no_argument, NULL, 's'}};
+    for (int i = 0; i < N_FORMS; i++)
+        flags[2 + i] = (struct option){forms[i].flag, required_argument, NULL, FORM + i};
     *q = (struct request){0};
     argv[0] = (char[]){"fstq compare"};
     for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
+        if (c >= FORM) {
+            q->path[c - FORM] = optarg;
+            continue;
+        }
         switch (c) {
-        case 'C':
-            q->csv = optarg;
-            break;
-        case 'J':
-            q->json = optarg;
-            break;
-        case 'M':
-            q->markdown = optarg;
-            break;
         case 'n':
             q->no_run = true;
             break;
@@ -50,30 +70,33 @@ static int parse(struct request *q, int argc, char **argv)
         return -1;
     }
     q->config = argv[optind];
+    struct err err;
+    for (int i = 0; i < N_FORMS; i++)
+        if (q->path[i] && outfile_check(q->path[i], forms[i].begins, &err) < 0) {
+            fprintf(stderr, "fstq compare: %s\n", err.text);
+            return -1;
+        }
     return 0;
 }
 
-static int write_file(const char *path, const struct compare *c, const struct runs *r, int kind)
+static int write_files(const struct compare *c, const struct runs *r, const struct request *q)
 {
-    FILE *out = strcmp(path, "-") ? fopen(path, "w") : stdout;
-    if (!out) {
-        fprintf(stderr, "fstq compare: %s: cannot create: %s\n", path, strerror(errno));
-        return -1;
+    struct outfile out;
+    struct err err;
+    int bad = 0;
+    for (int i = 0; i < N_FORMS; i++) {
+        if (!q->path[i])
+            continue;
+        int failed = outfile_open(&out, q->path[i], forms[i].begins, &err);
+        if (!failed) {
+            forms[i].write(c, r, out.f);
+            failed = outfile_close(&out, &err);
+        }
+        if (failed)
+            fprintf(stderr, "fstq compare: %s\n", err.text);
+        bad |= failed;
     }
-    if (kind == 'C')
-        compare_csv(c, out);
-    else if (kind == 'J')
-        compare_json(c, r, out);
-    else
-        compare_markdown(c, out);
-    bool bad = ferror(out) != 0;
-    errno = 0;
-    if ((out != stdout && fclose(out)) || bad) {
-        fprintf(stderr, "fstq compare: %s: cannot write: %s\n", path,
-                strerror(errno ? errno : EIO));
-        return -1;
-    }
-    return 0;
+    return bad;
 }
 
 static void print_head(const struct compare *c, const struct request *q)
@@ -115,16 +138,11 @@ static int run_all(struct compare *c, struct runs *r)
 
 static int conclude(const struct compare *c, struct runs *r, const struct request *q)
 {
-    int finished, made, failed, missing, bad = 0;
+    int finished, made, failed, missing;
     if (q->search)
         compare_print_search(c, stdout);
     compare_print(c, stdout);
-    if (q->csv)
-        bad |= write_file(q->csv, c, r, 'C');
-    if (q->json)
-        bad |= write_file(q->json, c, r, 'J');
-    if (q->markdown)
-        bad |= write_file(q->markdown, c, r, 'M');
+    int bad = write_files(c, r, q);
     runs_counts(r, &finished, &made, &failed, &missing);
     printf("#\n# %d runs were there, %d made now, %d failed\n", finished, made, failed);
     const char *note = runs_note(r);

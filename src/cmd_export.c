@@ -1,24 +1,18 @@
 // fstq export: a trace for Perfetto and for spreadsheets.
-#include "base/check.h"
+#include "base/outfile.h"
 #include "cmd.h"
 #include "report/export.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
-#include <string.h>
 
 static int write_chrome(const struct trace_file *f, const char *path, struct err *err)
 {
-    FILE *out = fopen(path, "w");
-    if (!out)
-        return err_set(err, "%s: cannot create: %s", path, strerror(errno));
-    export_chrome(f, out);
-    bool bad = ferror(out) != 0;
-    errno = 0;
-    if (fclose(out) != 0 || bad)
-        return err_set(err, "%s: cannot write: %s", path, strerror(errno ? errno : EIO));
-    return 0;
+    struct outfile out;
+    if (outfile_open(&out, path, "[{\"ph\":\"M\",\"name\":\"process_name\"", err) < 0)
+        return -1;
+    export_chrome(f, out.f);
+    return outfile_close(&out, err);
 }
 
 static int export_main(int argc, char **argv)

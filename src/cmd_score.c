@@ -1,6 +1,7 @@
 // Scores a base model, or the adapter of a run's checkpoint, on a task: no federation.
 #include "base/jsonw.h"
 #include "base/mem.h"
+#include "base/outfile.h"
 #include "base/table.h"
 #include "cmd.h"
 #include "config.h"
@@ -55,16 +56,23 @@ static void print_answer(void *arg, const struct eval_answer *a)
     print_text("answer", a->answer, a->ended ? "" : " ...");
 }
 
+static const char JSON_BEGINS[] = "{\"task\":";
+
+static int complain(const struct err *err)
+{
+    fprintf(stderr, "fstq score: %s\n", err->text);
+    return -1;
+}
+
 static int write_json(const char *path, const struct config *c, const struct workload *w,
                       const struct eval_result *r)
 {
-    FILE *f = fopen(path, "w");
+    struct outfile out;
+    struct err err;
     struct jsonw j;
-    if (!f) {
-        fprintf(stderr, "fstq: cannot write '%s'\n", path);
-        return -1;
-    }
-    jsonw_begin(&j, f);
+    if (outfile_open(&out, path, JSON_BEGINS, &err) < 0)
+        return complain(&err);
+    jsonw_begin(&j, out.f);
     jsonw_object(&j);
     jsonw_key(&j, "task");
     jsonw_text(&j, task_table[c->task.name]->name);
@@ -90,8 +98,8 @@ static int write_json(const char *path, const struct config *c, const struct wor
     }
     jsonw_end(&j);
     jsonw_end(&j);
-    fputc('\n', f);
-    return fclose(f);
+    fputc('\n', out.f);
+    return outfile_close(&out, &err) < 0 ? complain(&err) : 0;
 }
 
 // The adapter of run.dir's newest sound checkpoint; without run.dir the initial one, which changes
@@ -137,6 +145,8 @@ static int score_main(int argc, char **argv)
     }
     if (config_load(&cfg, path, n, argv))
         return STATUS_USAGE;
+    if (json && outfile_check(json, JSON_BEGINS, &err) < 0)
+        die(STATUS_USAGE, "%s", err.text);
     int threads = cfg.dev.threads ? cfg.dev.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     struct workload_env env = {.fed = &cfg.fed,
                                .fisher = &cfg.fisher,

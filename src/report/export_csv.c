@@ -1,6 +1,7 @@
 #include "report/export.h"
 
 #include "base/fsio.h"
+#include "base/outfile.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -68,35 +69,24 @@ static const char *base_name(enum record_id id)
     return strrchr(record_tables[id].name, '/') + 1;
 }
 
-static FILE *create(const char *dir, const char *name, char path[PATH_MAX], struct err *err)
+static int create(struct outfile *o, const char *dir, const char *name, const char *begins,
+                  struct err *err)
 {
-    if (snprintf(path, PATH_MAX, "%s/%s.csv", dir, name) >= PATH_MAX) {
-        err_set(err, "%s: the name is too long", dir);
-        return NULL;
-    }
-    FILE *out = fopen(path, "w");
-    if (!out)
-        err_set(err, "%s: cannot create: %s", path, strerror(errno));
-    return out;
-}
-
-static int finish(FILE *out, const char *path, struct err *err)
-{
-    bool bad = ferror(out) != 0;
-    errno = 0;
-    if (fclose(out) != 0 || bad)
-        return err_set(err, "%s: cannot write: %s", path, strerror(errno ? errno : EIO));
-    return 0;
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/%s.csv", dir, name) >= (int)sizeof path)
+        return err_set(err, "%s: the name is too long", dir);
+    return outfile_open(o, path, begins, err);
 }
 
 static int put_table(const struct trace_file *f, enum record_id id, const char *dir,
                      struct err *err)
 {
     const struct record_table *t = &record_tables[id];
-    char path[PATH_MAX], name[64];
-    FILE *out = create(dir, base_name(id), path, err);
-    if (!out)
+    struct outfile file;
+    char name[64];
+    if (create(&file, dir, base_name(id), t->fields->name, err) < 0)
         return -1;
+    FILE *out = file.f;
     for (const struct record_field *c = t->fields; c->name; c++)
         for (int k = 0; k < trace_field_columns(c); k++) {
             trace_column_name(c, k, name, sizeof name);
@@ -113,7 +103,7 @@ static int put_table(const struct trace_file *f, enum record_id id, const char *
             }
         fputs("\r\n", out);
     }
-    return finish(out, path, err);
+    return outfile_close(&file, err);
 }
 
 static int put_units(const char *dir, struct err *err)
@@ -122,10 +112,11 @@ static int put_units(const char *dir, struct err *err)
         [FIELD_I32] = "int32",   [FIELD_I64] = "int64",    [FIELD_U64] = "hex64",
         [FIELD_F64] = "float",   [FIELD_U8] = "uint8",     [FIELD_TEXT] = "text",
         [FIELD_STAGE] = "stage", [FIELD_STATUS] = "status"};
-    char path[PATH_MAX], name[64];
-    FILE *out = create(dir, "units", path, err);
-    if (!out)
+    struct outfile file;
+    char name[64];
+    if (create(&file, dir, "units", "table,column,", err) < 0)
         return -1;
+    FILE *out = file.f;
     fputs("table,column,type,unit,description\r\n", out);
     for (int id = 0; id < REC_COUNT; id++)
         for (const struct record_field *c = record_tables[id].fields; c->name; c++)
@@ -136,15 +127,15 @@ static int put_units(const char *dir, struct err *err)
                 export_csv_text(out, c->help ? c->help : "");
                 fputs("\r\n", out);
             }
-    return finish(out, path, err);
+    return outfile_close(&file, err);
 }
 
 static int put_config(const struct trace_file *f, const char *dir, struct err *err)
 {
-    char path[PATH_MAX];
-    FILE *out = create(dir, "config", path, err);
-    if (!out)
+    struct outfile file;
+    if (create(&file, dir, "config", "name,value", err) < 0)
         return -1;
+    FILE *out = file.f;
     fputs("name,value\r\n", out);
     for (int i = 0; i < f->n_config; i++) {
         export_csv_text(out, f->config[i].name);
@@ -152,7 +143,7 @@ static int put_config(const struct trace_file *f, const char *dir, struct err *e
         export_csv_text(out, f->config[i].text);
         fputs("\r\n", out);
     }
-    return finish(out, path, err);
+    return outfile_close(&file, err);
 }
 
 int export_csv(const struct trace_file *f, const char *dir, struct err *err)
