@@ -165,11 +165,13 @@ static int move_aside(const char *path, const char *why, struct err *err)
     return 0;
 }
 
-// The journal of a file that moves goes with it, under the name that recovery looks for.
+// The journal of a file that moves goes with it, under the name that recovery looks for, and so do
+// the updates kept beside it.
 static int move_pair_aside(const char *path, const char *journal, struct err *err)
 {
-    char backup[PATH_MAX], to[PATH_MAX + 16];
-    if (!exists(path) && !exists(journal))
+    char backup[PATH_MAX], to[PATH_MAX + 16], updates[PATH_MAX + 16];
+    snprintf(updates, sizeof updates, "%s.updates", path);
+    if (!exists(path) && !exists(journal) && !exists(updates))
         return 0;
     if (refuse_foreign(path, trace_ours_guarded, err) < 0 ||
         refuse_foreign(journal, trace_journal_ours, err) < 0)
@@ -181,6 +183,9 @@ static int move_pair_aside(const char *path, const char *journal, struct err *er
     snprintf(to, sizeof to, "%s.journal", backup);
     if ((exists(path) && rename(path, backup) < 0) || (exists(journal) && rename(journal, to) < 0))
         return trace_errno_set(err, path, "move aside");
+    snprintf(to, sizeof to, "%s.updates", backup);
+    if (exists(updates) && rename(updates, to) < 0)
+        return trace_errno_set(err, updates, "move aside");
     warn("%s is of an earlier run; kept as %s", path, backup);
     return 0;
 }

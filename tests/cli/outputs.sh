@@ -64,5 +64,10 @@ check "--csv: made anew" equal "$?" 0
 printf 'x,y\n1,2\n' >tables/rounds.csv
 "$FSTQ" export a.h5 --csv tables >out 2>&1
 check "--csv: a table of somebody else stays" equal "$(cat tables/rounds.csv)" $'x,y\n1,2'
+for _ in 1 2; do
+    "$FSTQ" run "$root/configs/quadratic.ini" fed.rounds=1 trace.file=u.h5 trace.updates=1 >out 2>&1
+done
+check "updates of an earlier run go aside with its trace" \
+    equal "$(ls -d u.*)" "$(printf '%s\n' u.1.h5 u.1.h5.updates u.h5 u.h5.updates)"
 check "nothing half made lies about" equal "$(find . -name '*.part')" ""
 finish
