@@ -281,6 +281,7 @@ static void take_late(struct server *s)
         if (l->update.weight > 0 && global_add(&s->global, &l->update, &err) == 0) {
             l->row.status = MESSAGE_OK;
             l->row.version = (int32_t)s->round;
+            l->row.lag = (int32_t)(s->round - l->update.version);
             l->row.weight = (double)l->update.weight;
             s->row.arrived++;
             s->sink->rows(s->sink->arg, REC_MESSAGES, &l->row, 1);

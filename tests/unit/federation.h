@@ -57,6 +57,9 @@ static inline void federation_progress(void *arg, const struct rec_round *row)
 
 // In place of the method's, where a test brings a scheme of its own.
 static const struct scheme *federation_scheme;
+// Sees every update before it is compressed; NULL = nobody does.
+static void (*federation_update)(void *arg, uint32_t version, uint32_t client,
+                                 const struct shape *s, const float *x);
 
 // 0, or -1 with err. What it makes is federation_close's to free, also after a failure.
 static inline int federation_open(struct federation *f, int n, const char *const *keys,
@@ -111,7 +114,9 @@ static inline int federation_open(struct federation *f, int n, const char *const
                               .link = &f->transport.link,
                               .work = &f->work,
                               .method = &f->method,
-                              .rec = &f->rec};
+                              .rec = &f->rec,
+                              .update = federation_update,
+                              .update_arg = f};
     f->sink = (struct fed_sink){f, federation_rows, federation_commit, federation_progress};
     return fed_prepare(&f->env, err) ? -1 : loop_open(&f->loop, &f->env, &f->sink, 4096, err);
 }
