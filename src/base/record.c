@@ -226,7 +226,7 @@ static const struct record_field message_fields[] = {
     FIELD(rank, "", "rank of the client"),
     FIELD_AS(status, FIELD_STATUS, "", "ok, or why it was refused"),
     FIELD(vector, "", "of those in the frame: 0 the update, with all that is the frame's own"),
-    FIELD(lag, "versions", "made since the one it was trained on: of late and asynchronous updates"),
+    FIELD(lag, "versions", "made since the one it was trained on, of late and asynchronous ones"),
     FIELD(frame_bytes, "bytes", "of the frame for this vector: the sum of the parts below"),
     FIELD(header_bytes, "bytes", "frame and codec headers"),
     FIELD(directory_bytes, "bytes", "where each vector and tensor begins"),
