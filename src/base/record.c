@@ -32,7 +32,7 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "embed_grad, mask, refresh, accumulate and oracle",
         "what training costs without them"},
     [STAGE_SELECT] = {"select", LANE_ENCODE, true, STAGE_ENCODE,
-        "the part of encode that scores coordinates and chooses those to send",
+        "the part of encode that scores coordinates and chooses or draws those to send",
         "their widths and values"},
     [STAGE_ALLOC] = {"alloc", LANE_ENCODE, true, STAGE_ENCODE,
         "the part of encode that chooses widths under the byte budget, trial sizes included",
@@ -95,7 +95,8 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "bytes are the activations that enter the first layer and the last",
         "forward; backward"},
     [STAGE_FEEDBACK] = {"feedback", LANE_ENCODE, true, STAGE_ENCODE,
-        "the part of encode that adds the residual, decodes what was sent and keeps the rest",
+        "the part of encode that adds what the client keeps (a residual, momentum), decodes what "
+        "was sent and keeps the rest",
         "the slot file"},
     [STAGE_QUANTISE] = {"quantise", LANE_ENCODE, true, STAGE_ENCODE,
         "the part of encode that turns values into codes: checks, scales, transforms, rounding; "

@@ -172,6 +172,7 @@ static int64_t cocktail_encode(const struct codec_inst *c, const struct codec_in
     size_t count = largest(r.x, n, most_kept(c), 0, r.at);
     for (size_t i = 0; i < count; i++) // ascending: a value is read before it is written over
         r.x[i] = r.x[r.at[i]];
+    lap(in->laps, STAGE_SELECT);
     struct msg_out o;
     msg_init(&o, out, cap, report);
     uint8_t *scales = NULL, *codes = NULL;
@@ -182,8 +183,11 @@ static int64_t cocktail_encode(const struct codec_inst *c, const struct codec_in
         codes = msg_take(&o, PART_VALUES, pack_bytes(count, (unsigned)options(c)->bits));
     if (!codes)
         return msg_full(&o, err);
+    lap(in->laps, STAGE_PACK);
     quantise(c, &r, count, scales);
+    lap(in->laps, STAGE_QUANTISE);
     pack_u8(r.code, count, (unsigned)options(c)->bits, codes);
+    lap(in->laps, STAGE_PACK);
     report->kept[record_width_of[options(c)->bits]] = (int64_t)count;
     report->kept[0] = (int64_t)(c->shape->n_values - count);
     return msg_len(&o);

@@ -394,6 +394,8 @@ int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, u
     int bad = codec_flags(c) & CODEC_SELF_CHECK ? 0 : codec_check_limit(c, in->x, err);
     if (bad)
         return bad;
+    if (!(codec_flags(c) & CODEC_SELF_CHECK))
+        lap(in->laps, STAGE_QUANTISE);
     int64_t len = c->row->encode(c, in, out, cap, scratch, report, err);
     const struct codec_parts *p = &report->parts;
     assert(len < 0 ||

@@ -321,8 +321,11 @@ static int64_t demo_encode(const struct codec_inst *c, const struct codec_input 
     int bad = codec_check_limit(c, m, err);
     if (bad)
         return bad;
+    lap(in->laps, STAGE_FEEDBACK);
     forward_all(c, m, r.y);
+    lap(in->laps, STAGE_QUANTISE);
     size_t count = pick(c, &r);
+    lap(in->laps, STAGE_SELECT);
     struct msg_out o;
     msg_init(&o, out, cap, report);
     uint8_t *exps = NULL, *values = NULL;
@@ -332,9 +335,12 @@ static int64_t demo_encode(const struct codec_inst *c, const struct codec_input 
         values = msg_take(&o, PART_VALUES, value_bytes(c, count));
     if (!values)
         return msg_full(&o, err);
+    lap(in->laps, STAGE_PACK);
     put_values(c, &r, count, exps, values);
+    lap(in->laps, STAGE_QUANTISE);
     spread(c, &r, count);
     backward_all(c, r.y, (struct quant_sink){m, -1, true});
+    lap(in->laps, STAGE_FEEDBACK);
     report->kept[record_width_of[options(c)->value == VALUE_FP16 ? 16 : 32]] = (int64_t)count;
     report->kept[0] = (int64_t)(n - count);
     return msg_len(&o);

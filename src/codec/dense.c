@@ -201,6 +201,7 @@ static int64_t dense_encode(const struct codec_inst *c, const struct codec_input
         write_values(f, in->x, s->n_values, j.values);
     else
         pool_each(s->n_values, s->n_tensors, encode_tensor, &j);
+    lap(in->laps, f == DENSE_FP32 ? STAGE_PACK : STAGE_QUANTISE);
     report->kept[record_width_of[8 * formats[f].size_bytes]] = (int64_t)s->n_values;
     return msg_len(&o);
 }

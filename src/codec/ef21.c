@@ -84,8 +84,10 @@ static int64_t encode_dense(const struct codec_inst *c, const struct codec_input
     if (!p)
         return msg_full(&o, err);
     quant_f32_to_le(in->x, n, p);
+    lap(in->laps, STAGE_PACK);
     memcpy(in->state_next, in->x, n * sizeof *in->x);
     memcpy(in->state_next + n + 1, in->state + n + 1, codec_state_floats(c->inner) * sizeof(float));
+    lap(in->laps, STAGE_FEEDBACK);
     report->kept[record_width_of[32]] = (int64_t)n;
     return msg_len(&o);
 }

@@ -382,11 +382,13 @@ int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *s
     int bad = look(e, err);
     if (bad)
         return bad;
+    lap(in->laps, STAGE_QUANTISE);
     bitalloc_factors(&e->w.a, e->sens_sum, e->factor);
     if (e->w.a.policy == POLICY_RD)
         e->on->draw(e);
     else
         e->on->score(e);
+    lap(in->laps, e->w.a.policy == POLICY_RD ? STAGE_ALLOC : STAGE_SELECT);
     return 0;
 }
 

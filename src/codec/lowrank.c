@@ -229,6 +229,7 @@ static int64_t powersgd_encode(const struct codec_inst *c, const struct codec_in
         else if (options(c)->mode == MODE_LOCAL)
             draw_factor(&in->key, in->key.client, t, f.q, s.cols, s.rank);
         factorise(c, &in->key, t, &s, m, f.p, f.q);
+        lap(in->laps, STAGE_QUANTISE);
         if (s.sends_p)
             to = put_floats(c, f.p, s.rows * s.rank, to);
         if (s.sends_q)
@@ -237,6 +238,7 @@ static int64_t powersgd_encode(const struct codec_inst *c, const struct codec_in
             memcpy(in->state_next + state_at, f.q, n_q * sizeof *f.q);
             state_at += n_q;
         }
+        lap(in->laps, STAGE_PACK);
     }
     report->kept[record_width_of[8 * value_size(c)]] = (int64_t)(bytes / value_size(c));
     return msg_len(&o);

@@ -279,6 +279,7 @@ static int64_t eden_encode(const struct codec_inst *c, const struct codec_input 
     pool_each(c->shape->n_values, (uint32_t)n, encode_item, &j);
     if (j.bad)
         return codec_bad_input(c, in->x, err);
+    lap(in->laps, STAGE_QUANTISE);
     double bits = ((const struct eden_opt *)c->opt)->bits;
     report->kept[record_width_of[(int)ceil(bits)]] = (int64_t)c->shape->n_values;
     return msg_len(&o);

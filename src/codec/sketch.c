@@ -215,7 +215,9 @@ static int64_t sketch_encode(const struct codec_inst *c, const struct codec_inpu
     make_sketch(c, in->key.seed, in->x, r.cells);
     if (!(f32_from_bits(quant_absmax_bits(r.cells, cells_of(c))) <= CELL_LIMIT))
         return err_set(err, "the update is too large for a sketch");
+    lap(in->laps, STAGE_QUANTISE);
     quant_f32_to_le(r.cells, cells_of(c), p);
+    lap(in->laps, STAGE_PACK);
     report->kept[record_width_of[32]] = (int64_t)cells_of(c);
     return msg_len(&o);
 }

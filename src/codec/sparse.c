@@ -764,8 +764,9 @@ static double fit_budget(const struct codec_inst *c, struct shape_range r, struc
     return low;
 }
 
-static int64_t put_message(const struct codec_inst *c, struct shape_range r, struct group *g,
-                           double part, const struct picked *k, struct msg_out *m, struct err *err)
+static int64_t put_message(const struct codec_inst *c, const struct codec_input *in,
+                           struct shape_range r, struct group *g, double part,
+                           const struct picked *k, struct msg_out *m, struct err *err)
 {
     const struct sparse_opt *o = options(c);
     bool random = kind_of(c)->pick == PICK_RANDOM;
@@ -786,6 +787,7 @@ static int64_t put_message(const struct codec_inst *c, struct shape_range r, str
     uint8_t *values = msg_take(m, PART_VALUES, value_bytes(c, k->count));
     if (!values)
         return msg_full(m, err);
+    lap(in->laps, STAGE_PACK);
     if (kind_of(c)->send == SEND_VALUES) {
         int e[CLASSES];
         class_exponents(c, k, e);
@@ -797,6 +799,7 @@ static int64_t put_message(const struct codec_inst *c, struct shape_range r, str
     }
     if (kind_of(c)->send == SEND_SIGNS)
         quant_pack_sign(k->v, k->count, values);
+    lap(in->laps, STAGE_QUANTISE);
     int bits = kind_of(c)->send != SEND_VALUES ? 1 : o->value == VALUE_FP16 ? 16 : 32;
     m->report->kept[record_width_of[bits]] = (int64_t)k->count;
     m->report->kept[0] = (int64_t)(c->shape->n_values - k->count);
@@ -821,6 +824,7 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
     double part = 1;
     if (in->budget_bytes >= 0)
         part = fit_budget(c, r, when, in->budget_bytes, g);
+    lap(in->laps, STAGE_ALLOC);
     for (;;) {
         struct msg_out m;
         msg_init(&m, out, cap, report);
@@ -830,7 +834,8 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
         int bad = pick_all(c, r, &in->key, x, g, p, kept, err);
         if (bad)
             return bad;
-        int64_t len = put_message(c, r, g, part, p, &m, err);
+        lap(in->laps, STAGE_SELECT);
+        int64_t len = put_message(c, in, r, g, part, p, &m, err);
         // The estimate is of a random set; a message that came out too long is made again, shorter.
         if (len < 0 || in->budget_bytes < 0 || len <= in->budget_bytes || part <= PART_MIN)
             return len;
@@ -1162,12 +1167,14 @@ static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *
     }
     struct momentum_job j = {in->x, in->state, in->state + n, u, v, mu, scale, o->nesterov};
     pool_spans(n, 1 << 14, momentum_span, &j);
+    lap(in->laps, STAGE_FEEDBACK);
     struct picked p;
     int64_t len = encode_of(c, in, v, out, cap, scratch, &p, report, err);
     for (size_t i = 0; len >= 0 && i < p.count; i++) {
         u[p.at[i]] = 0;
         v[p.at[i]] = 0;
     }
+    lap(in->laps, STAGE_FEEDBACK);
     return len;
 }
 

@@ -47,6 +47,7 @@ static int64_t vote_encode(const struct codec_inst *c, const struct codec_input 
         for (size_t i = 0; i < n; i++)
             in->state_next[i] = beta * in->state[i] + (1 - beta) * in->x[i];
         x = in->state_next;
+        lap(in->laps, STAGE_FEEDBACK);
     }
     uint8_t code[TILE];
     for (size_t at = 0; at < n; at += TILE) {
@@ -54,6 +55,7 @@ static int64_t vote_encode(const struct codec_inst *c, const struct codec_input 
         quant_sign_u8(x + at, m, code);
         pack_u8(code, m, 1, p + at / 8);
     }
+    lap(in->laps, STAGE_QUANTISE);
     report->kept[record_width_of[1]] = (int64_t)n;
     return msg_len(&o);
 }

@@ -12,7 +12,14 @@ cd "$dir" || exit 1
 quick=$root/configs/quick.ini
 few="fed.rounds=2 fed.clients_per_round=3 fed.local_steps=12 task.test=8 dev.threads=1"
 
-run() # name method ranks option...: a run, its stages as "name within time_ns" and its CSV
+stages_of() # name: of its trace, as "stage within time_ns"
+{
+    "$FSTQ" show "$1.h5" --json | awk -F'[:,]' '
+        /"stage":/  { gsub(/[" ]/, "", $2); stage = $2 }
+        /"within":/ { gsub(/[" ]/, "", $2); within = $2 == "" ? "-" : $2 }
+        /"time_ns":/ && stage != "" { print stage, within, $2 + 0; stage = "" }' >"$1.stages"
+}
+run() # name method ranks option...: a run, its stages and its CSV
 {
     local name=$1 method=$2 ranks=$3
     shift 3
@@ -20,10 +27,7 @@ run() # name method ranks option...: a run, its stages as "name within time_ns" 
     mpirun --oversubscribe -np "$ranks" "$FSTQ" run "$quick" $few "fed.method=$method" \
         trace.file="$name.h5" "$@" >"$name.log" 2>&1
     check "$name: valid" contains "$name.log" "# VALID"
-    "$FSTQ" show "$name.h5" --json | awk -F'[:,]' '
-        /"stage":/  { gsub(/[" ]/, "", $2); stage = $2 }
-        /"within":/ { gsub(/[" ]/, "", $2); within = $2 == "" ? "-" : $2 }
-        /"time_ns":/ && stage != "" { print stage, within, $2 + 0; stage = "" }' >"$name.stages"
+    stages_of "$name"
     rm -rf "$name.csv"
     "$FSTQ" export "$name.h5" --csv "$name.csv" >/dev/null
 }
@@ -61,6 +65,38 @@ run oracle 'fedavg~oracle/fstq' 1
 check "an oracle has its own stage, outside training" grep -q '^oracle - ' oracle.stages
 run merge 'fedavg~tome/int:bits=4' 1
 check "merging is a part of train" adds_up merge train
+
+# One method of every other family of codecs, two at a time: what the parts are, in the order of the
+# table, and that they add up.
+family() # name method: one round of it, its stages
+{
+    "$FSTQ" run "$root/configs/quadratic.ini" fed.rounds=1 fed.method="fedavg/$2" \
+        trace.file="$1.h5" >"$1.log" 2>&1
+    stages_of "$1"
+}
+parts() # name
+{
+    awk '$2 == "encode" { print $1 }' "$1.stages" | sort | tr '\n' ' '
+}
+families="dense=fp32:pack+quantise scalar=int,code=rans:entropy+quantise rotated=eden:quantise
+    sparse=dgc:alloc+feedback+pack+quantise+select subset=cocktail:pack+quantise+select
+    sketch=fetchsgd:pack+quantise lowrank=powersgd:pack+quantise
+    dct=demo:feedback+pack+quantise+select vote=signsgd,momentum=0.9:feedback+quantise
+    bits=fstq,policy=greedy,importance=magnitude:alloc+entropy+quantise+select"
+running=0
+for f in $families; do
+    method=${f#*=}
+    method=${method%:*}
+    family "${f%%=*}" "${method/,/:}" &
+    running=$((running + 1))
+    [ $((running % 2)) = 0 ] && wait
+done
+for f in $families; do
+    name=${f%%=*}
+    check "$name: valid" contains "$name.log" "# VALID"
+    check "$name: its parts" equal "$(parts "$name")" "$(tr + ' ' <<<"${f##*:} " | tr -d '\n')"
+    check "$name: add up" adds_up "$name" encode
+done
 
 widths() # name: "tensors messages values of the first tensor" of round 1
 {
