@@ -23,6 +23,11 @@ size_t dense_bytes(enum dense_format f, size_t n)
     return n * formats[f].size_bytes;
 }
 
+unsigned dense_bits(enum dense_format f)
+{
+    return 8 * (unsigned)formats[f].size_bytes;
+}
+
 static void write_values(enum dense_format f, const float *x, size_t n, uint8_t *p)
 {
     if (f == DENSE_FP32)
@@ -65,7 +70,7 @@ int dense_put(struct msg_out *o, enum dense_format f, const float *x, size_t n, 
         return CODEC_NONFINITE;
     }
     write_values(f, x, n, p);
-    o->report->kept[record_width_of[8 * formats[f].size_bytes]] += (int64_t)n;
+    o->report->kept[record_width_of[dense_bits(f)]] += (int64_t)n;
     return 0;
 }
 
@@ -202,7 +207,7 @@ static int64_t dense_encode(const struct codec_inst *c, const struct codec_input
     else
         pool_each(s->n_values, s->n_tensors, encode_tensor, &j);
     lap(in->laps, f == DENSE_FP32 ? STAGE_PACK : STAGE_QUANTISE);
-    report->kept[record_width_of[8 * formats[f].size_bytes]] = (int64_t)s->n_values;
+    report->kept[record_width_of[dense_bits(f)]] = (int64_t)s->n_values;
     return msg_len(&o);
 }
 
@@ -248,6 +253,14 @@ static int dense_decode(const struct codec_inst *c, const struct codec_key *key,
         read_values(f, p, s->n_values, to);
     else
         pool_each(s->n_values, s->n_tensors, decode_tensor, &j);
+    return 0;
+}
+
+int dense_format_of(const struct codec_inst *c, enum dense_format *f)
+{
+    if (c->row->encode != dense_encode)
+        return -1;
+    *f = kind_of(c)->format;
     return 0;
 }
 

@@ -1,6 +1,5 @@
 #include "fed/split.h"
 
-#include "base/half.h"
 #include "base/mem.h"
 #include "fed/global.h"
 
@@ -9,35 +8,15 @@
 
 enum { VARINT_MAX = 5 }; // of 31 bits
 
-static size_t value_bytes(const struct split_form *f)
-{
-    return f->half ? 2 : 4;
-}
-
 size_t split_bound(const struct split_form *f)
 {
-    size_t row = 3 * VARINT_MAX + (size_t)f->cut.dim * value_bytes(f);
+    size_t row = 3 * VARINT_MAX + dense_bytes(f->values, (size_t)f->cut.dim);
     return 1 + (size_t)f->cut.examples * (2 * VARINT_MAX + (size_t)f->cut.longest * row);
-}
-
-static int put_values(uint8_t *p, const float *x, size_t n, bool half)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint16_t h = half ? f16_from_f32(x[i]) : 0;
-        if (!isfinite(half ? f16_to_f32(h) : x[i]))
-            return CODEC_NONFINITE;
-        if (half)
-            put_u16(p + 2 * i, h);
-        else
-            put_f32(p + 4 * i, x[i]);
-    }
-    return 0;
 }
 
 int split_put(struct msg_out *o, const struct split_form *f, const struct cut_example *e,
               struct err *err)
 {
-    size_t n = (size_t)e->rows * (size_t)f->cut.dim;
     int full = msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->rows) |
                msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->labels);
     for (int32_t i = 0; i < e->rows; i++) {
@@ -47,16 +26,9 @@ int split_put(struct msg_out *o, const struct split_form *f, const struct cut_ex
     }
     for (int32_t i = 0; i < e->labels; i++)
         full |= msg_put_varint(o, PART_TAGS, (uint64_t)e->label[i]);
-    uint8_t *p = full ? NULL : msg_take(o, PART_VALUES, n * value_bytes(f));
-    if (!p)
+    if (full)
         return msg_full(o, err);
-    if (put_values(p, e->x, n, f->half)) {
-        err_set(err, "an activation is not finite%s",
-                f->half ? ", or too large for fp16; take fp32" : "");
-        return CODEC_NONFINITE;
-    }
-    o->report->kept[RECORD_WIDTHS - (f->half ? 2 : 1)] += (int64_t)n;
-    return 0;
+    return dense_put(o, f->values, e->x, (size_t)e->rows * (size_t)f->cut.dim, err);
 }
 
 // A varint of low to high.
@@ -94,16 +66,8 @@ int split_get(struct msg_in *m, const struct split_form *f, struct cut_example *
     for (int32_t i = 0; i < e->labels; i++)
         if (get_number(m, 0, f->cut.vocab - 1, &e->label[i], "label", err))
             return -1;
-    size_t n = (size_t)e->rows * (size_t)f->cut.dim;
-    const uint8_t *p = msg_need(m, n * value_bytes(f));
-    if (!p)
-        return msg_short("activations", err);
-    for (size_t i = 0; i < n; i++) {
-        e->x[i] = f->half ? f16_to_f32(get_u16(p + 2 * i)) : get_f32(p + 4 * i);
-        if (!isfinite(e->x[i]))
-            return msg_nonfinite(err);
-    }
-    return 0;
+    const struct quant_sink set = {e->x, 1, false};
+    return dense_get(m, f->values, set, (size_t)e->rows * (size_t)f->cut.dim, err);
 }
 
 // The scheme.
@@ -121,15 +85,14 @@ static int split_check(const struct fed_env *env, struct err *err)
     const struct method *m = env->method;
     const struct split_opt *opt = m->scheme_opt;
     struct split_form *form = m->form;
-    bool half = strcmp(m->codec->row->name, "fp16") == 0;
-    bool raw = strcmp(m->codec->row->name, "raw") == 0 || strcmp(m->codec->row->name, "fp32") == 0;
     const struct {
         bool is;
         const char *why;
     } wrong[] = {
         {!env->work->row->cut, "this task has no layers to cut between"},
         {!m->view.whole, "activations have no view; leave it out"},
-        {!half && !raw, "activations are written as fp16 or fp32; take one of these codecs"},
+        {dense_format_of(m->codec, &form->values) != 0,
+         "activations are written as fp16, bf16 or fp32; take one of these codecs"},
         {m->tokens != token_table[0] && !m->tokens->merges,
          "the client computes no loss to choose tokens by; take ~tome or no tokens"},
         {m->tokens->merges && !m->token_opt.merge.protect,
@@ -142,7 +105,6 @@ static int split_check(const struct fed_env *env, struct err *err)
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
         if (wrong[i].is)
             return err_set(err, "%s", wrong[i].why);
-    form->half = half;
     return env->work->row->cut->open(env->work, opt->cut, &form->cut, err);
 }
 
@@ -177,7 +139,7 @@ static int64_t split_pack(const struct fed_env *env, struct train_job *job, uint
         return msg_full(&p.out, err);
     int rc = env->work->row->cut->below(env->work, job, (struct cut_end){pack_example, &p},
                                         env->rec, err);
-    int64_t values = report->kept[RECORD_WIDTHS - 1] + report->kept[RECORD_WIDTHS - 2];
+    int64_t values = report->kept[record_width_of[dense_bits(p.form->values)]];
     recorder_put(env->rec, STAGE_ENCODE, (int32_t)job->client, t0 + job->dur_ns,
                  clock_ns() - t0 - job->dur_ns, -1, values * (int64_t)sizeof(float),
                  msg_len(&p.out), 0);
@@ -258,7 +220,7 @@ const struct scheme scheme_split = {
     .help = "clients send activations at a cut, and labels; the server trains the layers above it "
             "for each client in turn, then takes the mean as fedavg does",
     .source = "Fed-ToMe's tome-act: split learning (Vepakomma et al. 2018) with nothing trained "
-              "below the cut; the codec says how activations are written: fp16 or fp32",
+              "below the cut; the codec says how activations are written: fp16, bf16 or fp32",
     .options = split_options,
     .n_options = ARRAY_LEN(split_options),
     .option_bytes = sizeof(struct split_opt),

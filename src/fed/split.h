@@ -5,21 +5,20 @@
 //     varint rows, varint rows that have a label: the last ones
 //     for each row: varint position less the one before (the first's own), varint tokens it is
 //     for each label: varint token
-//     rows x dim values, fp16 or fp32, little-endian
+//     rows x dim values as the method's codec writes them, one after another
 #ifndef FSTQ_FED_SPLIT_H
 #define FSTQ_FED_SPLIT_H
 
 #include "base/check.h"
-#include "codec/message.h"
+#include "codec/dense.h"
 #include "fed/workload.h"
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct split_form { // what both sides know of every message
     struct cut_form cut;
-    bool half; // values are fp16
+    enum dense_format values;
 };
 
 size_t split_bound(const struct split_form *f); // longest message

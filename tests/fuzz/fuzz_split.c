@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct split_form f = {.cut = {.longest = 1 + data[0] % LONGEST,
                                    .dim = 1 + data[1] % DIM,
                                    .vocab = 1 + data[2] * 40},
-                           .half = data[3] & 1};
+                           .values = data[3] % DENSE_FORMATS};
     size_t len = size - 4;
     uint8_t *bytes = malloc(len ? len : 1); // its own block: reading past the end is seen
     if (!bytes)

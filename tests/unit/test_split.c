@@ -12,20 +12,22 @@
 
 enum { LONGEST = 20, DIM = 3, ROWS = 4 };
 static const struct split_form forms[] = {
-    {.cut = {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000}, .half = true},
-    {.cut = {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000}, .half = false}};
+    {.cut = {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000}, .values = DENSE_FP16},
+    {.cut = {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000}, .values = DENSE_FP32},
+    {.cut = {.examples = 2, .longest = LONGEST, .dim = DIM, .vocab = 1000}, .values = DENSE_BF16}};
 
 struct memory {
     int32_t pos[LONGEST], size[LONGEST], label[LONGEST];
     float x[LONGEST * DIM];
 };
 
-// Four rows for 20 tokens, the last position as far as it goes; all values are exact in fp16.
+// Four rows for 20 tokens, the last position as far as it goes; all values are exact in fp16 and
+// bf16.
 static const struct memory sample = {
     .pos = {0, 5, 6, LONGEST - 1},
     .size = {1, 17, 1, 1},
     .label = {999, 0},
-    .x = {0.5f, -1, 2, 0, 65504, -65504, 1.0f / 1024, 3, 4, 5, 6, 7}};
+    .x = {0.5f, -1, 2, 0, 65280, -65280, 1.0f / 1024, 3, 4, 5, 6, 7}};
 
 static struct cut_example example(struct memory *m)
 {
@@ -74,12 +76,12 @@ static void test_read_as_written(void **state)
         size_t len = write(f, &m, bytes, sizeof bytes, &report);
         assert_true(len > 0 && len + 1 <= split_bound(f));
         // 2 counts; 4 places of two bytes; labels of 2 and 1; 12 values.
-        assert_int_equal(len, 2 * (2 + 8 + 3 + 12 * (f->half ? 2 : 4)));
+        assert_int_equal(len, 2 * (2 + 8 + 3 + dense_bytes(f->values, 12)));
         assert_int_equal(report.parts.directory, 4);
         assert_int_equal(report.parts.indices, 16);
         assert_int_equal(report.parts.tags, 6);
-        assert_int_equal(report.parts.values, 24 * (f->half ? 2 : 4));
-        assert_int_equal(report.kept[RECORD_WIDTHS - (f->half ? 2 : 1)], 24);
+        assert_int_equal(report.parts.values, dense_bytes(f->values, 24));
+        assert_int_equal(report.kept[record_width_of[dense_bits(f->values)]], 24);
         assert_int_equal(read_all(f, bytes, len, &back), 0);
         assert_memory_equal(&back, &m, sizeof back);
         for (size_t cap = 0; cap < len; cap++)
@@ -138,15 +140,17 @@ static void test_values_that_are_not_finite(void **state)
             struct memory m = sample, back;
             struct err err = {""};
             struct msg_out o;
-            bool fits = bad[i] == 65536 && !forms[k].half;
+            bool fits = bad[i] == 65536 && forms[k].values != DENSE_FP16;
             m.x[11] = bad[i];
             struct cut_example e = example(&m);
             msg_init(&o, bytes, sizeof bytes, &report);
             assert_int_equal(split_put(&o, &forms[k], &e, &err), fits ? 0 : CODEC_NONFINITE);
             m.x[11] = 1;
             size_t len = write(&forms[k], &m, bytes, sizeof bytes, &report);
-            if (forms[k].half)
+            if (forms[k].values == DENSE_FP16)
                 put_u16(bytes + len - 2, i ? 0x7c00 : 0x7e01);
+            else if (forms[k].values == DENSE_BF16)
+                put_u16(bytes + len - 2, i ? 0x7f80 : 0x7fc1);
             else
                 put_f32(bytes + len - 4, i < 3 ? bad[i] : NAN);
             assert_int_equal(read_all(&forms[k], bytes, len, &back), CODEC_NONFINITE);
