@@ -54,6 +54,9 @@ SIMD_KERNEL void SIMD_NAME(alloc_fisher)(const float *x, const float *sens, size
     }
 }
 
+// The loss at theta + D, to first order: L(theta + D) - L(theta) = sum g_i D_i. u = -g D is what
+// coordinate i takes off it, 0 where it adds; absolute: |g D|, as in pruning by Taylor expansion
+// (Molchanov et al. 2017).
 SIMD_KERNEL void SIMD_NAME(alloc_first_order)(const float *x, const float *grad, size_t n,
                                               bool absolute, float *u)
 {
@@ -81,7 +84,9 @@ SIMD_KERNEL void SIMD_NAME(alloc_weight)(const float *x, size_t n, float *u)
 
 // Tags from thresholds.
 
-// tag = how many of the ascending cuts the bits of u reach; true when some u equals a cut.
+// (23) by thresholds instead of ranks: tag_i = #{k: u_i >= c_k}, c ascending, c_k the least
+// importance that gets width k. Bits of floats that are not negative order as the floats do. True
+// when some u equals a cut, for then it may be that not all of them get the width.
 SIMD_KERNEL bool SIMD_NAME(alloc_tags)(const float *u, size_t n, const uint32_t *cut, int cuts,
                                        uint8_t *tag)
 {
@@ -174,9 +179,47 @@ void alloc_weight(const float *x, size_t n, float *u)
     SIMD_PICK(alloc_weight, (x, n, u));
 }
 
+void alloc_drawn(const uint32_t key[2], const uint32_t ctr[4], size_t first, size_t n, float *u)
+{
+    uint32_t word[4 * BLOCK];
+    for (size_t at = 0; at < n; at += 4 * BLOCK) {
+        size_t m = n - at < 4 * BLOCK ? n - at : 4 * BLOCK;
+        philox_words(key, ctr, first + at, m, word);
+        alloc_words(word, m, u + at);
+    }
+}
+
+// Multiples of the golden ratio, 2^32 / 1.618...: any share of them is spread evenly (Knuth, The
+// Art of Computer Programming 3, 6.4).
+void alloc_comb(uint32_t first, size_t n, float *u)
+{
+    uint32_t word[BLOCK];
+    for (size_t at = 0; at < n; at += BLOCK) {
+        size_t m = n - at < BLOCK ? n - at : BLOCK;
+        for (size_t i = 0; i < m; i++)
+            word[i] = (first + (uint32_t)(at + i)) * 2654435769u;
+        alloc_words(word, m, u + at);
+    }
+}
+
 bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag)
 {
     return SIMD_PICK(alloc_tags, (u, n, cut, cuts, tag));
+}
+
+void alloc_ties(const float *u, size_t n, const uint32_t *cut, int cuts, size_t *ties, uint8_t *tag)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = f32_bits(u[i]);
+        for (int k = 0; k < cuts; k++) {
+            if (bits != cut[k])
+                continue;
+            if (ties[k] > 0)
+                ties[k]--;
+            else
+                tag[i]--;
+        }
+    }
 }
 
 // Tags.

@@ -92,6 +92,9 @@ void quant_i16_from_le(const uint8_t *in, size_t n, float step, float *v);
 void quant_bf16_to_le(const float *x, size_t n, uint8_t *out);
 void quant_bf16_from_le(const uint8_t *in, size_t n, struct quant_sink to);
 
+// Value i is mean where bit first + i is set, else -mean.
+void quant_signs_from_bits(const uint8_t *bits, size_t first, size_t n, float mean, float *v);
+
 // quant_pack.c: floats straight to packed codes and back; the same bytes as quant.c and pack.c in
 // turn. Each group has its scale; where there are several, group is a multiple of 8.
 // width >= the bits of 2 q, at most 8. rnd: stochastic rounding, NULL: to nearest.
@@ -182,6 +185,67 @@ size_t select_collect(const float *x, size_t n, enum select_side side, uint32_t 
 size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
                    uint32_t base, uint32_t *at);
 
+// How many values reach a magnitude on this side. And by a cut that has been found, whose ties are
+// used up on the way: how many values it takes, adding their magnitudes in order to sum; and what
+// it leaves of positions and values, from the beginning on.
+size_t select_reach(const float *v, size_t n, enum select_side side, uint32_t least);
+size_t select_sum(const float *v, size_t n, enum select_side side, struct select_cut *cut,
+                  double *sum);
+size_t select_thin(uint32_t *at, float *v, size_t n, enum select_side side, struct select_cut *cut);
+
+// coords.c: values by their positions, which ascend.
+void coords_gather(const float *x, const uint32_t *at, size_t n, float *v);
+void coords_give(const uint32_t *at, const float *v, size_t n, struct quant_sink to);
+void coords_clear(const uint32_t *at, size_t n, float *x);     // x[at] = 0
+void coords_map(const uint32_t *from, uint32_t *at, size_t n); // at = from[at]
+size_t coords_below(const uint32_t *at, size_t n, size_t pos); // how many are below pos
+void coords_vote(const uint32_t *at, const float *v, size_t n, float *sum,
+                 uint32_t *senders); // sum[at] += v, senders[at] += 1
+// to [begin, end) = the values, 0 elsewhere, past the caches.
+void coords_stream(const uint32_t *at, const float *v, size_t n, size_t begin, size_t end,
+                   float *to);
+// k of [base, base + n) at random, by words 0, 1, ... of a stream.
+void coords_draw(const uint32_t key[2], const uint32_t ctr[4], size_t n, size_t k, uint32_t base,
+                 uint32_t *at);
+
+// hash.c: count sketches, of up to 9 rows. The words of a row's stream are the hashes of its
+// coordinates; `from` is a multiple of 4.
+struct hash_row {
+    uint32_t key[2], ctr[4];
+};
+void hash_add(const struct hash_row *row, const float *x, size_t n, size_t cols,
+              float *cells); // cells (cols) of this row
+// x[i] = the median over the rows of what they have for coordinate from + i; rows is odd.
+void hash_estimate(const struct hash_row *row, size_t rows, const float *cells, size_t cols,
+                   size_t from, size_t n, float *x);
+void hash_clear(const struct hash_row *row, size_t rows, size_t cols, const uint32_t *at, size_t n,
+                float *cells); // the cells that these coordinates touch
+
+// dct.c: cosine transforms of blocks of r rows and c columns, down x across of them in a matrix.
+// Orthonormal: D(k, j) = sqrt(2 / n) cos(pi (2 j + 1) k / (2 n)), D(0, j) = 1 / sqrt(n).
+#define DCT_MOST 64 // rows or columns of a block
+struct dct_blocks {
+    size_t r, c, down, across;
+};
+struct dct_basis {
+    float d[DCT_MOST * DCT_MOST], t[DCT_MOST * DCT_MOST]; // D (n, n), and transposed
+};
+// y = D_down x D_across^T, block after block; and back, x = D_down^T y D_across.
+void dct_forward(const struct dct_blocks *b, const struct dct_basis *down,
+                 const struct dct_basis *across, const float *x, float *y);
+void dct_backward(const struct dct_blocks *b, const struct dct_basis *down,
+                  const struct dct_basis *across, const float *y, struct quant_sink to);
+
+// factor.c: M (rows, cols) as P Q^T, P (rows, rank), Q (cols, rank), column after column.
+// A column that depends on those before it becomes zero.
+void factor_orthonormalise(float *v, size_t n, size_t rank);
+void factor_times(const float *m, size_t rows, size_t cols, const float *q, size_t rank,
+                  float *p); // P = M Q
+void factor_times_turned(const float *m, size_t rows, size_t cols, const float *p, size_t rank,
+                         float *q); // Q = M^T P
+void factor_give(const float *p, const float *q, size_t rows, size_t cols, size_t rank, float *row,
+                 struct quant_sink to); // P Q^T; row: (cols) to work in
+
 // alloc.c: bit allocation. Importance of each coordinate, never below 0 nor NaN.
 void alloc_magnitude(const float *x, size_t n, float *u); // x^2
 void alloc_fisher(const float *x, const float *sens, size_t n, float mul, int gamma16,
@@ -191,9 +255,17 @@ void alloc_power(const float *sens, size_t n, float mul, int gamma16,
 void alloc_first_order(const float *x, const float *grad, size_t n, bool absolute,
                        float *u);                           // -g x or |g x|
 void alloc_words(const uint32_t *word, size_t n, float *u); // random words to (0, 1)
-void alloc_weight(const float *x, size_t n, float *u);      // u becomes u / x^2
+// Importance that knows nothing of the values: words [first, first + n) of a stream, first a
+// multiple of 4; and an even comb over coordinates first, first + 1, ...
+void alloc_drawn(const uint32_t key[2], const uint32_t ctr[4], size_t first, size_t n, float *u);
+void alloc_comb(uint32_t first, size_t n, float *u);
+void alloc_weight(const float *x, size_t n, float *u); // u becomes u / x^2
 // tag = how many of the ascending cuts the bits of u reach; true when some u equals a cut.
 bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag);
+// Of values that equal cut k the first ties[k] (which goes down) keep the width, others get the
+// one below.
+void alloc_ties(const float *u, size_t n, const uint32_t *cut, int cuts, size_t *ties,
+                uint8_t *tag);
 void alloc_bitmap(const uint8_t *tag, size_t n, uint8_t *bits); // a bit for every tag that is not 0
 // The values whose tag is the wanted one, in order: out of x (out has room for n + 16), and into
 // the sink (v can be read 16 beyond them).
@@ -231,8 +303,12 @@ void rotate_fwht(float *x, size_t n); // unnormalised, in place; n a power of tw
 
 // mix.c: vectors mixed value by value.
 void mix_sum(float a, const float *x, float b, const float *y, size_t n,
-             float *out);                    // out = a x + b y; may be x or y
-void mix_scale(float a, size_t n, float *x); // x = a x
+             float *out);                                     // out = a x + b y; may be x or y
+void mix_scale(float a, size_t n, float *x);                  // x = a x
+bool mix_finite(const float *x, const float *y, size_t n);    // whether all x + y are
+void mix_fill(float v, size_t n, float *x);                   // x = v
+void mix_sign(float step, size_t n, float *x);                // x = step sign(x)
+void mix_mean(const uint32_t *senders, size_t n, float *sum); // sum / senders, 0 where none
 struct mix_momentum {
     float mu, scale;
     bool nesterov;
@@ -248,6 +324,8 @@ void mix_majority(const int32_t *sum, size_t n, float step, float tie,
 // multiple of 4.
 void philox_words(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t n,
                   uint32_t *out);
+// Words [0, n) as numbers in [-1, 1), multiples of 2^-23.
+void philox_uniform(const uint32_t key[2], const uint32_t ctr[4], size_t n, float *v);
 
 #ifdef __cplusplus
 }

@@ -30,6 +30,18 @@ SIMD_KERNEL void SIMD_NAME(mix_momentum)(const struct mix_momentum *m, const flo
     }
 }
 
+SIMD_KERNEL void SIMD_NAME(mix_sign)(float step, size_t n, float *x)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] > 0 ? step : x[i] < 0 ? -step : 0;
+}
+
+SIMD_KERNEL void SIMD_NAME(mix_mean)(const uint32_t *senders, size_t n, float *sum)
+{
+    for (size_t i = 0; i < n; i++)
+        sum[i] = senders[i] ? sum[i] / (float)senders[i] : 0;
+}
+
 SIMD_KERNEL void SIMD_NAME(mix_votes)(const uint8_t *code, size_t n, int32_t *sum)
 {
     for (size_t i = 0; i < n; i++)
@@ -64,6 +76,35 @@ void mix_momentum(const struct mix_momentum *m, const float *x, const float *u0,
                   size_t n, float *u, float *v)
 {
     SIMD_PICK(mix_momentum, (m, x, u0, v0, n, u, v));
+}
+
+void mix_sign(float step, size_t n, float *x)
+{
+    SIMD_PICK(mix_sign, (step, n, x));
+}
+
+void mix_mean(const uint32_t *senders, size_t n, float *sum)
+{
+    SIMD_PICK(mix_mean, (senders, n, sum));
+}
+
+bool mix_finite(const float *x, const float *y, size_t n)
+{
+    enum { TILE = 1024 };
+    bool finite = true;
+    for (size_t at = 0; at < n && finite; at += TILE) {
+        float sum[TILE];
+        size_t m = n - at < TILE ? n - at : TILE;
+        mix_sum(1, x + at, 1, y + at, m, sum);
+        finite = quant_absmax_bits(sum, m) < 0x7f800000u;
+    }
+    return finite;
+}
+
+void mix_fill(float v, size_t n, float *x)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = v;
 }
 
 void mix_votes(const uint8_t *code, size_t n, int32_t *sum)

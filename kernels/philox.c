@@ -127,6 +127,18 @@ TARGET_AVX512 static void philox_words_avx512(const uint32_t key[2], const uint3
 }
 #endif
 
+void philox_uniform(const uint32_t key[2], const uint32_t ctr[4], size_t n, float *v)
+{
+    enum { TILE = 256 };
+    uint32_t word[TILE];
+    for (size_t at = 0; at < n; at += TILE) {
+        size_t m = n - at < TILE ? n - at : TILE;
+        philox_words(key, ctr, at, m, word);
+        for (size_t i = 0; i < m; i++)
+            v[at + i] = (float)(int32_t)(word[i] & 0xffffff00u) * 0x1p-31f;
+    }
+}
+
 void philox_words(const uint32_t key[2], const uint32_t ctr[4], uint64_t first, size_t n,
                   uint32_t *out)
 {

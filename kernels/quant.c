@@ -484,4 +484,10 @@ void quant_table_from_u8(const uint8_t *code, size_t n, const float table[16], s
     SIMD_PICK(quant_table_from_u8, (code, n, table, to));
 }
 
+void quant_signs_from_bits(const uint8_t *bits, size_t first, size_t n, float mean, float *v)
+{
+    for (size_t i = 0; i < n; i++)
+        v[i] = bits[(first + i) / 8] >> ((first + i) % 8) & 1 ? mean : -mean;
+}
+
 #endif

@@ -338,6 +338,45 @@ size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut
     return SIMD_PICK(take, (x, n, side, cut, ties, base, at));
 }
 
+// The cut takes what is above it, and ties while they last.
+static bool takes(struct select_cut *cut, uint32_t a)
+{
+    bool tie = a == cut->prefix && cut->left > 0;
+    cut->left -= tie;
+    return a > cut->prefix || tie;
+}
+
+size_t select_reach(const float *v, size_t n, enum select_side side, uint32_t least)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++)
+        found += magnitude(v[i], side) >= least;
+    return found;
+}
+
+size_t select_sum(const float *v, size_t n, enum select_side side, struct select_cut *cut,
+                  double *sum)
+{
+    size_t taken = 0;
+    for (size_t i = 0; i < n; i++)
+        if (takes(cut, magnitude(v[i], side))) {
+            *sum += (double)f32_from_bits(f32_bits(v[i]) & 0x7fffffffu);
+            taken++;
+        }
+    return taken;
+}
+
+size_t select_thin(uint32_t *at, float *v, size_t n, enum select_side side, struct select_cut *cut)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        at[kept] = at[i];
+        v[kept] = v[i];
+        kept += takes(cut, magnitude(v[i], side));
+    }
+    return kept;
+}
+
 void select_cut_begin(struct select_cut *c, size_t k)
 {
     *c = (struct select_cut){.left = k};

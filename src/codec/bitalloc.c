@@ -11,7 +11,6 @@ const char *const bitalloc_importances[] = {"fisher", "magnitude", "random", "un
 const char *const bitalloc_norms[] = {"none", "tensor", "class", NULL};
 const char *const bitalloc_policies[] = {"percentile", "greedy", "rd", NULL};
 
-#define TILE    1024
 #define CLASSES 3
 
 static size_t tensor_values(const struct shape_tensor *t)
@@ -55,26 +54,11 @@ void bitalloc_factors(const struct bitalloc *a, const double *sens_sum, float *m
     }
 }
 
-static void score_words(const struct bitalloc *a, const struct codec_key *key, uint32_t t,
-                        size_t from, size_t n, float *u)
-{
-    struct rng r = rng_stream(key->seed, RNG_CODEC, key->client, key->version, t);
-    uint32_t word[TILE], first = (uint32_t)(a->shape->tensors[t].offset + from);
-    for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE;
-        if (a->importance == IMPORTANCE_RANDOM)
-            philox_words(r.key, r.ctr, from + at, m, word);
-        else // multiples of the golden ratio: any share of them is spread evenly
-            for (size_t i = 0; i < m; i++)
-                word[i] = (first + (uint32_t)(at + i)) * 2654435769u;
-        alloc_words(word, m, u + at);
-    }
-}
-
 void bitalloc_score(const struct bitalloc *a, const struct codec_input *in, uint32_t t, float mul,
                     size_t from, size_t n, float *u)
 {
     const size_t at = a->shape->tensors[t].offset + from;
+    struct rng r;
     switch ((enum bitalloc_importance)a->importance) {
     case IMPORTANCE_FISHER:
         if (a->gamma16 > 0)
@@ -86,8 +70,11 @@ void bitalloc_score(const struct bitalloc *a, const struct codec_input *in, uint
         alloc_magnitude(in->x + at, n, u);
         break;
     case IMPORTANCE_RANDOM:
+        r = rng_stream(in->key.seed, RNG_CODEC, in->key.client, in->key.version, t);
+        alloc_drawn(r.key, r.ctr, from, n, u);
+        break;
     case IMPORTANCE_UNIFORM:
-        score_words(a, &in->key, t, from, n, u);
+        alloc_comb((uint32_t)at, n, u);
         break;
     case IMPORTANCE_GD:
     case IMPORTANCE_ABSGD:
@@ -103,8 +90,7 @@ void bitalloc_weigh(const struct bitalloc *a, const struct codec_input *in, uint
     if (bitalloc_needs_sens(a)) {
         alloc_power(in->sens + at, n, mul, a->gamma16, w);
     } else if (a->importance == IMPORTANCE_FISHER || a->importance == IMPORTANCE_MAGNITUDE) {
-        for (size_t i = 0; i < n; i++)
-            w[i] = 1;
+        mix_fill(1, n, w);
     } else {
         bitalloc_score(a, in, t, mul, from, n, w);
         alloc_weight(in->x + at, n, w);
@@ -223,23 +209,6 @@ static void find_cuts(const struct bitalloc *a, const float *u, const int64_t co
     }
 }
 
-static void settle_ties(const float *u, size_t n, const uint32_t *cut, int cuts, size_t *ties,
-                        uint8_t *tag)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, u + i, sizeof bits);
-        for (int k = 0; k < cuts; k++) {
-            if (bits != cut[k])
-                continue;
-            if (ties[k] > 0)
-                ties[k]--;
-            else
-                tag[i]--;
-        }
-    }
-}
-
 void bitalloc_ranks(const struct bitalloc *a, const float *u, double target, bitalloc_cost *cost,
                     const void *arg, const size_t *place, uint8_t *tag)
 {
@@ -256,7 +225,7 @@ void bitalloc_ranks(const struct bitalloc *a, const float *u, double target, bit
         const struct shape_tensor *row = &a->shape->tensors[t];
         size_t n = tensor_values(row);
         if (alloc_tags(u + row->offset, n, cut, cuts, tag + place[t]))
-            settle_ties(u + row->offset, n, cut, cuts, ties, tag + place[t]);
+            alloc_ties(u + row->offset, n, cut, cuts, ties, tag + place[t]);
     }
 }
 

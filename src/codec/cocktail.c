@@ -103,20 +103,11 @@ static size_t cocktail_bound(const struct codec_inst *c)
            pack_bytes(k, (unsigned)options(c)->bits);
 }
 
-// k of n in ascending order (Knuth's algorithm S).
+// The same on both sides.
 static void draw_subset(const struct codec_inst *c, const struct codec_key *key, uint32_t *from)
 {
     struct rng r = rng_stream(key->seed, RNG_CODEC, key->client, key->version, UINT32_MAX);
-    size_t n = c->shape->n_values, left = drawn(c);
-    uint32_t word[256];
-    for (size_t i = 0; i < n && left; i++) {
-        if (i % 256 == 0)
-            philox_words(r.key, r.ctr, i, 256, word);
-        if (((uint64_t)word[i % 256] * (n - i)) >> 32 < left) {
-            *from++ = (uint32_t)i;
-            left--;
-        }
-    }
+    coords_draw(r.key, r.ctr, c->shape->n_values, drawn(c), 0, from);
 }
 
 // The end of the bucket that begins with kept value i; *t is a tensor at or before it.
@@ -167,11 +158,9 @@ static int64_t cocktail_encode(const struct codec_inst *c, const struct codec_in
     struct room r = lay_room(c, scratch);
     size_t n = drawn(c);
     draw_subset(c, &in->key, r.from);
-    for (size_t i = 0; i < n; i++)
-        r.x[i] = in->x[r.from[i]];
+    coords_gather(in->x, r.from, n, r.x);
     size_t count = largest(r.x, n, most_kept(c), 0, r.at);
-    for (size_t i = 0; i < count; i++) // ascending: a value is read before it is written over
-        r.x[i] = r.x[r.at[i]];
+    coords_gather(r.x, r.at, count, r.x); // ascending: read before they are written over
     lap(in->laps, STAGE_SELECT);
     struct msg_out o;
     msg_init(&o, out, cap, report);
@@ -242,11 +231,12 @@ static int cocktail_decode(const struct codec_inst *c, const struct codec_key *k
     size_t b = 0;
     for (size_t i = 0; i < count; b++) {
         size_t end = bucket_end(c, &r, i, count, &t);
-        for (; i < end; i++) {
-            float v = (float)(r.code[i] - levels_of(c)) * r.scale[b], *p = to.to + r.from[r.at[i]];
-            *p = to.add ? *p + to.weight * v : v;
-        }
+        struct quant_sink set = {r.x + i, 1, false};
+        quant_linear_from_u8(r.code + i, end - i, levels_of(c), r.scale[b], set);
+        i = end;
     }
+    coords_map(r.from, r.at, count);
+    coords_give(r.at, r.x, count, to);
     return 0;
 }
 

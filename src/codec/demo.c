@@ -14,7 +14,7 @@
 
 #include <math.h>
 
-#define CHUNK_MAX 64
+#define CHUNK_MAX DCT_MOST
 #define CLASSES   3
 enum { VALUE_FP16, VALUE_FP32 };
 static const char *const value_choices[] = {"fp16", "fp32", NULL};
@@ -53,9 +53,10 @@ static size_t divisor(size_t n, size_t most)
     return d;
 }
 
-// Blocks of one tensor: r x c each, down x across of them; coefficients lie block after block.
+// Blocks of one tensor, and how many coefficients of each are kept.
 struct blocks {
-    size_t r, c, down, across, keep;
+    struct dct_blocks of;
+    size_t count, size, keep;
 };
 
 static struct blocks blocks_of(const struct codec_inst *c, const struct shape_tensor *t)
@@ -64,11 +65,13 @@ static struct blocks blocks_of(const struct codec_inst *c, const struct shape_te
     size_t most = (size_t)options(c)->chunk, keep = (size_t)options(c)->keep;
     if (t->rows == 0 || t->cols == 0)
         return b;
-    b.r = divisor(t->rows, most);
-    b.c = divisor(t->cols, most);
-    b.down = t->rows / b.r;
-    b.across = t->cols / b.c;
-    b.keep = keep < b.r * b.c ? keep : b.r * b.c;
+    b.of.r = divisor(t->rows, most);
+    b.of.c = divisor(t->cols, most);
+    b.of.down = t->rows / b.of.r;
+    b.of.across = t->cols / b.of.c;
+    b.count = b.of.down * b.of.across;
+    b.size = b.of.r * b.of.c;
+    b.keep = keep < b.size ? keep : b.size;
     return b;
 }
 
@@ -77,19 +80,14 @@ static size_t most_kept(const struct codec_inst *c)
     size_t k = 0;
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
         struct blocks b = blocks_of(c, &c->shape->tensors[t]);
-        k += b.down * b.across * b.keep;
+        k += b.count * b.keep;
     }
     return k;
 }
 
-// The transform. Orthonormal: D(k, j) = sqrt(2 / n) cos(pi (2 j + 1) k / (2 n)), D(0, j) = 1 /
-// sqrt(n).
+// The transform.
 
-struct basis {
-    float d[CHUNK_MAX * CHUNK_MAX], t[CHUNK_MAX * CHUNK_MAX]; // (n, n), and transposed
-};
-
-static void make_basis(struct basis *b, size_t n)
+static void make_basis(struct dct_basis *b, size_t n)
 {
     for (size_t k = 0; k < n; k++)
         for (size_t j = 0; j < n; j++) {
@@ -99,59 +97,6 @@ static void make_basis(struct basis *b, size_t n)
             b->d[k * n + j] = (float)v;
             b->t[j * n + k] = (float)v;
         }
-}
-
-// out (r, c) = left (r, r) x (r, c) right (c, c), rows of x are stride apart; sums in order of k.
-static void sandwich(const float *left, const float *x, size_t stride, const float *right, size_t r,
-                     size_t c, float *out)
-{
-    float mid[CHUNK_MAX * CHUNK_MAX] = {0};
-    for (size_t i = 0; i < r; i++)
-        for (size_t k = 0; k < r; k++)
-            for (size_t j = 0; j < c; j++)
-                mid[i * c + j] += left[i * r + k] * x[k * stride + j];
-    memset(out, 0, r * c * sizeof *out);
-    for (size_t i = 0; i < r; i++)
-        for (size_t k = 0; k < c; k++)
-            for (size_t j = 0; j < c; j++)
-                out[i * c + j] += mid[i * c + k] * right[k * c + j];
-}
-
-static const float *block_at(const float *x, const struct blocks *b, size_t i)
-{
-    return x + i / b->across * b->r * b->across * b->c + i % b->across * b->c;
-}
-
-// y = D_r x D_c^T, block by block.
-static void forward(const struct blocks *b, const float *x, float *y)
-{
-    struct basis down, across;
-    make_basis(&down, b->r);
-    make_basis(&across, b->c);
-    for (size_t i = 0; i < b->down * b->across; i++)
-        sandwich(down.d, block_at(x, b, i), b->across * b->c, across.t, b->r, b->c,
-                 y + i * b->r * b->c);
-}
-
-// x = D_r^T y D_c, into the sink; blocks of zeros are skipped.
-static void backward(const struct blocks *b, const float *y, struct quant_sink to)
-{
-    struct basis down, across;
-    float x[CHUNK_MAX * CHUNK_MAX];
-    size_t size = b->r * b->c, stride = b->across * b->c;
-    make_basis(&down, b->r);
-    make_basis(&across, b->c);
-    for (size_t i = 0; i < b->down * b->across; i++) {
-        bool zero = quant_absmax_bits(y + i * size, size) == 0;
-        if (zero && to.add)
-            continue;
-        memset(x, 0, size * sizeof *x);
-        if (!zero)
-            sandwich(down.t, y + i * size, b->c, across.d, b->r, b->c, x);
-        size_t at = (size_t)(block_at(to.to, b, i) - to.to);
-        for (size_t r = 0; r < b->r; r++)
-            quant_f32_give(x + r * b->c, b->c, quant_sink_at(to, at + r * stride));
-    }
 }
 
 // Of all tensors; y has the update's layout, tensor by tensor.
@@ -165,8 +110,11 @@ static void forward_tensor(void *arg, uint32_t t)
 {
     const struct forward_job *j = arg;
     const struct shape_tensor *row = &j->c->shape->tensors[t];
-    struct blocks b = blocks_of(j->c, row);
-    forward(&b, j->x + row->offset, j->y + row->offset);
+    const struct blocks b = blocks_of(j->c, row);
+    struct dct_basis down, across;
+    make_basis(&down, b.of.r);
+    make_basis(&across, b.of.c);
+    dct_forward(&b.of, &down, &across, j->x + row->offset, j->y + row->offset);
 }
 
 static void forward_all(const struct codec_inst *c, const float *x, float *y)
@@ -185,8 +133,11 @@ static void backward_tensor(void *arg, uint32_t t)
 {
     const struct backward_job *j = arg;
     const struct shape_tensor *row = &j->c->shape->tensors[t];
-    struct blocks b = blocks_of(j->c, row);
-    backward(&b, j->y + row->offset, quant_sink_at(j->to, row->offset));
+    const struct blocks b = blocks_of(j->c, row);
+    struct dct_basis down, across;
+    make_basis(&down, b.of.r);
+    make_basis(&across, b.of.c);
+    dct_backward(&b.of, &down, &across, j->y + row->offset, quant_sink_at(j->to, row->offset));
 }
 
 static void backward_all(const struct codec_inst *c, const float *y, struct quant_sink to)
@@ -223,9 +174,10 @@ static size_t demo_bound(const struct codec_inst *c)
 }
 
 struct room {
-    float *y;     // (n) coefficients
-    uint32_t *at; // (kept)
-    float *v;     // (kept)
+    float *y;      // (n) coefficients
+    uint32_t *at;  // (kept)
+    float *v;      // (kept)
+    size_t *start; // (n_tensors + 1) where a tensor's kept ones begin
 };
 
 static struct room lay_room(const struct codec_inst *c, void *scratch)
@@ -233,7 +185,8 @@ static struct room lay_room(const struct codec_inst *c, void *scratch)
     struct room r;
     r.y = scratch_take(&scratch, c->shape->n_values * sizeof(float));
     r.at = scratch_take(&scratch, (most_kept(c) + 16) * sizeof(uint32_t));
-    r.v = scratch;
+    r.v = scratch_take(&scratch, most_kept(c) * sizeof(float));
+    r.start = scratch_take(&scratch, ((size_t)c->shape->n_tensors + 1) * sizeof(size_t));
     return r;
 }
 
@@ -241,7 +194,8 @@ static size_t demo_scratch(const struct codec_inst *c)
 {
     return SCRATCH_ROUND(c->shape->n_values * sizeof(float)) +
            SCRATCH_ROUND((most_kept(c) + 16) * sizeof(uint32_t)) +
-           SCRATCH_ROUND(most_kept(c) * sizeof(float));
+           SCRATCH_ROUND(most_kept(c) * sizeof(float)) +
+           SCRATCH_ROUND(((size_t)c->shape->n_tensors + 1) * sizeof(size_t));
 }
 
 static size_t pick(const struct codec_inst *c, struct room *r)
@@ -250,9 +204,9 @@ static size_t pick(const struct codec_inst *c, struct room *r)
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
         const struct shape_tensor *row = &c->shape->tensors[t];
         struct blocks b = blocks_of(c, row);
-        for (size_t i = 0; i < b.down * b.across; i++) {
-            size_t from = row->offset + i * b.r * b.c;
-            count += largest(r->y + from, b.r * b.c, b.keep, (uint32_t)from, r->at + count);
+        for (size_t i = 0; i < b.count; i++) {
+            size_t from = row->offset + i * b.size;
+            count += largest(r->y + from, b.size, b.keep, (uint32_t)from, r->at + count);
         }
     }
     return count;
@@ -263,42 +217,51 @@ static float exp2_of(int e)
     return f32_from_bits((uint32_t)(e + 127) << 23);
 }
 
-static uint32_t tensor_at(const struct codec_inst *c, size_t pos, uint32_t t)
+static void find_starts(const struct codec_inst *c, const struct room *r, size_t count)
 {
-    while (pos >= c->shape->tensors[t].offset +
-                      (size_t)c->shape->tensors[t].rows * c->shape->tensors[t].cols)
-        t++;
-    return t;
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
+        r->start[t] = coords_below(r->at, count, c->shape->tensors[t].offset);
+    r->start[c->shape->n_tensors] = count;
+}
+
+// The values of tensor t from the message, as they will be read.
+static void read_values(const struct codec_inst *c, const struct room *r, uint32_t t, int e,
+                        const uint8_t *p)
+{
+    size_t at = r->start[t], n = r->start[t + 1] - at;
+    const struct quant_sink set = {r->v + at, 1, false};
+    if (options(c)->value == VALUE_FP32)
+        quant_f32_from_le(p + 4 * at, n, set);
+    else
+        quant_f16_from_le(p + 2 * at, n, exp2_of(-e), set);
 }
 
 // An exponent a class, then the values; r->v becomes what the receiver will read.
 static void put_values(const struct codec_inst *c, struct room *r, size_t count, uint8_t *exps,
                        uint8_t *p)
 {
-    uint32_t max[CLASSES] = {0}, t = 0;
+    uint32_t max[CLASSES] = {0};
     int e[CLASSES];
-    for (size_t i = 0; i < count; i++) {
-        t = tensor_at(c, r->at[i], t);
-        uint32_t a = f32_bits(r->y[r->at[i]]) & 0x7fffffffu, k = c->shape->tensors[t].kind;
-        max[k] = a > max[k] ? a : max[k];
+    find_starts(c, r, count);
+    coords_gather(r->y, r->at, count, r->v);
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        uint32_t a = quant_absmax_bits(r->v + r->start[t], r->start[t + 1] - r->start[t]);
+        uint32_t *of = &max[c->shape->tensors[t].kind];
+        *of = a > *of ? a : *of;
     }
     for (int k = 0; k < CLASSES; k++) {
         e[k] = 14 - ((int)(max[k] >> 23) - 127);
         e[k] = e[k] > FP16_EXP_MAX ? FP16_EXP_MAX : e[k];
         exps[k] = (uint8_t)(int8_t)e[k];
     }
-    t = 0;
-    for (size_t i = 0; i < count; i++) {
-        t = tensor_at(c, r->at[i], t);
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        size_t at = r->start[t], n = r->start[t + 1] - at;
         int k = e[c->shape->tensors[t].kind];
-        r->v[i] = r->y[r->at[i]];
-        if (options(c)->value == VALUE_FP32) {
-            put_f32(p + 4 * i, r->v[i]);
-            continue;
-        }
-        uint16_t half = f16_from_f32(r->v[i] * exp2_of(k));
-        put_u16(p + 2 * i, half);
-        r->v[i] = f16_to_f32(half) * exp2_of(-k);
+        if (options(c)->value == VALUE_FP32)
+            quant_f32_to_le(r->v + at, n, p + 4 * at);
+        else
+            quant_f16_to_le(r->v + at, n, exp2_of(k), p + 2 * at);
+        read_values(c, r, t, k, p);
     }
 }
 
@@ -306,18 +269,16 @@ static void put_values(const struct codec_inst *c, struct room *r, size_t count,
 static void spread(const struct codec_inst *c, struct room *r, size_t count)
 {
     memset(r->y, 0, c->shape->n_values * sizeof *r->y);
-    for (size_t i = 0; i < count; i++)
-        r->y[r->at[i]] = r->v[i];
+    coords_give(r->at, r->v, count, (struct quant_sink){r->y, 1, false});
 }
 
 static int64_t demo_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                            size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
     size_t n = c->shape->n_values;
-    float *m = in->state_next, decay = (float)options(c)->decay;
+    float *m = in->state_next;
     struct room r = lay_room(c, scratch);
-    for (size_t i = 0; i < n; i++)
-        m[i] = decay * in->state[i] + in->x[i];
+    mix_sum((float)options(c)->decay, in->state, 1, in->x, n, m);
     int bad = codec_check_limit(c, m, err);
     if (bad)
         return bad;
@@ -350,20 +311,16 @@ static int get_values(const struct codec_inst *c, struct room *r, size_t count, 
                       const uint8_t *p, struct err *err)
 {
     int e[CLASSES];
-    uint32_t t = 0;
     for (int k = 0; k < CLASSES; k++) {
         e[k] = (int8_t)exps[k];
         if (e[k] < FP16_EXP_MIN || e[k] > FP16_EXP_MAX)
             return msg_bad("scales", "exponent out of range", err);
     }
-    for (size_t i = 0; i < count; i++) {
-        t = tensor_at(c, r->at[i], t);
-        r->v[i] = options(c)->value == VALUE_FP32
-                      ? get_f32(p + 4 * i)
-                      : f16_to_f32(get_u16(p + 2 * i)) * exp2_of(-e[c->shape->tensors[t].kind]);
-        if (!msg_within(r->v[i], CHUNK_MAX * 2 * CODEC_LIMIT))
-            return msg_bad("values", "one is not finite, or too large", err);
-    }
+    find_starts(c, r, count);
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
+        read_values(c, r, t, e[c->shape->tensors[t].kind], p);
+    if (!msg_within(f32_from_bits(quant_absmax_bits(r->v, count)), CHUNK_MAX * 2 * CODEC_LIMIT))
+        return msg_bad("values", "one is not finite, or too large", err);
     return 0;
 }
 
@@ -442,10 +399,7 @@ static int agg_add(const struct codec_inst *c, const struct codec_key *key, cons
     size_t count = 0;
     if (demo_parse(c, in, len, &r, &count, err))
         return -1;
-    for (size_t i = 0; i < count; i++) {
-        v.sum[r.at[i]] += r.v[i];
-        v.senders[r.at[i]]++;
-    }
+    coords_vote(r.at, r.v, count, v.sum, v.senders);
     return 0;
 }
 
@@ -454,12 +408,10 @@ static void agg_finish(const struct codec_inst *c, void *state, float *keep, dou
 {
     (void)keep, (void)weight_sum;
     struct votes v = lay_votes(c, state);
-    for (size_t i = 0; i < n; i++)
-        v.sum[i] = v.senders[i] ? v.sum[i] / (float)v.senders[i] : 0;
+    mix_mean(v.senders, n, v.sum);
     backward_all(c, v.sum, (struct quant_sink){delta, 1, false});
-    float step = (float)options(c)->step;
-    for (size_t i = 0; i < n && options(c)->sign; i++)
-        delta[i] = delta[i] > 0 ? step : delta[i] < 0 ? -step : 0;
+    if (options(c)->sign)
+        mix_sign((float)options(c)->step, n, delta);
 }
 
 static const struct codec_agg demo_agg = {agg_state, NULL, agg_begin, agg_add, agg_finish};

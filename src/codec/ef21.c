@@ -98,8 +98,7 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
     size_t n = c->shape->n_values;
     const float *g = in->state;
     float *v = scratch_take(&scratch, n * sizeof *v), *next = in->state_next;
-    for (size_t i = 0; i < n; i++)
-        v[i] = in->x[i] - g[i];
+    mix_sum(1, in->x, -1, g, n, v);
     int bad = codec_check_limit(c, v, err);
     if (bad)
         return bad;
@@ -189,12 +188,8 @@ static void agg_finish(const struct codec_inst *c, void *state, float *g, double
                        float *delta, size_t n)
 {
     const float *sum = state;
-    float part = (float)(options(c)->share / weight_sum), worst = 0;
-    for (size_t i = 0; i < n; i++) {
-        delta[i] = g[i] + part * sum[i];
-        worst += delta[i] * 0.0f; // NaN as soon as one is not finite
-    }
-    if (worst == 0)
+    mix_sum(1, g, (float)(options(c)->share / weight_sum), sum, n, delta);
+    if (quant_absmax_bits(delta, n) < 0x7f800000u)
         memcpy(g, delta, n * sizeof *g);
 }
 

@@ -10,8 +10,6 @@
 #include "codec/rows.h"
 #include "kernels/kernels_codec.h"
 
-#include <math.h>
-
 enum { MODE_LOCAL, MODE_ALTERNATING };
 static const char *const mode_choices[] = {"local", "alternating", NULL};
 enum { VALUE_FP32, VALUE_BF16 };
@@ -126,52 +124,13 @@ static size_t powersgd_bound(const struct codec_inst *c)
     return 1 + (even > odd ? even : odd);
 }
 
-// Linear algebra: sums in a fixed order.
-
-// Gram-Schmidt on columns of n values; a column that depends on those before it becomes zero.
-static void orthonormalise(float *v, size_t n, size_t rank)
-{
-    for (size_t k = 0; k < rank; k++) {
-        float *a = v + k * n;
-        double before = quant_sum_sq(a, n);
-        for (size_t j = 0; j < k; j++) {
-            const float *b = v + j * n;
-            float r = (float)quant_dot(a, b, n);
-            for (size_t i = 0; i < n; i++)
-                a[i] -= r * b[i];
-        }
-        double after = quant_sum_sq(a, n);
-        float inv = after > before * 1e-10 && after > 0x1p-200 ? (float)(1 / sqrt(after)) : 0;
-        for (size_t i = 0; i < n; i++)
-            a[i] *= inv;
-    }
-}
-
 // Fills columns with uniform numbers in [-1, 1) and orthonormalises them.
 static void draw_factor(const struct codec_key *key, uint32_t client, uint32_t tensor, float *v,
                         size_t n, size_t rank)
 {
     struct rng r = rng_stream(key->seed, RNG_CODEC, client, key->version, tensor);
-    for (size_t i = 0; i < n * rank; i++)
-        v[i] = (float)(int32_t)(rng_u32(&r) & 0xffffff00u) * 0x1p-31f;
-    orthonormalise(v, n, rank);
-}
-
-static void times(const float *m, const struct sizes *s, const float *q, float *p) // P = M Q
-{
-    for (size_t k = 0; k < s->rank; k++)
-        for (size_t i = 0; i < s->rows; i++)
-            p[k * s->rows + i] = (float)quant_dot(m + i * s->cols, q + k * s->cols, s->cols);
-}
-
-static void transposed_times(const float *m, const struct sizes *s, const float *p, float *q)
-{
-    memset(q, 0, s->cols * s->rank * sizeof *q);
-    for (size_t i = 0; i < s->rows; i++)
-        for (size_t k = 0; k < s->rank; k++) {
-            struct quant_sink add = {q + k * s->cols, p[k * s->rows + i], true};
-            quant_f32_give(m + i * s->cols, s->cols, add); // Q_k += P_ik M_i
-        }
+    philox_uniform(r.key, r.ctr, n * rank, v);
+    factor_orthonormalise(v, n, rank);
 }
 
 // Encoding.
@@ -190,16 +149,16 @@ static void factorise(const struct codec_inst *c, const struct codec_key *key, u
                       const struct sizes *s, const float *m, float *p, float *q)
 {
     if (options(c)->mode == MODE_LOCAL) {
-        orthonormalise(q, s->cols, s->rank);
-        times(m, s, q, p);
-        orthonormalise(p, s->rows, s->rank);
-        transposed_times(m, s, p, q);
+        factor_orthonormalise(q, s->cols, s->rank);
+        factor_times(m, s->rows, s->cols, q, s->rank, p);
+        factor_orthonormalise(p, s->rows, s->rank);
+        factor_times_turned(m, s->rows, s->cols, p, s->rank, q);
     } else if (s->sends_p) {
         draw_factor(key, UINT32_MAX, t, q, s->cols, s->rank);
-        times(m, s, q, p);
+        factor_times(m, s->rows, s->cols, q, s->rank, p);
     } else {
         draw_factor(key, UINT32_MAX, t, p, s->rows, s->rank);
-        transposed_times(m, s, p, q);
+        factor_times_turned(m, s->rows, s->cols, p, s->rank, q);
     }
 }
 
@@ -278,18 +237,6 @@ static bool values_ok(const struct codec_inst *c, uint32_t version, const uint8_
     return ok;
 }
 
-static void give_product(const struct sizes *s, const struct factors *f, struct quant_sink to)
-{
-    for (size_t i = 0; i < s->rows; i++) {
-        memset(f->row, 0, s->cols * sizeof *f->row);
-        for (size_t k = 0; k < s->rank; k++) {
-            struct quant_sink add = {f->row, f->p[k * s->rows + i], true};
-            quant_f32_give(f->q + k * s->cols, s->cols, add);
-        }
-        quant_f32_give(f->row, s->cols, quant_sink_at(to, i * s->cols));
-    }
-}
-
 static int powersgd_decode(const struct codec_inst *c, const struct codec_key *key,
                            const uint8_t *in, size_t len, struct quant_sink to, void *scratch,
                            struct err *err)
@@ -324,7 +271,7 @@ static int powersgd_decode(const struct codec_inst *c, const struct codec_key *k
             p = get_floats(c, p, s.cols * s.rank, f.q);
         else
             draw_factor(key, UINT32_MAX, t, f.q, s.cols, s.rank);
-        give_product(&s, &f, at);
+        factor_give(f.p, f.q, s.rows, s.cols, s.rank, f.row, at);
     }
     return 0;
 }

@@ -78,26 +78,18 @@ static int sketch_check(const struct codec_inst *c, struct err *err)
 
 // Hashing.
 
-// The words of coordinates [at, at + n) in row r; at is a multiple of 4.
-static void hash_tile(uint64_t seed, size_t r, size_t at, size_t n, uint32_t *word)
+static void hash_rows(const struct codec_inst *c, uint64_t seed, struct hash_row row[ROWS_MAX])
 {
-    struct rng s = rng_stream(seed, RNG_CODEC, UINT32_MAX, UINT32_MAX, (uint32_t)r);
-    philox_words(s.key, s.ctr, at, n, word);
-}
-
-static size_t cell_of(uint32_t word, size_t cols)
-{
-    return (size_t)((uint64_t)(word >> 1) * cols >> 31);
-}
-
-static float signed_by(uint32_t word, float x)
-{
-    return word & 1 ? -x : x;
+    for (uint32_t r = 0; r < rows_of(c); r++) {
+        struct rng s = rng_stream(seed, RNG_CODEC, UINT32_MAX, UINT32_MAX, r);
+        memcpy(row[r].key, s.key, sizeof s.key);
+        memcpy(row[r].ctr, s.ctr, sizeof s.ctr);
+    }
 }
 
 struct sketch_job {
     const struct codec_inst *c;
-    uint64_t seed;
+    struct hash_row row[ROWS_MAX];
     const float *x;
     float *cells;
 };
@@ -105,37 +97,21 @@ struct sketch_job {
 static void sketch_row(void *arg, uint32_t r)
 {
     const struct sketch_job *j = arg;
-    size_t n = j->c->shape->n_values, cols = cols_of(j->c);
-    uint32_t word[TILE];
-    for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE;
-        hash_tile(j->seed, r, at, m, word);
-        for (size_t i = 0; i < m; i++)
-            j->cells[r * cols + cell_of(word[i], cols)] += signed_by(word[i], j->x[at + i]);
-    }
+    size_t cols = cols_of(j->c);
+    hash_add(&j->row[r], j->x, j->c->shape->n_values, cols, j->cells + r * cols);
 }
 
 static void make_sketch(const struct codec_inst *c, uint64_t seed, const float *x, float *cells)
 {
-    struct sketch_job j = {c, seed, x, cells};
+    struct sketch_job j = {.c = c, .x = x, .cells = cells};
+    hash_rows(c, seed, j.row);
     memset(cells, 0, cells_of(c) * sizeof *cells);
     pool_each(c->shape->n_values, (uint32_t)rows_of(c), sketch_row, &j);
 }
 
-static float median(float *v, size_t n)
-{
-    for (size_t i = 1; i < n; i++)
-        for (size_t k = i; k > 0 && v[k] < v[k - 1]; k--) {
-            float t = v[k];
-            v[k] = v[k - 1];
-            v[k - 1] = t;
-        }
-    return v[n / 2];
-}
-
 struct estimate_job {
     const struct codec_inst *c;
-    uint64_t seed;
+    struct hash_row row[ROWS_MAX];
     const float *cells;
     float *x;
 };
@@ -143,35 +119,14 @@ struct estimate_job {
 static void estimate_tile(void *arg, size_t from, size_t to)
 {
     const struct estimate_job *j = arg;
-    size_t rows = rows_of(j->c), cols = cols_of(j->c), m = to - from;
-    uint32_t word[TILE];
-    float v[TILE][ROWS_MAX];
-    for (size_t r = 0; r < rows; r++) {
-        hash_tile(j->seed, r, from, m, word);
-        for (size_t i = 0; i < m; i++)
-            v[i][r] = signed_by(word[i], j->cells[r * cols + cell_of(word[i], cols)]);
-    }
-    for (size_t i = 0; i < m; i++)
-        j->x[from + i] = median(v[i], rows);
+    hash_estimate(j->row, rows_of(j->c), j->cells, cols_of(j->c), from, to - from, j->x + from);
 }
 
 static void estimate(const struct codec_inst *c, uint64_t seed, const float *cells, float *x)
 {
-    struct estimate_job j = {c, seed, cells, x};
+    struct estimate_job j = {.c = c, .cells = cells, .x = x};
+    hash_rows(c, seed, j.row);
     pool_spans(c->shape->n_values, TILE, estimate_tile, &j);
-}
-
-static void clear_cells(const struct codec_inst *c, uint64_t seed, const uint32_t *at, size_t count,
-                        float *a, float *b)
-{
-    size_t cols = cols_of(c);
-    for (size_t r = 0; r < rows_of(c); r++)
-        for (size_t i = 0; i < count; i++) {
-            uint32_t word[4];
-            hash_tile(seed, r, at[i] & ~3u, 4, word);
-            size_t cell = r * cols + cell_of(word[at[i] & 3], cols);
-            a[cell] = b[cell] = 0;
-        }
 }
 
 // The message: header, cells row after row.
@@ -252,10 +207,8 @@ static int sketch_decode(const struct codec_inst *c, const struct codec_key *key
     size_t count = largest(r.x, c->shape->n_values, moved(c), 0, r.at);
     if (!to.add)
         memset(to.to, 0, c->shape->n_values * sizeof *to.to);
-    for (size_t i = 0; i < count; i++) {
-        float v = r.x[r.at[i]];
-        to.to[r.at[i]] = to.add ? to.to[r.at[i]] + to.weight * v : v;
-    }
+    coords_gather(r.x, r.at, count, r.x); // ascending: read before they are written over
+    coords_give(r.at, r.x, count, to);
     return 0;
 }
 
@@ -307,23 +260,21 @@ static void agg_finish(const struct codec_inst *c, void *state, float *keep, dou
     struct room r = agg_room(c, state, &seed);
     size_t cells = cells_of(c);
     float *u = keep, *e = keep + cells, rho = (float)options(c)->momentum;
-    float inverse = (float)(1 / weight_sum), worst = 0;
-    for (size_t i = 0; i < cells; i++) {
-        r.cells[i] = rho * u[i] + r.cells[i] * inverse;
-        worst += (e[i] + r.cells[i]) * 0.0f; // NaN as soon as one is not finite
-    }
-    for (size_t i = 0; i < n; i++)
-        delta[i] = worst;
-    if (worst != 0)
+    mix_sum(rho, u, (float)(1 / weight_sum), r.cells, cells, r.cells); // S_u
+    bool finite = mix_finite(e, r.cells, cells);
+    mix_fill(finite ? 0 : NAN, n, delta);
+    if (!finite)
         return;
     memcpy(u, r.cells, cells * sizeof *u);
-    for (size_t i = 0; i < cells; i++)
-        e[i] += u[i];
+    quant_f32_give(u, cells, (struct quant_sink){e, 1, true}); // S_e += S_u
     estimate(c, *seed, e, r.x);
     size_t count = largest(r.x, n, moved(c), 0, r.at);
-    for (size_t i = 0; i < count; i++)
-        delta[r.at[i]] = r.x[r.at[i]];
-    clear_cells(c, *seed, r.at, count, u, e);
+    coords_gather(r.x, r.at, count, r.x);
+    coords_give(r.at, r.x, count, (struct quant_sink){delta, 1, false});
+    struct hash_row row[ROWS_MAX];
+    hash_rows(c, *seed, row);
+    hash_clear(row, rows_of(c), cols_of(c), r.at, count, u);
+    hash_clear(row, rows_of(c), cols_of(c), r.at, count, e);
 }
 
 static const struct codec_agg sketch_agg = {agg_state, agg_keep, agg_begin, agg_add, agg_finish};

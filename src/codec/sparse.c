@@ -214,25 +214,11 @@ static uint32_t tensor_of(const struct codec_inst *c, size_t pos)
     return low;
 }
 
-// How many of the ascending positions are below pos.
-static size_t below(const uint32_t *at, size_t count, size_t pos)
-{
-    size_t low = 0, high = count;
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-        if (at[mid] < pos)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low;
-}
-
 static void find_starts(const struct codec_inst *c, struct picked *p)
 {
     uint32_t tensors = c->shape->n_tensors;
     for (uint32_t t = 0; t < tensors; t++)
-        p->start[t] = below(p->at, p->count, c->shape->tensors[t].offset);
+        p->start[t] = coords_below(p->at, p->count, c->shape->tensors[t].offset);
     p->start[tensors] = p->count;
 }
 
@@ -309,8 +295,8 @@ static size_t collect_slice(const struct codec_inst *c, struct shape_range r, co
             if (found <= room && part_of(c, chunk, t, &from, &n))
                 found += select_collect(x + from, n, SELECT_ABS, g[group_of(c, t)].least,
                                         (uint32_t)from, at + found, room - found);
-        for (; first < found && found <= room; first++)
-            v[first] = x[at[first]];
+        if (found <= room)
+            coords_gather(x, at + first, found - first, v + first);
     }
     return found;
 }
@@ -344,22 +330,6 @@ static bool collect(struct pick_job *j, uint32_t slices)
         p->count += found[k];
     }
     return fits;
-}
-
-// Bits of |v| order as the values do; the other side counts as zero.
-static uint32_t size_on(float v, enum select_side side)
-{
-    uint32_t u = f32_bits(v),
-             wrong = side == SELECT_ABS ? 0 : (u >> 31) ^ (side == SELECT_NEGATIVE);
-    return wrong ? 0 : u & 0x7fffffffu;
-}
-
-// Whether the cut takes a value of this size; ties are taken while they last.
-static bool takes(struct select_cut *cut, uint32_t size)
-{
-    bool tie = size == cut->prefix && cut->left > 0;
-    cut->left -= tie;
-    return size > cut->prefix || tie;
 }
 
 // The values among which a group's cut is sought: of all candidates, or where there are none of the
@@ -396,8 +366,7 @@ static bool cut_side(const struct codec_inst *c, const struct source *s, uint32_
                 continue;
             const float *v = run_of(c, s, t, &n);
             select_count(v, n, side, level, level ? g->cut.prefix : 0, count);
-            for (size_t i = 0; level == 0 && i < n; i++)
-                have += size_on(v[i], side) >= g->least;
+            have += level == 0 ? select_reach(v, n, side, g->least) : 0;
         }
         if (level == 0)
             select_cut_begin(&g->cut, g->k < have ? g->k : have);
@@ -419,11 +388,7 @@ static void add_taken(const struct codec_inst *c, const struct source *s, uint32
         if (group_of(c, t) != k)
             continue;
         const float *v = run_of(c, s, t, &n);
-        for (size_t i = 0; i < n; i++)
-            if (takes(&cut, size_on(v[i], g->side))) {
-                g->sum += fabs((double)v[i]);
-                g->taken++;
-            }
+        g->taken += select_sum(v, n, g->side, &cut, &g->sum);
     }
 }
 
@@ -461,13 +426,8 @@ static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k,
     for (group_span(c, k, &t, &end); t < end; t++) {
         if (group_of(c, t) != k)
             continue;
-        size_t to = p->start[t];
-        for (size_t i = p->start[t]; i < p->start[t + 1]; i++) {
-            p->at[to] = p->at[i];
-            p->v[to] = p->v[i];
-            to += takes(&g->cut, size_on(p->v[i], g->side));
-        }
-        kept[t] = to - p->start[t];
+        size_t at = p->start[t], n = p->start[t + 1] - at;
+        kept[t] = select_thin(p->at + at, p->v + at, n, g->side, &g->cut);
     }
 }
 
@@ -505,8 +465,7 @@ struct gather_job {
 static void gather_span(void *arg, size_t from, size_t to)
 {
     const struct gather_job *j = arg;
-    for (size_t i = from; i < to; i++)
-        j->p->v[i] = j->x[j->p->at[i]];
+    coords_gather(j->x, j->p->at + from, to - from, j->p->v + from);
 }
 
 static void gather(const float *x, struct picked *p)
@@ -540,24 +499,14 @@ static void settle_all(struct pick_job *j)
     gather(j->x, p);
 }
 
-#define DRAWS 256
-
-// k of n in ascending order (Knuth's algorithm S), from the key alone: both sides draw them.
+// From the key alone: both sides draw them.
 static void draw_tensor(const struct codec_inst *c, const struct codec_key *key, uint32_t t,
-                        size_t left, uint32_t *at)
+                        size_t k, uint32_t *at)
 {
     const struct shape_tensor *row = &c->shape->tensors[t];
-    uint32_t client = options(c)->shared ? UINT32_MAX : key->client, word[DRAWS];
+    uint32_t client = options(c)->shared ? UINT32_MAX : key->client;
     struct rng r = rng_stream(key->seed, RNG_CODEC, client, key->version, t);
-    size_t n = tensor_values(row), found = 0;
-    for (size_t i = 0; i < n && left; i++) {
-        if (i % DRAWS == 0)
-            philox_words(r.key, r.ctr, i, DRAWS, word);
-        at[found] = (uint32_t)(row->offset + i);
-        bool take = ((uint64_t)word[i % DRAWS] * (n - i)) >> 32 < left;
-        found += take;
-        left -= take;
-    }
+    coords_draw(r.key, r.ctr, tensor_values(row), k, (uint32_t)row->offset, at);
 }
 
 struct draw_job {
@@ -908,55 +857,38 @@ static void get_values(const struct codec_inst *c, const struct parsed *p, uint3
     const struct group *g = &p->g[group_of(c, t)];
     const struct quant_sink to = {v, 1, false};
     if (kind_of(c)->send != SEND_VALUES) {
-        bool signs = kind_of(c)->send == SEND_SIGNS;
-        for (size_t i = 0; i < n; i++) {
-            bool plus = !signs || (p->values[(at + i) / 8] >> ((at + i) % 8) & 1);
-            v[i] = plus ? g->mean : -g->mean;
-        }
+        if (kind_of(c)->send == SEND_SIGNS)
+            quant_signs_from_bits(p->values, at, n, g->mean, v);
+        else
+            mix_fill(g->mean, n, v);
         return;
     }
     if (options(c)->value == VALUE_FP32)
         quant_f32_from_le(p->values + 4 * at, n, to);
     else
         quant_f16_from_le(p->values + 2 * at, n, exp2_of(-p->e[c->shape->tensors[t].kind]), to);
-    float more = (float)((double)g->n / (double)g->k);
-    for (size_t i = 0; i < n && options(c)->unbiased; i++)
-        v[i] *= more;
+    if (options(c)->unbiased)
+        mix_scale((float)((double)g->n / (double)g->k), n, v);
 }
 
 #define STREAM ((size_t)4 << 20) // updates so large are decoded past the caches
-#define TILE   4096
-#define BLOCK  (16 * TILE)
+#define BLOCK  65536
 
 struct give_job {
     const struct picked *k;
     struct quant_sink to;
 };
 
-// Positions ascend: a tile of zeros takes its values, is copied out, and is zero again.
-static void stream_block(void *arg, size_t block, size_t end)
+static void stream_block(void *arg, size_t begin, size_t end)
 {
     const struct give_job *j = arg;
-    const struct picked *k = j->k;
-    float tile[TILE] = {0};
-    size_t i = below(k->at, k->count, block);
-    for (size_t begin = block; begin < end; begin += TILE) {
-        size_t m = end - begin < TILE ? end - begin : TILE, first = i;
-        for (; i < k->count && k->at[i] < begin + m; i++)
-            tile[k->at[i] - begin] = k->v[i];
-        quant_stream(tile, m, j->to.to + begin);
-        for (; first < i; first++)
-            tile[k->at[first] - begin] = 0;
-    }
+    coords_stream(j->k->at, j->k->v, j->k->count, begin, end, j->to.to);
 }
 
 static void give_span(void *arg, size_t from, size_t end)
 {
     const struct give_job *j = arg;
-    for (size_t i = from; i < end; i++) {
-        float *x = j->to.to + j->k->at[i];
-        *x = j->to.add ? *x + j->to.weight * j->k->v[i] : j->k->v[i];
-    }
+    coords_give(j->k->at + from, j->k->v + from, end - from, j->to);
 }
 
 static void give(const struct codec_inst *c, const struct picked *k, struct quant_sink to)
@@ -1140,19 +1072,16 @@ static size_t dgc_state(const struct codec_inst *c)
 }
 
 struct momentum_job {
+    struct mix_momentum m;
     const float *x, *u0, *v0;
-    float *u, *v, mu, scale;
-    bool nesterov;
+    float *u, *v;
 };
 
 static void momentum_span(void *arg, size_t from, size_t to)
 {
-    const struct momentum_job j = *(const struct momentum_job *)arg;
-    for (size_t i = from; i < to; i++) {
-        float x = j.x[i] * j.scale;
-        j.u[i] = j.nesterov ? j.mu * (j.u0[i] + x) : j.mu * j.u0[i] + x;
-        j.v[i] = j.v0[i] + (j.nesterov ? j.u[i] + x : j.u[i]);
-    }
+    const struct momentum_job *j = arg;
+    mix_momentum(&j->m, j->x + from, j->u0 + from, j->v0 + from, to - from, j->u + from,
+                 j->v + from);
 }
 
 static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
@@ -1160,19 +1089,20 @@ static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *
 {
     const struct sparse_opt *o = options(c);
     size_t n = c->shape->n_values;
-    float *u = in->state_next, *v = in->state_next + n, mu = (float)o->momentum, scale = 1;
+    float *u = in->state_next, *v = in->state_next + n, scale = 1;
     if (o->clip > 0) {
         double norm = sqrt(quant_sum_sq(in->x, n));
         scale = norm > o->clip ? (float)(o->clip / norm) : 1;
     }
-    struct momentum_job j = {in->x, in->state, in->state + n, u, v, mu, scale, o->nesterov};
+    const struct mix_momentum m = {(float)o->momentum, scale, o->nesterov};
+    struct momentum_job j = {m, in->x, in->state, in->state + n, u, v};
     pool_spans(n, 1 << 14, momentum_span, &j);
     lap(in->laps, STAGE_FEEDBACK);
     struct picked p;
     int64_t len = encode_of(c, in, v, out, cap, scratch, &p, report, err);
-    for (size_t i = 0; len >= 0 && i < p.count; i++) {
-        u[p.at[i]] = 0;
-        v[p.at[i]] = 0;
+    if (len >= 0) {
+        coords_clear(p.at, p.count, u);
+        coords_clear(p.at, p.count, v);
     }
     lap(in->laps, STAGE_FEEDBACK);
     return len;

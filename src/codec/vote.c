@@ -44,17 +44,11 @@ static int64_t vote_encode(const struct codec_inst *c, const struct codec_input 
         return msg_full(&o, err);
     const float *x = in->x;
     if (beta > 0) {
-        for (size_t i = 0; i < n; i++)
-            in->state_next[i] = beta * in->state[i] + (1 - beta) * in->x[i];
+        mix_sum(beta, in->state, 1 - beta, in->x, n, in->state_next);
         x = in->state_next;
         lap(in->laps, STAGE_FEEDBACK);
     }
-    uint8_t code[TILE];
-    for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE;
-        quant_sign_u8(x + at, m, code);
-        pack_u8(code, m, 1, p + at / 8);
-    }
+    quant_pack_sign(x, n, p);
     lap(in->laps, STAGE_QUANTISE);
     report->kept[record_width_of[1]] = (int64_t)n;
     return msg_len(&o);
@@ -80,12 +74,7 @@ static int vote_decode(const struct codec_inst *c, const struct codec_key *key, 
         return -1;
     float step = (float)((const struct vote_opt *)c->opt)->step;
     const float table[16] = {-step, step};
-    uint8_t code[TILE];
-    for (size_t at = 0, n = c->shape->n_values; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE;
-        unpack_u8(bits + at / 8, m, 1, code);
-        quant_table_from_u8(code, m, table, quant_sink_at(to, at));
-    }
+    quant_unpack_table(bits, c->shape->n_values, 1, table, to, false);
     return 0;
 }
 
@@ -115,8 +104,7 @@ static int agg_add(const struct codec_inst *c, const struct codec_key *key, cons
     for (size_t at = 0, n = c->shape->n_values; at < n; at += TILE) {
         size_t m = n - at < TILE ? n - at : TILE;
         unpack_u8(bits + at / 8, m, 1, code);
-        for (size_t i = 0; i < m; i++)
-            sum[at + i] += 2 * (int32_t)code[i] - 1;
+        mix_votes(code, m, sum + at);
     }
     return 0;
 }
@@ -126,10 +114,8 @@ static void agg_finish(const struct codec_inst *c, void *state, float *keep, dou
 {
     (void)keep, (void)weight_sum;
     const struct vote_opt *o = c->opt;
-    const int32_t *sum = state;
-    float step = (float)o->step, tie = o->tie == TIE_PLUS ? step : 0;
-    for (size_t i = 0; i < n; i++)
-        delta[i] = sum[i] > 0 ? step : sum[i] < 0 ? -step : tie;
+    float step = (float)o->step;
+    mix_majority(state, n, step, o->tie == TIE_PLUS ? step : 0, delta);
 }
 
 static const struct codec_agg vote_agg = {agg_state, NULL, agg_begin, agg_add, agg_finish};

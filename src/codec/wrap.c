@@ -91,8 +91,7 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
     int64_t stale = ef_staleness(c, in);
     bool drop = stale < 0 || (o->reset > 0 && stale > o->reset);
     float decay = drop ? 0 : (float)o->decay;
-    for (size_t i = 0; i < n; i++)
-        v[i] = in->x[i] + decay * in->state[i];
+    mix_sum(1, in->x, decay, in->state, n, v);
     int bad = codec_check_limit(c, v, err);
     if (bad)
         return bad;
@@ -108,8 +107,7 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
     struct quant_sink set = {x_hat, 1, false};
     if (c->inner->row->decode(c->inner, &in->key, out, (size_t)len, set, scratch, err))
         return -1;
-    for (size_t i = 0; i < n; i++)
-        in->state_next[i] = v[i] - x_hat[i];
+    mix_sum(1, v, -1, x_hat, n, in->state_next);
     uint32_t stamp = in->key.version + 1;
     memcpy(in->state_next + n, &stamp, sizeof stamp);
     lap(in->laps, STAGE_FEEDBACK);
