@@ -71,7 +71,7 @@ endif
 LIBOBJ := $(LIBSRC:%.c=$(O)/%.o) $(CUOBJ)
 UNIT  := $(sort $(wildcard tests/unit/*.c))
 UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
-FENCE := $(O)/tests/fence/fence.o $(O)/tests/fence/fence_ops.o
+FENCE := $(addprefix $(O)/tests/fence/,fence.o fence_ops.o fence_codec.o)
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
 FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))

@@ -11,10 +11,10 @@ void coords_gather(const float *x, const uint32_t *at, size_t n, float *v)
 
 void coords_give(const uint32_t *at, const float *v, size_t n, struct quant_sink to)
 {
-    for (size_t i = 0; i < n; i++) {
-        float *x = to.to + at[i];
-        *x = to.add ? *x + to.weight * v[i] : v[i];
-    }
+    for (size_t i = 0; i < n && to.add; i++)
+        to.to[at[i]] += to.weight * v[i];
+    for (size_t i = 0; i < n && !to.add; i++)
+        to.to[at[i]] = v[i];
 }
 
 void coords_clear(const uint32_t *at, size_t n, float *x)

@@ -95,6 +95,7 @@ static void code_values(const struct quant_rule *rule, float scale, const float 
         break;
     case QUANT_FP16:
     case QUANT_BF16:
+    case QUANT_FP32:
         break; // numbers, which have no codes
     }
 }
@@ -160,8 +161,10 @@ static void code_numbers(const struct quant_run *r, const float *x, enum quant_k
         end = group_end(r, at);
         if (kind == QUANT_FP16)
             quant_f16_to_le(x + at, end - at, scale[at / r->group], out + 2 * at);
-        else
+        else if (kind == QUANT_BF16)
             quant_bf16_to_le(x + at, end - at, out + 2 * at);
+        else
+            quant_f32_to_le(x + at, end - at, out + 4 * at);
     }
 }
 
@@ -246,8 +249,10 @@ static void give_numbers(const struct quant_run *r, const uint8_t *in, enum quan
         end = group_end(r, at);
         if (kind == QUANT_FP16)
             quant_f16_from_le(in + 2 * at, end - at, scale[at / r->group], quant_sink_at(to, at));
-        else
+        else if (kind == QUANT_BF16)
             quant_bf16_from_le(in + 2 * at, end - at, quant_sink_at(to, at));
+        else
+            quant_f32_from_le(in + 4 * at, end - at, quant_sink_at(to, at));
     }
 }
 

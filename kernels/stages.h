@@ -38,6 +38,7 @@ enum quant_kind {
     QUANT_POWERS, // q + sign and power of two: 0, 2^(1-q), ..., 1/2, 1 times the scale, unbiased
     QUANT_FP16,   // x times the scale; its reciprocal is the receiver's
     QUANT_BF16,
+    QUANT_FP32,
 };
 struct quant_rule {
     enum quant_kind kind;

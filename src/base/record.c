@@ -135,7 +135,7 @@ const uint8_t record_width_of[33] = {0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7, 7, 7, 7
 // Rows go to disk as they lie in memory: no holes.
 _Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
 _Static_assert(sizeof(struct rec_round) == 11 * 8 + 7 * 8 + 8 + 8 * 4, "hole in rec_round");
-_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 8 * 4,
+_Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 8 * 4 + 16,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4 + 48, "hole in rec_alloc");
@@ -240,6 +240,7 @@ static const struct record_field message_fields[] = {
     FIELD(norm, "", "L2 norm of what is sent of the update, before clipping and compression"),
     FIELD(weight, "", "weight in the aggregate"),
     FIELD(staleness, "rounds", "since the client's residual was committed; -1 = there is none"),
+    FIELD(coded_on, "", "device whose stages went over the values: cpu where they were fetched"),
     {0},
 };
 #undef ROW

@@ -128,6 +128,7 @@ struct rec_message {
     double weight;
     int64_t staleness; // rounds since the client's residual was committed, -1 = none
     int32_t run, version, attempt, client, rank, status, vector, lag;
+    char coded_on[16]; // device whose stages went over the values, "" = not told
 };
 
 struct rec_eval {

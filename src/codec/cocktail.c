@@ -218,15 +218,15 @@ static int cocktail_parse(const struct codec_inst *c, const struct codec_key *ke
 }
 
 static int cocktail_decode(const struct codec_inst *c, const struct codec_key *key,
-                           const uint8_t *in, size_t len, struct quant_sink to, void *scratch,
+                           const uint8_t *in, size_t len, struct codec_output to, void *scratch,
                            struct err *err)
 {
     struct room r = lay_room(c, scratch);
     size_t count = 0;
     if (cocktail_parse(c, key, in, len, &r, &count, err))
         return -1;
-    if (!to.add)
-        memset(to.to, 0, c->shape->n_values * sizeof *to.to);
+    if (!to.sink.add)
+        memset(to.sink.to, 0, c->shape->n_values * sizeof *to.sink.to);
     uint32_t t = 0;
     size_t b = 0;
     for (size_t i = 0; i < count; b++) {
@@ -236,7 +236,7 @@ static int cocktail_decode(const struct codec_inst *c, const struct codec_key *k
         i = end;
     }
     coords_map(r.from, r.at, count);
-    coords_give(r.at, r.x, count, to);
+    coords_give(r.at, r.x, count, to.sink);
     return 0;
 }
 

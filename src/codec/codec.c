@@ -1,8 +1,11 @@
 #include "codec/codec.h"
+#include "base/half.h"
 #include "base/mem.h"
 #include "base/pool.h"
 #include "codec/message.h"
 #include "codec/rows.h"
+#include "dev/dev.h"
+#include "kernels/stages.h"
 
 #include <assert.h>
 #include <math.h>
@@ -340,19 +343,33 @@ static uint32_t absmax_bits(const float *x, size_t n)
     return m.bits;
 }
 
-int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
+static bool within_limit(const struct codec_inst *c, uint32_t max)
 {
-    size_t n = c->shape->n_values;
-    float limit = codec_flags(c) & CODEC_ANY_SIZE ? 0x1.fffffep127f : CODEC_LIMIT;
-    uint32_t limit_bits;
-    memcpy(&limit_bits, &limit, sizeof limit_bits);
-    uint32_t max = absmax_bits(x, n);
-    if (max < limit_bits || (max == limit_bits && limit > CODEC_LIMIT))
-        return 0;
-    return codec_bad_input(c, x, err);
+    bool any = codec_flags(c) & CODEC_ANY_SIZE;
+    return any ? max < 0x7f800000u : max < f32_bits(CODEC_LIMIT);
 }
 
-int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
+int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
+{
+    if (within_limit(c, absmax_bits(x, c->shape->n_values)))
+        return 0;
+    return codec_bad_input(c, x, NULL, err);
+}
+
+static int check_input(const struct codec_inst *c, const struct codec_input *in, struct err *err)
+{
+    if (codec_flags(c) & CODEC_SELF_CHECK)
+        return 0;
+    if (!in->on)
+        return codec_check_limit(c, in->x, err);
+    const size_t n = c->shape->n_values;
+    const struct quant_run all = {.n = n, .group = n ? n : 1};
+    struct quant_stats stats = {0};
+    codec_column(in->on)->quant->fit(codec_context(in->on), in->x, &all, 1, 0, &stats, NULL);
+    return within_limit(c, stats.max_bits) ? 0 : codec_bad_input(c, in->x, in->on, err);
+}
+
+static int bad_input(const struct codec_inst *c, const float *x, struct err *err)
 {
     const struct shape *s = c->shape;
     bool any = codec_flags(c) & CODEC_ANY_SIZE;
@@ -373,6 +390,20 @@ int codec_bad_input(const struct codec_inst *c, const float *x, struct err *err)
     return CODEC_NONFINITE;
 }
 
+int codec_bad_input(const struct codec_inst *c, const float *x, const struct codec_device *on,
+                    struct err *err)
+{
+    if (!on)
+        return bad_input(c, x, err);
+    size_t bytes = c->shape->n_values * sizeof *x;
+    float *here = on->dev->row->stage(on->dev, bytes);
+    on->dev->row->get(on->dev, on->lane, here, x, bytes);
+    on->dev->row->wait(on->dev, on->lane);
+    int rc = bad_input(c, here, err);
+    on->dev->row->unstage(on->dev, here);
+    return rc;
+}
+
 // Where all values have one width, so have those of each tensor.
 static void one_width(const struct codec_inst *c, struct codec_report *report)
 {
@@ -382,16 +413,14 @@ static void one_width(const struct codec_inst *c, struct codec_report *report)
             report->by_tensor[t][k] = (int64_t)s->tensors[t].rows * s->tensors[t].cols;
 }
 
-int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                     size_t cap, void *scratch, struct codec_report *report, struct err *err)
+static int64_t encode_here(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
-    struct codec_report own;
-    if (!report)
-        report = &own;
-    *report = (struct codec_report){.staleness = -1, .by_tensor = in->by_tensor};
+    *report = (struct codec_report){
+        .staleness = -1, .by_tensor = in->by_tensor, .ran_on = codec_column(in->on)->name};
     if (report->by_tensor)
         memset(report->by_tensor, 0, c->shape->n_tensors * sizeof *report->by_tensor);
-    int bad = codec_flags(c) & CODEC_SELF_CHECK ? 0 : codec_check_limit(c, in->x, err);
+    int bad = check_input(c, in, err);
     if (bad)
         return bad;
     if (!(codec_flags(c) & CODEC_SELF_CHECK))
@@ -415,18 +444,126 @@ int64_t codec_encode_inner(const struct codec_inst *c, const struct codec_input 
     return len;
 }
 
+// Devices.
+
+const struct codec_stages *codec_column(const struct codec_device *on)
+{
+    return on ? on->dev->row->codec : &codec_stages_cpu;
+}
+
+const struct kernel_ctx *codec_context(const struct codec_device *on)
+{
+    return on ? &on->dev->lane[on->lane].cx : NULL;
+}
+
+bool codec_runs_on(const struct codec_inst *c, const struct dev *d)
+{
+    const struct codec_stages *has = d->row->codec;
+    unsigned there = has && has->quant ? CODEC_ON_QUANT : 0;
+    return c->row->stages && !(c->row->stages & ~there);
+}
+
+// Vectors that are fetched, one after another in the host's room. x, sens, grad, and both states;
+// or one that is decoded.
+size_t codec_stage_bytes(const struct codec_inst *c, const struct dev *d)
+{
+    if (codec_runs_on(c, d))
+        return c->row->stage_bytes ? c->row->stage_bytes(c) : 0;
+    return 3 * SCRATCH_ROUND(c->shape->n_values * sizeof(float)) +
+           2 * SCRATCH_ROUND(codec_state_floats(c) * sizeof(float));
+}
+
+size_t codec_device_bytes(const struct codec_inst *c, const struct dev *d)
+{
+    return codec_runs_on(c, d) && c->row->device_bytes ? c->row->device_bytes(c) : 0;
+}
+
+static const float *fetch(const struct codec_device *on, const float *x, size_t n, void **stage)
+{
+    float *here = scratch_take(stage, n * sizeof *here);
+    if (!x)
+        return NULL;
+    on->dev->row->get(on->dev, on->lane, here, x, n * sizeof *here);
+    return here;
+}
+
+static int64_t encode_fetched(const struct codec_inst *c, const struct codec_input *in,
+                              uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
+                              struct err *err)
+{
+    const struct codec_device *on = in->on;
+    const struct dev_row *row = on->dev->row;
+    const size_t n = c->shape->n_values, state = codec_state_floats(c);
+    void *stage = on->stage;
+    struct codec_input here = *in;
+    here.on = NULL;
+    here.x = fetch(on, in->x, n, &stage);
+    here.sens = fetch(on, in->sens, n, &stage);
+    here.grad = fetch(on, in->grad, n, &stage);
+    here.state = fetch(on, in->state, state, &stage);
+    here.state_next = scratch_take(&stage, state * sizeof(float));
+    row->wait(on->dev, on->lane);
+    lap(in->laps, STAGE_QUANTISE);
+    int64_t len = encode_here(c, &here, out, cap, scratch, report, err);
+    if (len < 0 || !in->state_next)
+        return len;
+    row->put(on->dev, on->lane, in->state_next, here.state_next, state * sizeof(float));
+    row->wait(on->dev, on->lane);
+    return len;
+}
+
+static int decode_fetched(const struct codec_inst *c, const struct codec_key *key,
+                          const uint8_t *in, size_t len, struct codec_output to, void *scratch,
+                          struct err *err)
+{
+    const struct codec_device *on = to.on;
+    const struct dev_row *row = on->dev->row;
+    const size_t bytes = c->shape->n_values * sizeof(float);
+    struct codec_output here = {.sink = to.sink};
+    here.sink.to = on->stage;
+    if (to.sink.add)
+        row->get(on->dev, on->lane, here.sink.to, to.sink.to, bytes);
+    row->wait(on->dev, on->lane);
+    int rc = c->row->decode(c, key, in, len, here, scratch, err);
+    if (rc == 0)
+        row->put(on->dev, on->lane, to.sink.to, here.sink.to, bytes);
+    row->wait(on->dev, on->lane);
+    return rc;
+}
+
+static bool fetches(const struct codec_inst *c, const struct codec_device *on)
+{
+    return on && !codec_runs_on(c, on->dev);
+}
+
+int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                     size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    struct codec_report own;
+    report = report ? report : &own;
+    return fetches(c, in->on) ? encode_fetched(c, in, out, cap, scratch, report, err)
+                              : encode_here(c, in, out, cap, scratch, report, err);
+}
+
+int codec_decode_to(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                    size_t len, struct codec_output to, void *scratch, struct err *err)
+{
+    return fetches(c, to.on) ? decode_fetched(c, key, in, len, to, scratch, err)
+                             : c->row->decode(c, key, in, len, to, scratch, err);
+}
+
 int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, float weight, float *acc, void *scratch, struct err *err)
 {
-    struct quant_sink to = {acc, weight, true};
-    return c->row->decode(c, key, in, len, to, scratch, err);
+    const struct codec_output to = {.sink = {acc, weight, true}};
+    return codec_decode_to(c, key, in, len, to, scratch, err);
 }
 
 int codec_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                  size_t len, float *x_hat, void *scratch, struct err *err)
 {
-    struct quant_sink to = {x_hat, 1.0f, false};
-    return c->row->decode(c, key, in, len, to, scratch, err);
+    const struct codec_output to = {.sink = {x_hat, 1, false}};
+    return codec_decode_to(c, key, in, len, to, scratch, err);
 }
 
 double codec_nmse(const float *x, const float *x_hat, size_t n)

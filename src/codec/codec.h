@@ -45,12 +45,24 @@ struct codec_key {
     uint32_t client, version;
 };
 
+// A device that vectors lie on, a lane of it, and memory for one encoding or decoding at a time:
+// the host's, for small results or, where the codec has no stages there, for the vectors
+// themselves; and the device's.
+struct dev;
+struct codec_device {
+    struct dev *dev;
+    int32_t lane;
+    void *stage; // codec_stage_bytes, of dev's stage()
+    void *room;  // codec_device_bytes, of dev's alloc()
+};
+
 struct codec_input {
-    const float *x;     // (n)
-    const float *sens;  // (n) or NULL
-    const float *grad;  // (n) or NULL
-    const float *state; // (state_floats) before, or NULL
-    float *state_next;  // (state_floats) what the state becomes if the message is acknowledged
+    const struct codec_device *on; // where x, sens, grad and both states lie; NULL = the host
+    const float *x;                // (n)
+    const float *sens;             // (n) or NULL
+    const float *grad;             // (n) or NULL
+    const float *state;            // (state_floats) before, or NULL
+    float *state_next; // (state_floats) what the state becomes if the message is acknowledged
     struct codec_key key;
     // For this message, -1 = as the options say (bandwidth-heterogeneous clients).
     int64_t budget_bytes;
@@ -62,6 +74,11 @@ struct codec_input {
     int64_t (*by_tensor)[RECORD_WIDTHS];
     // A codec says lap(in->laps, STAGE_...) where a part of it ends; NULL = nobody measures.
     struct laps *laps;
+};
+
+struct codec_output {
+    const struct codec_device *on; // where sink.to lies; NULL = the host
+    struct quant_sink sink;
 };
 
 // Where the time of a codec goes that says no laps.
@@ -76,6 +93,7 @@ struct codec_report {
     struct codec_parts parts;
     int64_t kept[RECORD_WIDTHS]; // values sent at each of record_width_bits
     int64_t staleness;           // rounds since the residual was last committed, -1 = none kept
+    const char *ran_on;          // the row of dev_table whose stages went over the values
     int64_t (*by_tensor)[RECORD_WIDTHS]; // codec_input's, for the codec to fill
 };
 
@@ -94,13 +112,19 @@ struct codec_agg {
                    float *delta, size_t n);
 };
 
+// Tables of stages (kernels/stages.h) that a codec's passes over values are made of. Where a device
+// has them all the codec runs there; else, and where a codec has none, vectors are fetched.
+enum codec_stages_of {
+    CODEC_ON_QUANT = 1,
+};
+
 struct codec {
     const char *name, *help, *source; // source: author, year, equation
     const char *adds_up;              // options under which CODEC_MASKABLE holds, if not always
     const struct opt *options;
     int n_options;
-    size_t option_bytes; // of the struct the options fill
-    unsigned needs, flags;
+    size_t option_bytes;           // of the struct the options fill
+    unsigned needs, flags, stages; // stages: CODEC_ON_*, 0 = on the host alone
     // Checks options against each other and the shape; NULL = nothing to check.
     int (*check)(const struct codec_inst *c, struct err *err);
     // Where options or an inner codec decide: flags instead of the row's, needs beside the row's;
@@ -113,6 +137,8 @@ struct codec {
     size_t (*state_floats)(const struct codec_inst *c);   // NULL = none
     size_t (*scratch_bytes)(const struct codec_inst *c);  // NULL = none; for encode and decode
     size_t (*decode_scratch)(const struct codec_inst *c); // where decode needs less; NULL = as much
+    size_t (*stage_bytes)(const struct codec_inst *c);    // where it runs on a device; NULL = none
+    size_t (*device_bytes)(const struct codec_inst *c);   // and of the device's; NULL = none
     size_t (*bound)(const struct codec_inst *c);          // most bytes a message can have
     // Returns the length written, at most cap, or -1 (cap too small) or CODEC_NONFINITE with err.
     // The input has been checked to be finite. Same key and input, same bytes.
@@ -123,7 +149,7 @@ struct codec {
     // nothing in the bytes: on any error, it returns -1 (CODEC_NONFINITE for a non-finite decoded
     // value) and an accumulator is as it was.
     int (*decode)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                  size_t len, struct quant_sink to, void *scratch, struct err *err);
+                  size_t len, struct codec_output to, void *scratch, struct err *err);
     const struct codec_agg *agg; // CODEC_OWN_AGG
     const void *family;          // what functions shared by several rows tell them apart by
 };
@@ -160,6 +186,10 @@ size_t codec_state_floats(const struct codec_inst *c);
 size_t codec_scratch_bytes(const struct codec_inst *c);  // of an encoder; enough for a decoder
 size_t codec_decode_scratch(const struct codec_inst *c); // of one that only decodes
 size_t codec_bound(const struct codec_inst *c);
+// What codec_device needs, whichever of encoding and decoding it is for.
+size_t codec_stage_bytes(const struct codec_inst *c, const struct dev *d);
+size_t codec_device_bytes(const struct codec_inst *c, const struct dev *d);
+bool codec_runs_on(const struct codec_inst *c, const struct dev *d); // not fetched
 unsigned codec_needs(const struct codec_inst *c);
 unsigned codec_flags(const struct codec_inst *c);
 double codec_upload_s(const struct codec_inst *c); // of the codec or what it wraps
@@ -175,6 +205,8 @@ int64_t codec_encode(const struct codec_inst *c, const struct codec_input *in, u
                      size_t cap, void *scratch, struct codec_report *report, struct err *err);
 int codec_decode_add(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, float weight, float *acc, void *scratch, struct err *err);
+int codec_decode_to(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                    size_t len, struct codec_output to, void *scratch, struct err *err);
 // x_hat = decoded; zeroes first.
 int codec_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                  size_t len, float *x_hat, void *scratch, struct err *err);

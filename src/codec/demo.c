@@ -348,7 +348,7 @@ static int demo_parse(const struct codec_inst *c, const uint8_t *in, size_t len,
 }
 
 static int demo_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+                       size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     (void)key;
     struct room r = lay_room(c, scratch);
@@ -356,7 +356,7 @@ static int demo_decode(const struct codec_inst *c, const struct codec_key *key, 
     if (demo_parse(c, in, len, &r, &count, err))
         return -1;
     spread(c, &r, count);
-    backward_all(c, r.y, to);
+    backward_all(c, r.y, to.sink);
     return 0;
 }
 

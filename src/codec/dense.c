@@ -148,41 +148,85 @@ static struct quant_run run_of(const struct codec_inst *c, uint32_t t)
 {
     const struct shape_tensor *row = &c->shape->tensors[t];
     size_t n = (size_t)row->rows * row->cols;
-    return (struct quant_run){
-        .at = row->offset, .n = n, .group = n, .out = dense_bytes(kind_of(c)->format, row->offset)};
+    return (struct quant_run){.at = row->offset,
+                              .n = n,
+                              .group = n,
+                              .first = t,
+                              .out = dense_bytes(kind_of(c)->format, row->offset)};
 }
 
-struct tensor_job {
+// What a call of stages goes over: all tensors, or where there are pieces one.
+struct dense_job {
     const struct codec_inst *c;
-    const struct quant_stages *on;
+    const struct codec_stages *on;
+    const struct kernel_ctx *cx;
     struct quant_rule rule;
+    struct quant_run *run; // of all tensors in one call
+    struct quant_stats *stats;
+    float *scale;
     const float *x;
     struct quant_sink to;
     uint8_t *exps, *values;
 };
 
-static struct tensor_job job_of(const struct codec_inst *c)
+static size_t dense_stage(const struct codec_inst *c)
 {
-    bool half = kind_of(c)->format == DENSE_FP16;
-    return (struct tensor_job){.c = c,
-                               .on = codec_stages_cpu.quant,
-                               .rule = {.kind = half ? QUANT_FP16 : QUANT_BF16, .scales = 1}};
+    size_t n = c->shape->n_tensors;
+    return SCRATCH_ROUND(n * sizeof(struct quant_run)) +
+           SCRATCH_ROUND(n * sizeof(struct quant_stats)) + SCRATCH_ROUND(n * sizeof(float));
+}
+
+static struct dense_job job_of(const struct codec_inst *c, const struct codec_device *on)
+{
+    static const enum quant_kind kind[DENSE_FORMATS] = {QUANT_FP32, QUANT_FP16, QUANT_BF16};
+    struct dense_job j = {.c = c,
+                          .on = codec_column(on),
+                          .cx = codec_context(on),
+                          .rule = {.kind = kind[kind_of(c)->format], .scales = 1}};
+    if (!on)
+        return j;
+    void *stage = on->stage;
+    j.run = scratch_take(&stage, c->shape->n_tensors * sizeof *j.run);
+    j.stats = scratch_take(&stage, c->shape->n_tensors * sizeof *j.stats);
+    j.scale = scratch_take(&stage, c->shape->n_tensors * sizeof *j.scale);
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
+        j.run[t] = run_of(c, t);
+    return j;
+}
+
+// The power of two by which a tensor with this largest magnitude is scaled.
+static int exponent(uint32_t max_bits)
+{
+    int e = 14 - ((int)(max_bits >> 23) - 127);
+    return e > FP16_EXP_MAX ? FP16_EXP_MAX : e;
 }
 
 static void encode_tensor(void *arg, uint32_t t)
 {
-    const struct tensor_job *j = arg;
-    const struct quant_run r = run_of(j->c, t);
+    const struct dense_job *j = arg;
+    struct quant_run r = run_of(j->c, t);
     struct quant_stats stats = {0};
     float scale = 1;
+    r.first = 0;
     if (j->exps) {
-        j->on->fit(NULL, j->x, &r, 1, 0, &stats, NULL);
-        int e = 14 - ((int)(stats.max_bits >> 23) - 127);
-        e = e > FP16_EXP_MAX ? FP16_EXP_MAX : e;
-        j->exps[t] = (uint8_t)(int8_t)e;
-        scale = exp2_of(e);
+        j->on->quant->fit(j->cx, j->x, &r, 1, 0, &stats, NULL);
+        j->exps[t] = (uint8_t)(int8_t)exponent(stats.max_bits);
+        scale = exp2_of((int8_t)j->exps[t]);
     }
-    j->on->code(NULL, j->x, &r, 1, &j->rule, &scale, j->values);
+    j->on->quant->code(j->cx, j->x, &r, 1, &j->rule, &scale, j->values);
+}
+
+static void encode_whole(const struct dense_job *j)
+{
+    const uint32_t n = j->c->shape->n_tensors;
+    if (j->exps)
+        j->on->quant->fit(j->cx, j->x, j->run, n, 0, j->stats, NULL);
+    for (uint32_t t = 0; t < n; t++) {
+        if (j->exps)
+            j->exps[t] = (uint8_t)(int8_t)exponent(j->run[t].n ? j->stats[t].max_bits : 0);
+        j->scale[t] = j->exps ? exp2_of((int8_t)j->exps[t]) : 1;
+    }
+    j->on->quant->code(j->cx, j->x, j->run, n, &j->rule, j->scale, j->values);
 }
 
 static int64_t dense_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
@@ -191,7 +235,7 @@ static int64_t dense_encode(const struct codec_inst *c, const struct codec_input
     (void)scratch;
     const struct shape *s = c->shape;
     const enum dense_format f = kind_of(c)->format;
-    struct tensor_job j = job_of(c);
+    struct dense_job j = job_of(c, in->on);
     struct msg_out o;
     msg_init(&o, out, cap, report);
     if (!kind_of(c)->bare && msg_put_header(&o, 0))
@@ -202,7 +246,9 @@ static int64_t dense_encode(const struct codec_inst *c, const struct codec_input
     if (!j.values)
         return msg_full(&o, err);
     j.x = in->x;
-    if (f == DENSE_FP32)
+    if (j.on->whole)
+        encode_whole(&j);
+    else if (f == DENSE_FP32)
         write_values(f, in->x, s->n_values, j.values);
     else
         pool_each(s->n_values, s->n_tensors, encode_tensor, &j);
@@ -213,10 +259,19 @@ static int64_t dense_encode(const struct codec_inst *c, const struct codec_input
 
 static void decode_tensor(void *arg, uint32_t t)
 {
-    const struct tensor_job *j = arg;
-    const struct quant_run r = run_of(j->c, t);
+    const struct dense_job *j = arg;
+    struct quant_run r = run_of(j->c, t);
     const float scale = j->exps ? exp2_of(-(int8_t)j->exps[t]) : 1;
-    j->on->give(NULL, j->values, &r, 1, &j->rule, &scale, j->to, false);
+    r.first = 0;
+    j->on->quant->give(j->cx, j->values, &r, 1, &j->rule, &scale, j->to, false);
+}
+
+static void decode_whole(const struct dense_job *j)
+{
+    const uint32_t n = j->c->shape->n_tensors;
+    for (uint32_t t = 0; t < n; t++)
+        j->scale[t] = j->exps ? exp2_of(-(int8_t)j->exps[t]) : 1;
+    j->on->quant->give(j->cx, j->values, j->run, n, &j->rule, j->scale, j->to, false);
 }
 
 static int check_exps(const uint8_t *exps, uint32_t n, struct err *err)
@@ -228,12 +283,12 @@ static int check_exps(const uint8_t *exps, uint32_t n, struct err *err)
 }
 
 static int dense_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                        size_t len, struct quant_sink to, void *scratch, struct err *err)
+                        size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     (void)key, (void)scratch;
     const struct shape *s = c->shape;
     const enum dense_format f = kind_of(c)->format;
-    struct tensor_job j = job_of(c);
+    struct dense_job j = job_of(c, to.on);
     struct msg_in m = {in, in + len};
     int rc = 0;
     if (!kind_of(c)->bare && msg_open_plain(&m, in, len, err))
@@ -248,9 +303,11 @@ static int dense_decode(const struct codec_inst *c, const struct codec_key *key,
         return -1;
     j.exps = (uint8_t *)(uintptr_t)exps; // read only from here on
     j.values = (uint8_t *)(uintptr_t)p;
-    j.to = to;
-    if (f == DENSE_FP32)
-        read_values(f, p, s->n_values, to);
+    j.to = to.sink;
+    if (j.on->whole)
+        decode_whole(&j);
+    else if (f == DENSE_FP32)
+        read_values(f, p, s->n_values, to.sink);
     else
         pool_each(s->n_values, s->n_tensors, decode_tensor, &j);
     return 0;
@@ -265,7 +322,8 @@ int dense_format_of(const struct codec_inst *c, enum dense_format *f)
 }
 
 #define DENSE_ROW(kind)                                                                            \
-    .bound = dense_bound, .encode = dense_encode, .decode = dense_decode, .family = &(kind)
+    .stages = CODEC_ON_QUANT, .stage_bytes = dense_stage, .bound = dense_bound,                    \
+    .encode = dense_encode, .decode = dense_decode, .family = &(kind)
 
 static const struct dense_kind raw_kind = {DENSE_FP32, true}, fp32_kind = {DENSE_FP32, false},
                                fp16_kind = {DENSE_FP16, false}, bf16_kind = {DENSE_BF16, false};

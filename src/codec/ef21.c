@@ -120,7 +120,7 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
     out[0] = MSG_VERSION;
     report->parts.header++;
     memcpy(next, g, n * sizeof *next);
-    struct quant_sink add = {next, 1, true};
+    struct codec_output add = {.sink = {next, 1, true}};
     if (c->inner->row->decode(c->inner, &in->key, out + 1, (size_t)len, add, scratch, err))
         return -1;
     lap(in->laps, STAGE_FEEDBACK);
@@ -128,7 +128,7 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
 }
 
 static int ef21_payload(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                        size_t len, struct quant_sink to, void *scratch, struct err *err)
+                        size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     size_t n = c->shape->n_values;
     unsigned flags;
@@ -146,13 +146,13 @@ static int ef21_payload(const struct codec_inst *c, const struct codec_key *key,
         return -1;
     if (quant_absmax_bits_le(p, n) >= 0x7f800000u)
         return msg_nonfinite(err);
-    quant_f32_from_le(p, n, to);
+    quant_f32_from_le(p, n, to.sink);
     return 0;
 }
 
 // A message alone: what it adds to the estimate.
 static int ef21_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+                       size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     return ef21_payload(c, key, in, len, to, scratch, err);
 }
@@ -180,7 +180,7 @@ static int agg_add(const struct codec_inst *c, const struct codec_key *key, cons
                    size_t len, double weight, void *state, struct err *err)
 {
     float *sum = scratch_take(&state, c->shape->n_values * sizeof *sum);
-    struct quant_sink to = {sum, (float)weight, true};
+    struct codec_output to = {.sink = {sum, (float)weight, true}};
     return ef21_payload(c, key, in, len, to, state, err);
 }
 

@@ -322,7 +322,7 @@ static int look(struct fstq_encoder *e, struct err *err)
     e->on->look(e);
     for (uint32_t t = 0; t < tensors; t++)
         if (!(e->facts[t].max < CODEC_LIMIT))
-            return codec_bad_input(w->c, e->in->x, err);
+            return codec_bad_input(w->c, e->in->x, e->in->on, err);
     for (uint32_t t = 0; t < tensors; t++) {
         if (!(e->sens_sum[t] < (double)INFINITY))
             return err_set(err, "the sensitivities are not finite");
@@ -401,13 +401,13 @@ static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input 
 }
 
 static int fstq_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+                       size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     (void)key;
     struct fstq_work w;
     if (lay_work(c, &w, decoded_codes(c), scratch, err) || fstq_read(&w, in, len, err))
         return -1;
-    fstq_give(&w, to);
+    fstq_give(&w, to.sink);
     return 0;
 }
 

@@ -238,7 +238,7 @@ static bool values_ok(const struct codec_inst *c, uint32_t version, const uint8_
 }
 
 static int powersgd_decode(const struct codec_inst *c, const struct codec_key *key,
-                           const uint8_t *in, size_t len, struct quant_sink to, void *scratch,
+                           const uint8_t *in, size_t len, struct codec_output to, void *scratch,
                            struct err *err)
 {
     struct factors f = lay_factors(c, scratch, NULL);
@@ -254,7 +254,7 @@ static int powersgd_decode(const struct codec_inst *c, const struct codec_key *k
         return msg_bad("values", "one is not finite, or too large", err);
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
         struct sizes s = sizes_of(c, &c->shape->tensors[t], key->version);
-        struct quant_sink at = quant_sink_at(to, c->shape->tensors[t].offset);
+        struct quant_sink at = quant_sink_at(to.sink, c->shape->tensors[t].offset);
         if (s.rank == 0) {
             if (options(c)->value == VALUE_BF16)
                 quant_bf16_from_le(p, s.sent, at);

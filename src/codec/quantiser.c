@@ -242,6 +242,8 @@ static bool fit_run(const struct codec_inst *c, const struct quant_run *r,
 struct work {
     const struct codec_inst *c;
     const struct codec_stages *on;
+    const struct kernel_ctx *cx;
+    void *stage; // where all runs go in one call
     const struct places *at;
     struct quant_rule rule;
     float *scale; // of all groups
@@ -249,7 +251,7 @@ struct work {
     const float *x;  // the update, or turned
     uint8_t *scales; // of the message
     uint8_t *codes;  // where they begin: in the message, or (n) bytes
-    float *turned;   // (n) scratch of transposed tensors
+    float *turned;   // (n) transposed tensors; the device's
 };
 
 // A tensor that is not empty.
@@ -302,7 +304,7 @@ static bool fit_and_code(const struct work *w, uint32_t t, const float *x)
         struct quant_stats stats[PIECE_MOST];
         struct quant_run r = piece_of(w, &all, at, step);
         size_t first = at / len * per;
-        on->fit(NULL, x, &r, 1, of(c)->stats, stats, signs);
+        on->fit(w->cx, x, &r, 1, of(c)->stats, stats, signs);
         if (!fit_run(c, &r, stats, scale + first))
             return false;
         if (!piecewise)
@@ -310,13 +312,43 @@ static bool fit_and_code(const struct work *w, uint32_t t, const float *x)
         write_scales(format, scale + first, (r.n + len - 1) / len * per,
                      scales + scale_bytes(format, first));
         if (!signs)
-            on->code(NULL, x, &r, 1, &w->rule, scale + first, w->codes);
+            on->code(w->cx, x, &r, 1, &w->rule, scale + first, w->codes);
     }
     if (piecewise)
         return true;
     write_scales(format, scale, groups_of(c, row) * per, scales);
     if (!signs)
-        on->code(NULL, x, &all, 1, &w->rule, w->scale, w->codes);
+        on->code(w->cx, x, &all, 1, &w->rule, w->scale, w->codes);
+    return true;
+}
+
+static void put_classes(const struct work *w, const struct q_stats s[CLASSES])
+{
+    const struct codec_inst *c = w->c;
+    for (unsigned k = 0; k < CLASSES; k++) {
+        if (!s[k].n)
+            continue;
+        fit_group(c, &s[k], w->scale + w->at[k].floats);
+        write_scales((enum q_scale)common(c)->scale, w->scale + w->at[k].floats, of(c)->scales,
+                     w->scales + w->at[k].bytes);
+    }
+}
+
+// The scales of all classes.
+static bool fit_classes(const struct work *w, const float *x)
+{
+    const struct codec_inst *c = w->c;
+    struct q_stats s[CLASSES] = {{0}};
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
+        const struct shape_tensor *row = &c->shape->tensors[t];
+        struct quant_stats stats = {0};
+        struct quant_run r = run_of(w, t);
+        r.first = 0;
+        w->on->quant->fit(w->cx, x, &r, 1, of(c)->stats, &stats, NULL);
+        if (!add_stats(&stats, r.n, &s[row->kind]))
+            return false;
+    }
+    put_classes(w, s);
     return true;
 }
 
@@ -338,39 +370,144 @@ static void code_item(void *arg, uint32_t t)
         return;
     if (transposed(c, row)) {
         const struct quant_matrix m = {row->offset, row->rows, row->cols};
-        w->on->quant->turn(NULL, x, &m, 1, w->turned);
+        w->on->quant->turn(w->cx, x, &m, 1, w->turned);
         x = w->turned;
     }
     if (common(c)->group == Q_CLASS) { // which has been fitted
         struct quant_run all = run_of(w, t);
-        w->on->quant->code(NULL, x, &all, 1, &w->rule, w->scale, w->codes);
+        w->on->quant->code(w->cx, x, &all, 1, &w->rule, w->scale, w->codes);
     } else if (!fit_and_code(w, t, x)) {
         j->bad = true;
     }
 }
 
-// The scales of all classes.
-static bool fit_classes(const struct work *w, const float *x)
+// Tensor by tensor, by whichever thread takes it. False when a value is not finite or too large.
+static bool encode_pieces(const struct work *w, const float *x)
 {
     const struct codec_inst *c = w->c;
-    struct q_stats s[CLASSES] = {{0}};
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &c->shape->tensors[t];
-        struct quant_stats stats = {0};
-        struct quant_run r = run_of(w, t);
-        r.first = 0;
-        w->on->quant->fit(NULL, x, &r, 1, of(c)->stats, &stats, NULL);
-        if (!add_stats(&stats, r.n, &s[row->kind]))
+    struct code_job j = {w, x, common(c)->group == Q_CLASS && !fit_classes(w, x)};
+    if (!j.bad)
+        pool_each(c->shape->n_values, c->shape->n_tensors, code_item, &j);
+    return !j.bad;
+}
+
+// All runs in one call.
+
+struct runs {
+    struct quant_run *run; // tensors that are not empty; those that are transposed come last
+    struct quant_matrix *matrix;
+    uint32_t *tensor;
+    size_t plain, count;
+    struct quant_stats *stats; // of groups; by tensor where classes share them
+};
+
+static size_t runs_bytes(const struct codec_inst *c)
+{
+    size_t tensors = c->shape->n_tensors, groups = lay_scales(c, NULL).floats / of(c)->scales;
+    return SCRATCH_ROUND(tensors * sizeof(struct quant_run)) +
+           SCRATCH_ROUND(tensors * sizeof(struct quant_matrix)) +
+           SCRATCH_ROUND(tensors * sizeof(uint32_t)) +
+           SCRATCH_ROUND((groups + tensors) * sizeof(struct quant_stats));
+}
+
+static struct runs lay_runs(const struct work *w)
+{
+    const struct codec_inst *c = w->c;
+    const size_t tensors = c->shape->n_tensors;
+    const size_t groups = lay_scales(c, NULL).floats / of(c)->scales;
+    void *stage = w->stage;
+    struct runs r = {0};
+    r.run = scratch_take(&stage, tensors * sizeof *r.run);
+    r.matrix = scratch_take(&stage, tensors * sizeof *r.matrix);
+    r.tensor = scratch_take(&stage, tensors * sizeof *r.tensor);
+    r.stats = scratch_take(&stage, (groups + tensors) * sizeof *r.stats);
+    for (int turn = 0; turn < 2; turn++)
+        for (uint32_t t = 0; t < tensors; t++) {
+            const struct shape_tensor *row = &c->shape->tensors[t];
+            if (transposed(c, row) != (turn != 0) || tensor_values(row) == 0)
+                continue;
+            r.matrix[r.count] = (struct quant_matrix){row->offset, row->rows, row->cols};
+            r.tensor[r.count] = t;
+            r.run[r.count++] = run_of(w, t);
+            r.plain += !turn;
+        }
+    return r;
+}
+
+// The transposed tensors' matrices are the last ones.
+static void turn_all(const struct work *w, const struct runs *r, const float *x)
+{
+    if (r->count > r->plain)
+        w->on->quant->turn(w->cx, x, r->matrix + r->plain, r->count - r->plain, w->turned);
+}
+
+static void fit_all(const struct work *w, const struct runs *r, const float *x)
+{
+    const struct quant_stages *on = w->on->quant;
+    on->fit(w->cx, x, r->run, r->plain, of(w->c)->stats, r->stats, NULL);
+    on->fit(w->cx, w->turned, r->run + r->plain, r->count - r->plain, of(w->c)->stats, r->stats,
+            NULL);
+}
+
+static void code_all(const struct work *w, const struct runs *r, const float *x)
+{
+    const struct quant_stages *on = w->on->quant;
+    on->code(w->cx, x, r->run, r->plain, &w->rule, w->scale, w->codes);
+    on->code(w->cx, w->turned, r->run + r->plain, r->count - r->plain, &w->rule, w->scale,
+             w->codes);
+}
+
+// False when a value is not finite or too large.
+static bool encode_whole(const struct work *w, const float *x)
+{
+    const struct codec_inst *c = w->c;
+    const bool classes = common(c)->group == Q_CLASS;
+    struct q_stats class[CLASSES] = {{0}};
+    struct runs r = lay_runs(w);
+    turn_all(w, &r, x);
+    for (size_t i = 0; i < r.count && classes; i++)
+        r.run[i].first = i;
+    fit_all(w, &r, x);
+    for (size_t i = 0; i < r.count; i++) {
+        const struct shape_tensor *row = &c->shape->tensors[r.tensor[i]];
+        const struct quant_stats *stats = r.stats + r.run[i].first;
+        const struct places *at = &w->at[classes ? row->kind : r.tensor[i]];
+        float *scale = w->scale + at->floats;
+        if (classes ? !add_stats(stats, r.run[i].n, &class[row->kind])
+                    : !fit_run(c, &r.run[i], stats, scale))
             return false;
+        if (!classes)
+            write_scales((enum q_scale)common(c)->scale, scale, groups_of(c, row) * of(c)->scales,
+                         w->scales + at->bytes);
+        r.run[i].first = at->floats / of(c)->scales;
     }
-    for (unsigned k = 0; k < CLASSES; k++) {
-        if (!s[k].n)
-            continue;
-        fit_group(c, &s[k], w->scale + w->at[k].floats);
-        write_scales((enum q_scale)common(c)->scale, w->scale + w->at[k].floats, of(c)->scales,
-                     w->scales + w->at[k].bytes);
-    }
+    if (classes)
+        put_classes(w, class);
+    code_all(w, &r, x);
     return true;
+}
+
+static void decode_whole(const struct work *w, struct quant_sink to)
+{
+    const struct quant_stages *on = w->on->quant;
+    const struct runs r = lay_runs(w);
+    const struct quant_sink turned = {w->turned, 1, false};
+    const size_t rest = r.count - r.plain;
+    on->give(w->cx, w->codes, r.run, r.plain, &w->rule, w->scale, to, false);
+    if (rest == 0)
+        return;
+    on->give(w->cx, w->codes, r.run + r.plain, rest, &w->rule, w->scale, turned, false);
+    on->turn_back(w->cx, w->turned, r.matrix + r.plain, rest, to);
+}
+
+size_t quantiser_stage(const struct codec_inst *c)
+{
+    return runs_bytes(c);
+}
+
+size_t quantiser_device(const struct codec_inst *c)
+{
+    return common(c)->group == Q_RANK ? c->shape->n_values * sizeof(float) : 0;
 }
 
 // The message.
@@ -409,15 +546,20 @@ size_t quantiser_bound(const struct codec_inst *c)
            coder_bound((enum coder)common(c)->coder, c->shape->n_values, kinds_of(c));
 }
 
-static struct work lay_work(const struct codec_inst *c, const struct codec_key *key, void **scratch)
+static struct work lay_work(const struct codec_inst *c, const struct codec_key *key,
+                            const struct codec_device *on, void **scratch)
 {
     size_t n = c->shape->n_values;
     struct places *at = scratch_take(scratch, places_count(c) * sizeof *at);
     struct places total = lay_scales(c, at);
-    struct work w = {.c = c, .on = &codec_stages_cpu, .at = at, .key = key};
+    struct work w = {.c = c, .on = codec_column(on), .cx = codec_context(on), .at = at, .key = key};
     w.scale = scratch_take(scratch, total.floats * sizeof(float));
     w.codes = needs_bytes(c) ? scratch_take(scratch, n) : NULL;
     w.turned = common(c)->group == Q_RANK ? scratch_take(scratch, n * sizeof(float)) : NULL;
+    if (on) {
+        w.stage = on->stage;
+        w.turned = on->room;
+    }
     rule_of(c, &w.rule);
     w.rule.width = w.codes ? 8 : w.rule.width;
     return w;
@@ -427,7 +569,7 @@ int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *i
                          size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
     size_t n = c->shape->n_values;
-    struct work w = lay_work(c, &in->key, &scratch);
+    struct work w = lay_work(c, &in->key, in->on, &scratch);
     const enum coder coder = (enum coder)common(c)->coder;
     const unsigned width = entropy_width(w.rule.kinds);
     const uint8_t *bytes = w.codes;
@@ -439,11 +581,8 @@ int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *i
         w.codes = msg_take(&o, PART_VALUES, pack_bytes(n, width));
     if (!w.scales || !w.codes)
         return msg_full(&o, err);
-    struct code_job j = {&w, in->x, common(c)->group == Q_CLASS && !fit_classes(&w, in->x)};
-    if (!j.bad)
-        pool_each(n, c->shape->n_tensors, code_item, &j);
-    if (j.bad)
-        return codec_bad_input(c, in->x, err);
+    if (w.on->whole ? !encode_whole(&w, in->x) : !encode_pieces(&w, in->x))
+        return codec_bad_input(c, in->x, in->on, err);
     lap(in->laps, STAGE_QUANTISE);
     if (bytes && coder_put(&o, coder, bytes, n, w.rule.kinds, scratch))
         return msg_full(&o, err);
@@ -491,17 +630,24 @@ static void give_item(void *arg, uint32_t t)
     if (tensor_values(row) == 0)
         return;
     struct quant_run r = run_of(w, t);
-    on->give(NULL, w->codes, &r, 1, &w->rule, w->scale, turn ? turned : j->to, !turn && j->stream);
+    on->give(w->cx, w->codes, &r, 1, &w->rule, w->scale, turn ? turned : j->to, !turn && j->stream);
     if (turn)
-        on->turn_back(NULL, w->turned, &m, 1, j->to);
+        on->turn_back(w->cx, w->turned, &m, 1, j->to);
+}
+
+static void decode_pieces(const struct work *w, struct quant_sink to)
+{
+    size_t n = w->c->shape->n_values;
+    struct give_job j = {w, to, !to.add && n >= STREAM};
+    pool_each(n, w->c->shape->n_tensors, give_item, &j);
 }
 
 int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                     size_t len, struct quant_sink to, void *scratch, struct err *err)
+                     size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     size_t n = c->shape->n_values;
     struct msg_in m;
-    struct work w = lay_work(c, key, &scratch);
+    struct work w = lay_work(c, key, to.on, &scratch);
     if (msg_open_plain(&m, in, len, err) || get_scales(&m, &w, err))
         return -1;
     if (w.codes) {
@@ -515,7 +661,9 @@ int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, co
     }
     if (msg_end(&m, err))
         return -1;
-    struct give_job j = {&w, to, !to.add && n >= STREAM};
-    pool_each(n, c->shape->n_tensors, give_item, &j);
+    if (w.on->whole)
+        decode_whole(&w, to.sink);
+    else
+        decode_pieces(&w, to.sink);
     return 0;
 }

@@ -63,14 +63,17 @@ struct quantiser {
 // The functions of a row whose family points to a struct quantiser.
 int quantiser_check(const struct codec_inst *c, struct err *err);
 size_t quantiser_scratch(const struct codec_inst *c);
+size_t quantiser_stage(const struct codec_inst *c);
+size_t quantiser_device(const struct codec_inst *c);
 size_t quantiser_bound(const struct codec_inst *c);
 int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                          size_t cap, void *scratch, struct codec_report *report, struct err *err);
 int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                     size_t len, struct quant_sink to, void *scratch, struct err *err);
+                     size_t len, struct codec_output to, void *scratch, struct err *err);
 
 #define QUANTISER_ROW(q)                                                                           \
-    .check = quantiser_check, .scratch_bytes = quantiser_scratch, .bound = quantiser_bound,        \
+    .stages = CODEC_ON_QUANT, .check = quantiser_check, .scratch_bytes = quantiser_scratch,        \
+    .stage_bytes = quantiser_stage, .device_bytes = quantiser_device, .bound = quantiser_bound,    \
     .encode = quantiser_encode, .decode = quantiser_decode, .family = &(q)
 
 #endif

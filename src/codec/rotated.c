@@ -278,7 +278,7 @@ static int64_t eden_encode(const struct codec_inst *c, const struct codec_input 
     struct encode_job j = {c, in, slices, scales, codes, false};
     pool_each(c->shape->n_values, (uint32_t)n, encode_item, &j);
     if (j.bad)
-        return codec_bad_input(c, in->x, err);
+        return codec_bad_input(c, in->x, in->on, err);
     lap(in->laps, STAGE_QUANTISE);
     double bits = ((const struct eden_opt *)c->opt)->bits;
     report->kept[record_width_of[(int)ceil(bits)]] = (int64_t)c->shape->n_values;
@@ -303,7 +303,7 @@ static void decode_item(void *arg, uint32_t i)
 }
 
 static int eden_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+                       size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     struct slice *slices = scratch;
     size_t bytes, n = lay_slices(c, slices, &bytes);
@@ -318,7 +318,7 @@ static int eden_decode(const struct codec_inst *c, const struct codec_key *key, 
     for (size_t i = 0; i < n; i++)
         if (!msg_scale_ok(get_f32(scales + 4 * i)))
             return msg_bad("scales", "one is not finite, or too large", err);
-    struct decode_job j = {c, key, slices, scales, codes, to};
+    struct decode_job j = {c, key, slices, scales, codes, to.sink};
     pool_each(c->shape->n_values, (uint32_t)n, decode_item, &j);
     return 0;
 }

@@ -196,7 +196,7 @@ static const uint8_t *sketch_payload(const struct codec_inst *c, const uint8_t *
 
 // One sketch alone: the largest of its estimates.
 static int sketch_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                         size_t len, struct quant_sink to, void *scratch, struct err *err)
+                         size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     struct room r = lay_room(c, scratch);
     const uint8_t *p = sketch_payload(c, in, len, err);
@@ -205,10 +205,10 @@ static int sketch_decode(const struct codec_inst *c, const struct codec_key *key
     quant_f32_from_le(p, cells_of(c), (struct quant_sink){r.cells, 1, false});
     estimate(c, key->seed, r.cells, r.x);
     size_t count = largest(r.x, c->shape->n_values, moved(c), 0, r.at);
-    if (!to.add)
-        memset(to.to, 0, c->shape->n_values * sizeof *to.to);
+    if (!to.sink.add)
+        memset(to.sink.to, 0, c->shape->n_values * sizeof *to.sink.to);
     coords_gather(r.x, r.at, count, r.x); // ascending: read before they are written over
-    coords_give(r.at, r.x, count, to);
+    coords_give(r.at, r.x, count, to.sink);
     return 0;
 }
 

@@ -675,7 +675,7 @@ static int pick_all(const struct codec_inst *c, struct shape_range r, const stru
     pool_each(c->shape->n_values, group_count(c), find_least, &j);
     bool all = (large && collect(&j, SLICES)) || collect(&j, 1);
     if (all && quant_absmax_bits(p->v, p->count) >= f32_bits(CODEC_LIMIT))
-        return codec_bad_input(c, x, err);
+        return codec_bad_input(c, x, NULL, err);
     if (!all || !settle(&j)) {
         int bad = codec_check_limit(c, x, err);
         if (bad)
@@ -905,7 +905,7 @@ static void give(const struct codec_inst *c, const struct picked *k, struct quan
 }
 
 static int sparse_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                         size_t len, struct quant_sink to, void *scratch, struct err *err)
+                         size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     struct parsed p = {0};
     size_t *kept;
@@ -949,7 +949,7 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     find_starts(c, &p.k);
     for (uint32_t t = 0; t < c->shape->n_tensors; t++)
         get_values(c, &p, t, p.k.start[t], p.k.start[t + 1] - p.k.start[t], p.k.v + p.k.start[t]);
-    give(c, &p.k, to);
+    give(c, &p.k, to.sink);
     return 0;
 }
 

@@ -66,7 +66,7 @@ static int vote_payload(const struct codec_inst *c, const uint8_t *in, size_t le
 
 // One vote alone: the step along its sign.
 static int vote_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                       size_t len, struct quant_sink to, void *scratch, struct err *err)
+                       size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     (void)key, (void)scratch;
     const uint8_t *bits;
@@ -74,7 +74,7 @@ static int vote_decode(const struct codec_inst *c, const struct codec_key *key, 
         return -1;
     float step = (float)((const struct vote_opt *)c->opt)->step;
     const float table[16] = {-step, step};
-    quant_unpack_table(bits, c->shape->n_values, 1, table, to, false);
+    quant_unpack_table(bits, c->shape->n_values, 1, table, to.sink, false);
     return 0;
 }
 

@@ -104,7 +104,7 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
     if (len < 0)
         return len;
     report->staleness = stale;
-    struct quant_sink set = {x_hat, 1, false};
+    struct codec_output set = {.sink = {x_hat, 1, false}};
     if (c->inner->row->decode(c->inner, &in->key, out, (size_t)len, set, scratch, err))
         return -1;
     mix_sum(1, v, -1, x_hat, n, in->state_next);
@@ -115,7 +115,7 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
 }
 
 static int ef_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                     size_t len, struct quant_sink to, void *scratch, struct err *err)
+                     size_t len, struct codec_output to, void *scratch, struct err *err)
 {
     return c->inner->row->decode(c->inner, key, in, len, to, scratch, err);
 }
@@ -228,7 +228,7 @@ static int64_t squeeze_encode(const struct codec_inst *c, const struct codec_inp
 }
 
 static int squeeze_decode(const struct codec_inst *c, const struct codec_key *key,
-                          const uint8_t *in, size_t len, struct quant_sink to, void *scratch,
+                          const uint8_t *in, size_t len, struct codec_output to, void *scratch,
                           struct err *err)
 {
     const struct squeezer *s = squeezer_of(c);

@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "kernels/kernels.h"
+#include "kernels/stages.h"
 
 #include <stdbool.h>
 
@@ -25,10 +26,11 @@ struct dev;
 struct dev_row {
     const char *name, *help;
     const struct kernel_ops *ops; // NULL = not in this build; a NULL operation = not supported here
-    bool host;                    // arrays are ordinary memory, which host code may touch
-    int32_t act;                  // enum kernel_dtype of activations
-    int32_t lanes;                // work under way side by side; 0 = as many as threads
-    int32_t slice_tokens;         // a batch is taken in parts of about so many
+    const struct codec_stages *codec; // NULL = codecs fetch what lies here
+    bool host;                        // arrays are ordinary memory, which host code may touch
+    int32_t act;                      // enum kernel_dtype of activations
+    int32_t lanes;                    // work under way side by side; 0 = as many as threads
+    int32_t slice_tokens;             // a batch is taken in parts of about so many
     int (*open)(struct dev *d, struct err *err);                                // or NULL
     void (*close)(struct dev *d);                                               // or NULL
     void *(*alloc)(struct dev *d, enum mem_purpose purpose, size_t size_bytes); // zeroed

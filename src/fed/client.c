@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 
 // A row per tensor of every part of the view.
@@ -287,6 +288,7 @@ static void report_message(struct clients *c, const struct frame *head, int vect
                             .client = (int32_t)head->client,
                             .vector = vector};
     memcpy(m.kept, r->kept, sizeof m.kept);
+    snprintf(m.coded_on, sizeof m.coded_on, "%s", r->ran_on ? r->ran_on : "cpu");
     assert(c->n_reports < c->reports_cap);
     c->report[c->n_reports++] = m;
 }

@@ -468,6 +468,8 @@ static void take_report(struct server *s, const struct rec_message *report)
     row->nmse = report->nmse;
     row->norm = report->norm;
     row->staleness = report->staleness;
+    memcpy(row->coded_on, report->coded_on, sizeof row->coded_on);
+    row->coded_on[sizeof row->coded_on - 1] = '\0';
 }
 
 static void take_event(struct server *s, const struct server_peer *p, struct rec_event *e)

@@ -49,6 +49,10 @@ struct report_bytes report_sum_bytes(const struct trace_file *f, int32_t run)
         const int64_t part[6] = {m[i].header_bytes,  m[i].directory_bytes, m[i].scales_bytes,
                                  m[i].indices_bytes, m[i].tags_bytes,      m[i].values_bytes};
         b.frames += m[i].vector == 0;
+        if (m[i].coded_on[0] && !b.coded_on[0])
+            memcpy(b.coded_on, m[i].coded_on, sizeof b.coded_on);
+        else if (m[i].coded_on[0] && strcmp(b.coded_on, m[i].coded_on) != 0)
+            strcpy(b.coded_on, "several devices");
         stats_add(&b.total, m[i].frame_bytes);
         for (int k = 0; k < 6; k++)
             stats_add(&b.part[k], part[k] > 0 ? part[k] : 0);
@@ -421,6 +425,8 @@ void report_bytes(FILE *out, const struct trace_file *f, int32_t run)
             fprintf(out, "  %s at %d bit", fmt_count(text[0], b.kept[k]), record_width_bits[k]);
     if (isfinite(b.nmse_median))
         fprintf(out, "; median NMSE %.3g", b.nmse_median);
+    if (b.coded_on[0])
+        fprintf(out, "; coded on %s", b.coded_on);
     fprintf(out, "\n");
 }
 

@@ -43,6 +43,7 @@ struct report_bytes {
     int64_t frames, part[6], total, values; // parts in the order of report_part_name
     int64_t kept[RECORD_WIDTHS];
     double nmse_median; // NaN = none
+    char coded_on[16];  // "" = not told
 };
 extern const char *const report_part_name[6];
 struct report_bytes report_sum_bytes(const struct trace_file *f, int32_t run);

@@ -87,7 +87,7 @@ void fence_check(const char *op, const void *p)
     abort();
 }
 
-static void check_host(const char *what, const void *p)
+void fence_check_host(const char *what, const void *p)
 {
     const uint8_t *at = p;
     if (at < range || at >= range + RANGE_BYTES)
@@ -132,10 +132,8 @@ static struct fence *of(struct dev *d)
     return d->state;
 }
 
-static void fence_wait(struct dev *d, int32_t lane)
+static void run_queue(struct fence *f)
 {
-    struct fence *f = of(d);
-    (void)lane;
     if (f->recording) {
         say("fence: somebody waits within a recording\n");
         abort();
@@ -149,6 +147,23 @@ static void fence_wait(struct dev *d, int32_t lane)
     protect(PROT_NONE);
     dev_denormals_restore(was);
     list_clear(&f->queue);
+}
+
+static void fence_wait(struct dev *d, int32_t lane)
+{
+    (void)lane;
+    run_queue(of(d));
+}
+
+void fence_enter(void *queue)
+{
+    run_queue(queue);
+    protect(PROT_READ | PROT_WRITE);
+}
+
+void fence_leave(void)
+{
+    protect(PROT_NONE);
 }
 
 static void *fence_alloc(struct dev *d, enum mem_purpose purpose, size_t size_bytes)
@@ -235,7 +250,7 @@ static void fence_put(struct dev *d, int32_t lane, void *to, const void *from, s
     (void)lane;
     not_recorded(d, "put");
     fence_check("put", to);
-    check_host("put", from);
+    fence_check_host("put", from);
     if (n)
         queue_move(d, to, from, n);
 }
@@ -245,7 +260,7 @@ static void fence_get(struct dev *d, int32_t lane, void *to, const void *from, s
     (void)lane;
     not_recorded(d, "get");
     fence_check("get", from);
-    check_host("get", to);
+    fence_check_host("get", to);
     if (n)
         queue_move(d, to, from, n);
 }
@@ -378,6 +393,7 @@ const struct dev_row dev_fence = {
     .name = "fence",
     .help = "for tests: the CPU's kernels on memory that host code cannot touch",
     .ops = &fence_ops,
+    .codec = &fence_codec,
     .act = KERNEL_F32,
     .lanes = 1,
     .slice_tokens = 512, // as the CPU, and so the same bits

@@ -17,6 +17,13 @@ void fence_queue(void *queue, void (*run)(void *arg), void (*drop)(void *arg), v
 void fence_check(const char *op, const void *p);
 extern const struct kernel_ops fence_ops;
 
+// fence_codec.c: the codecs' stages, each over all runs in one call. What is queued runs first;
+// between enter and leave the device's memory can be touched.
+void fence_enter(void *queue);
+void fence_leave(void);
+void fence_check_host(const char *op, const void *p);
+extern const struct codec_stages fence_codec; // stages.h
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,7 @@
-// What a codec says of its stages: which parts its time has.
+// What a codec says of its stages: which parts its time has, and where they ran.
 #include "codec_cases.h"
+
+#include "dev/dev.h"
 
 #define PART(stage) (UINT64_C(1) << STAGE_##stage)
 #define SPARSE      (PART(ALLOC) | PART(SELECT) | PART(PACK) | PART(QUANTISE))
@@ -117,11 +119,165 @@ static void test_parts_are_there_and_add_up(void **state)
     shape_free(&s.shape);
 }
 
+// Devices.
+
+static int32_t kind_of(const char *name)
+{
+    for (int32_t i = 0; dev_table[i]; i++)
+        if (strcmp(dev_table[i]->name, name) == 0)
+            return i;
+    fail_msg("no device %s", name);
+    return -1;
+}
+
+static float *send(struct dev *d, const float *x, size_t n)
+{
+    float *there = d->row->alloc(d, MEM_CODEC, (n + 1) * sizeof *x);
+    dev_put(d, there, x, n * sizeof *x);
+    return there;
+}
+
+// The host's session of a method, and its vectors on a device.
+struct twin {
+    struct session s;
+    struct dev *d;
+    struct codec_device on;
+    float *x, *sens, *grad, *state, *state_next, *acc;
+    uint8_t *msg;
+};
+
+static void twin_open(struct twin *t, struct dev *d, const char *text, const float *x)
+{
+    t->d = d;
+    session_open(&t->s, text);
+    size_t n = t->s.shape.n_values, state = codec_state_floats(t->s.c);
+    for (size_t i = 0; i < state; i++)
+        t->s.state[i] = 0;
+    t->on = (struct codec_device){
+        .dev = d,
+        .stage = d->row->stage(d, codec_stage_bytes(t->s.c, d) + 1),
+        .room = d->row->alloc(d, MEM_CODEC, codec_device_bytes(t->s.c, d) + 1)};
+    t->x = send(d, x, n);
+    t->sens = send(d, t->s.sens, n);
+    t->grad = send(d, t->s.grad, n);
+    t->state = send(d, t->s.state, state);
+    t->state_next = send(d, t->s.state, state);
+    t->acc = send(d, x, n);
+    t->msg = mem_alloc(MEM_CODEC, codec_bound(t->s.c) + 1);
+}
+
+static void twin_close(struct twin *t)
+{
+    float *const there[] = {t->x, t->sens, t->grad, t->state, t->state_next, t->acc, t->on.room};
+    for (size_t i = 0; i < ARRAY_LEN(there); i++)
+        t->d->row->free(t->d, there[i]);
+    t->d->row->unstage(t->d, t->on.stage);
+    mem_free(t->msg);
+    session_close(&t->s);
+}
+
+static int64_t twin_encode(struct twin *t, struct codec_key key, struct codec_report *report)
+{
+    const struct codec_input in = {.on = &t->on,
+                                   .x = t->x,
+                                   .sens = t->sens,
+                                   .grad = t->grad,
+                                   .state = t->state,
+                                   .state_next = t->state_next,
+                                   .key = key,
+                                   .budget_bytes = -1};
+    return codec_encode(t->s.c, &in, t->msg, codec_bound(t->s.c), t->s.scratch, report, &t->s.err);
+}
+
+// Two rounds, so that what is kept comes into play: bytes, state, and what is decoded and added.
+static void same_on_device(struct twin *t, const float *x)
+{
+    const size_t n = t->s.shape.n_values, state = codec_state_floats(t->s.c);
+    float *got = mem_alloc(MEM_CODEC, (n + state + 1) * sizeof *got);
+    float *acc = mem_alloc(MEM_CODEC, (n + 1) * sizeof *acc);
+    for (uint32_t round = 0; round < 2; round++) {
+        const struct codec_key key = key_of(round);
+        struct codec_report report;
+        int64_t len = session_encode(&t->s, x, key, codec_bound(t->s.c));
+        int64_t there = twin_encode(t, key, &report);
+        if (len < 0 || there < 0)
+            fail_msg("%s: %s", t->s.c->text, t->s.err.text);
+        assert_string_equal(t->s.report.ran_on, "cpu");
+        assert_string_equal(report.ran_on, codec_runs_on(t->s.c, t->d) ? t->d->row->name : "cpu");
+        if (there != len || memcmp(t->msg, t->s.msg, (size_t)len) != 0)
+            fail_msg("%s: other bytes on %s", t->s.c->text, t->d->row->name);
+        dev_get(t->d, got, t->state_next, state * sizeof *got);
+        assert_memory_equal(got, t->s.state_next, state * sizeof *got);
+        dev_put(t->d, t->state, got, state * sizeof *got);
+        memcpy(t->s.state, got, state * sizeof *got);
+        memcpy(acc, x, n * sizeof *x);
+        dev_put(t->d, t->acc, x, n * sizeof *x);
+        for (int add = 1; add >= 0; add--) {
+            const struct codec_output here = {.sink = {acc, 0.5f, add}};
+            const struct codec_output to = {.on = &t->on, .sink = {t->acc, 0.5f, add}};
+            int bad =
+                codec_decode_to(t->s.c, &key, t->msg, (size_t)len, here, t->s.scratch, &t->s.err);
+            bad |= codec_decode_to(t->s.c, &key, t->msg, (size_t)len, to, t->s.scratch, &t->s.err);
+            if (bad)
+                fail_msg("%s: %s", t->s.c->text, t->s.err.text);
+            dev_get(t->d, got, t->acc, n * sizeof *got);
+            if (memcmp(got, acc, n * sizeof *got) != 0)
+                fail_msg("%s: decoded otherwise on %s", t->s.c->text, t->d->row->name);
+        }
+    }
+    mem_free(got);
+    mem_free(acc);
+}
+
+// A value that no codec takes is named as on the host, wherever it lies.
+static void same_refusal(struct twin *t, float *x)
+{
+    struct codec_report report;
+    const size_t n = t->s.shape.n_values, at = n / 2;
+    const float was = x[at];
+    x[at] = INFINITY;
+    dev_put(t->d, t->x, x, n * sizeof *x);
+    int64_t here = session_encode(&t->s, x, key_of(2), codec_bound(t->s.c));
+    char text[sizeof t->s.err.text];
+    memcpy(text, t->s.err.text, sizeof text);
+    if (here != CODEC_NONFINITE || twin_encode(t, key_of(2), &report) != here)
+        fail_msg("%s takes an infinite value", t->s.c->text);
+    assert_string_equal(t->s.err.text, text);
+    x[at] = was;
+}
+
+static void test_device_gives_the_same_bytes(void **state)
+{
+    (void)state;
+    const char *const rows[] = {"cpu", "fence"};
+    void (*const shapes[])(struct shape * s) = {shape_odd, shape_two};
+    for (size_t r = 0; r < ARRAY_LEN(rows); r++)
+        for (size_t k = 0; k < ARRAY_LEN(shapes); k++) {
+            struct dev d;
+            struct twin t;
+            struct err err;
+            assert_int_equal(dev_open(&d, kind_of(rows[r]), 1, &err), 0);
+            shapes[k](&t.s.shape);
+            float *x = mem_alloc(MEM_CODEC, sizeof *x * t.s.shape.n_values);
+            fill(x, t.s.shape.n_values, DIST_LAPLACE, 4);
+            for (const char *const *text = codec_cases; *text; text++) {
+                twin_open(&t, &d, *text, x);
+                same_on_device(&t, x);
+                same_refusal(&t, x);
+                twin_close(&t);
+            }
+            mem_free(x);
+            shape_free(&t.s.shape);
+            dev_close(&d);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_row_has_its_parts_told),
         cmocka_unit_test(test_parts_are_there_and_add_up),
+        cmocka_unit_test(test_device_gives_the_same_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
