@@ -7,15 +7,35 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define BLOCK_COPIES 3   // one an instruction set, see simd.h; all give the same bits
+#define BLOCK_VALUES 256 // of a block, at most
+
 struct block_row {
     const char *name;
     int32_t id, values, bytes; // GGUF's id; values of a block, and its bytes
-    void (*decode)(const uint8_t *x, float *y);
+    void (*decode[BLOCK_COPIES])(const uint8_t *x, size_t blocks, float *y);
+    void (*encode)(const float *x, uint8_t *y); // one block; NULL = not done here
 };
 
-extern const struct block_row block_table[];    // ends with a NULL name
-const struct block_row *block_find(int32_t id); // NULL = cannot be decoded
+// Rows of a weight as blocks, one row after another.
+struct block_rows {
+    const struct block_row *type;
+    const uint8_t *at;
+    int32_t rows, cols; // cols: whole blocks
+};
+
+extern const struct block_row block_table[];      // ends with a NULL name
+enum block_id { BLOCK_Q4_1 = 3, BLOCK_Q8_0 = 8 }; // some of GGUF's ids
+const struct block_row *block_find(int32_t id);   // NULL = cannot be decoded
 // Blocks that lie one after another.
 void block_decode(const struct block_row *row, const uint8_t *x, size_t blocks, float *y);
+void block_encode(const struct block_row *row, const float *x, size_t blocks, uint8_t *y);
+static inline size_t block_row_bytes(const struct block_rows *p)
+{
+    return (size_t)(p->cols / p->type->values) * (size_t)p->type->bytes;
+}
+// Columns [col, col + n) of a row; col and n are whole blocks. Rows beyond those of the first part
+// are the next one's in the list.
+void block_columns(const struct block_rows *part, int32_t row, int32_t col, int32_t n, float *y);
 
 #endif

@@ -94,7 +94,10 @@ struct rows { // a block of rows on its way through the tiles
 static struct kernel_weight part(const struct kernel_weight *w, int32_t row0, int32_t rows)
 {
     struct kernel_weight p = *w;
-    p.w = (const char *)w->w + (size_t)row0 * (size_t)w->ld * kernel_dtype_bytes(w->dtype);
+    if (w->blocks)
+        p.row0 += row0;
+    else
+        p.w = (const char *)w->w + (size_t)row0 * (size_t)w->ld * kernel_dtype_bytes(w->dtype);
     p.packed = w->packed ? w->packed + (size_t)row0 * (size_t)w->cols : NULL;
     p.rows = rows;
     return p;
@@ -110,12 +113,13 @@ static void tile_times_head(const struct kernel_weight *w, const float *tile, pt
                      .a = tile,
                      .rsa = ld,
                      .csa = 1,
-                     .b = {.w = w->w, .ld = w->ld, .dtype = w->dtype, .readable = m <= 64},
+                     .b = gemm_stored(w, false),
                      .c0 = accumulate ? dx : NULL,
                      .ldc0 = lddx,
                      .c = dx,
                      .ldc = lddx,
                      .alpha = 1.0f};
+    g.b.readable = m <= 64;
     gemm(&g, work);
 }
 
@@ -149,15 +153,13 @@ static void tile_times_x(const struct rows *r, const float *weight, float *tile,
 static void finish_dx(const struct rows *r, const struct kernel_weight *head, const float *weight,
                       float *row)
 {
-    size_t row_bytes = (size_t)head->ld * kernel_dtype_bytes(head->dtype);
     for (int32_t i = 0; i < r->m; i++) {
         float *dx = r->dx + i * r->lddx;
         if (r->target[i] < 0) {
             memset(dx, 0, (size_t)r->cols * sizeof *dx);
             continue;
         }
-        kernel_to_f32(head->dtype, (const char *)head->w + (size_t)r->target[i] * row_bytes,
-                      (size_t)head->cols, row);
+        kernel_weight_row(head, r->target[i], row);
         float by = weight[i] / r->sum[i], w = weight[i];
         for (int32_t j = 0; j < r->cols; j++)
             dx[j] = dx[j] * by - w * row[j];
@@ -232,15 +234,9 @@ void ce_head_cpu(const struct kernel_ctx *cx, const struct kernel_weight *head,
 
 static double logit_ref(const struct kernel_weight *head, const float *x, int32_t v)
 {
-    size_t size = kernel_dtype_bytes(head->dtype);
     double sum = 0;
-    for (int32_t c = 0; c < head->cols; c++) {
-        float w;
-        kernel_to_f32(head->dtype,
-                      (const char *)head->w + ((size_t)v * (size_t)head->ld + (size_t)c) * size, 1,
-                      &w);
-        sum += (double)x[c] * w;
-    }
+    for (int32_t c = 0; c < head->cols; c++)
+        sum += (double)x[c] * kernel_weight_value(head, v, c);
     return sum;
 }
 
@@ -252,7 +248,6 @@ void ce_head_ref(const struct kernel_ctx *cx, const struct kernel_weight *head,
     const float *x = act_in(x_act);
     float *dx = act_out(dx_act);
     (void)cx;
-    size_t size = kernel_dtype_bytes(head->dtype);
     for (int32_t i = 0; i < m; i++) {
         const float *row = x + i * ldx;
         double top = -INFINITY, sum = 0;
@@ -274,9 +269,7 @@ void ce_head_ref(const struct kernel_ctx *cx, const struct kernel_weight *head,
         for (int32_t v = 0; v < head->rows && target[i] >= 0 && (dx || dw); v++) {
             double p = exp(logit_ref(head, row, v) - top) / sum - (v == target[i]);
             for (int32_t c = 0; c < head->cols; c++) {
-                float w;
-                size_t at = (size_t)v * (size_t)head->ld + (size_t)c;
-                kernel_to_f32(head->dtype, (const char *)head->w + at * size, 1, &w);
+                float w = kernel_weight_value(head, v, c);
                 if (dx)
                     dx[i * lddx + c] += (float)(weight[i] * p * w);
                 if (dw)

@@ -42,10 +42,8 @@ void embed_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_weight *tabl
 {
     float *x = act_out(x_act);
     (void)cx;
-    size_t row_bytes = (size_t)table->ld * kernel_dtype_bytes(table->dtype);
     for (int32_t i = 0; i < m; i++)
-        kernel_to_f32(table->dtype, (const char *)table->w + (size_t)tokens[i] * row_bytes,
-                      (size_t)table->cols, x + i * ldx);
+        kernel_weight_row(table, tokens[i], x + i * ldx);
 }
 
 void embed_bwd_cpu(const struct kernel_ctx *cx, const kernel_act *dx, ptrdiff_t lddx,
@@ -102,13 +100,9 @@ void embed_fwd_ref(const struct kernel_ctx *cx, const struct kernel_weight *tabl
 {
     float *x = act_out(x_act);
     (void)cx;
-    size_t size = kernel_dtype_bytes(table->dtype);
     for (int32_t i = 0; i < m; i++)
         for (int32_t j = 0; j < table->cols; j++)
-            kernel_to_f32(table->dtype,
-                          (const char *)table->w +
-                              ((size_t)tokens[i] * (size_t)table->ld + (size_t)j) * size,
-                          1, x + i * ldx + j);
+            x[i * ldx + j] = kernel_weight_value(table, tokens[i], j);
 }
 
 void embed_bwd_ref(const struct kernel_ctx *cx, const kernel_act *dx_act, ptrdiff_t lddx,

@@ -247,8 +247,43 @@ struct chain { // C += A B over k
 #define SIMD_FILE "gemm.c"
 #include "simd_each.h"
 
+// The same of a B that is held as blocks. A panel of W^T takes 32 rows, 256 columns at a time; of W
+// a row's columns go to all panels.
+static void pack_blocks(const struct gemm_mat *b, int32_t k0, int32_t k, int32_t n0, int32_t n,
+                        float *out)
+{
+    enum { COLS = BLOCK_VALUES };
+    float tile[GEMM_PANEL * COLS];
+    for (int32_t i = 0; i < k && !b->trans; i++)
+        for (int32_t j = 0; j < n; j += COLS) {
+            int32_t cols = n - j < COLS ? n - j : COLS;
+            block_columns(b->blocks, b->row0 + k0 + i, n0 + j, cols, tile);
+            for (int32_t c = 0; c < cols; c += GEMM_PANEL) {
+                int32_t p = (j + c) / GEMM_PANEL, left = n - j - c;
+                ptrdiff_t width = gemm_width(n, p);
+                SIMD_PICK(pack_columns, (tile + c, 0, 1, left < GEMM_PANEL ? left : GEMM_PANEL,
+                                         width, out + (ptrdiff_t)p * k * GEMM_PANEL + i * width));
+            }
+        }
+    for (int32_t p = 0; p < gemm_panels(n) && b->trans; p++, out += (ptrdiff_t)k * GEMM_PANEL) {
+        int32_t j = n0 + p * GEMM_PANEL, left = n - p * GEMM_PANEL;
+        int32_t take = left < GEMM_PANEL ? left : GEMM_PANEL;
+        ptrdiff_t width = gemm_width(n, p);
+        for (int32_t i = 0; i < k; i += COLS) {
+            int32_t cols = k - i < COLS ? k - i : COLS;
+            for (int32_t r = 0; r < take; r++)
+                block_columns(b->blocks, b->row0 + j + r, k0 + i, cols, tile + r * COLS);
+            SIMD_PICK(pack_rows, (tile, COLS, cols, take, width, out + i * width));
+        }
+    }
+}
+
 void gemm_pack(const struct gemm_mat *b, int32_t k0, int32_t k, int32_t n0, int32_t n, float *out)
 {
+    if (b->blocks) {
+        pack_blocks(b, k0, k, n0, n, out);
+        return;
+    }
     enum { ROWS = 32, COLS = 64 };
     float tile[ROWS * COLS];
     size_t size = kernel_dtype_bytes(b->dtype);
@@ -290,7 +325,7 @@ size_t kernel_packed_floats(int32_t rows, int32_t cols)
 
 void kernel_pack_weight(const struct kernel_weight *w, float *packed)
 {
-    struct gemm_mat b = {.w = w->w, .ld = w->ld, .dtype = w->dtype, .trans = true};
+    struct gemm_mat b = gemm_stored(w, true);
     gemm_pack(&b, 0, w->cols, 0, w->rows, packed);
 }
 
@@ -306,7 +341,7 @@ static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32
     if (w->packed) {
         b->panel = (ptrdiff_t)GEMM_PANEL * g->k;
         b->b = w->packed + p0 * b->panel;
-    } else if (w->readable && !w->trans && w->dtype == KERNEL_F32) {
+    } else if (w->readable && !w->trans && !w->blocks && w->dtype == KERNEL_F32) {
         b->panel = GEMM_PANEL;
         b->b = (const float *)w->w + p0 * GEMM_PANEL;
         b->ldb = b->ldb_last = w->ld;
@@ -355,17 +390,16 @@ void gemm(const struct gemm *g, float *work)
 void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff_t lda,
                  const struct kernel_weight *w, float *c, ptrdiff_t ldc)
 {
-    struct gemm g = {
-        .m = m,
-        .n = w->rows,
-        .k = w->cols,
-        .a = a,
-        .rsa = lda,
-        .csa = 1,
-        .b = {.w = w->w, .packed = w->packed, .ld = w->ld, .dtype = w->dtype, .trans = true},
-        .c = c,
-        .ldc = ldc,
-        .alpha = 1.0f};
+    struct gemm g = {.m = m,
+                     .n = w->rows,
+                     .k = w->cols,
+                     .a = a,
+                     .rsa = lda,
+                     .csa = 1,
+                     .b = gemm_stored(w, true),
+                     .c = c,
+                     .ldc = ldc,
+                     .alpha = 1.0f};
     assert(cx->work_floats >= GEMM_WORK);
     gemm(&g, cx->work);
 }

@@ -16,20 +16,33 @@
 #include <stdbool.h>
 
 #define GEMM_PANEL 32  // columns of a panel of B
-#define GEMM_KC    256 // rows of B in use at a time: a panel of them lies in L1
+#define GEMM_KC    256 // rows of B in use at a time: a panel of them lies in L1; whole blocks
 #define GEMM_GROUP 8   // panels packed together, in L2
 #define GEMM_WORK  ((size_t)GEMM_PANEL * GEMM_KC * GEMM_GROUP)
 
 // B (k, n): trans false: w[k * ld + n], true: w[n * ld + k]. packed: all of B as panels, or NULL.
-// readable: rows may be read up to the next multiple of 16 columns, so that B can be used where it
-// lies.
+// blocks: the rows that w would have, from row0 on, or NULL. readable: rows may be read up to the
+// next multiple of 16 columns, so that B can be used where it lies.
 struct gemm_mat {
     const void *w;
     const float *packed;
+    const struct block_rows *blocks;
     ptrdiff_t ld;
-    int32_t dtype;
+    int32_t dtype, row0;
     bool trans, readable;
 };
+
+// W^T (trans), or W.
+static inline struct gemm_mat gemm_stored(const struct kernel_weight *w, bool trans)
+{
+    return (struct gemm_mat){.w = w->w,
+                             .packed = trans ? w->packed : NULL,
+                             .blocks = w->blocks,
+                             .ld = w->ld,
+                             .dtype = w->dtype,
+                             .row0 = w->row0,
+                             .trans = trans};
+}
 
 // E for one panel of C: n rows of E, the first at e + at, times columns [lo, lo + n) of U.
 struct gemm_range {

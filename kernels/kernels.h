@@ -45,11 +45,13 @@ struct kernel_ctx {
 };
 
 // W (rows, cols), y = x W^T, a row every ld elements. packed: W^T in the layout of
-// kernel_pack_weight, or NULL (packed as it is used).
+// kernel_pack_weight, or NULL (packed as it is used). blocks: NULL, or the parts that the rows lie
+// in, as blocks, instead of w (on the CPU only); row0: the first of them that is W's.
 struct kernel_weight {
     const void *w;
     const float *packed;
-    int32_t dtype, rows, cols, ld;
+    const struct block_rows *blocks;
+    int32_t dtype, rows, cols, ld, row0;
 };
 
 // One target of a linear: rows [row0, row0 + rows) get scale * B A x; B (rows, rank) lies at this
@@ -339,6 +341,10 @@ void kernel_pack_weight(const struct kernel_weight *w, float *packed);
 // n values of a stored type as floats, and back (round half to even).
 void kernel_to_f32(int32_t dtype, const void *x, size_t n, float *y);
 void kernel_from_f32(int32_t dtype, const float *x, size_t n, void *y);
+
+// A row of W as floats, and one value of it.
+void kernel_weight_row(const struct kernel_weight *w, int32_t row, float *y);
+float kernel_weight_value(const struct kernel_weight *w, int32_t row, int32_t col);
 
 const char *kernel_isa_text(void); // "avx512", "avx2", "neon", "base"
 // C (m, n) = A (m, k) B (k, n), for benches: A row-major, B packed by kernel_pack_weight or NULL to

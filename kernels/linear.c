@@ -7,15 +7,6 @@
 #include <assert.h>
 #include <string.h>
 
-static struct gemm_mat stored(const struct kernel_weight *w, bool trans)
-{
-    return (struct gemm_mat){.w = w->w,
-                             .packed = trans ? w->packed : NULL,
-                             .ld = w->ld,
-                             .dtype = w->dtype,
-                             .trans = trans};
-}
-
 static struct gemm_mat floats(const float *w, ptrdiff_t ld, bool trans, bool readable)
 {
     return (struct gemm_mat){
@@ -71,7 +62,7 @@ void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
                      .a = x,
                      .rsa = ldx,
                      .csa = 1,
-                     .b = stored(&l->w, true),
+                     .b = gemm_stored(&l->w, true),
                      .c0 = y0,
                      .ldc0 = ldy,
                      .c = y,
@@ -185,7 +176,7 @@ static void input_back(const struct kernel_linear *l, const float *adapter, cons
                      .a = dy,
                      .rsa = lddy,
                      .csa = 1,
-                     .b = stored(&l->w, false),
+                     .b = gemm_stored(&l->w, false),
                      .c0 = dx0,
                      .ldc0 = lddx,
                      .c = dx,
@@ -226,14 +217,6 @@ void linear_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
         input_back(l, adapter, dy, lddy, du, lddu, m, act_in(dx0), act_out(dx), lddx, range, work);
 }
 
-static double weight_at(const struct kernel_weight *w, int32_t row, int32_t col)
-{
-    float v;
-    size_t at = (size_t)row * (size_t)w->ld + (size_t)col;
-    kernel_to_f32(w->dtype, (const char *)w->w + at * kernel_dtype_bytes(w->dtype), 1, &v);
-    return v;
-}
-
 void linear_fwd_ref(const struct kernel_ctx *cx, const struct kernel_linear *l,
                     const float *adapter, const kernel_act *x_act, ptrdiff_t ldx, int32_t m,
                     const kernel_act *y0_act, kernel_act *y_act, ptrdiff_t ldy, kernel_act *u_act,
@@ -246,7 +229,7 @@ void linear_fwd_ref(const struct kernel_ctx *cx, const struct kernel_linear *l,
         for (int32_t n = 0; n < l->w.rows; n++) {
             double sum = y0 ? y0[i * ldy + n] : 0.0;
             for (int32_t k = 0; k < l->w.cols; k++)
-                sum += x[i * ldx + k] * weight_at(&l->w, n, k);
+                sum += (double)x[i * ldx + k] * kernel_weight_value(&l->w, n, k);
             y[i * ldy + n] = (float)sum;
         }
     int32_t rank0 = 0;
@@ -309,7 +292,7 @@ void linear_bwd_ref(const struct kernel_ctx *cx, const struct kernel_linear *l,
         for (int32_t k = 0; k < l->w.cols; k++) {
             double sum = dx && dx0 ? dx0[i * lddx + k] : 0.0;
             for (int32_t n = 0; n < l->w.rows; n++) {
-                sum += d[n] * weight_at(&l->w, n, k);
+                sum += (double)d[n] * kernel_weight_value(&l->w, n, k);
                 if (dw)
                     dw[(ptrdiff_t)n * l->w.cols + k] += d[n] * x[i * ldx + k];
             }

@@ -4,6 +4,8 @@
 
 #include "model/model.h"
 
+enum { MODEL_BLOCKS = -1 }; // a dtype: matrices are held as blocks, each of its own type
+
 // Projections that share an input are one matrix.
 enum { LIN_QKV, LIN_O, LIN_GU, LIN_DOWN, LINS };
 
@@ -72,9 +74,12 @@ struct model {
     struct dev *dev;
     struct model_params params;
     struct model_config cfg;
-    int32_t dtype; // enum kernel_dtype
-    void *weights; // n_matrix values of dtype, then slack; norms follow at once when fp32
-    float *norms;  // (2 L + 1, dim)
+    int32_t dtype;           // enum kernel_dtype, or MODEL_BLOCKS
+    void *weights;           // n_matrix values of dtype, then slack; norms follow at once when fp32
+    struct block_rows *part; // MODEL_BLOCKS: embedding, each layer's targets, head; else NULL
+    const void *map;         // the file that parts lie in, mapped; NULL = they lie in weights
+    size_t map_bytes;
+    float *norms; // (2 L + 1, dim)
     size_t n_matrix, n_norm;
     float *packed; // small models: every W^T in panels, else NULL
     size_t embed_at, head_at;
@@ -107,6 +112,7 @@ struct slot {
     char name[64];
     int32_t rows, cols; // rows 0: a vector of cols
     size_t at;          // among the matrix values, or among the norms
+    int32_t part;       // of model.part, where there are any
     bool norm;
 };
 int32_t model_slots(const struct model *m);
@@ -114,7 +120,8 @@ struct slot model_slot(const struct model *m, int32_t i);
 void model_slot_put(struct model *m, const struct slot *s, size_t from, size_t n, const float *x);
 void model_slot_get(const struct model *m, const struct slot *s, size_t from, size_t n, float *x);
 
-// Lays out a model without values; dtype is decided from what the file stores.
+// Lays out a model without values; dtype is decided from what the file stores. MODEL_BLOCKS: the
+// caller gives every part its place.
 struct model *model_shell(struct dev *dev, const struct model_params *p,
                           const struct model_config *c, int32_t stored, struct err *err);
 void model_ready(struct model *m); // after the last weight: packs

@@ -120,34 +120,58 @@ static void gguf_name(const char *slot, char *out, size_t size)
             snprintf(out, size, "blk.%ld.%s.weight", strtol(layer + 7, NULL, 10), part[i][1]);
 }
 
+// The tensor of a slot, if it has the slot's shape.
+static const struct gguf_tensor *slot_tensor(const struct slot *s, const struct gguf *g,
+                                             struct err *err)
+{
+    char name[96];
+    gguf_name(s->name, name, sizeof name);
+    const struct gguf_tensor *t = gguf_tensor_find(g, name);
+    if (!t)
+        err_set(err, "tensor %s is missing", name);
+    else if (t->dim[0] != s->cols ||
+             (uint64_t)s->cols * (uint64_t)(s->rows ? s->rows : 1) != t->n) {
+        err_set(err, "tensor %s has not the shape %d x %d of the keys", name, s->rows ? s->rows : 1,
+                s->cols);
+        return NULL;
+    }
+    return t;
+}
+
+// Looks at every value; they become the slot's unless that is where they lie.
 static int read_slot(struct model *m, const struct slot *s, const struct gguf *g,
                      const uint8_t *bytes, struct err *err)
 {
     enum { CHUNK = 1 << 14 }; // values; a whole number of every block
     static _Thread_local float x[CHUNK];
-    char name[96];
-    gguf_name(s->name, name, sizeof name);
-    const struct gguf_tensor *t = gguf_tensor_find(g, name);
+    const struct gguf_tensor *t = slot_tensor(s, g, err);
     if (!t)
-        return err_set(err, "tensor %s is missing", name);
-    if (t->dim[0] != s->cols || (uint64_t)s->cols * (uint64_t)(s->rows ? s->rows : 1) != t->n)
-        return err_set(err, "tensor %s has not the shape %d x %d of the keys", name,
-                       s->rows ? s->rows : 1, s->cols);
+        return -1;
     const struct block_row *row = block_find(t->type->id);
+    bool here = m->map && !s->norm;
+    if (here) {
+        m->part[s->part].type = row;
+        m->part[s->part].at = bytes + t->at;
+    }
     for (uint64_t i = 0; i < t->n; i += CHUNK) {
         size_t n = t->n - i < CHUNK ? (size_t)(t->n - i) : CHUNK;
         size_t blocks = n / (size_t)row->values;
         block_decode(row, bytes + t->at + i / (uint64_t)row->values * (uint64_t)row->bytes, blocks,
                      x);
+        float sum = 0; // is finite only where all are
         for (size_t j = 0; j < n; j++)
+            sum += x[j] - x[j];
+        for (size_t j = 0; j < n && sum != 0; j++)
             if (!isfinite(x[j]))
-                return err_set(err, "tensor %s: value %llu is not finite", name,
-                               (unsigned long long)i + j);
-        model_slot_put(m, s, (size_t)i, n, x);
+                return err_set(err, "tensor %.*s: value %llu is not finite", (int)t->name.n,
+                               t->name.p, (unsigned long long)i + j);
+        if (!here)
+            model_slot_put(m, s, (size_t)i, n, x);
     }
     return 0;
 }
 
+// Blocks are used where they lie, in the mapped file, which all processes of a machine share.
 static struct model *load_mapped(struct dev *dev, const struct model_params *p,
                                  const uint8_t *bytes, size_t n, struct err *err)
 {
@@ -165,13 +189,18 @@ static struct model *load_mapped(struct dev *dev, const struct model_params *p,
         bad = err_set(err, "its keys ask for %llu values, it holds %llu", (unsigned long long)asked,
                       (unsigned long long)held);
     if (!bad)
-        m = model_shell(dev, p, &c, KERNEL_F32, err);
+        m = model_shell(dev, p, &c, MODEL_BLOCKS, err);
+    if (m && m->part && !m->part[0].type) {
+        m->map = bytes;
+        m->map_bytes = n;
+    }
     for (int32_t i = 0; m && !bad && i < model_slots(m); i++) {
         struct slot s = model_slot(m, i);
         bad = read_slot(m, &s, &g, bytes, err);
     }
     gguf_free(&g);
     if (bad && m) {
+        m->map = NULL; // the caller's again
         model_close(m);
         m = NULL;
     }
@@ -202,7 +231,8 @@ static struct model *gguf_load(struct dev *dev, const struct model_params *p, st
         return NULL;
     }
     struct model *m = load_mapped(dev, p, bytes, n, &why);
-    munmap(bytes, n);
+    if (!m || !m->map)
+        munmap(bytes, n);
     if (!m)
         err_set(err, "%s: %s", p->path, why.text);
     return m;

@@ -7,10 +7,12 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static const char *const recompute_names[] = {"none", "layer", NULL};
-static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
+static const char *const dtype_names[] = {"auto", "fp32", "bf16",   "fp16",
+                                          "q8",   "q4",   "stored", NULL};
 static const char *const optim_names[] = {"adamw", "sgd", NULL};
 
 const struct opt model_options[] = {
@@ -25,8 +27,10 @@ const struct opt model_options[] = {
                "projections with an adapter: all, or some of q,k,v,o,gate,up,down"),
     OPT_ENUM(struct model_params, recompute, "model.recompute", "none", recompute_names,
              "layer: keep only the input of each layer and compute the rest again in backward"),
-    OPT_ENUM(struct model_params, dtype, "model.dtype", "auto", dtype_names,
-             "how weights are held; auto: as stored, small models fp32; arithmetic is fp32"),
+    OPT_ENUM(
+        struct model_params, dtype, "model.dtype", "auto", dtype_names,
+        "how weights are held: auto: small models fp32, others as stored (a GGUF file's blocks "
+        "on the CPU); q8, q4: quantised at load; arithmetic is fp32"),
 };
 const int model_option_count = ARRAY_LEN(model_options);
 
@@ -55,6 +59,20 @@ static const struct {
 } target[] = {{"q", LIN_QKV},   {"k", LIN_QKV}, {"v", LIN_QKV},    {"o", LIN_O},
               {"gate", LIN_GU}, {"up", LIN_GU}, {"down", LIN_DOWN}};
 enum { TARGETS = ARRAY_LEN(target) };
+
+static int first_target(int lin)
+{
+    int t = 0;
+    while (target[t].lin != lin)
+        t++;
+    return t;
+}
+
+// Of model.part.
+static int32_t part_of(int32_t layer, int t)
+{
+    return 1 + TARGETS * layer + t;
+}
 
 static int32_t target_rows(const struct model_config *c, int t)
 {
@@ -149,8 +167,12 @@ static size_t lay_out(struct model *m)
     return at + (c->tied ? 0 : (size_t)c->vocab * (size_t)c->dim);
 }
 
-static struct kernel_weight weight_at(const struct model *m, size_t at, int32_t rows, int32_t cols)
+static struct kernel_weight weight_at(const struct model *m, size_t at, int32_t part, int32_t rows,
+                                      int32_t cols)
 {
+    if (m->part)
+        return (struct kernel_weight){
+            .blocks = m->part + part, .rows = rows, .cols = cols, .ld = cols};
     return (struct kernel_weight){.w = (char *)m->weights + at * kernel_dtype_bytes(m->dtype),
                                   .dtype = m->dtype,
                                   .rows = rows,
@@ -204,8 +226,67 @@ static int32_t choose_dtype(const struct model *m, int32_t stored)
         return KERNEL_BF16;
     case MODEL_DTYPE_F16:
         return KERNEL_F16;
-    default:
-        return m->n_matrix <= SMALL_VALUES ? KERNEL_F32 : stored;
+    case MODEL_DTYPE_Q8:
+    case MODEL_DTYPE_Q4:
+        return MODEL_BLOCKS;
+    default: {
+        bool few = m->params.dtype == MODEL_DTYPE_AUTO && m->n_matrix <= SMALL_VALUES;
+        return few || (stored == MODEL_BLOCKS && !m->dev->row->host) ? KERNEL_F32 : stored;
+    }
+    }
+}
+
+// The type of block that weights are quantised to, or NULL: they stay as they are.
+static const struct block_row *quantised(const struct model *m)
+{
+    return m->params.dtype == MODEL_DTYPE_Q8   ? block_find(BLOCK_Q8_0)
+           : m->params.dtype == MODEL_DTYPE_Q4 ? block_find(BLOCK_Q4_1)
+                                               : NULL;
+}
+
+static int check_quantised(const struct model *m, struct err *err)
+{
+    const struct block_row *type = quantised(m);
+    const int32_t cols[] = {m->cfg.dim, m->cfg.hidden, model_q_cols(&m->cfg)};
+    if (type && !m->dev->row->host)
+        return err_set(err,
+                       "model.dtype = %s: blocks are held on the CPU only, not with dev.kind "
+                       "= %s",
+                       dtype_names[m->params.dtype], m->dev->row->name);
+    for (size_t i = 0; type && i < ARRAY_LEN(cols); i++)
+        if (cols[i] % type->values)
+            return err_set(err, "model.dtype = %s: %d columns are no whole blocks of %d",
+                           dtype_names[m->params.dtype], cols[i], type->values);
+    return 0;
+}
+
+// Rows and columns of every matrix that is held as blocks. Those that are quantised here lie one
+// after another; returns their bytes.
+static size_t lay_out_parts(struct model *m)
+{
+    const struct block_row *type = quantised(m);
+    size_t bytes = 0;
+    m->part = mem_alloc(MEM_OTHER, (size_t)model_slots(m) * sizeof *m->part);
+    for (int32_t i = 0; i < model_slots(m); i++) {
+        struct slot s = model_slot(m, i);
+        if (s.norm)
+            continue;
+        struct block_rows *p = &m->part[s.part];
+        *p = (struct block_rows){.type = type, .rows = s.rows, .cols = s.cols};
+        bytes += type ? (size_t)s.rows * block_row_bytes(p) : 0;
+    }
+    return bytes;
+}
+
+static void place_parts(struct model *m)
+{
+    const uint8_t *at = m->weights;
+    for (int32_t i = 0; i < model_slots(m) && quantised(m); i++) {
+        struct slot s = model_slot(m, i);
+        if (s.norm)
+            continue;
+        m->part[s.part].at = at;
+        at += (size_t)s.rows * block_row_bytes(&m->part[s.part]);
     }
 }
 
@@ -223,17 +304,26 @@ struct model *model_shell(struct dev *dev, const struct model_params *p,
     m->n_matrix = lay_out(m);
     m->n_norm = ((size_t)c->layers * 2 + 1) * (size_t)c->dim;
     m->dtype = choose_dtype(m, stored);
-    size_t size = kernel_dtype_bytes(m->dtype);
-    size_t matrix_bytes = (m->n_matrix * size + 3) / 4 * 4;
+    if (check_quantised(m, err)) {
+        mem_free(m->layer);
+        mem_free(m);
+        return NULL;
+    }
+    size_t matrix_bytes =
+        m->dtype == MODEL_BLOCKS ? lay_out_parts(m) : m->n_matrix * kernel_dtype_bytes(m->dtype);
+    matrix_bytes = (matrix_bytes + 3) / 4 * 4;
     m->weights = dev->row->alloc(dev, MEM_WEIGHTS,
                                  matrix_bytes + (m->n_norm + KERNEL_SLACK) * sizeof(float));
     m->norms = (float *)(void *)((char *)m->weights + matrix_bytes);
-    m->embed = weight_at(m, m->embed_at, c->vocab, c->dim);
-    m->head = weight_at(m, m->head_at, c->vocab, c->dim);
+    if (m->part)
+        place_parts(m);
+    m->embed = weight_at(m, m->embed_at, 0, c->vocab, c->dim);
+    m->head = weight_at(m, m->head_at, c->tied ? 0 : 1 + TARGETS * c->layers, c->vocab, c->dim);
     for (int32_t l = 0; l < c->layers; l++) {
         struct layer *y = &m->layer[l];
         for (int i = 0; i < LINS; i++)
-            y->lin[i].w = weight_at(m, y->at[i], lin_rows(c, i), lin_cols(c, i));
+            y->lin[i].w =
+                weight_at(m, y->at[i], part_of(l, first_target(i)), lin_rows(c, i), lin_cols(c, i));
         y->norm_att = m->norms + (ptrdiff_t)(2 * l) * c->dim;
         y->norm_mlp = y->norm_att + c->dim;
     }
@@ -247,7 +337,7 @@ struct model *model_shell(struct dev *dev, const struct model_params *p,
 void model_ready(struct model *m)
 {
     const struct model_config *c = &m->cfg;
-    if (!m->dev->row->host || m->n_matrix > SMALL_VALUES)
+    if (!m->dev->row->host || m->n_matrix > SMALL_VALUES || m->part)
         return;
     size_t n = kernel_packed_floats(c->vocab, c->dim), at = 0;
     for (int i = 0; i < LINS; i++)
@@ -347,9 +437,11 @@ void model_close(struct model *m)
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         if (blocks[i])
             m->dev->row->free(m->dev, blocks[i]);
-    void *all[] = {m->start, m->packed, m->slice, m->layer, m->job};
+    void *all[] = {m->start, m->packed, m->slice, m->layer, m->job, m->part};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         mem_free(all[i]);
+    if (m->map)
+        munmap((void *)m->map, m->map_bytes);
     shape_free(&m->shape);
     mem_free(m);
 }
@@ -421,6 +513,7 @@ struct slot model_slot(const struct model *m, int32_t i)
         s.norm = j == 0;
         s.rows = s.norm ? 0 : c->vocab;
         s.at = s.norm ? (size_t)(2 * c->layers) * (size_t)c->dim : m->head_at;
+        s.part = part_of(l, 0);
         return s;
     }
     snprintf(s.name, sizeof s.name, "model.layers.%d.%s.weight", l, part[j].name);
@@ -433,6 +526,7 @@ struct slot model_slot(const struct model *m, int32_t i)
     s.rows = target_rows(c, part[j].target);
     s.cols = lin_cols(c, part[j].lin);
     s.at = m->layer[l].at[part[j].lin];
+    s.part = part_of(l, part[j].target);
     for (int t = 0; t < part[j].target; t++)
         if (target[t].lin == part[j].lin)
             s.at += (size_t)target_rows(c, t) * (size_t)s.cols;
@@ -440,6 +534,15 @@ struct slot model_slot(const struct model *m, int32_t i)
 }
 
 enum { CHUNK = 4096 }; // values that go over at a time, where host code may not write them
+
+// A slot's values from `at` on, whole blocks, among its blocks.
+static uint8_t *block_place(const struct model *m, const struct slot *s, size_t at)
+{
+    const struct block_rows *p = &m->part[s->part];
+    size_t values = (size_t)p->type->values;
+    assert(at % values == 0);
+    return (uint8_t *)p->at + at / values * (size_t)p->type->bytes;
+}
 
 static char *slot_place(const struct model *m, const struct slot *s, size_t at)
 {
@@ -451,6 +554,12 @@ void model_slot_put(struct model *m, const struct slot *s, size_t from, size_t n
 {
     int32_t dtype = s->norm ? KERNEL_F32 : m->dtype;
     float chunk[CHUNK];
+    if (m->part && !s->norm) {
+        const struct block_row *type = m->part[s->part].type;
+        assert(!m->map && n % (size_t)type->values == 0);
+        block_encode(type, x, n / (size_t)type->values, block_place(m, s, from));
+        return;
+    }
     if (m->dev->row->host) {
         kernel_from_f32(dtype, x, n, slot_place(m, s, from));
         return;
@@ -466,6 +575,12 @@ void model_slot_get(const struct model *m, const struct slot *s, size_t from, si
 {
     int32_t dtype = s->norm ? KERNEL_F32 : m->dtype;
     float chunk[CHUNK];
+    if (m->part && !s->norm) {
+        const struct block_row *type = m->part[s->part].type;
+        assert(n % (size_t)type->values == 0);
+        block_decode(type, block_place(m, s, from), n / (size_t)type->values, x);
+        return;
+    }
     if (m->dev->row->host) {
         kernel_to_f32(dtype, slot_place(m, s, from), n, x);
         return;

@@ -40,7 +40,15 @@ struct model_params { // [model]
     int32_t dtype;         // MODEL_DTYPE_*: how weights are held
 };
 enum { MODEL_KEEP_ALL, MODEL_KEEP_LAYER }; // recompute = none | layer
-enum { MODEL_DTYPE_AUTO, MODEL_DTYPE_F32, MODEL_DTYPE_BF16, MODEL_DTYPE_F16 };
+enum {
+    MODEL_DTYPE_AUTO,
+    MODEL_DTYPE_F32,
+    MODEL_DTYPE_BF16,
+    MODEL_DTYPE_F16,
+    MODEL_DTYPE_Q8, // blocks of Q8_0, of Q4_1 (see kernels/block.h)
+    MODEL_DTYPE_Q4,
+    MODEL_DTYPE_STORED // as the file has it, however small the model is
+};
 
 extern const struct opt model_options[];
 extern const int model_option_count;
@@ -213,6 +221,13 @@ struct model_gen {
     int32_t *out;         // (n_seqs, max_new)
     int32_t *out_len;     // (n_seqs)
     bool *ended;          // (n_seqs) whether the end came, or NULL
+    // With an expected answer, its end included, from token answer[i] >= 1 of sequence i on: one
+    // pass over all of it gives the answer's loss, and what to go on from after the prompt. Where
+    // each token of the answer is the likeliest one, it is what would be generated: out is not
+    // filled. NULL = prompts alone.
+    const int32_t *answer; // (n_seqs)
+    double *loss;          // (n_seqs) out: sum over the answer's tokens
+    bool *right;           // (n_seqs) out
 };
 void model_generate(struct model *m, const struct model_gen *g);
 

@@ -149,7 +149,7 @@ struct tokenizer *tokenizer_open_bytes(const struct tokenizer_row *row, const ui
 
 struct tokenizer *tokenizer_open(const char *name, const char *path, struct err *err)
 {
-    enum { FILE_MAX_BYTES = 64 << 20 };
+    enum { HEAD_BYTES = 4 << 20, FILE_MAX_BYTES = 64 << 20 };
     int i = 0;
     while (tokenizer_table[i] && strcmp(tokenizer_table[i]->name, name) != 0)
         i++;
@@ -164,16 +164,22 @@ struct tokenizer *tokenizer_open(const char *name, const char *path, struct err 
         err_set(err, "task.tokenizer = %s needs its file: set task.vocab", name);
         return NULL;
     }
-    uint8_t *bytes;
-    size_t n;
-    if (row->head ? fsio_read_head(path, FILE_MAX_BYTES, MEM_DATA, &bytes, &n, err)
-                  : fsio_read(path, FILE_MAX_BYTES, MEM_DATA, &bytes, &n, err))
-        return NULL;
-    struct err why = {0};
-    struct tokenizer *t = tokenizer_open_bytes(row, bytes, n, &why);
-    mem_free(bytes);
-    if (!t)
-        err_set(err, "%s: %s", path, why.text);
+    // A head may be short: more and more is read until it is whole.
+    struct tokenizer *t = NULL;
+    for (size_t most = row->head ? HEAD_BYTES : FILE_MAX_BYTES; !t; most *= 4) {
+        uint8_t *bytes;
+        size_t n;
+        struct err why = {0};
+        if (row->head ? fsio_read_head(path, most, MEM_DATA, &bytes, &n, err)
+                      : fsio_read(path, most, MEM_DATA, &bytes, &n, err))
+            return NULL;
+        t = tokenizer_open_bytes(row, bytes, n, &why);
+        mem_free(bytes);
+        if (!t && (n < most || most >= FILE_MAX_BYTES)) {
+            err_set(err, "%s: %s", path, why.text);
+            break;
+        }
+    }
     return t;
 }
 

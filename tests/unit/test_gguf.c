@@ -3,8 +3,11 @@
 #include "base/bytes.h"
 #include "base/gguf.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "block.h"
+#include "simd.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -252,6 +255,38 @@ static void blocks_have_their_values(void **state)
         assert_true(!t->bytes == !block_find(t->id));
 }
 
+// Every instruction set decodes to the same bits, and what is encoded is near: within half a step
+// of the scale, and what rounding the scale to fp16 adds.
+static void blocks_are_the_same_on_every_cpu(void **state)
+{
+    (void)state;
+    enum { N = 4096 };
+    static float x[N], y[SIMD_ISA_COUNT][N];
+    static uint8_t bytes[4 * N];
+    struct rng r = rng_stream(3, RNG_TEST, 0, 0, 0);
+    for (const struct block_row *row = block_table; row->name; row++) {
+        size_t blocks = N / (size_t)row->values;
+        for (size_t i = 0; i < blocks * (size_t)row->bytes; i++)
+            bytes[i] = (uint8_t)rng_below(&r, 60); // scales are finite
+        for (size_t i = 0; i < N; i++)
+            x[i] = (float)rng_normal(&r);
+        if (row->encode)
+            block_encode(row, x, blocks, bytes);
+        for (int isa = 0; isa < SIMD_ISA_COUNT; isa++) {
+            simd_limit((enum simd_isa)isa);
+            block_decode(row, bytes, blocks, y[isa]);
+            assert_memory_equal(y[isa], y[0], sizeof y[0]);
+        }
+        double step = row->id == BLOCK_Q8_0 ? 1 / 127.0 : 1 / 7.5;
+        for (size_t i = 0; i < N && row->encode; i++) {
+            float most = 0;
+            for (size_t j = i / 32 * 32; j < i / 32 * 32 + 32; j++)
+                most = fabsf(x[j]) > most ? fabsf(x[j]) : most;
+            assert_true((double)fabsf(x[i] - y[0][i]) <= (double)most * (step / 2 + 2e-3));
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +294,7 @@ int main(void)
         cmocka_unit_test(mistakes_are_named),
         cmocka_unit_test(damage_is_survived),
         cmocka_unit_test(blocks_have_their_values),
+        cmocka_unit_test(blocks_are_the_same_on_every_cpu),
     };
     return cmocka_run_group_tests_name("gguf", tests, NULL, NULL);
 }

@@ -241,6 +241,54 @@ static void rows_do_not_depend_on_the_batch(void **state)
     }
 }
 
+// A weight held as blocks gives what its values in fp32 give, to the bit; its rows lie in three
+// parts of different types.
+static void blocks_are_decoded_on_the_way(void **state)
+{
+    (void)state;
+    enum { M = 37, K = 544, PARTS = 3, N = 40 + 70 + 31, TOKENS = 5 };
+    static const struct {
+        int32_t id, rows;
+    } part[PARTS] = {{BLOCK_Q4_1, 40}, {BLOCK_Q8_0, 70}, {BLOCK_Q4_1, 31}};
+    static const int32_t token[TOKENS] = {0, 39, 40, 110, 140};
+    struct block_rows rows[PARTS];
+    float *plain = host((size_t)N * K * sizeof *plain), *to = plain;
+    if (!dev[ROW].row->host)
+        return; // blocks are held where the host is the device
+    for (int i = 0; i < PARTS; i++) {
+        rows[i] = (struct block_rows){block_find(part[i].id), NULL, part[i].rows, K};
+        size_t blocks = (size_t)part[i].rows * K / 32;
+        uint8_t *bytes = host(blocks * (size_t)rows[i].type->bytes);
+        block_encode(rows[i].type, random_values(blocks * 32, 1), blocks, bytes);
+        block_decode(rows[i].type, bytes, blocks, to);
+        rows[i].at = bytes;
+        to += blocks * 32;
+    }
+    struct kernel_linear l[2] = {{.w = {.w = plain, .rows = N, .cols = K, .ld = K}},
+                                 {.w = {.blocks = rows, .rows = N, .cols = K, .ld = K}}};
+    struct twin x = random_acts(M * K, 1), dy = random_acts(M * N, 1);
+    struct twin tokens = both(INTS, token, TOKENS), weight = random_floats(TOKENS, 1);
+    struct twin out[2][4];
+    for (int i = 0; i < 2; i++) {
+        struct twin *o = out[i];
+        o[0] = both(ACTS, NULL, M * N);
+        o[1] = both(ACTS, NULL, M * K);
+        o[2] = both(ACTS, NULL, TOKENS * K);
+        o[3] = both(ACTS, NULL, TOKENS * K);
+        RUN_ROW(linear_fwd, &l[i], NULL, A(x), K, M, NULL, A(o[0]), N, NULL, 0);
+        RUN_ROW(linear_bwd, &l[i], NULL, A(dy), N, A(x), K, NULL, 0, M, NULL, A(o[1]), K, NULL,
+                NULL);
+        RUN_ROW(embed_fwd, &l[i].w, I(tokens), TOKENS, A(o[2]), K);
+        RUN_ROW(ce_head, &l[i].w, A(x), K, TOKENS, I(tokens), F(weight), NULL, NULL, A(o[3]), K,
+                NULL);
+    }
+    for (int k = 0; k < 4; k++)
+        assert_memory_equal(values(out[0][k], ROW), values(out[1][k], ROW),
+                            out[0][k].n * sizeof(float));
+    for (int32_t n = 0; n < N; n += 13)
+        assert_true(kernel_weight_value(&l[1].w, n, n) == plain[n * K + n]);
+}
+
 // linear with adapters.
 
 struct lin { // q, k, v-like: three outputs of one input, the second without an adapter when sparse
@@ -913,6 +961,7 @@ int main(void)
         CMUnitTestFunction run;
     } row[] = {
         {"products_of_all_shapes", products_of_all_shapes},
+        {"blocks_are_decoded_on_the_way", blocks_are_decoded_on_the_way},
         {"rows_do_not_depend_on_the_batch", rows_do_not_depend_on_the_batch},
         {"linear_with_adapters", linear_with_adapters},
         {"rmsnorm", rmsnorm},

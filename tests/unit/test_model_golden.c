@@ -60,7 +60,7 @@ static float *adapter_alloc(const struct fixture *f)
 }
 
 static void open_weights(struct fixture *f, const char *weights, int32_t dev_kind,
-                         int32_t recompute)
+                         int32_t recompute, int32_t dtype)
 {
     struct err err = {""};
     size_t n;
@@ -74,6 +74,7 @@ static void open_weights(struct fixture *f, const char *weights, int32_t dev_kin
     p.lora_rank = (int32_t)values(f, "lora", 2)[0];
     p.lora_alpha = (double)values(f, "lora", 2)[1];
     p.recompute = recompute;
+    p.dtype = dtype;
     assert_int_equal(dev_open(&f->dev, dev_kind, 1, &err), 0);
     f->m = model_open(&f->dev, &p, &err);
     if (!f->m)
@@ -99,7 +100,7 @@ static void open_weights(struct fixture *f, const char *weights, int32_t dev_kin
 
 static void open_fixture(struct fixture *f, int32_t dev_kind, int32_t recompute)
 {
-    open_weights(f, DIR, dev_kind, recompute);
+    open_weights(f, DIR, dev_kind, recompute, MODEL_DTYPE_AUTO);
 }
 
 static void close_fixture(struct fixture *f)
@@ -489,19 +490,21 @@ static void tensors_share_no_bytes(void **state)
 static void gguf_weights_are_the_same(void **state)
 {
     (void)state;
-    struct fixture f[2];
-    float loss[2][256];
-    open_weights(&f[0], DIR, 0, 0);
-    open_weights(&f[1], DIR "/model.gguf", 0, 0);
-    for (int i = 0; i < 2; i++) {
+    struct fixture f[3];
+    float loss[3][256];
+    open_weights(&f[0], DIR, 0, MODEL_KEEP_ALL, MODEL_DTYPE_AUTO);
+    open_weights(&f[1], DIR "/model.gguf", 0, MODEL_KEEP_ALL, MODEL_DTYPE_AUTO);
+    open_weights(&f[2], DIR "/model.gguf", 0, MODEL_KEEP_ALL, MODEL_DTYPE_STORED); // where they lie
+    for (int i = 0; i < 3; i++) {
         memset(f[i].adapter, 0, f[i].n * sizeof(float));
         struct model_job job = {
             .batch = &f[i].batch, .adapter = f[i].adapter, .token_loss = loss[i]};
         model_evaluate(f[i].m, &job, 1);
     }
     CLOSE("the loss of each token", loss[1], loss[0], f[0].rows);
-    close_fixture(&f[0]);
-    close_fixture(&f[1]);
+    assert_memory_equal(loss[1], loss[2], (size_t)f[0].rows * sizeof(float));
+    for (int i = 0; i < 3; i++)
+        close_fixture(&f[i]);
 }
 
 // Every key and tensor that is missing or odd is named.
