@@ -32,11 +32,12 @@ void lm_batch_draw(struct lm_batch *b, const struct examples *own, int32_t n, st
 struct lm_answers {
     struct model *model;
     const struct task *task;
-    int32_t capacity; // examples
-    struct lm_batch batch;
-    int32_t *best, *wrong;
+    int32_t capacity;              // examples
+    int32_t *start, *tokens;       // (block + 1), (block * task.max_tokens)
+    int32_t *answer;               // (block)
+    double *loss;                  // (block)
+    bool *right, *ended;           // (block)
     int32_t *text, *text_len;      // (capacity, task.max_answer), (block)
-    bool *ended;                   // (block)
     struct prediction *prediction; // (capacity) of the last call
 };
 

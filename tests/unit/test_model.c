@@ -753,6 +753,71 @@ static void generation_matches_forward(void **state)
     bed_close(&b);
 }
 
+// One pass over prompt and answer says what two say: the loss, whether the answer is what would be
+// generated, and what is generated where it is not.
+static void answers_come_with_their_loss(void **state)
+{
+    (void)state;
+    enum { NEW = 6, SEQS = 70, LONG = 32 };
+    static struct text t, whole;
+    static int32_t out[2][SEQS * NEW], len[2][SEQS], answer[SEQS];
+    static float token_loss[SEQS * LONG];
+    static double loss[SEQS];
+    static bool ended[2][SEQS], right[SEQS];
+    make_text(&t, SEQS, 6, small.vocab);
+    struct model_params p = params_of("all", 3);
+    BED(b, CPU, 2, &small, &p);
+    struct model_gen g = {.adapter = b.adapter,
+                          .n_seqs = SEQS,
+                          .start = t.start,
+                          .tokens = t.tokens,
+                          .max_new = NEW,
+                          .end = -1,
+                          .out = out[0],
+                          .out_len = len[0],
+                          .ended = ended[0]};
+    model_generate(b.m, &g);
+    int32_t n = 0;
+    for (int32_t q = 0; q < SEQS; q++) { // every third answer has a token that the model never says
+        whole.start[q] = n;
+        answer[q] = t.start[q + 1] - t.start[q];
+        for (int32_t i = 0; i < answer[q] + 1 + q % NEW; i++, n++) {
+            int32_t k = i - answer[q];
+            whole.tokens[n] = k < 0 ? t.tokens[t.start[q] + i] : out[0][q * NEW + k];
+            if (k >= 0 && k == q % NEW && q % 3 == 0)
+                whole.tokens[n] = (whole.tokens[n] + 1) % small.vocab;
+            if (i > 0)
+                whole.targets[n - 1] = k >= 0 ? whole.tokens[n] : -1;
+        }
+        whole.targets[n - 1] = -1;
+    }
+    whole.start[SEQS] = n;
+    struct model_batch batch = {
+        .n_seqs = SEQS, .start = whole.start, .tokens = whole.tokens, .targets = whole.targets};
+    struct model_job job = {.batch = &batch, .adapter = b.adapter, .token_loss = token_loss};
+    model_evaluate(b.m, &job, 1);
+    g.start = whole.start;
+    g.tokens = whole.tokens;
+    g.out = out[1];
+    g.out_len = len[1];
+    g.ended = ended[1];
+    g.answer = answer;
+    g.loss = loss;
+    g.right = right;
+    model_generate(b.m, &g);
+    for (int32_t q = 0; q < SEQS; q++) {
+        double sum = 0;
+        for (int32_t i = whole.start[q]; i < whole.start[q + 1]; i++)
+            sum += (double)token_loss[i];
+        assert_true(loss[q] == sum && right[q] == (q % 3 != 0));
+        if (right[q])
+            continue;
+        assert_true(len[1][q] == NEW && !ended[1][q]);
+        assert_memory_equal(out[1] + q * NEW, out[0] + q * NEW, NEW * sizeof(int32_t));
+    }
+    bed_close(&b);
+}
+
 static void all_weights_train(void **state)
 {
     (void)state;
@@ -905,6 +970,48 @@ static void saved_and_loaded(void **state)
     bed_close(&b);
 }
 
+// Blocks in memory are the same weights as their values in fp32; what cannot be cut into blocks is
+// refused.
+static void quantised_at_load(void **state)
+{
+    (void)state;
+    static struct text t;
+    static const int32_t kind[] = {MODEL_DTYPE_Q8, MODEL_DTYPE_Q4};
+    char path[] = "/tmp/test_model_XXXXXX.safetensors";
+    struct model_config c = small;
+    struct err err = {""};
+    close(mkstemps(path, 12));
+    make_text(&t, 4, 8, small.vocab);
+    c.dim = 64;
+    c.hidden = 96;
+    c.head_dim = 16;
+    struct model_params p = params_of("all", 3);
+    BED(plain, CPU, 1, &c, &p);
+    for (size_t i = 0; i < ARRAY_LEN(kind); i++) {
+        p.dtype = kind[i];
+        BED(b, CPU, 1, &c, &p);
+        double loss = loss_of(&b, &t), apart = fabs(loss - loss_of(&plain, &t));
+        assert_true(apart > 0 && apart < (kind[i] == MODEL_DTYPE_Q8 ? 5e-3 : 0.1));
+        assert_int_equal(model_save(b.m, path, KERNEL_F32, NULL, &err), 0);
+        struct model_params q = params_of("all", 3);
+        snprintf(q.path, sizeof q.path, "%s", path);
+        struct bed l = {.dev = b.dev, .adapter = b.adapter, .m = model_open(&b.dev, &q, &err)};
+        if (!l.m)
+            fail_msg("%s", err.text);
+        assert_true(loss_of(&l, &t) == loss);
+        model_close(l.m);
+        bed_close(&b);
+    }
+    bed_close(&plain);
+    struct dev dev;
+    c.hidden = 40;
+    assert_int_equal(dev_open(&dev, CPU, 1, &err), 0);
+    assert_null(model_create(&dev, &p, &c, 5, &err));
+    assert_non_null(strstr(err.text, "model.dtype = q4: 40 columns"));
+    dev_close(&dev);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -922,11 +1029,13 @@ int main(void)
         cmocka_unit_test(spans_share_out_the_time),
         cmocka_unit_test(training_lowers_the_loss),
         cmocka_unit_test(generation_matches_forward),
+        cmocka_unit_test(answers_come_with_their_loss),
         cmocka_unit_test(all_weights_train),
         cmocka_unit_test(shapes_and_targets),
         cmocka_unit_test(memory_grows_with_tokens),
         cmocka_unit_test(absent_devices_say_so),
         cmocka_unit_test(saved_and_loaded),
+        cmocka_unit_test(quantised_at_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
