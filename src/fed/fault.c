@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const fault_names[] = {"none", "kill", "stop", "nan", "wire", "inf"};
+static const char *const fault_names[] = {"none", "kill", "stop", "nan",
+                                          "wire", "inf",  "half", "sent"};
 static enum fault fault_kind;
 static uint32_t fault_client, fault_round;
 
@@ -23,7 +24,9 @@ void fault_load(void)
                 fault_kind = (enum fault)i;
     if (fault_kind == FAULT_NONE)
         die(STATUS_USAGE,
-            "FSTQ_FAULT='%s': it is KIND:client=C,round=R with KIND kill, stop, nan, wire or inf",
+            "FSTQ_FAULT='%s': it is KIND:client=C,round=R with KIND kill, half, sent, stop, nan, "
+            "wire or "
+            "inf",
             text);
 }
 

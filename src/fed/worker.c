@@ -3,8 +3,10 @@
 #include "base/bytes.h"
 #include "base/mem.h"
 #include "base/power.h"
+#include "fed/fault.h"
 #include "fed/policy.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -106,6 +108,8 @@ void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, 
         recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)head->client, from, clock_ns() - from, -1,
                      0, (int64_t)b->len, 0);
     transport_unref(t, b);
+    if (fault_at(head->client, head->version) == FAULT_SENT)
+        raise(SIGKILL);
 }
 
 bool worker_take_model(struct worker *w, const struct net_msg *m)

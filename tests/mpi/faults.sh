@@ -27,6 +27,20 @@ check "a killed rank: DEGRADED" contains kill "# DEGRADED:"
 check "a killed rank: it is named" contains kill "died; its clients are lost"
 check "a killed rank: the others go on to the last round" equal "$(arrived kill 8)" "5/10"
 
+launch sent:client=7,round=3 sent
+check "a rank killed after its upload: status 3" equal "$?" 3
+check "a rank killed after its upload: its clients till then count" \
+    equal "$(arrived sent 3) $(arrived sent 4)" "9/10 5/10"
+
+# At a pace at which an upload takes two seconds, and a rank dies in the middle of its own.
+paced=(fed.clients=2 fed.clients_per_round=2 fed.rounds=3 net.pace=real net.link=fixed
+    net.down_bps=1e9 net.latency_ns=0)
+launch half:client=1,round=2 half "${paced[@]}" net.up_bps=8000
+check "a rank killed during its upload: status 3" equal "$?" 3
+check "a rank killed during its upload: half an update is none" \
+    equal "$(arrived half 1) $(arrived half 2) $(arrived half 3)" "2/2 1/2 1/2"
+check "a rank killed during its upload: it is named" contains half "died; its clients are lost"
+
 launch stop:client=7,round=3 stop
 check "a stopped rank: status 3" equal "$?" 3
 check "a stopped rank: it is suspected" contains stop "is silent; its clients are unavailable"

@@ -52,6 +52,16 @@ check "a file size limit: all rounds are done" equal "$(adapter limit.log)" "$(a
 check "a file size limit: it is in the verdict" \
     contains limit.log "# DEGRADED: no checkpoint of 4 of 4 rounds"
 
+# The same under the state of clients: an update without it is none, and the client goes on from
+# what is there.
+(ulimit -f 200 && "$FSTQ" run "${args[@]}" trace.file= fed.clients=40 fed.clients_per_round=20 \
+    run.dir=slots) 2>&1 | cat >slots.log
+check "no room for slots: status 3" equal "${PIPESTATUS[0]}" 3
+check "no room for slots: said for each client, and why" \
+    grep -q "client [0-9]* has no update: .*File too large" slots.log
+check "no room for slots: the others count, in every round" \
+    equal "$(awk '/^ +[1-4] / && $2 + 0 > 0 { n++ } END { print n }' slots.log)" 4
+
 # The directory goes, and comes back: each round tries again.
 "$FSTQ" run "${args[@]}" trace.file= fed.rounds=1000000 run.dir=gone >gone.log 2>&1 &
 pid=$!

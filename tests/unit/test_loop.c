@@ -120,6 +120,96 @@ static void test_stop_before_anything_runs_nothing(void **state)
     assert_int_equal(fed.loop.server->round, 0);
 }
 
+// Frames that a worker never sends, in every round but the first; whose client was not asked.
+enum hostile {
+    LATE_ROUND,
+    NEXT_ROUND,
+    OTHER_PROTOCOL,
+    TOO_LONG,
+    CUT_SHORT,
+    OTHER_SHAPE,
+    NOT_ASKED
+};
+enum { HOSTILE = NOT_ASKED + 1 };
+static const struct {
+    enum message_status want;
+    const char *what;
+} hostile[HOSTILE] = {
+    [LATE_ROUND] = {MESSAGE_STALE, "an update of the round before"},
+    [NEXT_ROUND] = {MESSAGE_STALE, "an update of a round to come"},
+    [OTHER_PROTOCOL] = {MESSAGE_VERSION, "a frame of another protocol"},
+    [TOO_LONG] = {MESSAGE_SIZE, "a frame longer than was agreed"},
+    [CUT_SHORT] = {MESSAGE_SIZE, "a frame that is not as long as it says"},
+    [OTHER_SHAPE] = {MESSAGE_SHAPE, "an update of another shape registry"},
+    [NOT_ASKED] = {MESSAGE_UNEXPECTED, "an update that nobody asked for"},
+};
+
+static uint32_t idle_client(uint32_t round)
+{
+    uint32_t asked[16], client = 0;
+    uint32_t n = (uint32_t)fed.cfg.fed.clients_per_round;
+    fed_sample(fed.env.seed, round, (uint32_t)fed.cfg.fed.clients, n, 0, asked);
+    for (uint32_t i = 0; i < n && asked[i] == client; i++)
+        client++;
+    return client;
+}
+
+static void post_hostile(enum hostile what, uint32_t round)
+{
+    struct transport *t = &fed.transport;
+    uint64_t most = t->limits.max_payload_bytes;
+    struct frame f = {.kind = FRAME_UPDATE,
+                      .flags = FRAME_CHECKSUM,
+                      .vectors = 1,
+                      .version = round - (what == LATE_ROUND) + (what == NEXT_ROUND),
+                      .client = idle_client(round),
+                      .samples = 3,
+                      .registry = fed.work.shape.hash + (what == OTHER_SHAPE),
+                      .values = (uint32_t)fed.work.shape.n_values,
+                      .payload_bytes = what == TOO_LONG ? most + 1 : 64};
+    f.flags |= what == OTHER_PROTOCOL ? 0x80 : 0;
+    struct netbuf *b = transport_buf(t, f.payload_bytes);
+    memset(netbuf_payload(b), 1, f.payload_bytes);
+    frame_seal(&f, b->bytes, netbuf_payload(b));
+    b->len = FRAME_HEADER_BYTES + f.payload_bytes - (what == CUT_SHORT);
+    t->row->send(t, fed_owner(f.client, 2), 0, b, transport_now(t));
+}
+
+static void send_hostile(void *arg, int32_t version)
+{
+    federation_commit(arg, version);
+    for (int i = 0; version >= 1 && version < fed.cfg.fed.rounds && i < HOSTILE; i++)
+        post_hostile((enum hostile)i, (uint32_t)version + 1);
+}
+
+static void test_hostile_frames_change_nothing(void **state)
+{
+    (void)state;
+    uint64_t want = adapter_of("net.sim_workers=2");
+    begin("net.sim_workers=2");
+    fed.sink.commit = send_hostile;
+    federation_run(&fed);
+    assert_int_equal(fed.n_rounds, 13);
+    assert_true(fed.round[12].adapter_xxh3 == want);
+    int found[HOSTILE] = {0}, others = 0, good = 0;
+    for (int i = 0; i < fed.n_messages; i++) {
+        const struct rec_message *m = &fed.message[i];
+        good += m->status == MESSAGE_OK;
+        others += m->status != MESSAGE_OK;
+        for (int k = 0; k < HOSTILE; k++)
+            found[k] += m->status == (int32_t)hostile[k].want;
+    }
+    assert_int_equal(good, 12 * 4);
+    assert_int_equal(others, 11 * HOSTILE);
+    for (int k = 0; k < HOSTILE; k++) {
+        bool twice = hostile[k].want == MESSAGE_STALE || hostile[k].want == MESSAGE_SIZE;
+        if (found[k] != 11 * (1 + twice))
+            fail_msg("%s: told apart %d times", hostile[k].what, found[k]);
+    }
+    assert_int_equal(fed.round[5].rejected, HOSTILE);
+    end(NULL);
+}
+
 static void test_what_cannot_open_leaves_nothing(void **state)
 {
     (void)state;
@@ -136,6 +226,7 @@ int main(void)
         cmocka_unit_test_teardown(test_every_round_runs_and_everybody_leaves, end),
         cmocka_unit_test(test_workers_do_not_change_the_result),
         cmocka_unit_test(test_control_variates_travel),
+        cmocka_unit_test(test_hostile_frames_change_nothing),
         cmocka_unit_test_teardown(test_stop_ends_with_the_round, end),
         cmocka_unit_test_teardown(test_stop_before_anything_runs_nothing, end),
         cmocka_unit_test_teardown(test_what_cannot_open_leaves_nothing, end),
