@@ -62,8 +62,7 @@ for sig in TERM INT USR1; do
 done
 check "the screen says where it went on" contains log2-TERM "# resumed after round"
 
-# Stopped by SIGTERM at moments of all kinds, in rounds and between them, twice in a row each, on one
-# rank and on two.
+# Stopped by SIGTERM at moments of all kinds, twice in a row each, on one rank and on two.
 stops=${FSTQ_TEST_LONG:+200}
 stops=${stops:-3} same=0 early=0
 for i in $(seq "$stops"); do
@@ -79,7 +78,7 @@ for i in $(seq "$stops"); do
         start $np "t$i" "tlog$i" run.resume=on
     done
     wait $!
-    [ "$(adapter "tlog$i")" = "$want" ] && same=$((same + 1)) || sed 's/^/# /' "tlog$i" | tail -n 5
+    [ "$(adapter "tlog$i")" = "$want" ] && same=$((same + 1)) || tail -n 5 "tlog$i"
     rm -rf "t$i"
 done
 check "SIGTERM at $((2 * stops)) moments: always the same adapter" equal "$same" "$stops"
