@@ -3,7 +3,8 @@
 #   make demo | test        set-up, build and a first run | the test suite
 #   make config             what was found
 #   make bench | asan | fuzz | test-long | format | clean | install PREFIX=/usr/local DESTDIR=
-#   BUILD=release|debug|asan   CUDA=auto|0|1   CUDA_HOME=/usr/local/cuda   CC=gcc|clang   V=1
+#   BUILD=release|debug|asan   CUDA=auto|0|1   CUDA_HOME=/usr/local/cuda   CUDA_ARCH="87 90"
+#   CC=gcc|clang   V=1
 BUILD  ?= release
 CUDA   ?= auto
 PREFIX ?= /usr/local
@@ -59,19 +60,32 @@ CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -ffp-contract=off -fno-math-errno -pthread 
 LDLIBS_ALL := -Wl,--as-needed -lhdf5_hl $(PKG_LIBS) -lm -pthread -ldl $(OPTS) $(LDFLAGS) $(LDLIBS)
 
 # --- sources --------------------------------------------------------------------------------------
+# The row cuda needs CUDA's headers; tests build it a second time, against those of tests/emu.
+CUDAROW := src/dev/dev_cuda.c
 SRC   := $(sort $(wildcard src/*.c src/*/*.c kernels/*.c bench/*.c))
+ifneq ($(HAVE_CUDA),1)
+SRC   := $(filter-out $(CUDAROW),$(SRC))
+endif
 MAIN  := src/main.c
 CU    := $(sort $(wildcard kernels/*.cu))
 LIBSRC := $(filter-out $(MAIN),$(SRC))
 ifeq ($(HAVE_CUDA),1)
 CFLAGS_ALL += -DHAVE_CUDA -isystem $(CUDA_HOME)/include
-LDLIBS_ALL += -L$(CUDA_HOME)/lib64 -lcublas -lcudart_static -lrt
+# cuBLAS is opened by name when a GPU is: the program starts where neither it nor a driver is.
+LDLIBS_ALL += -L$(CUDA_HOME)/lib64 -lcudart_static -lrt
 CUOBJ := $(CU:%.cu=$(O)/%.cu.o)
 endif
 LIBOBJ := $(LIBSRC:%.c=$(O)/%.o) $(CUOBJ)
 UNIT  := $(sort $(wildcard tests/unit/*.c))
 UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
 FENCE := $(addprefix $(O)/tests/fence/,fence.o fence_ops.o fence_codec.o)
+# GPU kernels on the CPU: the engine, and each .cu file as C++; checked, every access is watched.
+EMU_ENGINE := $(patsubst %,$(O)/tests/emu/%.o,emu emu_memory emu_runtime emu_blas)
+EMU_PLAIN  := $(EMU_ENGINE) $(O)/tests/emu/emu_nocheck.o $(CU:kernels/%.cu=$(O)/tests/emu/plain/%.o) \
+              $(O)/tests/emu/dev_emu.o
+EMU_CHECK  := $(EMU_ENGINE) $(O)/tests/emu/emu_check.o $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o) \
+              $(O)/tests/emu/dev_emu.o
+EMUBIN := $(O)/tests/fstq-emu $(O)/tests/emu/check_kernels
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
 FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
@@ -91,14 +105,33 @@ $(O)/fstq: $(O)/$(MAIN:.c=.o) $(O)/libfstq.a
 # Half a hundred programs to link: by the faster linker where there is one.
 TEST_LD := $(shell $(CC) -fuse-ld=gold -Wl,--version >/dev/null 2>&1 && echo -fuse-ld=gold)
 $(O)/tests/%: $(O)/tests/unit/%.o $(FENCE) $(O)/libfstq.a
-	$(Q)$(CC) $(TEST_LD) -o $@ $^ -lcmocka $(LDLIBS_ALL)
+	$(Q)$(CC) $(TEST_LD) -o $@ $(filter-out %.a,$^) $(O)/libfstq.a -lcmocka -lstdc++ $(LDLIBS_ALL)
+$(patsubst %,$(O)/tests/%,test_kernels test_dev test_model): $(EMU_PLAIN)
+$(O)/tests/emu/check_kernels: $(O)/tests/unit/test_kernels.o $(FENCE) $(EMU_CHECK) $(O)/libfstq.a
+	$(Q)$(CC) $(TEST_LD) -o $@ $^ -lcmocka -lstdc++ $(LDLIBS_ALL)
 # The program with one more device, which auto takes: memory that host code cannot touch.
 $(O)/tests/fstq-fence: $(O)/$(MAIN:.c=.o) $(FENCE) $(O)/libfstq.a
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
+$(O)/tests/fstq-emu: $(O)/$(MAIN:.c=.o) $(FENCE) $(EMU_PLAIN) $(O)/libfstq.a
+	$(Q)$(CC) -o $@ $^ -lstdc++ $(LDLIBS_ALL)
+CXXFLAGS_ALL := -std=c++17 -g -Wall -Wextra -Wpedantic -Wshadow -Werror -fno-exceptions -fno-rtti \
+                -ffp-contract=off -Itests/emu -Isrc -I. -Ikernels $(PKG_CFLAGS) -MMD -MP
+SANITIZE := $(filter -fsanitize=% -fno-sanitize-recover=%,$(OPTS))
 $(O)/tests/fence/%.o: tests/fence/%.cc $(O)/flags
 	@mkdir -p $(@D)
-	$(Q)$(CXX) -std=c++17 -O1 -g -Wall -Wextra -Wpedantic -Wshadow -Werror -fno-exceptions -fno-rtti \
-	  $(filter -fsanitize=% -fno-sanitize-recover=%,$(OPTS)) -Isrc -I. -Ikernels -MMD -MP -c -o $@ $<
+	$(Q)$(CXX) -O1 $(CXXFLAGS_ALL) $(SANITIZE) -c -o $@ $<
+$(O)/tests/emu/%.o: tests/emu/%.cc $(O)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -O2 $(CXXFLAGS_ALL) $(SANITIZE) -c -o $@ $<
+$(O)/tests/emu/plain/%.o: kernels/%.cu $(O)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -O2 $(CXXFLAGS_ALL) $(SANITIZE) -x c++ -c -o $@ $<
+$(O)/tests/emu/check/%.o: kernels/%.cu $(O)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -O1 $(CXXFLAGS_ALL) -fsanitize=thread -x c++ -c -o $@ $<
+$(O)/tests/emu/dev_emu.o: $(CUDAROW) $(O)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CC) -Itests/emu $(CFLAGS_ALL) -O1 -MMD -MP -c -o $@ $<
 $(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
@@ -138,13 +171,16 @@ $(foreach k,attention ce embed gemm linear norm optim rope swiglu,$(eval CFLAGS_
 
 $(O)/src/model/builtin.o: src/model/base.safetensors
 
+# Few, so that building stays quick: what is newer than the last one is made of its PTX when the
+# program starts. CUDA_ARCH="72 87 90 110 120": code for all of these.
 CUDA_ARCH ?=
 NVCC_MAJOR := $(if $(filter 1,$(HAVE_CUDA)),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'))
-ARCHES := $(if $(CUDA_ARCH),$(subst ;, ,$(CUDA_ARCH)),$(if $(filter 13,$(NVCC_MAJOR)),87 90 110 120,$(if $(filter 12,$(NVCC_MAJOR)),72 87 80 90,72 87)))
+ARCHES := $(if $(CUDA_ARCH),$(subst ;, ,$(CUDA_ARCH)),$(if $(filter 11,$(NVCC_MAJOR)),72 87,87))
 $(O)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"
-	$(Q)$(NVCC) -O3 -lineinfo -fmad=false -ftz=false -prec-div=true -prec-sqrt=true -Isrc -I. -Ikernels \
+	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -Isrc -I. -Ikernels \
+	  -Xcompiler -fno-threadsafe-statics,-fno-exceptions,-fno-rtti,-Wall,-Wextra \
 	  $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) \
 	  -gencode arch=compute_$(lastword $(ARCHES)),code=compute_$(lastword $(ARCHES)) -MMD -MP -c -o $@ $<
 
@@ -166,7 +202,7 @@ test-long: deps
 	+@$(SUBMAKE) all tests
 	+@$(SUBMAKE) replay
 	@FSTQ_TEST_LONG=1 tests/run.sh $(O)
-tests: $(UNITBIN) $(O)/tests/fstq-fence $(PROGBIN) $(PRELOADS)
+tests: $(UNITBIN) $(O)/tests/fstq-fence $(EMUBIN) $(PROGBIN) $(PRELOADS)
 fuzzers: $(FUZZBIN)
 # Every decoder's corpus under ASan and UBSan, with the compiler at hand.
 replay:

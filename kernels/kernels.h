@@ -1,7 +1,8 @@
 // The border between host code and kernels. C types only, streams as void *, so that a .cu file can
 // include it. Each operation is declared once, below, as a function type NAME_fn with its formula;
-// NAME_cpu is the CPU's kernel, NAME_ref a plain reference that the tests compare it with, and
-// NAME_cuda has its place. src/dev makes its tables from the one list of names, KERNEL_OPS.
+// NAME_cpu is the CPU's kernel, NAME_ref a plain reference that the tests compare it with,
+// NAME_cuda the GPU's and NAME_emu the GPU's source, run on the CPU by tests. src/dev makes its
+// tables from the one list of names, KERNEL_OPS.
 //
 // Whose memory a pointer is:
 //   const struct kernel_NAME *                     the host's: read before the operation returns,
@@ -42,6 +43,7 @@ struct kernel_ctx {
     size_t work_floats;
     int32_t act;       // enum kernel_dtype of activations; fp32 on the CPU
     int64_t *apart_ns; // the host's, or NULL: to it the CPU's update adds the time of the averages
+    struct kernel_blas *blas; // the host's, of a GPU's stream (blas.h)
 };
 
 // W (rows, cols), y = x W^T, a row every ld elements. packed: W^T in the layout of
@@ -316,7 +318,7 @@ struct kernel_ops {
 #undef KERNEL_FIELD
 };
 
-#define KERNEL_DECLARE(name) name##_fn name##_cpu, name##_ref, name##_cuda;
+#define KERNEL_DECLARE(name) name##_fn name##_cpu, name##_ref, name##_cuda, name##_emu;
 KERNEL_OPS(KERNEL_DECLARE)
 #undef KERNEL_DECLARE
 

@@ -8,6 +8,7 @@
 #include "base/topo.h"
 #include "cmd.h"
 #include "config.h"
+#include "dev/dev.h"
 #include "fed/fault.h"
 #include "fed/loop.h"
 #include "machine.h"
@@ -317,6 +318,7 @@ static void open_all(struct run *r)
     struct err err;
     int threads;
     describe_self(r, &threads);
+    dev_take_place(r->comm->local_rank);
     pool_open(threads);
     recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
     r->server_rec.origin_ns = r->begun_ns;

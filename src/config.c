@@ -64,16 +64,14 @@ const int config_section_count = ARRAY_LEN(config_sections);
 // auto takes a GPU where the build has the column and the machine has one.
 int32_t config_dev_kind(const struct config *c)
 {
+    struct err err;
+    if (c->dev.kind > 0 && dev_usable(c->dev.kind - 1, &err))
+        die(STATUS_ENV, "%s", err.text);
     if (c->dev.kind > 0)
         return c->dev.kind - 1;
-    for (int32_t i = 0; dev_table[i]; i++) {
-        struct dev d;
-        struct err err;
-        if (!dev_table[i]->host && dev_open(&d, i, 1, &err) == 0) {
-            dev_close(&d);
+    for (int32_t i = 0; dev_table[i]; i++)
+        if (!dev_table[i]->host && dev_usable(i, &err) == 0)
             return i;
-        }
-    }
     return 0;
 }
 

@@ -88,7 +88,8 @@ int config_apply_text(struct config *c, const char *text, struct err *err);
 // Whether this process speaks for the job before MPI has started: it was given rank 0 or no rank.
 // Every rank reads the config, one of them complains.
 bool config_is_mouthpiece(void);
-int32_t config_dev_kind(const struct config *c); // row of dev_table; auto is resolved
+// Row of dev_table; auto is resolved. Ends the program where the named one cannot be used here.
+int32_t config_dev_kind(const struct config *c);
 const struct opt *config_find(const char *name, const struct config_section **section);
 // Every parameter by name, in order; for the header, the trace and the hash.
 void config_each(const struct config *c,

@@ -4,6 +4,7 @@
 #include "base/power.h"
 #include "base/table.h"
 #include "base/topo.h"
+#include "dev/dev.h"
 #include "kernels/kernels.h"
 #include "net/comm_mpi.h"
 
@@ -180,11 +181,24 @@ static void quiet_facts(struct facts *f)
              t.esterror);
 }
 
+static void device_fact(void *arg, int32_t i, const char *text)
+{
+    char name[32];
+    snprintf(name, sizeof name, "cuda_%d", i);
+    fact(arg, name, "%s", text);
+}
+
+// What the runtime finds, which needs a driver and not a context, and what the driver shows.
 static void gpu_facts(struct facts *f)
 {
     f->group = "gpu";
     bool built = strcmp(buildinfo.cuda, "none") != 0;
     fact(f, "cuda", built ? "built with CUDA %s" : "built without CUDA%.0s", buildinfo.cuda);
+    for (int32_t i = 0; dev_table[i]; i++) {
+        struct err err;
+        if (dev_table[i]->each && dev_table[i]->each(device_fact, f, &err))
+            fact(f, "usable", "unavailable: %s", err.text);
+    }
     char pattern[512];
     glob_t found;
     snprintf(pattern, sizeof pattern, "%s/proc/driver/nvidia/gpus/*/information",

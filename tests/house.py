@@ -133,11 +133,11 @@ def rule_one_place(tree):
 
 
 def rule_cuda_place(tree):
-    """CUDA headers appear in .cu files and in one file of src/dev"""
+    """CUDA headers appear in kernels/gpu.h and in one file of src/dev"""
     homes = set()
-    for path in tree.ending('.c', '.h'):
-        for n, _, name in includes(tree, path):
-            if CUDA.fullmatch(name):
+    for path in tree.ending(*C_LIKE):
+        for n, kind, name in includes(tree, path):
+            if kind == '<' and CUDA.fullmatch(name) and path != 'kernels/gpu.h':
                 homes.add(path)
                 if module_of(path) != 'dev' or path.endswith('.h') or len(homes) > 1:
                     yield path, n, f'{name} outside the one CUDA file of src/dev'
@@ -333,6 +333,7 @@ PLANTED = {
     rule_cuda_place: [
         {'src/model/a.c': '#include <cuda_runtime.h>\n'},
         {'src/dev/a.h': '#include <cublas_v2.h>\n'},
+        {'kernels/a.cu': '#include <cuda_fp16.h>\n'},
         {'src/dev/a.c': '#include <cuda.h>\n', 'src/dev/b.c': '#include <cuda.h>\n'},
     ],
     rule_have_cuda: [

@@ -4,19 +4,49 @@
 #include <string.h>
 
 extern const struct dev_row dev_cpu, dev_ref;
-extern const struct dev_row dev_fence __attribute__((weak)); // NULL but in test programs
-// The column that no kernel fills yet: it can be named, and says so.
+// NULL but in test programs; one that has emu has fence, too.
+extern const struct dev_row dev_fence __attribute__((weak)), dev_emu __attribute__((weak));
+#ifdef HAVE_CUDA
+extern const struct dev_row dev_cuda;
+#else // it can be named, and says so
 static const struct dev_row dev_cuda = {.name = "cuda", .help = "one CUDA GPU a rank"};
+#endif
 
-const struct dev_row *const dev_table[] = {&dev_cpu, &dev_ref, &dev_cuda, &dev_fence, NULL};
+const struct dev_row *const dev_table[] = {&dev_cpu,   &dev_ref, &dev_cuda,
+                                           &dev_fence, &dev_emu, NULL};
+
+static int32_t place;
+
+void dev_take_place(int32_t local_rank)
+{
+    place = local_rank;
+}
+
+int32_t dev_place(void)
+{
+    return place;
+}
+
+int dev_usable(int32_t kind, struct err *err)
+{
+    const struct dev_row *row = dev_table[kind];
+    struct err why = {""};
+    if (!row->ops)
+        return err_set(err,
+                       "dev.kind = %s: not supported by this program: build it where nvcc is, "
+                       "or choose cpu",
+                       row->name);
+    return row->usable && row->usable(&why) ? err_set(err, "dev.kind = %s: %s", row->name, why.text)
+                                            : 0;
+}
 
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
 {
     assert(kind >= 0 && kind < (int32_t)ARRAY_LEN(dev_table) - 1 && threads >= 1);
     assert(dev_table[kind]);
     *d = (struct dev){.row = dev_table[kind], .threads = threads};
-    if (!d->row->ops)
-        return err_set(err, "dev.kind = %s: not supported by this program", d->row->name);
+    if (dev_usable(kind, err))
+        return -1;
     d->ops = d->row->ops;
     d->lanes = d->row->lanes ? d->row->lanes : threads;
     d->lane = mem_alloc(MEM_OTHER, (size_t)d->lanes * sizeof *d->lane);
@@ -50,6 +80,7 @@ void dev_close(struct dev *d)
 
 void dev_reserve(struct dev *d, size_t work_floats, int32_t marks)
 {
+    work_floats = work_floats > d->row->work_floats ? work_floats : d->row->work_floats;
     bool more = work_floats > d->work_floats;
     for (int32_t i = 0; i < d->lanes && marks > d->marks; i++) {
         mem_free(d->lane[i].mark_ns);

@@ -22,6 +22,7 @@
 #include <stdbool.h>
 
 struct dev;
+typedef void dev_fact(void *arg, int32_t i, const char *text);
 
 struct dev_row {
     const char *name, *help;
@@ -31,6 +32,12 @@ struct dev_row {
     int32_t act;                      // enum kernel_dtype of activations
     int32_t lanes;                    // work under way side by side; 0 = as many as threads
     int32_t slice_tokens;             // a batch is taken in parts of about so many
+    bool rows_alone;    // a row of a batch comes to the same bits whatever is beside it
+    size_t work_floats; // that its operations need at least, at any size
+    // Whether the row can be opened here, or why not, without opening it; NULL: always.
+    int (*usable)(struct err *err);
+    // What devices of the kind there are, without opening any; or NULL.
+    int (*each)(dev_fact *fn, void *arg, struct err *err);
     int (*open)(struct dev *d, struct err *err);                                // or NULL
     void (*close)(struct dev *d);                                               // or NULL
     void *(*alloc)(struct dev *d, enum mem_purpose purpose, size_t size_bytes); // zeroed
@@ -77,9 +84,15 @@ struct dev {
     void *state;
 };
 
-// NULL-terminated. Its last row, `fence`, is there in test programs alone (tests/fence).
+// NULL-terminated. Its last rows, `fence` and `emu`, are there in test programs alone (tests/fence,
+// tests/emu).
 extern const struct dev_row *const dev_table[];
 
+// Which of several devices of a kind is this rank's: the ranks of a host take them in turn.
+void dev_take_place(int32_t local_rank);
+int32_t dev_place(void);
+// Whether this kind, a row of dev_table, can be opened here, or why not.
+int dev_usable(int32_t kind, struct err *err);
 // kind: row of dev_table. threads >= 1. A row that cannot run here is an error that says why.
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err);
 void dev_close(struct dev *d);

@@ -397,6 +397,7 @@ const struct dev_row dev_fence = {
     .act = KERNEL_F32,
     .lanes = 1,
     .slice_tokens = 512, // as the CPU, and so the same bits
+    .rows_alone = true,
     .open = fence_open,
     .close = fence_close,
     .alloc = fence_alloc,

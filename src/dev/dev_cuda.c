@@ -1,0 +1,402 @@
+// The row `cuda`: one GPU a rank, its kernels and cuBLAS. Built a second time for tests, as the row
+// `emu`, against the header that runs all of it on the CPU (tests/emu). Nothing here needs a driver
+// or cuBLAS before a GPU is asked for.
+#include "dev/dev.h"
+#include "kernels/blas.h"
+
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { GRAPHS = 32 };
+// Of cuBLAS, for a stream: without it, results of captured products would not repeat.
+static const size_t BLAS_WORK = (size_t)32 << 20;
+
+struct graph {
+    uint64_t key;
+    cudaGraphExec_t exec;
+};
+struct gpu {
+    cudaStream_t stream;
+    cudaEvent_t *mark, origin;
+    int32_t n_marks;
+    struct graph graph[GRAPHS];
+    int n_graphs, next;
+    bool recording;
+    uint64_t key;
+    struct kernel_blas blas;
+    void *blas_work;
+    struct err failed; // the first thing that went wrong in what is queued
+};
+
+static struct gpu *of(struct dev *d)
+{
+    return d->state;
+}
+
+// The first failure stays: what comes after it is its consequence.
+static void check(struct gpu *g, cudaError_t rc, const char *what)
+{
+    if (rc != cudaSuccess && !g->failed.text[0])
+        err_set(&g->failed, "the GPU: %s: %s", what, cudaGetErrorString(rc));
+}
+
+// cuBLAS: opened once, when a GPU is.
+
+struct library {
+    int (*create)(void **handle);
+    int (*destroy)(void *handle);
+    int (*set_stream)(void *handle, void *stream);
+    int (*set_workspace)(void *handle, void *work, size_t size_bytes);
+    blas_gemm_fn *gemm;
+};
+
+static int load(struct library *l, struct err *err)
+{
+    char name[32];
+    struct {
+        const char *symbol;
+        void *to;
+    } call[] = {{"cublasCreate_v2", &l->create},
+                {"cublasDestroy_v2", &l->destroy},
+                {"cublasSetStream_v2", &l->set_stream},
+                {"cublasSetWorkspace_v2", &l->set_workspace},
+                {"cublasGemmEx", &l->gemm}};
+    snprintf(name, sizeof name, "libcublas.so.%d", CUDART_VERSION / 1000);
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!library)
+        return err_set(err, "no %s: install CUDA's libraries, or set LD_LIBRARY_PATH to them",
+                       name);
+    for (size_t i = 0; i < ARRAY_LEN(call); i++) {
+        void *address = dlsym(library, call[i].symbol);
+        if (!address)
+            return err_set(err, "%s has no %s: install the one of CUDA %d.%d", name, call[i].symbol,
+                           CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+        memcpy(call[i].to, &address, sizeof address); // ISO C has no cast to a function
+    }
+    return 0;
+}
+
+// Which GPUs there are, without a context on any.
+static int count_gpus(int *n, struct err *err)
+{
+    int driver = 0;
+    cudaError_t rc = cudaGetDeviceCount(n);
+    if (rc == cudaSuccess && *n > 0)
+        return 0;
+    *n = 0;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
+        return err_set(err, "no driver: install NVIDIA's, or choose dev.kind = cpu");
+    if (rc == cudaErrorInsufficientDriver)
+        return err_set(err,
+                       "the driver is older than CUDA %d.%d, which this program was built with: "
+                       "update it, or choose dev.kind = cpu",
+                       CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    if (rc == cudaSuccess || rc == cudaErrorNoDevice)
+        return err_set(err, "no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES, or choose "
+                            "dev.kind = cpu");
+    return err_set(err, "%s: see nvidia-smi, or choose dev.kind = cpu", cudaGetErrorString(rc));
+}
+
+static int cuda_usable(struct err *err)
+{
+    struct library l;
+    int n;
+    return count_gpus(&n, err) || load(&l, err) ? -1 : 0;
+}
+
+static int attribute(enum cudaDeviceAttr which, int i)
+{
+    int value = 0;
+    return cudaDeviceGetAttribute(&value, which, i) == cudaSuccess ? value : 0;
+}
+
+static int cuda_each(dev_fact *fn, void *arg, struct err *err)
+{
+    char text[200], bus[32] = "";
+    int n;
+    if (count_gpus(&n, err))
+        return -1;
+    for (int i = 0; i < n; i++) {
+        if (cudaDeviceGetPCIBusId(bus, sizeof bus, i) != cudaSuccess)
+            snprintf(bus, sizeof bus, "no PCI bus");
+        snprintf(text, sizeof text,
+                 "%s, sm_%d%d, %d multiprocessors at up to %d MHz, memory %d bits wide%s", bus,
+                 attribute(cudaDevAttrComputeCapabilityMajor, i),
+                 attribute(cudaDevAttrComputeCapabilityMinor, i),
+                 attribute(cudaDevAttrMultiProcessorCount, i),
+                 attribute(cudaDevAttrClockRate, i) / 1000,
+                 attribute(cudaDevAttrGlobalMemoryBusWidth, i),
+                 attribute(cudaDevAttrIntegrated, i) ? ", shared with the CPU" : "");
+        fn(arg, i, text);
+    }
+    return 0;
+}
+
+// Memory.
+
+static void *cuda_alloc(struct dev *d, enum mem_purpose purpose, size_t size_bytes)
+{
+    struct gpu *g = of(d);
+    void *p = NULL;
+    cudaError_t rc = cudaMalloc(&p, size_bytes ? size_bytes : 1);
+    if (rc != cudaSuccess)
+        die(STATUS_ENV, "the GPU has no %zu bytes for %s: %s", size_bytes,
+            mem_purpose_name[purpose], cudaGetErrorString(rc));
+    check(g, cudaMemsetAsync(p, 0, size_bytes, g->stream), "a fill");
+    return p;
+}
+
+static void cuda_wait(struct dev *d, int32_t lane)
+{
+    struct gpu *g = of(d);
+    (void)lane;
+    check(g, cudaGetLastError(), "a launch");
+    check(g, cudaStreamSynchronize(g->stream), "what was queued");
+    if (g->blas.status && !g->failed.text[0])
+        err_set(&g->failed, "the GPU: cublasGemmEx gave status %d", g->blas.status);
+    if (g->failed.text[0])
+        die(STATUS_ENV, "%s", g->failed.text);
+}
+
+static void cuda_free(struct dev *d, void *block)
+{
+    cuda_wait(d, 0);
+    cudaFree(block);
+}
+
+static void *cuda_stage(struct dev *d, size_t size_bytes)
+{
+    void *p = NULL;
+    (void)d;
+    cudaError_t rc = cudaHostAlloc(&p, size_bytes ? size_bytes : 1, cudaHostAllocDefault);
+    if (rc != cudaSuccess)
+        die(STATUS_ENV, "no %zu bytes of pinned memory: %s", size_bytes, cudaGetErrorString(rc));
+    memset(p, 0, size_bytes);
+    return p;
+}
+
+static void cuda_unstage(struct dev *d, void *block)
+{
+    cuda_wait(d, 0);
+    cudaFreeHost(block);
+}
+
+static void cuda_put(struct dev *d, int32_t lane, void *to, const void *from, size_t n)
+{
+    (void)lane;
+    check(of(d), cudaMemcpyAsync(to, from, n, cudaMemcpyHostToDevice, of(d)->stream), "a put");
+}
+
+static void cuda_get(struct dev *d, int32_t lane, void *to, const void *from, size_t n)
+{
+    (void)lane;
+    check(of(d), cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, of(d)->stream), "a get");
+}
+
+static void cuda_copy(struct dev *d, int32_t lane, void *to, const void *from, size_t n)
+{
+    (void)lane;
+    check(of(d), cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToDevice, of(d)->stream), "a copy");
+}
+
+static void cuda_zero(struct dev *d, int32_t lane, void *to, size_t n)
+{
+    (void)lane;
+    check(of(d), cudaMemsetAsync(to, 0, n, of(d)->stream), "a fill");
+}
+
+// Recordings are graphs. A key is recorded the first time, and runs then as a graph, too.
+
+static bool cuda_replay(struct dev *d, int32_t lane, uint64_t key)
+{
+    struct gpu *g = of(d);
+    (void)lane;
+    for (int i = 0; i < g->n_graphs; i++)
+        if (g->graph[i].key == key) {
+            check(g, cudaGraphLaunch(g->graph[i].exec, g->stream), "a graph");
+            return true;
+        }
+    return false;
+}
+
+static void cuda_record(struct dev *d, int32_t lane, uint64_t key)
+{
+    struct gpu *g = of(d);
+    (void)lane;
+    g->recording = true;
+    g->key = key;
+    check(g, cudaStreamBeginCapture(g->stream, cudaStreamCaptureModeThreadLocal), "a recording");
+}
+
+static void cuda_record_end(struct dev *d, int32_t lane)
+{
+    struct gpu *g = of(d);
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    (void)lane;
+    g->recording = false;
+    check(g, cudaStreamEndCapture(g->stream, &graph), "a recording");
+    if (g->failed.text[0])
+        return; // said by wait
+    check(g, cudaGraphInstantiateWithFlags(&exec, graph, 0), "a recording");
+    cudaGraphDestroy(graph);
+    if (g->failed.text[0])
+        return;
+    struct graph *to = &g->graph[g->n_graphs < GRAPHS ? g->n_graphs++ : g->next++ % GRAPHS];
+    if (to->exec) {
+        cuda_wait(d, lane); // the oldest one may still run
+        cudaGraphExecDestroy(to->exec);
+    }
+    *to = (struct graph){g->key, exec};
+    check(g, cudaGraphLaunch(exec, g->stream), "a graph");
+}
+
+static void cuda_mark(struct dev *d, int32_t lane, int32_t slot)
+{
+    struct gpu *g = of(d);
+    (void)lane;
+    for (; g->n_marks < d->marks; g->n_marks++) {
+        cudaEvent_t *more = mem_alloc(MEM_OTHER, ((size_t)g->n_marks + 1) * sizeof *more);
+        if (g->n_marks)
+            memcpy(more, g->mark, (size_t)g->n_marks * sizeof *more);
+        mem_free(g->mark);
+        g->mark = more;
+        check(g, cudaEventCreateWithFlags(&more[g->n_marks], cudaEventDefault), "an event");
+    }
+    unsigned how = g->recording ? cudaEventRecordExternal : cudaEventRecordDefault;
+    check(g, cudaEventRecordWithFlags(g->mark[slot], g->stream, how), "an event");
+}
+
+static int64_t cuda_marked(struct dev *d, int32_t lane, int32_t slot)
+{
+    float ms = 0;
+    (void)lane;
+    check(of(d), cudaEventElapsedTime(&ms, of(d)->origin, of(d)->mark[slot]), "an event");
+    return (int64_t)((double)ms * 1e6);
+}
+
+static int cuda_failed(struct dev *d, struct err *err)
+{
+    return of(d)->failed.text[0] ? err_set(err, "%s", of(d)->failed.text) : 0;
+}
+
+static void close_library(struct gpu *g)
+{
+    struct library l;
+    if (g->blas.handle && load(&l, NULL) == 0)
+        l.destroy(g->blas.handle);
+    if (g->blas_work)
+        cudaFree(g->blas_work);
+}
+
+static void cuda_close(struct dev *d)
+{
+    struct gpu *g = of(d);
+    for (int i = 0; i < g->n_graphs; i++)
+        cudaGraphExecDestroy(g->graph[i].exec);
+    for (int32_t i = 0; i < g->n_marks; i++)
+        cudaEventDestroy(g->mark[i]);
+    close_library(g);
+    if (g->origin)
+        cudaEventDestroy(g->origin);
+    if (g->stream)
+        cudaStreamDestroy(g->stream);
+    mem_free(g->mark);
+    mem_free(g);
+}
+
+static int open_library(struct gpu *g, struct err *err)
+{
+    struct library l;
+    if (load(&l, err))
+        return -1;
+    int rc = l.create(&g->blas.handle);
+    if (rc)
+        return err_set(err, "cublasCreate gave status %d", rc);
+    g->blas.gemm = l.gemm;
+    if (cudaMalloc(&g->blas_work, BLAS_WORK) != cudaSuccess)
+        return err_set(err, "the GPU has no %zu bytes for cuBLAS", BLAS_WORK);
+    rc = l.set_stream(g->blas.handle, g->stream);
+    rc = rc ? rc : l.set_workspace(g->blas.handle, g->blas_work, BLAS_WORK);
+    return rc ? err_set(err, "cuBLAS cannot be set up: status %d", rc) : 0;
+}
+
+// Ranks of a host take its GPUs in turn.
+static int open_gpu(struct dev *d, struct err *err)
+{
+    struct gpu *g = of(d);
+    int n;
+    if (count_gpus(&n, err))
+        return -1;
+    cudaError_t rc = cudaSetDevice(dev_place() % n);
+    if (rc == cudaSuccess)
+        rc = cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking);
+    if (rc == cudaSuccess)
+        rc = cudaEventCreateWithFlags(&g->origin, cudaEventDefault);
+    if (rc == cudaSuccess)
+        rc = cudaEventRecordWithFlags(g->origin, g->stream, cudaEventRecordDefault);
+    if (rc != cudaSuccess)
+        return err_set(err, "GPU %d cannot be opened: %s; see nvidia-smi", dev_place() % n,
+                       cudaGetErrorString(rc));
+    return open_library(g, err);
+}
+
+static int cuda_open(struct dev *d, struct err *err)
+{
+    struct err why;
+    struct gpu *g = mem_alloc(MEM_OTHER, sizeof *g);
+    d->state = g;
+    if (open_gpu(d, &why)) {
+        cuda_close(d);
+        return err_set(err, "dev.kind = %s: %s", d->row->name, why.text);
+    }
+    d->lane[0].cx.stream = g->stream;
+    d->lane[0].cx.blas = &g->blas;
+    return 0;
+}
+
+#ifdef CUDA_EMULATED
+#define ROW      dev_emu
+#define OP(name) .name = name##_emu,
+#define NAMED                                                                                      \
+    .name = "emu", .help = "for tests: the GPU's kernels, run on the CPU in an order that is "     \
+                           "drawn"
+#else
+#define ROW      dev_cuda
+#define OP(name) .name = name##_cuda,
+#define NAMED    .name = "cuda", .help = "one CUDA GPU a rank"
+#endif
+
+static const struct kernel_ops gpu_ops = {KERNEL_OPS(OP)};
+
+// One slice a job: a GPU is filled by as many tokens as there are.
+extern const struct dev_row ROW;
+const struct dev_row ROW = {
+    NAMED,
+    .ops = &gpu_ops,
+    .act = KERNEL_F32,
+    .lanes = 1,
+    .slice_tokens = INT32_MAX,
+    .work_floats = (size_t)1 << 24, // logits of 512 rows at a vocabulary of 32,000
+    .usable = cuda_usable,
+    .each = cuda_each,
+    .open = cuda_open,
+    .close = cuda_close,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .stage = cuda_stage,
+    .unstage = cuda_unstage,
+    .put = cuda_put,
+    .get = cuda_get,
+    .copy = cuda_copy,
+    .zero = cuda_zero,
+    .wait = cuda_wait,
+    .replay = cuda_replay,
+    .record = cuda_record,
+    .record_end = cuda_record_end,
+    .mark = cuda_mark,
+    .marked = cuda_marked,
+    .failed = cuda_failed,
+};

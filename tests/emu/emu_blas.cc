@@ -1,0 +1,102 @@
+// cuBLAS on the CPU's BLAS, by the names under which the real library is loaded. Its work is queued
+// as kernels are.
+#include "cuda_runtime_api.h"
+#include "emu_run.h"
+#include "kernels/blas.h"
+
+#include <cblas.h>
+#include <cstring>
+
+static const int BAD_VALUE = 7; // CUBLAS_STATUS_INVALID_VALUE
+
+struct handle {
+    void *stream;
+};
+struct product {
+    int op_a, op_b, m, n, k, lda, ldb, ldc;
+    float alpha, beta;
+    const float *a, *b;
+    float *c;
+};
+
+static void multiply(const void *args)
+{
+    product g;
+    memcpy(&g, args, sizeof g);
+    cblas_sgemm(CblasColMajor, g.op_a == BLAS_T ? CblasTrans : CblasNoTrans,
+                g.op_b == BLAS_T ? CblasTrans : CblasNoTrans, g.m, g.n, g.k, g.alpha, g.a, g.lda,
+                g.b, g.ldb, g.beta, g.c, g.ldc);
+}
+
+static int gemm(void *h, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a,
+                int type_a, int lda, const void *b, int type_b, int ldb, const void *beta, void *c,
+                int type_c, int ldc, int compute, int)
+{
+    if (m < 0 || n < 0 || k < 0 || lda < (op_a == BLAS_T ? k : m) ||
+        ldb < (op_b == BLAS_T ? n : k) || ldc < m || type_a != BLAS_F32 || type_b != BLAS_F32 ||
+        type_c != BLAS_F32 || compute != BLAS_COMPUTE_F32)
+        return BAD_VALUE;
+    product g = {op_a,
+                 op_b,
+                 m,
+                 n,
+                 k,
+                 lda,
+                 ldb,
+                 ldc,
+                 0,
+                 0,
+                 static_cast<const float *>(a),
+                 static_cast<const float *>(b),
+                 static_cast<float *>(c)};
+    memcpy(&g.alpha, alpha, sizeof g.alpha);
+    memcpy(&g.beta, beta, sizeof g.beta);
+    emu_call_later(static_cast<handle *>(h)->stream, multiply, &g, sizeof g);
+    return 0;
+}
+static int create(void **h)
+{
+    *h = new handle();
+    return 0;
+}
+static int destroy(void *h)
+{
+    delete static_cast<handle *>(h);
+    return 0;
+}
+static int set_stream(void *h, void *stream)
+{
+    static_cast<handle *>(h)->stream = stream;
+    return 0;
+}
+static int set_workspace(void *, void *, size_t)
+{
+    return 0;
+}
+
+static const struct {
+    const char *name;
+    void *call;
+} calls[] = {{"cublasCreate_v2", reinterpret_cast<void *>(create)},
+             {"cublasDestroy_v2", reinterpret_cast<void *>(destroy)},
+             {"cublasSetStream_v2", reinterpret_cast<void *>(set_stream)},
+             {"cublasSetWorkspace_v2", reinterpret_cast<void *>(set_workspace)},
+             {"cublasGemmEx", reinterpret_cast<void *>(gemm)}};
+static bool missing;
+
+void emu_without_blas(bool yes)
+{
+    missing = yes;
+}
+void *emu_dlopen(const char *name, int)
+{
+    static char library;
+    return missing || strcmp(name, "libcublas.so.13") != 0 ? nullptr : &library;
+}
+void *emu_dlsym(void *, const char *name)
+{
+    for (const auto &c : calls)
+        if (!strcmp(c.name, name))
+            return c.call;
+    return nullptr;
+}

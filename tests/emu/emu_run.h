@@ -1,0 +1,53 @@
+// The host's side of the emulation: seeds, memory, streams, graphs. One thread of the host.
+#ifndef FSTQ_EMU_RUN_H
+#define FSTQ_EMU_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Of threads and of blocks: ascending, descending, or drawn.
+enum emu_order { EMU_RANDOM, EMU_FORWARD, EMU_BACKWARD };
+void emu_seed(uint64_t seed, enum emu_order order);
+
+// Device memory: host code that touches it ends the program. NULL: there is no more.
+void *emu_alloc(size_t size_bytes);
+void emu_free(void *block);
+bool emu_is_device(const void *p);
+
+// A stream does nothing until somebody waits for it, and reads what it copies then.
+void *emu_stream(void);
+void emu_stream_free(void *stream);
+void emu_put(void *stream, void *to, const void *from, size_t size_bytes);
+void emu_set(void *stream, void *to, int byte, size_t size_bytes);
+// A call on the host with device memory open to it: a library's work, a time.
+void emu_call_later(void *stream, void (*call)(const void *args), const void *args,
+                    size_t args_bytes);
+void emu_wait(void *stream);
+// Between begin and end work is kept, not run.
+void emu_capture_begin(void *stream);
+void *emu_capture_end(void *stream); // a graph
+bool emu_capturing(void *stream);
+void *emu_graph_copy(void *graph);
+void emu_graph_launch(void *graph, void *stream);
+void emu_graph_free(void *graph);
+
+struct emu_counts {
+    uint64_t launches, blocks, switches, barriers, meets, findings;
+};
+struct emu_counts emu_counted(void);
+// By default an error is printed and ends the program. fn: is told instead, where that is possible.
+void emu_on_error(void (*fn)(const char *text));
+// What the machine claims to have from now on: so many GPUs, or an error of the runtime.
+void emu_machine(int gpus, int error);
+void emu_without_blas(bool yes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
