@@ -275,7 +275,7 @@ static const struct record_field link_fields[] = {
     FIELD(bytes, "bytes", "bytes moved"),
     FIELD(bytes_sent, "bytes", "the same with those that were sent again"),
     FIELD(lost, "", "segments of 1448 bytes that net.loss took when they were first sent"),
-    FIELD(t_ready_ns, "ns", "when the bytes were ready to go, from the start of the round"),
+    FIELD(t_ready_ns, "ns", "when the bytes were ready to go, from the start of the client's way"),
     FIELD(t_deliver_ns, "ns", "when the last one arrived, -1 = never"),
     FIELD(latency_ns, "ns", "of this latency and jitter"),
     FIELD(rate_bps, "bit/s", "mean rate of the link while they left"),

@@ -13,7 +13,8 @@
 
 // magic u32, format u32, round u32, n_batteries u32, config hash, run id, registry, n, n_state,
 // n_slots u64, 9 totals i64, first and last loss f64, then theta and the scheme's state as f32, the
-// slots as two u32 each, the batteries as f64, then XXH3 of everything before it.
+// slots as two u32 each, the batteries as f64, the handlers' words as many as there are, then XXH3
+// of everything before it.
 #define CKPT_MAGIC  0x4b435346u // "FSCK"
 #define CKPT_FORMAT 4
 #define CKPT_TOTALS (16 + 6 * 8)
@@ -42,13 +43,17 @@ static void generation_path(const char *dir, int g, char *out, size_t size)
 
 size_t checkpoint_bytes(const struct checkpoint *c)
 {
-    return CKPT_HEAD + 4 * (c->n + c->n_state) + 8 * c->n_slots + 8 * (size_t)c->n_batteries + 8;
+    return CKPT_HEAD + 4 * (c->n + c->n_state + c->n_more) + 8 * c->n_slots +
+           8 * (size_t)c->n_batteries + 8;
 }
 
 int checkpoint_write(const char *dir, const struct checkpoint *c, const struct checkpoint_data *d,
                      uint8_t *b, struct err *err)
 {
     size_t len = checkpoint_bytes(c);
+    if (c->n_more > UINT32_MAX || len > CKPT_MAX)
+        return err_set(err, "it would have %zu bytes, more than the %zu that are read back", len,
+                       CKPT_MAX);
     const int64_t *totals = &c->totals.uplink_bytes;
     put_u32(b, CKPT_MAGIC);
     put_u32(b + 4, CKPT_FORMAT);
@@ -75,6 +80,9 @@ int checkpoint_write(const char *dir, const struct checkpoint *c, const struct c
     p += 8 * c->n_slots;
     for (size_t i = 0; i < c->n_batteries; i++)
         put_f64(p + 8 * i, d->battery[i]);
+    p += 8 * (size_t)c->n_batteries;
+    if (c->n_more)
+        memcpy(p, d->more, 4 * c->n_more);
     put_u64(b + len - 8, XXH3_64bits(b, len - 8));
     char path[1024];
     generation_path(dir, (int)(c->round & 1), path, sizeof path);
@@ -109,7 +117,7 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
     uint64_t n = get_u64(b + 40), n_state = get_u64(b + 48), n_slots = get_u64(b + 56);
     uint64_t room = (len - CKPT_HEAD - 8) / 4, n_batteries = get_u32(b + 12);
     if (n > room || n_state > room - n || n_slots > (room - n - n_state) / 2 ||
-        CKPT_HEAD + 4 * (n + n_state) + 8 * (n_slots + n_batteries) + 8 != len)
+        n_batteries > (room - n - n_state - 2 * n_slots) / 2 || len % 4 != 0)
         return err_set(err, "its lengths do not agree");
     c->round = get_u32(b + 8);
     c->config_hash = get_u64(b + 16);
@@ -119,6 +127,7 @@ int checkpoint_parse(const uint8_t *b, size_t len, struct checkpoint *c, const u
     c->n_state = n_state;
     c->n_slots = n_slots;
     c->n_batteries = (uint32_t)n_batteries;
+    c->n_more = room - n - n_state - 2 * (n_slots + n_batteries);
     for (int i = 0; i < CHECKPOINT_TOTALS; i++)
         totals[i] = (int64_t)get_u64(b + CKPT_TOTALS + 8 * i);
     c->first_loss = get_f64(b + CKPT_LOSSES);
@@ -180,7 +189,7 @@ int checkpoint_adapter(const char *dir, uint64_t registry, size_t n, float *thet
     return rc;
 }
 
-static void take_body(const struct checkpoint *c, const uint8_t *p, const struct checkpoint_data *d)
+static void take_body(const struct checkpoint *c, const uint8_t *p, struct checkpoint_data *d)
 {
     get_floats(p, d->theta, c->n);
     get_floats(p + 4 * c->n, d->state, c->n_state);
@@ -190,9 +199,13 @@ static void take_body(const struct checkpoint *c, const uint8_t *p, const struct
     p += 8 * c->n_slots;
     for (size_t i = 0; i < c->n_batteries; i++)
         d->battery[i] = get_f64(p + 8 * i);
+    p += 8 * (size_t)c->n_batteries;
+    d->more = NULL;
+    if (c->n_more)
+        d->more = memcpy(mem_alloc(MEM_SERVER, 4 * c->n_more), p, 4 * c->n_more);
 }
 
-int checkpoint_read(const char *dir, struct checkpoint *c, const struct checkpoint_data *d,
+int checkpoint_read(const char *dir, struct checkpoint *c, struct checkpoint_data *d,
                     struct err *err)
 {
     struct checkpoint found[2];

@@ -14,9 +14,9 @@ static size_t keep_floats(const struct codec_inst *c)
     return agg && agg->keep_floats ? agg->keep_floats(c, c->shape->n_values) : 0;
 }
 
-static struct part_sum *sum_of(const struct global *g, uint32_t p, int vector)
+struct part_sum *global_sum(const struct global *g, uint32_t part, int vector)
 {
-    return &g->part[(int)p * g->env->method->view.n_vectors + vector];
+    return &g->part[(int)part * g->env->method->view.n_vectors + vector];
 }
 
 static void open_parts(struct global *g, const struct view_inst *v, size_t keep_at)
@@ -25,7 +25,7 @@ static void open_parts(struct global *g, const struct view_inst *v, size_t keep_
     for (uint32_t p = 0; p < v->n_parts; p++)
         for (int k = 0; k < v->n_vectors; k++) {
             const struct codec_inst *c = v->part[p].vector[k].codec;
-            struct part_sum *part = sum_of(g, p, k);
+            struct part_sum *part = global_sum(g, p, k);
             size_t keep = keep_floats(c);
             part->sum = g->sum[k] + v->part[p].at;
             part->agg_keep = keep ? g->state + keep_at : NULL;
@@ -79,7 +79,7 @@ void global_close(struct global *g)
     const struct view_inst *view = &g->env->method->view;
     for (uint32_t p = 0; g->part && p < view->n_parts; p++)
         for (int k = 0; k < view->n_vectors; k++)
-            mem_free(sum_of(g, p, k)->agg_state);
+            mem_free(global_sum(g, p, k)->agg_state);
     for (int k = 0; k < view->n_vectors; k++) {
         if (g->mean[k] != g->sum[k])
             mem_free(g->mean[k]);
@@ -104,7 +104,7 @@ void global_begin(struct global *g, uint32_t version)
     for (uint32_t p = 0; p < view->n_parts; p++)
         for (int k = 0; k < view->n_vectors; k++) {
             const struct codec_inst *c = view->part[p].vector[k].codec;
-            struct part_sum *part = sum_of(g, p, k);
+            struct part_sum *part = global_sum(g, p, k);
             part->weight = 0;
             if (c->row->agg)
                 c->row->agg->begin(c, part->agg_state, c->shape->n_values);
@@ -122,10 +122,11 @@ static int add_first(struct global *g, const struct update *u, uint32_t p, const
     const struct view_inst *view = &g->env->method->view;
     const struct codec_inst *c = view->part[p].vector[0].codec;
     struct codec_key key = view_key(view, g->env->seed, u->client, u->version, 0);
-    struct part_sum *part = sum_of(g, p, 0);
+    struct part_sum *part = global_sum(g, p, 0);
+    float weight = u->weight * u->scale;
     int rc = c->row->agg
-                 ? c->row->agg->add(c, &key, bytes, len, (double)u->weight, part->agg_state, err)
-                 : codec_decode_add(c, &key, bytes, len, u->weight, part->sum, g->scratch, err);
+                 ? c->row->agg->add(c, &key, bytes, len, (double)weight, part->agg_state, err)
+                 : codec_decode_add(c, &key, bytes, len, weight, part->sum, g->scratch, err);
     if (rc == 0)
         part->weight += (double)u->weight;
     return rc;
@@ -133,7 +134,7 @@ static int add_first(struct global *g, const struct update *u, uint32_t p, const
 
 // What travels beside the update is read first and added last, so that a frame counts as a whole or
 // not at all.
-static int add_message(struct global *g, struct update *u, struct err *err)
+int global_add_update(struct global *g, struct update *u, struct err *err)
 {
     const struct view_inst *view = &g->env->method->view;
     const struct up_vector *up = g->env->method->scheme->up;
@@ -150,11 +151,11 @@ static int add_message(struct global *g, struct update *u, struct err *err)
     }
     int rc = add_first(g, u, p, at[0], u->vector_len[0], err);
     for (int k = 1; k < view->n_vectors && rc == 0; k++) {
-        struct part_sum *part = sum_of(g, p, k);
+        struct part_sum *part = global_sum(g, p, k);
         float weight = up[k - 1].equal ? 1 : u->weight;
         part->weight += (double)weight;
         for (size_t i = 0; i < view->part[p].shape.n_values; i++)
-            part->sum[i] += weight * g->one[k][i];
+            part->sum[i] += weight * u->scale * g->one[k][i];
     }
     return rc;
 }
@@ -164,7 +165,7 @@ int global_add(struct global *g, struct update *u, struct err *err)
     const struct scheme *scheme = g->env->method->scheme;
     struct recorder *rec = g->env->rec;
     struct span span = span_begin(rec);
-    int rc = scheme->add ? scheme->add(g, u, err) : add_message(g, u, err);
+    int rc = scheme->add ? scheme->add(g, u, err) : global_add_update(g, u, err);
     if (!scheme->pack) // what is no update is timed by whom knows it
         span_end(rec, span, STAGE_DECODE, (int32_t)u->client, (int64_t)u->len, (int64_t)(4 * g->n));
     if (rc)
@@ -195,7 +196,7 @@ static void close_sums(struct global *g)
     const struct view_inst *view = &g->env->method->view;
     for (uint32_t p = 0; p < view->n_parts; p++)
         for (int k = 0; k < view->n_vectors; k++)
-            close_sum(sum_of(g, p, k), view->part[p].vector[k].codec);
+            close_sum(global_sum(g, p, k), view->part[p].vector[k].codec);
 }
 
 // Only what was sent moves: a part without a turn keeps its values and the server's state of them.
@@ -212,10 +213,10 @@ static void step_parts(struct global *g, double lr)
                         .clients = g->env->fed->clients};
     for (uint32_t p = 0; p < m->view.n_parts; p++) {
         const struct view_part *part = &m->view.part[p];
-        if (sum_of(g, p, 0)->weight <= 0)
+        if (global_sum(g, p, 0)->weight <= 0)
             continue;
         for (int k = 0; k < m->view.n_vectors && !m->view.whole; k++)
-            view_scatter(part, sum_of(g, p, k)->sum, g->mean[k]);
+            view_scatter(part, global_sum(g, p, k)->sum, g->mean[k]);
         for (int i = 0; i < part->n_ranges; i++) {
             step.range = part->range[i];
             m->scheme->commit(m->scheme_opt, &step);

@@ -13,7 +13,9 @@ struct update {               // one client's message
     size_t len;
     size_t vector_len[FED_VECTORS]; // out: of each
     float weight;
-    double loss; // mean of its training; whoever unpacks it may know better
+    float scale;       // of what it says, 1 = as it is; its weight in the mean stays
+    const float *base; // (n_model) what it was trained on, NULL where nobody keeps that
+    double loss;       // mean of its training; whoever unpacks it may know better
 };
 
 struct part_sum {    // what arrived of one vector of one part of the view
@@ -45,6 +47,9 @@ void global_begin(struct global *g, uint32_t version);
 // Adds an update, or returns a codec's error and leaves the sums as they were. Fills u->loss where
 // the server learns it.
 int global_add(struct global *g, struct update *u, struct err *err);
+// What global_add does where a scheme has no way of its own, for those that have.
+int global_add_update(struct global *g, struct update *u, struct err *err);
+struct part_sum *global_sum(const struct global *g, uint32_t part, int vector);
 // The sum's step of size lr; needs at least one update. False: the sum is not finite, though each
 // update was, and the model stays as it is. norm: of the mean update.
 bool global_commit(struct global *g, uint32_t version, double lr, double *norm);

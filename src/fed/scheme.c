@@ -106,10 +106,19 @@ static const struct scheme fedadam =
 static const struct scheme fedyogi =
     ADAPTIVE("fedyogi", yogi_commit, "Yogi at the server on the mean update");
 
-const struct scheme *const scheme_table[] = {
-    &fedavg,          &fedadam,       &fedyogi,      &scheme_fedprox,
-    &scheme_scaffold, &scheme_fedbat, &scheme_fedex, &scheme_flora,
-    &scheme_split,    &noop,          NULL};
+const struct scheme *const scheme_table[] = {&fedavg,
+                                             &fedadam,
+                                             &fedyogi,
+                                             &scheme_fedprox,
+                                             &scheme_scaffold,
+                                             &scheme_fedbuff,
+                                             &scheme_fedasync,
+                                             &scheme_fedbat,
+                                             &scheme_fedex,
+                                             &scheme_flora,
+                                             &scheme_split,
+                                             &noop,
+                                             NULL};
 
 const struct scheme *scheme_find(const char *name)
 {

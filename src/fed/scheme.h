@@ -24,6 +24,16 @@ struct server_handlers;                          // server.h
 struct worker_handlers;                          // worker.h
 extern const struct server_handlers server_sync; // synchronous rounds
 extern const struct worker_handlers worker_sync;
+extern const struct server_handlers server_async; // updates count as they come
+extern const struct worker_handlers worker_async;
+
+struct async_rule { // what server_async asks a scheme
+    // Updates that make a version; fewer do where no client is left that could send one.
+    int32_t (*buffer)(const void *opt);
+    // What an update counts, as a part of what it would have, when so many versions were made since
+    // the one it was trained on.
+    double (*scale)(const void *opt, uint32_t lag);
+};
 
 struct up_vector { // what travels up beside the update, coded on its own
     const char *name;
@@ -49,6 +59,7 @@ struct scheme {
     size_t option_bytes;
     const struct server_handlers *server; // how rounds go: synchronous, ...
     const struct worker_handlers *worker;
+    const struct async_rule *async; // of server_async
     // What check works out for the other hooks, as method.form.
     size_t form_bytes;
     // Does it go with task, view and codec? After the common checks, before every run.
@@ -85,8 +96,8 @@ struct scheme {
     void (*after)(struct global *g, uint32_t version); // the commit of this version
 };
 
-extern const struct scheme scheme_fedbat, scheme_fedex, scheme_fedprox, scheme_flora,
-    scheme_scaffold, scheme_split;
+extern const struct scheme scheme_fedasync, scheme_fedbat, scheme_fedbuff, scheme_fedex,
+    scheme_fedprox, scheme_flora, scheme_scaffold, scheme_split;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

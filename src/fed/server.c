@@ -69,6 +69,17 @@ static struct welcome welcome_of(const struct server *s)
                             .max_payload_bytes = s->env->transport->limits.max_payload_bytes};
 }
 
+// What belongs to the handlers goes back to them.
+static int give_back(struct server *s, const struct checkpoint *c, const struct checkpoint_data *d,
+                     struct err *err)
+{
+    const struct server_handlers *h = s->env->method->scheme->server;
+    if (h->restore)
+        return h->restore(s, d->more, c->n_more, err);
+    return c->n_more ? err_set(err, "the checkpoint in '%s' is of another scheme", s->env->run_dir)
+                     : 0;
+}
+
 static void restore(struct server *s, struct err *err, int *rc)
 {
     const struct fed_env *env = s->env;
@@ -81,7 +92,19 @@ static void restore(struct server *s, struct err *err, int *rc)
         s->first_loss = c.first_loss;
         s->last_loss = c.last_loss;
         s->totals = s->at_start = c.totals;
+        if (give_back(s, &c, &d, err))
+            *rc = -1;
+        mem_free(d.more);
     }
+}
+
+static uint8_t *grown(uint8_t *block, size_t *cap, size_t bytes)
+{
+    if (bytes <= *cap)
+        return block;
+    mem_free(block);
+    *cap = bytes;
+    return mem_alloc(MEM_SERVER, bytes);
 }
 
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err)
@@ -101,7 +124,8 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     for (int32_t i = 0; s->battery && i < env->fed->clients; i++)
         s->battery[i] = battery_full(env->client);
     struct checkpoint c = checkpoint_of(s);
-    s->ckpt = *env->run_dir ? mem_alloc(MEM_SERVER, checkpoint_bytes(&c)) : NULL;
+    if (*env->run_dir) // else it grows when it has to
+        s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
     scheme->server->open(s);
     s->origin_ns = env->rec->origin_ns;
     uint64_t seed[3] = {env->config_hash, (uint64_t)clock_unix_ns(), (uint64_t)getpid()};
@@ -136,6 +160,7 @@ void server_close(struct server *s)
     power_sum_free(&s->power);
     mem_free(s->peer);
     mem_free(s->ckpt);
+    mem_free(s->more);
     mem_free(s->slot);
     mem_free(s->battery);
     mem_free(s->drain);
@@ -148,7 +173,8 @@ void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf 
                  int64_t t_deliver, const struct link_transfer *over)
 {
     f->registry = s->env->work->shape.hash;
-    f->version = s->round;
+    if (f->version == 0)
+        f->version = s->round;
     if (s->env->net->checksum)
         f->flags |= FRAME_CHECKSUM;
     if (f->kind != FRAME_MODEL)
@@ -367,16 +393,16 @@ static uint8_t *put_vector(struct server *s, uint8_t *p, const float *x)
     return p + 4 * n;
 }
 
-struct netbuf *server_pack_model(struct server *s)
+struct netbuf *server_pack_model(struct server *s, const float *theta)
 {
     const struct scheme *scheme = s->env->method->scheme;
     const struct global *g = &s->global;
     struct netbuf *b = transport_buf(s->env->transport, 4 * fed_down_floats(s->env));
     uint8_t *p = netbuf_payload(b);
     if (fed_adapter_down(s->env))
-        p = put_vector(s, p, g->theta);
+        p = put_vector(s, p, theta);
     for (size_t i = g->n; i < g->n_model; i++, p += 4)
-        put_f32(p, g->theta[i]);
+        put_f32(p, theta[i]);
     for (int k = 0; k < scheme->down_vectors; k++)
         p = put_vector(s, p, g->state + (size_t)k * g->n);
     return b;
@@ -417,6 +443,13 @@ void server_checkpoint(struct server *s)
     int64_t synced = fsio_sync_ns();
     struct checkpoint c = checkpoint_of(s);
     struct checkpoint_data d = checkpoint_data_of(s);
+    const struct server_handlers *h = env->method->scheme->server;
+    if (h->keep) {
+        c.n_more = h->keep_words(s);
+        d.more = s->more = grown(s->more, &s->more_cap, 4 * c.n_more);
+        h->keep(s, s->more);
+        s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
+    }
     int rc = checkpoint_write(env->run_dir, &c, &d, s->ckpt, &err);
     note_kept(s, rc ? err.text : NULL);
     synced = fsio_sync_ns() - synced;

@@ -67,8 +67,9 @@ struct server {
     int64_t round_wire_bytes;
     struct power_sum power;
     struct eval_result eval;
-    void *rounds;            // of the handlers
-    uint8_t *ckpt;           // scratch: a checkpoint's bytes
+    void *rounds;         // of the handlers
+    uint8_t *ckpt, *more; // scratch: a checkpoint's bytes; what the handlers keep of it
+    size_t ckpt_cap, more_cap;
     struct rec_event *drain; // scratch for rows
     size_t drain_cap;
 };
@@ -86,6 +87,11 @@ struct server_handlers {
     void (*timer)(struct server *s, int64_t now);
     // The row that a client's own report belongs to (by client, version and vector), NULL = none.
     struct rec_message *(*row)(struct server *s, const struct rec_message *report);
+    // What checkpoints hold beside the model, in 32-bit words, and back again before `begin`: -1
+    // with err where the bytes are no such thing. NULL = nothing.
+    size_t (*keep_words)(const struct server *s);
+    void (*keep)(const struct server *s, uint8_t *out);
+    int (*restore)(struct server *s, const uint8_t *in, size_t words, struct err *err);
 };
 
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err);
@@ -98,8 +104,8 @@ static inline bool server_done(const struct server *s)
     return s->phase == SERVER_DONE;
 }
 
-// for the handlers. Seals and sends; payload already in b. Everything but models and updates is
-// counted as control bytes.
+// for the handlers. Seals and sends; payload already in b; version 0 is the one being made.
+// Everything but models and updates is counted as control bytes.
 void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
                  int64_t t_deliver, const struct link_transfer *over);
 void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,
@@ -113,8 +119,8 @@ void server_suspect_silent(struct server *s, int endpoint, int64_t since_ns);
 void server_check_alive(struct server *s);
 void server_evaluate(struct server *s);
 void server_checkpoint(struct server *s);
-// The frame of a version, to be sent as it is; version: as it will be announced.
-struct netbuf *server_pack_model(struct server *s);
+// The frame of a version (n_model), to be sent as it is.
+struct netbuf *server_pack_model(struct server *s, const float *theta);
 int64_t server_take_wire(struct server *s); // bytes the transport moved since it was last asked
 void server_flush_events(struct server *s); // rows of the server's own recorder to the sink
 // What the boards drew since it was last asked, by what their ranks have told; NaN = nobody knows.
@@ -126,7 +132,8 @@ void server_take_events(struct server *s, const struct net_msg *m);
 #define SLOTS_NAMES (12 * SLOTS_NAMED + 8)
 void server_slots_open(struct server *s);
 struct slot_gen server_slot(const struct server *s, uint32_t client);
-void server_slot_keep(struct server *s, uint32_t client); // the update of this round was taken
+// An update trained on this version was taken.
+void server_slot_keep(struct server *s, uint32_t client, uint32_t version);
 // At a resume: asks the workers, takes an answer; are all in; and goes on, or ends the job.
 void server_slots_ask(struct server *s);
 void server_slots_take(struct server *s, const struct net_msg *m);

@@ -276,6 +276,23 @@ bool books_start(struct server *s)
     return (int32_t)s->round < s->env->fed->rounds && !server_stopping(s);
 }
 
+// Clients.
+
+bool books_client_there(const struct server *s, uint32_t client, int64_t run_ns)
+{
+    if (s->battery && battery_j(s->env->client, s->battery[client], run_ns) <= 0)
+        return false;
+    return !s->env->presence || presence_at(s->env->presence, client, run_ns);
+}
+
+void books_draw(struct server *s, uint32_t client, const struct client_times *t, int64_t run_ns)
+{
+    double joule = t->compute_j + t->send_j;
+    s->row.energy_modelled_j += joule;
+    if (s->battery)
+        s->battery[client] = battery_draw(s->env->client, s->battery[client], joule, run_ns);
+}
+
 // Workers.
 
 bool books_worker_left(const struct server *s)

@@ -45,6 +45,11 @@ void books_by_vector(struct rec_message *row, const struct update *u, int n);
 struct rec_link books_link(const struct server *s, uint32_t client, int64_t bytes, int64_t ready_ns,
                            const struct link_result *r);
 
+// Clients.
+bool books_client_there(const struct server *s, uint32_t client, int64_t run_ns);
+// Energy of a client's way, which began at this time.
+void books_draw(struct server *s, uint32_t client, const struct client_times *t, int64_t run_ns);
+
 // Workers.
 bool books_worker_up(const struct server *s);   // any: neither dead nor suspected
 bool books_worker_left(const struct server *s); // any that is not dead

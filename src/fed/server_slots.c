@@ -23,11 +23,11 @@ struct slot_gen server_slot(const struct server *s, uint32_t client)
     return g;
 }
 
-void server_slot_keep(struct server *s, uint32_t client)
+void server_slot_keep(struct server *s, uint32_t client, uint32_t version)
 {
     if (s->slot)
         s->slot[client] =
-            (struct slot_gen){s->round | (s->slot[client].round & SLOT_LOST), s->epoch};
+            (struct slot_gen){version | (s->slot[client].round & SLOT_LOST), s->epoch};
 }
 
 // Asks an endpoint for the state of its clients, so many a frame.

@@ -64,14 +64,6 @@ static int64_t now_ns(const struct server *s)
 
 // broadcast.
 
-static bool is_there(const struct server *s, uint32_t client)
-{
-    int64_t now = ((const struct sync_round *)s->rounds)->start.run_ns;
-    if (s->battery && battery_j(s->env->client, s->battery[client], now) <= 0)
-        return false;
-    return !s->env->presence || presence_at(s->env->presence, client, now);
-}
-
 static void sample_turns(struct server *s)
 {
     struct sync_round *r = s->rounds;
@@ -82,7 +74,7 @@ static void sample_turns(struct server *s)
     r->n_turns = 0;
     for (int i = 0; i < n; i++) {
         if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout) ||
-            !is_there(s, r->sampled[i])) {
+            !books_client_there(s, r->sampled[i], r->start.run_ns)) {
             s->row.dropped++;
             continue;
         }
@@ -123,7 +115,7 @@ static void broadcast(struct server *s)
     int64_t moved = env->transport->bytes_moved;
     if (r->model)
         transport_unref(env->transport, r->model);
-    r->model = server_pack_model(s);
+    r->model = server_pack_model(s, s->global.theta);
     for (int e = 1; e <= s->workers; e++) {
         s->peer[e].tasks = 0;
         for (int i = 0; i < r->n_turns; i++)
@@ -200,6 +192,7 @@ static struct update update_of(const struct server *s, const struct turn *t)
                            .bytes = t->held->bytes + FRAME_HEADER_BYTES,
                            .len = t->frame.payload_bytes,
                            .weight = books_weight(s, &t->frame),
+                           .scale = 1,
                            .loss = (double)t->frame.loss};
 }
 
@@ -382,7 +375,7 @@ static void send_acks(struct server *s)
         const struct turn *t = &r->turn[i];
         s->peer[t->endpoint].tasks++;
         if (t->accepted)
-            server_slot_keep(s, t->client);
+            server_slot_keep(s, t->client, s->round);
     }
     for (int e = 1; e <= s->workers; e++)
         if (s->peer[e].tasks && !s->peer[e].dead)
@@ -403,10 +396,7 @@ static void modelled_times(struct server *s)
     for (size_t i = 0; i < r->n_together; i++) {
         const struct client_round *c = &r->together[i];
         const struct client_times *t = &c->times;
-        s->row.energy_modelled_j += t->compute_j + t->send_j;
-        if (s->battery)
-            s->battery[c->client] = battery_draw(env->client, s->battery[c->client],
-                                                 t->compute_j + t->send_j, r->start.run_ns);
+        books_draw(s, c->client, t, r->start.run_ns);
         if (t->total_ns >= slowest && !(cut && t->total_ns > r->end_ns)) {
             slowest = t->total_ns;
             s->row.compute_max_ns = t->compute_ns + t->encode_ns;

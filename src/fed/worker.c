@@ -112,19 +112,31 @@ void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, 
         raise(SIGKILL);
 }
 
-bool worker_take_model(struct worker *w, const struct net_msg *m)
+bool worker_turn_to(struct worker *w, const struct frame *f, const uint8_t *payload)
+{
+    if (!clients_take_model(&w->clients, f, payload))
+        return false;
+    w->version = f->version;
+    w->env->rec->version = (int32_t)w->version;
+    return true;
+}
+
+void worker_note_model(struct worker *w, const struct net_msg *m)
 {
     struct recorder *rec = w->env->rec;
-    if (!clients_take_model(&w->clients, &m->frame, m->payload))
-        return false;
-    w->version = m->frame.version;
-    rec->version = (int32_t)w->version;
     if (!w->set_up && !transport_hosts(w->env->transport, 0))
         recorder_put(rec, STAGE_SETUP, -1, w->env->start_ns, m->first_ns - w->env->start_ns, -1, 0,
                      0, 0);
     w->set_up = true;
     recorder_put(rec, STAGE_DOWNLOAD, -1, m->first_ns, clock_ns() - m->first_ns, -1,
                  (int64_t)m->bytes, (int64_t)(4 * fed_model_floats(w->env)), 0);
+}
+
+bool worker_take_model(struct worker *w, const struct net_msg *m)
+{
+    if (!worker_turn_to(w, &m->frame, m->payload))
+        return false;
+    worker_note_model(w, m);
     return true;
 }
 
@@ -184,6 +196,19 @@ void worker_send_events(struct worker *w)
     worker_send(w, &f, b, now_ns(w));
     transport_unref(w->env->transport, b);
     c->n_reports = 0;
+}
+
+void worker_settle(struct worker *w)
+{
+    struct slots *slots = w->clients.slots;
+    struct err err;
+    struct span span = span_begin(w->env->rec);
+    if (slots && *w->env->run_dir) {
+        if (slots_sync(slots, &err))
+            warn("%s", err.text);
+        span_end(w->env->rec, span, STAGE_SLOT, -1, 0, 0);
+    }
+    worker_send_events(w);
 }
 
 static void take_ping(struct worker *w, const struct net_msg *m)

@@ -46,6 +46,11 @@ void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, 
 void worker_fail(struct worker *w, uint32_t version, uint32_t client, enum message_status status,
                  const char *why);                                 // there is no update
 bool worker_take_model(struct worker *w, const struct net_msg *m); // false: it is none
+// The same in two: when it has come, and when its clients' turn comes.
+void worker_note_model(struct worker *w, const struct net_msg *m);
+bool worker_turn_to(struct worker *w, const struct frame *f, const uint8_t *payload);
 void worker_send_events(struct worker *w); // spans, messages, widths and sensors since the last
+// The server has decided: client state is made durable, then it may go on.
+void worker_settle(struct worker *w);
 
 #endif

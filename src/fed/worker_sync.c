@@ -156,21 +156,12 @@ static void take_grant(struct worker *w, const struct net_msg *m)
         send_update(w, t);
 }
 
-// The server has decided: client state is made durable, then it may go on.
 static void take_ack(struct worker *w, const struct net_msg *m)
 {
-    struct slots *slots = w->clients.slots;
-    struct err err;
     if (m->frame.version != w->version)
         return;
-    struct span span = span_begin(w->env->rec);
-    if (slots && *w->env->run_dir) {
-        if (slots_sync(slots, &err))
-            warn("%s", err.text);
-        span_end(w->env->rec, span, STAGE_SLOT, -1, 0, 0);
-    }
     drop_tasks(w);
-    worker_send_events(w);
+    worker_settle(w);
 }
 
 static void sync_message(struct worker *w, const struct net_msg *m)

@@ -19,7 +19,8 @@ static void try_checkpoint(const uint8_t *bytes, size_t size)
     const uint8_t *body;
     if (checkpoint_parse(bytes, size, &c, &body, &err) == 0) {
         volatile uint8_t sink = 0;
-        for (size_t i = 0; i < 4 * (c.n + c.n_state) + 8 * (c.n_slots + c.n_batteries); i++)
+        for (size_t i = 0; i < 4 * (c.n + c.n_state + c.n_more) + 8 * (c.n_slots + c.n_batteries);
+             i++)
             sink = (uint8_t)(sink + body[i]);
     } else {
         assert(err.text[0]);

@@ -29,10 +29,10 @@ seen() { # name condition-on-$2-and-$3: bytes that MPI saw between ranks
     cat "$dir/$1".*.prof | awk '$1 == "E" && ('"$2"') { n += $4 } END { print n + 0 }'
 }
 total() { awk -F, -v key="$2" '$2 == key { print $3 }' "$1.csv/summary.csv"; }
-# Copies of the model that left: one per round for each rank with a client that took part.
+# Copies of the model that left: one per version for each rank with a client that trained on it.
 copies() {
     awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
-        $at["frame_bytes"] > 0 && !had[$at["version"], $at["rank"]]++ { n++ }
+        $at["frame_bytes"] > 0 && !had[$at["version"] - $at["lag"], $at["rank"]]++ { n++ }
         END { print n + 0 }' "$1.csv/messages.csv"
 }
 column() { # name table column: its sum
@@ -68,6 +68,9 @@ books 3 qsgd-on-3 fed.method=fedavg/qsgd:bits=4
 books 4 topk-on-4 fed.method=fedavg/topk:ratio=0.1+ef
 books 3 adam-on-3 fed.method=fedadam:tau=0.01/fp16 fed.server_lr=0.05 net.checksum=off
 books 3 one-slot-on-3 net.arena_bytes=4096
+# No rounds: also what is under way at the end was sent, and comes into the books.
+books 3 fedbuff-on-3 fed.method=fedbuff:k=3/qsgd:bits=4 net.link=lte-hetero fed.rounds=12
+books 4 fedasync-on-4 fed.method=fedasync/topk:ratio=0.1+ef net.link=lte-hetero fed.rounds=12
 # So long that a frame is many messages.
 books 3 long-on-3 task.features=600 task.outputs=250 task.samples=20 fed.rounds=2
 

@@ -31,7 +31,7 @@ static void async_close(struct server *s)
 // The model is the task; the frame says for whom.
 static void dispatch(struct server *s, uint32_t client)
 {
-    struct netbuf *b = server_pack_model(s);
+    struct netbuf *b = server_pack_model(s, s->global.theta);
     struct frame f = {.kind = FRAME_MODEL,
                       .client = client,
                       .vectors = 1,
@@ -79,6 +79,7 @@ static void async_message(struct server *s, const struct net_msg *m)
                        .bytes = m->payload,
                        .len = m->frame.payload_bytes,
                        .weight = 1,
+                       .scale = 1,
                        .loss = (double)m->frame.loss};
     if (global_add(&s->global, &u, &err))
         fail_msg("%s", err.text);

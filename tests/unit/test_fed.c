@@ -796,7 +796,7 @@ static void ck_write(uint32_t round)
     double battery[CK_SLOTS];
     for (uint32_t i = 0; i < CK_SLOTS; i++)
         battery[i] = 0.25 * round - i;
-    struct checkpoint_data d = {theta, s, slots, battery};
+    struct checkpoint_data d = {theta, s, slots, battery, NULL};
     uint8_t *buf = mem_alloc(MEM_OTHER, checkpoint_bytes(&c));
     assert_int_equal(checkpoint_write(dir, &c, &d, buf, &err), 0);
     mem_free(buf);
@@ -807,7 +807,7 @@ static int ck_read(struct checkpoint *c, float *theta, struct err *err)
     float s[2 * CK_N];
     struct slot_gen slots[CK_SLOTS];
     double battery[CK_SLOTS];
-    struct checkpoint_data d = {theta, s, slots, battery};
+    struct checkpoint_data d = {theta, s, slots, battery, NULL};
     *c = ck_expect();
     int rc = checkpoint_read(dir, c, &d, err);
     for (uint32_t i = 0; rc == 1 && i < CK_SLOTS; i++)
@@ -887,7 +887,7 @@ static void test_checkpoint_of_another_config_is_refused(void **state)
     float theta[CK_N], s[2 * CK_N];
     struct slot_gen slots[CK_SLOTS + 1];
     double battery[CK_SLOTS];
-    struct checkpoint_data d = {theta, s, slots, battery};
+    struct checkpoint_data d = {theta, s, slots, battery, NULL};
     ck_write(2);
     c = ck_expect();
     c.config_hash = 2;
