@@ -79,9 +79,9 @@ static void alloc_loop(void *arg, int64_t n)
         if (w->a.policy == POLICY_RD) {
             double slope;
             fstq_set_costs(&j->e, fstq_design(&j->e, j->target, &slope));
-            j->e.on->choose(&j->e, 0, j->shape.n_values);
+            fstq_choose(&j->e, 0, j->shape.n_values);
         } else {
-            bitalloc_ranks(&w->a, j->e.u, j->target, plain_cost, j, w->place, w->tag);
+            fstq_rank(&j->e, j->target, plain_cost, j);
         }
     }
 }
@@ -108,7 +108,7 @@ static void close_allocation(struct job *j)
 // The message costs nearly what was asked for: by rank never more, from a sample within a per cent.
 static bool allocation_ok(struct job *j)
 {
-    j->e.on->count(&j->e.w);
+    fstq_count(&j->e.w);
     fstq_sum_counts(&j->e.w);
     j->got = plain_cost(j, j->e.w.total);
     double most = j->e.w.a.policy == POLICY_RD ? 1.01 : 1;

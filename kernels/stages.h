@@ -76,11 +76,141 @@ struct quant_stages {
 
 extern const struct quant_stages quant_stages_cpu; // quantise.c
 
+// Bit allocation: a tag for every value, the number of its width in a list of widths.
+
+enum alloc_importance {
+    IMPORTANCE_FISHER,    // F^gamma D^2 (21)
+    IMPORTANCE_MAGNITUDE, // D^2
+    IMPORTANCE_RANDOM,    // drawn from the key: other coordinates for every client and round
+    IMPORTANCE_UNIFORM,   // the same for all: an even comb over the coordinates
+    IMPORTANCE_GD,        // -g D, what the loss falls by to first order; 0 where it rises
+    IMPORTANCE_ABSGD,     // |g D|
+};
+
+// Whole vectors of the device; NULL where the rule does not need one.
+struct alloc_vectors {
+    const float *x, *sens, *grad;
+};
+struct alloc_rule {
+    enum alloc_importance importance;
+    int gamma16; // gamma in sixteenths; 0: magnitudes
+};
+static inline bool alloc_needs_sens(const struct alloc_rule *r)
+{
+    return r->importance == IMPORTANCE_FISHER && r->gamma16 > 0;
+}
+static inline bool alloc_needs_grad(const struct alloc_rule *r)
+{
+    return r->importance == IMPORTANCE_GD || r->importance == IMPORTANCE_ABSGD;
+}
+
+// Values [at, at + n) of the update, all of one tensor, from its value `first` on, a multiple of
+// 1024. Runs of less than 65536 values where their tags are counted.
+struct alloc_run {
+    size_t at, n, first;
+    size_t place;            // of its first tag
+    uint32_t tensor, group;  // group: of what shares scales
+    float factor;            // of F
+    uint32_t key[2], ctr[4]; // of the tensor's random words
+};
+
+struct alloc_facts {
+    uint32_t max_bits, sens_bits, grad_bits; // of the largest magnitudes; 0 where not looked for
+    double sq, sens;                         // sums of x^2 and of F
+};
+
+struct alloc_widths {
+    int count;
+    int bits[ALLOC_LEVELS];
+    enum alloc_kind kind[ALLOC_LEVELS];
+};
+// Codes lie in [0, kinds): q + v with |v| <= q; signs for one bit.
+static inline int alloc_q(int bits)
+{
+    return bits == 1 ? 0 : (1 << (bits - 1)) - 1;
+}
+static inline size_t alloc_code_bytes(int bits) // unpacked
+{
+    return bits == 16 ? 2 : 1;
+}
+
+// Of a run n values, sixteen in every 16 times so many (1: the first n), to place `to` of a sample.
+struct alloc_draw {
+    size_t every, n, to;
+};
+
+// The values of one width in a run, or in several.
+#define ALLOC_BINS 128
+struct alloc_tier {
+    float max;
+    double abs;
+    int64_t n;
+    uint32_t bin[ALLOC_BINS]; // of magnitudes up to max
+};
+
+// What a decoder has of each width: its codes, packed or unpacked, from code `first` on.
+struct alloc_codes {
+    const uint8_t *from[ALLOC_LEVELS];
+    bool packed[ALLOC_LEVELS];
+    size_t first[ALLOC_LEVELS];
+};
+
+// u, and tag where it is no const, are the device's; facts, counts, tiers, codes and samples the
+// host's. [i] of an array that goes with runs is run i's.
+struct alloc_stages {
+    void (*look)(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                 const struct alloc_rule *rule, const struct alloc_run *run, size_t runs,
+                 bool squares, struct alloc_facts *facts);
+    // u = importance (21).
+    void (*score)(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                  const struct alloc_rule *rule, const struct alloc_run *run, size_t runs,
+                  float *u);
+    // A sample of the values, and the weights of their squared errors (10).
+    void (*draw)(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                 const struct alloc_rule *rule, const struct alloc_run *run,
+                 const struct alloc_draw *some, size_t runs, float *x, float *w);
+    // The largest of u (n): their upper bits, of at least the k largest; lower bits within several
+    // prefixes (select.c, levels 1 and 2); tags by cuts, whose ties go down.
+    void (*top)(const struct kernel_ctx *cx, const float *u, size_t n, size_t k,
+                uint32_t count[SELECT_BINS]);
+    void (*within)(const struct kernel_ctx *cx, const float *u, size_t n, int level,
+                   const uint32_t *prefix, int prefixes, uint32_t count[][SELECT_BINS]);
+    void (*tags)(const struct kernel_ctx *cx, const float *u, const struct alloc_run *run,
+                 size_t runs, const uint32_t *cut, int cuts, size_t *ties, uint8_t *tag);
+    // Tags of places [from, to) by levels, group by group (14), and the counts of the runs that
+    // have a part in them.
+    void (*choose)(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                   const struct alloc_rule *rule, const struct alloc_run *run, size_t runs,
+                   const struct alloc_levels *levels, size_t from, size_t to, uint8_t *tag,
+                   int64_t (*count)[ALLOC_LEVELS]);
+    void (*count)(const struct kernel_ctx *cx, const uint8_t *tag, const struct alloc_run *run,
+                  size_t runs, int levels, int64_t (*count)[ALLOC_LEVELS]);
+    // max, abs and n of tiers; then their bins, by the max that is there.
+    void (*spans)(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
+                  const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
+                  struct alloc_tier (*tier)[ALLOC_LEVELS]);
+    void (*bins)(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
+                 const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
+                 struct alloc_tier (*tier)[ALLOC_LEVELS]);
+    // The count[i][k] codes of width k of run i, from out + start[i][k] on, by the group's scales.
+    void (*code)(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
+                 const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
+                 float (*scale)[ALLOC_LEVELS], int64_t (*count)[ALLOC_LEVELS],
+                 size_t (*start)[ALLOC_LEVELS], uint8_t *out);
+    // And back, by tags of the host.
+    void (*give)(const struct kernel_ctx *cx, const struct alloc_codes *codes, const uint8_t *tag,
+                 const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
+                 float (*scale)[ALLOC_LEVELS], size_t (*start)[ALLOC_LEVELS], struct quant_sink to);
+};
+
+extern const struct alloc_stages alloc_stages_cpu; // widths.c
+
 // One column.
 struct codec_stages {
     const char *name;
-    bool whole; // everything in one call, else pieces
-    const struct quant_stages *quant;
+    bool whole;                       // everything in one call, else pieces
+    const struct quant_stages *quant; // NULL = not on this device
+    const struct alloc_stages *alloc;
 };
 extern const struct codec_stages codec_stages_cpu;
 

@@ -1,7 +1,6 @@
 #include "codec/bitalloc.h"
 
 #include "base/fmath.h"
-#include "base/rng.h"
 #include "kernels/kernels_codec.h"
 
 #include <string.h>
@@ -18,14 +17,21 @@ static size_t tensor_values(const struct shape_tensor *t)
     return (size_t)t->rows * t->cols;
 }
 
+struct alloc_rule bitalloc_rule(const struct bitalloc *a)
+{
+    return (struct alloc_rule){(enum alloc_importance)a->importance, a->gamma16};
+}
+
 bool bitalloc_needs_sens(const struct bitalloc *a)
 {
-    return a->importance == IMPORTANCE_FISHER && a->gamma16 > 0;
+    const struct alloc_rule rule = bitalloc_rule(a);
+    return alloc_needs_sens(&rule);
 }
 
 bool bitalloc_needs_grad(const struct bitalloc *a)
 {
-    return a->importance == IMPORTANCE_GD || a->importance == IMPORTANCE_ABSGD;
+    const struct alloc_rule rule = bitalloc_rule(a);
+    return alloc_needs_grad(&rule);
 }
 
 // Importance.
@@ -54,49 +60,6 @@ void bitalloc_factors(const struct bitalloc *a, const double *sens_sum, float *m
     }
 }
 
-void bitalloc_score(const struct bitalloc *a, const struct codec_input *in, uint32_t t, float mul,
-                    size_t from, size_t n, float *u)
-{
-    const size_t at = a->shape->tensors[t].offset + from;
-    struct rng r;
-    switch ((enum bitalloc_importance)a->importance) {
-    case IMPORTANCE_FISHER:
-        if (a->gamma16 > 0)
-            alloc_fisher(in->x + at, in->sens + at, n, mul, a->gamma16, u);
-        else
-            alloc_magnitude(in->x + at, n, u);
-        break;
-    case IMPORTANCE_MAGNITUDE:
-        alloc_magnitude(in->x + at, n, u);
-        break;
-    case IMPORTANCE_RANDOM:
-        r = rng_stream(in->key.seed, RNG_CODEC, in->key.client, in->key.version, t);
-        alloc_drawn(r.key, r.ctr, from, n, u);
-        break;
-    case IMPORTANCE_UNIFORM:
-        alloc_comb((uint32_t)at, n, u);
-        break;
-    case IMPORTANCE_GD:
-    case IMPORTANCE_ABSGD:
-        alloc_first_order(in->x + at, in->grad + at, n, a->importance == IMPORTANCE_ABSGD, u);
-        break;
-    }
-}
-
-void bitalloc_weigh(const struct bitalloc *a, const struct codec_input *in, uint32_t t, float mul,
-                    size_t from, size_t n, float *w)
-{
-    const size_t at = a->shape->tensors[t].offset + from;
-    if (bitalloc_needs_sens(a)) {
-        alloc_power(in->sens + at, n, mul, a->gamma16, w);
-    } else if (a->importance == IMPORTANCE_FISHER || a->importance == IMPORTANCE_MAGNITUDE) {
-        mix_fill(1, n, w);
-    } else {
-        bitalloc_score(a, in, t, mul, from, n, w);
-        alloc_weight(in->x + at, n, w);
-    }
-}
-
 // Thresholds.
 
 static bool fits(double target, bitalloc_cost *cost, const void *arg,
@@ -105,8 +68,10 @@ static bool fits(double target, bitalloc_cost *cost, const void *arg,
     return target < 0 || cost(arg, count) <= target;
 }
 
-// Algorithm 1 as it is written: in order of importance, each gets the largest width that still
-// fits.
+// Algorithm 1 of Fed-FSTQ as it is written: in order of importance, each coordinate gets the
+// largest width that still fits. The cost never falls as a count grows, so that this is: as many of
+// the largest width as fit, n_K = max {m: cost(0, ..., m) <= B}; of those left as many of the next;
+// ...
 static void plan_greedy(const struct bitalloc *a, double target, bitalloc_cost *cost,
                         const void *arg, int64_t count[ALLOC_LEVELS])
 {
@@ -126,6 +91,8 @@ static void plan_greedy(const struct bitalloc *a, double target, bitalloc_cost *
     }
 }
 
+// n_k = p s_k n of each width, rounded, the largest width first: the shares of (23), of all
+// coordinates, scaled by p.
 static void scale_shares(const struct bitalloc *a, double part, int64_t count[ALLOC_LEVELS])
 {
     int64_t n = (int64_t)a->shape->n_values;
@@ -137,6 +104,7 @@ static void scale_shares(const struct bitalloc *a, double part, int64_t count[AL
     }
 }
 
+// The largest p at which that fits, by halving; p = 1 without a budget.
 static void plan_shares(const struct bitalloc *a, double target, bitalloc_cost *cost,
                         const void *arg, int64_t count[ALLOC_LEVELS])
 {
@@ -157,33 +125,15 @@ static void plan_shares(const struct bitalloc *a, double target, bitalloc_cost *
     scale_shares(a, low, count);
 }
 
-// Upper bits of the largest values, at least of the k largest. No importance is below 0.
-static void count_top(const struct bitalloc *a, const float *u, size_t k,
-                      uint32_t count[SELECT_BINS])
-{
-    size_t n = a->shape->n_values, sum = 0;
-    memset(count, 0, SELECT_BINS * sizeof *count);
-    size_t seen = select_sample(u, n, SELECT_ABS, SELECT_STRIDE, count);
-    uint32_t floor_bin = select_floor(count, seen, n, k);
-    memset(count, 0, SELECT_BINS * sizeof *count);
-    select_count(u, n, SELECT_ABS, 0, floor_bin, count);
-    for (int b = 0; b < SELECT_BINS; b++)
-        sum += count[b];
-    if (sum < k) { // the sample was wrong
-        memset(count, 0, SELECT_BINS * sizeof *count);
-        select_count(u, n, SELECT_ABS, 0, 0, count);
-    }
-}
-
 // cut[k - 1]: bits of the least importance that gets width k, and how many of its ties do.
-static void find_cuts(const struct bitalloc *a, const float *u, const int64_t count[ALLOC_LEVELS],
-                      uint32_t *cut, size_t *ties)
+static void find_cuts(const struct bitalloc *a, const struct bitalloc_on *on, const float *u,
+                      const int64_t count[ALLOC_LEVELS], uint32_t *cut, size_t *ties)
 {
     size_t n = a->shape->n_values, reached = n - (size_t)count[0];
     uint32_t bins[ALLOC_LEVELS][SELECT_BINS], prefix[ALLOC_LEVELS];
     struct select_cut c[ALLOC_LEVELS];
     int cuts = a->count - 1;
-    count_top(a, u, reached, bins[0]);
+    on->stages->top(on->cx, u, n, reached, bins[0]);
     for (int k = 0; k < cuts; k++) {
         select_cut_begin(&c[k], reached);
         select_cut_next(&c[k], bins[0]);
@@ -192,8 +142,7 @@ static void find_cuts(const struct bitalloc *a, const float *u, const int64_t co
     for (int level = 1; level < SELECT_LEVELS; level++) {
         for (int k = 0; k < cuts; k++)
             prefix[k] = c[k].prefix;
-        memset(bins, 0, sizeof bins);
-        select_count_many(u, n, SELECT_ABS, level, prefix, cuts, bins);
+        on->stages->within(on->cx, u, n, level, prefix, cuts, bins);
         for (int k = 0; k < cuts; k++)
             select_cut_next(&c[k], bins[k]);
     }
@@ -209,24 +158,18 @@ static void find_cuts(const struct bitalloc *a, const float *u, const int64_t co
     }
 }
 
-void bitalloc_ranks(const struct bitalloc *a, const float *u, double target, bitalloc_cost *cost,
-                    const void *arg, const size_t *place, uint8_t *tag)
+void bitalloc_ranks(const struct bitalloc *a, const struct bitalloc_on *on, const float *u,
+                    double target, bitalloc_cost *cost, const void *arg, uint8_t *tag)
 {
     int64_t count[ALLOC_LEVELS] = {(int64_t)a->shape->n_values};
     uint32_t cut[ALLOC_LEVELS];
     size_t ties[ALLOC_LEVELS];
-    int cuts = a->count - 1;
     if (a->policy == POLICY_GREEDY)
         plan_greedy(a, target, cost, arg, count);
     else
         plan_shares(a, target, cost, arg, count);
-    find_cuts(a, u, count, cut, ties);
-    for (uint32_t t = 0; t < a->shape->n_tensors; t++) {
-        const struct shape_tensor *row = &a->shape->tensors[t];
-        size_t n = tensor_values(row);
-        if (alloc_tags(u + row->offset, n, cut, cuts, tag + place[t]))
-            alloc_ties(u + row->offset, n, cut, cuts, ties, tag + place[t]);
-    }
+    find_cuts(a, on, u, count, cut, ties);
+    on->stages->tags(on->cx, u, on->run, a->shape->n_tensors, cut, a->count - 1, ties, tag);
 }
 
 // Rate and distortion.

@@ -5,16 +5,9 @@
 #define FSTQ_CODEC_BITALLOC_H
 
 #include "codec/codec.h"
+#include "kernels/stages.h"
 
-enum bitalloc_importance {
-    IMPORTANCE_FISHER,    // F^gamma D^2 (21)
-    IMPORTANCE_MAGNITUDE, // D^2
-    IMPORTANCE_RANDOM,    // drawn from the key: other coordinates for every client and round
-    IMPORTANCE_UNIFORM,   // the same for all: an even comb over the coordinates
-    IMPORTANCE_GD,        // -g D, what the loss falls by to first order; 0 where it rises
-    IMPORTANCE_ABSGD,     // |g D|
-};
-extern const char *const bitalloc_importances[];
+extern const char *const bitalloc_importances[]; // enum alloc_importance
 
 enum bitalloc_norm { NORM_NONE, NORM_TENSOR, NORM_CLASS }; // F over its mean in the tensor or class
 extern const char *const bitalloc_norms[];
@@ -44,17 +37,17 @@ bool bitalloc_needs_sens(const struct bitalloc *a);
 bool bitalloc_needs_grad(const struct bitalloc *a);
 // What F of each tensor is multiplied by, from the sums of its sensitivities.
 void bitalloc_factors(const struct bitalloc *a, const double *sens_sum, float *mul);
-// Importance (21), and the weight of a squared error (10), of values [from, from + n) of tensor t;
-// from is a multiple of 4. An importance that is not F D^2 is divided by D^2.
-void bitalloc_score(const struct bitalloc *a, const struct codec_input *in, uint32_t t, float mul,
-                    size_t from, size_t n, float *u);
-void bitalloc_weigh(const struct bitalloc *a, const struct codec_input *in, uint32_t t, float mul,
-                    size_t from, size_t n, float *w);
+struct alloc_rule bitalloc_rule(const struct bitalloc *a);
 // Percentile and greedy: tags (index of the width) by rank of u (n) such that the cost stays at or
-// below target bytes and is as near as it can be; target < 0: no budget, percentile only. Tags of
-// tensor t begin at tag[place[t]].
-void bitalloc_ranks(const struct bitalloc *a, const float *u, double target, bitalloc_cost *cost,
-                    const void *arg, const size_t *place, uint8_t *tag);
+// below target bytes and is as near as it can be; target < 0: no budget, percentile only. run: all
+// tensors, in their order, for ties go to the first. u and tag are the device's.
+struct bitalloc_on {
+    const struct alloc_stages *stages;
+    const struct kernel_ctx *cx;
+    const struct alloc_run *run; // (n_tensors)
+};
+void bitalloc_ranks(const struct bitalloc *a, const struct bitalloc_on *on, const float *u,
+                    double target, bitalloc_cost *cost, const void *arg, uint8_t *tag);
 
 // Rate-distortion: the multiplier lambda of (13) at which a cost lies in [want - slack, want]. The
 // cost falls as lambda grows, in steps, and is told for one lambda after another.

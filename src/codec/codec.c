@@ -459,7 +459,8 @@ const struct kernel_ctx *codec_context(const struct codec_device *on)
 bool codec_runs_on(const struct codec_inst *c, const struct dev *d)
 {
     const struct codec_stages *has = d->row->codec;
-    unsigned there = has && has->quant ? CODEC_ON_QUANT : 0;
+    unsigned there =
+        has ? (has->quant ? CODEC_ON_QUANT : 0u) | (has->alloc ? CODEC_ON_ALLOC : 0u) : 0;
     return c->row->stages && !(c->row->stages & ~there);
 }
 

@@ -116,6 +116,7 @@ struct codec_agg {
 // has them all the codec runs there; else, and where a codec has none, vectors are fetched.
 enum codec_stages_of {
     CODEC_ON_QUANT = 1,
+    CODEC_ON_ALLOC = 2,
 };
 
 struct codec {

@@ -3,6 +3,7 @@
 #include "codec/fstq.h"
 
 #include "base/half.h"
+#include "base/rng.h"
 #include "codec/rows.h"
 #include "kernels/kernels_codec.h"
 
@@ -174,11 +175,25 @@ static size_t groups_of(const struct codec_inst *c)
     return options(c)->group == GROUP_CLASS ? FSTQ_CLASSES : c->shape->n_tensors;
 }
 
-static void lay_pieces(struct fstq_work *w, uint32_t t, size_t place)
+static struct alloc_run run_of(const struct fstq_work *w, uint32_t t)
 {
-    for (size_t at = 0, n = fstq_tensor_values(w, t); at < n; at += FSTQ_PIECE)
-        w->piece[w->pieces++] = (struct fstq_piece){
-            at, place + at, (uint32_t)(n - at < FSTQ_PIECE ? n - at : FSTQ_PIECE), t};
+    return (struct alloc_run){.at = w->c->shape->tensors[t].offset,
+                              .n = fstq_tensor_values(w, t),
+                              .place = w->place[t],
+                              .tensor = t,
+                              .group = w->group[t]};
+}
+
+static void lay_pieces(struct fstq_work *w, uint32_t t)
+{
+    for (size_t at = 0, n = w->tensor[t].n; at < n; at += FSTQ_PIECE) {
+        struct alloc_run piece = w->tensor[t];
+        piece.at += at;
+        piece.first += at;
+        piece.place += at;
+        piece.n = n - at < FSTQ_PIECE ? n - at : FSTQ_PIECE;
+        w->piece[w->pieces++] = piece;
+    }
 }
 
 static void lay_order(struct fstq_work *w)
@@ -194,33 +209,54 @@ static void lay_order(struct fstq_work *w)
             w->order[n++] = t;
             w->place[t] = at;
             w->group[t] = w->opt->group == GROUP_CLASS ? s->tensors[t].kind : t;
-            lay_pieces(w, t, at);
+            w->tensor[t] = run_of(w, t);
+            lay_pieces(w, t);
             at += fstq_tensor_values(w, t);
         }
     }
     w->class_at[FSTQ_CLASSES] = at;
 }
 
+static void lay_widths(struct fstq_work *w)
+{
+    w->widths.count = w->a.count;
+    for (int k = 0; k < w->a.count; k++) {
+        w->widths.bits[k] = w->a.bits[k];
+        w->widths.kind[k] = fstq_kind(w->opt, w->a.bits[k]);
+    }
+}
+
 // code_bytes: room for codes.
-static int lay_work(const struct codec_inst *c, struct fstq_work *w, size_t code_bytes,
-                    void *scratch, struct err *err)
+static int lay_work(const struct codec_inst *c, const struct codec_device *on, struct fstq_work *w,
+                    size_t code_bytes, void *scratch, struct err *err)
 {
     size_t tensors = c->shape->n_tensors, pieces = pieces_of(c), groups = groups_of(c);
-    *w = (struct fstq_work){.c = c, .opt = c->opt, .groups = (uint32_t)groups};
+    *w = (struct fstq_work){.c = c,
+                            .opt = c->opt,
+                            .groups = (uint32_t)groups,
+                            .on = on,
+                            .whole = codec_column(on)->whole,
+                            .stages = codec_column(on)->alloc,
+                            .cx = codec_context(on)};
     w->group = scratch_take(&scratch, tensors * sizeof *w->group);
     w->place = scratch_take(&scratch, tensors * sizeof *w->place);
     w->order = scratch_take(&scratch, tensors * sizeof *w->order);
     w->scale = scratch_take(&scratch, groups * sizeof *w->scale);
     w->of_group = scratch_take(&scratch, groups * sizeof *w->of_group);
     w->piece = scratch_take(&scratch, pieces * sizeof *w->piece);
+    w->tensor = scratch_take(&scratch, tensors * sizeof *w->tensor);
     w->count = scratch_take(&scratch, pieces * sizeof *w->count);
     w->start = scratch_take(&scratch, pieces * sizeof *w->start);
     w->tag = scratch_take(&scratch, c->shape->n_values);
     w->code = scratch_take(&scratch, code_bytes);
     w->rest = scratch;
+    w->stage_tag = on && w->whole ? on->room : w->tag;
     lay_order(w);
     memset(w->scale, 0, groups * sizeof *w->scale);
-    return read_plan(c, &w->a, err);
+    if (read_plan(c, &w->a, err))
+        return -1;
+    lay_widths(w);
+    return 0;
 }
 
 static size_t work_bytes(const struct codec_inst *c, size_t code_bytes)
@@ -229,7 +265,8 @@ static size_t work_bytes(const struct codec_inst *c, size_t code_bytes)
     return 2 * SCRATCH_ROUND(tensors * sizeof(uint32_t)) + SCRATCH_ROUND(tensors * sizeof(size_t)) +
            SCRATCH_ROUND(groups * sizeof(float[ALLOC_LEVELS])) +
            SCRATCH_ROUND(groups * sizeof(int64_t[ALLOC_LEVELS])) +
-           SCRATCH_ROUND(pieces * sizeof(struct fstq_piece)) +
+           SCRATCH_ROUND(pieces * sizeof(struct alloc_run)) +
+           SCRATCH_ROUND(tensors * sizeof(struct alloc_run)) +
            2 * SCRATCH_ROUND(pieces * sizeof(int64_t[ALLOC_LEVELS])) +
            SCRATCH_ROUND(c->shape->n_values) + SCRATCH_ROUND(code_bytes);
 }
@@ -253,22 +290,31 @@ static void lay_encoder(struct fstq_encoder *e)
     e->levels = scratch_take(rest, groups * sizeof *e->levels);
     if (options(c)->policy == POLICY_RD)
         fstq_sample_lay(e, rest);
-    else
+    else if (e->w.stage_tag == e->w.tag)
         e->u = scratch_take(rest, c->shape->n_values * sizeof *e->u);
+    else
+        e->u = (float *)(void *)(e->w.stage_tag + SCRATCH_ROUND(c->shape->n_values));
     if (fits_all(options(c)))
         e->tier = scratch_take(rest, e->w.pieces * sizeof *e->tier);
+}
+
+// Tags, and for ranks the importance.
+static size_t fstq_device(const struct codec_inst *c)
+{
+    size_t n = c->shape->n_values;
+    return SCRATCH_ROUND(n) + (options(c)->policy == POLICY_RD ? 0 : n * sizeof(float));
 }
 
 static size_t fstq_scratch(const struct codec_inst *c)
 {
     size_t n = c->shape->n_values, tensors = c->shape->n_tensors, groups = groups_of(c);
     bool rd = options(c)->policy == POLICY_RD, tiers = fits_all(options(c));
-    return work_bytes(c, 2 * n) + SCRATCH_ROUND(tensors * sizeof(struct fstq_facts)) +
+    return work_bytes(c, 2 * n) + SCRATCH_ROUND(tensors * sizeof(struct alloc_facts)) +
            SCRATCH_ROUND(tensors * sizeof(double)) + SCRATCH_ROUND(tensors * sizeof(float)) +
            2 * SCRATCH_ROUND(groups * sizeof(float)) +
            SCRATCH_ROUND(groups * sizeof(struct alloc_levels)) +
            (rd ? fstq_sample_bytes(c) : SCRATCH_ROUND(n * sizeof(float))) +
-           (tiers ? SCRATCH_ROUND(pieces_of(c) * sizeof(struct fstq_tier[ALLOC_LEVELS])) : 0) +
+           (tiers ? SCRATCH_ROUND(pieces_of(c) * sizeof(struct alloc_tier[ALLOC_LEVELS])) : 0) +
            fstq_message_scratch(c);
 }
 
@@ -319,14 +365,14 @@ static int look(struct fstq_encoder *e, struct err *err)
         return err_set(err, "this importance needs the sensitivities, and there are none");
     if (grad && !e->in->grad)
         return err_set(err, "this importance needs the gradients, and there are none");
-    e->on->look(e);
+    fstq_look(e);
     for (uint32_t t = 0; t < tensors; t++)
-        if (!(e->facts[t].max < CODEC_LIMIT))
+        if (e->facts[t].max_bits >= f32_bits(CODEC_LIMIT))
             return codec_bad_input(w->c, e->in->x, e->in->on, err);
     for (uint32_t t = 0; t < tensors; t++) {
         if (!(e->sens_sum[t] < (double)INFINITY))
             return err_set(err, "the sensitivities are not finite");
-        if (!e->facts[t].grad_finite)
+        if (e->facts[t].grad_bits >= 0x7f800000u)
             return err_set(err, "the gradients are not finite");
     }
     for (uint32_t i = 0, next; i < tensors; i = next) {
@@ -334,10 +380,11 @@ static int look(struct fstq_encoder *e, struct err *err)
         double sq = 0, n = 0;
         float max = 0;
         for (next = i; next < tensors && w->group[w->order[next]] == g; next++) {
-            const struct fstq_facts *f = &e->facts[w->order[next]];
+            const struct alloc_facts *f = &e->facts[w->order[next]];
+            const float of_tensor = f32_from_bits(f->max_bits);
             sq += f->sq;
             n += (double)fstq_tensor_values(w, w->order[next]);
-            max = f->max > max ? f->max : max;
+            max = of_tensor > max ? of_tensor : max;
         }
         e->group_max[g] = max;
         e->group_rms[g] = n > 0 ? (float)sqrt(sq / n) : 0;
@@ -359,10 +406,8 @@ static int64_t encode_within(struct fstq_encoder *e, int64_t budget, uint8_t *ou
             return len;
         less += (double)(len - budget) + 4;
     }
-    memset(e->w.tag, 0, e->w.c->shape->n_values);
-    e->on->count(&e->w);
-    fstq_sum_counts(&e->w);
-    e->on->code(e);
+    fstq_drop(e);
+    fstq_code(e);
     len = write_message(e, out, cap, report, err);
     if (len > budget)
         return err_set(err,
@@ -372,22 +417,43 @@ static int64_t encode_within(struct fstq_encoder *e, int64_t budget, uint8_t *ou
     return len;
 }
 
+// What the runs' importance hangs on beside the values.
+static void set_factors(struct fstq_encoder *e)
+{
+    struct fstq_work *w = &e->w;
+    const struct codec_key *key = &e->in->key;
+    bitalloc_factors(&w->a, e->sens_sum, e->factor);
+    for (uint32_t t = 0; t < w->c->shape->n_tensors; t++) {
+        struct rng r = rng_stream(key->seed, RNG_CODEC, key->client, key->version, t);
+        w->tensor[t].factor = e->factor[t];
+        memcpy(w->tensor[t].key, r.key, sizeof r.key);
+        memcpy(w->tensor[t].ctr, r.ctr, sizeof r.ctr);
+    }
+    for (uint32_t i = 0; i < w->pieces; i++) {
+        const struct alloc_run *whole = &w->tensor[w->piece[i].tensor];
+        w->piece[i].factor = whole->factor;
+        memcpy(w->piece[i].key, whole->key, sizeof whole->key);
+        memcpy(w->piece[i].ctr, whole->ctr, sizeof whole->ctr);
+    }
+}
+
 int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *scratch,
                struct fstq_encoder *e, struct err *err)
 {
-    *e = (struct fstq_encoder){.on = &fstq_cpu, .in = in};
-    if (lay_work(c, &e->w, 2 * c->shape->n_values, scratch, err))
+    *e = (struct fstq_encoder){.in = in, .v = {in->x, in->sens, in->grad}};
+    if (lay_work(c, in->on, &e->w, 2 * c->shape->n_values, scratch, err))
         return -1;
+    e->rule = bitalloc_rule(&e->w.a);
     lay_encoder(e);
     int bad = look(e, err);
     if (bad)
         return bad;
     lap(in->laps, STAGE_QUANTISE);
-    bitalloc_factors(&e->w.a, e->sens_sum, e->factor);
+    set_factors(e);
     if (e->w.a.policy == POLICY_RD)
-        e->on->draw(e);
+        fstq_draw(e);
     else
-        e->on->score(e);
+        fstq_score(e);
     lap(in->laps, e->w.a.policy == POLICY_RD ? STAGE_ALLOC : STAGE_SELECT);
     return 0;
 }
@@ -405,7 +471,7 @@ static int fstq_decode(const struct codec_inst *c, const struct codec_key *key, 
 {
     (void)key;
     struct fstq_work w;
-    if (lay_work(c, &w, decoded_codes(c), scratch, err) || fstq_read(&w, in, len, err))
+    if (lay_work(c, to.on, &w, decoded_codes(c), scratch, err) || fstq_read(&w, in, len, err))
         return -1;
     fstq_give(&w, to.sink);
     return 0;
@@ -419,11 +485,13 @@ const struct codec codec_fstq = {
     .n_options = ARRAY_LEN(fstq_options),
     .option_bytes = sizeof(struct fstq_opt),
     .flags = CODEC_SELF_CHECK | CODEC_RANDOM,
+    .stages = CODEC_ON_ALLOC,
     .needs_of = fstq_needs,
     .upload_s = fstq_upload_s,
     .check = fstq_check,
     .scratch_bytes = fstq_scratch,
     .decode_scratch = fstq_decode_scratch,
+    .device_bytes = fstq_device,
     .bound = fstq_bound,
     .encode = fstq_encode,
     .decode = fstq_decode,

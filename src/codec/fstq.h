@@ -1,6 +1,6 @@
 // What the files of Fed-FSTQ's codec share: fstq.c (options, the row), fstq_budget.c (the search
 // for the budget), fstq_design.c (scales and rates, from a sample), fstq_stages.c (passes over all
-// values), fstq_message.c (the bytes).
+// values, by the stages of a device), fstq_message.c (the bytes).
 //
 // Message: header (its flags say how tags are coded), tags or positions, scales of every width in
 // use in every group, values of the first width, of the second, ... Coordinates are taken class by
@@ -29,30 +29,33 @@ struct fstq_opt {
     int64_t bytes;
 };
 
-// A run of one tensor's values that is counted and placed by itself, in the order of the message.
+// Values that are counted and placed by themselves: a run of one tensor's, in the order of the
+// message.
 #define FSTQ_PIECE ((size_t)1 << 14)
-struct fstq_piece {
-    size_t at;    // of its first value in the tensor, a multiple of 1024
-    size_t place; // of its first tag
-    uint32_t n, tensor;
-};
 
 // Everything that both directions need, in scratch. Classes stand in the order of the message.
 struct fstq_work {
     const struct codec_inst *c;
     const struct fstq_opt *opt;
     struct bitalloc a;
+    struct alloc_widths widths;
+    const struct codec_device *on; // NULL = the host
+    bool whole;                    // all runs in one call
+    const struct alloc_stages *stages;
+    const struct kernel_ctx *cx;
     uint32_t groups, pieces;
     uint32_t *group; // (n_tensors)
     size_t *place;   // (n_tensors) where a tensor's tags begin
     uint32_t *order; // (n_tensors) class by class
     size_t class_at[FSTQ_CLASSES + 1];
     float (*scale)[ALLOC_LEVELS];   // (groups)
-    struct fstq_piece *piece;       // (pieces)
+    struct alloc_run *piece;        // (pieces) in the order of the message
+    struct alloc_run *tensor;       // (n_tensors) whole ones, in the order of the update
     int64_t (*count)[ALLOC_LEVELS]; // (pieces) values of each width
     size_t (*start)[ALLOC_LEVELS];  // (pieces) where a piece's codes of a width begin in code
     int64_t (*of_group)[ALLOC_LEVELS], of_class[FSTQ_CLASSES][ALLOC_LEVELS], total[ALLOC_LEVELS];
-    uint8_t *tag; // (n) class by class
+    uint8_t *tag;       // (n) class by class
+    uint8_t *stage_tag; // (n) where stages write and read them: tag, or the device's
     // Codes of the first width, of the second, ...; 16-bit ones as two bytes. An encoder has room
     // for 2 n bytes; a decoder for n, of those that were entropy-coded.
     uint8_t *code;
@@ -60,44 +63,29 @@ struct fstq_work {
     void *rest;                        // scratch left over
 };
 
-// What a look at all values tells of a tensor.
-struct fstq_facts {
-    float max;        // of |x|, infinity where one is not finite
-    double sq;        // sum of x^2; rate-distortion only
-    bool grad_finite; // where gradients are needed
-};
-
-// The values of one width in a piece, or of several.
-#define FSTQ_BINS 128
-struct fstq_tier {
-    float max;
-    double abs;
-    int64_t n;
-    uint32_t bin[FSTQ_BINS]; // of magnitudes up to max
-};
-
 // An update in small, for the design of scales and rates: runs of 16 values, tensor after tensor in
 // the order of the message.
 struct fstq_sample {
     size_t n;
-    size_t *at;    // (n_tensors + 1) by place in the order
-    size_t *every; // (n_tensors) one run of so many; 1: the whole tensor
-    float *x, *w;  // (n) and the weights of their squared errors
-    uint8_t *tag;  // (n)
+    size_t *at;              // (n_tensors + 1) by place in the order
+    struct alloc_draw *draw; // (n_tensors)
+    float *x, *w;            // (n) and the weights of their squared errors
+    uint8_t *tag;            // (n)
 };
 
 struct fstq_encoder {
     struct fstq_work w;
-    const struct fstq_stages *on;
     const struct codec_input *in;
-    struct fstq_facts *facts;                // (n_tensors)
+    struct alloc_vectors v;
+    struct alloc_rule rule;
+    struct alloc_facts *facts;               // (n_tensors)
     double *sens_sum;                        // (n_tensors) not finite where a sensitivity is not
     float *factor;                           // (n_tensors) of F
     float *group_max, *group_rms;            // (groups)
     struct alloc_levels *levels;             // (groups)
     struct fstq_sample sample;               // rate-distortion only
     float *u;                                // (n) importance; the other policies only
-    struct fstq_tier (*tier)[ALLOC_LEVELS];  // (pieces) where scales are fitted to all values
+    struct alloc_tier (*tier)[ALLOC_LEVELS]; // (pieces) where scales are fitted to all values
     uint64_t hist[ALLOC_LEVELS][256];        // of codes of fewer than 16 bits
     double rate[FSTQ_CLASSES][ALLOC_LEVELS]; // bits that a coordinate at this width adds
     double value_bits[ALLOC_LEVELS];         // of one value of this width, as last seen
@@ -106,22 +94,6 @@ struct fstq_encoder {
 struct fstq_counts { // of values by class and width; in a sample, of what they stand for
     double of[FSTQ_CLASSES][ALLOC_LEVELS];
 };
-
-// The passes over all values, as a device fills them. Each leaves its results where the encoder
-// says; counts and histograms are small and lie in host memory. What is NULL is done on the host.
-struct fstq_stages {
-    const char *name;
-    void (*look)(struct fstq_encoder *e);  // facts
-    void (*score)(struct fstq_encoder *e); // u
-    void (*draw)(struct fstq_encoder *e);  // x and w of the sample
-    // Tags of places [from, to) by levels, and the counts of the pieces that have a part in them.
-    void (*choose)(struct fstq_encoder *e, size_t from, size_t to);
-    void (*count)(struct fstq_work *w);    // of all pieces, from their tags
-    void (*spans)(struct fstq_encoder *e); // max, abs and n of tiers
-    void (*bins)(struct fstq_encoder *e);  // and their bins
-    void (*code)(struct fstq_encoder *e);  // codes by scale, and hist
-};
-extern const struct fstq_stages fstq_cpu;
 
 static inline size_t fstq_tensor_values(const struct fstq_work *w, uint32_t t)
 {
@@ -132,14 +104,9 @@ static inline uint32_t fstq_class(const struct fstq_work *w, uint32_t t)
     return (w->c->shape->tensors[t].kind + FSTQ_CLASSES - 1) % FSTQ_CLASSES; // A, B, others
 }
 
-// Codes lie in [0, kinds): q + v with |v| <= q; signs for one bit.
-static inline int fstq_q(int bits)
-{
-    return bits == 1 ? 0 : (1 << (bits - 1)) - 1;
-}
 static inline unsigned fstq_kinds(int bits)
 {
-    return bits == 1 ? 2 : 2 * (unsigned)fstq_q(bits) + 1;
+    return bits == 1 ? 2 : 2 * (unsigned)alloc_q(bits) + 1;
 }
 static inline enum alloc_kind fstq_kind(const struct fstq_opt *o, int bits)
 {
@@ -174,11 +141,24 @@ float fstq_rounded(const struct fstq_opt *o, float s);
 int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *scratch,
                struct fstq_encoder *e, struct err *err);
 
-// fstq_stages.c. Adds codes of fewer than 16 bits to the histogram.
+// fstq_stages.c: passes over all values.
+void fstq_look(struct fstq_encoder *e);  // facts
+void fstq_score(struct fstq_encoder *e); // u
+void fstq_draw(struct fstq_encoder *e);  // x and w of the sample
+// Tags of places [from, to) by levels, and the counts of the pieces that have a part in them.
+void fstq_choose(struct fstq_encoder *e, size_t from, size_t to);
+void fstq_drop(struct fstq_encoder *e); // all tags are 0
+void fstq_rank(struct fstq_encoder *e, double target, bitalloc_cost *cost, const void *arg);
+void fstq_count(struct fstq_work *w);    // of all pieces, from their tags
+void fstq_spans(struct fstq_encoder *e); // max, abs and n of tiers
+void fstq_bins(struct fstq_encoder *e);  // and their bins
+void fstq_code(struct fstq_encoder *e);  // codes by scale, hist, and the host's tags
+void fstq_give(const struct fstq_work *w, struct quant_sink to); // the decoded values
+void fstq_count_read(struct fstq_work *w);                       // as fstq_count, of tags just read
+// Adds codes of fewer than 16 bits to the histogram.
 void fstq_count_codes(const uint8_t *code, size_t n, int bits, uint64_t hist[256]);
 // Adds the counts of pieces and lays out the codes.
 void fstq_sum_counts(struct fstq_work *w);
-void fstq_give(const struct fstq_work *w, struct quant_sink to); // the decoded values
 
 // fstq_design.c. Scratch of the sample, for its shape.
 size_t fstq_sample_bytes(const struct codec_inst *c);

@@ -16,7 +16,7 @@ static void code_all(struct fstq_encoder *e, bool fit)
     lap(e->in->laps, STAGE_ALLOC);
     if (fit)
         fstq_fit(e);
-    e->on->code(e);
+    fstq_code(e);
     lap(e->in->laps, STAGE_QUANTISE);
 }
 
@@ -35,7 +35,7 @@ static double cost_now(const struct fstq_encoder *e)
 static double choose(struct fstq_encoder *e, float lambda, size_t from, size_t to)
 {
     fstq_set_costs(e, lambda);
-    e->on->choose(e, from, to);
+    fstq_choose(e, from, to);
     fstq_sum_counts(&e->w);
     return cost_now(e);
 }
@@ -116,8 +116,8 @@ struct attempt {
 
 static void try_target(struct fstq_encoder *e, const struct rank_cost *cost, struct attempt *a)
 {
-    bitalloc_ranks(&e->w.a, e->u, a->target, rank_cost, cost, e->w.place, e->w.tag);
-    e->on->count(&e->w);
+    fstq_rank(e, a->target, rank_cost, cost);
+    fstq_count(&e->w);
     fstq_sum_counts(&e->w);
     code_all(e, a->fit);
     a->len = fstq_length(e);

@@ -29,13 +29,13 @@ float fstq_rounded(const struct fstq_opt *o, float s)
 // Fits to tiers.
 
 // The scale of least squared error, by the histogram of magnitudes.
-static float best_scale(const struct fstq_tier *tier, int q)
+static float best_scale(const struct alloc_tier *tier, int q)
 {
     float best = 0, best_s = tier->max / (float)q;
     for (int try = 64; try >= 8; try -= 2) {
         // In units of a bin: scale, and values at the middle of their bins.
-        float s = (float)FSTQ_BINS / (float)q * (float)try * (1.0f / 64), err = 0, inv = 1 / s;
-        for (int b = 0; b < FSTQ_BINS; b++) {
+        float s = (float)ALLOC_BINS / (float)q * (float)try * (1.0f / 64), err = 0, inv = 1 / s;
+        for (int b = 0; b < ALLOC_BINS; b++) {
             float mid = (float)b + 0.5f;
             int level = (int)(mid * inv + 0.5f);
             float d = mid - (float)(level < q ? level : q) * s;
@@ -51,9 +51,10 @@ static float best_scale(const struct fstq_tier *tier, int q)
 
 // From the largest of the group (30), of the width, or of least error; a sign's best level is the
 // mean.
-static float fit(const struct fstq_work *w, const struct fstq_tier *tier, float group_max, int bits)
+static float fit(const struct fstq_work *w, const struct alloc_tier *tier, float group_max,
+                 int bits)
 {
-    int how = w->opt->scale, q = fstq_q(bits);
+    int how = w->opt->scale, q = alloc_q(bits);
     if (tier->n == 0)
         return 0;
     if (bits == 1)
@@ -93,7 +94,8 @@ static size_t sample_values(const struct codec_inst *c)
 size_t fstq_sample_bytes(const struct codec_inst *c)
 {
     size_t n = sample_values(c), tensors = c->shape->n_tensors;
-    return SCRATCH_ROUND((tensors + 1) * sizeof(size_t)) + SCRATCH_ROUND(tensors * sizeof(size_t)) +
+    return SCRATCH_ROUND((tensors + 1) * sizeof(size_t)) +
+           SCRATCH_ROUND(tensors * sizeof(struct alloc_draw)) +
            2 * SCRATCH_ROUND(n * sizeof(float)) + SCRATCH_ROUND(n);
 }
 
@@ -103,12 +105,12 @@ void fstq_sample_lay(struct fstq_encoder *e, void **scratch)
     const struct codec_inst *c = e->w.c;
     uint32_t tensors = c->shape->n_tensors;
     s->at = scratch_take(scratch, (tensors + 1) * sizeof *s->at);
-    s->every = scratch_take(scratch, tensors * sizeof *s->every);
+    s->draw = scratch_take(scratch, tensors * sizeof *s->draw);
     s->n = 0;
     for (uint32_t i = 0; i < tensors; i++) {
         size_t n = fstq_tensor_values(&e->w, e->w.order[i]);
         s->at[i] = s->n;
-        s->every[e->w.order[i]] = tensor_every(c, n);
+        s->draw[e->w.order[i]] = (struct alloc_draw){tensor_every(c, n), sampled(c, n), s->n};
         s->n += sampled(c, n);
     }
     s->at[tensors] = s->n;
@@ -179,7 +181,7 @@ static void begin_levels(struct fstq_encoder *e)
         memset(l, 0, sizeof *l);
         l->count = w->a.count;
         for (int k = 1; k < l->count; k++) {
-            int bits = w->a.bits[k], q = fstq_q(bits);
+            int bits = w->a.bits[k], q = alloc_q(bits);
             float whole = q ? e->group_max[g] / (float)q : e->group_rms[g];
             float s = assumed_step(bits) * e->group_rms[g];
             bool literal = w->opt->scale == SCALE_GROUP || bits == 16;
@@ -234,7 +236,7 @@ static size_t sampled_level(const struct fstq_encoder *e, const struct alloc_lev
     if (l->kind[k] == ALLOC_SIGN)
         quant_sign_u8(x, n, code);
     else
-        quant_nearest_u8(x, n, l->inverse[k], fstq_q(e->w.a.bits[k]), code);
+        quant_nearest_u8(x, n, l->inverse[k], alloc_q(e->w.a.bits[k]), code);
     return n;
 }
 
@@ -266,7 +268,7 @@ static void follow_codes(struct fstq_encoder *e, uint32_t g, int k, const struct
 // As where all values are fitted: the best of many, not the next of the last.
 static void fit_sample(struct fstq_encoder *e, uint32_t g, int k, size_t from, size_t to)
 {
-    struct fstq_tier tier = {0, 0, 0, {0}};
+    struct alloc_tier tier = {0, 0, 0, {0}};
     struct quant_stats stats = {0};
     float x[TILE + 16];
     uint8_t code[TILE];
@@ -277,10 +279,10 @@ static void fit_sample(struct fstq_encoder *e, uint32_t g, int k, size_t from, s
     }
     tier.max = f32_from_bits(stats.max_bits);
     tier.abs = stats.abs;
-    float inv = tier.max >= 0x1p-100f ? FSTQ_BINS / tier.max : 0;
+    float inv = tier.max >= 0x1p-100f ? ALLOC_BINS / tier.max : 0;
     for (size_t at = from; at < to && e->w.opt->scale == SCALE_MSE; at += TILE) {
         size_t n = sampled_level(e, &e->levels[g], k, at, to - at < TILE ? to - at : TILE, x, code);
-        alloc_bins(x, n, inv, FSTQ_BINS, tier.bin);
+        alloc_bins(x, n, inv, ALLOC_BINS, tier.bin);
     }
     if (tier.n > 0)
         set_scale(e, g, k, fit(&e->w, &tier, e->group_max[g], e->w.a.bits[k]));
@@ -404,7 +406,7 @@ static uint32_t group_end(const struct fstq_work *w, uint32_t i)
 void fstq_fit(struct fstq_encoder *e)
 {
     struct fstq_work *w = &e->w;
-    e->on->spans(e);
+    fstq_spans(e);
     for (uint32_t i = 0, end; i < w->pieces; i = end) {
         end = group_end(w, i);
         for (int k = 1; k < w->a.count; k++) {
@@ -416,16 +418,16 @@ void fstq_fit(struct fstq_encoder *e)
         }
     }
     if (w->opt->scale == SCALE_MSE)
-        e->on->bins(e);
+        fstq_bins(e);
     for (uint32_t i = 0, end; i < w->pieces; i = end) {
         uint32_t g = w->group[w->piece[i].tensor];
         end = group_end(w, i);
         for (int k = 1; k < w->a.count; k++) {
-            struct fstq_tier all = e->tier[i][k];
+            struct alloc_tier all = e->tier[i][k];
             for (uint32_t p = i + 1; p < end; p++) {
                 all.abs += e->tier[p][k].abs;
                 all.n += e->tier[p][k].n;
-                for (int b = 0; b < FSTQ_BINS; b++)
+                for (int b = 0; b < ALLOC_BINS; b++)
                     all.bin[b] += e->tier[p][k].bin[b];
             }
             if (fstq_has_scale(w->opt, w->a.bits[k]))

@@ -444,7 +444,7 @@ int fstq_read(struct fstq_work *w, const uint8_t *in, size_t len, struct err *er
     unsigned flags;
     if (msg_open(&m, in, len, &flags, err) || get_tags(&m, w, (enum fstq_tags)flags, err))
         return -1;
-    fstq_cpu.count(w);
+    fstq_count_read(w);
     fstq_sum_counts(w);
     if (get_scales(&m, w, err) || get_values(&m, w, err))
         return -1;

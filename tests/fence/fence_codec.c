@@ -68,8 +68,158 @@ static void turn_back(const struct kernel_ctx *cx, const float *y, const struct 
 
 static const struct quant_stages quant = {fit, code, give, turn, turn_back};
 
+// Bit allocation.
+
+static void check_vectors(const struct alloc_vectors *v)
+{
+    fence_check("x", v->x);
+    fence_check("sens", v->sens);
+    fence_check("grad", v->grad);
+}
+
+static void look(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                 const struct alloc_rule *rule, const struct alloc_run *run, size_t runs,
+                 bool squares, struct alloc_facts *facts)
+{
+    check_vectors(v);
+    fence_check_host("look", facts);
+    enter(cx);
+    alloc_stages_cpu.look(NULL, v, rule, run, runs, squares, facts);
+    fence_leave();
+}
+
+static void score(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                  const struct alloc_rule *rule, const struct alloc_run *run, size_t runs, float *u)
+{
+    check_vectors(v);
+    fence_check("score", u);
+    enter(cx);
+    alloc_stages_cpu.score(NULL, v, rule, run, runs, u);
+    fence_leave();
+}
+
+static void draw(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                 const struct alloc_rule *rule, const struct alloc_run *run,
+                 const struct alloc_draw *some, size_t runs, float *x, float *w)
+{
+    check_vectors(v);
+    fence_check_host("draw", x);
+    fence_check_host("draw", w);
+    enter(cx);
+    alloc_stages_cpu.draw(NULL, v, rule, run, some, runs, x, w);
+    fence_leave();
+}
+
+static void top(const struct kernel_ctx *cx, const float *u, size_t n, size_t k,
+                uint32_t count[SELECT_BINS])
+{
+    fence_check("top", u);
+    fence_check_host("top", count);
+    enter(cx);
+    alloc_stages_cpu.top(NULL, u, n, k, count);
+    fence_leave();
+}
+
+static void within(const struct kernel_ctx *cx, const float *u, size_t n, int level,
+                   const uint32_t *prefix, int prefixes, uint32_t count[][SELECT_BINS])
+{
+    fence_check("within", u);
+    fence_check_host("within", count);
+    enter(cx);
+    alloc_stages_cpu.within(NULL, u, n, level, prefix, prefixes, count);
+    fence_leave();
+}
+
+static void tags(const struct kernel_ctx *cx, const float *u, const struct alloc_run *run,
+                 size_t runs, const uint32_t *cut, int cuts, size_t *ties, uint8_t *tag)
+{
+    fence_check("tags", u);
+    fence_check("tags", tag);
+    enter(cx);
+    alloc_stages_cpu.tags(NULL, u, run, runs, cut, cuts, ties, tag);
+    fence_leave();
+}
+
+static void choose(const struct kernel_ctx *cx, const struct alloc_vectors *v,
+                   const struct alloc_rule *rule, const struct alloc_run *run, size_t runs,
+                   const struct alloc_levels *levels, size_t from, size_t to, uint8_t *tag,
+                   int64_t (*counts)[ALLOC_LEVELS])
+{
+    check_vectors(v);
+    fence_check("choose", tag);
+    fence_check_host("choose", counts);
+    enter(cx);
+    alloc_stages_cpu.choose(NULL, v, rule, run, runs, levels, from, to, tag, counts);
+    fence_leave();
+}
+
+static void count(const struct kernel_ctx *cx, const uint8_t *tag, const struct alloc_run *run,
+                  size_t runs, int levels, int64_t (*counts)[ALLOC_LEVELS])
+{
+    fence_check("count", tag);
+    fence_check_host("count", counts);
+    enter(cx);
+    alloc_stages_cpu.count(NULL, tag, run, runs, levels, counts);
+    fence_leave();
+}
+
+static void spans(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
+                  const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
+                  struct alloc_tier (*tier)[ALLOC_LEVELS])
+{
+    fence_check("spans", x);
+    fence_check("spans", tag);
+    fence_check_host("spans", tier);
+    enter(cx);
+    alloc_stages_cpu.spans(NULL, x, tag, run, runs, widths, tier);
+    fence_leave();
+}
+
+static void bins(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
+                 const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
+                 struct alloc_tier (*tier)[ALLOC_LEVELS])
+{
+    fence_check("bins", x);
+    fence_check("bins", tag);
+    fence_check_host("bins", tier);
+    enter(cx);
+    alloc_stages_cpu.bins(NULL, x, tag, run, runs, widths, tier);
+    fence_leave();
+}
+
+static void code_widths(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
+                        const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
+                        float (*scale)[ALLOC_LEVELS], int64_t (*counts)[ALLOC_LEVELS],
+                        size_t (*start)[ALLOC_LEVELS], uint8_t *out)
+{
+    fence_check("code", x);
+    fence_check("code", tag);
+    fence_check_host("code", out);
+    enter(cx);
+    alloc_stages_cpu.code(NULL, x, tag, run, runs, widths, scale, counts, start, out);
+    fence_leave();
+}
+
+static void give_widths(const struct kernel_ctx *cx, const struct alloc_codes *codes,
+                        const uint8_t *tag, const struct alloc_run *run, size_t runs,
+                        const struct alloc_widths *widths, float (*scale)[ALLOC_LEVELS],
+                        size_t (*start)[ALLOC_LEVELS], struct quant_sink to)
+{
+    for (int k = 1; k < widths->count; k++)
+        fence_check_host("give", codes->from[k]);
+    fence_check_host("give", tag);
+    fence_check("give", to.to);
+    enter(cx);
+    alloc_stages_cpu.give(NULL, codes, tag, run, runs, widths, scale, start, to);
+    fence_leave();
+}
+
+static const struct alloc_stages alloc = {look,   score, draw,  top,  within,      tags,
+                                          choose, count, spans, bins, code_widths, give_widths};
+
 const struct codec_stages fence_codec = {
     .name = "fence",
     .whole = true,
     .quant = &quant,
+    .alloc = &alloc,
 };

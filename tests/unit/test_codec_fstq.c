@@ -118,7 +118,6 @@ struct bench_alloc {
     struct shape shape;
     struct bitalloc a;
     struct alloc_levels levels;
-    size_t place[1];
     uint8_t tag[4096];
     float u[4096], x[4096], sens[4096], factor[1];
 };
@@ -132,7 +131,6 @@ static void alloc_open(struct bench_alloc *b, uint32_t n, int policy, int import
                              .importance = importance,
                              .policy = policy,
                              .gamma16 = gamma16};
-    b->place[0] = 0;
     struct alloc_levels *l = &b->levels;
     memset(l, 0, sizeof *l);
     l->count = 4;
@@ -167,18 +165,28 @@ static enum bitalloc_verdict search_lambda(struct bench_alloc *b, double target,
     return verdict;
 }
 
-static void alloc_run(struct bench_alloc *b, double target)
+static void allocate(struct bench_alloc *b, double target)
 {
-    const struct codec_input in = {.x = b->x, .sens = b->sens, .key = key0};
+    const struct alloc_vectors v = {b->x, b->sens, NULL};
+    const struct alloc_rule rule = bitalloc_rule(&b->a);
+    struct rng r = rng_stream(key0.seed, RNG_CODEC, key0.client, key0.version, 0);
+    struct alloc_run run = {.n = b->shape.n_values,
+                            .key = {r.key[0], r.key[1]},
+                            .ctr = {r.ctr[0], r.ctr[1], r.ctr[2], r.ctr[3]}};
     double sum = quant_sum(b->sens, b->shape.n_values);
     bitalloc_factors(&b->a, &sum, b->factor);
+    run.factor = b->factor[0];
     if (b->a.policy != POLICY_RD) {
-        bitalloc_score(&b->a, &in, 0, b->factor[0], 0, b->shape.n_values, b->u);
-        bitalloc_ranks(&b->a, b->u, target, plain_bits, &b->a, b->place, b->tag);
+        const struct bitalloc_on on = {&alloc_stages_cpu, NULL, &run};
+        alloc_stages_cpu.score(NULL, &v, &rule, &run, 1, b->u);
+        bitalloc_ranks(&b->a, &on, b->u, target, plain_bits, &b->a, b->tag);
         return;
     }
     struct bitalloc_search s;
-    bitalloc_weigh(&b->a, &in, 0, b->factor[0], 0, b->shape.n_values, b->u);
+    const struct alloc_draw all = {1, run.n, 0};
+    float *same = mem_alloc(MEM_CODEC, run.n * sizeof *same);
+    alloc_stages_cpu.draw(NULL, &v, &rule, &run, &all, 1, same, b->u);
+    mem_free(same);
     if (search_lambda(b, target, 2.4, &s) == SEARCH_BETWEEN) {
         s.at = s.cheap.at;
         choose_at(b, bitalloc_search_lambda(&s));
@@ -200,13 +208,13 @@ static void test_greedy_by_hand(void **state)
     const float x[] = {1, 2, -3, 4, 1, 1, 1, 1}, f[] = {1, 1, 1, 1, 20, 0, 3, 2};
     memcpy(b.x, x, sizeof x);
     memcpy(b.sens, f, sizeof f);
-    alloc_run(&b, 60.0 / 8);
+    allocate(&b, 60.0 / 8);
     const uint8_t want[] = {0, 2, 3, 3, 3, 0, 0, 0}; // u: 1 4 9 16 20 0 3 2
     assert_memory_equal(b.tag, want, 8);
-    alloc_run(&b, 1e6); // no F, no bits
+    allocate(&b, 1e6); // no F, no bits
     const uint8_t all[] = {3, 3, 3, 3, 3, 0, 3, 3};
     assert_memory_equal(b.tag, all, 8);
-    alloc_run(&b, 0);
+    allocate(&b, 0);
     for (int i = 0; i < 8; i++)
         assert_int_equal(b.tag[i], 0);
     alloc_close(&b);
@@ -316,7 +324,7 @@ static void test_rate_distortion_is_optimal(void **state)
     for (int i = 0; i < COUNT; i++)
         b.sens[i] = b.sens[i] * b.sens[i];
     for (double target = 100; target < 2500; target *= 2) {
-        alloc_run(&b, target);
+        allocate(&b, target);
         double bits = 0, error = 0;
         for (size_t i = 0; i < COUNT; i++) {
             int k = b.tag[i];
@@ -404,7 +412,7 @@ static void test_high_rate_bits(void **state)
         b.x[i] = (float)(2 * rng_unit(&r) - 1);
         b.sens[i] = (float)(1 << 2 * (i % GROUPS));
     }
-    alloc_run(&b, COUNT * 6.0 / 8); // four bits and the two that plain_bits counts for a tag
+    allocate(&b, COUNT * 6.0 / 8); // four bits and the two that plain_bits counts for a tag
     double mean[GROUPS] = {0};
     for (int i = 0; i < COUNT; i++)
         mean[i % GROUPS] += (double)GROUPS * bits[b.tag[i]] / COUNT;
