@@ -138,8 +138,11 @@ $(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
 $(O)/tests/preload/%.so: tests/preload/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -O1 -fPIC -shared -Wall -Wextra -Werror -o $@ $< -ldl
+# Decoders need no commands, benches or comparisons, which would be a tenth of the sanitised build.
+$(O)/libdecoders.a: $(filter-out $(O)/bench/% $(O)/src/compare/% $(O)/src/cmd_%,$(LIBOBJ))
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
 # A fuzz target needs libFuzzer's main, or ours, which replays the corpus.
-$(O)/fuzz/%: $(O)/tests/fuzz/%.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/replay.o) $(O)/libfstq.a
+$(O)/fuzz/%: $(O)/tests/fuzz/%.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/replay.o) $(O)/libdecoders.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(TEST_LD) -o $@ $^ $(if $(filter fuzz,$(BUILD)),-fsanitize=fuzzer) $(LDLIBS_ALL)
 $(O)/%.o: %.c $(O)/flags
