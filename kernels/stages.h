@@ -205,12 +205,43 @@ struct alloc_stages {
 
 extern const struct alloc_stages alloc_stages_cpu; // widths.c
 
+// Rotated quantisers (DRIVE, EDEN).
+
+// Values [at, at + n) of the update, padded to d, a power of two, that are rotated at once: value
+// `first` of a tensor's and those after it, a multiple of 64. Of the d coordinates the first n_high
+// have codes of `high` bits, the next n_low of `low`; their bytes begin at out.
+#define ROTATE_MOST 65536
+struct rotate_slice {
+    size_t at, n, d, first, out;
+    unsigned high, low;
+    size_t n_high, n_low;
+    uint32_t key[2], ctr[4]; // of the tensor's random signs
+};
+
+// Sums over a slice x: |x|^2, <y, l> and |l|^2, y being sqrt(d) times the rotated slice and l the
+// levels of its codes. Above 2^100 no sum is made.
+struct rotate_facts {
+    uint32_t max_bits;
+    double norm_sq, dot, level_sq;
+};
+
+struct rotate_stages {
+    void (*code)(const struct kernel_ctx *cx, const float *x, const struct rotate_slice *slice,
+                 size_t slices, struct rotate_facts *facts, uint8_t *out);
+    // scale: of each slice's levels.
+    void (*give)(const struct kernel_ctx *cx, const uint8_t *in, const struct rotate_slice *slice,
+                 size_t slices, const float *scale, struct quant_sink to);
+};
+
+extern const struct rotate_stages rotate_stages_cpu; // rotation.c
+
 // One column.
 struct codec_stages {
     const char *name;
     bool whole;                       // everything in one call, else pieces
     const struct quant_stages *quant; // NULL = not on this device
     const struct alloc_stages *alloc;
+    const struct rotate_stages *rotate;
 };
 extern const struct codec_stages codec_stages_cpu;
 

@@ -456,12 +456,16 @@ const struct kernel_ctx *codec_context(const struct codec_device *on)
     return on ? &on->dev->lane[on->lane].cx : NULL;
 }
 
+static unsigned stages_there(const struct codec_stages *s)
+{
+    return (s->quant ? CODEC_ON_QUANT : 0u) | (s->alloc ? CODEC_ON_ALLOC : 0u) |
+           (s->rotate ? CODEC_ON_ROTATE : 0u);
+}
+
 bool codec_runs_on(const struct codec_inst *c, const struct dev *d)
 {
     const struct codec_stages *has = d->row->codec;
-    unsigned there =
-        has ? (has->quant ? CODEC_ON_QUANT : 0u) | (has->alloc ? CODEC_ON_ALLOC : 0u) : 0;
-    return c->row->stages && !(c->row->stages & ~there);
+    return has && c->row->stages && !(c->row->stages & ~stages_there(has));
 }
 
 // Vectors that are fetched, one after another in the host's room. x, sens, grad, and both states;

@@ -117,6 +117,7 @@ struct codec_agg {
 enum codec_stages_of {
     CODEC_ON_QUANT = 1,
     CODEC_ON_ALLOC = 2,
+    CODEC_ON_ROTATE = 4,
 };
 
 struct codec {

@@ -6,17 +6,17 @@
 // values a tensor. After the rotation coordinates are exchangeable, so a fraction of a bit means
 // that the first of them get one bit more than the others; below one bit the others are not sent at
 // all.
+#include "base/half.h"
 #include "base/pool.h"
 #include "base/rng.h"
 #include "codec/message.h"
 #include "codec/rows.h"
-#include "kernels/kernels_codec.h"
+#include "kernels/stages.h"
 
 #include <math.h>
 
 #define SLICE_MIN 64
-#define SLICE_MAX 65536 // 256 KiB on the stack of each thread
-#define TILE      1024
+#define SLICE_MAX ROTATE_MOST // 256 KiB on the stack of each thread
 
 enum { EDEN_UNBIASED, EDEN_MSE };
 static const char *const eden_scales[] = {"unbiased", "mse", NULL};
@@ -34,42 +34,7 @@ static const struct opt eden_options[] = {
         "largest slice that is rotated at once, a power of two"),
 };
 
-// Lloyd-Max levels of N(0, 1) for 1 to 4 bits: the upper half, ascending.
-static const float centroid[5][8] = {
-    {0},
-    {0.797884561f},
-    {0.452780035f, 1.510417608f},
-    {0.245094179f, 0.756005281f, 1.343909279f, 2.151945705f},
-    {0.128395030f, 0.388048299f, 0.656759119f, 0.942340456f, 1.256231197f, 1.618046386f,
-     2.069017227f, 2.732589571f},
-};
-
-static void eden_levels(unsigned bits, float scale, float table[16])
-{
-    unsigned half = 1u << (bits - 1);
-    for (unsigned i = 0; i < half; i++) {
-        table[half + i] = centroid[bits][i] * scale;
-        table[half - 1 - i] = -centroid[bits][i] * scale;
-    }
-}
-
-static void eden_encode_run(unsigned bits, const float *y, size_t n, float inv, uint8_t *code)
-{
-    float table[16], bound[15];
-    int n_bounds = (1 << bits) - 1;
-    eden_levels(bits, 1, table);
-    for (int i = 0; i < n_bounds; i++)
-        bound[i] = (table[i] + table[i + 1]) * 0.5f;
-    quant_bounds_u8(y, n, inv, bound, n_bounds, code);
-}
-
 // Slices.
-
-struct slice {
-    uint32_t tensor;
-    size_t at, n, d; // values [at, at + n) of the tensor, padded to d
-    size_t bytes;    // where its codes begin
-};
 
 static size_t next_slice(size_t left, size_t most)
 {
@@ -109,8 +74,27 @@ static size_t slice_bytes(const struct codec_inst *c, size_t d)
     return pack_bytes(s.n_high, s.high) + pack_bytes(s.n_low, s.low);
 }
 
+static struct rotate_slice slice_at(const struct codec_inst *c, const struct codec_key *key,
+                                    uint32_t t, size_t at, size_t n, size_t d, size_t out)
+{
+    const struct split s = split_of(c, d);
+    struct rng r = rng_stream(key->seed, RNG_CODEC, key->client, key->version, t);
+    return (struct rotate_slice){.at = c->shape->tensors[t].offset + at,
+                                 .n = n,
+                                 .d = d,
+                                 .first = at,
+                                 .out = out,
+                                 .high = s.high,
+                                 .low = s.low,
+                                 .n_high = s.n_high,
+                                 .n_low = s.n_low,
+                                 .key = {r.key[0], r.key[1]},
+                                 .ctr = {r.ctr[0], r.ctr[1], r.ctr[2], r.ctr[3]}};
+}
+
 // Fills slices, or counts them when slices is NULL; *bytes becomes the length of all codes.
-static size_t lay_slices(const struct codec_inst *c, struct slice *slices, size_t *bytes)
+static size_t lay_slices(const struct codec_inst *c, const struct codec_key *key,
+                         struct rotate_slice *slices, size_t *bytes)
 {
     size_t count = 0, most = (size_t)((const struct eden_opt *)c->opt)->slice;
     *bytes = 0;
@@ -120,7 +104,7 @@ static size_t lay_slices(const struct codec_inst *c, struct slice *slices, size_
         for (size_t at = 0; at < n; count++) {
             size_t d = next_slice(n - at, most), len = n - at < d ? n - at : d;
             if (slices)
-                slices[count] = (struct slice){t, at, len, d, *bytes};
+                slices[count] = slice_at(c, key, t, at, len, d, *bytes);
             *bytes += slice_bytes(c, d);
             at += len;
         }
@@ -136,190 +120,136 @@ static int eden_check(const struct codec_inst *c, struct err *err)
     return 0;
 }
 
-static size_t eden_scratch(const struct codec_inst *c)
+static size_t count_slices(const struct codec_inst *c)
 {
     size_t bytes;
-    return SCRATCH_ROUND(lay_slices(c, NULL, &bytes) * sizeof(struct slice));
+    return lay_slices(c, NULL, NULL, &bytes);
+}
+
+static size_t eden_scratch(const struct codec_inst *c)
+{
+    size_t n = count_slices(c);
+    return SCRATCH_ROUND(n * sizeof(struct rotate_slice)) +
+           SCRATCH_ROUND(n * sizeof(struct rotate_facts)) + SCRATCH_ROUND(n * sizeof(float));
 }
 
 static size_t eden_bound(const struct codec_inst *c)
 {
-    size_t bytes, n = lay_slices(c, NULL, &bytes);
+    size_t bytes, n = lay_slices(c, NULL, NULL, &bytes);
     return 1 + 4 * n + bytes;
-}
-
-// One slice.
-
-static void draw_signs(const struct codec_inst *c, const struct codec_key *key,
-                       const struct slice *s, uint32_t bits[SLICE_MAX / 32])
-{
-    (void)c;
-    struct rng stream = rng_stream(key->seed, RNG_CODEC, key->client, key->version, s->tensor);
-    // A slice begins at a multiple of 64 values, two words; streams are read in steps of four.
-    size_t first = s->at / 32, skip = first % 4, words = (s->d + 31) / 32;
-    uint32_t buf[SLICE_MAX / 32 + 4];
-    philox_words(stream.key, stream.ctr, first - skip, words + skip, buf);
-    memcpy(bits, buf + skip, words * sizeof *bits);
-}
-
-// Codes of a run of coordinates into out; returns the sum of level x coordinate, adds levels
-// squared.
-static double encode_run(unsigned bits, const float *y, size_t n, float inv, uint8_t *out,
-                         double *level_sq)
-{
-    float table[16], level[TILE];
-    uint8_t code[TILE];
-    double dot = 0;
-    if (n == 0)
-        return 0;
-    eden_levels(bits, 1, table);
-    for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE;
-        eden_encode_run(bits, y + at, m, inv, code);
-        pack_u8(code, m, bits, out + at / 8 * bits);
-        quant_table_from_u8(code, m, table, (struct quant_sink){level, 1, false});
-        dot += quant_dot(level, y + at, m);
-        *level_sq += quant_sum_sq(level, m);
-    }
-    return dot;
-}
-
-// False when a value is not finite or too large.
-static bool encode_slice(const struct codec_inst *c, const struct codec_key *key,
-                         const struct slice *s, const float *x, uint8_t *scale, uint8_t *codes)
-{
-    uint32_t bits[SLICE_MAX / 32];
-    float y[SLICE_MAX];
-    uint32_t max = quant_absmax_bits(x, s->n), limit;
-    const float limit_f = CODEC_LIMIT;
-    memcpy(&limit, &limit_f, sizeof limit);
-    if (max >= limit)
-        return false;
-    draw_signs(c, key, s, bits);
-    rotate_signs(x, bits, s->n, y);
-    memset(y + s->n, 0, (s->d - s->n) * sizeof *y);
-    rotate_fwht(y, s->d);
-    // Unnormalised, y is sqrt(d) times the rotated vector, whose coordinates are |x| / sqrt(d) N(0,
-    // 1).
-    double norm_sq = quant_sum_sq(x, s->n), level_sq = 0;
-    float inv = norm_sq > 0x1p-200 ? (float)(1 / sqrt(norm_sq)) : 0;
-    struct split k = split_of(c, s->d);
-    double dot = encode_run(k.high, y, k.n_high, inv, codes, &level_sq);
-    dot += encode_run(k.low, y + k.n_high, k.n_low, inv, codes + pack_bytes(k.n_high, k.high),
-                      &level_sq);
-    double v = 0;
-    if (inv > 0 && dot > 0)
-        v = ((const struct eden_opt *)c->opt)->scale == EDEN_MSE ? dot / (level_sq * (double)s->d)
-                                                                 : norm_sq / dot;
-    put_f32(scale, v < (double)CODEC_LIMIT ? (float)v : CODEC_LIMIT);
-    return true;
-}
-
-static void decode_run(unsigned bits, const uint8_t *in, size_t n, float scale, float *y)
-{
-    float table[16] = {0};
-    uint8_t code[TILE];
-    if (n == 0)
-        return;
-    eden_levels(bits, scale, table);
-    for (size_t at = 0; at < n; at += TILE) {
-        size_t m = n - at < TILE ? n - at : TILE;
-        unpack_u8(in + at / 8 * bits, m, bits, code);
-        quant_table_from_u8(code, m, table, (struct quant_sink){y + at, 1, false});
-    }
-}
-
-static void decode_slice(const struct codec_inst *c, const struct codec_key *key,
-                         const struct slice *s, float scale, const uint8_t *codes,
-                         struct quant_sink to)
-{
-    uint32_t bits[SLICE_MAX / 32];
-    float y[SLICE_MAX];
-    struct split k = split_of(c, s->d);
-    draw_signs(c, key, s, bits);
-    decode_run(k.high, codes, k.n_high, scale, y);
-    decode_run(k.low, codes + pack_bytes(k.n_high, k.high), k.n_low, scale, y + k.n_high);
-    memset(y + k.n_high + k.n_low, 0, (s->d - k.n_high - k.n_low) * sizeof *y);
-    rotate_fwht(y, s->d);
-    rotate_signs(y, bits, s->n, y);
-    quant_f32_give(y, s->n, to);
 }
 
 // The message: header, a scale a slice, codes.
 
-struct encode_job {
+struct work {
     const struct codec_inst *c;
-    const struct codec_input *in;
-    const struct slice *slices;
-    uint8_t *scales, *codes;
-    _Atomic bool bad;
+    const struct rotate_stages *on;
+    const struct kernel_ctx *cx;
+    bool whole;
+    size_t n, bytes; // slices; of all codes
+    struct rotate_slice *slice;
+    struct rotate_facts *facts;
+    float *scale;
+    const float *x;
+    struct quant_sink to;
+    uint8_t *codes;
 };
 
-static void encode_item(void *arg, uint32_t i)
+static struct work lay_work(const struct codec_inst *c, const struct codec_key *key,
+                            const struct codec_device *on, void *scratch)
 {
-    struct encode_job *j = arg;
-    const struct slice *s = &j->slices[i];
-    const float *x = j->in->x + j->c->shape->tensors[s->tensor].offset + s->at;
-    if (!encode_slice(j->c, &j->in->key, s, x, j->scales + 4 * (size_t)i, j->codes + s->bytes))
-        j->bad = true;
+    const size_t n = count_slices(c);
+    struct work w = {.c = c,
+                     .on = codec_column(on)->rotate,
+                     .cx = codec_context(on),
+                     .whole = codec_column(on)->whole};
+    w.slice = scratch_take(&scratch, n * sizeof *w.slice);
+    w.facts = scratch_take(&scratch, n * sizeof *w.facts);
+    w.scale = scratch_take(&scratch, n * sizeof *w.scale);
+    w.n = lay_slices(c, key, w.slice, &w.bytes);
+    return w;
+}
+
+static void code_slices(const struct work *w, size_t at, size_t n)
+{
+    w->on->code(w->cx, w->x, w->slice + at, n, w->facts + at, w->codes);
+}
+
+static void code_item(void *arg, uint32_t i)
+{
+    code_slices(arg, i, 1);
+}
+
+static void give_slices(const struct work *w, size_t at, size_t n)
+{
+    w->on->give(w->cx, w->codes, w->slice + at, n, w->scale + at, w->to);
+}
+
+static void give_item(void *arg, uint32_t i)
+{
+    give_slices(arg, i, 1);
+}
+
+static float scale_of(const struct codec_inst *c, const struct rotate_slice *s,
+                      const struct rotate_facts *f)
+{
+    double v = 0;
+    if (f->norm_sq > 0x1p-200 && f->dot > 0)
+        v = ((const struct eden_opt *)c->opt)->scale == EDEN_MSE
+                ? f->dot / (f->level_sq * (double)s->d)
+                : f->norm_sq / f->dot;
+    return v < (double)CODEC_LIMIT ? (float)v : CODEC_LIMIT;
 }
 
 static int64_t eden_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                            size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
-    struct slice *slices = scratch;
-    size_t bytes, n = lay_slices(c, slices, &bytes);
+    struct work w = lay_work(c, &in->key, in->on, scratch);
     struct msg_out o;
     msg_init(&o, out, cap, report);
-    uint8_t *scales = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_SCALES, 4 * n);
-    uint8_t *codes = scales ? msg_take(&o, PART_VALUES, bytes) : NULL;
-    if (!codes)
+    uint8_t *scales = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_SCALES, 4 * w.n);
+    w.codes = scales ? msg_take(&o, PART_VALUES, w.bytes) : NULL;
+    if (!w.codes)
         return msg_full(&o, err);
-    struct encode_job j = {c, in, slices, scales, codes, false};
-    pool_each(c->shape->n_values, (uint32_t)n, encode_item, &j);
-    if (j.bad)
-        return codec_bad_input(c, in->x, in->on, err);
+    w.x = in->x;
+    if (w.whole)
+        code_slices(&w, 0, w.n);
+    else
+        pool_each(c->shape->n_values, (uint32_t)w.n, code_item, &w);
+    for (size_t i = 0; i < w.n; i++) {
+        if (w.facts[i].max_bits >= f32_bits(CODEC_LIMIT))
+            return codec_bad_input(c, in->x, in->on, err);
+        put_f32(scales + 4 * i, scale_of(c, &w.slice[i], &w.facts[i]));
+    }
     lap(in->laps, STAGE_QUANTISE);
     double bits = ((const struct eden_opt *)c->opt)->bits;
     report->kept[record_width_of[(int)ceil(bits)]] = (int64_t)c->shape->n_values;
     return msg_len(&o);
 }
 
-struct decode_job {
-    const struct codec_inst *c;
-    const struct codec_key *key;
-    const struct slice *slices;
-    const uint8_t *scales, *codes;
-    struct quant_sink to;
-};
-
-static void decode_item(void *arg, uint32_t i)
-{
-    const struct decode_job *j = arg;
-    const struct slice *s = &j->slices[i];
-    size_t at = j->c->shape->tensors[s->tensor].offset + s->at;
-    decode_slice(j->c, j->key, s, get_f32(j->scales + 4 * (size_t)i), j->codes + s->bytes,
-                 quant_sink_at(j->to, at));
-}
-
 static int eden_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                        size_t len, struct codec_output to, void *scratch, struct err *err)
 {
-    struct slice *slices = scratch;
-    size_t bytes, n = lay_slices(c, slices, &bytes);
+    struct work w = lay_work(c, key, to.on, scratch);
     struct msg_in m;
     if (msg_open_plain(&m, in, len, err))
         return -1;
-    const uint8_t *scales = msg_need(&m, 4 * n), *codes = scales ? msg_need(&m, bytes) : NULL;
+    const uint8_t *scales = msg_need(&m, 4 * w.n), *codes = scales ? msg_need(&m, w.bytes) : NULL;
     if (!codes)
         return msg_short(scales ? "values" : "scales", err);
     if (msg_end(&m, err))
         return -1;
-    for (size_t i = 0; i < n; i++)
-        if (!msg_scale_ok(get_f32(scales + 4 * i)))
+    for (size_t i = 0; i < w.n; i++) {
+        w.scale[i] = get_f32(scales + 4 * i);
+        if (!msg_scale_ok(w.scale[i]))
             return msg_bad("scales", "one is not finite, or too large", err);
-    struct decode_job j = {c, key, slices, scales, codes, to.sink};
-    pool_each(c->shape->n_values, (uint32_t)n, decode_item, &j);
+    }
+    w.codes = (uint8_t *)(uintptr_t)codes; // read only from here on
+    w.to = to.sink;
+    if (w.whole)
+        give_slices(&w, 0, w.n);
+    else
+        pool_each(c->shape->n_values, (uint32_t)w.n, give_item, &w);
     return 0;
 }
 
@@ -343,6 +273,7 @@ const struct codec codec_eden = {
     .option_bytes = sizeof(struct eden_opt),
     .flags = CODEC_SELF_CHECK | CODEC_RANDOM,
     .flags_of = eden_flags,
+    .stages = CODEC_ON_ROTATE,
     .check = eden_check,
     .scratch_bytes = eden_scratch,
     .bound = eden_bound,

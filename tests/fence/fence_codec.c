@@ -217,9 +217,38 @@ static void give_widths(const struct kernel_ctx *cx, const struct alloc_codes *c
 static const struct alloc_stages alloc = {look,   score, draw,  top,  within,      tags,
                                           choose, count, spans, bins, code_widths, give_widths};
 
+// Rotated quantisers.
+
+static void code_slices(const struct kernel_ctx *cx, const float *x,
+                        const struct rotate_slice *slice, size_t slices, struct rotate_facts *facts,
+                        uint8_t *out)
+{
+    fence_check("code", x);
+    fence_check_host("code", facts);
+    fence_check_host("code", out);
+    enter(cx);
+    rotate_stages_cpu.code(NULL, x, slice, slices, facts, out);
+    fence_leave();
+}
+
+static void give_slices(const struct kernel_ctx *cx, const uint8_t *in,
+                        const struct rotate_slice *slice, size_t slices, const float *scale,
+                        struct quant_sink to)
+{
+    fence_check_host("give", in);
+    fence_check_host("give", scale);
+    fence_check("give", to.to);
+    enter(cx);
+    rotate_stages_cpu.give(NULL, in, slice, slices, scale, to);
+    fence_leave();
+}
+
+static const struct rotate_stages rotate = {code_slices, give_slices};
+
 const struct codec_stages fence_codec = {
     .name = "fence",
     .whole = true,
     .quant = &quant,
     .alloc = &alloc,
+    .rotate = &rotate,
 };
