@@ -85,6 +85,9 @@ EMU_PLAIN  := $(EMU_ENGINE) $(O)/tests/emu/emu_nocheck.o $(CU:kernels/%.cu=$(O)/
               $(O)/tests/emu/dev_emu.o
 EMU_CHECK  := $(EMU_ENGINE) $(O)/tests/emu/emu_check.o $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o) \
               $(O)/tests/emu/dev_emu.o
+# What must be found, planted.
+EMU_PLANT  := $(EMU_ENGINE) $(addprefix $(O)/tests/emu/,emu_check.o check/planted.o dev_emu.o) \
+              $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o)
 EMUBIN := $(O)/tests/fstq-emu $(O)/tests/emu/check_kernels
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
@@ -107,6 +110,7 @@ TEST_LD := $(shell $(CC) -fuse-ld=gold -Wl,--version >/dev/null 2>&1 && echo -fu
 $(O)/tests/%: $(O)/tests/unit/%.o $(FENCE) $(O)/libfstq.a
 	$(Q)$(CC) $(TEST_LD) -o $@ $(filter-out %.a,$^) $(O)/libfstq.a -lcmocka -lstdc++ $(LDLIBS_ALL)
 $(patsubst %,$(O)/tests/%,test_kernels test_dev test_model): $(EMU_PLAIN)
+$(O)/tests/test_emu: $(EMU_PLANT)
 $(O)/tests/emu/check_kernels: $(O)/tests/unit/test_kernels.o $(FENCE) $(EMU_CHECK) $(O)/libfstq.a
 	$(Q)$(CC) $(TEST_LD) -o $@ $^ -lcmocka -lstdc++ $(LDLIBS_ALL)
 # The program with one more device, which auto takes: memory that host code cannot touch.
@@ -127,6 +131,9 @@ $(O)/tests/emu/plain/%.o: kernels/%.cu $(O)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -O2 $(CXXFLAGS_ALL) $(SANITIZE) -x c++ -c -o $@ $<
 $(O)/tests/emu/check/%.o: kernels/%.cu $(O)/flags
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -O1 $(CXXFLAGS_ALL) -fsanitize=thread -x c++ -c -o $@ $<
+$(O)/tests/emu/check/planted.o: tests/emu/planted.cu $(O)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -O1 $(CXXFLAGS_ALL) -fsanitize=thread -x c++ -c -o $@ $<
 $(O)/tests/emu/dev_emu.o: $(CUDAROW) $(O)/flags
@@ -179,13 +186,21 @@ $(O)/src/model/builtin.o: src/model/base.safetensors
 CUDA_ARCH ?=
 NVCC_MAJOR := $(if $(filter 1,$(HAVE_CUDA)),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'))
 ARCHES := $(if $(CUDA_ARCH),$(subst ;, ,$(CUDA_ARCH)),$(if $(filter 11,$(NVCC_MAJOR)),72 87,87))
-$(O)/%.cu.o: %.cu
-	@mkdir -p $(@D)
+NVFLAGS := -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -Isrc -I. -Ikernels \
+           -Xcompiler -fno-threadsafe-statics,-fno-exceptions,-fno-rtti,-Wall,-Wextra -Xptxas -v \
+           $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) \
+           -gencode arch=compute_$(lastword $(ARCHES)),code=compute_$(lastword $(ARCHES))
+# Beside the object stays what scripts/check_gpu_code.py looks at: ptxas's words and the PTX.
+$(O)/%.cu.o: %.cu $(O)/nvflags
+	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)
 	@echo "  nvcc $<"
-	$(Q)$(NVCC) -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -Isrc -I. -Ikernels \
-	  -Xcompiler -fno-threadsafe-statics,-fno-exceptions,-fno-rtti,-Wall,-Wextra \
-	  $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) \
-	  -gencode arch=compute_$(lastword $(ARCHES)),code=compute_$(lastword $(ARCHES)) -MMD -MP -c -o $@ $<
+	$(Q)$(NVCC) $(NVFLAGS) -MMD -MP -keep -keep-dir $(@:.o=.keep) -c -o $@ $< >$(@:.o=.log) 2>&1 || \
+	  { cat $(@:.o=.log); exit 1; }
+	@cat $(@:.o=.keep)/*.ptx >$(@:.o=.ptx) && rm -rf $(@:.o=.keep)
+$(O)/nvflags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(NVCC) $(NVFLAGS)' > $@.new
+	@cmp -s $@ $@.new && rm $@.new || mv $@.new $@
 
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
 

@@ -20,6 +20,7 @@ static __device__ struct ce_best warp_best(struct ce_best v)
         v = better(v, {__shfl_xor_sync(GPU_ALL, v.value, d), __shfl_xor_sync(GPU_ALL, v.at, d)});
     return v;
 }
+// Once a kernel: part is not free again afterwards.
 static __device__ struct ce_best block_best(struct ce_best v, struct ce_best *part)
 {
     int lane = (int)(threadIdx.x % 32), warps = (int)(blockDim.x / 32);
@@ -27,9 +28,7 @@ static __device__ struct ce_best block_best(struct ce_best v, struct ce_best *pa
     if (lane == 0)
         part[threadIdx.x / 32] = v;
     __syncthreads();
-    v = warp_best(part[lane < warps ? lane : 0]);
-    __syncthreads();
-    return v;
+    return warp_best(part[lane < warps ? lane : 0]);
 }
 
 // NaN is never better, so that a row of nothing else names the first word.

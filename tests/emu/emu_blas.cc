@@ -82,17 +82,6 @@ static const struct {
              {"cublasSetStream_v2", reinterpret_cast<void *>(set_stream)},
              {"cublasSetWorkspace_v2", reinterpret_cast<void *>(set_workspace)},
              {"cublasGemmEx", reinterpret_cast<void *>(gemm)}};
-static bool missing;
-
-void emu_without_blas(bool yes)
-{
-    missing = yes;
-}
-void *emu_dlopen(const char *name, int)
-{
-    static char library;
-    return missing || strcmp(name, "libcublas.so.13") != 0 ? nullptr : &library;
-}
 void *emu_dlsym(void *, const char *name)
 {
     for (const auto &c : calls)

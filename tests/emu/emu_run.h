@@ -42,9 +42,13 @@ struct emu_counts {
 struct emu_counts emu_counted(void);
 // By default an error is printed and ends the program. fn: is told instead, where that is possible.
 void emu_on_error(void (*fn)(const char *text));
-// What the machine claims to have from now on: so many GPUs, or an error of the runtime.
-void emu_machine(int gpus, int error);
-void emu_without_blas(bool yes);
+// What the machine claims to have from now on. error: of cudaGetDeviceCount, or 0; driver: the CUDA
+// version that it is for, 0 for none.
+struct emu_machine {
+    int gpus, error, driver;
+    bool without_blas;
+};
+void emu_claim(struct emu_machine m);
 
 #ifdef __cplusplus
 }

@@ -11,12 +11,11 @@
 
 #include <time.h>
 
-static int gpus = 1, failure;
+static emu_machine here = {1, 0, CUDART_VERSION, false};
 
-void emu_machine(int n, int error)
+void emu_claim(struct emu_machine m)
 {
-    gpus = n;
-    failure = error;
+    here = m;
 }
 
 const char *cudaGetErrorString(cudaError_t rc)
@@ -33,20 +32,20 @@ cudaError_t cudaGetLastError(void)
 }
 cudaError_t cudaDriverGetVersion(int *version)
 {
-    *version = failure == cudaErrorInsufficientDriver ? 0 : CUDART_VERSION;
+    *version = here.driver;
     return cudaSuccess;
 }
 // As CUDA's own, it leaves *n as it is where it fails.
 cudaError_t cudaGetDeviceCount(int *n)
 {
-    if (failure)
-        return (cudaError_t)failure;
-    *n = gpus;
-    return gpus ? cudaSuccess : cudaErrorNoDevice;
+    if (here.error)
+        return static_cast<cudaError_t>(here.error);
+    *n = here.gpus;
+    return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int i)
 {
-    return i >= 0 && i < gpus ? cudaSuccess : cudaErrorNoDevice;
+    return i >= 0 && i < here.gpus ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr which, int)
 {
@@ -158,6 +157,12 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
 {
     emu_graph_launch(x, s);
     return cudaSuccess;
+}
+
+void *emu_dlopen(const char *name, int)
+{
+    static char library;
+    return here.without_blas || strcmp(name, "libcublas.so.13") != 0 ? nullptr : &library;
 }
 
 // An event is the time at which the stream came to it.

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# The federation on the row `emu`: the GPU's kernels and CUDA's calls, run on the CPU. Its updates
+# and losses are the CPU's but for rounding, and it sends as many bytes. Then what a program says
+# that is to use a GPU and cannot.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}" "${FSTQ_BUILD:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+emu=$FSTQ_BUILD/tests/fstq-emu
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-emu.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+common=("$root/configs/quick.ini" fed.rounds=1 fed.clients=4 fed.clients_per_round=1
+    fed.local_steps=2 task.test=2 dev.threads=1 trace.updates=1)
+
+# The distance of the second of two update files from the first, relative to its length.
+cat >apart.py <<'EOS'
+import array, json, math, sys
+def load(path):
+    with open(path, 'rb') as f:
+        head = json.loads(f.read(int.from_bytes(f.read(8), 'little')))
+        data = array.array('f', f.read())
+    head.pop('__metadata__', None)
+    return sorted(head), data
+(names, a), (others, b) = load(sys.argv[1]), load(sys.argv[2])
+assert names == others and len(a) == len(b) > 1000
+size = math.sqrt(sum(x * x for x in a))
+far = math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b))) / size if size > 0 else math.inf
+print(f'# {far:.2e} apart')
+sys.exit(not far < float(sys.argv[3]))
+EOS
+
+# The first round's loss, in its table.
+loss()
+{
+    awk '$1 == "1" && $2 ~ /\// { print $4 }' "$1"
+}
+near() # a b: numbers within 1e-3 of the first
+{
+    awk -v a="$1" -v b="$2" 'BEGIN { d = a - b; exit !(a > 0 && (d < 0 ? -d : d) < 1e-3 * a) }'
+}
+bytes()
+{
+    sed -n 's/^# uplink \([^,]*, downlink [^,]*\),.*/\1/p' "$1"
+}
+alike() # name how-far settings...   how far the updates may be apart, -: there are none
+{
+    local name=$1 far=$2
+    shift 2
+    "$FSTQ" run "${common[@]}" dev.kind=cpu trace.file=cpu.h5 "$@" >cpu 2>&1
+    "$emu" run "${common[@]}" dev.kind=emu trace.file=emu.h5 "$@" >out 2>&1
+    check "$name: valid" contains out "# VALID" || return
+    check "$name: the CPU's loss" near "$(loss cpu)" "$(loss out)"
+    check "$name: as many bytes" equal "$(bytes out)" "$(bytes cpu)"
+    [ "$far" = - ] || check "$name: the CPU's update" python3 apart.py \
+        cpu.h5.updates/*.safetensors emu.h5.updates/*.safetensors "$far"
+    rm -rf cpu.h5* emu.h5*
+}
+
+alike fp32 1e-3 fed.method=fedavg/fp32
+alike "tokens by Fisher, packed" 1e-2 fed.method=fedavg~fisher:keep=0.5,every=1/fstq
+if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
+    alike "tokens by attention" 1e-3 fed.method=fedavg~attention:keep=0.5,every=1/fp32
+    alike "merged tokens" 1e-3 fed.method=fedavg~tome/fp32
+    alike "bf16 weights, recomputed" 1e-2 fed.method=fedavg/fp32 model.dtype=bf16 \
+        model.recompute=layer
+    alike "the server's half" - fed.method=split/fp16
+fi
+
+"$emu" list options | grep -F dev.kind >kinds
+check "only here dev.kind names it" contains kinds emu
+check "not in the program" test "$("$FSTQ" list options | grep -F dev.kind | grep -c emu)" = 0
+"$FSTQ" run "${common[@]}" dev.kind=cuda trace.file= trace.updates=0 >out 2>err
+status=$?
+if [ "$status" = 0 ]; then
+    skip "without a GPU: status 4" "there is one"
+else
+    check "without a GPU: status 4" equal "$status" 4
+    check "without a GPU: what is missing" contains err "dev.kind = cuda: no"
+    "$FSTQ" info >facts
+    check "without a GPU: info runs" contains facts "# gpu"
+fi
+finish
