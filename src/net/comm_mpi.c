@@ -139,7 +139,7 @@ enum { SPIN_NS = 200 * 1000, NAP_MIN_NS = 20 * 1000, NAP_MAX_NS = 500 * 1000 };
 // stretch the others' computing eightfold, and MPI_Recv spins for ever. A nap lasts 1/32 of the
 // time waited so far, within 20 and 500 us, so that it lengthens no wait by more than a few per
 // cent. Until busy_ns a transfer of our own is under way and moves only while we call MPI.
-static void rest(int64_t t_begin_ns, int64_t until_ns, int64_t busy_ns)
+static void spin_or_nap(int64_t t_begin_ns, int64_t until_ns, int64_t busy_ns)
 {
     int64_t now = clock_ns(), waited = now - t_begin_ns;
     if (comm.size > 1 && (now < busy_ns || (may_spin && waited < SPIN_NS))) {
@@ -163,7 +163,7 @@ void comm_barrier(void)
         must(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
         if (done)
             return;
-        rest(t_begin_ns, INT64_MAX, 0);
+        spin_or_nap(t_begin_ns, INT64_MAX, 0);
     }
 }
 
@@ -398,7 +398,7 @@ static struct mpi_state *mpi_of(const struct transport *t)
 // than that.
 enum { MOVING_NS_PER_BYTE = 4 };
 
-static void moves(struct mpi_state *s, bool *moving, size_t bytes)
+static void begin_moving(struct mpi_state *s, bool *moving, size_t bytes)
 {
     int64_t now = clock_ns();
     s->busy_ns = (s->n_moving > 0 && s->busy_ns > now ? s->busy_ns : now) +
@@ -407,7 +407,7 @@ static void moves(struct mpi_state *s, bool *moving, size_t bytes)
     *moving = true;
 }
 
-static void rests(struct mpi_state *s, bool *moving)
+static void end_moving(struct mpi_state *s, bool *moving)
 {
     s->n_moving -= *moving;
     *moving = false;
@@ -460,12 +460,12 @@ static struct op *op_new(struct mpi_state *s, int src, int dst, struct netbuf *b
 
 static void op_free(struct mpi_state *s, struct op *op)
 {
-    rests(s, &op->moving);
+    end_moving(s, &op->moving);
     op->next = s->spare;
     s->spare = op;
 }
 
-static void lost(struct transport *t, const char *what, int peer, int rc)
+static void count_error(struct transport *t, const char *what, int peer, int rc)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
     int len = 0;
@@ -502,8 +502,8 @@ static int64_t mpi_now(const struct transport *t)
 }
 
 // One message out of b. Takes over a reference.
-static void post(struct transport *t, int src, int dst, struct netbuf *b, const uint8_t *bytes,
-                 size_t n, int tag)
+static void post_send(struct transport *t, int src, int dst, struct netbuf *b, const uint8_t *bytes,
+                      size_t n, int tag)
 {
     struct mpi_state *s = mpi_of(t);
     struct op *op = op_new(s, src, dst, b);
@@ -515,10 +515,10 @@ static void post(struct transport *t, int src, int dst, struct netbuf *b, const 
     if (rc == MPI_SUCCESS) // short messages are gone at once
         rc = MPI_Test(&op->request, &done, MPI_STATUS_IGNORE);
     if (rc != MPI_SUCCESS)
-        lost(t, "cannot send to", dst, rc);
+        count_error(t, "cannot send to", dst, rc);
     if (rc == MPI_SUCCESS && !done) {
         list_add(&s->sends, op);
-        moves(s, &op->moving, n);
+        begin_moving(s, &op->moving, n);
         return;
     }
     transport_unref(t, b);
@@ -529,7 +529,7 @@ static void post_ref(struct transport *t, int src, int dst, struct netbuf *b, co
                      size_t n, int tag)
 {
     transport_ref(b);
-    post(t, src, dst, b, bytes, n, tag);
+    post_send(t, src, dst, b, bytes, n, tag);
 }
 
 static void hash_taken(struct netbuf *b, uint64_t hash)
@@ -558,7 +558,7 @@ static void send_in_parts(struct transport *t, int src, int dst, struct netbuf *
     }
     if (b->hash_due)
         hash_taken(b, frame_hasher_end(&hasher));
-    post(t, src, dst, b, b->bytes + FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, TAG_PART);
+    post_send(t, src, dst, b, b->bytes + FRAME_HEAD_BYTES, FRAME_TAIL_BYTES, TAG_PART);
 }
 
 static void mpi_send(struct transport *t, int src, int dst, struct netbuf *b, int64_t t_deliver_ns)
@@ -572,7 +572,7 @@ static void mpi_send(struct transport *t, int src, int dst, struct netbuf *b, in
     } else if ((b->hash_due || b->hashed) && b->len >= FRAME_HEADER_BYTES + FRAME_LONG_BYTES) {
         send_in_parts(t, src, dst, b);
     } else {
-        post(t, src, dst, b, b->bytes, b->len, TAG_FRAME);
+        post_send(t, src, dst, b, b->bytes, b->len, TAG_FRAME);
     }
 }
 
@@ -594,11 +594,11 @@ static void mpi_send_piece(struct transport *t, int src, int dst, struct netbuf 
 {
     size_t end = b->len - FRAME_TAIL_BYTES; // the payload lies behind the tail, and goes before it
     if (at == 0)
-        post(t, src, dst, b, b->bytes, n, TAG_FRAME);
+        post_send(t, src, dst, b, b->bytes, n, TAG_FRAME);
     else if (at < end)
-        post(t, src, dst, b, b->bytes + at + FRAME_TAIL_BYTES, n, TAG_PART);
+        post_send(t, src, dst, b, b->bytes + at + FRAME_TAIL_BYTES, n, TAG_PART);
     else
-        post(t, src, dst, b, b->bytes + FRAME_HEAD_BYTES, n, TAG_PART);
+        post_send(t, src, dst, b, b->bytes + FRAME_HEAD_BYTES, n, TAG_PART);
 }
 
 static void test_sends(struct transport *t)
@@ -612,7 +612,7 @@ static void test_sends(struct transport *t)
         if (op->forgotten || *waits != s->pass)
             rc = MPI_Test(&op->request, &done, MPI_STATUS_IGNORE);
         if (rc != MPI_SUCCESS)
-            lost(t, "cannot send to", op->dst, rc);
+            count_error(t, "cannot send to", op->dst, rc);
         if (rc == MPI_SUCCESS && !done) {
             *waits = op->forgotten ? *waits : s->pass;
             at = &op->next;
@@ -651,13 +651,13 @@ static struct arrival *arrival_new(struct mpi_state *s, struct netbuf *b, const 
     memset(a->tail, 0, sizeof a->tail);
     frame_hasher_begin(&a->hasher);
     if (!(f->flags & FRAME_PACED)) // whose sender is asleep most of the time
-        moves(s, &a->moving, a->total);
+        begin_moving(s, &a->moving, a->total);
     return a;
 }
 
 static void arrival_free(struct mpi_state *s, struct arrival *a)
 {
-    rests(s, &a->moving);
+    end_moving(s, &a->moving);
     a->next = s->spare_arrivals;
     s->spare_arrivals = a;
 }
@@ -705,12 +705,12 @@ static int test_receive(struct transport *t, struct op *op)
     int rc = MPI_Test(&op->request, &done, MPI_STATUS_IGNORE);
     if (rc == MPI_SUCCESS)
         return done != 0;
-    lost(t, "cannot receive from", op->src, rc);
+    count_error(t, "cannot receive from", op->src, rc);
     return -1;
 }
 
 // MPI lost a message. What it was part of ends where its tail would: as a damaged frame.
-static void gone(struct transport *t, struct op *op)
+static void drop_receive(struct transport *t, struct op *op)
 {
     if (op->kind == OP_TAIL) {
         transport_unref(t, op->arrival->buf);
@@ -740,7 +740,7 @@ static bool take_received(struct transport *t, struct net_msg *m)
         list_take(&s->receives, at);
         s->n_receives--;
         if (done < 0)
-            gone(t, op);
+            drop_receive(t, op);
         else if (received(t, op, m))
             return true;
     }
@@ -768,7 +768,7 @@ static MPI_Datatype sink_type(size_t n)
 }
 
 // A word about a frame that is not whole, in its turn: nothing is received for it any more.
-static void report(struct mpi_state *s, struct op *op, enum frame_verdict verdict)
+static void queue_verdict(struct mpi_state *s, struct op *op, enum frame_verdict verdict)
 {
     op->verdict = verdict;
     list_add(&s->receives, op); // its request is null, which is complete
@@ -777,8 +777,8 @@ static void report(struct mpi_state *s, struct op *op, enum frame_verdict verdic
 
 // Starts the receive of a matched message of n bytes: to `bytes`, or, where op keeps no more than a
 // header of it, to the sink behind that.
-static void begin(struct transport *t, struct op *op, uint8_t *bytes, size_t n,
-                  MPI_Message *message)
+static void post_receive(struct transport *t, struct op *op, uint8_t *bytes, size_t n,
+                         MPI_Message *message)
 {
     struct mpi_state *s = mpi_of(t);
     bool sink = op->kind == OP_DRAIN || op->verdict != FRAME_GOOD;
@@ -793,18 +793,18 @@ static void begin(struct transport *t, struct op *op, uint8_t *bytes, size_t n,
     int rc = MPI_Imrecv(bytes, count, type, message, &op->request);
     free_type(&type);
     if (rc != MPI_SUCCESS) {
-        lost(t, "cannot receive from", op->src, rc);
+        count_error(t, "cannot receive from", op->src, rc);
         op->request = MPI_REQUEST_NULL;
         if (op->kind == OP_TAIL) // parts of it may still be on their way
-            report(s, op, FRAME_LENGTH);
+            queue_verdict(s, op, FRAME_LENGTH);
         else
-            gone(t, op);
+            drop_receive(t, op);
         return;
     }
     list_add(&s->receives, op);
     s->n_receives++;
     if (n > 4096 && op->kind != OP_PART) // shorter ones are here already; parts are counted as one
-        moves(s, &op->moving, n);
+        begin_moving(s, &op->moving, n);
 }
 
 static struct op *new_receive(struct mpi_state *s, int src, enum op_kind kind, struct netbuf *b)
@@ -823,7 +823,7 @@ static void cut_short(struct mpi_state *s, int src, enum frame_verdict verdict)
     struct op *op = new_receive(s, src, OP_TAIL, NULL);
     op->arrival = from->open;
     from->open = NULL;
-    report(s, op, verdict);
+    queue_verdict(s, op, verdict);
 }
 
 // The head of a long frame is here. One that cannot be used is handed over by itself, before
@@ -846,7 +846,7 @@ static void take_head(struct transport *t, int src)
     struct op *op = new_receive(s, src, OP_FRAME, b);
     b->len = FRAME_HEADER_BYTES;
     op->n = FRAME_HEAD_BYTES;
-    report(s, op, verdict);
+    queue_verdict(s, op, verdict);
 }
 
 // False while the head is on its way, which it never was: a matched message this short is here.
@@ -869,7 +869,7 @@ static bool start_head(struct transport *t, int src, MPI_Message *message)
     s->head_op.src = src;
     int rc = MPI_Imrecv(s->head, FRAME_HEAD_BYTES, MPI_BYTE, message, &s->head_op.request);
     if (rc != MPI_SUCCESS)
-        lost(t, "cannot receive from", src, rc);
+        count_error(t, "cannot receive from", src, rc);
     else
         finish_head(t);
     return true;
@@ -885,7 +885,7 @@ static bool start_frame(struct transport *t, int src, size_t n, MPI_Message *mes
     struct op *op = new_receive(s, src, OP_FRAME, b);
     op->verdict = too_long ? FRAME_TOO_LONG : FRAME_GOOD;
     s->peer[src].skips = false;
-    begin(t, op, b->bytes, n, message);
+    post_receive(t, op, b->bytes, n, message);
     return true;
 }
 
@@ -910,7 +910,7 @@ static bool start_part(struct transport *t, int src, size_t n, MPI_Message *mess
             op->buf->len = FRAME_HEADER_BYTES;
             memset(op->buf->bytes, 0, FRAME_HEADER_BYTES);
         }
-        begin(t, op, s->drain, n, message);
+        post_receive(t, op, s->drain, n, message);
         return true;
     }
     struct op *op = new_receive(s, src, left ? OP_PART : OP_TAIL, NULL);
@@ -921,7 +921,7 @@ static bool start_part(struct transport *t, int src, size_t n, MPI_Message *mess
         from->open = NULL;
         bytes = a->tail;
     }
-    begin(t, op, bytes, n, message);
+    post_receive(t, op, bytes, n, message);
     return true;
 }
 
@@ -940,7 +940,7 @@ static bool start_receive(struct transport *t)
     MPI_Count n = 0;
     int rc = MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &found, &message, &status);
     if (rc != MPI_SUCCESS)
-        lost(t, "cannot look for messages of", status.MPI_SOURCE, rc);
+        count_error(t, "cannot look for messages of", status.MPI_SOURCE, rc);
     if (rc != MPI_SUCCESS || !found)
         return false;
     MPI_Get_elements_x(&status, MPI_BYTE, &n);
@@ -985,14 +985,14 @@ static bool mpi_poll(struct transport *t, struct net_msg *m, int64_t until_ns)
             return false;
         if (t_begin_ns == 0)
             t_begin_ns = now;
-        rest(t_begin_ns, until_ns, busy_until(mpi_of(t)));
+        spin_or_nap(t_begin_ns, until_ns, busy_until(mpi_of(t)));
     }
 }
 
 static void give_up(struct mpi_state *s, struct op *op)
 {
     op->forgotten = true;
-    rests(s, &op->moving);
+    end_moving(s, &op->moving);
 }
 
 // A send to a rank that died may never complete, and its bytes belong to MPI until it does: they
@@ -1011,7 +1011,7 @@ static void mpi_forget(struct transport *t, int endpoint)
         if (op->src == endpoint)
             give_up(s, op);
     if (comm.size > 1 && s->peer[endpoint].open)
-        rests(s, &s->peer[endpoint].open->moving);
+        end_moving(s, &s->peer[endpoint].open->moving);
     for (struct op **at = &s->local.first; *at;) {
         if ((*at)->dst != endpoint) {
             at = &(*at)->next;
@@ -1040,7 +1040,7 @@ static bool mpi_flush(struct transport *t, int64_t until_ns)
             return false;
         take_received(t, NULL);
         if (!start_receive(t))
-            rest(t_begin_ns, until_ns, busy_until(mpi_of(t)));
+            spin_or_nap(t_begin_ns, until_ns, busy_until(mpi_of(t)));
     }
 }
 
