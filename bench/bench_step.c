@@ -47,8 +47,11 @@ struct step_params {
 };
 
 static struct step_params params;
-static const char *const dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
-static const char *const recompute_names[] = {"none", "layer", NULL};
+
+static const char *dtype_name(int i) // weights are drawn here: none are quantised
+{
+    return i <= MODEL_DTYPE_F16 ? model_dtypes[i] : NULL;
+}
 
 #define SIZE(f, d, h) OPT(struct step_params, f, "step." #f, d, 1, 1 << 24, "", "shape=custom: " h)
 static const struct opt options[] = {
@@ -57,8 +60,8 @@ static const struct opt options[] = {
         "embedded: nine clients' steps of the standard task; small: dim 288, 6 layers, 8 x 256; "
         "base: dim 768, 12 layers, 4 x 256; quick: the first two"),
     OPT(struct step_params, threads, "step.threads", "1", 1, 1024, "", "threads"),
-    OPT_ENUM(struct step_params, dtype, "step.dtype", "auto", dtype_names, "how weights are held"),
-    OPT_ENUM(struct step_params, recompute, "step.recompute", "none", recompute_names,
+    OPT_ROW(struct step_params, dtype, "step.dtype", "auto", dtype_name, "how weights are held"),
+    OPT_ENUM(struct step_params, recompute, "step.recompute", "none", model_recomputes,
              "as model.recompute"),
     SIZE(dim, "288", "width"),
     SIZE(hidden, "768", "width inside the MLP"),

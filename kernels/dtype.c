@@ -33,6 +33,9 @@ SIMD_KERNEL void SIMD_NAME(widen_f16)(const uint16_t *x, size_t n, float *y)
 #define SIMD_FILE "dtype.c"
 #include "simd_each.h"
 
+const char *const kernel_dtype_name[KERNEL_DTYPES] = {
+    [KERNEL_F32] = "F32", [KERNEL_BF16] = "BF16", [KERNEL_F16] = "F16"};
+
 void kernel_to_f32(int32_t dtype, const void *x, size_t n, float *y)
 {
     assert(dtype >= 0 && dtype < KERNEL_DTYPES);

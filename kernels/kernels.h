@@ -322,6 +322,7 @@ struct kernel_ops {
 KERNEL_OPS(KERNEL_DECLARE)
 #undef KERNEL_DECLARE
 
+extern const char *const kernel_dtype_name[KERNEL_DTYPES]; // as safetensors has them
 static inline size_t kernel_dtype_bytes(int32_t dtype)
 {
     return dtype == KERNEL_F32 ? 4 : 2;

@@ -389,9 +389,9 @@ static void add_attr(void *arg, const struct opt *row, const char *value)
     l->attr[l->n++] = (struct trace_attr){row->name, copy};
 }
 
-static void put_split(void *arg, const struct rec_split *row)
+static void put_partition(void *arg, const struct rec_partition *row)
 {
-    trace_append(arg, REC_SPLIT, row, 1);
+    trace_append(arg, REC_PARTITION, row, 1);
 }
 
 // What the machine is, as "group.name=value" lines.
@@ -456,7 +456,7 @@ static void open_trace(struct run *r, int argc, char **argv)
     if (attempt == 0)
         trace_append(r->trace, REC_RUNS, &run, 1);
     if (attempt == 0 && r->work.row->partition)
-        r->work.row->partition(&r->work, put_split, r->trace);
+        r->work.row->partition(&r->work, put_partition, r->trace);
     double plain_ns, cpu_ns;
     trace_measure_overhead(&plain_ns, &cpu_ns);
     struct rec_summary rows[2] = {{.value = plain_ns, .key = "span_overhead", .unit = "ns"},

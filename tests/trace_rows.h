@@ -20,7 +20,7 @@ static inline size_t test_rows_in_round(enum record_id id, int32_t version)
         [REC_EVENTS] = 12, [REC_ROUNDS] = 1, [REC_MESSAGES] = 3, [REC_EVAL] = 2,
         [REC_ALLOC] = 5,   [REC_LINKS] = 3,  [REC_SENSORS] = 2,  [REC_SUMMARY] = 1,
     };
-    if (id == REC_RUNS || id == REC_RANKS || id == REC_SPLIT)
+    if (id == REC_RUNS || id == REC_RANKS || id == REC_PARTITION)
         return version == 0 ? 2 : 0;
     return n[id];
 }

@@ -144,7 +144,7 @@ _Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sen
 _Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 1144, "hole in rec_run");
 _Static_assert(sizeof(struct rec_summary) == 8 + 2 * 4 + 56, "hole in rec_summary");
 _Static_assert(sizeof(struct rec_rank) == (5 + MEM_PURPOSES) * 8 + 2 * 4 + 208, "hole in rec_rank");
-_Static_assert(sizeof(struct rec_split) == 8 + 4 * 4 + 24, "hole in rec_split");
+_Static_assert(sizeof(struct rec_partition) == 8 + 4 * 4 + 24, "hole in rec_partition");
 
 // clang-format off
 #define TYPE_OF(x)                                                                                 \
@@ -328,8 +328,8 @@ static const struct record_field rank_fields[] = {
     {0},
 };
 #undef ROW
-#define ROW struct rec_split
-static const struct record_field split_fields[] = {
+#define ROW struct rec_partition
+static const struct record_field partition_fields[] = {
     FIELD(run, "", "row of /runs"),
     FIELD(client, "", "client"),
     FIELD(group, "", "number of the group"),
@@ -366,7 +366,7 @@ const struct record_table record_tables[REC_COUNT] = {
         "one row a figure of the whole run"),
     [REC_RANKS] = TABLE("/meta/ranks", struct rec_rank, 1, rank, rank_fields,
         "one row per rank: host, binding, clock, memory"),
-    [REC_SPLIT] = TABLE("/split", struct rec_split, 128, run, split_fields,
+    [REC_PARTITION] = TABLE("/split", struct rec_partition, 128, run, partition_fields,
         "one row per client and group: the realised partition"),
 };
 // clang-format on

@@ -171,7 +171,7 @@ struct rec_summary {
     char key[40], unit[16];
 };
 
-struct rec_split { // the realised partition: examples of a group at a client
+struct rec_partition { // the realised partition: examples of a group at a client
     int64_t n;
     int32_t run, client, group, pad;
     char name[24];
@@ -195,7 +195,7 @@ enum record_id {
     REC_SENSORS,
     REC_SUMMARY,
     REC_RANKS,
-    REC_SPLIT,
+    REC_PARTITION,
     REC_COUNT
 };
 

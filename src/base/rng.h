@@ -10,7 +10,7 @@ enum rng_use {
     RNG_SAMPLE = 1,    // clients of a round                      a = round
     RNG_DROPOUT = 2,   // who drops out                           a = round, b = client
     RNG_PARTITION = 3, // who holds which data                    a = client
-    RNG_DATA = 4,      // synthetic examples                      a = client or split, b = example
+    RNG_DATA = 4,      // synthetic examples                      a = client or set, b = example
     RNG_BATCH = 5,     // minibatches of a client                 a = round, b = client
     RNG_INIT = 6,      // initial adapters and weights            a = tensor
     RNG_CODEC = 7,     // stochastic rounding                     a = client, b = round, c = tensor

@@ -5,10 +5,17 @@
 
 #include <string.h>
 
-const char *const bitalloc_importances[] = {"fisher", "magnitude", "random", "uniform",
-                                            "gd",     "absgd",     NULL};
-const char *const bitalloc_norms[] = {"none", "tensor", "class", NULL};
-const char *const bitalloc_policies[] = {"percentile", "greedy", "rd", NULL};
+const char *const bitalloc_importances[] = {[IMPORTANCE_FISHER] = "fisher",
+                                            [IMPORTANCE_MAGNITUDE] = "magnitude",
+                                            [IMPORTANCE_RANDOM] = "random",
+                                            [IMPORTANCE_UNIFORM] = "uniform",
+                                            [IMPORTANCE_GD] = "gd",
+                                            [IMPORTANCE_ABSGD] = "absgd",
+                                            NULL};
+const char *const bitalloc_norms[] = {
+    [NORM_NONE] = "none", [NORM_TENSOR] = "tensor", [NORM_CLASS] = "class", NULL};
+const char *const bitalloc_policies[] = {
+    [POLICY_PERCENTILE] = "percentile", [POLICY_GREEDY] = "greedy", [POLICY_RD] = "rd", NULL};
 
 #define CLASSES 3
 

@@ -48,17 +48,17 @@ static size_t next_slice(size_t left, size_t most)
 }
 
 // How many of d coordinates get which width; the first more, the rest fewer.
-struct split {
+struct widths {
     unsigned high, low; // bits
     size_t n_high, n_low;
 };
 
-static struct split split_of(const struct codec_inst *c, size_t d)
+static struct widths widths_of(const struct codec_inst *c, size_t d)
 {
     double bits = ((const struct eden_opt *)c->opt)->bits;
     unsigned low = (unsigned)bits;
     double part = bits - low;
-    struct split s = {.high = low + 1, .low = low};
+    struct widths s = {.high = low + 1, .low = low};
     s.n_high = (size_t)(part * (double)d + 0.5);
     if (d >= 8)
         s.n_high &= ~(size_t)7;
@@ -70,14 +70,14 @@ static struct split split_of(const struct codec_inst *c, size_t d)
 
 static size_t slice_bytes(const struct codec_inst *c, size_t d)
 {
-    struct split s = split_of(c, d);
+    struct widths s = widths_of(c, d);
     return pack_bytes(s.n_high, s.high) + pack_bytes(s.n_low, s.low);
 }
 
 static struct rotate_slice slice_at(const struct codec_inst *c, const struct codec_key *key,
                                     uint32_t t, size_t at, size_t n, size_t d, size_t out)
 {
-    const struct split s = split_of(c, d);
+    const struct widths s = widths_of(c, d);
     struct rng r = rng_stream(key->seed, RNG_CODEC, key->client, key->version, t);
     return (struct rotate_slice){.at = c->shape->tensors[t].offset + at,
                                  .n = n,

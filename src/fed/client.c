@@ -70,7 +70,7 @@ static void open_vectors(struct clients *c)
     for (int k = 0; k < c->env->method->scheme->down_vectors; k++)
         c->down[k] = mem_alloc(MEM_ADAPTER, bytes);
     for (int k = 0; k + 1 < c->n_vectors; k++)
-        c->up[k] = mem_alloc(MEM_ADAPTER, (size_t)c->group * bytes);
+        c->up[k] = mem_alloc(MEM_ADAPTER, (size_t)c->at_once * bytes);
     for (int k = 0; k < 2 + c->n_vectors && !c->env->method->view.whole; k++)
         c->part[k] = mem_alloc(MEM_ADAPTER, bytes);
 }
@@ -86,12 +86,12 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     c->state_floats = fed_state_floats(env);
     c->kept_floats = c->work_floats + fed_own_floats(env);
     c->report = mem_alloc(MEM_TRACE, (size_t)c->reports_cap * sizeof *c->report);
-    c->group = env->work->row->group(env->work);
-    if (c->group > env->fed->clients_per_round)
-        c->group = env->fed->clients_per_round;
+    c->at_once = env->work->row->at_once(env->work);
+    if (c->at_once > env->fed->clients_per_round)
+        c->at_once = env->fed->clients_per_round;
     if (env->virtual_time)
-        c->group = 1; // each client begins when its own task arrives
-    size_t g = (size_t)c->group;
+        c->at_once = 1; // each client begins when its own task arrives
+    size_t g = (size_t)c->at_once;
     c->theta = mem_alloc(MEM_ADAPTER, fed_model_floats(env) * sizeof *c->theta);
     env->work->row->initial(env->work, c->theta);
     c->delta = mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->delta);
@@ -243,7 +243,7 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
 {
     const struct method *m = c->env->method;
     struct workload *work = c->env->work;
-    assert(n <= c->group);
+    assert(n <= c->at_once);
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)i * c->n;
         struct train_job *job = &c->job[i];

@@ -1,4 +1,4 @@
-// Clients at work on their worker: from a version of the model to a packed update. A group trains
+// Clients at work on their worker: from a version of the model to a packed update. Several train
 // at once; each then packs its own.
 #ifndef FSTQ_FED_CLIENT_H
 #define FSTQ_FED_CLIENT_H
@@ -17,7 +17,7 @@ struct clients {
     const struct fed_env *env;
     size_t n, optim_floats, work_floats, state_floats; // see env.h
     size_t kept_floats;                                // of a client's state, all but the codecs'
-    int group, n_vectors; // clients trained at once, at most; in a frame
+    int at_once, n_vectors; // clients trained at once, at most; in a frame
 
     uint32_t version;         // they train on
     struct round_start start; // of their round
@@ -25,11 +25,11 @@ struct clients {
     float *theta;             // (fed_model_floats)
     float *down[FED_VECTORS]; // (n) each, that came with the version
 
-    struct train_job *job;        // (group)
-    struct client_task *task;     // (group) of the jobs
-    float *delta, *sens, *grad;   // (group, n); sens and grad NULL where no codec asks
-    float *state, *state_next;    // (group, state_floats), one client's; NULL where none is kept
-    float *up[FED_VECTORS];       // (group, n) what travels beside delta
+    struct train_job *job;        // (at_once)
+    struct client_task *task;     // (at_once) of the jobs
+    float *delta, *sens, *grad;   // (at_once, n); sens and grad NULL where no codec asks
+    float *state, *state_next;    // (at_once, state_floats), one client's; NULL where none is kept
+    float *up[FED_VECTORS];       // (at_once, n) what travels beside delta
     float *part[2 + FED_VECTORS]; // what travels, where that is not all: sens, grad, vectors
     float *x_hat;                 // (n) what a message says, NULL where nobody asks
     void *scratch;                // of the codec
@@ -48,7 +48,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks);
 void clients_close(struct clients *c);
 // The payload of a model frame, or false: it is none.
 bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload);
-// Trains n of them, at most group, on the version; job[i] is that of task[i] until the next call.
+// Trains n of them, at_once at most, on the version; job[i] is that of task[i] until the next call.
 void clients_train(struct clients *c, const struct client_task *task, int n);
 // Packs what job i has learned straight into the frame that will carry it, the caller's, and keeps
 // the client's state under the version, for an update without it is half of what was learned.

@@ -53,18 +53,18 @@ struct lm {
     struct model *model;
     size_t n, optim_n; // adapter, floats of optimizer state
 
-    // Training: memory for a group of clients at once, NULL where nobody trains.
-    int group;
+    // Training: memory for so many clients at once, NULL where nobody trains.
+    int at_once;
     int32_t n_keys;
-    struct lm_batch *batch;             // (group)
-    struct model_job *job;              // (group)
-    struct model_client *client;        // (group)
-    float *moments;                     // (group, optim_n + 1)
-    struct rng *rng;                    // (group)
-    int64_t *drawn;                     // (group) tokens of the round, as they were drawn
-    struct model_job *oracle;           // (group) examples
-    struct token_tracker *tracker;      // (group), NULL while every token counts alike
-    float *tracker_mem, *weights, *raw; // (group, ...) of the trackers; rows of each batch
+    struct lm_batch *batch;             // (at_once)
+    struct model_job *job;              // (at_once)
+    struct model_client *client;        // (at_once)
+    float *moments;                     // (at_once, optim_n + 1)
+    struct rng *rng;                    // (at_once)
+    int64_t *drawn;                     // (at_once) tokens of the round, as they were drawn
+    struct model_job *oracle;           // (at_once) examples
+    struct token_tracker *tracker;      // (at_once), NULL while every token counts alike
+    float *tracker_mem, *weights, *raw; // (at_once, ...) of the trackers; rows of each batch
 
     struct model_cut cut; // rows of one batch at the cut
     int32_t *label;       // (longest)
@@ -81,7 +81,7 @@ void lm_train_close(struct lm *lm); // also of one that was never opened
 size_t lm_state_floats(const struct workload *w);
 size_t lm_fisher_floats(const struct workload *w, const struct token_source *tokens, bool sens,
                         bool grad);
-int lm_group(const struct workload *w);
+int lm_at_once(const struct workload *w);
 void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
 
 void lm_cut_close(struct lm *lm); // also of one that was never opened

@@ -7,22 +7,22 @@
 #include <math.h>
 #include <string.h>
 
-#define LM_GROUP       16                  // clients trained at once, at most
+#define LM_AT_ONCE     16                  // clients trained at once, at most
 #define LM_GROUP_BYTES ((size_t)256 << 20) // and as many as fit here with gradient and optimizer
 
-static int lm_group_size(const struct lm *lm, const struct fed_params *fed)
+static int lm_most_at_once(const struct lm *lm, const struct fed_params *fed)
 {
     size_t each = (4 * lm->n + lm->optim_n) * sizeof(float);
     size_t fit = LM_GROUP_BYTES / each;
-    int group = fit < 1 ? 1 : fit > LM_GROUP ? LM_GROUP : (int)fit;
-    return group < fed->clients_per_round ? group : fed->clients_per_round;
+    int at_once = fit < 1 ? 1 : fit > LM_AT_ONCE ? LM_AT_ONCE : (int)fit;
+    return at_once < fed->clients_per_round ? at_once : fed->clients_per_round;
 }
 
 void lm_train_open(struct workload *w, struct lm *lm)
 {
     const struct fed_params *fed = w->env.fed;
-    lm->group = lm_group_size(lm, fed);
-    size_t g = (size_t)lm->group;
+    lm->at_once = lm_most_at_once(lm, fed);
+    size_t g = (size_t)lm->at_once;
     lm->batch = mem_alloc(MEM_DATA, g * sizeof *lm->batch);
     lm->job = mem_alloc(MEM_OTHER, g * sizeof *lm->job);
     lm->client = mem_alloc(MEM_OTHER, g * sizeof *lm->client);
@@ -32,7 +32,7 @@ void lm_train_open(struct workload *w, struct lm *lm)
     lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
     for (size_t i = 0; i < g; i++)
         lm_batch_open(&lm->batch[i], fed->batch, lm->task->max_tokens);
-    model_reserve(lm->model, lm->task->max_tokens, lm->group);
+    model_reserve(lm->model, lm->task->max_tokens, lm->at_once);
 }
 
 // Scores are by vocabulary id or by position.
@@ -45,7 +45,7 @@ static int32_t lm_keys(const struct lm *lm)
 // Made when a method first asks for it: the method is not known when the workload opens.
 static void lm_token_memory(struct workload *w, struct lm *lm)
 {
-    size_t g = (size_t)lm->group;
+    size_t g = (size_t)lm->at_once;
     size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
     if (lm->tracker)
         return;
@@ -59,7 +59,7 @@ static void lm_token_memory(struct workload *w, struct lm *lm)
 
 void lm_train_close(struct lm *lm)
 {
-    for (int i = 0; lm->batch && i < lm->group; i++)
+    for (int i = 0; lm->batch && i < lm->at_once; i++)
         lm_batch_close(&lm->batch[i]);
     void *blocks[] = {lm->batch,   lm->job,     lm->client,      lm->rng, lm->drawn, lm->moments,
                       lm->tracker, lm->weights, lm->tracker_mem, lm->raw, lm->oracle};
@@ -93,10 +93,10 @@ size_t lm_fisher_floats(const struct workload *w, const struct token_source *tok
            (tokens_averaged(tokens) ? (size_t)lm_keys(lm) : 0);
 }
 
-int lm_group(const struct workload *w)
+int lm_at_once(const struct workload *w)
 {
     const struct lm *lm = w->state;
-    return lm->group;
+    return lm->at_once;
 }
 
 // What a codec wants to know of the gradients: their squares (19), (20) and their average.
@@ -211,8 +211,8 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
 {
     const struct examples *own = task_client(lm->task, (int32_t)job->client);
     struct span span = span_begin(rec);
-    for (int32_t first = 0; first < own->n; first += lm->group) {
-        int32_t n = own->n - first < lm->group ? own->n - first : lm->group;
+    for (int32_t first = 0; first < own->n; first += lm->at_once) {
+        int32_t n = own->n - first < lm->at_once ? own->n - first : lm->at_once;
         for (int32_t e = 0; e < n; e++) {
             struct lm_batch *b = &lm->batch[e];
             lm_batch_clear(b);
@@ -311,7 +311,7 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
     const struct fed_params *fed = w->env.fed;
     struct span span = span_begin(rec);
     int64_t fisher = fisher_ns(rec);
-    assert(n <= lm->group);
+    assert(n <= lm->at_once);
     lm_backbone(w, w->n_backbone ? jobs[0].theta + lm->n : NULL);
     for (int i = 0; i < n; i++) {
         job_begin(w, lm, &jobs[i], i);

@@ -10,14 +10,14 @@ static int open_rule(struct local_chain *c, int k, struct err *err)
 {
     const struct local_rule *r = c->use[k].rule;
     size_t each = r->size_bytes ? r->size_bytes(&c->setup) : 0;
-    for (int i = 0; i < c->group; i++)
+    for (int i = 0; i < c->at_once; i++)
         c->client[i * c->n + k] =
             (struct local){.setup = &c->setup,
                            .opt = c->use[k].opt,
                            .memory = each ? mem_alloc(MEM_OPTIMIZER, each) : NULL};
     if (r->open && r->open(&c->setup, c->use[k].opt, &c->shared[k], err))
         return -1;
-    for (int i = 0; i < c->group; i++)
+    for (int i = 0; i < c->at_once; i++)
         c->client[i * c->n + k].shared = c->shared[k];
     if (r->expand && !c->expanded) {
         c->expanded = mem_alloc(MEM_ADAPTER, c->setup.shape->n_values * sizeof *c->expanded);
@@ -27,11 +27,12 @@ static int open_rule(struct local_chain *c, int k, struct err *err)
 }
 
 int local_open(struct local_chain *c, const struct local_setup *s, const struct local_use *use,
-               int n, int group, struct err *err)
+               int n, int at_once, struct err *err)
 {
     assert(n <= LOCAL_RULES);
-    *c = (struct local_chain){.setup = *s, .n = n, .group = group};
-    c->client = n && group ? mem_alloc(MEM_OTHER, (size_t)(n * group) * sizeof *c->client) : NULL;
+    *c = (struct local_chain){.setup = *s, .n = n, .at_once = at_once};
+    c->client =
+        n && at_once ? mem_alloc(MEM_OTHER, (size_t)(n * at_once) * sizeof *c->client) : NULL;
     for (int k = 0; k < n; k++)
         c->use[k] = use[k];
     for (int k = 0; k < n; k++)
@@ -44,7 +45,7 @@ int local_open(struct local_chain *c, const struct local_setup *s, const struct 
 
 void local_close(struct local_chain *c)
 {
-    for (int i = 0; c->client && i < c->group * c->n; i++)
+    for (int i = 0; c->client && i < c->at_once * c->n; i++)
         mem_free(c->client[i].memory);
     for (int k = 0; k < c->n; k++)
         if (c->shared[k])
@@ -62,7 +63,7 @@ static struct local *locals(struct local_chain *c, int i)
 
 void local_begin(struct local_chain *c, int i, const struct train_job *job)
 {
-    assert(c->n == 0 || i < c->group);
+    assert(c->n == 0 || i < c->at_once);
     for (int k = 0; k < c->n; k++) {
         struct local *l = &locals(c, i)[k];
         l->job = job;

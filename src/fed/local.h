@@ -56,19 +56,19 @@ struct local_use {
 
 struct local_chain {
     struct local_setup setup;
-    int n, group; // rules; clients in training at once
+    int n, at_once; // rules; clients in training at once
     struct local_use use[LOCAL_RULES];
     void *shared[LOCAL_RULES];
-    struct local *client;      // (group, n)
+    struct local *client;      // (at_once, n)
     float *expanded, *between; // (n_values) each, where a rule has another form
 };
 
 // shape and optim outlive the chain.
 int local_open(struct local_chain *c, const struct local_setup *s, const struct local_use *use,
-               int n, int group, struct err *err);
+               int n, int at_once, struct err *err);
 void local_close(struct local_chain *c);
 
-// For client i of the group in this order; before and after once a step, and only where there are
+// For client i of those in this order; before and after once a step, and only where there are
 // rules.
 void local_begin(struct local_chain *c, int i, const struct train_job *job);
 const float *local_before(struct local_chain *c, int i, int32_t step);

@@ -43,8 +43,8 @@ static uint32_t two_parts(const void *opt)
     return 2;
 }
 
-static void cut_whole(const void *opt, const struct shape *shape, uint32_t p,
-                      struct view_part *part)
+static void ranges_whole(const void *opt, const struct shape *shape, uint32_t p,
+                         struct view_part *part)
 {
     (void)opt;
     (void)p;
@@ -62,7 +62,7 @@ static void cut_kind(const struct shape *shape, enum shape_kind kind, struct vie
     }
 }
 
-static void cut_b(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part)
+static void ranges_b(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part)
 {
     (void)opt;
     (void)p;
@@ -70,8 +70,8 @@ static void cut_b(const void *opt, const struct shape *shape, uint32_t p, struct
 }
 
 // B is first, because B = 0 at the start leaves A without a gradient.
-static void cut_phase(const void *opt, const struct shape *shape, uint32_t p,
-                      struct view_part *part)
+static void ranges_phase(const void *opt, const struct shape *shape, uint32_t p,
+                         struct view_part *part)
 {
     (void)opt;
     cut_kind(shape, p == 0 ? SHAPE_LORA_B : SHAPE_LORA_A, part);
@@ -92,8 +92,8 @@ static uint32_t seg_parts(const void *opt)
 }
 
 // A matrix that a segment cuts stays one as far as its whole rows go.
-static void cut_segment(const void *opt, const struct shape *shape, uint32_t p,
-                        struct view_part *part)
+static void ranges_segment(const void *opt, const struct shape *shape, uint32_t p,
+                           struct view_part *part)
 {
     struct shape_range r = shape_segment(shape->n_values, seg_parts(opt), p);
     for (uint32_t i = 0; i < shape->n_tensors; i++) {
@@ -121,7 +121,7 @@ static const struct view view_ab = {
     .help = "the whole adapter",
     .source = "",
     .parts = one_part,
-    .cut = cut_whole,
+    .ranges = ranges_whole,
 };
 
 static const struct view view_b = {
@@ -131,12 +131,12 @@ static const struct view view_b = {
     .frozen = true,
     .only = true,
     .parts = one_part,
-    .cut = cut_b,
+    .ranges = ranges_b,
 };
 
 // R stands at the head of B's place.
-static void cut_middle(const void *opt, const struct shape *shape, uint32_t p,
-                       struct view_part *part)
+static void ranges_middle(const void *opt, const struct shape *shape, uint32_t p,
+                          struct view_part *part)
 {
     (void)opt;
     (void)p;
@@ -161,7 +161,7 @@ static const struct view view_r = {
     .only = true,
     .local = &middle_rule,
     .parts = one_part,
-    .cut = cut_middle,
+    .ranges = ranges_middle,
 };
 
 static const struct view view_alt = {
@@ -170,7 +170,7 @@ static const struct view view_alt = {
     .source = "LoRA-A^2, its alternation without its rank mask",
     .frozen = true,
     .parts = two_parts,
-    .cut = cut_phase,
+    .ranges = ranges_phase,
 };
 
 static const struct view view_seg = {
@@ -182,7 +182,7 @@ static const struct view view_seg = {
     .option_bytes = sizeof(struct seg_opt),
     .mixed = true,
     .parts = seg_parts,
-    .cut = cut_segment,
+    .ranges = ranges_segment,
 };
 
 const struct view *const view_table[] = {&view_ab, &view_b, &view_r, &view_alt, &view_seg, NULL};
@@ -239,7 +239,7 @@ static int open_part(struct view_inst *v, uint32_t p, const char *const *codec, 
 {
     struct view_part *part = &v->part[p];
     shape_init(&part->shape);
-    v->row->cut(v->opt, v->shape, p, part);
+    v->row->ranges(v->opt, v->shape, p, part);
     shape_seal(&part->shape);
     if (part->shape.n_values == 0)
         return err_set(err,

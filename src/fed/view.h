@@ -40,7 +40,7 @@ struct view {
                                     // = as it is
     uint32_t (*parts)(const void *opt);
     // Appends the ranges of part p; shape is the adapter's.
-    void (*cut)(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part);
+    void (*ranges)(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part);
 };
 
 extern const struct view *const view_table[]; // NULL-terminated; the first is the whole adapter

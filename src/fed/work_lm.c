@@ -161,14 +161,13 @@ static const char *lm_score_name(const struct workload *w)
 }
 
 static void lm_partition(const struct workload *w,
-                         void (*fn)(void *arg, const struct rec_split *row), void *arg)
+                         void (*fn)(void *arg, const struct rec_partition *row), void *arg)
 {
     const struct task *t = ((const struct lm *)w->state)->task;
-    for (int32_t c = 0; t->split && c < t->clients; c++)
+    for (int32_t c = 0; t->held && c < t->clients; c++)
         for (int32_t g = 0; g < t->n_groups; g++) {
-            struct rec_split row = {.n = t->split[(size_t)c * (size_t)t->n_groups + (size_t)g],
-                                    .client = c,
-                                    .group = g};
+            struct rec_partition row = {
+                .n = t->held[(size_t)c * (size_t)t->n_groups + (size_t)g], .client = c, .group = g};
             snprintf(row.name, sizeof row.name, "%s", t->groups[g]);
             if (row.n > 0)
                 fn(arg, &row);
@@ -185,7 +184,7 @@ const struct workload_row work_lm = {
     .backbone = lm_backbone_form,
     .state_floats = lm_state_floats,
     .fisher_floats = lm_fisher_floats,
-    .group = lm_group,
+    .at_once = lm_at_once,
     .train = lm_train,
     .evaluate = lm_evaluate,
     .answers = lm_answered,

@@ -54,7 +54,7 @@ static size_t quadratic_state(const struct workload *w)
     return w->env.optim->momentum > 0 ? w->shape.n_values : 0;
 }
 
-static int quadratic_group(const struct workload *w)
+static int quadratic_at_once(const struct workload *w)
 {
     (void)w;
     return 1;
@@ -131,7 +131,7 @@ const struct workload_row work_quadratic = {
     .close = quadratic_end,
     .initial = quadratic_initial,
     .state_floats = quadratic_state,
-    .group = quadratic_group,
+    .at_once = quadratic_at_once,
     .train = quadratic_jobs,
     .evaluate = quadratic_score,
     .score_name = quadratic_score_name,

@@ -20,10 +20,10 @@ struct held_model {
 };
 
 struct async_work {
-    int n_tasks, n_models, cap; // cap: of the tasks; of models there is one more
-    struct async_task *task;    // (cap)
-    struct client_task *group;  // (cap) scratch: those that train at once
-    struct held_model *model;   // (cap + 1) ascending versions
+    int n_tasks, n_models, cap;  // cap: of the tasks; of models there is one more
+    struct async_task *task;     // (cap)
+    struct client_task *at_once; // (cap) scratch: those that train at once
+    struct held_model *model;    // (cap + 1) ascending versions
 };
 
 static void async_open(struct worker *w)
@@ -31,7 +31,7 @@ static void async_open(struct worker *w)
     struct async_work *r = w->rounds = mem_alloc(MEM_OTHER, sizeof *r);
     r->cap = policy_sampled(w->env->fed);
     r->task = mem_alloc(MEM_OTHER, (size_t)r->cap * sizeof *r->task);
-    r->group = mem_alloc(MEM_OTHER, (size_t)r->cap * sizeof *r->group);
+    r->at_once = mem_alloc(MEM_OTHER, (size_t)r->cap * sizeof *r->at_once);
     r->model = mem_alloc(MEM_OTHER, (size_t)(r->cap + 1) * sizeof *r->model);
 }
 
@@ -48,7 +48,7 @@ static void async_close(struct worker *w)
     while (r->n_models > 0)
         drop_model(w, 0);
     mem_free(r->task);
-    mem_free(r->group);
+    mem_free(r->at_once);
     mem_free(r->model);
     mem_free(r);
 }
@@ -101,11 +101,12 @@ static void async_step(struct worker *w)
         drop_task(r, 0);
         return;
     }
-    for (; n < r->n_tasks && n < w->clients.group && r->task[n].version == version; n++)
-        r->group[n] = (struct client_task){.client = r->task[n].client, .state = r->task[n].state};
+    for (; n < r->n_tasks && n < w->clients.at_once && r->task[n].version == version; n++)
+        r->at_once[n] =
+            (struct client_task){.client = r->task[n].client, .state = r->task[n].state};
     if (w->clients.n_reports + n * w->clients.n_vectors > w->clients.reports_cap)
         worker_send_events(w);
-    clients_train(&w->clients, r->group, n);
+    clients_train(&w->clients, r->at_once, n);
     for (int i = 0; i < n; i++)
         finish_task(w, &r->task[i], i);
     while (n-- > 0)

@@ -18,7 +18,7 @@ struct sync_task {
 struct sync_work {
     int expected, n_tasks, n_trained, n_sent; // of the round; expected: as every task says
     struct sync_task *task;                   // (policy_sampled)
-    struct client_task *group;                // scratch: those that train at once
+    struct client_task *at_once;              // scratch: those that train at once
 };
 
 static void sync_open(struct worker *w)
@@ -26,7 +26,7 @@ static void sync_open(struct worker *w)
     struct sync_work *r = w->rounds = mem_alloc(MEM_OTHER, sizeof *r);
     size_t cap = (size_t)policy_sampled(w->env->fed);
     r->task = mem_alloc(MEM_OTHER, cap * sizeof *r->task);
-    r->group = mem_alloc(MEM_OTHER, cap * sizeof *r->group);
+    r->at_once = mem_alloc(MEM_OTHER, cap * sizeof *r->at_once);
 }
 
 static void drop_tasks(struct worker *w)
@@ -43,7 +43,7 @@ static void sync_close(struct worker *w)
     struct sync_work *r = w->rounds;
     drop_tasks(w);
     mem_free(r->task);
-    mem_free(r->group);
+    mem_free(r->at_once);
     mem_free(r);
 }
 
@@ -99,13 +99,13 @@ static void sync_step(struct worker *w)
 {
     struct sync_work *r = w->rounds;
     int first = r->n_trained, n = r->n_tasks - first;
-    n = n < w->clients.group ? n : w->clients.group;
+    n = n < w->clients.at_once ? n : w->clients.at_once;
     while (n > 1 && !r->task[first + n - 1].granted)
-        n--; // a group's updates must all be free to leave
+        n--; // updates of those trained at once must all be free to leave
     for (int i = 0; i < n; i++)
-        r->group[i] = (struct client_task){.client = r->task[first + i].client,
-                                           .state = r->task[first + i].state};
-    clients_train(&w->clients, r->group, n);
+        r->at_once[i] = (struct client_task){.client = r->task[first + i].client,
+                                             .state = r->task[first + i].state};
+    clients_train(&w->clients, r->at_once, n);
     for (int i = 0; i < n; i++)
         finish_task(w, &r->task[first + i], i);
 }

@@ -23,13 +23,13 @@ int workload_prepare(struct workload *w, bool backbone, const struct local_use *
                                       .optim = w->env.optim,
                                       .steps = w->env.fed->local_steps,
                                       .seed = w->env.seed};
-    int group = w->env.worker ? w->row->group(w) : 0;
+    int at_once = w->env.worker ? w->row->at_once(w) : 0;
     local_close(&w->rules);
     if (backbone && !w->row->backbone)
         return err_set(err, "this task has no backbone to move");
     if (w->row->backbone && w->row->backbone(w, backbone, err))
         return -1;
-    return local_open(&w->rules, &setup, rules, n_rules, group, err);
+    return local_open(&w->rules, &setup, rules, n_rules, at_once, err);
 }
 
 void workload_evaluate(struct workload *w, const float *theta, struct eval_result *r)

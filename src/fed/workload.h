@@ -119,7 +119,7 @@ struct workload_row {
     // Client state under fisher.persist = keep; sens, grad: jobs fill these. NULL = none.
     size_t (*fisher_floats)(const struct workload *w, const struct token_source *tokens, bool sens,
                             bool grad);
-    int (*group)(const struct workload *w); // how many jobs train at once
+    int (*at_once)(const struct workload *w); // how many jobs train at once
     void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
     // backbone: (n_backbone), NULL where there is none.
     void (*evaluate)(struct workload *w, const float *adapter, const float *backbone,
@@ -128,8 +128,8 @@ struct workload_row {
     void (*answers)(const struct workload *w, int32_t n,
                     void (*fn)(void *arg, const struct eval_answer *a), void *arg);
     // The realised partition, one row a client and group that has examples; NULL = there is none.
-    void (*partition)(const struct workload *w, void (*fn)(void *arg, const struct rec_split *row),
-                      void *arg);
+    void (*partition)(const struct workload *w,
+                      void (*fn)(void *arg, const struct rec_partition *row), void *arg);
     const struct cut_work *cut;                          // NULL = has no layers to cut between
     const char *(*score_name)(const struct workload *w); // what `score` is: "error", "exact", ...
 };

@@ -321,7 +321,7 @@ void places_reserve(struct model *m, int32_t n);
 void places_free(struct model *m);
 
 // plan.c: what the host decides; it touches nothing of the device's.
-void plan_cut(struct model *m, const struct model_batch *b, int32_t job); // into slices
+void plan_slices(struct model *m, const struct model_batch *b, int32_t job); // into slices
 void plan_slice(struct run *r);
 void plan_top(struct run *r);           // which rows have a loss
 void plan_outcome(struct run *r);       // from results to the job's outputs

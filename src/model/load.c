@@ -540,8 +540,6 @@ static void merge_row(const struct model *m, const struct slot *s, const float *
 // The header, padded with spaces to a multiple of 8; *data: bytes of all tensors.
 static char *save_header(const struct model *m, int32_t dtype, size_t *data)
 {
-    static const char *const name[KERNEL_DTYPES] = {
-        [KERNEL_F32] = "F32", [KERNEL_BF16] = "BF16", [KERNEL_F16] = "F16"};
     char *config = config_text(&m->cfg);
     json_t *root =
         json_pack("{s:{s:s, s:s}}", "__metadata__", "format", "pt", "fstq_config", config);
@@ -554,8 +552,9 @@ static char *save_header(const struct model *m, int32_t dtype, size_t *data)
         size_t end = *data + n * kernel_dtype_bytes(type);
         json_t *shape = s.norm ? json_pack("[i]", s.cols) : json_pack("[i, i]", s.rows, s.cols);
         json_object_set_new(root, s.name,
-                            json_pack("{s:s, s:o, s:[I, I]}", "dtype", name[type], "shape", shape,
-                                      "data_offsets", (json_int_t)*data, (json_int_t)end));
+                            json_pack("{s:s, s:o, s:[I, I]}", "dtype", kernel_dtype_name[type],
+                                      "shape", shape, "data_offsets", (json_int_t)*data,
+                                      (json_int_t)end));
         *data = end;
     }
     char *text = json_dumps(root, JSON_COMPACT | JSON_PRESERVE_ORDER);

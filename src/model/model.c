@@ -10,9 +10,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-static const char *const recompute_names[] = {"none", "layer", NULL};
-static const char *const dtype_names[] = {"auto", "fp32", "bf16",   "fp16",
-                                          "q8",   "q4",   "stored", NULL};
+const char *const model_recomputes[] = {
+    [MODEL_KEEP_ALL] = "none", [MODEL_KEEP_LAYER] = "layer", NULL};
+const char *const model_dtypes[] = {[MODEL_DTYPE_AUTO] = "auto",     [MODEL_DTYPE_F32] = "fp32",
+                                    [MODEL_DTYPE_BF16] = "bf16",     [MODEL_DTYPE_F16] = "fp16",
+                                    [MODEL_DTYPE_Q8] = "q8",         [MODEL_DTYPE_Q4] = "q4",
+                                    [MODEL_DTYPE_STORED] = "stored", NULL};
 static const char *const optim_names[] = {"adamw", "sgd", NULL};
 
 const struct opt model_options[] = {
@@ -25,10 +28,10 @@ const struct opt model_options[] = {
         "the adapter adds alpha / rank * B A x"),
     OPT_STRING(struct model_params, lora_targets, "model.lora_targets", "all",
                "projections with an adapter: all, or some of q,k,v,o,gate,up,down"),
-    OPT_ENUM(struct model_params, recompute, "model.recompute", "none", recompute_names,
+    OPT_ENUM(struct model_params, recompute, "model.recompute", "none", model_recomputes,
              "layer: keep only the input of each layer and compute the rest again in backward"),
     OPT_ENUM(
-        struct model_params, dtype, "model.dtype", "auto", dtype_names,
+        struct model_params, dtype, "model.dtype", "auto", model_dtypes,
         "how weights are held: auto: small models fp32, others as stored (a GGUF file's blocks "
         "on the CPU); q8, q4: quantised at load; arithmetic is fp32"),
 };
@@ -252,11 +255,11 @@ static int check_quantised(const struct model *m, struct err *err)
         return err_set(err,
                        "model.dtype = %s: blocks are held on the CPU only, not with dev.kind "
                        "= %s",
-                       dtype_names[m->params.dtype], m->dev->row->name);
+                       model_dtypes[m->params.dtype], m->dev->row->name);
     for (size_t i = 0; type && i < ARRAY_LEN(cols); i++)
         if (cols[i] % type->values)
             return err_set(err, "model.dtype = %s: %d columns are no whole blocks of %d",
-                           dtype_names[m->params.dtype], cols[i], type->values);
+                           model_dtypes[m->params.dtype], cols[i], type->values);
     return 0;
 }
 

@@ -49,6 +49,7 @@ enum {
     MODEL_DTYPE_Q4,
     MODEL_DTYPE_STORED // as the file has it, however small the model is
 };
+extern const char *const model_dtypes[], *const model_recomputes[]; // the parameters' choices
 
 extern const struct opt model_options[];
 extern const int model_option_count;

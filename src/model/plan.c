@@ -21,7 +21,7 @@ static struct slice *next_slice(struct model *m)
     return &m->slice[m->n_slices++];
 }
 
-void plan_cut(struct model *m, const struct model_batch *b, int32_t job)
+void plan_slices(struct model *m, const struct model_batch *b, int32_t job)
 {
     int32_t total = b->start[b->n_seqs], most = m->dev->row->slice_tokens;
     int32_t parts = total / most + (total % most > 0);

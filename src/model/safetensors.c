@@ -11,10 +11,8 @@
 
 static int dtype_of(const char *name)
 {
-    static const char *const known[KERNEL_DTYPES] = {
-        [KERNEL_F32] = "F32", [KERNEL_BF16] = "BF16", [KERNEL_F16] = "F16"};
     for (int i = 0; i < KERNEL_DTYPES; i++)
-        if (!strcmp(known[i], name))
+        if (!strcmp(kernel_dtype_name[i], name))
             return i;
     return -1;
 }

@@ -122,7 +122,7 @@ static int32_t job_prepare(struct work *w, int32_t j)
     job->weight = weight;
     job->loss = 0;
     job->rows_left = 0;
-    plan_cut(m, b, j);
+    plan_slices(m, b, j);
     return longest;
 }
 

@@ -111,7 +111,7 @@ void task_close(struct task *t)
     quadratic_close(t->quadratic);
     tokenizer_close(t->tokenizer);
     mem_free((void *)t->client_sizes);
-    mem_free((void *)t->split);
+    mem_free((void *)t->held);
     mem_free(t);
 }
 

@@ -67,7 +67,7 @@ struct task {
     const char *const *groups;   // names for scores and the trace: "ar", "en", ...
     const char *const *labels;   // "yes", "no", "maybe"; none where answers are free text
     const int32_t *client_sizes; // (clients) N_k
-    const int32_t *split;        // (clients, n_groups) the realised partition
+    const int32_t *held;         // (clients, n_groups) the realised partition
     struct tokenizer *tokenizer;
     struct quadratic *quadratic; // of the numeric task, else NULL
     void *state;                 // the row's own

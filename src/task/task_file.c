@@ -124,7 +124,7 @@ static uint64_t hash_id(const char *id)
 }
 
 // Records of one id (a question in several languages) go to the same side.
-static void split_by_hash(struct file_state *s, int32_t n_test, uint8_t *is_test)
+static void test_by_hash(struct file_state *s, int32_t n_test, uint8_t *is_test)
 {
     int32_t n = s->corpus.n;
     struct ranked *r = mem_alloc(MEM_DATA, (size_t)n * sizeof *r);
@@ -142,7 +142,7 @@ static void split_by_hash(struct file_state *s, int32_t n_test, uint8_t *is_test
     mem_free(r);
 }
 
-static int split_by_ids(struct file_state *s, const char *path, uint8_t *is_test, struct err *err)
+static int test_by_ids(struct file_state *s, const char *path, uint8_t *is_test, struct err *err)
 {
     const char *const *ids = NULL;
     int32_t n = 0;
@@ -177,9 +177,9 @@ static int set_apart(struct file_state *s, const struct task_params *p, struct e
     uint8_t *is_test = mem_alloc(MEM_DATA, (size_t)n);
     int status = 0;
     if (p->test_ids[0])
-        status = split_by_ids(s, p->test_ids, is_test, err);
+        status = test_by_ids(s, p->test_ids, is_test, err);
     else
-        split_by_hash(s, p->test, is_test);
+        test_by_hash(s, p->test, is_test);
     s->test = mem_alloc(MEM_DATA, ((size_t)s->n_test + 1) * sizeof *s->test);
     s->train = mem_alloc(MEM_DATA, (size_t)n * sizeof *s->train);
     for (int32_t i = 0, k = 0; i < n; i++) {
@@ -194,7 +194,7 @@ static int set_apart(struct file_state *s, const struct task_params *p, struct e
     return status;
 }
 
-// Orders s->train client by client and fills sizes and split.
+// Orders s->train client by client and fills sizes and who holds what.
 static int deal(struct file_state *s, struct task *t, const struct partition *q, struct err *err)
 {
     int32_t n = s->corpus.n - s->n_test;
@@ -206,14 +206,14 @@ static int deal(struct file_state *s, struct task *t, const struct partition *q,
         label[i] = s->group[s->train[i]];
     int status = partition_assign(q, label, n, t->n_groups, owner, err);
     int32_t *sizes = mem_alloc(MEM_DATA, clients * sizeof *sizes);
-    int32_t *split = mem_alloc(MEM_DATA, clients * groups * sizeof *split);
+    int32_t *held = mem_alloc(MEM_DATA, clients * groups * sizeof *held);
     s->first = mem_alloc(MEM_DATA, (clients + 1) * sizeof *s->first);
     t->client_sizes = sizes;
-    t->split = split;
+    t->held = held;
     int32_t at = 0;
     for (int32_t i = 0; i < n && !status; i++) {
         sizes[owner[i]]++;
-        split[(size_t)owner[i] * groups + (size_t)label[i]]++;
+        held[(size_t)owner[i] * groups + (size_t)label[i]]++;
     }
     for (size_t k = 0; k < clients; k++) {
         s->first[k] = at;

@@ -46,11 +46,11 @@ static int32_t plan(const struct task *t, int32_t client, int32_t *count, int32_
     return n;
 }
 
-static void add_example(const struct task *t, struct dataset *d, uint32_t split, uint32_t index,
+static void add_example(const struct task *t, struct dataset *d, uint32_t set, uint32_t index,
                         int32_t group)
 {
     const struct synth_state *s = t->state;
-    struct rng r = rng_stream(t->seed, RNG_DATA, split, index, (uint32_t)s->kind);
+    struct rng r = rng_stream(t->seed, RNG_DATA, set, index, (uint32_t)s->kind);
     struct synth_example e;
     char reference[1024];
     synth_example(s->kind, &r, group, &e);
@@ -149,11 +149,11 @@ static int synth_open(struct task *t, const struct task_params *p, enum synth_ki
     t->state = s;
     t->tokenizer = tokenizer_open("words", NULL, err);
     int32_t *sizes = mem_alloc(MEM_DATA, (size_t)t->clients * sizeof *sizes);
-    int32_t *split = mem_alloc(MEM_DATA, (size_t)t->clients * (size_t)t->n_groups * sizeof *split);
+    int32_t *held = mem_alloc(MEM_DATA, (size_t)t->clients * (size_t)t->n_groups * sizeof *held);
     for (int32_t k = 0; k < t->clients; k++)
-        sizes[k] = plan(t, k, split + (size_t)k * (size_t)t->n_groups, NULL);
+        sizes[k] = plan(t, k, held + (size_t)k * (size_t)t->n_groups, NULL);
     t->client_sizes = sizes;
-    t->split = split;
+    t->held = held;
 
     struct rng r = rng_stream(0, RNG_DATA, 0, 0, 0);
     struct synth_example e; // all of a kind are equally long

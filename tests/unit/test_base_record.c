@@ -55,8 +55,8 @@ static void fields_cover_their_rows(void **state)
 {
     (void)state;
     static const size_t pad_bytes[REC_COUNT] = {
-        [REC_RUNS] = 4,    [REC_EVENTS] = 2,  [REC_EVAL] = 4,  [REC_ALLOC] = 0,
-        [REC_SENSORS] = 4, [REC_SUMMARY] = 4, [REC_SPLIT] = 4,
+        [REC_RUNS] = 4,    [REC_EVENTS] = 2,  [REC_EVAL] = 4,      [REC_ALLOC] = 0,
+        [REC_SENSORS] = 4, [REC_SUMMARY] = 4, [REC_PARTITION] = 4,
     };
     for (int id = 0; id < REC_COUNT; id++) {
         const struct record_table *t = &record_tables[id];

@@ -67,7 +67,7 @@ static void check_promises(struct task *t)
                 assert_in_range(x->tokens[j], 0, t->tokenizer->vocab - 1);
             split[x->group]++;
         }
-        assert_memory_equal(split, t->split + (size_t)k * (size_t)t->n_groups,
+        assert_memory_equal(split, t->held + (size_t)k * (size_t)t->n_groups,
                             (size_t)t->n_groups * sizeof *split);
         task_forget(t, k);
         assert_int_equal(task_client(t, k)->n, t->client_sizes[k]);
@@ -116,12 +116,12 @@ static void synthetic_partitions(void **state)
     struct task *t = OPEN(1, 8, "name=synth-qa", "partition=field:language");
     assert_non_null(t);
     for (int32_t k = 0; k < 8; k++)
-        assert_int_equal(t->split[k * 8 + k], t->client_sizes[k]);
+        assert_int_equal(t->held[k * 8 + k], t->client_sizes[k]);
     task_close(t);
     t = OPEN(1, 1, "name=synth-qa", "partition=iid", "client_min=4000", "client_max=4000");
     assert_non_null(t);
     for (int32_t g = 0; g < 8; g++)
-        assert_in_range(t->split[g], 420, 580);
+        assert_in_range(t->held[g], 420, 580);
     task_close(t);
     assert_null(OPEN(1, 5, "name=synth-qa", "partition=field:language"));
     assert_non_null(strstr(error.text, "fed.clients = 8"));
