@@ -235,6 +235,52 @@ struct rotate_stages {
 
 extern const struct rotate_stages rotate_stages_cpu; // rotation.c
 
+// Sparsifiers: of each group of values the largest.
+
+// Values [at, at + n) of the update.
+struct select_run {
+    size_t at, n;
+    uint32_t group;
+};
+struct select_choice { // of a group
+    enum select_side side;
+    struct select_cut cut;
+};
+
+// Positions and values are the host's, and the results of groups.
+struct select_stages {
+    // Of runs that lie group by group; the arrays begin with the first run's group. One sixteen in
+    // every stride of them (0: none), by its upper bits: adds to bins, and to seen how many.
+    void (*sample)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                   size_t runs, enum select_side side, const size_t *stride, size_t *seen,
+                   uint32_t (*bins)[SELECT_BINS]);
+    // Of runs that ascend: values whose magnitude has at least the bits least[group], as far as
+    // there is room; returns how many there are, or as soon as there are more than room, that.
+    size_t (*collect)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                      size_t runs, const uint32_t *least, uint32_t *at, float *v, size_t room);
+    // Of runs of one group: adds to the bins of a level (select_count), and at level 0 returns how
+    // many values there are on the side; the sum of the magnitudes that a cut takes, and how many.
+    size_t (*count)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                    size_t runs, enum select_side side, int level, uint32_t prefix,
+                    uint32_t count[SELECT_BINS]);
+    size_t (*sum)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                  size_t runs, enum select_side side, const struct select_cut *cut, double *sum);
+    // Of runs that ascend: the positions that each group's cut takes, whose ties go down; returns
+    // how many.
+    size_t (*take)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                   size_t runs, struct select_choice *choice, uint32_t *at);
+    void (*gather)(const struct kernel_ctx *cx, const float *x, const uint32_t *at, size_t n,
+                   float *v);
+    void (*clear)(const struct kernel_ctx *cx, const uint32_t *at, size_t n, float *x);
+    void (*momentum)(const struct kernel_ctx *cx, const struct mix_momentum *m, const float *x,
+                     const float *u0, const float *v0, size_t n, float *u, float *v);
+    // Into an update of `values` values, which is 0 elsewhere unless the sink adds.
+    void (*give)(const struct kernel_ctx *cx, const uint32_t *at, const float *v, size_t n,
+                 size_t values, struct quant_sink to);
+};
+
+extern const struct select_stages select_stages_cpu; // sparsify.c
+
 // One column.
 struct codec_stages {
     const char *name;
@@ -242,6 +288,7 @@ struct codec_stages {
     const struct quant_stages *quant; // NULL = not on this device
     const struct alloc_stages *alloc;
     const struct rotate_stages *rotate;
+    const struct select_stages *select;
 };
 extern const struct codec_stages codec_stages_cpu;
 

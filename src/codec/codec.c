@@ -349,24 +349,21 @@ static bool within_limit(const struct codec_inst *c, uint32_t max)
     return any ? max < 0x7f800000u : max < f32_bits(CODEC_LIMIT);
 }
 
-int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err)
+static uint32_t absmax_on(const struct codec_device *on, const float *x, size_t n)
 {
-    if (within_limit(c, absmax_bits(x, c->shape->n_values)))
-        return 0;
-    return codec_bad_input(c, x, NULL, err);
-}
-
-static int check_input(const struct codec_inst *c, const struct codec_input *in, struct err *err)
-{
-    if (codec_flags(c) & CODEC_SELF_CHECK)
-        return 0;
-    if (!in->on)
-        return codec_check_limit(c, in->x, err);
-    const size_t n = c->shape->n_values;
     const struct quant_run all = {.n = n, .group = n ? n : 1};
     struct quant_stats stats = {0};
-    codec_column(in->on)->quant->fit(codec_context(in->on), in->x, &all, 1, 0, &stats, NULL);
-    return within_limit(c, stats.max_bits) ? 0 : codec_bad_input(c, in->x, in->on, err);
+    codec_column(on)->quant->fit(codec_context(on), x, &all, 1, 0, &stats, NULL);
+    return stats.max_bits;
+}
+
+int codec_check_limit(const struct codec_inst *c, const float *x, const struct codec_device *on,
+                      struct err *err)
+{
+    const size_t n = c->shape->n_values;
+    if (within_limit(c, on ? absmax_on(on, x, n) : absmax_bits(x, n)))
+        return 0;
+    return codec_bad_input(c, x, on, err);
 }
 
 static int bad_input(const struct codec_inst *c, const float *x, struct err *err)
@@ -420,7 +417,9 @@ static int64_t encode_here(const struct codec_inst *c, const struct codec_input 
         .staleness = -1, .by_tensor = in->by_tensor, .ran_on = codec_column(in->on)->name};
     if (report->by_tensor)
         memset(report->by_tensor, 0, c->shape->n_tensors * sizeof *report->by_tensor);
-    int bad = check_input(c, in, err);
+    int bad = 0;
+    if (!(codec_flags(c) & CODEC_SELF_CHECK))
+        bad = codec_check_limit(c, in->x, in->on, err);
     if (bad)
         return bad;
     if (!(codec_flags(c) & CODEC_SELF_CHECK))
@@ -459,7 +458,7 @@ const struct kernel_ctx *codec_context(const struct codec_device *on)
 static unsigned stages_there(const struct codec_stages *s)
 {
     return (s->quant ? CODEC_ON_QUANT : 0u) | (s->alloc ? CODEC_ON_ALLOC : 0u) |
-           (s->rotate ? CODEC_ON_ROTATE : 0u);
+           (s->rotate ? CODEC_ON_ROTATE : 0u) | (s->select ? CODEC_ON_SELECT : 0u);
 }
 
 bool codec_runs_on(const struct codec_inst *c, const struct dev *d)

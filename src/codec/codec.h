@@ -118,6 +118,7 @@ enum codec_stages_of {
     CODEC_ON_QUANT = 1,
     CODEC_ON_ALLOC = 2,
     CODEC_ON_ROTATE = 4,
+    CODEC_ON_SELECT = 8,
 };
 
 struct codec {

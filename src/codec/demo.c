@@ -279,7 +279,7 @@ static int64_t demo_encode(const struct codec_inst *c, const struct codec_input 
     float *m = in->state_next;
     struct room r = lay_room(c, scratch);
     mix_sum((float)options(c)->decay, in->state, 1, in->x, n, m);
-    int bad = codec_check_limit(c, m, err);
+    int bad = codec_check_limit(c, m, NULL, err);
     if (bad)
         return bad;
     lap(in->laps, STAGE_FEEDBACK);

@@ -99,7 +99,7 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
     const float *g = in->state;
     float *v = scratch_take(&scratch, n * sizeof *v), *next = in->state_next;
     mix_sum(1, in->x, -1, g, n, v);
-    int bad = codec_check_limit(c, v, err);
+    int bad = codec_check_limit(c, v, NULL, err);
     if (bad)
         return bad;
     lap(in->laps, STAGE_FEEDBACK);

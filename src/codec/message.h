@@ -81,8 +81,9 @@ static inline int msg_nonfinite(struct err *err)
 // themselves. on: where x lies.
 int codec_bad_input(const struct codec_inst *c, const float *x, const struct codec_device *on,
                     struct err *err);
-// -1 with the reason when a value of x (n), the host's, is not finite or too large for this codec.
-int codec_check_limit(const struct codec_inst *c, const float *x, struct err *err);
+// -1 with the reason when a value of x (n) is not finite or too large for this codec.
+int codec_check_limit(const struct codec_inst *c, const float *x, const struct codec_device *on,
+                      struct err *err);
 // The table of stages to go by, and what they are given first.
 const struct codec_stages *codec_column(const struct codec_device *on);
 const struct kernel_ctx *codec_context(const struct codec_device *on);

@@ -11,7 +11,7 @@
 #include "codec/message.h"
 #include "codec/positions.h"
 #include "codec/rows.h"
-#include "kernels/kernels_codec.h"
+#include "kernels/stages.h"
 
 #include <math.h>
 
@@ -89,8 +89,7 @@ static size_t tensor_values(const struct shape_tensor *t)
 
 struct group {
     size_t n, k; // values in range, and how many to take
-    enum select_side side;
-    struct select_cut cut;
+    struct select_choice take;
     double sum; // of what is taken, by magnitude
     size_t taken;
     uint32_t least; // bits of what was collected
@@ -181,6 +180,32 @@ static size_t groups_total(const struct codec_inst *c, const struct group *g)
     return k;
 }
 
+// The tensors' parts in the range: in their order, empty ones too; and group by group.
+struct plan {
+    struct select_run *run, *member; // (n_tensors)
+    uint32_t *first;                 // (groups + 1) of a group's members
+    uint32_t *least;                 // (groups) magnitudes that are collected
+    struct select_choice *choice;    // (groups)
+};
+
+static void lay_runs(const struct codec_inst *c, struct shape_range r, const struct plan *p)
+{
+    uint32_t groups = group_count(c), tensors = c->shape->n_tensors;
+    memset(p->first, 0, (groups + 1) * sizeof *p->first);
+    for (uint32_t t = 0; t < tensors; t++) {
+        p->run[t].group = group_of(c, t);
+        part_of(c, r, t, &p->run[t].at, &p->run[t].n);
+        p->first[p->run[t].group + 1]++;
+    }
+    for (uint32_t k = 0; k < groups; k++)
+        p->first[k + 1] += p->first[k];
+    for (uint32_t t = 0; t < tensors; t++)
+        p->member[p->first[p->run[t].group]++] = p->run[t];
+    for (uint32_t k = groups; k > 0; k--) // each is now where the next begins
+        p->first[k] = p->first[k - 1];
+    p->first[0] = 0;
+}
+
 // Picking.
 
 // What was picked: ascending positions and their values; those of tensor t are [start[t],
@@ -237,25 +262,15 @@ static size_t room_of(const struct codec_inst *c)
     return kind_of(c)->pick == PICK_RANDOM ? most_kept(c) : room < n ? room : n;
 }
 
-// Of every group the least magnitude that can be among the k largest of a side, from a sample.
-#define SAMPLE_FROM 4096 // values of a group from which on a sample pays
-static uint32_t least_of(const struct codec_inst *c, struct shape_range r, const float *x,
-                         const struct group *g, uint32_t k, enum select_side side)
-{
-    uint32_t bins[SELECT_BINS] = {0}, t, end;
-    size_t seen = 0, from, n, stride = g[k].n / SAMPLE_FROM;
-    stride = stride > SELECT_STRIDE ? SELECT_STRIDE : stride;
-    group_span(c, k, &t, &end);
-    for (; stride && t < end; t++)
-        if (group_of(c, t) == k && part_of(c, r, t, &from, &n))
-            seen += select_sample(x + from, n, side, stride, bins);
-    return select_least(bins, seen, g[k].n, g[k].k);
-}
-
 struct pick_job {
     const struct codec_inst *c;
     struct shape_range r;
     const float *x;
+    const struct codec_device *dev;
+    const struct select_stages *on;
+    const struct kernel_ctx *cx;
+    bool whole;
+    const struct plan *plan;
     struct group *g;
     struct picked *p;
     uint32_t slices;
@@ -264,39 +279,105 @@ struct pick_job {
     _Atomic bool bad;
 };
 
-// No value that is too large escapes: its magnitude is at least that of the limit.
-static void find_least(void *arg, uint32_t k)
+// Of every group the least magnitude that can be among the k largest of a side, from a sample.
+#define SAMPLE_FROM 4096 // values of a group from which on a sample pays
+static size_t stride_of(const struct group *g)
 {
-    const struct pick_job *j = arg;
-    const uint32_t limit = f32_bits(CODEC_LIMIT);
-    bool sides = kind_of(j->c)->pick == PICK_SIDE;
-    uint32_t least = least_of(j->c, j->r, j->x, j->g, k, sides ? SELECT_POSITIVE : SELECT_ABS);
-    if (sides) {
-        uint32_t other = least_of(j->c, j->r, j->x, j->g, k, SELECT_NEGATIVE);
-        least = other < least ? other : least;
-    }
-    least = least < limit ? least : limit;
-    j->g[k].least = least ? least : 1; // zeros are never sent
+    size_t stride = g->n / SAMPLE_FROM;
+    return stride > SELECT_STRIDE ? SELECT_STRIDE : stride;
 }
 
-#define CHUNK  8192 // values that are still in the cache when candidates are fetched from them
-#define SLICES 8    // of the update, each with its part of the room; threads never wait in one
+// No value that is too large escapes: its magnitude is at least that of the limit.
+static void note_least(const struct pick_job *j, uint32_t k, const uint32_t *bins, size_t seen)
+{
+    uint32_t least = select_least(bins, seen, j->g[k].n, j->g[k].k);
+    least = least < f32_bits(CODEC_LIMIT) ? least : f32_bits(CODEC_LIMIT);
+    least = least ? least : 1; // zeros are never sent
+    j->g[k].least = least < j->g[k].least ? least : j->g[k].least;
+}
+
+static void sample_group(void *arg, uint32_t k, enum select_side side)
+{
+    const struct pick_job *j = arg;
+    uint32_t bins[1][SELECT_BINS] = {{0}};
+    const uint32_t at = j->plan->first[k];
+    size_t seen = 0, stride = stride_of(&j->g[k]);
+    j->on->sample(j->cx, j->x, j->plan->member + at, j->plan->first[k + 1] - at, side, &stride,
+                  &seen, bins);
+    note_least(j, k, bins[0], seen);
+}
+
+static void sample_item(void *arg, uint32_t k)
+{
+    const struct pick_job *j = arg;
+    bool sides = kind_of(j->c)->pick == PICK_SIDE;
+    j->g[k].least = UINT32_MAX;
+    sample_group(arg, k, sides ? SELECT_POSITIVE : SELECT_ABS);
+    if (sides)
+        sample_group(arg, k, SELECT_NEGATIVE);
+}
+
+// All groups in one call; the bins of all lie in the host's room.
+static void sample_whole(const struct pick_job *j, enum select_side side)
+{
+    const uint32_t groups = group_count(j->c);
+    void *stage = j->dev->stage;
+    uint32_t(*bins)[SELECT_BINS] = scratch_take(&stage, groups * sizeof *bins);
+    size_t *seen = scratch_take(&stage, groups * sizeof *seen);
+    size_t *stride = scratch_take(&stage, groups * sizeof *stride);
+    memset(bins, 0, groups * sizeof *bins);
+    for (uint32_t k = 0; k < groups; k++) {
+        seen[k] = 0;
+        stride[k] = stride_of(&j->g[k]);
+    }
+    j->on->sample(j->cx, j->x, j->plan->member, j->c->shape->n_tensors, side, stride, seen, bins);
+    for (uint32_t k = 0; k < groups; k++)
+        note_least(j, k, bins[k], seen[k]);
+}
+
+static size_t sparse_stage(const struct codec_inst *c)
+{
+    const uint32_t groups = group_count(c);
+    return SCRATCH_ROUND(groups * sizeof(uint32_t[SELECT_BINS])) +
+           2 * SCRATCH_ROUND(groups * sizeof(size_t));
+}
+
+static void find_least(struct pick_job *j)
+{
+    const uint32_t groups = group_count(j->c);
+    if (j->whole) {
+        bool sides = kind_of(j->c)->pick == PICK_SIDE;
+        for (uint32_t k = 0; k < groups; k++)
+            j->g[k].least = UINT32_MAX;
+        sample_whole(j, sides ? SELECT_POSITIVE : SELECT_ABS);
+        if (sides)
+            sample_whole(j, SELECT_NEGATIVE);
+    } else {
+        pool_each(j->c->shape->n_values, groups, sample_item, j);
+    }
+    for (uint32_t k = 0; k < groups; k++)
+        j->plan->least[k] = j->g[k].least;
+}
+
+#define SLICES 8 // of the update, each with its part of the room; threads never wait in one
 
 // Candidates in the range; more than room are counted, not kept.
-static size_t collect_slice(const struct codec_inst *c, struct shape_range r, const float *x,
-                            const struct group *g, uint32_t *at, float *v, size_t room)
+static size_t collect_slice(const struct pick_job *j, struct shape_range r, uint32_t *at, float *v)
 {
-    size_t found = 0, from, n;
-    for (size_t begin = r.from; begin < r.to && found <= room; begin += CHUNK) {
-        struct shape_range chunk = {begin, r.to - begin < CHUNK ? r.to : begin + CHUNK};
-        size_t first = found;
-        for (uint32_t t = tensor_of(c, begin);
-             t < c->shape->n_tensors && c->shape->tensors[t].offset < chunk.to; t++)
-            if (found <= room && part_of(c, chunk, t, &from, &n))
-                found += select_collect(x + from, n, SELECT_ABS, g[group_of(c, t)].least,
-                                        (uint32_t)from, at + found, room - found);
-        if (found <= room)
-            coords_gather(x, at + first, found - first, v + first);
+    enum { RUNS = 64 }; // handed over at a time
+    size_t found = 0, runs = 0;
+    struct select_run run[RUNS];
+    for (uint32_t t = tensor_of(j->c, r.from); t < j->c->shape->n_tensors && found <= j->room;) {
+        run[runs].group = group_of(j->c, t);
+        runs += part_of(j->c, r, t, &run[runs].at, &run[runs].n);
+        bool last = ++t == j->c->shape->n_tensors || j->c->shape->tensors[t].offset >= r.to;
+        if (runs == RUNS || last) {
+            found += j->on->collect(j->cx, j->x, run, runs, j->plan->least, at + found, v + found,
+                                    j->room - found);
+            runs = 0;
+        }
+        if (last)
+            break;
     }
     return found;
 }
@@ -307,7 +388,7 @@ static void collect_item(void *arg, uint32_t k)
     size_t at = k * j->room;
     struct shape_range part = shape_segment(j->r.to - j->r.from, j->slices, k);
     part = (struct shape_range){j->r.from + part.from, j->r.from + part.to};
-    j->found[k] = collect_slice(j->c, part, j->x, j->g, j->p->at + at, j->p->v + at, j->room);
+    j->found[k] = collect_slice(j, part, j->p->at + at, j->p->v + at);
 }
 
 // What a sample says can be among the largest, in one pass over the update. False where there is
@@ -315,6 +396,11 @@ static void collect_item(void *arg, uint32_t k)
 static bool collect(struct pick_job *j, uint32_t slices)
 {
     size_t found[SLICES] = {0}, room = room_of(j->c) / slices;
+    if (j->whole) {
+        j->p->count = j->on->collect(j->cx, j->x, j->plan->run, j->c->shape->n_tensors,
+                                     j->plan->least, j->p->at, j->p->v, room);
+        return j->p->count <= room;
+    }
     struct picked *p = j->p;
     bool fits = true;
     j->room = room;
@@ -332,64 +418,65 @@ static bool collect(struct pick_job *j, uint32_t slices)
     return fits;
 }
 
-// The values among which a group's cut is sought: of all candidates, or where there are none of the
-// update.
-struct source {
-    const struct picked *p; // or NULL
-    const float *x;
-    struct shape_range r;
-};
-
-// Those in tensor t.
-static const float *run_of(const struct codec_inst *c, const struct source *s, uint32_t t,
-                           size_t *n)
+// The values among which a group's cut is sought: all candidates, or where there are none the
+// update. How many of them reach the group's least magnitude, told at level 0.
+static size_t count_group(const struct pick_job *j, bool all, uint32_t k, enum select_side side,
+                          const struct select_cut *cut, uint32_t count[SELECT_BINS])
 {
-    size_t at;
-    if (s->p) {
-        *n = s->p->start[t + 1] - s->p->start[t];
-        return s->p->v + s->p->start[t];
+    const struct plan *plan = j->plan;
+    const int level = cut->level;
+    const uint32_t prefix = level ? cut->prefix : 0, at = plan->first[k];
+    uint32_t t, end;
+    size_t have = 0;
+    if (all)
+        return j->on->count(j->cx, j->x, plan->member + at, plan->first[k + 1] - at, side, level,
+                            prefix, count);
+    for (group_span(j->c, k, &t, &end); t < end; t++) {
+        if (group_of(j->c, t) != k)
+            continue;
+        const float *v = j->p->v + j->p->start[t];
+        size_t n = j->p->start[t + 1] - j->p->start[t];
+        select_count(v, n, side, level, prefix, count);
+        have += level == 0 ? select_reach(v, n, side, j->g[k].least) : 0;
     }
-    part_of(c, s->r, t, &at, n);
-    return s->x + at;
+    return have;
 }
 
 // The cut of group k on one side; false where candidates are too few, for the sample was wrong.
-static bool cut_side(const struct codec_inst *c, const struct source *s, uint32_t k,
-                     enum select_side side, struct group *g)
+static bool cut_side(const struct pick_job *j, bool all, uint32_t k, enum select_side side,
+                     struct group *g)
 {
-    size_t have = 0, n;
-    g->side = side;
-    for (int level = 0; level < SELECT_LEVELS; level++) {
-        uint32_t count[SELECT_BINS] = {0}, t, end;
-        for (group_span(c, k, &t, &end); t < end; t++) {
-            if (group_of(c, t) != k)
-                continue;
-            const float *v = run_of(c, s, t, &n);
-            select_count(v, n, side, level, level ? g->cut.prefix : 0, count);
-            have += level == 0 ? select_reach(v, n, side, g->least) : 0;
-        }
-        if (level == 0)
-            select_cut_begin(&g->cut, g->k < have ? g->k : have);
-        select_cut_next(&g->cut, count);
+    uint32_t first[SELECT_BINS] = {0};
+    const struct select_cut none = {0};
+    size_t have = count_group(j, all, k, side, &none, first);
+    g->take.side = side;
+    select_cut_begin(&g->take.cut, g->k < have ? g->k : have);
+    select_cut_next(&g->take.cut, first);
+    for (int level = 1; level < SELECT_LEVELS; level++) {
+        uint32_t count[SELECT_BINS] = {0};
+        count_group(j, all, k, side, &g->take.cut, count);
+        select_cut_next(&g->take.cut, count);
     }
     return have >= g->k || g->least == 1;
 }
 
 // The sum of the magnitudes that the cut takes, and how many they are.
-static void add_taken(const struct codec_inst *c, const struct source *s, uint32_t k,
-                      struct group *g)
+static void add_taken(const struct pick_job *j, bool all, uint32_t k, struct group *g)
 {
-    struct select_cut cut = g->cut;
+    struct select_cut cut = g->take.cut;
+    const uint32_t at = j->plan->first[k];
     uint32_t t, end;
-    size_t n;
     g->sum = 0;
     g->taken = 0;
-    for (group_span(c, k, &t, &end); t < end; t++) {
-        if (group_of(c, t) != k)
-            continue;
-        const float *v = run_of(c, s, t, &n);
-        g->taken += select_sum(v, n, g->side, &cut, &g->sum);
+    if (all) {
+        g->taken = j->on->sum(j->cx, j->x, j->plan->member + at, j->plan->first[k + 1] - at,
+                              g->take.side, &cut, &g->sum);
+        return;
     }
+    for (group_span(j->c, k, &t, &end); t < end; t++)
+        if (group_of(j->c, t) == k)
+            g->taken += select_sum(j->p->v + j->p->start[t], j->p->start[t + 1] - j->p->start[t],
+                                   g->take.side, &cut, &g->sum);
 }
 
 static float mean_of(const struct group *g)
@@ -398,20 +485,19 @@ static float mean_of(const struct group *g)
 }
 
 // SBC: the side, positive or negative, whose k largest have the larger mean.
-static bool settle_group(const struct codec_inst *c, const struct source *s, uint32_t k,
-                         struct group *g)
+static bool settle_group(const struct pick_job *j, bool all, uint32_t k)
 {
-    if (kind_of(c)->pick != PICK_SIDE) {
-        bool enough = cut_side(c, s, k, SELECT_ABS, g);
-        if (kind_of(c)->send != SEND_VALUES)
-            add_taken(c, s, k, g);
+    struct group *g = &j->g[k], other = *g;
+    if (kind_of(j->c)->pick != PICK_SIDE) {
+        bool enough = cut_side(j, all, k, SELECT_ABS, g);
+        if (kind_of(j->c)->send != SEND_VALUES)
+            add_taken(j, all, k, g);
         return enough;
     }
-    struct group other = *g;
-    bool enough = cut_side(c, s, k, SELECT_POSITIVE, g);
-    enough &= cut_side(c, s, k, SELECT_NEGATIVE, &other);
-    add_taken(c, s, k, g);
-    add_taken(c, s, k, &other);
+    bool enough = cut_side(j, all, k, SELECT_POSITIVE, g);
+    enough &= cut_side(j, all, k, SELECT_NEGATIVE, &other);
+    add_taken(j, all, k, g);
+    add_taken(j, all, k, &other);
     if (mean_of(&other) > mean_of(g))
         *g = other;
     return enough;
@@ -427,7 +513,7 @@ static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k,
         if (group_of(c, t) != k)
             continue;
         size_t at = p->start[t], n = p->start[t + 1] - at;
-        kept[t] = select_thin(p->at + at, p->v + at, n, g->side, &g->cut);
+        kept[t] = select_thin(p->at + at, p->v + at, n, g->take.side, &g->take.cut);
     }
 }
 
@@ -436,8 +522,7 @@ static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k,
 static void settle_item(void *arg, uint32_t k)
 {
     struct pick_job *j = arg;
-    const struct source s = {.p = j->p};
-    if (!settle_group(j->c, &s, k, &j->g[k]))
+    if (!settle_group(j, false, k))
         j->bad = true;
     thin_group(j->c, j->p, k, &j->g[k], j->kept);
 }
@@ -457,46 +542,39 @@ static bool settle(struct pick_job *j)
     return !j->bad;
 }
 
-struct gather_job {
-    const float *x;
-    struct picked *p;
-};
-
 static void gather_span(void *arg, size_t from, size_t to)
 {
-    const struct gather_job *j = arg;
-    coords_gather(j->x, j->p->at + from, to - from, j->p->v + from);
+    const struct pick_job *j = arg;
+    j->on->gather(j->cx, j->x, j->p->at + from, to - from, j->p->v + from);
 }
 
-static void gather(const float *x, struct picked *p)
+static void gather(struct pick_job *j)
 {
-    struct gather_job j = {x, p};
-    pool_spans(p->count, 1 << 14, gather_span, &j);
+    if (j->whole)
+        gather_span(j, 0, j->p->count);
+    else
+        pool_spans(j->p->count, 1 << 14, gather_span, j);
 }
 
 static void settle_all_item(void *arg, uint32_t k)
 {
     const struct pick_job *j = arg;
-    const struct source s = {.x = j->x, .r = j->r};
     j->g[k].least = 1;
-    settle_group(j->c, &s, k, &j->g[k]);
+    settle_group(j, true, k);
+    j->plan->choice[k] = j->g[k].take;
 }
 
 // The same without candidates, where no sample is a guide: many equal values, say.
 static void settle_all(struct pick_job *j)
 {
     const struct codec_inst *c = j->c;
-    struct picked *p = j->p;
-    pool_each(c->shape->n_values, group_count(c), settle_all_item, j);
-    p->count = 0;
-    for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        struct group *of = &j->g[group_of(c, t)];
-        size_t from, n;
-        if (part_of(c, j->r, t, &from, &n))
-            p->count += select_take(j->x + from, n, of->side, of->cut.prefix, &of->cut.left,
-                                    (uint32_t)from, p->at + p->count);
-    }
-    gather(j->x, p);
+    for (uint32_t k = 0; k < group_count(c) && j->whole; k++)
+        settle_all_item(j, k);
+    if (!j->whole)
+        pool_each(c->shape->n_values, group_count(c), settle_all_item, j);
+    j->p->count =
+        j->on->take(j->cx, j->x, j->plan->run, c->shape->n_tensors, j->plan->choice, j->p->at);
+    gather(j);
 }
 
 // From the key alone: both sides draw them.
@@ -593,7 +671,7 @@ static void put_means(const struct codec_inst *c, struct group *g, uint8_t *p)
         if (g[i].n == 0)
             continue;
         float mean = mean_of(&g[i]);
-        if (kind_of(c)->send == SEND_NOTHING && g[i].side == SELECT_NEGATIVE)
+        if (kind_of(c)->send == SEND_NOTHING && g[i].take.side == SELECT_NEGATIVE)
             mean = -mean;
         if (scale_size(c) == 4)
             put_f32(p, mean);
@@ -632,10 +710,31 @@ static int sparse_check(const struct codec_inst *c, struct err *err)
     return 0;
 }
 
+static size_t plan_bytes(const struct codec_inst *c)
+{
+    size_t tensors = c->shape->n_tensors, groups = group_count(c);
+    return 2 * SCRATCH_ROUND(tensors * sizeof(struct select_run)) +
+           SCRATCH_ROUND((groups + 1) * sizeof(uint32_t)) +
+           SCRATCH_ROUND(groups * sizeof(uint32_t)) +
+           SCRATCH_ROUND(groups * sizeof(struct select_choice));
+}
+
+static struct plan lay_plan(const struct codec_inst *c, void **scratch)
+{
+    size_t tensors = c->shape->n_tensors, groups = group_count(c);
+    struct plan p;
+    p.run = scratch_take(scratch, tensors * sizeof *p.run);
+    p.member = scratch_take(scratch, tensors * sizeof *p.member);
+    p.first = scratch_take(scratch, (groups + 1) * sizeof *p.first);
+    p.least = scratch_take(scratch, groups * sizeof *p.least);
+    p.choice = scratch_take(scratch, groups * sizeof *p.choice);
+    return p;
+}
+
 static size_t sparse_scratch(const struct codec_inst *c)
 {
     size_t tensors = (size_t)c->shape->n_tensors + 1, room = room_of(c) + 16;
-    return SCRATCH_ROUND(group_count(c) * sizeof(struct group)) +
+    return SCRATCH_ROUND(group_count(c) * sizeof(struct group)) + plan_bytes(c) +
            2 * SCRATCH_ROUND(tensors * sizeof(size_t)) + SCRATCH_ROUND(room * sizeof(uint32_t)) +
            SCRATCH_ROUND(room * sizeof(float));
 }
@@ -661,26 +760,25 @@ static struct group *lay_out(const struct codec_inst *c, void **scratch, struct 
 }
 
 // Refuses values that are not finite or too large: they would be among the largest.
-static int pick_all(const struct codec_inst *c, struct shape_range r, const struct codec_key *key,
-                    const float *x, struct group *g, struct picked *p, size_t *kept,
-                    struct err *err)
+static int pick_all(struct pick_job *j, const struct codec_key *key, struct err *err)
 {
+    const struct codec_inst *c = j->c;
+    struct picked *p = j->p;
     if (kind_of(c)->pick == PICK_RANDOM) {
-        draw_positions(c, key, g, p);
-        gather(x, p);
+        draw_positions(c, key, j->g, p);
+        gather(j);
         return 0;
     }
-    struct pick_job j = {.c = c, .r = r, .x = x, .g = g, .p = p, .kept = kept};
-    bool large = c->shape->n_values >= POOL_LEAST_VALUES;
-    pool_each(c->shape->n_values, group_count(c), find_least, &j);
-    bool all = (large && collect(&j, SLICES)) || collect(&j, 1);
+    bool large = c->shape->n_values >= POOL_LEAST_VALUES && !j->whole;
+    find_least(j);
+    bool all = (large && collect(j, SLICES)) || collect(j, 1);
     if (all && quant_absmax_bits(p->v, p->count) >= f32_bits(CODEC_LIMIT))
-        return codec_bad_input(c, x, NULL, err);
-    if (!all || !settle(&j)) {
-        int bad = codec_check_limit(c, x, err);
+        return codec_bad_input(c, j->x, j->dev, err);
+    if (!all || !settle(j)) {
+        int bad = codec_check_limit(c, j->x, j->dev, err);
         if (bad)
             return bad;
-        settle_all(&j);
+        settle_all(j);
     }
     find_starts(c, p);
     return 0;
@@ -768,9 +866,11 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
 {
     size_t *kept;
     struct group *g = lay_out(c, &scratch, p, &kept);
+    const struct plan plan = lay_plan(c, &scratch);
     struct shape_range r = range_of(c, &in->key);
     struct when when = {in->key.version, in->loss_fall};
     double part = 1;
+    lay_runs(c, r, &plan);
     if (in->budget_bytes >= 0)
         part = fit_budget(c, r, when, in->budget_bytes, g);
     lap(in->laps, STAGE_ALLOC);
@@ -780,7 +880,18 @@ static int64_t encode_of(const struct codec_inst *c, const struct codec_input *i
         memset(&report->parts, 0, sizeof report->parts);
         part = part < PART_MIN ? PART_MIN : (double)(float)part; // as it is sent
         begin_groups(c, r, when, part, g);
-        int bad = pick_all(c, r, &in->key, x, g, p, kept, err);
+        struct pick_job j = {.c = c,
+                             .r = r,
+                             .x = x,
+                             .dev = in->on,
+                             .on = codec_column(in->on)->select,
+                             .cx = codec_context(in->on),
+                             .whole = codec_column(in->on)->whole,
+                             .plan = &plan,
+                             .g = g,
+                             .p = p,
+                             .kept = kept};
+        int bad = pick_all(&j, &in->key, err);
         if (bad)
             return bad;
         lap(in->laps, STAGE_SELECT);
@@ -949,12 +1060,17 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     find_starts(c, &p.k);
     for (uint32_t t = 0; t < c->shape->n_tensors; t++)
         get_values(c, &p, t, p.k.start[t], p.k.start[t + 1] - p.k.start[t], p.k.v + p.k.start[t]);
-    give(c, &p.k, to.sink);
+    if (codec_column(to.on)->whole)
+        codec_column(to.on)->select->give(codec_context(to.on), p.k.at, p.k.v, p.k.count,
+                                          c->shape->n_values, to.sink);
+    else
+        give(c, &p.k, to.sink);
     return 0;
 }
 
 #define SPARSE_ROW(kind)                                                                           \
-    .check = sparse_check, .scratch_bytes = sparse_scratch, .bound = sparse_bound,                 \
+    .stages = CODEC_ON_SELECT | CODEC_ON_QUANT, .check = sparse_check,                             \
+    .scratch_bytes = sparse_scratch, .stage_bytes = sparse_stage, .bound = sparse_bound,           \
     .decode = sparse_decode, .family = &(kind)
 
 // Rows.
@@ -1072,6 +1188,8 @@ static size_t dgc_state(const struct codec_inst *c)
 }
 
 struct momentum_job {
+    const struct select_stages *on;
+    const struct kernel_ctx *cx;
     struct mix_momentum m;
     const float *x, *u0, *v0;
     float *u, *v;
@@ -1080,29 +1198,43 @@ struct momentum_job {
 static void momentum_span(void *arg, size_t from, size_t to)
 {
     const struct momentum_job *j = arg;
-    mix_momentum(&j->m, j->x + from, j->u0 + from, j->v0 + from, to - from, j->u + from,
-                 j->v + from);
+    j->on->momentum(j->cx, &j->m, j->x + from, j->u0 + from, j->v0 + from, to - from, j->u + from,
+                    j->v + from);
+}
+
+// By how much x is scaled down.
+static float clip_scale(const struct codec_inst *c, const struct codec_input *in)
+{
+    const double clip = options(c)->clip;
+    const struct quant_run all = {.n = c->shape->n_values, .group = c->shape->n_values};
+    struct quant_stats stats = {0};
+    if (clip <= 0)
+        return 1;
+    codec_column(in->on)->quant->fit(codec_context(in->on), in->x, &all, 1, QUANT_SQ, &stats, NULL);
+    double norm = sqrt(stats.sq);
+    return norm > clip ? (float)(clip / norm) : 1;
 }
 
 static int64_t dgc_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
     const struct sparse_opt *o = options(c);
+    const struct select_stages *on = codec_column(in->on)->select;
+    const struct kernel_ctx *cx = codec_context(in->on);
     size_t n = c->shape->n_values;
-    float *u = in->state_next, *v = in->state_next + n, scale = 1;
-    if (o->clip > 0) {
-        double norm = sqrt(quant_sum_sq(in->x, n));
-        scale = norm > o->clip ? (float)(o->clip / norm) : 1;
-    }
-    const struct mix_momentum m = {(float)o->momentum, scale, o->nesterov};
-    struct momentum_job j = {m, in->x, in->state, in->state + n, u, v};
-    pool_spans(n, 1 << 14, momentum_span, &j);
+    float *u = in->state_next, *v = in->state_next + n;
+    const struct mix_momentum m = {(float)o->momentum, clip_scale(c, in), o->nesterov};
+    struct momentum_job j = {on, cx, m, in->x, in->state, in->state + n, u, v};
+    if (codec_column(in->on)->whole)
+        momentum_span(&j, 0, n);
+    else
+        pool_spans(n, 1 << 14, momentum_span, &j);
     lap(in->laps, STAGE_FEEDBACK);
     struct picked p;
     int64_t len = encode_of(c, in, v, out, cap, scratch, &p, report, err);
     if (len >= 0) {
-        coords_clear(p.at, p.count, u);
-        coords_clear(p.at, p.count, v);
+        on->clear(cx, p.at, p.count, u);
+        on->clear(cx, p.at, p.count, v);
     }
     lap(in->laps, STAGE_FEEDBACK);
     return len;

@@ -92,7 +92,7 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
     bool drop = stale < 0 || (o->reset > 0 && stale > o->reset);
     float decay = drop ? 0 : (float)o->decay;
     mix_sum(1, in->x, decay, in->state, n, v);
-    int bad = codec_check_limit(c, v, err);
+    int bad = codec_check_limit(c, v, NULL, err);
     if (bad)
         return bad;
     lap(in->laps, STAGE_FEEDBACK);

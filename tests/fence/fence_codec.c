@@ -245,10 +245,113 @@ static void give_slices(const struct kernel_ctx *cx, const uint8_t *in,
 
 static const struct rotate_stages rotate = {code_slices, give_slices};
 
+// Sparsifiers.
+
+static void sample(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                   size_t runs, enum select_side side, const size_t *stride, size_t *seen,
+                   uint32_t (*bin)[SELECT_BINS])
+{
+    fence_check("sample", x);
+    fence_check_host("sample", bin);
+    enter(cx);
+    select_stages_cpu.sample(NULL, x, run, runs, side, stride, seen, bin);
+    fence_leave();
+}
+
+static size_t collect(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                      size_t runs, const uint32_t *least, uint32_t *at, float *v, size_t room)
+{
+    fence_check("collect", x);
+    fence_check_host("collect", at);
+    fence_check_host("collect", v);
+    enter(cx);
+    size_t found = select_stages_cpu.collect(NULL, x, run, runs, least, at, v, room);
+    fence_leave();
+    return found;
+}
+
+static size_t count_sizes(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                          size_t runs, enum select_side side, int level, uint32_t prefix,
+                          uint32_t bin[SELECT_BINS])
+{
+    fence_check("count", x);
+    fence_check_host("count", bin);
+    enter(cx);
+    size_t have = select_stages_cpu.count(NULL, x, run, runs, side, level, prefix, bin);
+    fence_leave();
+    return have;
+}
+
+static size_t sum_sizes(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                        size_t runs, enum select_side side, const struct select_cut *cut,
+                        double *sum)
+{
+    fence_check("sum", x);
+    fence_check_host("sum", sum);
+    enter(cx);
+    size_t taken = select_stages_cpu.sum(NULL, x, run, runs, side, cut, sum);
+    fence_leave();
+    return taken;
+}
+
+static size_t take(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
+                   size_t runs, struct select_choice *choice, uint32_t *at)
+{
+    fence_check("take", x);
+    fence_check_host("take", at);
+    enter(cx);
+    size_t taken = select_stages_cpu.take(NULL, x, run, runs, choice, at);
+    fence_leave();
+    return taken;
+}
+
+static void gather(const struct kernel_ctx *cx, const float *x, const uint32_t *at, size_t n,
+                   float *v)
+{
+    fence_check("gather", x);
+    fence_check_host("gather", v);
+    enter(cx);
+    select_stages_cpu.gather(NULL, x, at, n, v);
+    fence_leave();
+}
+
+static void clear(const struct kernel_ctx *cx, const uint32_t *at, size_t n, float *x)
+{
+    fence_check("clear", x);
+    enter(cx);
+    select_stages_cpu.clear(NULL, at, n, x);
+    fence_leave();
+}
+
+static void momentum(const struct kernel_ctx *cx, const struct mix_momentum *m, const float *x,
+                     const float *u0, const float *v0, size_t n, float *u, float *v)
+{
+    const float *const there[] = {x, u0, v0, u, v};
+    for (size_t i = 0; i < sizeof there / sizeof *there; i++)
+        fence_check("momentum", there[i]);
+    enter(cx);
+    select_stages_cpu.momentum(NULL, m, x, u0, v0, n, u, v);
+    fence_leave();
+}
+
+static void give_some(const struct kernel_ctx *cx, const uint32_t *at, const float *v, size_t n,
+                      size_t values, struct quant_sink to)
+{
+    fence_check_host("give", v);
+    fence_check("give", to.to);
+    enter(cx);
+    select_stages_cpu.give(NULL, at, v, n, values, to);
+    fence_leave();
+}
+
+static const struct select_stages select_some = {sample, collect, count_sizes, sum_sizes, take,
+                                                 gather, clear,   momentum,    give_some};
+
 const struct codec_stages fence_codec = {
     .name = "fence",
     .whole = true,
     .quant = &quant,
     .alloc = &alloc,
     .rotate = &rotate,
+    .select = &select_some,
 };
