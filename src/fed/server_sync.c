@@ -39,6 +39,8 @@ struct sync_round {
     bool holding; // nobody is there: the next round waits for somebody, or its deadline
     struct turn *turn;
     int n_turns, next_turn, n_window; // n_window: frames that may wait for their turn
+    int n_granted;                    // turns up to here are granted
+    int n_waiting;                    // turns in TURN_WAITING
     int64_t t_begin_ns, t_collect_ns; // of the round and of waiting for updates, monotonic clock
     struct netbuf *model;             // the broadcast frame
     struct rec_link *links;
@@ -71,7 +73,7 @@ static void sample_turns(struct server *s)
     uint32_t ranks = s->env->net->pace == NET_PACE_REAL ? (uint32_t)s->workers : 0;
     int32_t n = policy_sampled(fed);
     fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)n, ranks, r->sampled);
-    r->n_turns = 0;
+    r->n_turns = r->n_waiting = 0;
     for (int i = 0; i < n; i++) {
         if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout) ||
             !books_client_there(s, r->sampled[i], r->start.run_ns)) {
@@ -93,6 +95,7 @@ static void sample_turns(struct server *s)
             t->row[0].status = MESSAGE_LINK;
             s->row.dropped++;
         }
+        r->n_waiting += t->state == TURN_WAITING;
     }
     s->row.sampled = n;
 }
@@ -171,6 +174,7 @@ static void set_deadline(struct server *s)
 
 static void resolve(struct server *s, struct turn *t, enum message_status status)
 {
+    ((struct sync_round *)s->rounds)->n_waiting -= t->state == TURN_WAITING;
     t->state = TURN_DONE;
     t->row[0].status = (int32_t)status;
     if (t->held) {
@@ -339,20 +343,11 @@ static void leave_behind(struct server *s)
     }
 }
 
-static bool anybody_waited_for(const struct server *s)
-{
-    const struct sync_round *r = s->rounds;
-    for (int i = 0; i < r->n_turns; i++)
-        if (r->turn[i].state == TURN_WAITING)
-            return true;
-    return false;
-}
-
 static void grant_window(struct server *s)
 {
     struct sync_round *r = s->rounds;
-    for (int i = r->next_turn; i < r->n_turns && i < r->next_turn + r->n_window; i++) {
-        struct turn *t = &r->turn[i];
+    for (; r->n_granted < r->n_turns && r->n_granted < r->next_turn + r->n_window; r->n_granted++) {
+        struct turn *t = &r->turn[r->n_granted];
         if (t->granted || t->state != TURN_WAITING)
             continue;
         t->granted = true;
@@ -447,7 +442,7 @@ static void advance(struct server *s)
     if (!policy_waits(s->env->fed) && !r->decided) {
         if (cut_off(s))
             leave_behind(s);
-        if (anybody_waited_for(s))
+        if (r->n_waiting > 0)
             return; // all are granted
         decide(s);
     }
@@ -468,10 +463,16 @@ static void advance(struct server *s)
 static struct turn *find_turn(struct server *s, uint32_t client, int endpoint)
 {
     struct sync_round *r = s->rounds;
-    for (int i = 0; i < r->n_turns; i++)
-        if (r->turn[i].client == client && r->turn[i].endpoint == endpoint)
-            return &r->turn[i];
-    return NULL;
+    int low = 0, high = r->n_turns;
+    while (low < high) {
+        int mid = low + (high - low) / 2;
+        if (r->turn[mid].client < client)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    struct turn *t = &r->turn[low];
+    return low < r->n_turns && t->client == client && t->endpoint == endpoint ? t : NULL;
 }
 
 static enum message_status judge(const struct server *s, const struct net_msg *m,
@@ -508,7 +509,7 @@ static void refuse_update(struct server *s, const struct net_msg *m, struct turn
 
 static void take_update(struct server *s, const struct net_msg *m)
 {
-    const struct sync_round *r = s->rounds;
+    struct sync_round *r = s->rounds;
     struct turn *t = find_turn(s, m->frame.client, m->src);
     enum message_status status = judge(s, m, t);
     s->row.uplink_bytes += (int64_t)m->bytes;
@@ -516,6 +517,7 @@ static void take_update(struct server *s, const struct net_msg *m)
         refuse_update(s, m, t, status);
     } else {
         t->state = TURN_HELD;
+        r->n_waiting--;
         t->frame = m->frame;
         t->held = m->buf;
         transport_ref(m->buf);
@@ -635,7 +637,7 @@ static void next_round(struct server *s)
     struct sync_round *r = s->rounds;
     books_open(s);
     r->between = false;
-    r->next_turn = 0;
+    r->next_turn = r->n_granted = 0;
     books_ask_suspects(s);
     r->start.clock_ns = now_ns(s);
     r->holding = !books_worker_up(s) && books_worker_left(s) && !server_stopping(s);
@@ -690,13 +692,11 @@ static void sync_close(struct server *s)
 
 static struct rec_message *sync_row(struct server *s, const struct rec_message *report)
 {
-    struct sync_round *r = s->rounds;
-    for (int i = 0; report->version == (int32_t)s->round && i < r->n_turns; i++) {
-        struct turn *t = &r->turn[i];
-        if (t->row[0].client == report->client && report->vector >= 0 && report->vector < t->n_rows)
-            return &t->row[report->vector];
-    }
-    return NULL;
+    uint32_t client = (uint32_t)report->client;
+    struct turn *t = NULL;
+    if (report->version == (int32_t)s->round)
+        t = find_turn(s, client, fed_owner(client, s->workers));
+    return t && report->vector >= 0 && report->vector < t->n_rows ? &t->row[report->vector] : NULL;
 }
 
 static void sync_begin(struct server *s, int64_t now)

@@ -19,7 +19,15 @@ struct sync_work {
     int expected, n_tasks, n_trained, n_sent; // of the round; expected: as every task says
     struct sync_task *task;                   // (policy_sampled)
     struct client_task *at_once;              // scratch: those that train at once
+    // By a client's place among the worker's: the last set of tasks with one of it, of `sets`.
+    uint32_t *asked, sets;
 };
+
+// Where a client of the worker's stands among them: they are dealt in turn.
+static uint32_t own_place(const struct worker *w, uint32_t client)
+{
+    return client / ((uint32_t)w->env->transport->n_endpoints - 1);
+}
 
 static void sync_open(struct worker *w)
 {
@@ -27,6 +35,9 @@ static void sync_open(struct worker *w)
     size_t cap = (size_t)policy_sampled(w->env->fed);
     r->task = mem_alloc(MEM_OTHER, cap * sizeof *r->task);
     r->at_once = mem_alloc(MEM_OTHER, cap * sizeof *r->at_once);
+    uint32_t places = own_place(w, (uint32_t)w->env->fed->clients) + 1;
+    r->asked = mem_alloc(MEM_OTHER, places * sizeof *r->asked);
+    r->sets = 1;
 }
 
 static void drop_tasks(struct worker *w)
@@ -36,6 +47,7 @@ static void drop_tasks(struct worker *w)
         if (r->task[i].frame)
             transport_unref(w->env->transport, r->task[i].frame);
     r->n_tasks = r->n_trained = r->n_sent = r->expected = 0;
+    r->sets++;
 }
 
 static void sync_close(struct worker *w)
@@ -44,16 +56,33 @@ static void sync_close(struct worker *w)
     drop_tasks(w);
     mem_free(r->task);
     mem_free(r->at_once);
+    mem_free(r->asked);
     mem_free(r);
 }
 
+static bool was_asked(struct worker *w, uint32_t client)
+{
+    const struct sync_work *r = w->rounds;
+    bool own = client < (uint32_t)w->env->fed->clients;
+    return own && r->asked[own_place(w, client)] == r->sets;
+}
+
+// A task that may yet be granted: of the group trained last, or among those behind it, by client.
 static struct sync_task *find_task(struct worker *w, uint32_t client)
 {
     struct sync_work *r = w->rounds;
-    for (int i = 0; i < r->n_tasks; i++)
-        if (r->task[i].client == client)
-            return &r->task[i];
-    return NULL;
+    int low = r->n_trained, high = r->n_tasks;
+    for (int i = r->n_trained; i > 0 && r->n_trained - i < w->clients.at_once; i--)
+        if (r->task[i - 1].client == client)
+            return &r->task[i - 1];
+    while (low < high) {
+        int mid = low + (high - low) / 2;
+        if (r->task[mid].client < client)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < r->n_tasks && r->task[low].client == client ? &r->task[low] : NULL;
 }
 
 // computing.
@@ -128,12 +157,13 @@ static void take_task(struct worker *w, const struct net_msg *m)
     struct task_state state = {0};
     size_t len = m->frame.payload_bytes, tail = w->clients.state_floats ? TASK_STATE_BYTES : 0;
     if (m->frame.version != w->version || r->n_tasks == policy_sampled(w->env->fed) ||
-        find_task(w, m->frame.client) || len < tail ||
-        round_start_get(m->payload, len - tail, &start) ||
+        m->frame.client >= (uint32_t)w->env->fed->clients || was_asked(w, m->frame.client) ||
+        len < tail || round_start_get(m->payload, len - tail, &start) ||
         (tail && task_state_get(m->payload + len - tail, tail, &state)))
         return;
     w->clients.start = start;
     r->expected = (int)m->frame.samples;
+    r->asked[own_place(w, m->frame.client)] = r->sets;
     int at = r->n_tasks++;
     // Virtual links may deliver tasks in any order; those not yet begun stay in client order.
     while (at > r->n_trained && r->task[at - 1].client > m->frame.client) {
