@@ -88,7 +88,7 @@ EMU_CHECK  := $(EMU_ENGINE) $(O)/tests/emu/emu_check.o $(CU:kernels/%.cu=$(O)/te
 # What must be found, planted.
 EMU_PLANT  := $(EMU_ENGINE) $(addprefix $(O)/tests/emu/,emu_check.o check/planted.o dev_emu.o) \
               $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o)
-EMUBIN := $(O)/tests/fstq-emu $(O)/tests/emu/check_kernels
+EMUBIN := $(O)/tests/fstq-emu $(O)/tests/emu/check_kernels $(O)/tests/emu/check_codecs
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
 FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
@@ -109,10 +109,12 @@ $(O)/fstq: $(O)/$(MAIN:.c=.o) $(O)/libfstq.a
 TEST_LD := $(shell $(CC) -fuse-ld=gold -Wl,--version >/dev/null 2>&1 && echo -fuse-ld=gold)
 $(O)/tests/%: $(O)/tests/unit/%.o $(FENCE) $(O)/libfstq.a
 	$(Q)$(CC) $(TEST_LD) -o $@ $(filter-out %.a,$^) $(O)/libfstq.a -lcmocka -lstdc++ $(LDLIBS_ALL)
-$(patsubst %,$(O)/tests/%,test_kernels test_dev test_model): $(EMU_PLAIN)
+$(patsubst %,$(O)/tests/%,test_kernels test_dev test_model test_codec_stages): $(EMU_PLAIN)
 $(O)/tests/test_emu: $(EMU_PLANT)
-$(O)/tests/emu/check_kernels: $(O)/tests/unit/test_kernels.o $(FENCE) $(EMU_CHECK) $(O)/libfstq.a
-	$(Q)$(CC) $(TEST_LD) -o $@ $^ -lcmocka -lstdc++ $(LDLIBS_ALL)
+$(O)/tests/emu/check_kernels: $(O)/tests/unit/test_kernels.o
+$(O)/tests/emu/check_codecs: $(O)/tests/unit/test_codec_stages.o
+$(O)/tests/emu/check_kernels $(O)/tests/emu/check_codecs: $(FENCE) $(EMU_CHECK) $(O)/libfstq.a
+	$(Q)$(CC) $(TEST_LD) -o $@ $(filter-out %.a,$^) $(O)/libfstq.a -lcmocka -lstdc++ $(LDLIBS_ALL)
 # The program with one more device, which auto takes: memory that host code cannot touch.
 $(O)/tests/fstq-fence: $(O)/$(MAIN:.c=.o) $(FENCE) $(O)/libfstq.a
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
@@ -190,11 +192,13 @@ NVFLAGS := -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -I
            -Xcompiler -fno-threadsafe-statics,-fno-exceptions,-fno-rtti,-Wall,-Wextra -Xptxas -v \
            $(foreach a,$(ARCHES),-gencode arch=compute_$(a),code=sm_$(a)) \
            -gencode arch=compute_$(lastword $(ARCHES)),code=compute_$(lastword $(ARCHES))
+# Codecs give the CPU's bytes.
+NVFLAGS_quantise := -fmad=false
 # Beside the object stays what scripts/check_gpu_code.py looks at: ptxas's words and the PTX.
 $(O)/%.cu.o: %.cu $(O)/nvflags
 	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)
 	@echo "  nvcc $<"
-	$(Q)$(NVCC) $(NVFLAGS) -MMD -MP -keep -keep-dir $(@:.o=.keep) -c -o $@ $< >$(@:.o=.log) 2>&1 || \
+	$(Q)$(NVCC) $(NVFLAGS) $(NVFLAGS_$(basename $(notdir $<))) -MMD -MP -keep -keep-dir $(@:.o=.keep) -c -o $@ $< >$(@:.o=.log) 2>&1 || \
 	  { cat $(@:.o=.log); exit 1; }
 	@cat $(@:.o=.keep)/*.ptx >$(@:.o=.ptx) && rm -rf $(@:.o=.keep)
 $(O)/nvflags: FORCE

@@ -120,7 +120,6 @@ static __global__ void __launch_bounds__(ATT_THREADS)
         }
         __syncwarp();
         add_weighted<D, W, D>(s->p + own, s->v, acc);
-        __syncwarp(); // p is written anew
     }
     for (int i = 0; i < W; i++) {
         int row = h.row + q0 + own + i;
@@ -249,7 +248,6 @@ static __global__ void __launch_bounds__(ATT_THREADS)
             __syncwarp();
             add_weighted<D, W, D + 1>(s->p + own, s->d, dv);
             add_weighted<D, W, D + 1>(s->ds + own, s->q, dk);
-            __syncwarp(); // p and ds are written anew
         }
     for (int i = 0; i < W; i++) {
         float *at = b.dqkv + (h.row + k0 + own + i) * a.ldq + (a.heads + kv) * a.dim + lane;
@@ -297,7 +295,6 @@ static __global__ void __launch_bounds__(ATT_THREADS)
         }
         __syncwarp();
         add_weighted<D, W, D + 1>(s->ds + own, s->k, dq);
-        __syncwarp(); // ds is written anew
     }
     for (int i = 0; i < W; i++) {
         float *at = b.dqkv + (h.row + q0 + own + i) * a.ldq + head * a.dim + lane;

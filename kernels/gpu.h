@@ -58,7 +58,7 @@ static __device__ __forceinline__ float warp_max(float v)
         v = fmaxf(v, __shfl_xor_sync(GPU_ALL, v, d));
     return v;
 }
-// part: (32) of shared memory, free again afterwards. A block has whole warps.
+// part: (32) of shared memory, which serves for one sum. A block has whole warps.
 template <class T> static __device__ T block_sum(T v, T *part)
 {
     int lane = (int)(threadIdx.x % 32), warps = (int)(blockDim.x / 32);
@@ -66,9 +66,7 @@ template <class T> static __device__ T block_sum(T v, T *part)
     if (lane == 0)
         part[threadIdx.x / 32] = v;
     __syncthreads();
-    v = warp_sum(lane < warps ? part[lane] : T(0));
-    __syncthreads();
-    return v;
+    return warp_sum(lane < warps ? part[lane] : T(0));
 }
 
 #endif

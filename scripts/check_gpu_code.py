@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""What nvcc made of the kernels: registers, spills, how many warps an SM can hold, and atomics.
+"""What nvcc made of the kernels: registers, spills, how many warps an SM can hold, atomics, and in
+codecs fused multiply-adds.
 
   scripts/check_gpu_code.py BUILD             checks, one TAP line a kernel file and rule
   scripts/check_gpu_code.py BUILD --table     prints a line a kernel and architecture instead
@@ -21,6 +22,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SM = {72: (64, 32, 96), 75: (32, 16, 64), 80: (64, 32, 164), 86: (48, 16, 100),
       87: (48, 16, 164), 89: (48, 24, 100), 90: (64, 32, 228), 100: (64, 32, 228),
       103: (64, 32, 228), 110: (48, 24, 228), 120: (48, 24, 100), 121: (48, 24, 100)}
+# Files whose kernels give the CPU's bytes.
+CODECS = ('quantise.cu',)
 
 
 def limits():
@@ -91,6 +94,14 @@ def atomics(path):
                 yield f'line {n}: {line.strip()}'
 
 
+def roundings(path):
+    """What rounds otherwise than the CPU. (Machine code has fused ones in divisions; not PTX.)"""
+    with open(path, encoding='utf-8') as f:
+        for n, line in enumerate(f, 1):
+            if re.search(r'^\s*(?:@!?%\w+\s+)?(?:fma\.|\S+\.(?:approx|ftz)\b)', line):
+                yield f'line {n}: {line.strip()}'
+
+
 def print_table(build, rows):
     print(f'{"kernel":<28} {"arch":>6} {"registers":>9} {"shared":>7} {"threads":>7} {"warps":>9}')
     for log in sorted(glob.glob(f'{build}/kernels/*.cu.log')):
@@ -124,6 +135,8 @@ def main():
         file = os.path.basename(log)[:-4]
         results.append((f'{file}: registers, spills, warps', list(complaints(kernels, rows))))
         results.append((f'{file}: no atomics on floats', list(atomics(log[:-4] + '.ptx'))))
+        if file in CODECS:
+            results.append((f'{file}: rounds as the CPU does', list(roundings(log[:-4] + '.ptx'))))
     results.append(('every line of gpu_limits.txt has a kernel',
                     [f'{name}: no such kernel' for name in rows if name not in seen]))
     for what, wrong in results:

@@ -60,6 +60,8 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
         *d = (struct dev){0};
         return -1;
     }
+    if (d->row->work_floats > 0)
+        dev_reserve(d, 0, 0);
     return 0;
 }
 

@@ -3,11 +3,29 @@
 // or cuBLAS before a GPU is asked for.
 #include "dev/dev.h"
 #include "kernels/blas.h"
+#include "kernels/gpu_stages.h"
 
+#include <assert.h>
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
+
+#ifdef CUDA_EMULATED
+#define NAME      "emu"
+#define HELP      "for tests: the GPU's kernels, run on the CPU in an order that is drawn"
+#define ROW       dev_emu
+#define GPU(name) name##_emu
+#else
+#define NAME      "cuda"
+#define HELP      "one CUDA GPU a rank"
+#define ROW       dev_cuda
+#define GPU(name) name##_cuda
+#endif
+#define gpu_fit  GPU(gpu_quant_fit)
+#define gpu_code GPU(gpu_quant_code)
+#define gpu_give GPU(gpu_quant_give)
+#define gpu_turn GPU(gpu_turn_matrix)
 
 enum { GRAPHS = 32 };
 // Of cuBLAS, for a stream: without it, results of captured products would not repeat.
@@ -357,25 +375,124 @@ static int cuda_open(struct dev *d, struct err *err)
     return 0;
 }
 
-#ifdef CUDA_EMULATED
-#define ROW      dev_emu
-#define OP(name) .name = name##_emu,
-#define NAMED                                                                                      \
-    .name = "emu", .help = "for tests: the GPU's kernels, run on the CPU in an order that is "     \
-                           "drawn"
-#else
-#define ROW      dev_cuda
-#define OP(name) .name = name##_cuda,
-#define NAMED    .name = "cuda", .help = "one CUDA GPU a rank"
-#endif
+// The codecs' stages: what the host has goes there and back by way of the lane's work memory, whose
+// users follow one another in the stream.
 
+enum { CHUNK = 1 << 22 }; // values whose codes are there at a time, a multiple of 8
+
+static void move(const struct kernel_ctx *cx, void *to, const void *from, size_t n, bool there)
+{
+    cudaError_t rc = cudaMemcpyAsync(
+        to, from, n, there ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost, cx->stream);
+    if (rc != cudaSuccess)
+        die(STATUS_ENV, "the GPU: a codec's copy: %s", cudaGetErrorString(rc));
+}
+
+static void settle(const struct kernel_ctx *cx)
+{
+    cudaError_t rc = cudaGetLastError(), late = cudaStreamSynchronize(cx->stream);
+    if (rc != cudaSuccess || late != cudaSuccess)
+        die(STATUS_ENV, "the GPU: a codec's stage: %s",
+            cudaGetErrorString(rc != cudaSuccess ? rc : late));
+}
+
+static void stage_fit(const struct kernel_ctx *cx, const float *x, const struct quant_run *run,
+                      size_t runs, unsigned wanted, struct quant_stats *stats, uint8_t *signs)
+{
+    for (size_t i = 0; i < runs; i++, run++) {
+        size_t groups = gpu_quant_groups(run), parts = gpu_quant_parts(run), n = run->n;
+        struct gpu_quant_part *part = (void *)cx->work;
+        struct quant_stats *own = (void *)(part + parts);
+        uint8_t *bits = (uint8_t *)(own + groups);
+        assert(bits + (n + 7) / 8 <= (uint8_t *)(cx->work + cx->work_floats));
+        if (n == 0)
+            continue;
+        gpu_fit(cx->stream, x + run->at, run, wanted, part, own, signs ? bits : NULL);
+        move(cx, stats + run->first, own, groups * sizeof *own, false);
+        if (signs)
+            move(cx, signs + run->out, bits, (n + 7) / 8, false);
+    }
+    settle(cx);
+}
+
+static size_t code_bits(const struct quant_rule *rule)
+{
+    return rule->kind == QUANT_FP32 ? 32 : rule->kind >= QUANT_FP16 ? 16 : rule->width;
+}
+
+// A run's scales go to the beginning of the work memory; behind them is room for codes.
+static uint8_t *put_scales(const struct kernel_ctx *cx, const struct quant_run *run,
+                           const struct quant_rule *rule, const float *scale)
+{
+    size_t n = gpu_quant_groups(run) * rule->scales;
+    assert(n + CHUNK <= cx->work_floats);
+    if (scale && n)
+        move(cx, cx->work, scale + run->first * rule->scales, n * sizeof *scale, true);
+    return (uint8_t *)(cx->work + n);
+}
+
+static void stage_code(const struct kernel_ctx *cx, const float *x, const struct quant_run *run,
+                       size_t runs, const struct quant_rule *rule, const float *scale, uint8_t *out)
+{
+    size_t bits = code_bits(rule);
+    for (size_t i = 0; i < runs; i++, run++) {
+        uint8_t *room = put_scales(cx, run, rule, scale);
+        for (size_t from = 0; from < run->n; from += CHUNK) {
+            size_t to = run->n - from < CHUNK ? run->n : from + CHUNK;
+            gpu_code(cx->stream, x + run->at, run, rule, cx->work, from, to, room);
+            move(cx, out + run->out + from * bits / 8, room, ((to - from) * bits + 7) / 8, false);
+        }
+    }
+    settle(cx);
+}
+
+static void stage_give(const struct kernel_ctx *cx, const uint8_t *in, const struct quant_run *run,
+                       size_t runs, const struct quant_rule *rule, const float *scale,
+                       struct quant_sink sink, bool stream)
+{
+    size_t bits = code_bits(rule);
+    (void)stream;
+    for (size_t i = 0; i < runs; i++, run++) {
+        uint8_t *room = put_scales(cx, run, rule, scale);
+        struct quant_sink own = quant_sink_at(sink, run->at);
+        for (size_t from = 0; from < run->n; from += CHUNK) {
+            size_t to = run->n - from < CHUNK ? run->n : from + CHUNK;
+            move(cx, room, in + run->out + from * bits / 8, ((to - from) * bits + 7) / 8, true);
+            gpu_give(cx->stream, room, run, rule, cx->work, from, to, own);
+        }
+    }
+    settle(cx);
+}
+
+static void stage_turn(const struct kernel_ctx *cx, const float *x, const struct quant_matrix *m,
+                       size_t matrices, float *y)
+{
+    const struct quant_sink to = {.to = y};
+    for (size_t i = 0; i < matrices; i++, m++)
+        gpu_turn(cx->stream, x + m->at, m->rows, m->cols, quant_sink_at(to, m->at));
+}
+
+static void stage_turn_back(const struct kernel_ctx *cx, const float *y,
+                            const struct quant_matrix *m, size_t matrices, struct quant_sink to)
+{
+    for (size_t i = 0; i < matrices; i++, m++)
+        gpu_turn(cx->stream, y + m->at, m->cols, m->rows, quant_sink_at(to, m->at));
+}
+
+static const struct quant_stages gpu_quant = {stage_fit, stage_code, stage_give, stage_turn,
+                                              stage_turn_back};
+static const struct codec_stages gpu_codec = {.name = NAME, .whole = true, .quant = &gpu_quant};
+
+#define OP(name) .name = GPU(name),
 static const struct kernel_ops gpu_ops = {KERNEL_OPS(OP)};
 
 // One slice a job: a GPU is filled by as many tokens as there are.
 extern const struct dev_row ROW;
 const struct dev_row ROW = {
-    NAMED,
+    .name = NAME,
+    .help = HELP,
     .ops = &gpu_ops,
+    .codec = &gpu_codec,
     .act = KERNEL_F32,
     .lanes = 1,
     .slice_tokens = INT32_MAX,

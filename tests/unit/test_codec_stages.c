@@ -249,7 +249,7 @@ static void same_refusal(struct twin *t, float *x)
 static void test_device_gives_the_same_bytes(void **state)
 {
     (void)state;
-    const char *const rows[] = {"cpu", "fence"};
+    const char *const rows[] = {"cpu", "fence", "emu"};
     void (*const shapes[])(struct shape * s) = {shape_odd, shape_two};
     for (size_t r = 0; r < ARRAY_LEN(rows); r++)
         for (size_t k = 0; k < ARRAY_LEN(shapes); k++) {
