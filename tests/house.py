@@ -123,6 +123,23 @@ def rule_include_law(tree):
                 yield path, n, f'"{name}" is written "{target[4:]}"'
 
 
+def rule_circles(tree):
+    """no header includes itself, by whatever way"""
+    headers = tree.ending('.h', '.cuh', under=('src/', 'kernels/', 'bench/', 'tests/'))
+    asks = {h: {target_of(tree, h, name): n for n, kind, name in includes(tree, h) if kind == '"'}
+            for h in headers}
+    for first in headers:
+        todo, seen = list(asks[first]), set()
+        while todo:
+            h = todo.pop()
+            if h == first:
+                yield first, 0, 'includes itself, by way of ' + ', '.join(sorted(seen) or [first])
+                break
+            if h not in seen and h in asks:
+                seen.add(h)
+                todo += asks[h]
+
+
 def rule_one_place(tree):
     """mpi.h, hdf5.h and hwloc.h each appear in one file"""
     for path in tree.ending(*C_LIKE):
@@ -323,6 +340,11 @@ PLANTED = {
         {'src/compare/a.c': '#include "fed/server.h"\n', 'src/fed/server.h': ''},
         {'src/compare/a.c': '#include "cmd.h"\n', 'src/cmd.h': ''},
         {'src/fed/a.c': '#include "trace/b.h"\n', 'src/trace/b.h': ''},
+    ],
+    rule_circles: [
+        {'src/base/a.h': '#include "base/a.h"\n'},
+        {'src/base/a.h': '#include "base/b.h"\n', 'src/base/b.h': '#include "base/c.h"\n',
+         'src/base/c.h': '\n#include "base/a.h"\n'},
     ],
     rule_one_place: [
         {'src/fed/a.c': '#include <mpi.h>\n'},

@@ -3,7 +3,6 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "codec/message.h"
-#include "codec/rows.h"
 #include "dev/dev.h"
 #include "kernels/stages.h"
 
@@ -12,20 +11,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-
-const struct codec *const codec_table[] = {
-    &codec_raw,     &codec_fp32,     &codec_fp16,     &codec_bf16,     // dense
-    &codec_int,     &codec_nf4,      &codec_qsgd,     &codec_terngrad, // scalar
-    &codec_sign,    &codec_onebit,   &codec_fedbat,   &codec_uniform,  //
-    &codec_natural, &codec_threelc,  &codec_eden,                      // rotated
-    &codec_topk,    &codec_randk,    &codec_stc,      &codec_sbc,      // sparse
-    &codec_dgc,     &codec_ecolora,  &codec_cocktail,                  //
-    &codec_signsgd, &codec_powersgd, &codec_fetchsgd, &codec_demo,     &codec_fstq, NULL,
-};
-
-const struct codec *const wrapper_table[] = {
-    &wrapper_ef, &wrapper_ef21, &wrapper_rans, &wrapper_zstd, &wrapper_lz4, NULL,
-};
 
 const struct codec_alias codec_alias_table[] = {
     {"int8", "int:bits=8", "8-bit blocks scaled by their largest value"},
@@ -313,8 +298,7 @@ double codec_upload_s(const struct codec_inst *c)
 const char *codec_diverges(const struct codec_inst *c)
 {
     for (; c->inner; c = c->inner)
-        if ((c->row == &wrapper_ef || c->row == &wrapper_ef21) &&
-            (codec_flags(c->inner) & CODEC_NO_EF))
+        if (c->row->feeds_back && (codec_flags(c->inner) & CODEC_NO_EF))
             return c->inner->text;
     return NULL;
 }

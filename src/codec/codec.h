@@ -128,6 +128,7 @@ struct codec {
     int n_options;
     size_t option_bytes;           // of the struct the options fill
     unsigned needs, flags, stages; // stages: CODEC_ON_*, 0 = on the host alone
+    bool feeds_back;               // a wrapper that sends later what its inner codec left out
     // Checks options against each other and the shape; NULL = nothing to check.
     int (*check)(const struct codec_inst *c, struct err *err);
     // Where options or an inner codec decide: flags instead of the row's, needs beside the row's;

@@ -203,6 +203,7 @@ const struct codec wrapper_ef21 = {
     .n_options = ARRAY_LEN(ef21_options),
     .option_bytes = sizeof(struct ef21_opt),
     .needs = CODEC_STATE | CODEC_OWN_AGG,
+    .feeds_back = true,
     .flags_of = ef21_flags,
     .check = ef21_check,
     .state_floats = ef21_state,

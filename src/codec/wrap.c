@@ -133,6 +133,7 @@ const struct codec wrapper_ef = {
     .n_options = ARRAY_LEN(ef_options),
     .option_bytes = sizeof(struct ef_opt),
     .needs = CODEC_STATE,
+    .feeds_back = true,
     .flags_of = ef_flags,
     .check = ef_check,
     .state_floats = ef_state,

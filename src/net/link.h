@@ -68,6 +68,7 @@ struct link_row {
     int n_options;
     size_t option_bytes;
     bool varies;                                        // with time
+    bool reads_trace;                                   // net.trace
     int (*open)(struct link_model *m, struct err *err); // NULL = nothing to make ready
     void (*close)(struct link_model *m);                // NULL = nothing to give back
     // What the link of x->client carries x->up at t_ns.

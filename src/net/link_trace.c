@@ -146,6 +146,7 @@ const struct link_row link_trace = {
     .n_options = (int)ARRAY_LEN(options),
     .option_bytes = sizeof(struct trace_opt),
     .varies = true,
+    .reads_trace = true,
     .open = trace_open,
     .close = trace_close,
     .piece = trace_piece,

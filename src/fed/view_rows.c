@@ -1,0 +1,184 @@
+// The rows of view_table: which ranges of the adapter a part is made of.
+#include "base/mem.h"
+#include "fed/middle.h"
+#include "fed/view.h"
+
+#include <string.h>
+
+static void add_range(struct view_part *p, size_t from, size_t to)
+{
+    if (p->n_ranges && p->range[p->n_ranges - 1].to == from) {
+        p->range[p->n_ranges - 1].to = to;
+        return;
+    }
+    struct shape_range *more = mem_alloc(MEM_OTHER, (size_t)(p->n_ranges + 1) * sizeof *more);
+    if (p->n_ranges)
+        memcpy(more, p->range, (size_t)p->n_ranges * sizeof *more);
+    mem_free(p->range);
+    p->range = more;
+    p->range[p->n_ranges++] = (struct shape_range){from, to};
+}
+
+// Rows [row, row + rows) of columns [col, col + cols); one of both is whole.
+static void add_piece(struct view_part *p, const struct shape_tensor *t, size_t from, uint32_t rows,
+                      uint32_t cols)
+{
+    shape_add(&p->shape, t->name, rows, cols, (enum shape_kind)t->kind);
+    add_range(p, from, from + (size_t)rows * cols);
+}
+
+static uint32_t one_part(const void *opt)
+{
+    (void)opt;
+    return 1;
+}
+
+static uint32_t two_parts(const void *opt)
+{
+    (void)opt;
+    return 2;
+}
+
+static void ranges_whole(const void *opt, const struct shape *shape, uint32_t p,
+                         struct view_part *part)
+{
+    (void)opt;
+    (void)p;
+    for (uint32_t i = 0; i < shape->n_tensors; i++)
+        add_piece(part, &shape->tensors[i], shape->tensors[i].offset, shape->tensors[i].rows,
+                  shape->tensors[i].cols);
+}
+
+static void cut_kind(const struct shape *shape, enum shape_kind kind, struct view_part *part)
+{
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        if (t->kind == (uint32_t)kind)
+            add_piece(part, t, t->offset, t->rows, t->cols);
+    }
+}
+
+static void ranges_b(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part)
+{
+    (void)opt;
+    (void)p;
+    cut_kind(shape, SHAPE_LORA_B, part);
+}
+
+// B is first, because B = 0 at the start leaves A without a gradient.
+static void ranges_phase(const void *opt, const struct shape *shape, uint32_t p,
+                         struct view_part *part)
+{
+    (void)opt;
+    cut_kind(shape, p == 0 ? SHAPE_LORA_B : SHAPE_LORA_A, part);
+}
+
+struct seg_opt {
+    int32_t parts;
+};
+
+static const struct opt seg_options[] = {
+    OPT(struct seg_opt, parts, "parts", "4", 2, 1024, "",
+        "client k sends part (k + round) mod this"),
+};
+
+static uint32_t seg_parts(const void *opt)
+{
+    return (uint32_t)((const struct seg_opt *)opt)->parts;
+}
+
+// A matrix that a segment cuts stays one as far as its whole rows go.
+static void ranges_segment(const void *opt, const struct shape *shape, uint32_t p,
+                           struct view_part *part)
+{
+    struct shape_range r = shape_segment(shape->n_values, seg_parts(opt), p);
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        size_t end = t->offset + (size_t)t->rows * t->cols;
+        size_t from = t->offset > r.from ? t->offset : r.from, to = end < r.to ? end : r.to;
+        if (from >= to)
+            continue;
+        size_t head = (t->cols - (from - t->offset) % t->cols) % t->cols;
+        head = head < to - from ? head : to - from;
+        if (head)
+            add_piece(part, t, from, 1, (uint32_t)head);
+        from += head;
+        uint32_t rows = (uint32_t)((to - from) / t->cols);
+        if (rows)
+            add_piece(part, t, from, rows, t->cols);
+        from += (size_t)rows * t->cols;
+        if (from < to)
+            add_piece(part, t, from, 1, (uint32_t)(to - from));
+    }
+}
+
+static const struct view view_ab = {
+    .name = "AB",
+    .help = "the whole adapter",
+    .source = "",
+    .parts = one_part,
+    .ranges = ranges_whole,
+};
+
+static const struct view view_b = {
+    .name = "B",
+    .help = "A stays as it was drawn; only B is trained and travels, both ways",
+    .source = "FFA-LoRA, ICLR 2024",
+    .frozen = true,
+    .only = true,
+    .parts = one_part,
+    .ranges = ranges_b,
+};
+
+// R stands at the head of B's place.
+static void ranges_middle(const void *opt, const struct shape *shape, uint32_t p,
+                          struct view_part *part)
+{
+    (void)opt;
+    (void)p;
+    bool fits = true;
+    for (uint32_t i = 0; i < shape->n_tensors; i++)
+        fits &= shape->tensors[i].kind != SHAPE_LORA_B ||
+                shape->tensors[i].rows >= shape->tensors[i].cols;
+    for (uint32_t i = 0; fits && i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        if (t->kind != SHAPE_LORA_B)
+            continue;
+        shape_add(&part->shape, t->name, t->cols, t->cols, SHAPE_OTHER);
+        add_range(part, t->offset, t->offset + (size_t)t->cols * t->cols);
+    }
+}
+
+static const struct view view_r = {
+    .name = "R",
+    .help = "B R A with A and B frozen as drawn; only the square R is trained and travels",
+    .source = "Fed-SB 2025; A and B are random, not from the first gradient's singular vectors",
+    .frozen = true,
+    .only = true,
+    .local = &middle_rule,
+    .parts = one_part,
+    .ranges = ranges_middle,
+};
+
+static const struct view view_alt = {
+    .name = "alt",
+    .help = "B in odd rounds, A in even ones; the other is frozen",
+    .source = "LoRA-A^2, its alternation without its rank mask",
+    .frozen = true,
+    .parts = two_parts,
+    .ranges = ranges_phase,
+};
+
+static const struct view view_seg = {
+    .name = "seg",
+    .help = "all is trained, one segment travels, round robin; its mean is over who sent it",
+    .source = "EcoLoRA, EMNLP 2025",
+    .options = seg_options,
+    .n_options = ARRAY_LEN(seg_options),
+    .option_bytes = sizeof(struct seg_opt),
+    .mixed = true,
+    .parts = seg_parts,
+    .ranges = ranges_segment,
+};
+
+const struct view *const view_table[] = {&view_ab, &view_b, &view_r, &view_alt, &view_seg, NULL};
