@@ -53,8 +53,8 @@ struct quant_stats {
 };
 void quant_stats(const float *x, size_t n, unsigned wanted, struct quant_stats *s);
 
-// Scalar quantisers: one code a value. rnd holds a random word a value; its upper 24 bits are u in
-// [0, 1).
+// Scalar quantisers: one code per value. rnd holds a random word per value; its upper 24 bits are u
+// in [0, 1).
 void quant_nearest_u8(const float *x, size_t n, float inv, int q,
                       uint8_t *code); // q + rne(x inv), clipped
 // q + sign(x) floor(|x| inv + u), clipped to 2 q: unbiased stochastic rounding
@@ -124,7 +124,7 @@ void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256]);
 
 // rans.c: order-0 entropy coding. Interleaved rANS (Duda 2013; Giesen 2014): state 31 bits, words
 // of 16 bits, probabilities of 12 bits; code i belongs to lane i % lanes. Its stream: one 4-byte
-// state a lane, then the words in the order of reading.
+// state per lane, then the words in the order of reading.
 #define RANS_PROB_BITS 12
 #define RANS_LANES_MAX 32
 struct rans_encoder {

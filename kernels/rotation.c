@@ -68,7 +68,7 @@ static void code_slice(const float *x, const struct rotate_slice *s, struct rota
                        uint8_t *out)
 {
     uint32_t bits[ROTATE_MOST / 32];
-    float y[ROTATE_MOST];
+    _Alignas(64) float y[ROTATE_MOST];
     *f = (struct rotate_facts){.max_bits = quant_absmax_bits(x, s->n)};
     if (f->max_bits >= LIMIT)
         return;
@@ -108,7 +108,7 @@ static void give_slice(const uint8_t *in, const struct rotate_slice *s, float sc
                        struct quant_sink to)
 {
     uint32_t bits[ROTATE_MOST / 32];
-    float y[ROTATE_MOST];
+    _Alignas(64) float y[ROTATE_MOST];
     draw_signs(s, bits);
     give_run(s->high, in, s->n_high, scale, y);
     give_run(s->low, in + pack_bytes(s->n_high, s->high), s->n_low, scale, y + s->n_high);

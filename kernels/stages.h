@@ -23,7 +23,7 @@ struct kernel_ctx; // kernels.h; NULL on the CPU
 // group; out: where its codes begin, a whole byte.
 struct quant_run {
     size_t at, n, group, first, out;
-    uint32_t key[2], ctr[4]; // of its random words (base/rng.h), one a value
+    uint32_t key[2], ctr[4]; // of its random words (base/rng.h), one per value
     size_t drawn;            // the number of its first value's
 };
 
@@ -45,7 +45,7 @@ struct quant_rule {
     int q;
     unsigned kinds;   // of codes
     unsigned width;   // bits of a code as it is packed; 8: a byte
-    unsigned scales;  // floats a group: 2 are the two levels of a sign, else one
+    unsigned scales;  // floats per group: 2 are the two levels of a sign, else one
     float bound[16];  // QUANT_BOUNDS: kinds - 1, ascending
     float level[256]; // QUANT_BOUNDS and _POWERS: (kinds), times the scale; linear codes and signs
                       // have none

@@ -24,7 +24,8 @@ const struct codec_alias codec_alias_table[] = {
     {"fstq-paper",
      "fstq:policy=percentile,budget=0.15,shares=0.005/0.04/0.08,importance=fisher,gamma=1,"
      "norm=none,group=tensor,scale=group,format=fp32,tags=bitmap,values=packed",
-     "Fed-FSTQ as it is written: F D^2 by percentiles, one scale a matrix, a mask and 2-bit tags"},
+     "Fed-FSTQ as it is written: F D^2 by percentiles, one scale per matrix, a mask and 2-bit "
+     "tags"},
     {"fedpaq", "qsgd:norm=l2",
      "QSGD as FedPAQ uses it: several local steps; its mean is that of fed.weights=equal"},
     {NULL, NULL, NULL},
@@ -90,7 +91,7 @@ static const char *piece_end(const char *s)
     return s;
 }
 
-// Splits off the first piece of *rest into name and opts ("" when there are none).
+// Cuts the first piece off *rest and writes its name and its options ("" when there are none).
 static void next_piece(const char **rest, char name[TEXT_MAX], char opts[TEXT_MAX])
 {
     const char *end = piece_end(*rest);
@@ -385,7 +386,7 @@ int codec_bad_input(const struct codec_inst *c, const float *x, const struct cod
     return rc;
 }
 
-// Where all values have one width, so have those of each tensor.
+// Where the report gives all values one width, each tensor has all of its values at that width.
 static void one_width(const struct codec_inst *c, struct codec_report *report)
 {
     const struct shape *s = c->shape;

@@ -2,7 +2,7 @@
 // coefficients are sent and taken out of the momentum. The server averages each coefficient over
 // those who sent it, transforms back and steps along the sign.
 //
-// Message: header, count, an exponent a class, positions of coefficients, values.
+// Message: header, count, an exponent per class, positions of coefficients, values.
 #include "base/fmath.h"
 #include "base/half.h"
 #include "base/pool.h"
@@ -29,8 +29,8 @@ struct demo_opt {
 static const struct opt demo_options[] = {
     OPT(struct demo_opt, chunk, "chunk", "64", 1, CHUNK_MAX, "",
         "blocks have the largest divisor of rows and of columns up to this"),
-    OPT(struct demo_opt, keep, "keep", "32", 1, CHUNK_MAX *CHUNK_MAX, "", "coefficients a block"),
-    OPT(struct demo_opt, decay, "decay", "0.999", 0, 1, "", "of the momentum, a round"),
+    OPT(struct demo_opt, keep, "keep", "32", 1, CHUNK_MAX *CHUNK_MAX, "", "coefficients per block"),
+    OPT(struct demo_opt, decay, "decay", "0.999", 0, 1, "", "of the momentum, per round"),
     OPT(struct demo_opt, sign, "sign", "on", 0, 1, "", "the server steps along the sign"),
     OPT(struct demo_opt, step, "step", "0.001", 1e-12, 1e3, "", "length of that step"),
     OPT_ENUM(struct demo_opt, value, "value", "fp16", value_choices,
@@ -236,7 +236,7 @@ static void read_values(const struct codec_inst *c, const struct room *r, uint32
         quant_f16_from_le(p + 2 * at, n, exp2_of(-e), set);
 }
 
-// An exponent a class, then the values; r->v becomes what the receiver will read.
+// An exponent per class, then the values; r->v becomes what the receiver will read.
 static void put_values(const struct codec_inst *c, struct room *r, size_t count, uint8_t *exps,
                        uint8_t *p)
 {

@@ -100,7 +100,7 @@ int dense_get(struct msg_in *m, enum dense_format f, struct quant_sink to, size_
 }
 
 // The codecs. raw is the floor: the floats as they lie in memory, little-endian, what a copy costs.
-// Not even the header, so that its message is exactly 4 bytes a value.
+// It has no header either, so that its message is exactly 4 bytes per value.
 
 struct dense_kind { // the family of a row
     enum dense_format format;
@@ -155,7 +155,7 @@ static struct quant_run run_of(const struct codec_inst *c, uint32_t t)
                               .out = dense_bytes(kind_of(c)->format, row->offset)};
 }
 
-// What a call of stages goes over: all tensors, or where there are pieces one.
+// A call of the stages goes over all tensors on a device that wants that, else over one.
 struct dense_job {
     const struct codec_inst *c;
     const struct codec_stages *on;

@@ -2,8 +2,8 @@
 // of the difference, and both add what was decoded. The server keeps the mean of all clients'
 // estimates, which is what a round moves the model by.
 //
-// Message: a byte of header, then the inner message; or, flag DENSE, the update itself as floats,
-// which is how an estimate begins.
+// Message: a byte of header, then the inner message. A client's first message may instead be the
+// update itself as floats (flag DENSE): so its estimate begins without an error.
 #include "codec/message.h"
 #include "codec/rows.h"
 #include "kernels/kernels_codec.h"
@@ -22,7 +22,7 @@ struct ef21_opt {
 
 static const struct opt ef21_options[] = {
     OPT(struct ef21_opt, share, "share", "1", 1e-6, 1, "",
-        "clients of a round, of all there are (EF21-PP)"),
+        "clients per round, as a share of all clients (EF21-PP)"),
     OPT_ENUM(struct ef21_opt, init, "init", "dense", init_choices,
              "a client's first message: the update as floats, or the code of its difference to 0"),
     OPT(struct ef21_opt, force, "force", "off", 0, 1, "",

@@ -24,7 +24,7 @@ static const struct opt fstq_options[] = {
     OPT(struct fstq_opt, budget, "budget", "0.15", 0, 4, "",
         "message in parts of dense fp16; 0 = none (percentile only)"),
     OPT(struct fstq_opt, bytes, "bytes", "0", 0, 1e12, "bytes", "or its length"),
-    OPT(struct fstq_opt, bits, "bits", "0", 0, 64, "bits", "or bits a value"),
+    OPT(struct fstq_opt, bits, "bits", "0", 0, 64, "bits", "or bits per value"),
     OPT(struct fstq_opt, upload_s, "upload_s", "0", 0, 1e9, "s",
         "and no more than the client's uplink carries in so many seconds; 0 = whatever its link"),
     OPT_ENUM(struct fstq_opt, importance, "importance", "fisher", bitalloc_importances,
@@ -148,7 +148,8 @@ static int64_t own_budget(const struct codec_inst *c)
     return bytes < RELATIVE_MIN ? RELATIVE_MIN : (int64_t)bytes;
 }
 
-// A budget of this message goes before that of the options; one from a link lowers it.
+// A budget given for this message overrides that of the options; one computed from the link can
+// only lower it.
 static int64_t budget_of(const struct codec_inst *c, const struct codec_input *in)
 {
     int64_t own = own_budget(c), link = in->budget_bytes;
@@ -355,7 +356,8 @@ static int64_t write_message(struct fstq_encoder *e, uint8_t *out, size_t cap,
     return msg_len(&o);
 }
 
-// Looks at all vectors; what the groups have in common.
+// Looks at all vectors and refuses bad ones; then the largest magnitude and the root mean square of
+// each group.
 static int look(struct fstq_encoder *e, struct err *err)
 {
     const struct fstq_work *w = &e->w;
@@ -392,7 +394,8 @@ static int look(struct fstq_encoder *e, struct err *err)
     return 0;
 }
 
-// A message's length is foretold within a few bytes: now and then a second one is needed.
+// A message's length is predicted within a few bytes, so that now and then the first one is too
+// long and another is made.
 static int64_t encode_within(struct fstq_encoder *e, int64_t budget, uint8_t *out, size_t cap,
                              struct codec_report *report, struct err *err)
 {
@@ -417,7 +420,7 @@ static int64_t encode_within(struct fstq_encoder *e, int64_t budget, uint8_t *ou
     return len;
 }
 
-// What the runs' importance hangs on beside the values.
+// What the importance of a run depends on beside its values: the factor of F, its random words.
 static void set_factors(struct fstq_encoder *e)
 {
     struct fstq_work *w = &e->w;

@@ -1,11 +1,11 @@
-// Fed-FSTQ's search for the budget. Lengths are foretold from counts and histograms: a message is
+// Fed-FSTQ's search for the budget. Lengths are predicted from counts and histograms: a message is
 // written once, when its length is known within a few bytes.
 #include "codec/fstq.h"
 #include "kernels/kernels_codec.h"
 
 #include <math.h>
 
-// Lengths from the budget less this on will do.
+// A message that is at most this much shorter than the budget is good enough.
 static double slack_of(double budget)
 {
     return 0.005 * budget > 16 ? 0.005 * budget : 16;
@@ -40,8 +40,10 @@ static double choose(struct fstq_encoder *e, float lambda, size_t from, size_t t
     return cost_now(e);
 }
 
-// Many coordinates are alike: two neighbouring lambdas, one dear and one cheap, differ by more than
-// the slack. The first coordinates take the dear one's widths, as many as the budget bears.
+// For updates with many equal coordinates: of two neighbouring lambdas one makes the message too
+// long
+// ("dear") and the other too short by more than the slack ("cheap"). The first coordinates take the
+// widths of the dear one, as many of them as fit into the budget; the rest take the cheap one's.
 static void share_out(struct fstq_encoder *e, struct bitalloc_search *s)
 {
     size_t from = 0, to = e->w.c->shape->n_values;
@@ -65,13 +67,13 @@ static void share_out(struct fstq_encoder *e, struct bitalloc_search *s)
     code_all(e, e->w.opt->scale == SCALE_TIER);
 }
 
-// The design has seen a sample. On all values counts alone bring the length near the budget: that
-// is a pass a lambda. How well other values' codes compress is seen once they are made: what is
-// still missing is searched with them.
+// Two searches for lambda. The first predicts the length from the counts of widths alone, with the
+// rates that the design found on its sample: one pass over the values per lambda. The second makes
+// the codes and predicts from their histograms, until the length is right.
 static void meet_by_lambda(struct fstq_encoder *e, double budget)
 {
     enum { TRIES = 12 };
-    const double spare = 0.0002 * budget > 6 ? 0.0002 * budget : 6; // for what is foretold wrongly
+    const double spare = 0.0002 * budget > 6 ? 0.0002 * budget : 6; // for what is predicted wrongly
     const double near = 0.0025 * budget > 12 ? 0.0025 * budget : 12;
     const size_t n = e->w.c->shape->n_values;
     struct bitalloc_search s;
@@ -123,7 +125,7 @@ static void try_target(struct fstq_encoder *e, const struct rank_cost *cost, str
     a->len = fstq_length(e);
 }
 
-// Foretold against packed length of the values, for the next try.
+// Predicted length of the values over their packed length, for the next try.
 static double value_ratio(const struct fstq_encoder *e, double last)
 {
     double packed = 0, coded = 0;
@@ -137,8 +139,8 @@ static double value_ratio(const struct fstq_encoder *e, double last)
     return ratio < 0.02 ? 0.02 : ratio > 1 ? 1 : ratio;
 }
 
-// Where the line through what was short enough and what was not reaches the wanted length; alone,
-// one byte a byte.
+// The target for the next try: where the line through the best try below and the one above reaches
+// the wanted length. With one of them only, the target moves by as many bytes as are missing.
 static double next_target(const struct attempt *below, const struct attempt *above, double want)
 {
     if (below->len < 0)
@@ -150,10 +152,11 @@ static double next_target(const struct attempt *below, const struct attempt *abo
     return below->target + part * (above->target - below->target);
 }
 
-// The model does not know everything (clustered positions, entropy of values): after a first try
-// has shown how well values compress, its target is moved until the message is as long as the
-// budget allows. Later tries keep the scales, for a scale that jumps makes the length jump. The
-// last resort is what was short enough before, or nothing at all.
+// The cost function knows counts only, not how positions cluster nor how well values compress. A
+// first try shows how well they do; then the target given to it is moved until the message is as
+// long as the budget allows. Later tries keep the scales, because a scale that jumps makes the
+// length jump. When all tries are used up, the longest message that fitted is made again, or an
+// empty one.
 static void meet_by_rank(struct fstq_encoder *e, double budget)
 {
     enum { TRIES = 8, REFITS = 3 };

@@ -265,7 +265,7 @@ static void follow_codes(struct fstq_encoder *e, uint32_t g, int k, const struct
     set_scale(e, g, k, s > best / 2 ? s : best / 2);
 }
 
-// As where all values are fitted: the best of many, not the next of the last.
+// By histogram, as for all values: the best of many scales, not a step from the last one.
 static void fit_sample(struct fstq_encoder *e, uint32_t g, int k, size_t from, size_t to)
 {
     struct alloc_tier tier = {0, 0, 0, {0}};

@@ -19,7 +19,7 @@ static unsigned dense_bits(const struct fstq_work *w)
     return bits_log2((uint64_t)w->a.count - 1) + 1;
 }
 
-// Lengths, as far as counts tell.
+// Lengths, as far as they follow from counts.
 
 static double entropy_bits(const double *count, int kinds, double n)
 {

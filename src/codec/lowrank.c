@@ -284,7 +284,7 @@ static unsigned powersgd_flags(const struct codec_inst *c)
 
 const struct codec codec_powersgd = {
     .name = "powersgd",
-    .help = "low rank by one power iteration; alternating sends one factor a round",
+    .help = "low rank by one power iteration; alternating sends one factor per round",
     .adds_up = "mode=alternating",
     .source = "Vogels et al. 2019; one-shot and half-round forms for federated rounds",
     .options = powersgd_options,

@@ -34,7 +34,7 @@ static size_t tensor_values(const struct shape_tensor *t)
     return (size_t)t->rows * t->cols;
 }
 
-// What follows from the options.
+// The rule that the options say, with what follows from it: kinds of codes and their width.
 static void rule_of(const struct codec_inst *c, struct quant_rule *r)
 {
     r->scales = of(c)->scales;
@@ -283,7 +283,7 @@ static struct quant_run piece_of(const struct work *w, const struct quant_run *r
     return p;
 }
 
-// Fits the groups of tensor t and makes its codes: a piece after another while it is in the cache,
+// Fits the groups of tensor t and makes its codes: piece by piece while each is in the cache,
 // unless their scales are coded together or codes of two groups meet in a byte.
 static bool fit_and_code(const struct work *w, uint32_t t, const float *x)
 {

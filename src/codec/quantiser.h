@@ -1,7 +1,7 @@
 // What dense scalar quantisers share: coordinates in groups that have scales of their own, one
-// small code a coordinate, the codes packed or entropy-coded. A quantiser says how to fit a group's
-// scales and by which rule of kernels/stages.h values become codes; the rest (message, threads,
-// error paths) is here once.
+// small code per coordinate, the codes packed or entropy-coded. A quantiser says how to fit a
+// group's scales and by which rule of kernels/stages.h values become codes; the rest (message,
+// threads, error paths) is here once.
 //
 // Message: header, scales of all groups, codes of all coordinates in order.
 #ifndef FSTQ_CODEC_QUANTISER_H
@@ -12,9 +12,9 @@
 #include "kernels/stages.h"
 
 enum q_group {
-    Q_TENSOR, // one group a tensor, or blocks inside it where q_common.block > 0
+    Q_TENSOR, // one group per tensor, or blocks inside it where q_common.block > 0
     Q_CLASS,  // all A, all B, all others
-    Q_RANK,   // one a rank component: the rows of A, the columns of B and of others
+    Q_RANK,   // one per rank component: the rows of A, the columns of B and of others
 };
 enum q_scale { Q_FP32, Q_BF16, Q_LOG8 };
 extern const char *const q_group_choices[], *const q_scale_choices[];
@@ -52,7 +52,7 @@ struct q_stats {
 #define Q_TINY 0x1p-110f
 
 struct quantiser {
-    unsigned scales; // floats a group
+    unsigned scales; // floats per group
     unsigned stats;  // STAT_* that fit reads
     // How values become codes and what these mean: kind, q where levels have one, kinds where there
     // are bounds, and the tables.

@@ -3,7 +3,7 @@
 // both sides.
 //
 // A tensor is cut into slices of a power of two, greedily: what is padded is less than SLICE_MIN
-// values a tensor. After the rotation coordinates are exchangeable, so a fraction of a bit means
+// values per tensor. After the rotation coordinates are exchangeable, so a fraction of a bit means
 // that the first of them get one bit more than the others; below one bit the others are not sent at
 // all.
 #include "base/half.h"
@@ -47,7 +47,7 @@ static size_t next_slice(size_t left, size_t most)
     return d;
 }
 
-// How many of d coordinates get which width; the first more, the rest fewer.
+// How many of d coordinates get which width: the first n_high get one bit more than the rest.
 struct widths {
     unsigned high, low; // bits
     size_t n_high, n_low;
@@ -139,7 +139,7 @@ static size_t eden_bound(const struct codec_inst *c)
     return 1 + 4 * n + bytes;
 }
 
-// The message: header, a scale a slice, codes.
+// The message: header, a scale per slice, codes.
 
 struct work {
     const struct codec_inst *c;

@@ -1,4 +1,4 @@
-// Dense scalar quantisers: one code a coordinate, a scale or two a group.
+// Dense scalar quantisers: one code per coordinate, one or two scales per group.
 #include "codec/quantiser.h"
 #include "codec/rows.h"
 #include "kernels/kernels_codec.h"
@@ -265,7 +265,7 @@ static const struct quantiser sign_quantiser = {
 
 const struct codec codec_sign = {
     .name = "sign",
-    .help = "one bit a value, scaled by the mean magnitude of its tensor or class",
+    .help = "one bit per value, scaled by the mean magnitude of its tensor or class",
     .source = "Karimireddy et al. 2019 (EF-signSGD, with +ef)",
     .options = sign_options,
     .n_options = ARRAY_LEN(sign_options),
@@ -274,7 +274,7 @@ const struct codec codec_sign = {
     QUANTISER_ROW(sign_quantiser),
 };
 
-// 1-bit SGD. Two means a column, of the values >= 0 and of those below. A column is a rank
+// 1-bit SGD. Two means per column, of the values >= 0 and of those below. A column is a rank
 // component: a row of A, a column of B (rows of B have only r values, two scales would double
 // them).
 
@@ -311,7 +311,7 @@ static int onebit_check(const struct codec_inst *c, struct err *err)
 
 const struct codec codec_onebit = {
     .name = "onebit",
-    .help = "one bit a value, two means a column (rank component)",
+    .help = "one bit per value, two means per column (rank component)",
     .source = "Seide et al. 2014",
     .options = onebit_options,
     .n_options = ARRAY_LEN(onebit_options),

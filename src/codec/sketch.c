@@ -28,9 +28,9 @@ struct sketch_opt {
 };
 
 static const struct opt sketch_options[] = {
-    OPT(struct sketch_opt, rows, "rows", "5", 1, ROWS_MAX, "", "estimates a coordinate, odd"),
+    OPT(struct sketch_opt, rows, "rows", "5", 1, ROWS_MAX, "", "estimates per coordinate, odd"),
     OPT(struct sketch_opt, cols, "cols", "0", 0, 1e9, "cells", "of a row; 0 = from cells"),
-    OPT(struct sketch_opt, cells, "cells", "0.1", 1e-6, 10, "", "cells of all rows a coordinate"),
+    OPT(struct sketch_opt, cells, "cells", "0.1", 1e-6, 10, "", "cells of all rows per coordinate"),
     OPT(struct sketch_opt, ratio, "ratio", "0.01", 1e-6, 1, "", "coordinates the server moves"),
     OPT(struct sketch_opt, momentum, "momentum", "0.9", 0, 0.999, "", "rho, at the server"),
 };

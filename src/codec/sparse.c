@@ -1,9 +1,9 @@
 // Sparsifiers: some coordinates, the rest zero. Top-k, random-k, DGC, STC, SBC and EcoLoRA differ
 // in how they pick and in what they send for each.
 //
-// Message: header, count, scales (a mean a group, or an exponent a class), positions, values. Where
-// both sides draw the positions there is no count, but the part of the share that a budget left
-// (flag PART).
+// Message: header, count, scales (a mean per group, or an exponent per class), positions, values.
+// Where both sides draw the positions there is no count, but the part of the share that a budget
+// left (flag PART).
 #include "base/fmath.h"
 #include "base/half.h"
 #include "base/pool.h"
@@ -23,7 +23,7 @@ enum { SCALE_FP32, SCALE_BF16 };
 static const char *const scale_choices[] = {"fp32", "bf16", NULL};
 #define CLASSES 3
 enum { FLAG_PART = 1 };
-#define PART_MIN 0x1p-30 // one coordinate a group
+#define PART_MIN 0x1p-30 // one coordinate per group
 
 enum send { SEND_VALUES, SEND_SIGNS, SEND_NOTHING }; // beside the positions
 enum pick { PICK_LARGEST, PICK_RANDOM, PICK_SIDE };
@@ -135,7 +135,7 @@ static size_t share(double ratio, size_t n)
     return k >= (double)n ? n : k < 1 ? (n > 0) : (size_t)k;
 }
 
-// What the share of a message hangs on beside the options.
+// What the share of a message depends on beside the options.
 struct when {
     uint32_t version;
     double loss_fall;
@@ -503,8 +503,8 @@ static bool settle_group(const struct pick_job *j, bool all, uint32_t k)
     return enough;
 }
 
-// What the cuts leave of the candidates, at the beginning of each tensor's; returns how many in
-// kept[t].
+// Keeps the candidates that the group's cut takes, at the beginning of each tensor's place; kept[t]
+// becomes how many.
 static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k, struct group *g,
                        size_t *kept)
 {
@@ -517,8 +517,8 @@ static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k,
     }
 }
 
-// The cuts among what has been collected, and what they leave of it; false where the sample was
-// wrong.
+// Finds each group's cut among the candidates and keeps what it takes. False where the sample was
+// wrong: there were fewer candidates than values to take.
 static void settle_item(void *arg, uint32_t k)
 {
     struct pick_job *j = arg;
@@ -564,7 +564,7 @@ static void settle_all_item(void *arg, uint32_t k)
     j->plan->choice[k] = j->g[k].take;
 }
 
-// The same without candidates, where no sample is a guide: many equal values, say.
+// The same on the whole update, where a sample is no guide: many equal values, say.
 static void settle_all(struct pick_job *j)
 {
     const struct codec_inst *c = j->c;
@@ -1170,7 +1170,7 @@ const struct codec codec_sbc = {
 // sent and cleared in both. State: u, then v.
 static const struct opt dgc_options[] = {
     S_OPT_RATIO("0.01"),
-    OPT(struct sparse_opt, momentum, "momentum", "0.9", 0, 0.999, "", "mu, a round"),
+    OPT(struct sparse_opt, momentum, "momentum", "0.9", 0, 0.999, "", "mu, per round"),
     OPT(struct sparse_opt, nesterov, "nesterov", "off", 0, 1, "", "u = mu (u + x), v = v + u + x"),
     OPT(struct sparse_opt, clip, "clip", "0", 0, 1e9, "", "largest norm of the update; 0 = none"),
     OPT(struct sparse_opt, warmup, "warmup", "0", 0, 1000, "rounds",

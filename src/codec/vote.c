@@ -78,7 +78,7 @@ static int vote_decode(const struct codec_inst *c, const struct codec_key *key, 
     return 0;
 }
 
-// The vote: a signed count a coordinate.
+// The vote: a signed count per coordinate.
 
 static size_t agg_state(const struct codec_inst *c, size_t n)
 {
@@ -122,7 +122,7 @@ static const struct codec_agg vote_agg = {agg_state, NULL, agg_begin, agg_add, a
 
 const struct codec codec_signsgd = {
     .name = "signsgd",
-    .help = "signs only, aggregated by majority vote, one vote a client",
+    .help = "signs only, aggregated by majority vote, one vote per client",
     .source = "Bernstein et al. 2018, 2019",
     .options = vote_options,
     .n_options = ARRAY_LEN(vote_options),
