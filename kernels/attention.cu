@@ -11,6 +11,8 @@
 #include <assert.h>
 
 enum { ATT_WARPS = 4, ATT_THREADS = 32 * ATT_WARPS, ATT_TILE = 32 };
+// Blocks an SM is to hold, which bounds the registers; the wide ones are held by shared memory.
+#define ATT_BLOCKS(D) ((D) <= 64 ? 3 : 1)
 
 struct att_args {
     const int32_t *start;
@@ -81,7 +83,7 @@ template <int D, int W> struct att_forward {
 };
 
 template <int D, int W>
-static __global__ void __launch_bounds__(ATT_THREADS)
+static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     attend(struct att_args a, float *__restrict__ out, ptrdiff_t ldo, float *__restrict__ lse)
 {
     typedef struct att_forward<D, W> tiles;
@@ -135,7 +137,7 @@ static __global__ void __launch_bounds__(ATT_THREADS)
 
 // received += the columns of P, over all heads: a warp's own rows are keys, the other side queries.
 template <int D, int W>
-static __global__ void __launch_bounds__(ATT_THREADS)
+static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     count_received(struct att_args a, const float *__restrict__ lse, float *__restrict__ received)
 {
     typedef struct att_forward<D, W> tiles;
@@ -216,7 +218,7 @@ template <int D, int W> struct att_by_key {
 };
 
 template <int D, int W>
-static __global__ void __launch_bounds__(ATT_THREADS)
+static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     attend_back_keys(struct att_args a, struct att_back b)
 {
     typedef struct att_by_key<D, W> tiles;
@@ -265,7 +267,7 @@ template <int D, int W> struct att_by_query {
 };
 
 template <int D, int W>
-static __global__ void __launch_bounds__(ATT_THREADS)
+static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     attend_back_queries(struct att_args a, struct att_back b)
 {
     typedef struct att_by_query<D, W> tiles;
