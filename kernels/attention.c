@@ -123,8 +123,14 @@ struct head {
     const float *q, *k, *v;
     const float *log_size; // (len) or NULL
     ptrdiff_t ld;
-    int32_t len, dim;
+    int32_t len, dim, window;
 };
+
+// The first key that query i sees.
+static int32_t first_key(int32_t window, int32_t i)
+{
+    return window > 0 && i >= window ? i - window + 1 : 0;
+}
 
 static int32_t round_up(int32_t n, int32_t to)
 {
@@ -143,7 +149,8 @@ static struct head head_of(const struct kernel_attn *a, const float *qkv, ptrdif
                          .log_size = a->log_size ? a->log_size + row : NULL,
                          .ld = ld,
                          .len = len,
-                         .dim = a->head_dim};
+                         .dim = a->head_dim,
+                         .window = a->window};
 }
 
 // rows of a (n, dim) times the packed transpose of all keys or values, for the first keys of them.
@@ -185,9 +192,14 @@ static void times_rows(const float *p, ptrdiff_t rs, ptrdiff_t cs, int32_t m, in
     gemm(&g, NULL);
 }
 
-// Proportional attention: a key that stands for several tokens counts as often.
-static void add_log_size(const struct head *h, float *s, ptrdiff_t lds, int32_t n, int32_t keys)
+// Proportional attention: a key that stands for several tokens counts as often. Keys before the
+// window of queries from q0 on do not count.
+static void add_log_size(const struct head *h, float *s, ptrdiff_t lds, int32_t q0, int32_t n)
 {
+    int32_t keys = q0 + n;
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t j = 0; j < first_key(h->window, q0 + i); j++)
+            s[i * lds + j] = -INFINITY;
     for (int32_t i = 0; i < n && h->log_size; i++)
         for (int32_t j = 0; j < keys; j++)
             s[i * lds + j] += h->log_size[j];
@@ -214,7 +226,7 @@ static void head_fwd(const struct head *h, float scale, const float *keys, float
         int32_t n = h->len - q0 < Q_ROWS ? h->len - q0 : Q_ROWS;
         float inverse[Q_ROWS];
         times_packed(h, h->q + q0 * h->ld, h->ld, n, keys, q0 + n, scale, s, lds);
-        add_log_size(h, s, lds, n, q0 + n);
+        add_log_size(h, s, lds, q0, n);
         SIMD_PICK(softmax_block, (s, lds, q0, n, inverse, lse + q0, received));
         times_rows(s, lds, 1, n, q0 + n, h->v, h->ld, h->dim, false, out + q0 * ldo, ldo);
         scale_rows(out + q0 * ldo, ldo, n, h->dim, inverse);
@@ -272,7 +284,7 @@ static void head_bwd(const struct head *h, const struct head_back *b)
         float d[Q_ROWS];
         row_dots(dout, b->out + q0 * b->ldo, b->ldo, n, h->dim, d);
         times_packed(h, q, h->ld, n, b->keys, keys, b->scale, b->s, lds);
-        add_log_size(h, b->s, lds, n, keys);
+        add_log_size(h, b->s, lds, q0, n);
         times_packed(h, dout, b->ldo, n, b->values, keys, 1.0f, b->dp, lds);
         SIMD_PICK(scores_back, (b->s, b->dp, lds, q0, n, b->lse + q0, d, b->scale));
         times_rows(b->dp, lds, 1, n, keys, h->k, h->ld, h->dim, false, b->dq + q0 * h->ld, h->ld);
@@ -363,9 +375,12 @@ void attention_step_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a
         const float *row = act_in(qkv) + i * ldq;
         cache_append(a, row, n - 1, k, v);
         assert((size_t)n <= cx->work_floats);
+        int32_t from = first_key(a->window, n - 1);
+        k += from * ld;
+        v += from * ld;
         for (int32_t h = 0; h < a->heads; h++)
             SIMD_PICK(step_head, (row + h * a->head_dim, k + h / group * a->head_dim,
-                                  v + h / group * a->head_dim, ld, n, a->head_dim, a->scale,
+                                  v + h / group * a->head_dim, ld, n - from, a->head_dim, a->scale,
                                   cx->work, act_out(out) + i * ldo + h * a->head_dim));
     }
 }
@@ -393,15 +408,15 @@ void attention_fwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
             struct head h = head_of(a, qkv, ldq, row, len, hd);
             for (int32_t i = 0; i < len; i++) {
                 double top = -INFINITY, sum = 0;
-                for (int32_t j = 0; j <= i; j++)
+                for (int32_t j = first_key(a->window, i); j <= i; j++)
                     top = fmax(top, score_ref(&h, a->scale, i, j));
-                for (int32_t j = 0; j <= i; j++)
+                for (int32_t j = first_key(a->window, i); j <= i; j++)
                     sum += exp(score_ref(&h, a->scale, i, j) - top);
                 lse[(ptrdiff_t)hd * total + row + i] = (float)(top + log(sum));
                 float *o = out + (row + i) * ldo + hd * h.dim;
                 for (int32_t c = 0; c < h.dim; c++)
                     o[c] = 0.0f;
-                for (int32_t j = 0; j <= i; j++) {
+                for (int32_t j = first_key(a->window, i); j <= i; j++) {
                     double p = exp(score_ref(&h, a->scale, i, j) - top) / sum;
                     for (int32_t c = 0; c < h.dim; c++)
                         o[c] += (float)(p * h.v[j * h.ld + c]);
@@ -436,7 +451,7 @@ void attention_bwd_ref(const struct kernel_ctx *cx, const struct kernel_attn *a,
                 double dot = 0;
                 for (int32_t c = 0; c < dim; c++)
                     dot += (double)o[c] * d[c];
-                for (int32_t j = 0; j <= i; j++) {
+                for (int32_t j = first_key(a->window, i); j <= i; j++) {
                     double p =
                         exp(score_ref(&h, a->scale, i, j) - lse[(ptrdiff_t)hd * total + row + i]);
                     double dp = 0;
@@ -489,13 +504,13 @@ void attention_step_ref(const struct kernel_ctx *cx, const struct kernel_attn *a
                              .len = n,
                              .dim = dim};
             double top = -INFINITY, sum = 0;
-            for (int32_t j = 0; j < n; j++)
+            for (int32_t j = first_key(a->window, n - 1); j < n; j++)
                 top = fmax(top, score_ref(&h, a->scale, 0, j));
-            for (int32_t j = 0; j < n; j++)
+            for (int32_t j = first_key(a->window, n - 1); j < n; j++)
                 sum += exp(score_ref(&h, a->scale, 0, j) - top);
             for (int32_t c = 0; c < dim; c++) {
                 double o = 0;
-                for (int32_t j = 0; j < n; j++)
+                for (int32_t j = first_key(a->window, n - 1); j < n; j++)
                     o += exp(score_ref(&h, a->scale, 0, j) - top) / sum * h.v[j * ld + c];
                 out[i * ldo + hd * dim + c] = (float)o;
             }

@@ -84,8 +84,16 @@ struct kernel_seqs {
 // A row of qkv is heads queries, kv_heads keys, kv_heads values, each head_dim wide.
 struct kernel_attn {
     int32_t heads, kv_heads, head_dim;
+    int32_t window;        // a query sees so many rows, itself the last; 0 = all
     float scale;           // of the scores
     const float *log_size; // (m) added to every score of a key (attention_step: not), or NULL
+};
+
+// Heads of queries and keys that are normalised one by one: w (2, head_dim) is that of queries,
+// then of keys.
+struct kernel_heads {
+    int32_t heads, kv_heads, head_dim;
+    float eps;
 };
 
 // ToMe's bipartite matching, for a causal model. A sequence's tokens are in turn of A (even) and B
@@ -170,6 +178,24 @@ typedef void rmsnorm_fwd_fn(const struct kernel_ctx *cx, const kernel_act *x, pt
 typedef void rmsnorm_bwd_fn(const struct kernel_ctx *cx, const kernel_act *dy, ptrdiff_t lddy,
                             const kernel_act *x, ptrdiff_t ldx, const float *w, const float *rstd,
                             int32_t m, int32_t cols, kernel_act *dx, ptrdiff_t lddx, float *dw);
+// y = y0 + x r w, r as above; rstd (m) = r, or NULL
+typedef void norm_sum_fwd_fn(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
+                             const float *w, int32_t m, int32_t cols, float eps,
+                             const kernel_act *y0, kernel_act *y, ptrdiff_t ldy, float *rstd);
+// A row of qkv: every head of queries and keys becomes y = x r w, values stay
+typedef void head_norm_fwd_fn(const struct kernel_ctx *cx, const struct kernel_heads *h,
+                              const float *w, const kernel_act *x, ptrdiff_t ldx, int32_t m,
+                              kernel_act *y, ptrdiff_t ldy);
+// dy of queries and keys becomes dx = r (w dy - x r^2 mean(w dy x)); that of values stays
+typedef void head_norm_bwd_fn(const struct kernel_ctx *cx, const struct kernel_heads *h,
+                              const float *w, const kernel_act *x, ptrdiff_t ldx, int32_t m,
+                              kernel_act *dy, ptrdiff_t lddy);
+// x += b in every row
+typedef void bias_rows_fn(const struct kernel_ctx *cx, const float *b, int32_t m, int32_t cols,
+                          kernel_act *x, ptrdiff_t ldx);
+// x *= by
+typedef void scale_rows_fn(const struct kernel_ctx *cx, float by, int32_t m, int32_t cols,
+                           kernel_act *x, ptrdiff_t ldx);
 // Turns x in place: a pair (a, b) at angle t becomes (a cos t - b sin t, b cos t + a sin t). Row i
 // stands at position pos[i].
 typedef void rope_fn(const struct kernel_ctx *cx, const struct kernel_rope *r, const int32_t *pos,
@@ -194,6 +220,15 @@ typedef void swiglu_fwd_fn(const struct kernel_ctx *cx, const kernel_act *gu, pt
 typedef void swiglu_bwd_fn(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
                            const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
                            kernel_act *dgu);
+
+// As swiglu with GELU (tanh): h = g s up, s = 1 / (1 + exp(-z)), z = 2 sqrt(2 / pi) (g + 0.044715
+// g^3)
+typedef void geglu_fwd_fn(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                          int32_t m, int32_t hidden, kernel_act *h, ptrdiff_t ldh);
+// dgate = dh up s (1 + gate (1 - s) z'), dup = dh gate s. dgu may be gu
+typedef void geglu_bwd_fn(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                          const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
+                          kernel_act *dgu);
 
 // Attention.
 
@@ -284,7 +319,7 @@ typedef void fisher_fn(const struct kernel_ctx *cx, const struct kernel_fisher *
 // y += x
 typedef void add_fn(const struct kernel_ctx *cx, const float *x, size_t n, float *y);
 
-#define KERNEL_OPS(OP)                                                                             \
+#define KERNEL_LLAMA_OPS(OP)                                                                       \
     OP(embed_fwd)                                                                                  \
     OP(embed_bwd)                                                                                  \
     OP(rmsnorm_fwd)                                                                                \
@@ -311,6 +346,20 @@ typedef void add_fn(const struct kernel_ctx *cx, const float *x, size_t n, float
     OP(update)                                                                                     \
     OP(fisher)                                                                                     \
     OP(add)
+
+// What families beside Llama need, and windows of attention: a device has all of it or NULL.
+#define KERNEL_FAMILY_OPS(OP)                                                                      \
+    OP(norm_sum_fwd)                                                                               \
+    OP(head_norm_fwd)                                                                              \
+    OP(head_norm_bwd)                                                                              \
+    OP(bias_rows)                                                                                  \
+    OP(scale_rows)                                                                                 \
+    OP(geglu_fwd)                                                                                  \
+    OP(geglu_bwd)
+
+#define KERNEL_OPS(OP)                                                                             \
+    KERNEL_LLAMA_OPS(OP)                                                                           \
+    KERNEL_FAMILY_OPS(OP)
 
 struct kernel_ops {
 #define KERNEL_FIELD(name) name##_fn *name;

@@ -484,7 +484,8 @@ static const struct quant_stages gpu_quant = {stage_fit, stage_code, stage_give,
 static const struct codec_stages gpu_codec = {.name = NAME, .whole = true, .quant = &gpu_quant};
 
 #define OP(name) .name = GPU(name),
-static const struct kernel_ops gpu_ops = {KERNEL_OPS(OP)};
+// The families beside Llama are the CPU's.
+static const struct kernel_ops gpu_ops = {KERNEL_LLAMA_OPS(OP)};
 
 // One slice a job: a GPU is filled by as many tokens as there are.
 extern const struct dev_row ROW;

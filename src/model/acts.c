@@ -30,8 +30,17 @@ static void take_kept(const struct model *m, const struct acts *a, struct kept *
                      .gu = take(m, b, rows, a->ld_gu),
                      .rstd_att = take_floats(b, n),
                      .rstd_mlp = take_floats(b, n)};
+    const struct model_traits *has = &m->cfg.traits;
     for (int i = 0; i < LINS; i++)
         t.u[i] = take(m, b, rows, a->ld_u[i]);
+    if (has->head_norm)
+        t.raw = take(m, b, rows, a->ld_qkv);
+    if (has->out_norm) {
+        t.att_out = take(m, b, rows, a->ld_dim);
+        t.mlp_out = take(m, b, rows, a->ld_dim);
+        t.rstd_att_out = take_floats(b, n);
+        t.rstd_mlp_out = take_floats(b, n);
+    }
     if (k)
         *k = t;
 }
@@ -95,6 +104,8 @@ void acts_take(const struct model *m, const struct model_lane *lane, struct acts
         a->datt_few = take(m, b, rows / 2, a->ld_q);
         a->dh = take(m, b, rows, a->ld_dim);
         a->dx = take(m, b, rows, a->ld_dim);
+        if (c->traits.out_norm)
+            a->dout = take(m, b, rows, a->ld_dim);
     }
     take_shared(m, a, rows, train, b);
 }
@@ -191,23 +202,40 @@ size_t model_kept_bytes(const struct model *m, int32_t tokens)
     return all.used + one.used * (size_t)(a.shared ? 1 : m->cfg.layers);
 }
 
-void model_positions(struct model *m, int32_t n)
+// Radians that a position turns pair i. Scaled as Llama 3 is: long waves by the factor, short ones
+// not, those between by something between.
+static double rope_speed(const struct model_config *c, bool windowed, int32_t i)
 {
-    if (n <= m->positions)
-        return;
+    const struct model_rope *r = &c->rope;
+    double f = fmath_pow(windowed ? c->window_theta : c->rope_theta, -2.0 * i / c->head_dim);
+    if (windowed || r->kind == MODEL_ROPE_PLAIN)
+        return f;
+    if (r->kind == MODEL_ROPE_LINEAR)
+        return f / r->factor;
+    if (r->kind == MODEL_ROPE_DIVISORS)
+        return f / (double)r->divisor[i];
+    double waves = r->original * f / 6.283185307179586477; // within the original positions
+    double s = (waves - r->low) / (r->high - r->low);
+    s = s < 0 ? 0 : s > 1 ? 1 : s;
+    return f * ((1 - s) / r->factor + s);
+}
+
+// One table: its cosines, its sines.
+static void position_table(struct model *m, int32_t n, bool windowed)
+{
     const struct dev_row *row = m->dev->row;
     int32_t half = m->cfg.head_dim / 2;
     size_t bytes = (size_t)n * (size_t)half * sizeof(float);
     const double turn = 0.15915494309189533577; // 1 / (2 pi)
     float *cosine = row->stage(m->dev, bytes), *sine = row->stage(m->dev, bytes);
     for (int32_t i = 0; i < half; i++) {
-        double speed = fmath_pow(m->cfg.rope_theta, -2.0 * i / m->cfg.head_dim);
+        double speed = rope_speed(&m->cfg, windowed, i);
         for (int32_t p = 0; p < n; p++) {
             cosine[p * half + i] = (float)fmath_cos2pi(p * speed * turn);
             sine[p * half + i] = (float)fmath_sin2pi(p * speed * turn);
         }
     }
-    float **to[] = {&m->cosine, &m->sine}, *from[] = {cosine, sine};
+    float **to[] = {&m->cosine[windowed], &m->sine[windowed]}, *from[] = {cosine, sine};
     for (size_t i = 0; i < ARRAY_LEN(to); i++) {
         if (*to[i])
             row->free(m->dev, *to[i]);
@@ -215,6 +243,15 @@ void model_positions(struct model *m, int32_t n)
         dev_put(m->dev, *to[i], from[i], bytes);
         row->unstage(m->dev, from[i]);
     }
+}
+
+void model_positions(struct model *m, int32_t n)
+{
+    if (n <= m->positions)
+        return;
+    position_table(m, n, false);
+    if (m->cfg.window > 0)
+        position_table(m, n, true);
     m->positions = n;
     m->moves++;
 }

@@ -28,6 +28,19 @@ static float *norm_grad(const struct run *r, const float *norm)
     return r->full ? r->grad + r->m->n_matrix + (norm - r->m->norms) : NULL;
 }
 
+// d of a sum's second part, where it was normalised before it was added: dx without its norm.
+static const kernel_act *out_backward(struct run *r, const float *norm, const kernel_act *out,
+                                      const float *rstd, int32_t rows)
+{
+    struct acts *a = &r->a;
+    if (!norm)
+        return a->dx;
+    run_zero(r, a->dout, (size_t)rows * (size_t)a->ld_dim * kernel_dtype_bytes(r->cx->act));
+    r->op->rmsnorm_bwd(r->cx, a->dx, a->ld_dim, out, a->ld_dim, norm, rstd, rows, r->m->cfg.dim,
+                       a->dout, a->ld_dim, NULL);
+    return a->dout;
+}
+
 // dx of x[l + 1] becomes dx of mid. False: nothing below needs it.
 static bool mlp_backward(struct run *r, int32_t l)
 {
@@ -37,12 +50,14 @@ static bool mlp_backward(struct run *r, int32_t l)
     struct kept *k = &a->kept[l];
     int32_t rows = rows_after(r, l);
     bool below = needed_below(r, l, LIN_DOWN);
-    r->op->swiglu_fwd(r->cx, k->gu, a->ld_gu, rows, c->hidden, a->act, a->ld_hidden);
-    back_linear(r, l, LIN_DOWN, rows, a->dx, a->ld_dim, a->act, a->ld_hidden,
-                below ? a->dact : NULL, true);
+    gate_forward(r, l, rows);
+    const kernel_act *dout = out_backward(r, y->norm_mlp_out, k->mlp_out, k->rstd_mlp_out, rows);
+    back_linear(r, l, LIN_DOWN, rows, dout, a->ld_dim, a->act, a->ld_hidden, below ? a->dact : NULL,
+                true);
     if (!below)
         return false;
-    r->op->swiglu_bwd(r->cx, k->gu, a->ld_gu, a->dact, a->ld_hidden, rows, c->hidden, k->gu);
+    (c->traits.gelu ? r->op->geglu_bwd : r->op->swiglu_bwd)(r->cx, k->gu, a->ld_gu, a->dact,
+                                                            a->ld_hidden, rows, c->hidden, k->gu);
     r->op->rmsnorm_fwd(r->cx, k->mid, a->ld_dim, y->norm_mlp, rows, c->dim, (float)c->norm_eps,
                        a->h, a->ld_dim, NULL);
     below = needed_below(r, l, LIN_GU);
@@ -108,7 +123,9 @@ static bool project_backward(struct run *r, int32_t l)
         merge_backward(r, l, a->dx, a->dh);
         swap(&a->dx, &a->dh);
     }
-    back_linear(r, l, LIN_O, rows_attended(r, l), a->dx, a->ld_dim,
+    const kernel_act *dout = out_backward(r, r->m->layer[l].norm_att_out, a->kept[l].att_out,
+                                          a->kept[l].rstd_att_out, rows_attended(r, l));
+    back_linear(r, l, LIN_O, rows_attended(r, l), dout, a->ld_dim,
                 few ? a->att_few : a->kept[l].att, a->ld_q, below ? datt : NULL, true);
     if (below && few) { // from here on there are all rows again
         r->op->scatter_rows(r->cx, datt, a->ld_q, r->dev.row, r->n_top, model_q_cols(c), a->datt,
@@ -128,13 +145,18 @@ static void attention_backward(struct run *r, int32_t l)
     const struct model_config *c = &m->cfg;
     struct acts *a = &r->a;
     struct kept *k = &a->kept[l];
-    struct kernel_rope rope = rope_of(m, -1.0f);
-    struct kernel_attn attn = attn_of(r);
+    struct kernel_rope rope = rope_of(m, l, -1.0f);
+    struct kernel_attn attn = attn_of(r, l);
     if (!project_backward(r, l))
         return;
     r->op->attention_bwd(r->cx, &attn, &r->seqs, k->qkv, a->ld_qkv, k->att, a->datt, a->ld_q,
                          k->lse, a->dqkv);
     r->op->rope(r->cx, &rope, r->pos, r->rows, a->dqkv, a->ld_qkv);
+    if (m->layer[l].norm_heads) {
+        struct kernel_heads heads = {c->heads, c->kv_heads, c->head_dim, (float)c->norm_eps};
+        r->op->head_norm_bwd(r->cx, &heads, m->layer[l].norm_heads, k->raw, a->ld_qkv, r->rows,
+                             a->dqkv, a->ld_qkv);
+    }
     r->op->rmsnorm_fwd(r->cx, a->x[l], a->ld_dim, m->layer[l].norm_att, r->rows, c->dim,
                        (float)c->norm_eps, a->h, a->ld_dim, NULL);
     if (l > r->first || r->full) {

@@ -209,15 +209,15 @@ static int32_t chunk_outcome(const struct model_gen *g, struct desk *d, int32_t 
 static int32_t read_chunk(struct run *r, const struct model_gen *g, const struct group *p,
                           struct desk *d, int32_t q0, int32_t q1, int32_t active)
 {
-    struct kernel_attn attn = attn_of(r);
     plan_chunk(r, g, p, d, q0, q1);
     for (int32_t q = q0; q < q1; q++)
         plan_cache(r, p, d, q - q0, q);
     run_put(r, d->there.k, d->here.k, d->step_bytes);
-    r->op->embed_fwd(r->cx, &r->m->embed, d->dev.token, r->rows, r->a.x[0], r->a.ld_dim);
+    embed_forward(r, d->dev.token);
     for (int32_t l = 0; l < r->m->cfg.layers; l++) {
         struct kernel_cache cache = {
             .k = d->there.k, .v = d->there.v, .skip = (size_t)l * r->cache_layer};
+        struct kernel_attn attn = attn_of(r, l);
         layer_forward(r, l, NULL);
         r->op->cache_rows(r->cx, &attn, &r->seqs, r->a.kept[l].qkv, r->a.ld_qkv, &cache);
     }
@@ -259,7 +259,7 @@ static void step_run(struct run *r, const struct group *p, struct desk *d, int32
     r->rows = active;
     r->pos = d->there.len;
     r->cache = (struct kernel_cache){.k = d->there.k, .v = d->there.v, .n = d->there.len};
-    r->op->embed_fwd(r->cx, &m->embed, d->there.token, active, r->a.x[0], r->a.ld_dim);
+    embed_forward(r, d->there.token);
     for (int32_t l = 0; l < m->cfg.layers; l++)
         layer_forward(r, l, NULL);
     for (int32_t i = 0; i < active; i++)

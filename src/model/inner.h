@@ -13,6 +13,10 @@ struct layer {
     struct kernel_linear lin[LINS];
     size_t at[LINS]; // of the matrix among all matrix values
     float *norm_att, *norm_mlp;
+    float *bias;       // (qkv columns) or NULL, like all that follow
+    float *norm_heads; // (2, head_dim)
+    float *norm_att_out, *norm_mlp_out;
+    bool windowed;
 };
 
 // What a lane works in for a slice: activations, what the host decided about it, what comes back.
@@ -79,14 +83,14 @@ struct model {
     struct block_rows *part; // MODEL_BLOCKS: embedding, each layer's targets, head; else NULL
     const void *map;         // the file that parts lie in, mapped; NULL = they lie in weights
     size_t map_bytes;
-    float *norms; // (2 L + 1, dim)
+    float *norms; // (2 L + 1, dim), then what the family's traits add, (L, extra)
     size_t n_matrix, n_norm;
     float *packed; // small models: every W^T in panels, else NULL
     size_t embed_at, head_at;
     struct kernel_weight embed, head;
     struct layer *layer;
     float *norm_final;
-    float *cosine, *sine; // (positions, head_dim / 2)
+    float *cosine[2], *sine[2]; // (positions, head_dim / 2); the second of layers with a window
     int32_t positions;
     struct shape shape;
 
@@ -114,6 +118,7 @@ struct slot {
     size_t at;          // among the matrix values, or among the norms
     int32_t part;       // of model.part, where there are any
     bool norm;
+    bool plus; // a norm of which Hugging Face files hold one less
 };
 int32_t model_slots(const struct model *m);
 struct slot model_slot(const struct model *m, int32_t i);
@@ -142,6 +147,10 @@ static inline int32_t model_kv_cols(const struct model_config *c)
 {
     return c->kv_heads * c->head_dim;
 }
+static inline bool model_windowed(const struct model_config *c, int32_t layer)
+{
+    return c->window > 0 && c->windowed[layer / 64] >> layer % 64 & 1;
+}
 static inline int32_t model_qkv_cols(const struct model_config *c)
 {
     return model_q_cols(c) + 2 * model_kv_cols(c);
@@ -165,6 +174,9 @@ static inline void *bump_take(struct bump *b, size_t count, size_t size)
 struct kept {
     kernel_act *qkv, *att, *mid, *gu, *u[LINS];
     float *lse, *rstd_att, *rstd_mlp;
+    kernel_act *raw;               // qkv before heads are normalised, where they are
+    kernel_act *att_out, *mlp_out; // before they are normalised, where they are
+    float *rstd_att_out, *rstd_mlp_out;
 };
 
 // What operations work on; all of it the device's but for the lists x and kept. With recompute, and
@@ -174,7 +186,7 @@ struct acts {
     kernel_act **x; // (L + 1) inputs of the layers, last output; without backward two in turn
     struct kept *kept;
     bool shared;
-    kernel_act *h, *dh, *dx;
+    kernel_act *h, *dh, *dx, *dout;         // dout: of att_out or mlp_out
     kernel_act *act, *dact;                 // in the MLP
     kernel_act *datt, *dqkv;                // in attention, in the same place
     kernel_act *x_few, *att_few, *datt_few; // the last layer's second half, where few rows have a
@@ -328,8 +340,10 @@ void plan_outcome(struct run *r);       // from results to the job's outputs
 uint64_t plan_key(const struct run *r); // of everything that the launch depends on
 
 // forward.c and backward.c: operations, in an order that the plan alone decides.
-struct kernel_rope rope_of(const struct model *m, float sign);
-struct kernel_attn attn_of(const struct run *r);
+struct kernel_rope rope_of(const struct model *m, int32_t layer, float sign);
+struct kernel_attn attn_of(const struct run *r, int32_t layer);
+void embed_forward(struct run *r, const int32_t *tokens);  // of r->rows rows, to x[0]
+void gate_forward(struct run *r, int32_t l, int32_t rows); // gate and up to the MLP's inside
 // Rows of a layer's output projection, which adds its attention to its input.
 static inline int32_t rows_attended(const struct run *r, int32_t l)
 {

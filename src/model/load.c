@@ -4,6 +4,7 @@
 #include "base/bytes.h"
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "model/family.h"
 #include "model/inner.h"
 #include "model/safetensors.h"
 
@@ -89,6 +90,8 @@ static int read_slot(struct model *m, const struct slot *s, const struct file *f
         for (size_t j = 0; j < some; j++)
             if (!isfinite(x[j]))
                 return err_set(err, "%s: %s: value %zu is not finite", f->path, s->name, i + j);
+        for (size_t j = 0; j < some && s->plus; j++)
+            x[j] += 1.0f;
         model_slot_put(m, s, i, some, x);
     }
     return 0;
@@ -244,125 +247,6 @@ void model_vocabulary(const char *name, char *out, size_t size)
     int n = snprintf(out, size, ends_with(path, ".gguf") ? "%s" : "%s/tokenizer.json", path);
     if (n >= (int)size || access(out, R_OK)) // what is not there is said when weights are read
         out[0] = '\0';
-}
-
-// config.json.
-
-static int get_int(const json_t *root, const char *key, int32_t dflt, int32_t *out, struct err *err)
-{
-    const json_t *v = json_object_get(root, key);
-    if (!v || json_is_null(v)) {
-        *out = dflt;
-        return dflt < 0 ? err_set(err, "%s is missing", key) : 0;
-    }
-    if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
-        return err_set(err, "%s is not a whole number within 0 and 2^31", key);
-    *out = (int32_t)json_integer_value(v);
-    return 0;
-}
-
-static int get_num(const json_t *root, const char *key, double dflt, double *out, struct err *err)
-{
-    const json_t *v = json_object_get(root, key);
-    if (v && !json_is_null(v) && !json_is_number(v))
-        return err_set(err, "%s is not a number", key);
-    *out = v && !json_is_null(v) ? json_number_value(v) : dflt;
-    return 0;
-}
-
-// What a Llama does not have; a checkpoint that has it would give wrong results silently.
-static int refuse_others(const json_t *root, struct err *err)
-{
-    static const char *const off[] = {"attention_bias",       "mlp_bias",
-                                      "sliding_window",       "attention_multiplier",
-                                      "embedding_multiplier", "residual_multiplier",
-                                      "logits_scaling",       "final_logit_softcapping",
-                                      "num_local_experts",    "query_pre_attn_scalar"};
-    const char *type = json_string_value(json_object_get(root, "model_type"));
-    const char *act = json_string_value(json_object_get(root, "hidden_act"));
-    if (type && strcmp(type, "llama") && strcmp(type, "mistral"))
-        return err_set(err, "model_type is %.60s: only llama (and mistral) are known here", type);
-    if (act && strcmp(act, "silu"))
-        return err_set(err, "hidden_act is %.60s: only silu is known here", act);
-    for (size_t i = 0; i < ARRAY_LEN(off); i++) {
-        const json_t *v = json_object_get(root, off[i]);
-        if (v && !json_is_null(v) && !json_is_false(v))
-            return err_set(err, "%s is set: not supported", off[i]);
-    }
-    return 0;
-}
-
-// How positions turn: rope_theta by itself, or, as transformers 5 writes it, in rope_parameters.
-// Any other way than the plain one is refused: its results would be wrong without a word.
-static int read_rope(const json_t *root, double *theta, struct err *err)
-{
-    static const char *const places[] = {"rope_scaling", "rope_parameters"};
-    static const char *const names[] = {"rope_type", "type"};
-    if (get_num(root, "rope_theta", 10000.0, theta, err))
-        return -1;
-    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-        const json_t *rope = json_object_get(root, places[i]);
-        if (!rope || json_is_null(rope))
-            continue;
-        if (!json_is_object(rope))
-            return err_set(err, "%s is not an object", places[i]);
-        for (size_t k = 0; k < ARRAY_LEN(names); k++) {
-            const json_t *type = json_object_get(rope, names[k]);
-            const char *text = json_string_value(type);
-            if (type && (!text || strcmp(text, "default") != 0))
-                return err_set(err, "%s: %s is %.60s: only default is known here", places[i],
-                               names[k], text ? text : "no text");
-        }
-        const json_t *factor = json_object_get(rope, "partial_rotary_factor");
-        if (factor && json_number_value(factor) != 1.0)
-            return err_set(err, "%s: partial_rotary_factor is set: not supported", places[i]);
-        if (get_num(rope, "rope_theta", *theta, theta, err))
-            return -1;
-    }
-    return 0;
-}
-
-int model_config_json(const char *text, size_t n, struct model_config *c, struct err *err)
-{
-    json_error_t why;
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
-    if (!root)
-        return err_set(err, "line %d: %s", why.line, why.text);
-    *c = (struct model_config){0};
-    int bad = json_is_object(root) ? refuse_others(root, err)
-                                   : err_set(err, "the config is not an object");
-    bad = bad || get_int(root, "hidden_size", -1, &c->dim, err) ||
-          get_int(root, "intermediate_size", -1, &c->hidden, err) ||
-          get_int(root, "num_hidden_layers", -1, &c->layers, err) ||
-          get_int(root, "num_attention_heads", -1, &c->heads, err) ||
-          get_int(root, "num_key_value_heads", c->heads, &c->kv_heads, err) ||
-          get_int(root, "vocab_size", -1, &c->vocab, err) ||
-          get_int(root, "max_position_embeddings", 2048, &c->max_positions, err) ||
-          get_int(root, "head_dim", c->heads > 0 ? c->dim / c->heads : 0, &c->head_dim, err) ||
-          read_rope(root, &c->rope_theta, err) ||
-          get_num(root, "rms_norm_eps", 1e-6, &c->norm_eps, err);
-    if (!bad) {
-        c->tied = json_is_true(json_object_get(root, "tie_word_embeddings"));
-        c->rope_style = json_is_true(json_object_get(root, "rope_interleaved")) ? KERNEL_ROPE_PAIR
-                                                                                : KERNEL_ROPE_HALF;
-        bad = model_config_check(c, err);
-    }
-    json_decref(root);
-    return bad ? -1 : 0;
-}
-
-static char *config_text(const struct model_config *c)
-{
-    json_t *root = json_pack(
-        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:b, s:b}", "model_type", "llama",
-        "hidden_size", c->dim, "intermediate_size", c->hidden, "num_hidden_layers", c->layers,
-        "num_attention_heads", c->heads, "num_key_value_heads", c->kv_heads, "head_dim",
-        c->head_dim, "vocab_size", c->vocab, "max_position_embeddings", c->max_positions,
-        "rope_theta", c->rope_theta, "rms_norm_eps", c->norm_eps, "tie_word_embeddings",
-        (int)c->tied, "rope_interleaved", (int)(c->rope_style == KERNEL_ROPE_PAIR));
-    char *text = json_dumps(root, JSON_COMPACT | JSON_REAL_PRECISION(17));
-    json_decref(root);
-    return text;
 }
 
 // safetensors.
@@ -540,7 +424,7 @@ static void merge_row(const struct model *m, const struct slot *s, const float *
 // The header, padded with spaces to a multiple of 8; *data: bytes of all tensors.
 static char *save_header(const struct model *m, int32_t dtype, size_t *data)
 {
-    char *config = config_text(&m->cfg);
+    char *config = model_config_text(&m->cfg);
     json_t *root =
         json_pack("{s:{s:s, s:s}}", "__metadata__", "format", "pt", "fstq_config", config);
     free(config);
@@ -581,6 +465,8 @@ int model_save(const struct model *m, const char *path, int32_t dtype, const flo
         for (int32_t n = 0; n < rows; n++) {
             model_slot_get(m, &s, (size_t)n * (size_t)s.cols, (size_t)s.cols, row);
             merge_row(m, &s, adapter, n, row);
+            for (int32_t j = 0; j < s.cols && s.plus; j++)
+                row[j] -= 1.0f;
             kernel_from_f32(type, row, (size_t)s.cols, to);
             to += (size_t)s.cols * kernel_dtype_bytes(type);
         }

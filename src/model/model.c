@@ -120,15 +120,44 @@ static int parse_targets(const char *text, unsigned *mask, struct err *err)
     return *mask ? 0 : err_set(err, "model.lora_targets is empty: name a target or say all");
 }
 
+// What other families have beside a Llama.
+static int check_traits(const struct model_config *c, struct err *err)
+{
+    const struct model_rope *r = &c->rope;
+    if ((r->kind == MODEL_ROPE_LINEAR || r->kind == MODEL_ROPE_LLAMA3) &&
+        !(r->factor >= 1 && r->factor <= 1e6))
+        return err_set(err, "rope factor %g is not within 1 and 1e6", r->factor);
+    if (r->kind == MODEL_ROPE_LLAMA3 &&
+        !(r->low > 0 && r->high > r->low && r->high < 1e6 && r->original >= 1))
+        return err_set(err, "rope factors from %g to %g for %g positions make no sense", r->low,
+                       r->high, r->original);
+    for (int32_t i = 0; i < r->n_divisors; i++)
+        if (!(r->divisor[i] >= 1e-6f && r->divisor[i] <= 1e6f))
+            return err_set(err, "divisor %d of positions is %g", i, (double)r->divisor[i]);
+    if (r->kind == MODEL_ROPE_DIVISORS && r->n_divisors != c->head_dim / 2)
+        return err_set(err, "%d divisors of positions for %d pairs", r->n_divisors,
+                       c->head_dim / 2);
+    if (c->window < 0 || (c->window > 0 && !(c->window_theta >= 1 && c->window_theta <= 1e12)))
+        return err_set(err, "a window of %d tokens with rope_theta %g makes no sense", c->window,
+                       c->window_theta);
+    if (!(c->attn_scale >= 0 && c->attn_scale <= 1e6))
+        return err_set(err, "scores times %g make no sense", c->attn_scale);
+    return 0;
+}
+
 int model_config_check(const struct model_config *c, struct err *err)
 {
     const struct {
         const char *name;
         int32_t value, most;
-    } field[] = {{"dim", c->dim, 1 << 16},        {"hidden", c->hidden, 1 << 18},
-                 {"layers", c->layers, 1024},     {"heads", c->heads, 1024},
-                 {"kv_heads", c->kv_heads, 1024}, {"head_dim", c->head_dim, 1024},
-                 {"vocab", c->vocab, 1 << 24},    {"max_positions", c->max_positions, 1 << 24}};
+    } field[] = {{"dim", c->dim, 1 << 16},
+                 {"hidden", c->hidden, 1 << 18},
+                 {"layers", c->layers, MODEL_LAYERS_MAX},
+                 {"heads", c->heads, 1024},
+                 {"kv_heads", c->kv_heads, 1024},
+                 {"head_dim", c->head_dim, 1024},
+                 {"vocab", c->vocab, 1 << 24},
+                 {"max_positions", c->max_positions, 1 << 24}};
     for (size_t i = 0; i < ARRAY_LEN(field); i++)
         if (field[i].value < 1 || field[i].value > field[i].most)
             return err_set(err, "%s is %d, not within 1 and %d", field[i].name, field[i].value,
@@ -140,9 +169,19 @@ int model_config_check(const struct model_config *c, struct err *err)
         return err_set(err, "head_dim %d is odd: rotary positions turn pairs", c->head_dim);
     if (!(c->rope_theta >= 1 && c->rope_theta <= 1e12))
         return err_set(err, "rope_theta %g is not within 1 and 1e12", c->rope_theta);
+    if (check_traits(c, err))
+        return -1;
     if (!(c->norm_eps > 0 && c->norm_eps < 1))
         return err_set(err, "norm epsilon %g is not within 0 and 1", c->norm_eps);
     return 0;
+}
+
+// Floats that a layer's traits add: bias, norms of heads, of outputs.
+static int32_t extra_floats(const struct model_config *c)
+{
+    const struct model_traits *t = &c->traits;
+    return (t->qkv_bias ? model_qkv_cols(c) : 0) + (t->head_norm ? 2 * c->head_dim : 0) +
+           (t->out_norm ? 2 * c->dim : 0);
 }
 
 uint64_t model_config_values(const struct model_config *c)
@@ -151,6 +190,7 @@ uint64_t model_config_values(const struct model_config *c)
     uint64_t dim = (uint64_t)c->dim, hidden = (uint64_t)c->hidden, head = (uint64_t)c->vocab * dim;
     uint64_t q = (uint64_t)model_q_cols(c), kv = (uint64_t)model_kv_cols(c);
     uint64_t layer = 2 * dim + 2 * dim * q + 2 * dim * kv + 3 * dim * hidden;
+    layer += (uint64_t)extra_floats(c);
     return head * (c->tied ? 1 : 2) + (uint64_t)c->layers * layer + dim;
 }
 
@@ -293,11 +333,50 @@ static void place_parts(struct model *m)
     }
 }
 
+// Where a layer's matrices and vectors lie.
+static void lay_out_layer(struct model *m, int32_t l)
+{
+    const struct model_config *c = &m->cfg;
+    struct layer *y = &m->layer[l];
+    float *extra = m->norms + (ptrdiff_t)(2 * c->layers + 1) * c->dim;
+    extra += (ptrdiff_t)l * extra_floats(c);
+    for (int i = 0; i < LINS; i++)
+        y->lin[i].w =
+            weight_at(m, y->at[i], part_of(l, first_target(i)), lin_rows(c, i), lin_cols(c, i));
+    y->norm_att = m->norms + (ptrdiff_t)(2 * l) * c->dim;
+    y->norm_mlp = y->norm_att + c->dim;
+    y->windowed = model_windowed(c, l);
+    if (c->traits.qkv_bias) {
+        y->bias = extra;
+        extra += model_qkv_cols(c);
+    }
+    if (c->traits.head_norm) {
+        y->norm_heads = extra;
+        extra += 2 * c->head_dim;
+    }
+    if (c->traits.out_norm) {
+        y->norm_att_out = extra;
+        y->norm_mlp_out = extra + c->dim;
+    }
+}
+
+static int check_device(const struct dev *dev, const struct model_config *c, struct err *err)
+{
+    const struct model_traits *t = &c->traits;
+    bool plain = !(t->qkv_bias || t->head_norm || t->out_norm || t->gelu || t->scaled_embed);
+    if ((plain && c->window == 0) || dev->ops->norm_sum_fwd)
+        return 0;
+    return err_set(err,
+                   "dev.kind = %s has the operations of plain Llamas alone; set dev.kind = cpu",
+                   dev->row->name);
+}
+
 struct model *model_shell(struct dev *dev, const struct model_params *p,
                           const struct model_config *c, int32_t stored, struct err *err)
 {
     unsigned mask;
-    if (parse_targets(p->lora_targets, &mask, err) || model_config_check(c, err))
+    if (parse_targets(p->lora_targets, &mask, err) || model_config_check(c, err) ||
+        check_device(dev, c, err))
         return NULL;
     struct model *m = mem_alloc(MEM_OTHER, sizeof *m);
     m->dev = dev;
@@ -305,7 +384,8 @@ struct model *model_shell(struct dev *dev, const struct model_params *p,
     m->cfg = *c;
     m->layer = mem_alloc(MEM_OTHER, (size_t)c->layers * sizeof *m->layer);
     m->n_matrix = lay_out(m);
-    m->n_norm = ((size_t)c->layers * 2 + 1) * (size_t)c->dim;
+    m->n_norm =
+        ((size_t)c->layers * 2 + 1) * (size_t)c->dim + (size_t)c->layers * (size_t)extra_floats(c);
     m->dtype = choose_dtype(m, stored);
     if (check_quantised(m, err)) {
         mem_free(m->layer);
@@ -322,14 +402,8 @@ struct model *model_shell(struct dev *dev, const struct model_params *p,
         place_parts(m);
     m->embed = weight_at(m, m->embed_at, 0, c->vocab, c->dim);
     m->head = weight_at(m, m->head_at, c->tied ? 0 : 1 + TARGETS * c->layers, c->vocab, c->dim);
-    for (int32_t l = 0; l < c->layers; l++) {
-        struct layer *y = &m->layer[l];
-        for (int i = 0; i < LINS; i++)
-            y->lin[i].w =
-                weight_at(m, y->at[i], part_of(l, first_target(i)), lin_rows(c, i), lin_cols(c, i));
-        y->norm_att = m->norms + (ptrdiff_t)(2 * l) * c->dim;
-        y->norm_mlp = y->norm_att + c->dim;
-    }
+    for (int32_t l = 0; l < c->layers; l++)
+        lay_out_layer(m, l);
     m->norm_final = m->norms + (ptrdiff_t)(2 * c->layers) * c->dim;
     lay_out_adapter(m, mask);
     lanes_open(m);
@@ -414,11 +488,11 @@ struct model *model_create(struct dev *dev, const struct model_params *p,
         double sigma = strstr(s.name, "embed") || strstr(s.name, "lm_head")
                            ? 0.05
                            : 0.7 / sqrt((double)s.cols) / (out ? sqrt(2.0 * c->layers) : 1.0);
-        const float one = 1.0f;
+        const float one = 1.0f, none = 0.0f;
         if (!s.norm)
             fill_normal(m, &s, seed, (uint32_t)i, sigma);
         for (int32_t j = 0; j < s.cols && s.norm; j++)
-            model_slot_put(m, &s, (size_t)j, 1, &one);
+            model_slot_put(m, &s, (size_t)j, 1, strstr(s.name, ".bias") ? &none : &one);
     }
     model_ready(m);
     return m;
@@ -436,7 +510,8 @@ void model_close(struct model *m)
     loan_free(m, &m->gen_loan);
     if (m->room)
         m->dev->row->unstage(m->dev, m->room);
-    void *blocks[] = {m->weights, m->cosine, m->sine, m->grads, m->full_grad};
+    void *blocks[] = {m->weights, m->cosine[0], m->sine[0],  m->cosine[1],
+                      m->sine[1], m->grads,     m->full_grad};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         if (blocks[i])
             m->dev->row->free(m->dev, blocks[i]);
@@ -484,55 +559,138 @@ void model_init_adapter(const struct model *m, uint64_t seed, float *adapter)
 
 // Tensors by name.
 
-enum { PER_LAYER = 9 };
+// What a slot of a layer is: rows of a projection, or a vector among the norms.
+enum vector { MATRIX, NORM_ATT, NORM_MLP, BIAS, NORM_HEADS, NORM_ATT_OUT, NORM_MLP_OUT };
+
+struct layer_slot {
+    const char *name;
+    enum vector what;
+    int32_t target; // of a matrix or a bias; of NORM_HEADS 0 for queries, 1 for keys
+};
+
+// Those that every family has, in the order of checkpoints that fstq writes, then what traits add.
+static const struct layer_slot common_slots[] = {
+    {"input_layernorm.weight", NORM_ATT, 0}, {"self_attn.q_proj.weight", MATRIX, 0},
+    {"self_attn.k_proj.weight", MATRIX, 1},  {"self_attn.v_proj.weight", MATRIX, 2},
+    {"self_attn.o_proj.weight", MATRIX, 3},  {"post_attention_layernorm.weight", NORM_MLP, 0},
+    {"mlp.gate_proj.weight", MATRIX, 4},     {"mlp.up_proj.weight", MATRIX, 5},
+    {"mlp.down_proj.weight", MATRIX, 6},
+};
+static const struct layer_slot bias_slots[] = {
+    {"self_attn.q_proj.bias", BIAS, 0},
+    {"self_attn.k_proj.bias", BIAS, 1},
+    {"self_attn.v_proj.bias", BIAS, 2},
+};
+static const struct layer_slot head_norm_slots[] = {
+    {"self_attn.q_norm.weight", NORM_HEADS, 0},
+    {"self_attn.k_norm.weight", NORM_HEADS, 1},
+};
+// With these, the norm before the MLP has another name, and its own is that of attention's output.
+static const char norm_before_mlp[] = "pre_feedforward_layernorm.weight";
+static const struct layer_slot out_norm_slots[] = {
+    {"post_attention_layernorm.weight", NORM_ATT_OUT, 0},
+    {"post_feedforward_layernorm.weight", NORM_MLP_OUT, 0},
+};
+
+// Slot j of a layer, or NULL beyond the last.
+static const struct layer_slot *layer_slot(const struct model_config *c, int32_t j)
+{
+    const struct {
+        bool has;
+        const struct layer_slot *slot;
+        size_t n;
+    } list[] = {{true, common_slots, ARRAY_LEN(common_slots)},
+                {c->traits.qkv_bias, bias_slots, ARRAY_LEN(bias_slots)},
+                {c->traits.head_norm, head_norm_slots, ARRAY_LEN(head_norm_slots)},
+                {c->traits.out_norm, out_norm_slots, ARRAY_LEN(out_norm_slots)}};
+    for (size_t i = 0; i < ARRAY_LEN(list); i++) {
+        if (!list[i].has)
+            continue;
+        if (j < (int32_t)list[i].n)
+            return &list[i].slot[j];
+        j -= (int32_t)list[i].n;
+    }
+    return NULL;
+}
+
+static int32_t slots_per_layer(const struct model_config *c)
+{
+    int32_t n = 0;
+    while (layer_slot(c, n))
+        n++;
+    return n;
+}
 
 int32_t model_slots(const struct model *m)
 {
-    return 2 + PER_LAYER * m->cfg.layers + (m->cfg.tied ? 0 : 1);
+    return 2 + slots_per_layer(&m->cfg) * m->cfg.layers + (m->cfg.tied ? 0 : 1);
+}
+
+// A vector: its length and where it lies.
+static void vector_slot(const struct model *m, int32_t l, const struct layer_slot *part,
+                        struct slot *s)
+{
+    const struct model_config *c = &m->cfg;
+    const struct layer *y = &m->layer[l];
+    const float *const at[] = {[NORM_ATT] = y->norm_att,
+                               [NORM_MLP] = y->norm_mlp,
+                               [BIAS] = y->bias,
+                               [NORM_HEADS] = y->norm_heads,
+                               [NORM_ATT_OUT] = y->norm_att_out,
+                               [NORM_MLP_OUT] = y->norm_mlp_out};
+    s->norm = true;
+    s->plus = c->traits.norm_plus && part->what != BIAS;
+    s->rows = 0;
+    s->cols = part->what == BIAS         ? target_rows(c, part->target)
+              : part->what == NORM_HEADS ? c->head_dim
+                                         : c->dim;
+    s->at = (size_t)(at[part->what] - m->norms);
+    for (int32_t t = 0; t < part->target; t++)
+        s->at += (size_t)(part->what == BIAS ? target_rows(c, t) : c->head_dim);
+}
+
+static void matrix_slot(const struct model *m, int32_t l, const struct layer_slot *part,
+                        struct slot *s)
+{
+    const struct model_config *c = &m->cfg;
+    int32_t lin = target[part->target].lin;
+    s->rows = target_rows(c, part->target);
+    s->cols = lin_cols(c, lin);
+    s->at = m->layer[l].at[lin];
+    s->part = part_of(l, part->target);
+    for (int t = 0; t < part->target; t++)
+        if (target[t].lin == lin)
+            s->at += (size_t)target_rows(c, t) * (size_t)s->cols;
 }
 
 struct slot model_slot(const struct model *m, int32_t i)
 {
-    static const struct {
-        const char *name;
-        int32_t lin, target; // lin < 0: a norm
-    } part[PER_LAYER] = {
-        {"input_layernorm", -1, 0},       {"self_attn.q_proj", LIN_QKV, 0},
-        {"self_attn.k_proj", LIN_QKV, 1}, {"self_attn.v_proj", LIN_QKV, 2},
-        {"self_attn.o_proj", LIN_O, 3},   {"post_attention_layernorm", -1, 1},
-        {"mlp.gate_proj", LIN_GU, 4},     {"mlp.up_proj", LIN_GU, 5},
-        {"mlp.down_proj", LIN_DOWN, 6},
-    };
     const struct model_config *c = &m->cfg;
+    int32_t each = slots_per_layer(c);
     struct slot s = {.rows = c->vocab, .cols = c->dim};
     if (i == 0) {
         snprintf(s.name, sizeof s.name, "model.embed_tokens.weight");
         s.at = m->embed_at;
         return s;
     }
-    int32_t l = (i - 1) / PER_LAYER, j = (i - 1) % PER_LAYER;
+    int32_t l = (i - 1) / each, j = (i - 1) % each;
     if (l == c->layers) {
         snprintf(s.name, sizeof s.name, j == 0 ? "model.norm.weight" : "lm_head.weight");
         s.norm = j == 0;
+        s.plus = s.norm && c->traits.norm_plus;
         s.rows = s.norm ? 0 : c->vocab;
         s.at = s.norm ? (size_t)(2 * c->layers) * (size_t)c->dim : m->head_at;
         s.part = part_of(l, 0);
         return s;
     }
-    snprintf(s.name, sizeof s.name, "model.layers.%d.%s.weight", l, part[j].name);
-    if (part[j].lin < 0) {
-        s.norm = true;
-        s.rows = 0;
-        s.at = (size_t)(2 * l + part[j].target) * (size_t)c->dim;
-        return s;
-    }
-    s.rows = target_rows(c, part[j].target);
-    s.cols = lin_cols(c, part[j].lin);
-    s.at = m->layer[l].at[part[j].lin];
-    s.part = part_of(l, part[j].target);
-    for (int t = 0; t < part[j].target; t++)
-        if (target[t].lin == part[j].lin)
-            s.at += (size_t)target_rows(c, t) * (size_t)s.cols;
+    const struct layer_slot *part = layer_slot(c, j);
+    bool renamed = part->what == NORM_MLP && c->traits.out_norm;
+    snprintf(s.name, sizeof s.name, "model.layers.%d.%s", l,
+             renamed ? norm_before_mlp : part->name);
+    if (part->what == MATRIX)
+        matrix_slot(m, l, part, &s);
+    else
+        vector_slot(m, l, part, &s);
     return s;
 }
 

@@ -64,11 +64,39 @@ enum { OPTIM_ADAMW, OPTIM_SGD };
 extern const struct opt optim_options[];
 extern const int optim_option_count;
 
+#define MODEL_LAYERS_MAX 1024
+
+// What a family of models has beside what a Llama has.
+struct model_traits {
+    bool qkv_bias;     // of queries, keys and values
+    bool head_norm;    // every head of queries and keys is normalised
+    bool out_norm;     // attention's and the MLP's output is, before it is added
+    bool gelu;         // the MLP's gate, instead of SiLU
+    bool scaled_embed; // embeddings times sqrt(dim)
+    bool norm_plus;    // files hold a norm's weight less one
+};
+
+// divisors: a frequency each, as GGUF files have them.
+enum { MODEL_ROPE_PLAIN, MODEL_ROPE_LINEAR, MODEL_ROPE_LLAMA3, MODEL_ROPE_DIVISORS, MODEL_ROPES };
+#define MODEL_DIVISORS 512
+struct model_rope {
+    int32_t kind, n_divisors;
+    double factor, low, high, original; // the last three of llama3
+    float divisor[MODEL_DIVISORS];
+};
+
 struct model_config {
+    int32_t family; // row of model_families
     int32_t dim, hidden, layers, heads, kv_heads, head_dim, vocab, max_positions;
     int32_t rope_style; // enum kernel_rope_style
     bool tied;          // the head is the embedding
     double rope_theta, norm_eps;
+    struct model_traits traits; // what its family has beside a Llama
+    struct model_rope rope;     // how frequencies are scaled, but in layers with a window
+    double attn_scale;          // of the scores; 0 = 1 / sqrt(head_dim)
+    int32_t window;             // a token sees so many in the layers named below; 0 = all
+    double window_theta;        // rope_theta of those layers
+    uint64_t windowed[MODEL_LAYERS_MAX / 64]; // bit l: layer l has the window
 };
 
 struct model;

@@ -359,6 +359,8 @@ int model_full_begin(struct model *m, struct err *err)
 {
     if (m->shape.n_values > 0)
         return err_set(err, "all weights are trained without an adapter: set model.lora_rank = 0");
+    if (m->cfg.family != 0)
+        return err_set(err, "all weights are trained of a Llama alone");
     if (m->dtype != KERNEL_F32 || !m->dev->row->host)
         return err_set(err, "all weights are trained in fp32 on the CPU: set model.dtype = fp32");
     if (!m->full_grad)

@@ -67,6 +67,9 @@ template <> void kept_struct<kernel_attn>::check(const char *op) const
 template <> void kept_struct<kernel_merge>::check(const char *) const
 {
 }
+template <> void kept_struct<kernel_heads>::check(const char *) const
+{
+}
 template <> void kept_struct<kernel_rope>::check(const char *op) const
 {
     fence_check(op, v.cosine);
@@ -102,6 +105,7 @@ HOST_STRUCT(kernel_linear)
 HOST_STRUCT(kernel_seqs)
 HOST_STRUCT(kernel_attn)
 HOST_STRUCT(kernel_merge)
+HOST_STRUCT(kernel_heads)
 HOST_STRUCT(kernel_rope)
 HOST_STRUCT(kernel_optim)
 HOST_STRUCT(kernel_ranges)

@@ -459,6 +459,89 @@ static void swiglu(void **state)
     assert_memory_equal(values(gu, ROW), values(d, ROW), d.n * sizeof(float));
 }
 
+// Whether the device has what families beside Llama need; where not, nothing of it can be tried.
+static bool families_here(void)
+{
+#define OP_TRIED(name) tried[OP_##name] = true;
+    if (!dev[ROW].ops->geglu_fwd) {
+        KERNEL_FAMILY_OPS(OP_TRIED)
+    }
+    return dev[ROW].ops->geglu_fwd != NULL;
+}
+
+static double weighted_geglu(struct twin gu, int32_t m, int32_t n, struct twin r)
+{
+    static float h[4096];
+    RUN_REF(geglu_fwd, A(gu), 2 * n, m, n, (kernel_act *)(void *)h, n);
+    return dot(h, r.on[REF], r.n);
+}
+
+static void geglu(void **state)
+{
+    (void)state;
+    enum { M = 7, N = 27 };
+    if (!families_here())
+        return;
+    float *x = random_values(M * 2 * N, 2);
+    x[3] = 100.0f; // saturated both ways
+    x[4] = -100.0f;
+    struct twin gu = both(ACTS, x, M * 2 * N), r = random_acts(M * N, 1);
+    struct twin h = both(ACTS, NULL, M * N), d = both(ACTS, NULL, M * 2 * N);
+    RUN(geglu_fwd, A(gu), 2 * N, M, N, A(h), N);
+    CLOSE(h, 1e-6);
+    RUN(geglu_bwd, A(gu), 2 * N, A(r), N, M, N, A(d));
+    CLOSE(d, 1e-6);
+    SLOPE(gu, values(d, ROW), weighted_geglu(gu, M, N, r));
+    RUN_ROW(geglu_bwd, A(gu), 2 * N, A(r), N, M, N, A(gu)); // in place
+    assert_memory_equal(values(gu, ROW), values(d, ROW), d.n * sizeof(float));
+}
+
+static double weighted_heads(struct twin x, struct twin w, const struct kernel_heads *h, int32_t m,
+                             int32_t ld, struct twin r)
+{
+    static float y[4096];
+    RUN_REF(head_norm_fwd, h, F(w), A(x), ld, m, (kernel_act *)(void *)y, ld);
+    return dot(y, r.on[REF], x.n);
+}
+
+static void heads_are_normalised(void **state)
+{
+    (void)state;
+    enum { M = 7 };
+    if (!families_here())
+        return;
+    for (int32_t dim = 16; dim <= 22; dim += 6) {
+        struct kernel_heads h = {.heads = 4, .kv_heads = 2, .head_dim = dim, .eps = 1e-5f};
+        int32_t ld = (h.heads + 2 * h.kv_heads) * dim;
+        struct twin x = random_acts((size_t)(M * ld), 2), w = random_floats(2 * (size_t)dim, 1);
+        struct twin y = both(ACTS, NULL, x.n), r = random_acts(x.n, 1);
+        struct twin d = both(ACTS, values(r, REF), x.n);
+        RUN(head_norm_fwd, &h, F(w), A(x), ld, M, A(y), ld);
+        CLOSE(y, 1e-6);
+        RUN(head_norm_bwd, &h, F(w), A(x), ld, M, A(d), ld);
+        CLOSE(d, 2e-6);
+        SLOPE(x, values(d, ROW), weighted_heads(x, w, &h, M, ld, r));
+    }
+}
+
+static void rows_are_moved_and_scaled(void **state)
+{
+    (void)state;
+    enum { M = 5, N = 21, LD = 24 };
+    if (!families_here())
+        return;
+    struct twin x = random_acts(M * LD, 1), b = random_floats(N, 1), w = random_floats(N, 1);
+    struct twin y0 = random_acts(M * LD, 1), y = both(ACTS, values(y0, REF), M * LD);
+    struct twin rstd = both(FLOATS, NULL, M);
+    RUN(bias_rows, F(b), M, N, A(x), LD);
+    CLOSE(x, 1e-7);
+    RUN(scale_rows, 3.0f, M, N, A(x), LD);
+    CLOSE(x, 1e-7);
+    RUN(norm_sum_fwd, A(x), LD, F(w), M, N, 1e-5f, A(y0), A(y), LD, F(rstd));
+    CLOSE(y, 1e-6);
+    CLOSE(rstd, 1e-6);
+}
+
 // attention.
 
 struct att {
@@ -570,9 +653,11 @@ static void check_cache(struct att *t, struct twin out, int32_t from, int32_t le
     }
 }
 
-static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, bool sizes)
+static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, bool sizes,
+                            int32_t window)
 {
     struct att t = make_attention(dim, start, n_seqs, sizes);
+    t.a.window = window;
     int32_t m = t.s.rows, ld = t.ld, ldo = t.ldo;
     struct twin out = both(ACTS, NULL, t.r.n), lse = both(FLOATS, NULL, (size_t)(m * 4));
     struct twin got = zero_floats((size_t)m), d = both(ACTS, NULL, t.qkv.n);
@@ -596,12 +681,13 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, b
 static void attention(void **state)
 {
     (void)state;
-    for (int sizes = 0; sizes < 2; sizes++) {
-        check_attention(24, (const int32_t[]){0, 33, 34, 51}, 3, sizes);
-        check_attention(7, (const int32_t[]){0, 20}, 1, sizes);
-        check_attention(16, (const int32_t[]){0, 17, 150, 199}, 3, sizes);
-        check_attention(48, (const int32_t[]){0, 5}, 1, sizes);
-    }
+    for (int sizes = 0; sizes < 2; sizes++)
+        for (int32_t window = 0; window <= (families_here() ? 20 : 0); window += 20) {
+            check_attention(24, (const int32_t[]){0, 33, 34, 51}, 3, sizes, window);
+            check_attention(7, (const int32_t[]){0, 20}, 1, sizes, window / 10);
+            check_attention(16, (const int32_t[]){0, 17, 150, 199}, 3, sizes, window);
+            check_attention(48, (const int32_t[]){0, 5}, 1, sizes, window / 20);
+        }
 }
 
 // A key of size n is n equal keys.
@@ -1013,6 +1099,9 @@ int main(int argc, char **argv)
         {"rmsnorm", rmsnorm},
         {"rope_turns_and_turns_back", rope_turns_and_turns_back},
         {"swiglu", swiglu},
+        {"geglu", geglu},
+        {"heads_are_normalised", heads_are_normalised},
+        {"rows_are_moved_and_scaled", rows_are_moved_and_scaled},
         {"attention", attention},
         {"sizes_count_keys_as_often", sizes_count_keys_as_often},
         {"matches_by_hand", matches_by_hand},

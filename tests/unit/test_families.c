@@ -1,0 +1,327 @@
+// Families of models against transformers: tiny ones whose weights are a formula, with losses in
+// double precision (tests/golden/arch.json says how), and each against itself: gradients against
+// differences of the loss, generation against evaluation, saved and loaded again.
+#include "base/bytes.h"
+#include "base/mem.h"
+#include "model/load.h"
+#include "scratch.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+
+enum { ROWS = 24, BYTES = 1 << 19 };
+
+static json_t *golden;
+
+// The tensors of the formula as a safetensors file; cut > 0: tensors from there on go to another.
+static void write_weights(const char *path, const json_t *tensors, bool plus, size_t from,
+                          size_t end)
+{
+    static uint8_t file[BYTES];
+    size_t n = json_object_size(tensors), data = 0, t = 0, head;
+    json_t *header = json_object(), *shape;
+    const char *name;
+    static float x[BYTES / 4];
+    json_object_foreach((json_t *)tensors, name, shape) // in the order of the file: sorted
+    {
+        size_t values = 1;
+        for (size_t i = 0; i < json_array_size(shape); i++)
+            values *= (size_t)json_integer_value(json_array_get(shape, i));
+        bool norm = json_array_size(shape) == 1 && strstr(name, "norm.weight") && plus;
+        if (t >= from && t < end) {
+            for (size_t k = 0; k < values; k++)
+                x[data / 4 + k] = (float)(0.2 * sin(0.37 * (double)k + (double)t) + norm);
+            json_object_set_new(header, name,
+                                json_pack("{s:s, s:O, s:[I, I]}", "dtype", "F32", "shape", shape,
+                                          "data_offsets", (json_int_t)data,
+                                          (json_int_t)(data + 4 * values)));
+            data += 4 * values;
+        }
+        t++;
+    }
+    assert_int_equal(t, n);
+    char *text = json_dumps(header, JSON_COMPACT);
+    head = (strlen(text) + 7) / 8 * 8;
+    assert_true(8 + head + data < BYTES);
+    put_u64(file, head);
+    memset(file + 8, ' ', head);
+    memcpy(file + 8, text, strlen(text));
+    memcpy(file + 8 + head, x, data);
+    free(text);
+    json_decref(header);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(file, 1, 8 + head + data, f), 8 + head + data);
+    fclose(f);
+}
+
+struct tiny {
+    struct dev dev;
+    struct model *m;
+    float *adapter;
+    size_t n;
+};
+
+static void write_config(const json_t *config)
+{
+    char path[400];
+    snprintf(path, sizeof path, "%s/config.json", scratch_dir);
+    assert_int_equal(json_dump_file(config, path, 0), 0);
+}
+
+static void write_model(const char *kind)
+{
+    const json_t *row = json_object_get(json_object_get(golden, "models"), kind);
+    char path[400];
+    snprintf(path, sizeof path, "%s/model.safetensors", scratch_dir);
+    write_config(json_object_get(row, "config"));
+    write_weights(path, json_object_get(row, "tensors"), strcmp(kind, "gemma3") != 0, 0, SIZE_MAX);
+}
+
+static void tiny_open(struct tiny *t, const char *path, int32_t kind, int32_t recompute)
+{
+    struct err err = {""};
+    struct model_params p;
+    opt_defaults(model_options, model_option_count, &p);
+    snprintf(p.path, sizeof p.path, "%s", path);
+    p.lora_rank = 2;
+    p.lora_alpha = 4;
+    p.recompute = recompute;
+    assert_int_equal(dev_open(&t->dev, kind, 1, &err), 0);
+    t->m = model_open(&t->dev, &p, &err);
+    if (!t->m)
+        fail_msg("%s", err.text);
+    t->n = model_shape(t->m)->n_values;
+    t->adapter = mem_alloc(MEM_ADAPTER, (t->n + KERNEL_SLACK) * sizeof *t->adapter);
+    for (size_t i = 0; i < t->n; i++)
+        t->adapter[i] = (float)(0.1 * sin(1.7 * (double)i));
+}
+
+static void tiny_close(struct tiny *t)
+{
+    model_close(t->m);
+    dev_close(&t->dev);
+    mem_free(t->adapter);
+}
+
+static int32_t tokens[ROWS], targets[ROWS], start[2] = {0, ROWS};
+static const struct model_batch batch = {
+    .n_seqs = 1, .start = start, .tokens = tokens, .targets = targets};
+
+static double loss_of(struct tiny *t, const float *adapter, float *token_loss)
+{
+    struct model_job job = {.batch = &batch, .adapter = adapter, .token_loss = token_loss};
+    model_evaluate(t->m, &job, 1);
+    return job.loss;
+}
+
+static void losses_are_those_of_transformers(void **state)
+{
+    (void)state;
+    const char *kind;
+    json_t *row;
+    int seen = 0;
+    json_object_foreach(json_object_get(golden, "models"), kind, row)
+    {
+        const json_t *want = json_object_get(row, "loss_f64");
+        write_model(kind);
+        for (int dev = 0; dev < 2; dev++) {
+            struct tiny t;
+            float loss[ROWS];
+            tiny_open(&t, scratch_dir, dev, MODEL_KEEP_ALL);
+            loss_of(&t, NULL, loss);
+            for (size_t i = 0; i + 1 < ROWS; i++) {
+                double w = json_number_value(json_array_get(want, i));
+                if (!(fabs((double)loss[i] - w) <= 1e-5))
+                    fail_msg("%s: token %zu has loss %.7f, expected %.7f", kind, i + 1,
+                             (double)loss[i], w);
+            }
+            tiny_close(&t);
+        }
+        seen++;
+    }
+    assert_int_equal(seen, 5);
+}
+
+// Along one direction that touches every value of the adapter; kept or computed again, the gradient
+// is the same to the bit.
+static void gradients_match_differences(void **state)
+{
+    (void)state;
+    const char *kind;
+    json_t *row;
+    json_object_foreach(json_object_get(golden, "models"), kind, row)
+    {
+        struct tiny t[2];
+        float *grad[2], *moved;
+        write_model(kind);
+        for (int i = 0; i < 2; i++) {
+            tiny_open(&t[i], scratch_dir, 0, i ? MODEL_KEEP_LAYER : MODEL_KEEP_ALL);
+            grad[i] = mem_alloc(MEM_OTHER, (t[i].n + KERNEL_SLACK) * sizeof(float));
+            struct model_job job = {.batch = &batch, .adapter = t[i].adapter, .grad = grad[i]};
+            model_backward(t[i].m, &job, 1, NULL);
+        }
+        size_t n = t[0].n;
+        assert_memory_equal(grad[0], grad[1], n * sizeof(float));
+        moved = mem_alloc(MEM_OTHER, (n + KERNEL_SLACK) * sizeof *moved);
+        for (uint32_t k = 0; k < model_shape(t[0].m)->n_tensors; k++) {
+            const struct shape_tensor *s = &model_shape(t[0].m)->tensors[k];
+            const double step = 2e-3;
+            double slope = 0, apart[2], size = 0;
+            for (int way = 0; way < 2; way++) {
+                memcpy(moved, t[0].adapter, n * sizeof *moved);
+                for (size_t i = 0; i < (size_t)s->rows * s->cols; i++)
+                    moved[s->offset + i] += (float)((way ? -step : step) * cos((double)i));
+                apart[way] = loss_of(&t[0], moved, NULL);
+            }
+            for (size_t i = 0; i < (size_t)s->rows * s->cols; i++) {
+                slope += (double)grad[0][s->offset + i] * cos((double)i);
+                size += fabs((double)grad[0][s->offset + i]);
+            }
+            double measured = (apart[0] - apart[1]) / (2 * step);
+            if (!(fabs(measured - slope) <= 1e-3 * size + 5e-4))
+                fail_msg("%s: %s has slope %g, measured %g", kind, s->name, slope, measured);
+        }
+        for (int i = 0; i < 2; i++) {
+            mem_free(grad[i]);
+            tiny_close(&t[i]);
+        }
+        mem_free(moved);
+    }
+}
+
+// Through the cache, a token at a time, as all at once.
+static void generation_matches_evaluation(void **state)
+{
+    (void)state;
+    enum { NEW = 8, PROMPT = 10 };
+    const char *kind;
+    json_t *row;
+    json_object_foreach(json_object_get(golden, "models"), kind, row)
+    {
+        struct tiny t;
+        int32_t out[NEW], len, seq[PROMPT + NEW], want[PROMPT + NEW], best[PROMPT + NEW];
+        write_model(kind);
+        tiny_open(&t, scratch_dir, 0, MODEL_KEEP_ALL);
+        struct model_gen g = {.adapter = t.adapter,
+                              .n_seqs = 1,
+                              .start = (const int32_t[]){0, PROMPT},
+                              .tokens = tokens,
+                              .max_new = NEW,
+                              .end = -1,
+                              .out = out,
+                              .out_len = &len};
+        model_generate(t.m, &g);
+        assert_int_equal(len, NEW);
+        memcpy(seq, tokens, PROMPT * sizeof *seq);
+        memcpy(seq + PROMPT, out, sizeof out);
+        for (int i = 0; i < PROMPT + NEW; i++)
+            want[i] = i < PROMPT + NEW - 1 ? seq[i + 1] : -1;
+        struct model_batch b = {.n_seqs = 1,
+                                .start = (const int32_t[]){0, PROMPT + NEW},
+                                .tokens = seq,
+                                .targets = want};
+        struct model_job job = {.batch = &b, .adapter = t.adapter, .best = best};
+        model_evaluate(t.m, &job, 1);
+        assert_memory_equal(best + PROMPT - 1, out, sizeof out);
+        tiny_close(&t);
+    }
+}
+
+// Our own checkpoint keeps the family, and what it says is read back.
+static void saved_and_loaded(void **state)
+{
+    (void)state;
+    const char *kind;
+    json_t *row;
+    json_object_foreach(json_object_get(golden, "models"), kind, row)
+    {
+        struct tiny a, b;
+        struct err err = {""};
+        const char *path = scratch_path("saved.safetensors");
+        write_model(kind);
+        tiny_open(&a, scratch_dir, 0, MODEL_KEEP_ALL);
+        if (model_save(a.m, path, KERNEL_F32, NULL, &err))
+            fail_msg("%s", err.text);
+        tiny_open(&b, path, 0, MODEL_KEEP_ALL);
+        assert_true(fabs(loss_of(&a, NULL, NULL) - loss_of(&b, NULL, NULL)) < 1e-6);
+        assert_memory_equal(model_config(a.m)->windowed, model_config(b.m)->windowed,
+                            sizeof model_config(a.m)->windowed);
+        tiny_close(&a);
+        tiny_close(&b);
+    }
+}
+
+// One change to a config that is right otherwise.
+static void others_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kind, *key, *json, *word;
+    } edit[] = {
+        {"llama", "model_type", "\"phi3\"", "phi3"},
+        {"llama", "hidden_act", "\"gelu\"", "hidden_act"},
+        {"llama", "sliding_window", "16", "sliding_window"},
+        {"llama", "query_pre_attn_scalar", "16", "query_pre_attn_scalar"},
+        {"llama", "partial_rotary", "0.5", "partial_rotary is not known"},
+        {"llama", "quantization_config", "{\"bits\": 4}", "quantization_config"},
+        {"llama3-rope", "rope_parameters", "{\"rope_type\": \"llama3\", \"factor\": 8}", "llama3"},
+        {"llama3-rope", "rope_parameters", "{\"rope_type\": \"yarn\"}", "yarn"},
+        {"llama3-rope", "rope_parameters", "{\"attention_factor\": 2}", "attention_factor"},
+        {"qwen2", "layer_types", "[\"full_attention\"]", "names 1 of 3"},
+        {"qwen3", "attention_bias", "true", "attention_bias"},
+        {"gemma3", "layer_types", "[\"a\", \"a\", \"a\"]", "layer_types"},
+        {"gemma3", "attn_logit_softcapping", "50.0", "attn_logit_softcapping"},
+        {"gemma3", "sliding_window", "null", "sliding_window"},
+    };
+    for (size_t i = 0; i < sizeof edit / sizeof *edit; i++) {
+        const json_t *row = json_object_get(json_object_get(golden, "models"), edit[i].kind);
+        json_t *config = json_deep_copy(json_object_get(row, "config"));
+        json_object_set_new(config, edit[i].key, json_loads(edit[i].json, JSON_DECODE_ANY, NULL));
+        char *text = json_dumps(config, 0);
+        struct model_config c;
+        struct err err = {""};
+        assert_int_equal(model_config_json(text, strlen(text), &c, &err), -1);
+        if (!strstr(err.text, edit[i].word))
+            fail_msg("%s, %s = %s: said \"%s\"", edit[i].kind, edit[i].key, edit[i].json, err.text);
+        free(text);
+        json_decref(config);
+    }
+}
+
+static int open_golden(void **state)
+{
+    (void)state;
+    golden = json_load_file("tests/golden/arch.json", 0, NULL);
+    const json_t *ids = json_object_get(golden, "ids");
+    if (scratch_make() || json_array_size(ids) != ROWS)
+        return -1;
+    for (size_t i = 0; i < ROWS; i++)
+        tokens[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+    for (size_t i = 0; i < ROWS; i++)
+        targets[i] = i + 1 < ROWS ? tokens[i + 1] : -1;
+    return 0;
+}
+
+static int close_golden(void **state)
+{
+    (void)state;
+    json_decref(golden);
+    return scratch_drop();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(losses_are_those_of_transformers),
+        cmocka_unit_test(gradients_match_differences),
+        cmocka_unit_test(generation_matches_evaluation),
+        cmocka_unit_test(saved_and_loaded),
+        cmocka_unit_test(others_are_refused_by_name),
+    };
+    return cmocka_run_group_tests_name("families", tests, open_golden, close_golden);
+}
