@@ -78,6 +78,13 @@ int hello_get(const uint8_t *p, size_t len, struct hello *h)
     return 0;
 }
 
+bool hello_self(const struct hello *peer)
+{
+    struct hello own = {0};
+    hello_local(&own);
+    return peer->boot_id == own.boot_id && peer->pid_space == own.pid_space && peer->pid == own.pid;
+}
+
 bool hello_alive(const struct hello *peer)
 {
     struct hello own = {0};

@@ -59,6 +59,7 @@ struct bye { // worker to server, last: peaks of memory
 void hello_local(struct hello *h); // fills pid, pid_space, boot_id, build
 void hello_put(const struct hello *h, uint8_t *out);
 int hello_get(const uint8_t *in, size_t len, struct hello *h); // -1: wrong length or byte order
+bool hello_self(const struct hello *peer);                     // this process
 bool hello_alive(
     const struct hello *peer); // false only if it surely died: same host and pid space, no such pid
 

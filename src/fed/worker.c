@@ -278,6 +278,8 @@ void worker_timer(struct worker *w, int64_t now)
     w->alive_check_ns = now + 200000000;
     if (w->welcome && !hello_alive(&w->server))
         die(STATUS_ENV, "the server (rank 0 on %s) died", w->server.host);
+    if (w->welcome && hello_self(&w->server))
+        return; // one process is both: it hears nothing while it trains
     int64_t silence = clock_ns() - w->last_heard_ns;
     if ((double)silence > 10e9 * w->env->net->timeout_s && silence > 600000000000)
         die(STATUS_ENV, "nothing heard from the server for %lld s",
