@@ -102,13 +102,19 @@ static int write_json(const char *path, const struct config *c, const struct wor
     return outfile_close(&out, &err) < 0 ? complain(&err) : 0;
 }
 
-// The adapter of run.dir's newest sound checkpoint; without run.dir the initial one, which changes
-// nothing.
-static void load_adapter(const struct config *c, struct workload *w, float *theta)
+// The adapter of a PEFT folder, or of run.dir's newest sound checkpoint; without either the initial
+// one, which changes nothing.
+static void load_adapter(const struct config *c, struct workload *w, const char *peft, float *theta)
 {
     struct err err;
     uint32_t round;
     w->row->initial(w, theta);
+    if (peft && w->row->peft_read(w, peft, theta, &err))
+        die(STATUS_USAGE, "%s", err.text);
+    if (peft)
+        printf("# adapter of %s\n", peft);
+    if (peft)
+        return;
     if (!*c->run.dir)
         return;
     if (checkpoint_adapter(c->run.dir, w->shape.hash, w->shape.n_values, theta, &round, &err))
@@ -130,12 +136,16 @@ static int score_main(int argc, char **argv)
     static struct config cfg;
     struct workload w;
     struct err err;
-    const char *json = NULL, *path = NULL;
+    const char *json = NULL, *path = NULL, *from = NULL, *to = NULL;
     int n = 0, shown = 0;
     int32_t show = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0 && i + 1 < argc)
             json = argv[++i];
+        else if (strcmp(argv[i], "--from-peft") == 0 && i + 1 < argc)
+            from = argv[++i];
+        else if (strcmp(argv[i], "--to-peft") == 0 && i + 1 < argc)
+            to = argv[++i];
         else if (strcmp(argv[i], "--show") == 0 && i + 1 < argc)
             show = read_show(argv[++i]);
         else if (!path && !strchr(argv[i], '='))
@@ -161,14 +171,19 @@ static int score_main(int argc, char **argv)
         die(STATUS_USAGE, "%s", err.text);
     if (show && !w.row->answers)
         die(STATUS_USAGE, "--show: task %s has no answers", task_table[cfg.task.name]->name);
+    if ((from || to) && !w.row->peft_read)
+        die(STATUS_USAGE, "--%s-peft: task %s has no adapter", from ? "from" : "to",
+            task_table[cfg.task.name]->name);
     float *theta = mem_alloc(MEM_ADAPTER, w.shape.n_values * sizeof *theta);
     struct eval_result *r = mem_alloc(MEM_OTHER, sizeof *r);
     printf("# fstq score: task %s, model %s\n", task_table[cfg.task.name]->name, cfg.model.path);
-    load_adapter(&cfg, &w, theta);
+    load_adapter(&cfg, &w, from, theta);
     workload_evaluate(&w, theta, r);
     print_scores(&w, r);
     if (show)
         w.row->answers(&w, show, print_answer, &shown);
+    if (to && w.row->peft_write(&w, to, theta, &err))
+        die(STATUS_ENV, "%s", err.text);
     bool bad = json && write_json(json, &cfg, &w, r);
     mem_free(theta);
     mem_free(r);
@@ -178,14 +193,17 @@ static int score_main(int argc, char **argv)
 
 const struct cmd cmd_score = {
     .name = "score",
-    .usage = "[--json FILE] [--show N] [CONFIG] [section.key=value ...]",
+    .usage = "[--json FILE] [--show N] [--to-peft DIR] [--from-peft DIR] [CONFIG] "
+             "[section.key=value ...]",
     .help = "scores a base model, or the checkpoint in run.dir, on a task",
     .details =
         "Scores every group of the task's test set and all of it. With run.dir the adapter of its\n"
         "newest checkpoint is scored, without it the bare base model.\n"
         "  --json FILE   the same as JSON\n"
         "  --show N      also the first N questions, what was expected and what the model said;\n"
-        "                \"...\" marks an answer that did not end\n\n"
+        "                \"...\" marks an answer that did not end\n"
+        "  --to-peft DIR    also writes the adapter as a folder that PEFT loads\n"
+        "  --from-peft DIR  scores the adapter of such a folder\n\n"
         "  fstq score --show 3 task.name=synth-qa\n"
         "  fstq score configs/quick.ini run.dir=q1\n",
     .alone = true,

@@ -154,6 +154,19 @@ static void lm_answered(const struct workload *w, int32_t n,
     mem_free(answer);
 }
 
+static int lm_peft_write(const struct workload *w, const char *dir, const float *theta,
+                         struct err *err)
+{
+    const struct lm *lm = w->state;
+    return model_peft_write(lm->model, w->env.model, dir, theta, err);
+}
+
+static int lm_peft_read(const struct workload *w, const char *dir, float *theta, struct err *err)
+{
+    const struct lm *lm = w->state;
+    return model_peft_read(lm->model, w->env.model, dir, theta, err);
+}
+
 static const char *lm_score_name(const struct workload *w)
 {
     const struct lm *lm = w->state;
@@ -188,6 +201,8 @@ const struct workload_row work_lm = {
     .train = lm_train,
     .evaluate = lm_evaluate,
     .answers = lm_answered,
+    .peft_write = lm_peft_write,
+    .peft_read = lm_peft_read,
     .partition = lm_partition,
     .cut = &lm_cut,
     .score_name = lm_score_name,

@@ -127,6 +127,10 @@ struct workload_row {
     // The first n answers of the last evaluation; NULL = there are none.
     void (*answers)(const struct workload *w, int32_t n,
                     void (*fn)(void *arg, const struct eval_answer *a), void *arg);
+    // The adapter as a folder that PEFT loads, and back; NULL = there is no such thing.
+    int (*peft_write)(const struct workload *w, const char *dir, const float *theta,
+                      struct err *err);
+    int (*peft_read)(const struct workload *w, const char *dir, float *theta, struct err *err);
     // The realised partition, one row a client and group that has examples; NULL = there is none.
     void (*partition)(const struct workload *w,
                       void (*fn)(void *arg, const struct rec_partition *row), void *arg);

@@ -129,6 +129,12 @@ void model_init_adapter(const struct model *m, uint64_t seed, float *adapter);
 int model_save(const struct model *m, const char *path, int32_t dtype, const float *adapter,
                struct err *err);
 
+// An adapter as a folder that PEFT loads, and back; p: its rank, alpha and the model's path.
+int model_peft_write(const struct model *m, const struct model_params *p, const char *dir,
+                     const float *adapter, struct err *err);
+int model_peft_read(const struct model *m, const struct model_params *p, const char *dir,
+                    float *adapter, struct err *err);
+
 // Rows that enter a layer, on their way from one model to another (split learning). As an output
 // those of sequence s are len[s] from row start[s] of its batch on; as an input they lie as the
 // batch's start says.

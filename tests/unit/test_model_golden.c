@@ -508,6 +508,61 @@ static void gguf_weights_are_the_same(void **state)
 }
 
 // Every key and tensor that is missing or odd is named.
+// Through the files of PEFT an adapter goes from one order of rows to the other and gives the same
+// losses; what does not fit is refused by name.
+static void an_adapter_travels_as_peft(void **state)
+{
+    (void)state;
+    struct fixture f[2];
+    struct err err = {""};
+    float loss[2][256];
+    char dir[] = "/tmp/test_peft_XXXXXX", path[60];
+    assert_non_null(mkdtemp(dir));
+    open_weights(&f[0], DIR, 0, MODEL_KEEP_ALL, MODEL_DTYPE_AUTO);
+    open_weights(&f[1], DIR "/model.gguf", 0, MODEL_KEEP_ALL, MODEL_DTYPE_AUTO);
+    struct model_params p = {.path = "base"};
+    p.lora_rank = (int32_t)values(&f[0], "lora", 2)[0];
+    p.lora_alpha = (double)values(&f[0], "lora", 2)[1];
+    if (model_peft_write(f[0].m, &p, dir, f[0].adapter, &err))
+        fail_msg("%s", err.text);
+    memset(f[1].adapter, 0, f[1].n * sizeof(float));
+    if (model_peft_read(f[1].m, &p, dir, f[1].adapter, &err))
+        fail_msg("%s", err.text);
+    for (int i = 0; i < 2; i++) {
+        struct model_job job = {
+            .batch = &f[i].batch, .adapter = f[i].adapter, .token_loss = loss[i]};
+        model_evaluate(f[i].m, &job, 1);
+    }
+    CLOSE("the loss of each token", loss[1], loss[0], f[0].rows);
+    float *back = adapter_alloc(&f[0]);
+    assert_int_equal(model_peft_read(f[0].m, &p, dir, back, &err), 0);
+    assert_memory_equal(back, f[0].adapter, f[0].n * sizeof(float));
+    p.lora_alpha *= 2;
+    assert_int_equal(model_peft_read(f[0].m, &p, dir, back, &err), -1);
+    assert_non_null(strstr(err.text, "lora_alpha"));
+    p.lora_alpha /= 2;
+    uint8_t *bytes;
+    size_t n;
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir);
+    assert_int_equal(fsio_read(path, 1 << 20, MEM_OTHER, &bytes, &n, &err), 0);
+    char *name = memmem(bytes, n, "layers.1.mlp.up_proj.lora_B", 27);
+    assert_non_null(name);
+    name[19] = 'x';
+    write_file(path, bytes, n);
+    assert_int_equal(model_peft_read(f[0].m, &p, dir, back, &err), -1);
+    assert_non_null(strstr(err.text, "layers.1.mlp.up_proj.lora_B.weight is missing"));
+    write_file(path, bytes, 100);
+    assert_int_equal(model_peft_read(f[0].m, &p, dir, back, &err), -1);
+    mem_free(bytes);
+    mem_free(back);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/adapter_config.json", dir);
+    unlink(path);
+    rmdir(dir);
+    close_fixture(&f[0]);
+    close_fixture(&f[1]);
+}
+
 static void broken_gguf_says_what_is_wrong(void **state)
 {
     (void)state;
@@ -552,6 +607,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_weights_are_the_same),
+        cmocka_unit_test(an_adapter_travels_as_peft),
         cmocka_unit_test(broken_gguf_says_what_is_wrong),
         cmocka_unit_test(rope_is_read_wherever_it_stands),
         cmocka_unit_test(loss_and_gradients_are_pytorchs),
