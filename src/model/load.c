@@ -275,12 +275,60 @@ static int open_safetensors(struct file *f, const char *path, struct safetensors
     return bad;
 }
 
-static int read_tensors(struct model *m, const struct file *f, const struct safetensors *st,
-                        struct err *err)
+// Weights in one file, or in several.
+enum { SHARDS = 256 };
+struct shard {
+    char path[560];
+    struct file f;
+    struct safetensors st;
+};
+struct shards {
+    struct shard *v;
+    int32_t n;
+};
+
+static int shards_add(struct shards *w, const char *path, struct err *err)
+{
+    if (w->n == SHARDS)
+        return err_set(err, "%s: more than %d files of weights", path, SHARDS);
+    struct shard *s = &w->v[w->n];
+    snprintf(s->path, sizeof s->path, "%s", path);
+    if (open_safetensors(&s->f, s->path, &s->st, err))
+        return -1;
+    w->n++;
+    return 0;
+}
+
+static void shards_open(struct shards *w)
+{
+    *w = (struct shards){.v = mem_alloc(MEM_OTHER, SHARDS * sizeof *w->v)};
+}
+
+static void shards_close(struct shards *w)
+{
+    for (int32_t i = 0; i < w->n; i++) {
+        safetensors_free(&w->v[i].st);
+        file_close(&w->v[i].f);
+    }
+    mem_free(w->v);
+}
+
+static const struct safetensor *shards_find(const struct shards *w, const char *name, int32_t *at)
+{
+    const struct safetensor *t = NULL;
+    for (*at = 0; *at < w->n && !(t = safetensors_find(&w->v[*at].st, name)); ++*at)
+        continue;
+    *at = t ? *at : 0;
+    return t;
+}
+
+static int read_tensors(struct model *m, const struct shards *w, struct err *err)
 {
     for (int32_t i = 0; i < model_slots(m); i++) {
         struct slot s = model_slot(m, i);
-        const struct safetensor *t = safetensors_find(st, s.name);
+        int32_t at;
+        const struct safetensor *t = shards_find(w, s.name, &at);
+        const struct file *f = &w->v[at].f;
         if (!t)
             return err_set(err, "%s: tensor %s is missing", f->path, s.name);
         bool fits = s.rows ? t->dims == 2 && t->dim[0] == s.rows && t->dim[1] == s.cols
@@ -298,22 +346,25 @@ static int read_tensors(struct model *m, const struct file *f, const struct safe
 }
 
 static struct model *load_tensors(struct dev *dev, const struct model_params *p,
-                                  const struct model_config *c, const struct file *f,
-                                  const struct safetensors *st, struct err *err)
+                                  const struct model_config *c, const struct shards *w,
+                                  struct err *err)
 {
-    // Before anything as large as the config says is allocated: the file must hold it.
+    // Before anything as large as the config says is allocated: the files must hold it.
     uint64_t held = 0, asked = model_config_values(c);
-    for (int32_t i = 0; i < st->n; i++)
-        held += st->tensor[i].dtype >= 0 ? st->tensor[i].n : 0;
+    for (int32_t k = 0; k < w->n; k++)
+        for (int32_t i = 0; i < w->v[k].st.n; i++)
+            held += w->v[k].st.tensor[i].dtype >= 0 ? w->v[k].st.tensor[i].n : 0;
     if (asked > held) {
-        err_set(err, "%s: the config asks for %llu values, the file holds %llu", f->path,
-                (unsigned long long)asked, (unsigned long long)held);
+        err_set(err, "%s: the config asks for %llu values, the file%s %llu", w->v[0].path,
+                (unsigned long long)asked, w->n > 1 ? "s hold" : " holds",
+                (unsigned long long)held);
         return NULL;
     }
-    const struct safetensor *first = safetensors_find(st, "model.embed_tokens.weight");
+    int32_t at;
+    const struct safetensor *first = shards_find(w, "model.embed_tokens.weight", &at);
     struct model *m =
         open_shell(dev, p, c, first && first->dtype > 0 ? first->dtype : KERNEL_F32, err);
-    if (m && read_tensors(m, f, st, err)) {
+    if (m && read_tensors(m, w, err)) {
         model_close(m);
         m = NULL;
     }
@@ -328,12 +379,57 @@ static bool hf_takes(const char *path)
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
+// The files that an index names, each once; a name with a folder in it would lead elsewhere.
+static int open_index(const char *dir, const json_t *map, struct shards *w, struct err *err)
+{
+    const char *tensor;
+    const json_t *file;
+    char path[560];
+    json_object_foreach((json_t *)map, tensor, file)
+    {
+        const char *name = json_string_value(file);
+        bool had = false;
+        if (!name || !*name || strchr(name, '/') || strlen(name) > 200)
+            return err_set(err, "weight_map: %.80s is in no file of this folder", tensor);
+        snprintf(path, sizeof path, "%s/%s", dir, name);
+        for (int32_t i = 0; i < w->n && !had; i++)
+            had = strcmp(w->v[i].path, path) == 0;
+        if (!had && shards_add(w, path, err))
+            return -1;
+    }
+    return w->n > 0 ? 0 : err_set(err, "it has no weight_map");
+}
+
+static int open_weights(const char *dir, struct shards *w, struct err *err)
+{
+    char path[560];
+    uint8_t *text;
+    size_t n;
+    json_error_t why;
+    struct err what = {""};
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
+    if (access(path, F_OK) != 0) {
+        snprintf(path, sizeof path, "%s/model.safetensors", dir);
+        return shards_add(w, path, err);
+    }
+    if (fsio_read(path, 64 << 20, MEM_OTHER, &text, &n, err))
+        return -1;
+    json_t *root = json_loadb((const char *)text, n, JSON_REJECT_DUPLICATES, &why);
+    mem_free(text);
+    if (!root)
+        return err_set(err, "%s: line %d: %s", path, why.line, why.text);
+    int bad = open_index(dir, json_object_get(root, "weight_map"), w, &what);
+    json_decref(root);
+    return bad ? err_set(err, "%.250s: %.250s", path, what.text) : 0;
+}
+
 static struct model *hf_load(struct dev *dev, const struct model_params *p, struct err *err)
 {
     char path[300];
     uint8_t *text;
     size_t n;
     struct model_config c;
+    struct shards w;
     snprintf(path, sizeof path, "%s/config.json", p->path);
     if (fsio_read(path, 1 << 20, MEM_OTHER, &text, &n, err))
         return NULL;
@@ -343,24 +439,15 @@ static struct model *hf_load(struct dev *dev, const struct model_params *p, stru
         in_file(err, path);
         return NULL;
     }
-    snprintf(path, sizeof path, "%s/model.safetensors.index.json", p->path);
-    if (access(path, F_OK) == 0) {
-        err_set(err, "%s: weights in several files are not supported; save them as one", path);
-        return NULL;
-    }
-    struct file f;
-    struct safetensors st;
-    snprintf(path, sizeof path, "%s/model.safetensors", p->path);
-    if (open_safetensors(&f, path, &st, err))
-        return NULL;
-    struct model *m = load_tensors(dev, p, &c, &f, &st, err);
-    safetensors_free(&st);
-    file_close(&f);
+    shards_open(&w);
+    struct model *m = open_weights(p->path, &w, err) ? NULL : load_tensors(dev, p, &c, &w, err);
+    shards_close(&w);
     return m;
 }
 
 const struct loader loader_hf = {.name = "huggingface",
-                                 .help = "a directory with config.json and model.safetensors",
+                                 .help = "a directory with config.json and model.safetensors, or "
+                                         "several files with their index",
                                  .takes = hf_takes,
                                  .load = hf_load};
 
@@ -371,23 +458,25 @@ static bool own_takes(const char *path)
 
 static struct model *own_load(struct dev *dev, const struct model_params *p, struct err *err)
 {
-    struct file f;
-    struct safetensors st;
+    struct shards w;
     struct model_config c;
     struct model *m = NULL;
-    if (open_safetensors(&f, p->path, &st, err))
+    shards_open(&w);
+    if (shards_add(&w, p->path, err)) {
+        shards_close(&w);
         return NULL;
-    if (!st.config)
+    }
+    const char *config = w.v[0].st.config;
+    if (!config)
         err_set(err,
                 "%s: its metadata has no fstq_config; a checkpoint of another program is "
                 "loaded as a directory with its config.json",
                 p->path);
-    else if (model_config_json(st.config, strlen(st.config), &c, err))
+    else if (model_config_json(config, strlen(config), &c, err))
         in_file(err, p->path);
     else
-        m = load_tensors(dev, p, &c, &f, &st, err);
-    safetensors_free(&st);
-    file_close(&f);
+        m = load_tensors(dev, p, &c, &w, err);
+    shards_close(&w);
     return m;
 }
 

@@ -256,6 +256,52 @@ static void saved_and_loaded(void **state)
     }
 }
 
+// Weights in two files with an index; one that is not there, and one outside of the folder.
+static void weights_in_several_files(void **state)
+{
+    (void)state;
+    const json_t *row = json_object_get(json_object_get(golden, "models"), "qwen3"), *shape;
+    const json_t *tensors = json_object_get(row, "tensors");
+    static const char *const name[2] = {"a.safetensors", "b.safetensors"};
+    static const char *const bad[] = {"c.safetensors", "../a.safetensors"};
+    json_t *map = json_object(), *index = json_pack("{s:O}", "weight_map", map);
+    const char *tensor;
+    float one[ROWS], several[ROWS];
+    struct tiny t;
+    write_model("qwen3");
+    tiny_open(&t, scratch_dir, 0, MODEL_KEEP_ALL);
+    loss_of(&t, NULL, one);
+    tiny_close(&t);
+    size_t n = 0;
+    json_object_foreach((json_t *)tensors, tensor, shape)
+    {
+        json_object_set_new(map, tensor, json_string(name[n >= 11]));
+        n++;
+    }
+    write_weights(scratch_path(name[0]), tensors, true, 0, 11);
+    write_weights(scratch_path(name[1]), tensors, true, 11, n);
+    remove(scratch_path("model.safetensors"));
+    json_dump_file(index, scratch_path("model.safetensors.index.json"), 0);
+    tiny_open(&t, scratch_dir, 0, MODEL_KEEP_ALL);
+    loss_of(&t, NULL, several);
+    assert_memory_equal(one, several, sizeof one);
+    for (size_t i = 0; i < 2; i++) {
+        struct err err = {""};
+        struct model_params p;
+        opt_defaults(model_options, model_option_count, &p);
+        snprintf(p.path, sizeof p.path, "%.230s", scratch_dir);
+        json_object_set_new(map, "model.norm.weight", json_string(bad[i]));
+        json_dump_file(index, scratch_path("model.safetensors.index.json"), 0);
+        assert_null(model_open(&t.dev, &p, &err));
+        if (!strstr(err.text, i ? "no file of this folder" : bad[i]))
+            fail_msg("said \"%s\"", err.text);
+    }
+    tiny_close(&t);
+    remove(scratch_path("model.safetensors.index.json"));
+    json_decref(index);
+    json_decref(map);
+}
+
 // One change to a config that is right otherwise.
 static void others_are_refused_by_name(void **state)
 {
@@ -321,6 +367,7 @@ int main(void)
         cmocka_unit_test(gradients_match_differences),
         cmocka_unit_test(generation_matches_evaluation),
         cmocka_unit_test(saved_and_loaded),
+        cmocka_unit_test(weights_in_several_files),
         cmocka_unit_test(others_are_refused_by_name),
     };
     return cmocka_run_group_tests_name("families", tests, open_golden, close_golden);
