@@ -44,8 +44,10 @@ struct lm_answers {
 void lm_answers_open(struct lm_answers *a, struct model *model, const struct task *task,
                      int32_t capacity);
 void lm_answers_close(struct lm_answers *a); // also of one that was never opened
-// adapter NULL = the backbone alone. Fills prediction; returns the loss, NaN where nothing has one.
-double lm_answers_run(struct lm_answers *a, const float *adapter, const struct examples *set);
+// adapter NULL = the backbone alone. Fills prediction and the loss, NaN where nothing has one.
+// False: *stop was no longer 0.
+bool lm_answers_run(struct lm_answers *a, const float *adapter, const struct examples *set,
+                    const volatile sig_atomic_t *stop, double *loss);
 
 struct lm {
     struct task *task;

@@ -72,13 +72,17 @@ static void answer_block(struct lm_answers *a, const float *adapter, const struc
     }
 }
 
-double lm_answers_run(struct lm_answers *a, const float *adapter, const struct examples *set)
+bool lm_answers_run(struct lm_answers *a, const float *adapter, const struct examples *set,
+                    const volatile sig_atomic_t *stop, double *loss)
 {
-    double loss = 0, weight = 0;
+    double sum = 0, weight = 0;
     assert(set->n <= a->capacity);
     for (int32_t first = 0; first < set->n; first += ANSWERS_BLOCK) {
         int32_t n = set->n - first < ANSWERS_BLOCK ? set->n - first : ANSWERS_BLOCK;
-        answer_block(a, adapter, set, first, n, &loss, &weight);
+        if (stop && *stop)
+            return false;
+        answer_block(a, adapter, set, first, n, &sum, &weight);
     }
-    return weight > 0 ? loss / weight : NAN;
+    *loss = weight > 0 ? sum / weight : NAN;
+    return true;
 }

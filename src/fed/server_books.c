@@ -245,7 +245,11 @@ bool books_close(struct server *s, int64_t t_begin_ns)
 static void score_untrained(struct server *s)
 {
     const struct recorder *rec = s->env->rec;
+    s->eval.stop = s->stop; // nothing is lost: a run that stops here begins anew
     server_evaluate(s);
+    s->eval.stop = NULL;
+    if (server_stopping(s) && isnan(s->eval.score))
+        return;
     server_flush_events(s);
     struct rec_round row = {.run = rec->run,
                             .attempt = rec->attempt,

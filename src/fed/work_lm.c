@@ -124,10 +124,12 @@ static void lm_evaluate(struct workload *w, const float *adapter, const float *b
     const struct examples *set = task_test(lm->task);
     struct score all;
     lm_backbone(w, backbone);
-    r->loss = lm_answers_run(&lm->answers, adapter, set);
+    r->score = r->loss = NAN;
+    r->n_rows = 0;
+    if (!lm_answers_run(&lm->answers, adapter, set, r->stop, &r->loss))
+        return;
     task_score(lm->task, set, lm->answers.prediction, &all, lm->group_score);
     r->score = task_main_score(lm->task, &all);
-    r->n_rows = 0;
     put_score(r, "all", &all);
     for (int32_t g = 0; g < lm->task->n_groups; g++)
         put_score(r, lm->task->groups[g], &lm->group_score[g]);

@@ -12,6 +12,7 @@
 #include "model/tokens.h"
 #include "task/task.h"
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -62,6 +63,8 @@ struct eval_result {
     double score, loss; // NaN = has none
     int n_rows;
     struct eval_row rows[EVAL_MAX];
+    // In: once it is not 0 the evaluation may end early and has no result; NULL = it does not.
+    const volatile sig_atomic_t *stop;
 };
 
 // A question of the test set and what the model said to it; texts are the callee's.

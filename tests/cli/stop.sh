@@ -33,6 +33,19 @@ kill -INT $!
 wait $!
 check "INT while it solves: status 143" equal "$?" 143
 
+# The first score of a language model, over more questions than are answered in half a minute.
+"$FSTQ" run "$root/configs/quick.ini" trace.file= task.test=100000 fed.rounds=1 >out 2>err &
+for _ in $(seq 600); do
+    grep -q '^# *round ' out && break
+    sleep 0.1
+done
+start=$SECONDS
+kill -TERM $!
+wait $!
+check "TERM during the first evaluation: status 143" equal "$?" 143
+check "TERM during the first evaluation: no round" contains out "# INTERRUPTED: after round 0"
+check "TERM during the first evaluation: it ends early" test $((SECONDS - start)) -lt 10
+
 timeout 20 "$FSTQ" run "${quadratic[@]}" fed.clients=1e7 >out 2>err
 check "more clients than anybody waits for: status 2" equal "$?" 2
 check "more clients: how many fit" \

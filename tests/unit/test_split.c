@@ -35,8 +35,8 @@ static struct cut_example example(struct memory *m)
         .rows = ROWS, .labels = 2, .pos = m->pos, .size = m->size, .label = m->label, .x = m->x};
 }
 
-static size_t write(const struct split_form *f, struct memory *m, uint8_t *out, size_t cap,
-                    struct codec_report *report)
+static size_t put_example(const struct split_form *f, struct memory *m, uint8_t *out, size_t cap,
+                          struct codec_report *report)
 {
     struct msg_out o;
     struct err err = {""};
@@ -73,7 +73,7 @@ static void test_read_as_written(void **state)
         uint8_t bytes[1024];
         struct codec_report report = {0};
         struct memory m = sample, back = {0};
-        size_t len = write(f, &m, bytes, sizeof bytes, &report);
+        size_t len = put_example(f, &m, bytes, sizeof bytes, &report);
         assert_true(len > 0 && len + 1 <= split_bound(f));
         // 2 counts; 4 places of two bytes; labels of 2 and 1; 12 values.
         assert_int_equal(len, 2 * (2 + 8 + 3 + dense_bytes(f->values, 12)));
@@ -85,7 +85,7 @@ static void test_read_as_written(void **state)
         assert_int_equal(read_all(f, bytes, len, &back), 0);
         assert_memory_equal(&back, &m, sizeof back);
         for (size_t cap = 0; cap < len; cap++)
-            assert_int_equal(write(f, &m, bytes, cap, &report), 0);
+            assert_int_equal(put_example(f, &m, bytes, cap, &report), 0);
     }
 }
 
@@ -96,7 +96,7 @@ static void test_cut_off_or_too_long(void **state)
         uint8_t bytes[1024] = {0};
         struct codec_report report = {0};
         struct memory m = sample, back;
-        size_t len = write(&forms[k], &m, bytes, sizeof bytes, &report);
+        size_t len = put_example(&forms[k], &m, bytes, sizeof bytes, &report);
         for (size_t n = 0; n < len; n++)
             assert_int_equal(read_all(&forms[k], bytes, n, &back), -1);
         assert_int_equal(read_all(&forms[k], bytes, len + 1, &back), -1);
@@ -119,7 +119,7 @@ static void test_numbers_out_of_range(void **state)
     uint8_t good[1024], bytes[1024];
     struct codec_report report = {0};
     struct memory m = sample, back;
-    size_t len = write(&forms[0], &m, good, sizeof good, &report);
+    size_t len = put_example(&forms[0], &m, good, sizeof good, &report);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         memcpy(bytes, good, len);
         assert_int_not_equal(bytes[bad[i].at], bad[i].value);
@@ -146,7 +146,7 @@ static void test_values_that_are_not_finite(void **state)
             msg_init(&o, bytes, sizeof bytes, &report);
             assert_int_equal(split_put(&o, &forms[k], &e, &err), fits ? 0 : CODEC_NONFINITE);
             m.x[11] = 1;
-            size_t len = write(&forms[k], &m, bytes, sizeof bytes, &report);
+            size_t len = put_example(&forms[k], &m, bytes, sizeof bytes, &report);
             if (forms[k].values == DENSE_FP16)
                 put_u16(bytes + len - 2, i ? 0x7c00 : 0x7e01);
             else if (forms[k].values == DENSE_BF16)
