@@ -100,7 +100,8 @@ const struct stage_row stage_table[STAGE_COUNT] = {
         "the slot file"},
     [STAGE_QUANTISE] = {"quantise", LANE_ENCODE, true, STAGE_ENCODE,
         "the part of encode that turns values into codes: checks, scales, transforms, rounding; "
-        "also laying the codes into bits where one pass does both",
+        "also laying the codes into bits where one pass does both, and fetching the update from a "
+        "device where the host codes it",
         "entropy coding"},
     [STAGE_ENTROPY] = {"entropy", LANE_ENCODE, true, STAGE_ENCODE,
         "the part of encode that codes symbols by their frequency or compresses whole messages",
