@@ -32,7 +32,9 @@ void lm_train_open(struct workload *w, struct lm *lm)
     lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
     for (size_t i = 0; i < g; i++)
         lm_batch_open(&lm->batch[i], fed->batch, lm->task->max_tokens);
-    model_reserve(lm->model, lm->task->max_tokens, lm->at_once);
+    int64_t rows = (int64_t)fed->batch * lm->task->max_tokens;
+    model_reserve(lm->model, lm->task->max_tokens, rows < INT32_MAX ? (int32_t)rows : INT32_MAX,
+                  lm->at_once);
 }
 
 // Scores are by vocabulary id or by position.

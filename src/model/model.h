@@ -212,9 +212,10 @@ struct model_job {
 };
 
 int32_t model_slice_rows(const struct model *m); // of the largest slice of the last call
-// Makes memory for up to this many jobs, and clients in training, with sequences up to `longest`;
-// calls beyond it make more. Nothing is allocated while training then.
-void model_reserve(struct model *m, int32_t longest, int32_t jobs);
+// Makes memory for up to this many jobs, and clients in training, with batches of up to `rows` rows
+// in sequences of up to `longest`; calls beyond it make more. Nothing is allocated while training
+// then.
+void model_reserve(struct model *m, int32_t longest, int32_t rows, int32_t jobs);
 
 // Lends a client's arrays to the device. place: from 0; clients in training at once have different
 // ones.

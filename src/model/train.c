@@ -52,14 +52,18 @@ static void jobs_reserve(struct model *m, int32_t n)
     m->jobs_cap = n;
 }
 
-void model_reserve(struct model *m, int32_t longest, int32_t jobs)
+void model_reserve(struct model *m, int32_t longest, int32_t rows, int32_t jobs)
 {
-    // A slice ends with the sequence that crosses its even share; a job that is one slice has what
-    // its batch has, which is not known yet.
+    // A slice ends with the sequence that crosses its even share. Where a job is one slice however
+    // large, only its first call shows how much of its batch's room it uses.
     int32_t most = m->dev->row->slice_tokens;
-    int32_t rows = most < INT32_MAX - longest ? most + longest : longest;
+    bool several = rows > most;
+    if (most == INT32_MAX)
+        rows = longest;
+    else if (rows - longest > most)
+        rows = most + longest;
     lanes_reserve(m, rows, longest, slice_bytes(m, NULL, rows, true));
-    grads_reserve(m, m->shape.n_values, true, (size_t)jobs * m->shape.n_values);
+    grads_reserve(m, m->shape.n_values, several, (size_t)jobs * m->shape.n_values);
     jobs_reserve(m, jobs);
     places_reserve(m, jobs);
 }
