@@ -43,9 +43,10 @@ endif
 
 # --- flags ----------------------------------------------------------------------------------------
 WARN   := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
-OPTS_release := -O3 -g
+# -g1: lines and functions, for profiles and traces of calls; variables are for BUILD=debug.
+OPTS_release := -O3 -g1
 OPTS_debug   := -O1 -g3
-OPTS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+OPTS_asan    := -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 # What GCC infers about ranges goes wrong under the sanitizers.
 OPTS_asan    += -Wno-unknown-warning-option -Wno-format-truncation -Wno-maybe-uninitialized
 OPTS_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all

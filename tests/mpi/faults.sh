@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Faults on purpose over real ranks, through the launcher: the run survives, says DEGRADED, and the
 # launcher returns rank 0's status even where mpirun alone would hang.
-# Alone: ranks are killed and stopped at chosen moments of a round.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

@@ -2,7 +2,6 @@
 # Several hosts, made of this one: Open MPI reaches "node2" and "node3" by a program that runs here
 # what ssh would run there. The loss of a host, after which mpirun itself never ends, and a host
 # without the program.
-# Alone: how long a loss takes to be found is held against limits.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
