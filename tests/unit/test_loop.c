@@ -6,6 +6,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -210,6 +212,37 @@ static void test_hostile_frames_change_nothing(void **state)
     end(NULL);
 }
 
+// How a process ends whose worker has heard nothing for an hour: from a server that is the process
+// itself, or that lives elsewhere on this host.
+static int status_of_silence(bool own)
+{
+    struct net_params net = {.timeout_s = 1e-3};
+    struct fed_env env = {.net = &net};
+    struct worker w = {.env = &env, .welcome = true};
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        hello_local(&w.server);
+        if (!own)
+            w.server.pid = getppid();
+        w.last_heard_ns = clock_ns() - (int64_t)3600 * 1000000000;
+        if (!freopen("/dev/null", "w", stderr))
+            _exit(99);
+        worker_timer(&w, clock_ns());
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void test_silence_ends_a_worker_unless_it_is_the_server_itself(void **state)
+{
+    (void)state;
+    assert_int_equal(status_of_silence(false), STATUS_ENV);
+    assert_int_equal(status_of_silence(true), 0);
+}
+
 static void test_what_cannot_open_leaves_nothing(void **state)
 {
     (void)state;
@@ -230,6 +263,7 @@ int main(void)
         cmocka_unit_test_teardown(test_stop_ends_with_the_round, end),
         cmocka_unit_test_teardown(test_stop_before_anything_runs_nothing, end),
         cmocka_unit_test_teardown(test_what_cannot_open_leaves_nothing, end),
+        cmocka_unit_test(test_silence_ends_a_worker_unless_it_is_the_server_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
