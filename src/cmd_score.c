@@ -113,9 +113,7 @@ static void load_adapter(const struct config *c, struct workload *w, const char 
         die(STATUS_USAGE, "%s", err.text);
     if (peft)
         printf("# adapter of %s\n", peft);
-    if (peft)
-        return;
-    if (!*c->run.dir)
+    if (peft || !*c->run.dir)
         return;
     if (checkpoint_adapter(c->run.dir, w->shape.hash, w->shape.n_values, theta, &round, &err))
         die(STATUS_ENV, "%s", err.text);

@@ -51,6 +51,16 @@ stop_at_checkpoint() # signal run.dir command...: started, and sent it once ther
     kill -"$signal" $pid
     wait $pid 2>/dev/null
 }
+run() # ranks log options...: of what base=(...) says; some tests have a run of their own
+{
+    local np=$1 log=$2
+    shift 2
+    if [ "$np" = 1 ]; then
+        "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
+    else
+        mpirun --oversubscribe -np "$np" "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
+    fi
+}
 finish() {
     echo "1..$tap_n"
     exit $((tap_bad > 0))

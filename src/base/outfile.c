@@ -48,13 +48,6 @@ static int open_as_it_stands(struct outfile *o, const char *path, struct err *er
     return 0;
 }
 
-static int refuse(struct err *err, const char *path)
-{
-    return err_set(
-        err, "%s: is there and is not an earlier file of this kind: name another, or remove it",
-        path);
-}
-
 int outfile_check(const char *path, const char *begins, struct err *err)
 {
     struct stat st;
@@ -64,7 +57,10 @@ int outfile_check(const char *path, const char *begins, struct err *err)
         if (S_ISDIR(st.st_mode))
             return err_set(err, "%s: is a directory, not a file", path);
         if (S_ISREG(st.st_mode) && !same_kind(path, begins))
-            return refuse(err, path);
+            return err_set(err,
+                           "%s: is there and is not an earlier file of this kind: name another, "
+                           "or remove it",
+                           path);
         return 0;
     }
     char dir[PATH_MAX];
@@ -86,11 +82,11 @@ int outfile_open(struct outfile *o, const char *path, const char *begins, struct
         o->f = stdout;
         return 0;
     }
+    if (outfile_check(path, begins, err) < 0)
+        return -1;
     bool there = stat(path, &st) == 0;
     if (there && !S_ISREG(st.st_mode))
         return open_as_it_stands(o, path, err);
-    if (there && !same_kind(path, begins))
-        return refuse(err, path);
     // Through a link it is what the link names that is replaced.
     if (there && !realpath(path, o->path))
         return cannot(err, path, "write");
@@ -121,13 +117,4 @@ int outfile_close(struct outfile *o, struct err *err)
     if (r < 0 && *o->part)
         unlink(o->part);
     return r;
-}
-
-void outfile_abandon(struct outfile *o)
-{
-    if (o->f && o->f != stdout)
-        fclose(o->f);
-    if (*o->part)
-        unlink(o->part);
-    o->f = NULL;
 }

@@ -21,6 +21,5 @@ int outfile_open(struct outfile *o, const char *path, const char *begins, struct
 int outfile_check(const char *path, const char *begins, struct err *err);
 // Puts it in place. On error what stood there before still does.
 int outfile_close(struct outfile *o, struct err *err);
-void outfile_abandon(struct outfile *o);
 
 #endif

@@ -362,14 +362,6 @@ static void make_version(struct server *s)
     a->state = ROUND_MADE;
 }
 
-static bool settled(const struct server *s)
-{
-    for (int e = 1; e <= s->workers; e++)
-        if (s->peer[e].owes_events && server_peer_up(s, e))
-            return false;
-    return true;
-}
-
 static bool is_last(const struct server *s)
 {
     return (int32_t)s->round == s->env->fed->rounds;
@@ -464,7 +456,7 @@ static bool advance(struct server *s)
         settle(s);
         return true;
     case ROUND_SETTLING:
-        if (!settled(s))
+        if (books_events_owed(s))
             return false;
         close_version(s);
         return true;
@@ -561,20 +553,20 @@ static void take_fail(struct server *s, const struct net_msg *m)
     renew_patience(s, w->endpoint);
 }
 
+// To a task. A damaged frame counts as an update, whatever it was.
+static void take_answer(struct server *s, const struct net_msg *m)
+{
+    if (m->verdict != FRAME_GOOD || m->frame.kind == FRAME_UPDATE)
+        take_update(s, m);
+    else if (m->frame.kind == FRAME_FAIL)
+        take_fail(s, m);
+}
+
 static void async_message(struct server *s, const struct net_msg *m)
 {
     struct async_rounds *a = s->rounds;
-    bool good = m->verdict == FRAME_GOOD;
-    if (books_head_read(m) && m->frame.kind == FRAME_EVENTS) {
-        if (good)
-            server_take_events(s, m);
-        if (m->frame.version == s->round)
-            s->peer[m->src].owes_events = false;
-    } else if (!good || m->frame.kind == FRAME_UPDATE) {
-        take_update(s, m);
-    } else if (m->frame.kind == FRAME_FAIL) {
-        take_fail(s, m);
-    }
+    if (!books_take_events(s, m))
+        take_answer(s, m);
     if (a->state == ROUND_HELD && books_worker_up(s))
         a->state = ROUND_OPEN;
     run_on(s);
@@ -600,11 +592,8 @@ static void async_timer(struct server *s, int64_t now)
         if (!w->known && (now >= w->patience_ns || !server_peer_up(s, w->endpoint)))
             give_up(s, w);
     }
-    for (int e = 1; a->state == ROUND_SETTLING && now >= a->wait_ns && e <= s->workers; e++)
-        if (s->peer[e].owes_events) {
-            server_suspect_silent(s, e, a->t_settle_ns);
-            s->peer[e].owes_events = false;
-        }
+    if (a->state == ROUND_SETTLING && now >= a->wait_ns)
+        books_forgive_events(s, a->t_settle_ns);
     if (a->state == ROUND_HELD && (now >= a->wait_ns || server_stopping(s)))
         a->state = ROUND_OPEN;
     run_on(s);

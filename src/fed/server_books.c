@@ -297,6 +297,34 @@ void books_draw(struct server *s, uint32_t client, const struct client_times *t,
         s->battery[client] = battery_draw(s->env->client, s->battery[client], joule, run_ns);
 }
 
+bool books_take_events(struct server *s, const struct net_msg *m)
+{
+    if (!books_head_read(m) || m->frame.kind != FRAME_EVENTS)
+        return false;
+    if (m->verdict == FRAME_GOOD)
+        server_take_events(s, m);
+    if (m->frame.version == s->round)
+        s->peer[m->src].owes_events = false;
+    return true;
+}
+
+bool books_events_owed(const struct server *s)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (s->peer[e].owes_events && server_peer_up(s, e))
+            return true;
+    return false;
+}
+
+void books_forgive_events(struct server *s, int64_t since_ns)
+{
+    for (int e = 1; e <= s->workers; e++)
+        if (s->peer[e].owes_events) {
+            server_suspect_silent(s, e, since_ns);
+            s->peer[e].owes_events = false;
+        }
+}
+
 // Workers.
 
 bool books_worker_left(const struct server *s)

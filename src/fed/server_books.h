@@ -45,6 +45,12 @@ void books_by_vector(struct rec_message *row, const struct update *u, int n);
 struct rec_link books_link(const struct server *s, uint32_t client, int64_t bytes, int64_t ready_ns,
                            const struct link_result *r);
 
+// What workers tell of a version beside their updates. Was this frame that?
+bool books_take_events(struct server *s, const struct net_msg *m);
+bool books_events_owed(const struct server *s); // by a worker that may still tell
+// It is late: those who owe are suspected, if silent since then, and nobody waits for them.
+void books_forgive_events(struct server *s, int64_t since_ns);
+
 // Clients.
 bool books_client_there(const struct server *s, uint32_t client, int64_t run_ns);
 // Energy of a client's way, which began at this time.

@@ -407,14 +407,6 @@ static void modelled_times(struct server *s)
     s->row.time_modelled_ns = (cut ? r->end_ns : slowest) + env->fed->server_ns;
 }
 
-static bool settled(const struct server *s)
-{
-    for (int e = 1; e <= s->workers; e++)
-        if (s->peer[e].owes_events && server_peer_up(s, e))
-            return false;
-    return true;
-}
-
 // Every update is in, or given up: the adapter moves, clients hear what was taken, the score is
 // measured while they put their state away.
 static void finish_collect(struct server *s)
@@ -432,7 +424,7 @@ static void finish_collect(struct server *s)
     books_evaluate(s);
     r->next_turn = r->n_turns + 1; // settling
     s->deadline_ns = now_ns(s) + (int64_t)(s->env->net->timeout_s * 1e9);
-    if (settled(s))
+    if (!books_events_owed(s))
         close_round(s);
 }
 
@@ -542,25 +534,25 @@ static void take_fail(struct server *s, const struct net_msg *m)
                                                    : MESSAGE_LOST);
 }
 
+// To a task. A damaged frame counts as an update, whatever it was.
+static void take_answer(struct server *s, const struct net_msg *m)
+{
+    if (m->verdict != FRAME_GOOD || m->frame.kind == FRAME_UPDATE)
+        take_update(s, m);
+    else if (m->frame.kind == FRAME_FAIL)
+        take_fail(s, m);
+}
+
 static void sync_message(struct server *s, const struct net_msg *m)
 {
     struct sync_round *r = s->rounds;
-    bool good = m->verdict == FRAME_GOOD;
-    if (books_head_read(m) && m->frame.kind == FRAME_EVENTS) {
-        if (good)
-            server_take_events(s, m);
-        if (m->frame.version == s->round)
-            s->peer[m->src].owes_events = false;
-    } else if (!good || m->frame.kind == FRAME_UPDATE) {
-        take_update(s, m);
-    } else if (m->frame.kind == FRAME_FAIL) {
-        take_fail(s, m);
-    }
+    if (!books_take_events(s, m))
+        take_answer(s, m);
     if (r->holding && books_worker_up(s))
         begin_round(s);
     else if (!r->holding && r->next_turn < r->n_turns)
         advance(s);
-    else if (!r->holding && r->next_turn > r->n_turns && settled(s))
+    else if (!r->holding && r->next_turn > r->n_turns && !books_events_owed(s))
         close_round(s);
     run_on(s);
 }
@@ -591,12 +583,9 @@ static void sync_timer(struct server *s, int64_t now)
             give_up_on(s, late);
         advance(s);
     } else {
-        for (int e = 1; late && e <= s->workers; e++)
-            if (s->peer[e].owes_events) {
-                server_suspect_silent(s, e, r->start.clock_ns);
-                s->peer[e].owes_events = false;
-            }
-        if (settled(s))
+        if (late)
+            books_forgive_events(s, r->start.clock_ns);
+        if (!books_events_owed(s))
             close_round(s);
     }
     run_on(s);

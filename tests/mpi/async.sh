@@ -12,16 +12,6 @@ cd "$dir" || exit 1
 base=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
     fed.rounds=30 fed.clients=20 fed.clients_per_round=8 client.step_ns=1000000
     optim.momentum=0.5 fed.opt_state=keep client.profile=slow net.link=lte-hetero trace.file=)
-run() # ranks log options...
-{
-    local np=$1 log=$2
-    shift 2
-    if [ "$np" = 1 ]; then
-        "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
-    else
-        mpirun --oversubscribe -np "$np" "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
-    fi
-}
 # All that is not measured: round, arrived, lost, loss, score, uplink, modelled.
 rounds() { awk '/^ +[0-9]+ .*[/]/ { print $1, $2, $3, $4, $5, $6 $7, $(NF - 1) $NF }' "$1"; }
 newest() # run-dir: round of its newest checkpoint

@@ -14,16 +14,6 @@ awk 'BEGIN { srand(4); for (k = 0; k < 6; k++) { t = 0
 base=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20 fed.rounds=40
     fed.clients=12 fed.clients_per_round=4 client.step_ns=1000000 net.link=trace net.trace=traces
     net.loss=gemodel:p=0.05,r=0.5 trace.file=)
-run() # ranks log options...
-{
-    local np=$1 log=$2
-    shift 2
-    if [ "$np" = 1 ]; then
-        "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
-    else
-        mpirun --oversubscribe -np "$np" "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
-    fi
-}
 times() # log: of every round, then what the run came to
 {
     awk '/^ +[0-9]/ { print $1, $2, $(NF - 1), $NF }' "$1"

@@ -11,16 +11,6 @@ cd "$dir" || exit 1
 base=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20 fed.rounds=30
     fed.clients=40 fed.clients_per_round=10 client.step_ns=1000000 trace.file=
     net.link=lte-hetero:slow=0.3,slow_min=0.1,slow_max=0.5)
-run() # ranks log options...
-{
-    local np=$1 log=$2
-    shift 2
-    if [ "$np" = 1 ]; then
-        "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
-    else
-        mpirun --oversubscribe -np "$np" "$FSTQ" run "${base[@]}" "$@" >"$log" 2>&1
-    fi
-}
 rounds() { awk '/^ +[1-9]/ { print $1, $2, $(NF - 1), $NF }' "$1"; }
 same() # name log options...: on 1 and 3 ranks and simulated
 {
