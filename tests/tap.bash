@@ -38,6 +38,12 @@ adapter() # log: the hash of the final adapter
 {
     sed -n 's/^# adapter //p' "$1"
 }
+# A background job is a copy of this shell until it has become its program: a signal that comes too
+# early runs this shell's trap at exit in it, which removes the test's folder.
+begun() # pid of a job that is no shell itself
+{
+    while [ "/proc/$1/exe" -ef "/proc/$$/exe" ]; do sleep 0.002; done
+}
 stop_at_checkpoint() # signal run.dir command...: started, and sent it once there is a checkpoint
 {
     local signal=$1 dir=$2 pid

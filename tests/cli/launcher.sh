@@ -155,12 +155,16 @@ up() { # until every rank has trapped its signals
     done
     return 1
 }
-# bash starts background jobs deaf to INT, and they cannot undo that: perl can.
+# bash starts background jobs deaf to INT, and they cannot undo that: perl can. No signal is sent
+# before perl runs, for the reason that begun() of tap.bash gives; the launcher is a shell itself.
 begin() {
     : >pids
     : >out
-    perl -e '$SIG{INT} = "DEFAULT"; exec @ARGV' "$launcher" "$@" >out 2>err &
+    rm -f begun
+    perl -e '$SIG{INT} = "DEFAULT"; open my $f, ">", "begun"; close $f; exec @ARGV' \
+        "$launcher" "$@" >out 2>err &
     pid=$!
+    while [ ! -e begun ]; do sleep 0.002; done
 }
 for signal in USR1 TERM INT HUP; do
     begin -np 3 round

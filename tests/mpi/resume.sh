@@ -70,6 +70,7 @@ for i in $(seq "$stops"); do
     start $np "t$i" "tlog$i"
     for again in 1 2; do
         pid=$!
+        begun $pid
         sleep "0.$(printf '%03d' $((i * 37 * again % 300)))"
         kill -TERM $pid 2>/dev/null
         wait $pid
