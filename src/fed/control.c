@@ -1,5 +1,5 @@
-// Schemes that hold clients to the global model: a proximal term (FedProx) and control variates
-// (SCAFFOLD).
+// Schemes that hold clients to the global model: a proximal term (FedProx), control variates
+// (SCAFFOLD) and dynamic regularisation (FedDyn).
 #include "fed/env.h"
 #include "fed/local.h"
 #include "fed/scheme.h"
@@ -106,8 +106,10 @@ static void control_commit(const void *opt, const struct step *s)
 static int control_check(const struct fed_env *env, struct err *err)
 {
     if (env->method->view.row->mixed || env->method->view.row->local)
-        return err_set(err, "scheme scaffold takes no view under which clients of a round send "
-                            "different parts, or another form of the adapter");
+        return err_set(err,
+                       "scheme %s takes no view under which clients of a round send different "
+                       "parts, or another form of the adapter",
+                       env->method->scheme->name);
     return 0;
 }
 
@@ -128,4 +130,68 @@ const struct scheme scheme_scaffold = {
     .up = control_up,
     .local = &control_rule,
     .commit = control_commit,
+};
+
+// FedDyn: client i minimises f_i(x) - <h_i, x> + alpha / 2 ||x - theta||^2, and then takes
+// h_i -= alpha (x - theta): at its minimum h_i is the gradient of f_i there. The server keeps h,
+// the mean of all clients' h_i with the other sign, and goes to the mean of the clients' x less h /
+// alpha. Nothing travels beside the update; h is made of what arrived, h_i of what was trained.
+
+struct dyn_opt {
+    double alpha;
+};
+
+static const struct opt dyn_options[] = {
+    OPT(struct dyn_opt, alpha, "alpha", "0.1", 1e-9, 1e6, "",
+        "weight of half the squared distance"),
+};
+
+static void dyn_after(struct local *l, int32_t step, float *grad)
+{
+    const struct dyn_opt *o = l->opt;
+    const float *x = l->job->delta, *theta = l->job->theta, *h = l->job->own[0];
+    float alpha = (float)o->alpha;
+    (void)step;
+    for (size_t i = 0; i < l->setup->shape->n_values; i++)
+        grad[i] += alpha * (x[i] - theta[i]) - h[i];
+}
+
+static const float *dyn_end(struct local *l)
+{
+    const struct dyn_opt *o = l->opt;
+    const float *x = l->job->delta, *theta = l->job->theta;
+    float *h = l->job->own[0], alpha = (float)o->alpha;
+    for (size_t i = 0; i < l->setup->shape->n_values; i++) // what is not trained has x = theta
+        h[i] -= alpha * (x[i] - theta[i]);
+    return NULL;
+}
+
+static const struct local_rule dyn_rule = {.after = dyn_after, .end = dyn_end};
+
+static void dyn_commit(const void *opt, const struct step *s)
+{
+    const struct dyn_opt *o = opt;
+    float alpha = (float)o->alpha, lr = (float)s->lr;
+    float share = (float)s->arrived / (float)s->clients, *h = s->state;
+    for (size_t i = s->range.from; i < s->range.to; i++) {
+        float d = s->delta[i];
+        h[i] -= alpha * share * d;
+        s->theta[i] += lr * (d - h[i] / alpha);
+    }
+}
+
+const struct scheme scheme_feddyn = {
+    .name = "feddyn",
+    .help = "each client's loss is bent until the clients' minima agree; nothing more travels",
+    .source = "Acar et al. 2021, Algorithm 1",
+    .options = dyn_options,
+    .n_options = ARRAY_LEN(dyn_options),
+    .option_bytes = sizeof(struct dyn_opt),
+    .server = &server_sync,
+    .worker = &worker_sync,
+    .check = control_check,
+    .state_vectors = 1,
+    .client_vectors = 1,
+    .local = &dyn_rule,
+    .commit = dyn_commit,
 };
