@@ -46,12 +46,12 @@ static void topk_loop(void *arg, int64_t n)
 {
     struct job *j = arg;
     for (int64_t i = 0; i < n; i++) {
-        struct select_cut c;
-        select_cut_begin(&c, j->k);
+        struct select_threshold c;
+        select_threshold_begin(&c, j->k);
         for (int level = 0; level < SELECT_LEVELS; level++) {
             uint32_t count[SELECT_BINS] = {0};
             select_count(j->x, j->shape.n_values, SELECT_ABS, level, c.prefix, count);
-            select_cut_next(&c, count);
+            select_threshold_next(&c, count);
         }
         j->found = select_take(j->x, j->shape.n_values, SELECT_ABS, c.prefix, &c.left, 0, j->at);
     }

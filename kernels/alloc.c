@@ -86,20 +86,20 @@ SIMD_KERNEL void SIMD_NAME(alloc_weight)(const float *x, size_t n, float *u)
 
 // (23) by thresholds instead of ranks: tag_i = #{k: u_i >= c_k}, c ascending, c_k the least
 // importance that gets width k. Bits of floats that are not negative order as the floats do. True
-// when some u equals a cut, for then it may be that not all of them get the width.
-SIMD_KERNEL bool SIMD_NAME(alloc_tags)(const float *u, size_t n, const uint32_t *cut, int cuts,
-                                       uint8_t *tag)
+// when some u equals a threshold, for then it may be that not all of them get the width.
+SIMD_KERNEL bool SIMD_NAME(alloc_tags)(const float *u, size_t n, const uint32_t *threshold,
+                                       int thresholds, uint8_t *tag)
 {
     int equal = 0;
     for (size_t begin = 0; begin < n; begin += BLOCK) {
         size_t m = n - begin < BLOCK ? n - begin : BLOCK;
         uint8_t t[BLOCK] = {0};
-        for (int k = 0; k < cuts; k++) {
+        for (int k = 0; k < thresholds; k++) {
             uint8_t same = 0;
             for (size_t i = 0; i < m; i++) {
                 uint32_t bits = f32_bits(u[begin + i]);
-                t[i] = (uint8_t)(t[i] + (bits >= cut[k]));
-                same |= bits == cut[k];
+                t[i] = (uint8_t)(t[i] + (bits >= threshold[k]));
+                same |= bits == threshold[k];
             }
             equal |= same;
         }
@@ -202,17 +202,18 @@ void alloc_comb(uint32_t first, size_t n, float *u)
     }
 }
 
-bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag)
+bool alloc_tags(const float *u, size_t n, const uint32_t *threshold, int thresholds, uint8_t *tag)
 {
-    return SIMD_PICK(alloc_tags, (u, n, cut, cuts, tag));
+    return SIMD_PICK(alloc_tags, (u, n, threshold, thresholds, tag));
 }
 
-void alloc_ties(const float *u, size_t n, const uint32_t *cut, int cuts, size_t *ties, uint8_t *tag)
+void alloc_ties(const float *u, size_t n, const uint32_t *threshold, int thresholds, size_t *ties,
+                uint8_t *tag)
 {
     for (size_t i = 0; i < n; i++) {
         uint32_t bits = f32_bits(u[i]);
-        for (int k = 0; k < cuts; k++) {
-            if (bits != cut[k])
+        for (int k = 0; k < thresholds; k++) {
+            if (bits != threshold[k])
                 continue;
             if (ties[k] > 0)
                 ties[k]--;

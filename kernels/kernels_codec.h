@@ -154,13 +154,13 @@ int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uin
 enum select_side { SELECT_ABS, SELECT_POSITIVE, SELECT_NEGATIVE };
 // Begin with k; at each of three levels count all values, with prefix, and go to the next. Then
 // prefix holds the bits of the k-th largest magnitude and left the number of its ties to take.
-struct select_cut {
+struct select_threshold {
     int level;
     uint32_t prefix;
     size_t left;
 };
-void select_cut_begin(struct select_cut *c, size_t k);
-void select_cut_next(struct select_cut *c, const uint32_t count[SELECT_BINS]);
+void select_threshold_begin(struct select_threshold *c, size_t k);
+void select_threshold_next(struct select_threshold *c, const uint32_t count[SELECT_BINS]);
 // Which values matter for the k largest is guessed from every stride-th run of 16, SELECT_STRIDE in
 // large arrays: the least upper bits that are worth counting. Counts at level 0 may leave out what
 // lies below; sum to fewer than k, they are to be made again from 0.
@@ -180,18 +180,19 @@ void select_count_many(const float *x, size_t n, enum select_side side, int leve
 // how many there are.
 size_t select_collect(const float *x, size_t n, enum select_side side, uint32_t least,
                       uint32_t base, uint32_t *at, size_t room);
-// Appends base + i of values above the cut and of the first *ties at it (*ties goes down); returns
-// how many.
-size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
-                   uint32_t base, uint32_t *at);
+// Appends base + i of values above the threshold and of the first *ties at it (*ties goes down);
+// returns how many.
+size_t select_take(const float *x, size_t n, enum select_side side, uint32_t threshold,
+                   size_t *ties, uint32_t base, uint32_t *at);
 
-// How many values reach a magnitude on this side. And by a cut that has been found, whose ties are
-// used up on the way: how many values it takes, adding their magnitudes in order to sum; and what
-// it leaves of positions and values, from the beginning on.
+// How many values reach a magnitude on this side. And by a threshold that has been found, whose
+// ties are used up on the way: how many values it takes, adding their magnitudes in order to sum;
+// and what it leaves of positions and values, from the beginning on.
 size_t select_reach(const float *v, size_t n, enum select_side side, uint32_t least);
-size_t select_sum(const float *v, size_t n, enum select_side side, struct select_cut *cut,
-                  double *sum);
-size_t select_thin(uint32_t *at, float *v, size_t n, enum select_side side, struct select_cut *cut);
+size_t select_sum(const float *v, size_t n, enum select_side side,
+                  struct select_threshold *threshold, double *sum);
+size_t select_thin(uint32_t *at, float *v, size_t n, enum select_side side,
+                   struct select_threshold *threshold);
 
 // coords.c: values by their positions, which ascend.
 void coords_gather(const float *x, const uint32_t *at, size_t n, float *v);
@@ -260,11 +261,12 @@ void alloc_words(const uint32_t *word, size_t n, float *u); // random words to (
 void alloc_drawn(const uint32_t key[2], const uint32_t ctr[4], size_t first, size_t n, float *u);
 void alloc_comb(uint32_t first, size_t n, float *u);
 void alloc_weight(const float *x, size_t n, float *u); // u becomes u / x^2
-// tag = how many of the ascending cuts the bits of u reach; true when some u equals a cut.
-bool alloc_tags(const float *u, size_t n, const uint32_t *cut, int cuts, uint8_t *tag);
-// Of values that equal cut k the first ties[k] (which goes down) keep the width, others get the
-// one below.
-void alloc_ties(const float *u, size_t n, const uint32_t *cut, int cuts, size_t *ties,
+// tag = how many of the ascending thresholds the bits of u reach; true when some u equals a
+// threshold.
+bool alloc_tags(const float *u, size_t n, const uint32_t *threshold, int thresholds, uint8_t *tag);
+// Of values that equal threshold k the first ties[k] (which goes down) keep the width, others get
+// the one below.
+void alloc_ties(const float *u, size_t n, const uint32_t *threshold, int thresholds, size_t *ties,
                 uint8_t *tag);
 void alloc_bitmap(const uint8_t *tag, size_t n, uint8_t *bits); // a bit for every tag that is not 0
 // The values whose tag is the wanted one, in order: out of x (out has room for n + 16), and into

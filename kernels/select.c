@@ -101,14 +101,14 @@ static size_t collect_base(const float *x, size_t n, enum select_side side, uint
     return found;
 }
 
-static size_t take_base(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
-                        uint32_t base, uint32_t *at)
+static size_t take_base(const float *x, size_t n, enum select_side side, uint32_t threshold,
+                        size_t *ties, uint32_t base, uint32_t *at)
 {
     size_t taken = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t a = magnitude(x[i], side);
-        bool tie = a == cut && *ties > 0;
-        if (a > cut || tie) {
+        bool tie = a == threshold && *ties > 0;
+        if (a > threshold || tie) {
             at[taken++] = base + (uint32_t)i;
             *ties -= tie;
         }
@@ -188,9 +188,10 @@ TARGET_AVX512 static size_t collect_avx512(const float *x, size_t n, enum select
 }
 
 TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_side side,
-                                        uint32_t cut, size_t *ties, uint32_t base, uint32_t *at)
+                                        uint32_t threshold, size_t *ties, uint32_t base,
+                                        uint32_t *at)
 {
-    const __m512i limit = _mm512_set1_epi32((int)cut);
+    const __m512i limit = _mm512_set1_epi32((int)threshold);
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     size_t taken = 0, i = 0;
     for (; i + 16 <= n; i += 16) {
@@ -199,7 +200,7 @@ TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_si
         if (!hits)
             continue;
         if (_mm512_mask_cmpeq_epi32_mask(hits, a, limit)) {
-            taken += take_base(x + i, 16, side, cut, ties, base + (uint32_t)i, at + taken);
+            taken += take_base(x + i, 16, side, threshold, ties, base + (uint32_t)i, at + taken);
             continue;
         }
         __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32((int)(base + (uint32_t)i)));
@@ -208,7 +209,7 @@ TARGET_AVX512 static size_t take_avx512(const float *x, size_t n, enum select_si
                                  _mm512_maskz_compress_epi32(hits, index));
         taken += found;
     }
-    return taken + take_base(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
+    return taken + take_base(x + i, n - i, side, threshold, ties, base + (uint32_t)i, at + taken);
 }
 
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i magnitudes_8(const float *x,
@@ -291,22 +292,22 @@ TARGET_AVX2 static size_t collect_avx2(const float *x, size_t n, enum select_sid
                                 left ? at + found : at, left);
 }
 
-TARGET_AVX2 static size_t take_avx2(const float *x, size_t n, enum select_side side, uint32_t cut,
-                                    size_t *ties, uint32_t base, uint32_t *at)
+TARGET_AVX2 static size_t take_avx2(const float *x, size_t n, enum select_side side,
+                                    uint32_t threshold, size_t *ties, uint32_t base, uint32_t *at)
 {
-    const __m256i below = _mm256_set1_epi32((int)cut - 1);
+    const __m256i below = _mm256_set1_epi32((int)threshold - 1);
     size_t taken = 0, i = 0;
     for (; i + 32 <= n; i += 32)
         for (uint32_t hits = above_32(x + i, side, below); hits; hits &= hits - 1) {
             size_t pos = i + (unsigned)__builtin_ctz(hits);
-            if (magnitude(x[pos], side) == cut) {
+            if (magnitude(x[pos], side) == threshold) {
                 if (*ties == 0)
                     continue;
                 --*ties;
             }
             at[taken++] = base + (uint32_t)pos;
         }
-    return taken + take_base(x + i, n - i, side, cut, ties, base + (uint32_t)i, at + taken);
+    return taken + take_base(x + i, n - i, side, threshold, ties, base + (uint32_t)i, at + taken);
 }
 #endif
 
@@ -332,18 +333,18 @@ size_t select_collect(const float *x, size_t n, enum select_side side, uint32_t 
     return SIMD_PICK(collect, (x, n, side, least, base, at, room));
 }
 
-size_t select_take(const float *x, size_t n, enum select_side side, uint32_t cut, size_t *ties,
-                   uint32_t base, uint32_t *at)
+size_t select_take(const float *x, size_t n, enum select_side side, uint32_t threshold,
+                   size_t *ties, uint32_t base, uint32_t *at)
 {
-    return SIMD_PICK(take, (x, n, side, cut, ties, base, at));
+    return SIMD_PICK(take, (x, n, side, threshold, ties, base, at));
 }
 
-// The cut takes what is above it, and ties while they last.
-static bool takes(struct select_cut *cut, uint32_t a)
+// The threshold takes what is above it, and ties while they last.
+static bool takes(struct select_threshold *threshold, uint32_t a)
 {
-    bool tie = a == cut->prefix && cut->left > 0;
-    cut->left -= tie;
-    return a > cut->prefix || tie;
+    bool tie = a == threshold->prefix && threshold->left > 0;
+    threshold->left -= tie;
+    return a > threshold->prefix || tie;
 }
 
 size_t select_reach(const float *v, size_t n, enum select_side side, uint32_t least)
@@ -354,36 +355,37 @@ size_t select_reach(const float *v, size_t n, enum select_side side, uint32_t le
     return found;
 }
 
-size_t select_sum(const float *v, size_t n, enum select_side side, struct select_cut *cut,
-                  double *sum)
+size_t select_sum(const float *v, size_t n, enum select_side side,
+                  struct select_threshold *threshold, double *sum)
 {
     size_t taken = 0;
     for (size_t i = 0; i < n; i++)
-        if (takes(cut, magnitude(v[i], side))) {
+        if (takes(threshold, magnitude(v[i], side))) {
             *sum += (double)f32_from_bits(f32_bits(v[i]) & 0x7fffffffu);
             taken++;
         }
     return taken;
 }
 
-size_t select_thin(uint32_t *at, float *v, size_t n, enum select_side side, struct select_cut *cut)
+size_t select_thin(uint32_t *at, float *v, size_t n, enum select_side side,
+                   struct select_threshold *threshold)
 {
     size_t kept = 0;
     for (size_t i = 0; i < n; i++) {
         at[kept] = at[i];
         v[kept] = v[i];
-        kept += takes(cut, magnitude(v[i], side));
+        kept += takes(threshold, magnitude(v[i], side));
     }
     return kept;
 }
 
-void select_cut_begin(struct select_cut *c, size_t k)
+void select_threshold_begin(struct select_threshold *c, size_t k)
 {
-    *c = (struct select_cut){.left = k};
+    *c = (struct select_threshold){.left = k};
 }
 
 // Walks the bins from the top; what is left of k after the full ones is sought in the next level.
-void select_cut_next(struct select_cut *c, const uint32_t count[SELECT_BINS])
+void select_threshold_next(struct select_threshold *c, const uint32_t count[SELECT_BINS])
 {
     int bins = c->level == 0 ? SELECT_BINS : 1024, b = bins - 1;
     for (; b > 0 && count[b] < c->left; b--)

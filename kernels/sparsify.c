@@ -47,9 +47,10 @@ static size_t count(const struct kernel_ctx *cx, const float *x, const struct se
 }
 
 static size_t sum(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
-                  size_t runs, enum select_side side, const struct select_cut *cut, double *total)
+                  size_t runs, enum select_side side, const struct select_threshold *threshold,
+                  double *total)
 {
-    struct select_cut left = *cut;
+    struct select_threshold left = *threshold;
     size_t taken = 0;
     (void)cx;
     for (size_t i = 0; i < runs; i++, run++)
@@ -64,7 +65,7 @@ static size_t take(const struct kernel_ctx *cx, const float *x, const struct sel
     (void)cx;
     for (size_t i = 0; i < runs; i++, run++) {
         struct select_choice *c = &choice[run->group];
-        taken += select_take(x + run->at, run->n, c->side, c->cut.prefix, &c->cut.left,
+        taken += select_take(x + run->at, run->n, c->side, c->threshold.prefix, &c->threshold.left,
                              (uint32_t)run->at, at + taken);
     }
     return taken;

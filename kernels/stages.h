@@ -170,13 +170,14 @@ struct alloc_stages {
                  const struct alloc_rule *rule, const struct alloc_run *run,
                  const struct alloc_draw *some, size_t runs, float *x, float *w);
     // The largest of u (n): their upper bits, of at least the k largest; lower bits within several
-    // prefixes (select.c, levels 1 and 2); tags by cuts, whose ties go down.
+    // prefixes (select.c, levels 1 and 2); tags by thresholds, whose ties go down.
     void (*top)(const struct kernel_ctx *cx, const float *u, size_t n, size_t k,
                 uint32_t count[SELECT_BINS]);
     void (*within)(const struct kernel_ctx *cx, const float *u, size_t n, int level,
                    const uint32_t *prefix, int prefixes, uint32_t count[][SELECT_BINS]);
     void (*tags)(const struct kernel_ctx *cx, const float *u, const struct alloc_run *run,
-                 size_t runs, const uint32_t *cut, int cuts, size_t *ties, uint8_t *tag);
+                 size_t runs, const uint32_t *threshold, int thresholds, size_t *ties,
+                 uint8_t *tag);
     // Tags of places [from, to) by levels, group by group (14), and the counts of the runs that
     // have a part in them.
     void (*choose)(const struct kernel_ctx *cx, const struct alloc_vectors *v,
@@ -244,7 +245,7 @@ struct select_run {
 };
 struct select_choice { // of a group
     enum select_side side;
-    struct select_cut cut;
+    struct select_threshold threshold;
 };
 
 // Positions and values are the host's, and the results of groups.
@@ -259,14 +260,16 @@ struct select_stages {
     size_t (*collect)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
                       size_t runs, const uint32_t *least, uint32_t *at, float *v, size_t room);
     // Of runs of one group: adds to the bins of a level (select_count), and at level 0 returns how
-    // many values there are on the side; the sum of the magnitudes that a cut takes, and how many.
+    // many values there are on the side; the sum of the magnitudes that a threshold takes, and how
+    // many.
     size_t (*count)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
                     size_t runs, enum select_side side, int level, uint32_t prefix,
                     uint32_t count[SELECT_BINS]);
     size_t (*sum)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
-                  size_t runs, enum select_side side, const struct select_cut *cut, double *sum);
-    // Of runs that ascend: the positions that each group's cut takes, whose ties go down; returns
-    // how many.
+                  size_t runs, enum select_side side, const struct select_threshold *threshold,
+                  double *sum);
+    // Of runs that ascend: the positions that each group's threshold takes, whose ties go down;
+    // returns how many.
     size_t (*take)(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
                    size_t runs, struct select_choice *choice, uint32_t *at);
     void (*gather)(const struct kernel_ctx *cx, const float *x, const uint32_t *at, size_t n,

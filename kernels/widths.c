@@ -138,12 +138,12 @@ static void within(const struct kernel_ctx *cx, const float *u, size_t n, int le
 }
 
 static void tags(const struct kernel_ctx *cx, const float *u, const struct alloc_run *run,
-                 size_t runs, const uint32_t *cut, int cuts, size_t *ties, uint8_t *tag)
+                 size_t runs, const uint32_t *threshold, int thresholds, size_t *ties, uint8_t *tag)
 {
     (void)cx;
     for (size_t i = 0; i < runs; i++, run++)
-        if (alloc_tags(u + run->at, run->n, cut, cuts, tag + run->place))
-            alloc_ties(u + run->at, run->n, cut, cuts, ties, tag + run->place);
+        if (alloc_tags(u + run->at, run->n, threshold, thresholds, tag + run->place))
+            alloc_ties(u + run->at, run->n, threshold, thresholds, ties, tag + run->place);
 }
 
 // Tags.

@@ -132,34 +132,34 @@ static void plan_shares(const struct bitalloc *a, double target, bitalloc_cost *
     scale_shares(a, low, count);
 }
 
-// cut[k - 1]: bits of the least importance that gets width k, and how many of its ties do.
-static void find_cuts(const struct bitalloc *a, const struct bitalloc_on *on, const float *u,
-                      const int64_t count[ALLOC_LEVELS], uint32_t *cut, size_t *ties)
+// threshold[k - 1]: bits of the least importance that gets width k, and how many of its ties do.
+static void find_thresholds(const struct bitalloc *a, const struct bitalloc_on *on, const float *u,
+                            const int64_t count[ALLOC_LEVELS], uint32_t *threshold, size_t *ties)
 {
     size_t n = a->shape->n_values, reached = n - (size_t)count[0];
     uint32_t bins[ALLOC_LEVELS][SELECT_BINS], prefix[ALLOC_LEVELS];
-    struct select_cut c[ALLOC_LEVELS];
-    int cuts = a->count - 1;
+    struct select_threshold c[ALLOC_LEVELS];
+    int thresholds = a->count - 1;
     on->stages->top(on->cx, u, n, reached, bins[0]);
-    for (int k = 0; k < cuts; k++) {
-        select_cut_begin(&c[k], reached);
-        select_cut_next(&c[k], bins[0]);
+    for (int k = 0; k < thresholds; k++) {
+        select_threshold_begin(&c[k], reached);
+        select_threshold_next(&c[k], bins[0]);
         reached -= (size_t)count[k + 1];
     }
     for (int level = 1; level < SELECT_LEVELS; level++) {
-        for (int k = 0; k < cuts; k++)
+        for (int k = 0; k < thresholds; k++)
             prefix[k] = c[k].prefix;
-        on->stages->within(on->cx, u, n, level, prefix, cuts, bins);
-        for (int k = 0; k < cuts; k++)
-            select_cut_next(&c[k], bins[k]);
+        on->stages->within(on->cx, u, n, level, prefix, thresholds, bins);
+        for (int k = 0; k < thresholds; k++)
+            select_threshold_next(&c[k], bins[k]);
     }
     reached = 0;
-    for (int k = cuts - 1; k >= 0; k--) {
+    for (int k = thresholds - 1; k >= 0; k--) {
         reached += (size_t)count[k + 1];
-        cut[k] = reached ? c[k].prefix : UINT32_MAX;
+        threshold[k] = reached ? c[k].prefix : UINT32_MAX;
         ties[k] = c[k].left;
-        if (cut[k] == 0) { // no importance, no bits
-            cut[k] = 1;
+        if (threshold[k] == 0) { // no importance, no bits
+            threshold[k] = 1;
             ties[k] = SIZE_MAX;
         }
     }
@@ -169,14 +169,14 @@ void bitalloc_ranks(const struct bitalloc *a, const struct bitalloc_on *on, cons
                     double target, bitalloc_cost *cost, const void *arg, uint8_t *tag)
 {
     int64_t count[ALLOC_LEVELS] = {(int64_t)a->shape->n_values};
-    uint32_t cut[ALLOC_LEVELS];
+    uint32_t threshold[ALLOC_LEVELS];
     size_t ties[ALLOC_LEVELS];
     if (a->policy == POLICY_GREEDY)
         plan_greedy(a, target, cost, arg, count);
     else
         plan_shares(a, target, cost, arg, count);
-    find_cuts(a, on, u, count, cut, ties);
-    on->stages->tags(on->cx, u, on->run, a->shape->n_tensors, cut, a->count - 1, ties, tag);
+    find_thresholds(a, on, u, count, threshold, ties);
+    on->stages->tags(on->cx, u, on->run, a->shape->n_tensors, threshold, a->count - 1, ties, tag);
 }
 
 // Rate and distortion.

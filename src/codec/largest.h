@@ -11,18 +11,18 @@
 static inline size_t largest(const float *x, size_t n, size_t k, uint32_t base, uint32_t *at)
 {
     uint32_t count[SELECT_BINS];
-    struct select_cut cut;
+    struct select_threshold threshold;
     if (k == 0 || n == 0)
         return 0;
-    select_cut_begin(&cut, k < n ? k : n);
+    select_threshold_begin(&threshold, k < n ? k : n);
     for (int level = 0; level < SELECT_LEVELS; level++) {
         memset(count, 0, sizeof count);
-        select_count(x, n, SELECT_ABS, level, cut.prefix, count);
-        select_cut_next(&cut, count);
+        select_count(x, n, SELECT_ABS, level, threshold.prefix, count);
+        select_threshold_next(&threshold, count);
     }
-    if (cut.prefix == 0)
-        cut.left = 0;
-    return select_take(x, n, SELECT_ABS, cut.prefix, &cut.left, base, at);
+    if (threshold.prefix == 0)
+        threshold.left = 0;
+    return select_take(x, n, SELECT_ABS, threshold.prefix, &threshold.left, base, at);
 }
 
 #endif

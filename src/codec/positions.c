@@ -9,8 +9,8 @@
 
 const char *const positions_choices[] = {"auto", "rice", "bitmap", "log2", "raw32", NULL};
 
-// So many positions are worth waking threads for; then they are coded in slices.
-#define SLICES 64
+// So many positions are worth waking threads for; then they are coded in pieces.
+#define PIECES 64
 
 static unsigned index_width(size_t n)
 {
@@ -123,15 +123,15 @@ size_t positions_estimate(size_t count, size_t n, enum positions_code code)
     return best;
 }
 
-// What comes after the whole bytes of a slice.
-struct slice {
+// What comes after the whole bytes of a piece.
+struct piece {
     uint8_t *last;
     uint8_t rest; // fewer than eight bits
 };
 
 // Codes from bit `bit` of out on; positions lie above next - 1. Whole bytes up to the end of the
-// slice are written, none beyond it.
-static struct slice put_slice(const uint32_t *at, size_t count, uint64_t next, unsigned k,
+// piece are written, none beyond it.
+static struct piece put_piece(const uint32_t *at, size_t count, uint64_t next, unsigned k,
                               uint8_t *out, uint64_t bit, uint64_t end)
 {
     struct bits_out b;
@@ -141,47 +141,47 @@ static struct slice put_slice(const uint32_t *at, size_t count, uint64_t next, u
         rice_put(&b, at[i] - next, k);
         next = (uint64_t)at[i] + 1;
     }
-    return (struct slice){b.p, (uint8_t)b.acc};
+    return (struct piece){b.p, (uint8_t)b.acc};
 }
 
 struct rice_job {
     const uint32_t *at;
-    size_t count, slices, base;
+    size_t count, pieces, base;
     unsigned k;
     uint8_t *to;
-    uint64_t begin[SLICES + 1];
-    struct slice end[SLICES];
+    uint64_t begin[PIECES + 1];
+    struct piece end[PIECES];
 };
 
 static void rice_item(void *arg, uint32_t i)
 {
     struct rice_job *j = arg;
-    size_t from = i * j->count / j->slices, to = (i + 1) * j->count / j->slices;
-    j->end[i] = put_slice(j->at + from, to - from, from ? (uint64_t)j->at[from - 1] + 1 : j->base,
+    size_t from = i * j->count / j->pieces, to = (i + 1) * j->count / j->pieces;
+    j->end[i] = put_piece(j->at + from, to - from, from ? (uint64_t)j->at[from - 1] + 1 : j->base,
                           j->k, j->to, j->begin[i], j->begin[i + 1]);
 }
 
-// Slices begin where the one before ends, in the middle of a byte; what that leaves of its last
+// Pieces begin where the one before ends, in the middle of a byte; what that leaves of its last
 // byte is added when all are done. The coding's byte: code in the low three bits, Rice's parameter
 // above.
 static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, size_t base, unsigned k,
                     uint64_t bits)
 {
-    size_t len = (size_t)((bits + 7) / 8), slices = count >= POOL_LEAST_VALUES ? SLICES : 1;
+    size_t len = (size_t)((bits + 7) / 8), pieces = count >= POOL_LEAST_VALUES ? PIECES : 1;
     uint8_t *p = msg_take(o, PART_INDICES, len);
-    struct rice_job j = {at, count, slices, base, k, p, {0}, {{0}}};
+    struct rice_job j = {at, count, pieces, base, k, p, {0}, {{0}}};
     if (!p)
         return -1;
-    for (size_t i = 0; i < slices; i++) {
-        size_t from = i * count / slices, to = (i + 1) * count / slices;
+    for (size_t i = 0; i < pieces; i++) {
+        size_t from = i * count / pieces, to = (i + 1) * count / pieces;
         size_t first = from ? (size_t)at[from - 1] + 1 : base;
         j.begin[i + 1] = j.begin[i] + rice_cost(at + from, to - from, first, k);
     }
-    assert(j.begin[slices] == bits);
-    pool_each(count, (uint32_t)slices, rice_item, &j);
+    assert(j.begin[pieces] == bits);
+    pool_each(count, (uint32_t)pieces, rice_item, &j);
     if (bits % 8)
         p[len - 1] = 0;
-    for (size_t i = 0; i < slices; i++)
+    for (size_t i = 0; i < pieces; i++)
         if (j.begin[i + 1] % 8)
             *j.end[i].last |= j.end[i].rest;
     return 0;

@@ -273,8 +273,8 @@ struct pick_job {
     const struct plan *plan;
     struct group *g;
     struct picked *p;
-    uint32_t slices;
-    size_t room, *found; // of each slice
+    uint32_t pieces;
+    size_t room, *found; // of each piece
     size_t *kept;
     _Atomic bool bad;
 };
@@ -359,10 +359,10 @@ static void find_least(struct pick_job *j)
         j->plan->least[k] = j->g[k].least;
 }
 
-#define SLICES 8 // of the update, each with its part of the room; threads never wait in one
+#define PIECES 8 // of the update, each with its part of the room; threads never wait in one
 
 // Candidates in the range; more than room are counted, not kept.
-static size_t collect_slice(const struct pick_job *j, struct shape_range r, uint32_t *at, float *v)
+static size_t collect_piece(const struct pick_job *j, struct shape_range r, uint32_t *at, float *v)
 {
     enum { RUNS = 64 }; // handed over at a time
     size_t found = 0, runs = 0;
@@ -386,16 +386,16 @@ static void collect_item(void *arg, uint32_t k)
 {
     const struct pick_job *j = arg;
     size_t at = k * j->room;
-    struct shape_range part = shape_segment(j->r.to - j->r.from, j->slices, k);
+    struct shape_range part = shape_segment(j->r.to - j->r.from, j->pieces, k);
     part = (struct shape_range){j->r.from + part.from, j->r.from + part.to};
-    j->found[k] = collect_slice(j, part, j->p->at + at, j->p->v + at);
+    j->found[k] = collect_piece(j, part, j->p->at + at, j->p->v + at);
 }
 
 // What a sample says can be among the largest, in one pass over the update. False where there is
 // more than room for it.
-static bool collect(struct pick_job *j, uint32_t slices)
+static bool collect(struct pick_job *j, uint32_t pieces)
 {
-    size_t found[SLICES] = {0}, room = room_of(j->c) / slices;
+    size_t found[PIECES] = {0}, room = room_of(j->c) / pieces;
     if (j->whole) {
         j->p->count = j->on->collect(j->cx, j->x, j->plan->run, j->c->shape->n_tensors,
                                      j->plan->least, j->p->at, j->p->v, room);
@@ -404,13 +404,13 @@ static bool collect(struct pick_job *j, uint32_t slices)
     struct picked *p = j->p;
     bool fits = true;
     j->room = room;
-    j->slices = slices;
+    j->pieces = pieces;
     j->found = found;
-    pool_each(j->c->shape->n_values, slices, collect_item, j);
+    pool_each(j->c->shape->n_values, pieces, collect_item, j);
     p->count = 0;
-    for (uint32_t k = 0; k < slices; k++)
+    for (uint32_t k = 0; k < pieces; k++)
         fits &= found[k] <= room;
-    for (uint32_t k = 0; k < slices && fits; k++) {
+    for (uint32_t k = 0; k < pieces && fits; k++) {
         memmove(p->at + p->count, p->at + k * room, found[k] * sizeof *p->at);
         memmove(p->v + p->count, p->v + k * room, found[k] * sizeof *p->v);
         p->count += found[k];
@@ -418,14 +418,14 @@ static bool collect(struct pick_job *j, uint32_t slices)
     return fits;
 }
 
-// The values among which a group's cut is sought: all candidates, or where there are none the
+// The values among which a group's threshold is sought: all candidates, or where there are none the
 // update. How many of them reach the group's least magnitude, told at level 0.
 static size_t count_group(const struct pick_job *j, bool all, uint32_t k, enum select_side side,
-                          const struct select_cut *cut, uint32_t count[SELECT_BINS])
+                          const struct select_threshold *threshold, uint32_t count[SELECT_BINS])
 {
     const struct plan *plan = j->plan;
-    const int level = cut->level;
-    const uint32_t prefix = level ? cut->prefix : 0, at = plan->first[k];
+    const int level = threshold->level;
+    const uint32_t prefix = level ? threshold->prefix : 0, at = plan->first[k];
     uint32_t t, end;
     size_t have = 0;
     if (all)
@@ -442,41 +442,42 @@ static size_t count_group(const struct pick_job *j, bool all, uint32_t k, enum s
     return have;
 }
 
-// The cut of group k on one side; false where candidates are too few, for the sample was wrong.
+// The threshold of group k on one side; false where candidates are too few, for the sample was
+// wrong.
 static bool cut_side(const struct pick_job *j, bool all, uint32_t k, enum select_side side,
                      struct group *g)
 {
     uint32_t first[SELECT_BINS] = {0};
-    const struct select_cut none = {0};
+    const struct select_threshold none = {0};
     size_t have = count_group(j, all, k, side, &none, first);
     g->take.side = side;
-    select_cut_begin(&g->take.cut, g->k < have ? g->k : have);
-    select_cut_next(&g->take.cut, first);
+    select_threshold_begin(&g->take.threshold, g->k < have ? g->k : have);
+    select_threshold_next(&g->take.threshold, first);
     for (int level = 1; level < SELECT_LEVELS; level++) {
         uint32_t count[SELECT_BINS] = {0};
-        count_group(j, all, k, side, &g->take.cut, count);
-        select_cut_next(&g->take.cut, count);
+        count_group(j, all, k, side, &g->take.threshold, count);
+        select_threshold_next(&g->take.threshold, count);
     }
     return have >= g->k || g->least == 1;
 }
 
-// The sum of the magnitudes that the cut takes, and how many they are.
+// The sum of the magnitudes that the threshold takes, and how many they are.
 static void add_taken(const struct pick_job *j, bool all, uint32_t k, struct group *g)
 {
-    struct select_cut cut = g->take.cut;
+    struct select_threshold threshold = g->take.threshold;
     const uint32_t at = j->plan->first[k];
     uint32_t t, end;
     g->sum = 0;
     g->taken = 0;
     if (all) {
         g->taken = j->on->sum(j->cx, j->x, j->plan->member + at, j->plan->first[k + 1] - at,
-                              g->take.side, &cut, &g->sum);
+                              g->take.side, &threshold, &g->sum);
         return;
     }
     for (group_span(j->c, k, &t, &end); t < end; t++)
         if (group_of(j->c, t) == k)
             g->taken += select_sum(j->p->v + j->p->start[t], j->p->start[t + 1] - j->p->start[t],
-                                   g->take.side, &cut, &g->sum);
+                                   g->take.side, &threshold, &g->sum);
 }
 
 static float mean_of(const struct group *g)
@@ -503,8 +504,8 @@ static bool settle_group(const struct pick_job *j, bool all, uint32_t k)
     return enough;
 }
 
-// Keeps the candidates that the group's cut takes, at the beginning of each tensor's place; kept[t]
-// becomes how many.
+// Keeps the candidates that the group's threshold takes, at the beginning of each tensor's place;
+// kept[t] becomes how many.
 static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k, struct group *g,
                        size_t *kept)
 {
@@ -513,12 +514,12 @@ static void thin_group(const struct codec_inst *c, struct picked *p, uint32_t k,
         if (group_of(c, t) != k)
             continue;
         size_t at = p->start[t], n = p->start[t + 1] - at;
-        kept[t] = select_thin(p->at + at, p->v + at, n, g->take.side, &g->take.cut);
+        kept[t] = select_thin(p->at + at, p->v + at, n, g->take.side, &g->take.threshold);
     }
 }
 
-// Finds each group's cut among the candidates and keeps what it takes. False where the sample was
-// wrong: there were fewer candidates than values to take.
+// Finds each group's threshold among the candidates and keeps what it takes. False where the sample
+// was wrong: there were fewer candidates than values to take.
 static void settle_item(void *arg, uint32_t k)
 {
     struct pick_job *j = arg;
@@ -771,7 +772,7 @@ static int pick_all(struct pick_job *j, const struct codec_key *key, struct err 
     }
     bool large = c->shape->n_values >= POOL_LEAST_VALUES && !j->whole;
     find_least(j);
-    bool all = (large && collect(j, SLICES)) || collect(j, 1);
+    bool all = (large && collect(j, PIECES)) || collect(j, 1);
     if (all && quant_absmax_bits(p->v, p->count) >= f32_bits(CODEC_LIMIT))
         return codec_bad_input(c, j->x, j->dev, err);
     if (!all || !settle(j)) {

@@ -3,7 +3,7 @@
 #include "model/inner.h"
 
 // Must the gradient go below this projection of this layer?
-static bool needed_below(const struct run *r, int32_t l, int lin)
+static bool needed_below(const struct launch *r, int32_t l, int lin)
 {
     if (l > r->first || r->full || r->token_grads)
         return true;
@@ -13,7 +13,7 @@ static bool needed_below(const struct run *r, int32_t l, int lin)
     return false;
 }
 
-static void back_linear(struct run *r, int32_t l, int lin, int32_t rows, const kernel_act *dy,
+static void back_linear(struct launch *r, int32_t l, int lin, int32_t rows, const kernel_act *dy,
                         int32_t lddy, const kernel_act *x, int32_t ldx, kernel_act *dx, bool grads)
 {
     const struct layer *y = &r->m->layer[l];
@@ -23,26 +23,26 @@ static void back_linear(struct run *r, int32_t l, int lin, int32_t rows, const k
                       r->a.ld_u[lin], rows, NULL, dx, ldx, grad, dw);
 }
 
-static float *norm_grad(const struct run *r, const float *norm)
+static float *norm_grad(const struct launch *r, const float *norm)
 {
     return r->full ? r->grad + r->m->n_matrix + (norm - r->m->norms) : NULL;
 }
 
 // d of a sum's second part, where it was normalised before it was added: dx without its norm.
-static const kernel_act *out_backward(struct run *r, const float *norm, const kernel_act *out,
+static const kernel_act *out_backward(struct launch *r, const float *norm, const kernel_act *out,
                                       const float *rstd, int32_t rows)
 {
     struct acts *a = &r->a;
     if (!norm)
         return a->dx;
-    run_zero(r, a->dout, (size_t)rows * (size_t)a->ld_dim * kernel_dtype_bytes(r->cx->act));
+    launch_zero(r, a->dout, (size_t)rows * (size_t)a->ld_dim * kernel_dtype_bytes(r->cx->act));
     r->op->rmsnorm_bwd(r->cx, a->dx, a->ld_dim, out, a->ld_dim, norm, rstd, rows, r->m->cfg.dim,
                        a->dout, a->ld_dim, NULL);
     return a->dout;
 }
 
 // dx of x[l + 1] becomes dx of mid. False: nothing below needs it.
-static bool mlp_backward(struct run *r, int32_t l)
+static bool mlp_backward(struct launch *r, int32_t l)
 {
     const struct model_config *c = &r->m->cfg;
     const struct layer *y = &r->m->layer[l];
@@ -69,7 +69,7 @@ static bool mlp_backward(struct run *r, int32_t l)
 }
 
 // The last step of a layer's backward: dqkv to dx of the layer's input.
-static void input_backward(struct run *r, int32_t l)
+static void input_backward(struct launch *r, int32_t l)
 {
     const struct layer *y = &r->m->layer[l];
     struct acts *a = &r->a;
@@ -88,7 +88,7 @@ static void swap(kernel_act **a, kernel_act **b)
 
 // The same below the lowest adapter, for the embeddings alone and so for the scored rows alone.
 // Nothing needs x[l + 1], h and the layer's qkv any more: the rows gather there.
-static void scored_backward(struct run *r, int32_t l)
+static void scored_backward(struct launch *r, int32_t l)
 {
     const struct model_config *c = &r->m->cfg;
     const struct layer *y = &r->m->layer[l];
@@ -113,7 +113,7 @@ static void scored_backward(struct run *r, int32_t l)
 }
 
 // dx of mid, or of what its rows merged into, becomes d of the attention's output.
-static bool project_backward(struct run *r, int32_t l)
+static bool project_backward(struct launch *r, int32_t l)
 {
     const struct model_config *c = &r->m->cfg;
     struct acts *a = &r->a;
@@ -139,7 +139,7 @@ static bool project_backward(struct run *r, int32_t l)
 
 // dx of mid becomes dx of x[l]. Below the lowest adapter it is only done for the embeddings, and
 // timed apart.
-static void attention_backward(struct run *r, int32_t l)
+static void attention_backward(struct launch *r, int32_t l)
 {
     const struct model *m = r->m;
     const struct model_config *c = &m->cfg;
@@ -164,17 +164,17 @@ static void attention_backward(struct run *r, int32_t l)
         return;
     }
     back_linear(r, l, LIN_QKV, r->rows, a->dqkv, a->ld_qkv, a->h, a->ld_dim, NULL, true);
-    run_mark(r, MARK_EMBED);
+    launch_mark(r, MARK_EMBED);
     if (r->token_grads && r->n_scored > 0)
         scored_backward(r, l);
 }
 
-static void embed_backward(struct run *r)
+static void embed_backward(struct launch *r)
 {
     const struct model *m = r->m;
     const struct model_job *job = r->job;
     if (r->full) {
-        run_mark(r, MARK_EMBED);
+        launch_mark(r, MARK_EMBED);
         r->op->embed_bwd(r->cx, r->a.dx, r->a.ld_dim, r->dev.token, r->rows, m->cfg.dim, NULL,
                          r->grad + m->embed_at);
         return;
@@ -186,11 +186,11 @@ static void embed_backward(struct run *r)
         r->op->widen_rows(r->cx, r->a.dx, r->a.ld_dim, r->rows, m->cfg.dim, r->dev_out.x);
 }
 
-void launch_backward(struct run *r)
+void launch_backward(struct launch *r)
 {
     const struct model *m = r->m;
     int32_t lowest = r->full || r->token_grads || m->shape.n_values > 0 ? r->first : m->cfg.layers;
-    run_mark(r, MARK_FORWARD);
+    launch_mark(r, MARK_FORWARD);
     for (int32_t l = m->cfg.layers - 1; l >= lowest; l--) {
         merge_enter(r, l);
         if (r->a.shared && l < m->cfg.layers - 1) // the last layer's are still there

@@ -14,7 +14,7 @@ struct kernel_rope rope_of(const struct model *m, int32_t layer, float sign)
                                 .sign = sign};
 }
 
-struct kernel_attn attn_of(const struct run *r, int32_t layer)
+struct kernel_attn attn_of(const struct launch *r, int32_t layer)
 {
     const struct model_config *c = &r->m->cfg;
     float scale = c->attn_scale > 0 ? (float)c->attn_scale : 1.0f / sqrtf((float)c->head_dim);
@@ -26,7 +26,7 @@ struct kernel_attn attn_of(const struct run *r, int32_t layer)
                                 .log_size = r->log_size};
 }
 
-void embed_forward(struct run *r, const int32_t *tokens)
+void embed_forward(struct launch *r, const int32_t *tokens)
 {
     const struct model_config *c = &r->m->cfg;
     r->op->embed_fwd(r->cx, &r->m->embed, tokens, r->rows, r->a.x[0], r->a.ld_dim);
@@ -34,7 +34,7 @@ void embed_forward(struct run *r, const int32_t *tokens)
         r->op->scale_rows(r->cx, sqrtf((float)c->dim), r->rows, c->dim, r->a.x[0], r->a.ld_dim);
 }
 
-void gate_forward(struct run *r, int32_t l, int32_t rows)
+void gate_forward(struct launch *r, int32_t l, int32_t rows)
 {
     const struct model_config *c = &r->m->cfg;
     (c->traits.gelu ? r->op->geglu_fwd : r->op->swiglu_fwd)(
@@ -42,9 +42,9 @@ void gate_forward(struct run *r, int32_t l, int32_t rows)
 }
 
 // y = y0 + x W^T, or, where there is a norm, y = y0 + norm(x W^T), which leaves x W^T in out.
-static void project_sum(struct run *r, int32_t l, int lin, const float *norm, const kernel_act *x,
-                        int32_t ldx, int32_t rows, const kernel_act *y0, kernel_act *y,
-                        kernel_act *out, float *rstd)
+static void project_sum(struct launch *r, int32_t l, int lin, const float *norm,
+                        const kernel_act *x, int32_t ldx, int32_t rows, const kernel_act *y0,
+                        kernel_act *y, kernel_act *out, float *rstd)
 {
     const struct model_config *c = &r->m->cfg;
     struct acts *a = &r->a;
@@ -56,7 +56,7 @@ static void project_sum(struct run *r, int32_t l, int lin, const float *norm, co
 }
 
 // The layer's queries, keys and values, of h, not yet turned.
-static void query(struct run *r, int32_t l)
+static void query(struct launch *r, int32_t l)
 {
     const struct model_config *c = &r->m->cfg;
     const struct layer *y = &r->m->layer[l];
@@ -75,7 +75,7 @@ static void query(struct run *r, int32_t l)
 }
 
 // Keys are known before they are turned by their place, which is when merging looks at them.
-static void attend(struct run *r, int32_t l, float *received)
+static void attend(struct launch *r, int32_t l, float *received)
 {
     struct acts *a = &r->a;
     struct kept *k = &a->kept[l];
@@ -94,7 +94,7 @@ static void attend(struct run *r, int32_t l, float *received)
 }
 
 // mid = x[l] + attention's output, for the rows that go on.
-static void project(struct run *r, int32_t l)
+static void project(struct launch *r, int32_t l)
 {
     const struct model_config *c = &r->m->cfg;
     struct acts *a = &r->a;
@@ -116,7 +116,7 @@ static void project(struct run *r, int32_t l)
         merge_forward(r, l, mid, k->mid);
 }
 
-void layer_forward(struct run *r, int32_t l, float *received)
+void layer_forward(struct launch *r, int32_t l, float *received)
 {
     const struct model_config *c = &r->m->cfg;
     const struct layer *y = &r->m->layer[l];
@@ -140,7 +140,7 @@ void layer_forward(struct run *r, int32_t l, float *received)
 }
 
 // Loss at the chosen rows; with a backward also dx of the last layer's output.
-static void head(struct run *r)
+static void head(struct launch *r)
 {
     const struct model *m = r->m;
     const struct model_config *c = &m->cfg;
@@ -159,7 +159,7 @@ static void head(struct run *r)
                    r->full ? r->grad + m->head_at : NULL);
     if (!r->backward)
         return;
-    run_zero(r, dtop, (size_t)n * (size_t)a->ld_dim * kernel_dtype_bytes(r->cx->act));
+    launch_zero(r, dtop, (size_t)n * (size_t)a->ld_dim * kernel_dtype_bytes(r->cx->act));
     float *dw = r->full ? r->grad + m->n_matrix + (m->norm_final - m->norms) : NULL;
     r->op->rmsnorm_bwd(r->cx, a->dh, a->ld_dim, top, a->ld_dim, m->norm_final, a->rstd_top, n,
                        c->dim, dtop, a->ld_dim, dw);
@@ -169,14 +169,14 @@ static void head(struct run *r)
 }
 
 // The last layer goes on with the rows that have a loss, which merging decides as it goes.
-static void enter_last(struct run *r, int32_t l)
+static void enter_last(struct launch *r, int32_t l)
 {
     merge_enter(r, l);
     plan_top(r);
-    run_put(r, r->dev.start, r->host.start, r->control_bytes);
+    launch_put(r, r->dev.start, r->host.start, r->control_bytes);
 }
 
-void launch_forward(struct run *r)
+void launch_forward(struct launch *r)
 {
     const struct model *m = r->m;
     const struct model_job *job = r->job;
@@ -186,7 +186,7 @@ void launch_forward(struct run *r)
     else
         embed_forward(r, r->dev.token);
     if (job->received)
-        run_zero(r, r->dev_out.received, (size_t)r->rows * sizeof *r->dev_out.received);
+        launch_zero(r, r->dev_out.received, (size_t)r->rows * sizeof *r->dev_out.received);
     for (int32_t l = r->first; l < layers; l++) {
         if (r->merge && l == m->cfg.layers - 1)
             enter_last(r, l);

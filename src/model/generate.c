@@ -130,7 +130,7 @@ static struct lane_bytes group_bytes(const struct model *m, const struct group *
 }
 
 // The rows of a chunk, and those of them whose next token is asked for.
-static void plan_chunk(struct run *r, const struct model_gen *g, const struct group *p,
+static void plan_chunk(struct launch *r, const struct model_gen *g, const struct group *p,
                        struct desk *d, int32_t q0, int32_t q1)
 {
     struct control *c = &d->host;
@@ -157,11 +157,12 @@ static void plan_chunk(struct run *r, const struct model_gen *g, const struct gr
     r->pos = d->dev.pos;
     r->dev = d->dev;
     r->few = r->n_top < at;
-    run_put(r, d->dev.start, d->host.start, d->control_bytes);
+    launch_put(r, d->dev.start, d->host.start, d->control_bytes);
 }
 
 // The cache of sequence q as the i-th of the next rows.
-static void plan_cache(struct run *r, const struct group *p, struct desk *d, int32_t i, int32_t q)
+static void plan_cache(struct launch *r, const struct group *p, struct desk *d, int32_t i,
+                       int32_t q)
 {
     size_t row = (size_t)model_kv_cols(&r->m->cfg);
     q -= p->seq0;
@@ -172,7 +173,8 @@ static void plan_cache(struct run *r, const struct group *p, struct desk *d, int
 
 // The likeliest next token after each of the first n rows of the last layer's output, and the loss
 // of targets.
-static void next_tokens(struct run *r, int32_t n, const int32_t *target, float *loss, int32_t *best)
+static void next_tokens(struct launch *r, int32_t n, const int32_t *target, float *loss,
+                        int32_t *best)
 {
     const struct model *m = r->m;
     struct acts *a = &r->a;
@@ -206,13 +208,13 @@ static int32_t chunk_outcome(const struct model_gen *g, struct desk *d, int32_t 
     return active;
 }
 
-static int32_t read_chunk(struct run *r, const struct model_gen *g, const struct group *p,
+static int32_t read_chunk(struct launch *r, const struct model_gen *g, const struct group *p,
                           struct desk *d, int32_t q0, int32_t q1, int32_t active)
 {
     plan_chunk(r, g, p, d, q0, q1);
     for (int32_t q = q0; q < q1; q++)
         plan_cache(r, p, d, q - q0, q);
-    run_put(r, d->there.k, d->here.k, d->step_bytes);
+    launch_put(r, d->there.k, d->here.k, d->step_bytes);
     embed_forward(r, d->dev.token);
     for (int32_t l = 0; l < r->m->cfg.layers; l++) {
         struct kernel_cache cache = {
@@ -222,8 +224,8 @@ static int32_t read_chunk(struct run *r, const struct model_gen *g, const struct
         r->op->cache_rows(r->cx, &attn, &r->seqs, r->a.kept[l].qkv, r->a.ld_qkv, &cache);
     }
     next_tokens(r, r->n_top, d->dev.target, d->dev_out.loss, d->dev_out.best);
-    run_get(r, d->out.loss, d->dev_out.loss, d->results_bytes);
-    run_wait(r);
+    launch_get(r, d->out.loss, d->dev_out.loss, d->results_bytes);
+    launch_wait(r);
     r->few = false;
     return chunk_outcome(g, d, q0, q1, active);
 }
@@ -248,14 +250,14 @@ static int32_t accept(const struct model_gen *g, struct desk *d, int32_t active)
     return go;
 }
 
-static void step_run(struct run *r, const struct group *p, struct desk *d, int32_t active)
+static void launch_step(struct launch *r, const struct group *p, struct desk *d, int32_t active)
 {
     const struct model *m = r->m;
     for (int32_t i = 0; i < active; i++) {
         plan_cache(r, p, d, i, d->seq[i]);
         d->here.target[i] = -1;
     }
-    run_put(r, d->there.k, d->here.k, d->step_bytes);
+    launch_put(r, d->there.k, d->here.k, d->step_bytes);
     r->rows = active;
     r->pos = d->there.len;
     r->cache = (struct kernel_cache){.k = d->there.k, .v = d->there.v, .n = d->there.len};
@@ -265,8 +267,8 @@ static void step_run(struct run *r, const struct group *p, struct desk *d, int32
     for (int32_t i = 0; i < active; i++)
         d->have[d->seq[i] - p->seq0]++;
     next_tokens(r, active, d->there.target, NULL, d->there.token);
-    run_get(r, d->here.token, d->there.token, (size_t)active * sizeof *d->here.token);
-    run_wait(r);
+    launch_get(r, d->here.token, d->there.token, (size_t)active * sizeof *d->here.token);
+    launch_wait(r);
 }
 
 static void group_run(void *arg, int32_t item, int32_t lane)
@@ -276,11 +278,11 @@ static void group_run(void *arg, int32_t item, int32_t lane)
     const struct model_gen *g = w->g;
     const struct group *p = &w->group[item];
     struct model_lane *ml = &m->lane[lane];
-    struct run r = {.m = m,
-                    .lane = lane,
-                    .cx = &m->dev->lane[lane].cx,
-                    .op = m->dev->ops,
-                    .adapter = w->adapter};
+    struct launch r = {.m = m,
+                       .lane = lane,
+                       .cx = &m->dev->lane[lane].cx,
+                       .op = m->dev->ops,
+                       .adapter = w->adapter};
     struct bumps b = {.host = {.base = ml->twin[LANE_CONTROL]},
                       .dev = {.base = ml->block[LANE_CONTROL]},
                       .out = {.base = ml->twin[LANE_RESULTS]},
@@ -301,7 +303,7 @@ static void group_run(void *arg, int32_t item, int32_t lane)
         active = read_chunk(&r, g, p, &d, q, end, active);
     }
     while ((active = accept(g, &d, active)) > 0)
-        step_run(&r, p, &d, active);
+        launch_step(&r, p, &d, active);
 }
 
 static void check_sequence(const struct model *m, const struct model_gen *g, int32_t q)

@@ -254,7 +254,7 @@ void lanes_reserve(struct model *m, int32_t rows, int32_t longest, struct lane_b
 void model_positions(struct model *m, int32_t n); // rope tables
 
 // A slice, or a step of generation, on its lane.
-struct run {
+struct launch {
     struct model *m;
     struct model_job *job;
     struct slice *slice;
@@ -290,35 +290,35 @@ struct run {
 // Times within a slice.
 enum { MARK_BEGIN, MARK_FORWARD, MARK_EMBED, MARK_END, MARK_MERGE }; // the last: pairs
 enum { MERGES_PER_LAYER = 4 }; // decide, forward, forward again with recompute, backward
-static inline void run_mark(const struct run *r, int32_t slot)
+static inline void launch_mark(const struct launch *r, int32_t slot)
 {
     r->m->dev->row->mark(r->m->dev, r->lane, slot);
 }
-static inline void run_zero(const struct run *r, void *to, size_t size_bytes)
+static inline void launch_zero(const struct launch *r, void *to, size_t size_bytes)
 {
     r->m->dev->row->zero(r->m->dev, r->lane, to, size_bytes);
 }
-static inline void run_put(const struct run *r, void *to, const void *from, size_t size_bytes)
+static inline void launch_put(const struct launch *r, void *to, const void *from, size_t size_bytes)
 {
     r->m->dev->row->put(r->m->dev, r->lane, to, from, size_bytes);
 }
-static inline void run_get(const struct run *r, void *to, const void *from, size_t size_bytes)
+static inline void launch_get(const struct launch *r, void *to, const void *from, size_t size_bytes)
 {
     r->m->dev->row->get(r->m->dev, r->lane, to, from, size_bytes);
 }
-static inline void run_wait(const struct run *r)
+static inline void launch_wait(const struct launch *r)
 {
     r->m->dev->row->wait(r->m->dev, r->lane);
 }
 
-// levels.c: merging. All but merge_enter and merge_plan are for runs that merge.
-void merge_begin(struct run *r);            // level 0: all rows of the slice
-void merge_enter(struct run *r, int32_t l); // rows, positions and sizes of layer l
-void merge_plan(struct run *r, int32_t l);  // from the keys of layer l, before they are turned
-void merge_forward(struct run *r, int32_t l, const kernel_act *x, kernel_act *y);
-void merge_backward(struct run *r, int32_t l, const kernel_act *dy, kernel_act *dx);
-void merge_labels(struct run *r); // targets and weights of the last layer's rows
-static inline bool merges_at(const struct run *r, int32_t l)
+// levels.c: merging. All but merge_enter and merge_plan are for launches that merge.
+void merge_begin(struct launch *r);            // level 0: all rows of the slice
+void merge_enter(struct launch *r, int32_t l); // rows, positions and sizes of layer l
+void merge_plan(struct launch *r, int32_t l);  // from the keys of layer l, before they are turned
+void merge_forward(struct launch *r, int32_t l, const kernel_act *x, kernel_act *y);
+void merge_backward(struct launch *r, int32_t l, const kernel_act *dy, kernel_act *dx);
+void merge_labels(struct launch *r); // targets and weights of the last layer's rows
+static inline bool merges_at(const struct launch *r, int32_t l)
 {
     return r->merge && r->level[l].merges;
 }
@@ -334,30 +334,30 @@ void places_free(struct model *m);
 
 // plan.c: what the host decides; it touches nothing of the device's.
 void plan_slices(struct model *m, const struct model_batch *b, int32_t job); // into slices
-void plan_slice(struct run *r);
-void plan_top(struct run *r);           // which rows have a loss
-void plan_outcome(struct run *r);       // from results to the job's outputs
-uint64_t plan_key(const struct run *r); // of everything that the launch depends on
+void plan_slice(struct launch *r);
+void plan_top(struct launch *r);           // which rows have a loss
+void plan_outcome(struct launch *r);       // from results to the job's outputs
+uint64_t plan_key(const struct launch *r); // of everything that the launch depends on
 
 // forward.c and backward.c: operations, in an order that the plan alone decides.
 struct kernel_rope rope_of(const struct model *m, int32_t layer, float sign);
-struct kernel_attn attn_of(const struct run *r, int32_t layer);
-void embed_forward(struct run *r, const int32_t *tokens);  // of r->rows rows, to x[0]
-void gate_forward(struct run *r, int32_t l, int32_t rows); // gate and up to the MLP's inside
+struct kernel_attn attn_of(const struct launch *r, int32_t layer);
+void embed_forward(struct launch *r, const int32_t *tokens);  // of r->rows rows, to x[0]
+void gate_forward(struct launch *r, int32_t l, int32_t rows); // gate and up to the MLP's inside
 // Rows of a layer's output projection, which adds its attention to its input.
-static inline int32_t rows_attended(const struct run *r, int32_t l)
+static inline int32_t rows_attended(const struct launch *r, int32_t l)
 {
     return r->few && l == r->m->cfg.layers - 1 ? r->n_top : r->rows;
 }
 // Rows of what follows.
-static inline int32_t rows_after(const struct run *r, int32_t l)
+static inline int32_t rows_after(const struct launch *r, int32_t l)
 {
     return merges_at(r, l) ? r->level[l + 1].rows : rows_attended(r, l);
 }
 // x[l] -> x[l + 1]; what backward needs goes to kept[l]. received: of the slice's rows, or NULL.
-void layer_forward(struct run *r, int32_t l, float *received);
-void launch_forward(struct run *r);
-void launch_backward(struct run *r);
+void layer_forward(struct launch *r, int32_t l, float *received);
+void launch_forward(struct launch *r);
+void launch_backward(struct launch *r);
 
 // Loaders. Each fills *m or returns -1 with the file and the field.
 struct loader {

@@ -6,7 +6,7 @@
 #include <assert.h>
 #include <string.h>
 
-void merge_begin(struct run *r)
+void merge_begin(struct launch *r)
 {
     const struct model_batch *b = r->job->batch;
     struct level *y = &r->level[0];
@@ -22,7 +22,7 @@ void merge_begin(struct run *r)
     }
 }
 
-void merge_enter(struct run *r, int32_t l)
+void merge_enter(struct launch *r, int32_t l)
 {
     if (!r->merge)
         return;
@@ -35,7 +35,7 @@ void merge_enter(struct run *r, int32_t l)
 }
 
 // Rows that stay keep their order and position; one that merges goes where its partner stays.
-static void lay_out(struct run *r, struct level *from, struct level *to)
+static void lay_out(struct launch *r, struct level *from, struct level *to)
 {
     const struct level_lists *f = &from->host;
     const struct level_lists *t = &to->host;
@@ -70,12 +70,12 @@ static void same_lists(const struct level_lists *from, struct level_lists *to)
     to->log_size = from->log_size;
 }
 
-static void merge_mark(struct run *r)
+static void merge_mark(struct launch *r)
 {
-    run_mark(r, MARK_MERGE + r->merge_marks++);
+    launch_mark(r, MARK_MERGE + r->merge_marks++);
 }
 
-void merge_plan(struct run *r, int32_t l)
+void merge_plan(struct launch *r, int32_t l)
 {
     const struct model_config *c = &r->m->cfg;
     if (!r->merge || l != r->planned || l == c->layers - 1)
@@ -89,14 +89,14 @@ void merge_plan(struct run *r, int32_t l)
     const kernel_act *key = kernel_act_at(r->cx, r->a.kept[l].qkv, (size_t)model_q_cols(c));
     int32_t stay = 0;
     r->op->merge_match(r->cx, &g, &r->seqs, from->dev.free, key, r->a.ld_qkv, from->dev.into);
-    run_get(r, from->host.into, from->dev.into, (size_t)from->rows * sizeof *from->host.into);
-    run_wait(r);
+    launch_get(r, from->host.into, from->dev.into, (size_t)from->rows * sizeof *from->host.into);
+    launch_wait(r);
     for (int32_t i = 0; i < from->rows; i++)
         stay += from->host.into[i] == i;
     from->merges = stay < from->rows;
     if (from->merges) {
         lay_out(r, from, to);
-        run_put(r, from->dev.into, from->host.into, from->block_bytes);
+        launch_put(r, from->dev.into, from->host.into, from->block_bytes);
     } else {
         to->rows = from->rows;
         to->size = from->size;
@@ -107,7 +107,7 @@ void merge_plan(struct run *r, int32_t l)
     merge_mark(r);
 }
 
-void merge_forward(struct run *r, int32_t l, const kernel_act *x, kernel_act *y)
+void merge_forward(struct launch *r, int32_t l, const kernel_act *x, kernel_act *y)
 {
     const struct level *from = &r->level[l];
     merge_mark(r);
@@ -116,7 +116,7 @@ void merge_forward(struct run *r, int32_t l, const kernel_act *x, kernel_act *y)
     merge_mark(r);
 }
 
-void merge_backward(struct run *r, int32_t l, const kernel_act *dy, kernel_act *dx)
+void merge_backward(struct launch *r, int32_t l, const kernel_act *dy, kernel_act *dx)
 {
     const struct level *from = &r->level[l];
     merge_mark(r);
@@ -127,7 +127,7 @@ void merge_backward(struct run *r, int32_t l, const kernel_act *dy, kernel_act *
 
 // A row's label is that of the last of its tokens, which has the weight of all: the sum of weights
 // stays as it was.
-void merge_labels(struct run *r)
+void merge_labels(struct launch *r)
 {
     const struct model_batch *b = r->job->batch;
     int32_t row0 = r->slice->row0;

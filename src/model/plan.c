@@ -45,7 +45,7 @@ void plan_slices(struct model *m, const struct model_batch *b, int32_t job)
         m->slice[first].alone = true;
 }
 
-void plan_top(struct run *r)
+void plan_top(struct launch *r)
 {
     const struct model_job *job = r->job;
     const struct model_batch *b = job->batch;
@@ -72,7 +72,7 @@ void plan_top(struct run *r)
 
 // Only tokens that are predicted are ever scored: the prompt's rows, most of the batch, are left
 // out.
-static void plan_scored(struct run *r)
+static void plan_scored(struct launch *r)
 {
     const int32_t *targets = r->job->batch->targets + r->slice->row0;
     r->n_scored = 0;
@@ -82,7 +82,7 @@ static void plan_scored(struct run *r)
 }
 
 // Where rows come from another model, that says where they stand and for how many tokens.
-static void plan_rows(struct run *r)
+static void plan_rows(struct launch *r)
 {
     const struct model_batch *b = r->job->batch;
     const struct slice *s = r->slice;
@@ -108,7 +108,7 @@ static void plan_rows(struct run *r)
     r->log_size = r->dev.log_size;
 }
 
-void plan_slice(struct run *r)
+void plan_slice(struct launch *r)
 {
     plan_rows(r);
     plan_scored(r);
@@ -126,7 +126,7 @@ struct key {
     uint8_t backward, full, token_sq, embed_grad, received, best, log_size;
 };
 
-uint64_t plan_key(const struct run *r)
+uint64_t plan_key(const struct launch *r)
 {
     const struct model_job *job = r->job;
     struct key k;
@@ -154,7 +154,7 @@ uint64_t plan_key(const struct run *r)
     return XXH3_64bits(&k, sizeof k);
 }
 
-static void head_outcome(struct run *r)
+static void head_outcome(struct launch *r)
 {
     struct model_job *job = r->job;
     int32_t row0 = r->slice->row0;
@@ -176,7 +176,7 @@ static void head_outcome(struct run *r)
 }
 
 // What left for another model: the rows that enter its first layer.
-static void cut_outcome(struct run *r)
+static void cut_outcome(struct launch *r)
 {
     struct model_cut *cut = r->job->cut;
     const struct model_batch *b = r->job->batch;
@@ -196,7 +196,7 @@ static void cut_outcome(struct run *r)
     }
 }
 
-static void token_outcome(struct run *r)
+static void token_outcome(struct launch *r)
 {
     struct model_job *job = r->job;
     int32_t row0 = r->slice->row0, rows = r->slice->rows;
@@ -217,7 +217,7 @@ static void token_outcome(struct run *r)
                (size_t)rows * dim * sizeof *job->embed_grad);
 }
 
-void plan_outcome(struct run *r)
+void plan_outcome(struct launch *r)
 {
     if (r->job->cut)
         cut_outcome(r);

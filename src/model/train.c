@@ -160,25 +160,25 @@ static void prepare(struct work *w, int32_t n)
         job_lend(w, j);
 }
 
-static struct run run_of(struct work *w, struct slice *s, int32_t lane)
+static struct launch run_of(struct work *w, struct slice *s, int32_t lane)
 {
     struct model *m = w->m;
     struct model_job *job = &w->jobs[s->job];
     struct model_lane *l = &m->lane[lane];
-    struct run r = {.m = m,
-                    .job = job,
-                    .slice = s,
-                    .lane = lane,
-                    .cx = &m->dev->lane[lane].cx,
-                    .op = m->dev->ops,
-                    .adapter = m->job[s->job].adapter,
-                    .backward = w->mode != MODE_EVALUATE,
-                    .full = w->mode == MODE_FULL,
-                    .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad),
-                    .merge = job->merge,
-                    .level = l->level,
-                    .rows = s->rows,
-                    .first = job->batch->from ? job->batch->from->layer : 0};
+    struct launch r = {.m = m,
+                       .job = job,
+                       .slice = s,
+                       .lane = lane,
+                       .cx = &m->dev->lane[lane].cx,
+                       .op = m->dev->ops,
+                       .adapter = m->job[s->job].adapter,
+                       .backward = w->mode != MODE_EVALUATE,
+                       .full = w->mode == MODE_FULL,
+                       .token_grads = w->mode == MODE_TRAIN && (job->token_sq || job->embed_grad),
+                       .merge = job->merge,
+                       .level = l->level,
+                       .rows = s->rows,
+                       .first = job->batch->from ? job->batch->from->layer : 0};
     struct bump acts = {.base = l->block[LANE_ACTS]};
     struct bump dev = {.base = l->block[LANE_CONTROL]}, host = {.base = l->twin[LANE_CONTROL]};
     struct bump out = {.base = l->twin[LANE_RESULTS]}, dev_out = {.base = l->block[LANE_RESULTS]};
@@ -198,27 +198,27 @@ static struct run run_of(struct work *w, struct slice *s, int32_t lane)
 
 // Operations alone, all of them known by the plan: except that where tokens merge, the host looks
 // at which, and goes on planning.
-static void launch(struct run *r, size_t n_grad)
+static void launch(struct launch *r, size_t n_grad)
 {
     if (r->backward)
-        run_zero(r, r->grad, n_grad * sizeof *r->grad);
+        launch_zero(r, r->grad, n_grad * sizeof *r->grad);
     launch_forward(r);
     r->slice->rows_left = r->rows; // by now as many as have not merged
     r->merge_marks_forward = r->merge_marks;
     if (r->backward)
         launch_backward(r);
     else
-        run_mark(r, MARK_FORWARD);
-    run_mark(r, MARK_END);
+        launch_mark(r, MARK_FORWARD);
+    launch_mark(r, MARK_END);
 }
 
-static int64_t between(const struct run *r, int32_t from, int32_t to)
+static int64_t between(const struct launch *r, int32_t from, int32_t to)
 {
     const struct dev_row *row = r->m->dev->row;
     return row->marked(r->m->dev, r->lane, to) - row->marked(r->m->dev, r->lane, from);
 }
 
-static void slice_times(struct run *r)
+static void slice_times(struct launch *r)
 {
     struct model_slice_times *t = &r->slice->times;
     int64_t merge[2] = {0}; // forward, backward
@@ -234,15 +234,15 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
 {
     struct work *w = arg;
     struct dev *d = w->m->dev;
-    struct run r = run_of(w, &w->m->slice[item], lane);
+    struct launch r = run_of(w, &w->m->slice[item], lane);
     const struct model_batch *b = r.job->batch;
     r.slice->rows_left = r.rows;
-    run_mark(&r, MARK_BEGIN);
+    launch_mark(&r, MARK_BEGIN);
     plan_slice(&r);
-    run_put(&r, r.dev.start, r.host.start, r.control_bytes);
+    launch_put(&r, r.dev.start, r.host.start, r.control_bytes);
     if (b->from)
-        run_put(&r, r.dev_out.x, b->from->x + (size_t)r.slice->row0 * (size_t)w->m->cfg.dim,
-                (size_t)r.rows * (size_t)w->m->cfg.dim * sizeof(float));
+        launch_put(&r, r.dev_out.x, b->from->x + (size_t)r.slice->row0 * (size_t)w->m->cfg.dim,
+                   (size_t)r.rows * (size_t)w->m->cfg.dim * sizeof(float));
     if (r.merge) {
         launch(&r, w->n_grad);
     } else {
@@ -253,8 +253,8 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
             d->row->record_end(d, lane);
         }
     }
-    run_get(&r, r.out.loss, r.dev_out.loss, r.results_bytes);
-    run_wait(&r);
+    launch_get(&r, r.out.loss, r.dev_out.loss, r.results_bytes);
+    launch_wait(&r);
     plan_outcome(&r);
     slice_times(&r);
 }

@@ -131,12 +131,12 @@ static void within(const struct kernel_ctx *cx, const float *u, size_t n, int le
 }
 
 static void tags(const struct kernel_ctx *cx, const float *u, const struct alloc_run *run,
-                 size_t runs, const uint32_t *cut, int cuts, size_t *ties, uint8_t *tag)
+                 size_t runs, const uint32_t *threshold, int thresholds, size_t *ties, uint8_t *tag)
 {
     fence_check("tags", u);
     fence_check("tags", tag);
     enter(cx);
-    alloc_stages_cpu.tags(NULL, u, run, runs, cut, cuts, ties, tag);
+    alloc_stages_cpu.tags(NULL, u, run, runs, threshold, thresholds, ties, tag);
     fence_leave();
 }
 
@@ -283,13 +283,13 @@ static size_t count_sizes(const struct kernel_ctx *cx, const float *x, const str
 }
 
 static size_t sum_sizes(const struct kernel_ctx *cx, const float *x, const struct select_run *run,
-                        size_t runs, enum select_side side, const struct select_cut *cut,
-                        double *sum)
+                        size_t runs, enum select_side side,
+                        const struct select_threshold *threshold, double *sum)
 {
     fence_check("sum", x);
     fence_check_host("sum", sum);
     enter(cx);
-    size_t taken = select_stages_cpu.sum(NULL, x, run, runs, side, cut, sum);
+    size_t taken = select_stages_cpu.sum(NULL, x, run, runs, side, threshold, sum);
     fence_leave();
     return taken;
 }

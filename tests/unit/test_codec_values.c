@@ -161,23 +161,23 @@ static void test_drawn_positions(void **state)
         assert_int_equal(all[i], i);
 }
 
-// What the largest k are, by a cut that has been found.
-static void cuts(void)
+// What the largest k are, by a threshold that has been found.
+static void thresholds(void)
 {
-    struct select_cut cut;
+    struct select_threshold threshold;
     size_t k = 500;
-    select_cut_begin(&cut, k);
+    select_threshold_begin(&threshold, k);
     for (int level = 0; level < SELECT_LEVELS; level++) {
         uint32_t count[SELECT_BINS] = {0};
-        select_count(x, N, SELECT_ABS, level, cut.prefix, count);
-        select_cut_next(&cut, count);
+        select_count(x, N, SELECT_ABS, level, threshold.prefix, count);
+        select_threshold_next(&threshold, count);
     }
-    struct select_cut again = cut;
+    struct select_threshold again = threshold;
     double sum = 0, want = 0;
     float v[N];
     uint32_t pos[N], taken[N + 16];
-    size_t left = cut.left;
-    assert_int_equal(select_take(x, N, SELECT_ABS, cut.prefix, &left, 0, taken), k);
+    size_t left = threshold.left;
+    assert_int_equal(select_take(x, N, SELECT_ABS, threshold.prefix, &left, 0, taken), k);
     assert_int_equal(select_sum(x, N, SELECT_ABS, &again, &sum), k);
     for (size_t i = 0; i < k; i++)
         want += fabs((double)x[taken[i]]);
@@ -186,7 +186,7 @@ static void cuts(void)
         pos[i] = i;
         v[i] = x[i];
     }
-    assert_int_equal(select_thin(pos, v, N, SELECT_ABS, &cut), k);
+    assert_int_equal(select_thin(pos, v, N, SELECT_ABS, &threshold), k);
     for (size_t i = 0; i < k; i++)
         assert_true(pos[i] == taken[i] && v[i] == x[taken[i]]);
     size_t reach[3] = {0};
@@ -200,23 +200,23 @@ static void cuts(void)
                          reach[side]);
 }
 
-static void test_cuts(void **state)
+static void test_thresholds(void **state)
 {
     (void)state;
-    each_isa(cuts);
+    each_isa(thresholds);
 }
 
-// Ties of two cuts: the first of each keep the width.
+// Ties of two thresholds: the first of each keep the width.
 static void test_ties(void **state)
 {
     (void)state;
     const float u[] = {1, 4, 1, 4, 4, 1, 2, 1};
-    const uint32_t cut[] = {f32_bits(1), f32_bits(4)};
+    const uint32_t threshold[] = {f32_bits(1), f32_bits(4)};
     const uint8_t want[] = {1, 2, 1, 1, 1, 0, 1, 0};
     size_t ties[] = {2, 1};
     uint8_t tag[8];
-    assert_true(alloc_tags(u, 8, cut, 2, tag));
-    alloc_ties(u, 8, cut, 2, ties, tag);
+    assert_true(alloc_tags(u, 8, threshold, 2, tag));
+    alloc_ties(u, 8, threshold, 2, ties, tag);
     assert_memory_equal(tag, want, sizeof tag);
     assert_true(ties[0] == 0 && ties[1] == 0);
 }
@@ -366,7 +366,7 @@ int main(void)
         cmocka_unit_test(test_mixes),
         cmocka_unit_test(test_positions),
         cmocka_unit_test(test_drawn_positions),
-        cmocka_unit_test(test_cuts),
+        cmocka_unit_test(test_thresholds),
         cmocka_unit_test(test_ties),
         cmocka_unit_test(test_words),
         cmocka_unit_test(test_sketches),
