@@ -333,6 +333,7 @@ static void open_all(struct run *r)
                                 .optim = &r->cfg.optim,
                                 .dev_kind = config_dev_kind(&r->cfg),
                                 .threads = threads,
+                                .at_once = r->cfg.dev.clients,
                                 .seed = (uint64_t)r->cfg.run.seed,
                                 .server = server,
                                 .worker = worker};

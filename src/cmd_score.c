@@ -7,6 +7,7 @@
 #include "config.h"
 #include "fed/checkpoint.h"
 #include "fed/workload.h"
+#include "model/model.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -153,7 +154,7 @@ static int score_main(int argc, char **argv)
     }
     if (config_load(&cfg, path, n, argv))
         return STATUS_USAGE;
-    if (json && outfile_check(json, JSON_BEGINS, &err) < 0)
+    if ((json && outfile_check(json, JSON_BEGINS, &err) < 0) || (to && model_peft_check(to, &err)))
         die(STATUS_USAGE, "%s", err.text);
     int threads = cfg.dev.threads ? cfg.dev.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
     struct workload_env env = {.fed = &cfg.fed,
@@ -200,7 +201,9 @@ const struct cmd cmd_score = {
         "  --json FILE   the same as JSON\n"
         "  --show N      also the first N questions, what was expected and what the model said;\n"
         "                \"...\" marks an answer that did not end\n"
-        "  --to-peft DIR    also writes the adapter as a folder that PEFT loads\n"
+        "  --to-peft DIR    also writes the adapter as a folder that PEFT loads; one that holds "
+        "an\n"
+        "                   adapter already is not touched\n"
         "  --from-peft DIR  scores the adapter of such a folder\n\n"
         "  fstq score --show 3 task.name=synth-qa\n"
         "  fstq score configs/quick.ini run.dir=q1\n",

@@ -43,6 +43,9 @@ static const struct opt dev_options[] = {
             "who computes; auto takes a GPU where the build and the machine have one, ref is slow"),
     OPT(struct dev_params_cfg, threads, "dev.threads", "0", 0, 1024, "",
         "threads per rank; 0 = cores / ranks that compute on the node"),
+    OPT(struct dev_params_cfg, clients, "dev.clients", "0", 0, 1024, "",
+        "clients that a rank trains at once; 0 = as many as 256 MiB or a quarter of the free "
+        "memory hold"),
 };
 static const int dev_option_count = ARRAY_LEN(dev_options);
 
@@ -607,7 +610,8 @@ int config_apply_text(struct config *c, const char *text, struct err *err)
 
 static bool decides_result(const char *name)
 {
-    static const char *const not_these[] = {"run.dir", "run.resume", "run.slots", "dev.threads"};
+    static const char *const not_these[] = {"run.dir", "run.resume", "run.slots", "dev.threads",
+                                            "dev.clients"};
     for (size_t i = 0; i < ARRAY_LEN(not_these); i++)
         if (!strcmp(name, not_these[i]))
             return false;

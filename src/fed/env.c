@@ -167,6 +167,8 @@ static int check_together(const struct fed_env *env, struct err *err)
     int n = 0;
     if (m->scheme->check && m->scheme->check(env, err))
         return -1;
+    if (env->work->row->tokens && env->work->row->tokens(env->work, m->tokens, err))
+        return -1;
     bool oracle = m->tokens->oracle || env->work->env.fisher->accumulate == FISHER_ORACLE;
     if (m->view.row->local && oracle)
         return err_set(err,

@@ -10,18 +10,32 @@
 #define LM_AT_ONCE     16                  // clients trained at once, at most
 #define LM_GROUP_BYTES ((size_t)256 << 20) // and as many as fit here with gradient and optimizer
 
-static int lm_most_at_once(const struct lm *lm, const struct fed_params *fed)
+static int32_t lm_fit(size_t bytes, size_t each, int32_t most)
 {
-    size_t each = (4 * lm->n + lm->optim_n) * sizeof(float);
-    size_t fit = LM_GROUP_BYTES / each;
-    int at_once = fit < 1 ? 1 : fit > LM_AT_ONCE ? LM_AT_ONCE : (int)fit;
-    return at_once < fed->clients_per_round ? at_once : fed->clients_per_round;
+    size_t fit = bytes / each;
+    return fit < 1 ? 1 : fit > (size_t)most ? most : (int32_t)fit;
+}
+
+// Results do not depend on it. Unless dev.clients says how many, a quarter of the free memory is
+// theirs: activations, messages and other processes share the rest.
+static int lm_most_at_once(const struct workload *w, const struct lm *lm)
+{
+    size_t each = (4 * lm->n + lm->optim_n) * sizeof(float), room = mem_room("") / 4;
+    int32_t asked = w->env.fed->clients_per_round;
+    if (w->env.at_once > 0)
+        return asked < w->env.at_once ? asked : w->env.at_once;
+    int32_t most = lm_fit(LM_GROUP_BYTES, each, asked < LM_AT_ONCE ? asked : LM_AT_ONCE);
+    int32_t fit = lm_fit(room, each, most);
+    if (fit < most)
+        note("memory for %d clients at once of %.0f MiB each, not %d: a quarter of what is free",
+             fit, (double)each / (1 << 20), most);
+    return fit;
 }
 
 void lm_train_open(struct workload *w, struct lm *lm)
 {
     const struct fed_params *fed = w->env.fed;
-    lm->at_once = lm_most_at_once(lm, fed);
+    lm->at_once = lm_most_at_once(w, lm);
     size_t g = (size_t)lm->at_once;
     lm->batch = mem_alloc(MEM_DATA, g * sizeof *lm->batch);
     lm->job = mem_alloc(MEM_OTHER, g * sizeof *lm->job);

@@ -93,6 +93,19 @@ static int lm_backbone_form(struct workload *w, bool moves, struct err *err)
     return 0;
 }
 
+// A window counts rows, which are positions only while each token has its own.
+static int lm_tokens(const struct workload *w, const struct token_source *tokens, struct err *err)
+{
+    const struct lm *lm = w->state;
+    const struct model_config *c = model_config(lm->model);
+    if (tokens->merges && c->window > 0)
+        return err_set(err,
+                       "tokens %s merge, and layers of this model see a window of %d tokens "
+                       "(sliding_window): not supported together; take another token source",
+                       tokens->name, c->window);
+    return 0;
+}
+
 void lm_backbone(const struct workload *w, const float *backbone)
 {
     const struct lm *lm = w->state;
@@ -192,6 +205,7 @@ static void lm_partition(const struct workload *w,
 const struct workload_row work_lm = {
     .name = "language model",
     .fisher = true,
+    .tokens = lm_tokens,
     .open = lm_open,
     .close = lm_close,
     .initial = lm_initial,

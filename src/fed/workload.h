@@ -25,6 +25,7 @@ struct workload_env {
     const struct model_params *model;
     const struct optim_params *optim;
     int32_t dev_kind, threads;
+    int32_t at_once; // clients trained at once; 0 = as many as memory suggests
     uint64_t seed;
     bool server, worker; // what this process does; both when alone
 };
@@ -110,6 +111,8 @@ struct cut_work {
 struct workload_row {
     const char *name;
     bool fisher; // has tokens to choose from and fills sens and grad
+    // Before a run: may this source shape the local loss? NULL = any may that `fisher` allows.
+    int (*tokens)(const struct workload *w, const struct token_source *tokens, struct err *err);
     int (*open)(struct workload *w, struct err *err);
     void (*close)(struct workload *w);
     void (*initial)(struct workload *w, float *theta);

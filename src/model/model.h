@@ -129,7 +129,10 @@ void model_init_adapter(const struct model *m, uint64_t seed, float *adapter);
 int model_save(const struct model *m, const char *path, int32_t dtype, const float *adapter,
                struct err *err);
 
-// An adapter as a folder that PEFT loads, and back; p: its rank, alpha and the model's path.
+// An adapter as a folder that PEFT loads, and back; p: its rank, alpha and the model's path. A
+// folder that holds an adapter already, whoever trained it, stays as it is: -1.
+int model_peft_check(const char *dir,
+                     struct err *err); // is there none, so that one may be written?
 int model_peft_write(const struct model *m, const struct model_params *p, const char *dir,
                      const float *adapter, struct err *err);
 int model_peft_read(const struct model *m, const struct model_params *p, const char *dir,

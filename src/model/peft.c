@@ -8,11 +8,14 @@
 #include "model/model.h"
 #include "model/safetensors.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum { PATH = 512, NAME = 96 };
 
@@ -101,14 +104,31 @@ static char *weights_header(const struct shape *s)
     return text;
 }
 
+int model_peft_check(const char *dir, struct err *err)
+{
+    static const char *const file[] = {"adapter_config.json", "adapter_model.safetensors",
+                                       "adapter_model.bin"};
+    char path[PATH];
+    struct stat st;
+    if (strlen(dir) > PATH - 40)
+        return err_set(err, "%.80s...: is too long a path", dir);
+    for (size_t i = 0; i < ARRAY_LEN(file); i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, file[i]);
+        if (lstat(path, &st) == 0)
+            return err_set(err, "%s: is there, an adapter of %s: name another folder, or remove it",
+                           path, dir);
+    }
+    return lstat(dir, &st)     ? 0
+           : access(dir, W_OK) ? err_set(err, "%s: cannot write: %s", dir, strerror(errno))
+                               : 0;
+}
+
 int model_peft_write(const struct model *m, const struct model_params *p, const char *dir,
                      const float *adapter, struct err *err)
 {
     const struct shape *s = model_shape(m);
     char path[PATH];
-    if (strlen(dir) > PATH - 40)
-        return err_set(err, "%.80s...: is too long a path", dir);
-    if (fsio_mkdirs(dir, err))
+    if (model_peft_check(dir, err) || fsio_mkdirs(dir, err))
         return -1;
     char *text = weights_header(s);
     size_t head = (strlen(text) + 7) / 8 * 8, bytes = 8 + head + 4 * s->n_values;

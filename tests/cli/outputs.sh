@@ -69,5 +69,12 @@ for _ in 1 2; do
 done
 check "updates of an earlier run go aside with its trace" \
     equal "$(ls -d u.*)" "$(printf '%s\n' u.1.h5 u.1.h5.updates u.h5 u.h5.updates)"
+"$FSTQ" "${score[@]}" --to-peft peft >out 2>&1
+check "--to-peft: an adapter" test -s peft/adapter_model.safetensors -a -s peft/adapter_config.json
+cp peft/adapter_model.safetensors before
+"$FSTQ" "${score[@]}" --to-peft peft >out 2>err
+check "--to-peft: not in place of another" equal "$?" 2
+check "--to-peft: and says so before any work" contains err "peft/adapter_config.json: is there"
+check "--to-peft: which is what it was" cmp before peft/adapter_model.safetensors
 check "nothing half made lies about" equal "$(find . -name '*.part')" ""
 finish

@@ -50,6 +50,8 @@ else
 fi
 run 1 sim net.transport=sim net.sim_workers=3
 check "sim, one client at a time: the same adapter" equal "$(adapter sim)" "$(adapter p1)"
+run 1 alone dev.clients=1
+check "one client at a time: the same adapter" equal "$(adapter alone)" "$(adapter p1)"
 run 1 layer model.recompute=layer
 check "recomputing layers: the same adapter" equal "$(adapter layer)" "$(adapter p1)"
 run 1 diverges optim.kind=sgd optim.lr=0.5 fed.server_lr=1000 fed.eval_every=1

@@ -307,6 +307,7 @@ static void hash_of_what_decides(void **state)
     uint64_t hash = config_hash(&c);
     config_defaults(&c);
     c.dev.threads = 3;
+    c.dev.clients = 2;
     c.run.resume = true;
     c.run.slots = RUN_SLOTS_LOSE;
     strcpy(c.run.dir, "elsewhere");

@@ -3,6 +3,7 @@
 // differences of the loss, generation against evaluation, saved and loaded again.
 #include "base/bytes.h"
 #include "base/mem.h"
+#include "fed/lm.h"
 #include "model/load.h"
 #include "scratch.h"
 
@@ -360,6 +361,29 @@ static int close_golden(void **state)
     return scratch_drop();
 }
 
+// A window counts rows; where tokens merge they are no positions any more.
+static void merging_is_refused_with_a_window(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *kind, *tokens;
+        bool fits;
+    } row[] = {{"gemma3", "tome", false}, {"gemma3", "fisher", true}, {"qwen3", "tome", true}};
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct tiny t;
+        struct err err = {""};
+        write_model(row[i].kind);
+        tiny_open(&t, scratch_dir, 0, MODEL_KEEP_ALL);
+        struct lm lm = {.model = t.m};
+        struct workload w = {.row = &work_lm, .state = &lm};
+        int bad = w.row->tokens(&w, token_find(row[i].tokens), &err);
+        assert_int_equal(bad, row[i].fits ? 0 : -1);
+        assert_true(row[i].fits ||
+                    (strstr(err.text, "tome") && strstr(err.text, "sliding_window")));
+        tiny_close(&t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -369,6 +393,7 @@ int main(void)
         cmocka_unit_test(saved_and_loaded),
         cmocka_unit_test(weights_in_several_files),
         cmocka_unit_test(others_are_refused_by_name),
+        cmocka_unit_test(merging_is_refused_with_a_window),
     };
     return cmocka_run_group_tests_name("families", tests, open_golden, close_golden);
 }

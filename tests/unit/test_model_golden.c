@@ -525,6 +525,9 @@ static void an_adapter_travels_as_peft(void **state)
     p.lora_alpha = (double)values(&f[0], "lora", 2)[1];
     if (model_peft_write(f[0].m, &p, dir, f[0].adapter, &err))
         fail_msg("%s", err.text);
+    // One that is there stays, also where only its config or weights of another format are left.
+    assert_int_equal(model_peft_write(f[0].m, &p, dir, f[0].adapter, &err), -1);
+    assert_non_null(strstr(err.text, "adapter_config.json: is there"));
     memset(f[1].adapter, 0, f[1].n * sizeof(float));
     if (model_peft_read(f[1].m, &p, dir, f[1].adapter, &err))
         fail_msg("%s", err.text);
@@ -557,6 +560,12 @@ static void an_adapter_travels_as_peft(void **state)
     mem_free(back);
     unlink(path);
     snprintf(path, sizeof path, "%s/adapter_config.json", dir);
+    unlink(path);
+    assert_int_equal(model_peft_check(dir, &err), 0);
+    snprintf(path, sizeof path, "%s/adapter_model.bin", dir);
+    write_file(path, (const uint8_t *)"torch", 5);
+    assert_int_equal(model_peft_check(dir, &err), -1);
+    assert_non_null(strstr(err.text, "adapter_model.bin"));
     unlink(path);
     rmdir(dir);
     close_fixture(&f[0]);
