@@ -23,6 +23,7 @@ enum rng_use {
     RNG_PRETRAIN = 13, // documents of the base model's corpus    a = step
     RNG_NOISE = 14,    // noise on an update                      a = round, b = client
     RNG_BINARY = 15,   // signs of updates in training            a = round, b = client
+    RNG_STEPS = 16,    // local steps of a client                 a = round, b = client
 };
 
 struct rng {

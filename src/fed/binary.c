@@ -133,7 +133,7 @@ static void rule_begin(struct local *l)
     c->block = (float *)(c + 1);
     c->y = c->block + binary_floats(l->setup->shape);
     c->with_y = c->y + l->setup->shape->n_values;
-    c->warm = (int32_t)(opt->warmup * (double)l->setup->steps);
+    c->warm = (int32_t)(opt->warmup * (double)l->job->steps);
     binary_init(&c->b, opt, l->setup->shape, c->block);
     c->signs = rng_stream(l->setup->seed, RNG_BINARY, l->job->round, l->job->client, 0);
 }
@@ -163,7 +163,7 @@ static void rule_after(struct local *l, int32_t step, float *grad)
 static const float *rule_end(struct local *l)
 {
     struct binary_client *c = l->memory;
-    if (c->warm == l->setup->steps)
+    if (c->warm == l->job->steps)
         binary_begin(&c->b, l->job->theta, l->job->delta);
     binary_draw(&c->b, l->job->theta, l->job->delta, &c->signs, c->y);
     return c->y;

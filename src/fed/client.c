@@ -247,14 +247,16 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)i * c->n;
         struct train_job *job = &c->job[i];
-        *job = (struct train_job){.client = task[i].client,
-                                  .round = c->version,
-                                  .theta = c->theta,
-                                  .delta = c->delta + at,
-                                  .sens = c->sens ? c->sens + at : NULL,
-                                  .grad = c->grad ? c->grad + at : NULL,
-                                  .tokens = m->tokens,
-                                  .token_opt = &m->token_opt};
+        *job = (struct train_job){
+            .client = task[i].client,
+            .round = c->version,
+            .steps = fed_steps(c->env->fed, c->env->seed, c->version, task[i].client),
+            .theta = c->theta,
+            .delta = c->delta + at,
+            .sens = c->sens ? c->sens + at : NULL,
+            .grad = c->grad ? c->grad + at : NULL,
+            .tokens = m->tokens,
+            .token_opt = &m->token_opt};
         job->trained = view_trained(&m->view, job->client, c->version, &job->n_trained);
         c->task[i] = task[i];
         give_vectors(c, job, i);

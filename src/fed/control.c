@@ -74,7 +74,7 @@ static const float *control_end(struct local *l)
     const struct shape_range whole = {0, l->setup->shape->n_values};
     const struct shape_range *range = job->trained ? job->trained : &whole;
     int n = job->trained ? job->n_trained : 1;
-    const float *sum = l->memory, each = 1.0f / (float)l->setup->steps;
+    const float *sum = l->memory, each = 1.0f / (float)l->job->steps;
     float *own = job->own[0], *up = job->up[0];
     memset(up, 0, control_bytes(l->setup));
     for (int r = 0; r < n; r++)

@@ -71,7 +71,9 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
         struct client_times *t = &c[i].times;
         t->down_ns = t->down.t_deliver_ns;
         struct device d = profile_device(env->profile, c[i].client);
-        t->compute_ns = scaled(env->client->step_ns * env->fed->local_steps, d.slow);
+        t->compute_ns =
+            scaled(env->client->step_ns * fed_steps(env->fed, env->seed, start->round, c[i].client),
+                   d.slow);
         t->encode_ns = scaled(env->client->encode_ns, d.slow);
         t->ready_ns = link_add_ns(t->down_ns, t->compute_ns + t->encode_ns);
         t->up = carry(env, start, c[i].client, true, t->ready_ns, c[i].up_bytes);

@@ -18,6 +18,9 @@ const struct opt fed_options[] = {
     OPT(struct fed_params, rounds, "fed.rounds", "30", 1, 1e7, "", "rounds"),
     OPT(struct fed_params, local_steps, "fed.local_steps", "20", 1, 1e6, "",
         "optimizer steps of a client per round"),
+    OPT(struct fed_params, local_steps_min, "fed.local_steps_min", "0", 0, 1e6, "",
+        "clients do unequal work: each round each makes at random between so many steps and "
+        "fed.local_steps; 0 = all make fed.local_steps"),
     OPT(struct fed_params, batch, "fed.batch", "4", 1, 65536, "examples",
         "examples per local step"),
     OPT(struct fed_params, dropout, "fed.dropout", "0", 0, 1, "",
@@ -106,6 +109,11 @@ int fed_check(const struct fed_params *p, struct err *err)
                        "fed.clients_per_round = %d exceeds fed.clients = %d; lower the first or "
                        "raise the second",
                        p->clients_per_round, p->clients);
+    if (p->local_steps_min > p->local_steps)
+        return err_set(err,
+                       "fed.local_steps_min = %d exceeds fed.local_steps = %d; lower the first or "
+                       "raise the second",
+                       p->local_steps_min, p->local_steps);
     if (policy_quorum(p) > policy_sampled(p))
         return err_set(err,
                        "fed.quorum = %g: only %d clients are sampled; lower it, or raise "
@@ -175,6 +183,15 @@ bool fed_drops(uint64_t seed, uint32_t round, uint32_t client, double p)
         return false;
     struct rng r = rng_stream(seed, RNG_DROPOUT, round, client, 0);
     return rng_unit(&r) < p;
+}
+
+int32_t fed_steps(const struct fed_params *p, uint64_t seed, uint32_t round, uint32_t client)
+{
+    if (p->local_steps_min <= 0)
+        return p->local_steps;
+    struct rng r = rng_stream(seed, RNG_STEPS, round, client, 0);
+    return p->local_steps_min +
+           (int32_t)rng_below(&r, (uint32_t)(p->local_steps - p->local_steps_min + 1));
 }
 
 double fed_server_lr(const struct fed_params *p, int32_t round)

@@ -15,7 +15,7 @@
 
 struct fed_params { // [fed]
     char method[640];
-    int32_t clients, clients_per_round, rounds, local_steps, batch;
+    int32_t clients, clients_per_round, rounds, local_steps, local_steps_min, batch;
     double dropout;
     double deadline_s, quorum, overcommit, min_completion, late_weight; // see policy.h
     double server_lr, server_lr_end;
@@ -55,6 +55,8 @@ int client_check(const struct client_params *p, struct err *err);
 // fed_owner has it.
 void fed_sample(uint64_t seed, uint32_t round, uint32_t clients, uint32_t n, uint32_t apart,
                 uint32_t *out);
+// Optimizer steps of a client's round.
+int32_t fed_steps(const struct fed_params *p, uint64_t seed, uint32_t round, uint32_t client);
 bool fed_drops(uint64_t seed, uint32_t round, uint32_t client, double p); // unavailable this round?
 // Worker endpoint of a client: always the same, so that its state stays where it is.
 static inline int fed_owner(uint32_t client, int workers)

@@ -77,7 +77,7 @@ static int run_below(struct workload *w, struct train_job *job, struct cut_end t
     job->samples = task_client(lm->task, client)->n;
     job->dur_ns = 0;
     b->batch.weights = NULL;
-    for (int32_t s = 0; s < w->env.fed->local_steps && rc == 0; s++) {
+    for (int32_t s = 0; s < job->steps && rc == 0; s++) {
         int64_t t = clock_ns();
         lm_batch_draw(b, task_client(lm->task, client), w->env.fed->batch, &lm->rng[0]);
         struct model_job forward = {.batch = &b->batch,
@@ -124,7 +124,7 @@ static int train_above(struct workload *w, struct train_job *job, struct cut_end
     struct lm *lm = w->state;
     struct shape_range above = model_layers_from(lm->model, lm->cut.layer);
     struct model_batch batch;
-    int32_t steps = w->env.fed->local_steps;
+    int32_t steps = job->steps;
     int rc = 0;
     memset(lm->moments, 0, (lm->optim_n + 1) * sizeof *lm->moments);
     memcpy(job->delta, job->theta, lm->n * sizeof *job->delta);

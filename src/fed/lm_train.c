@@ -22,6 +22,8 @@ static int lm_most_at_once(const struct workload *w, const struct lm *lm)
 {
     size_t each = (4 * lm->n + lm->optim_n) * sizeof(float), room = mem_room("") / 4;
     int32_t asked = w->env.fed->clients_per_round;
+    if (w->env.fed->local_steps_min > 0) // those that train at once make as many steps
+        return 1;
     if (w->env.at_once > 0)
         return asked < w->env.at_once ? asked : w->env.at_once;
     int32_t most = lm_fit(LM_GROUP_BYTES, each, asked < LM_AT_ONCE ? asked : LM_AT_ONCE);
@@ -247,12 +249,11 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
 
 static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
-    int32_t steps = w->env.fed->local_steps;
     model_store(lm->model, &lm->client[i]);
     lm->client[i].moments[lm->optim_n] = (float)lm->client[i].steps;
     job_kept(w, lm, job, i, true);
     local_end(&w->rules, i, job);
-    job->loss /= steps;
+    job->loss /= job->steps;
     job->failed = !isfinite(job->loss);
     task_forget(lm->task, (int32_t)job->client);
 }
@@ -334,7 +335,7 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
         lm->drawn[i] = 0;
     }
     int64_t draw_ns = clock_ns() - span.t_ns;
-    for (int32_t s = 0; s < fed->local_steps; s++) {
+    for (int32_t s = 0; s < jobs[0].steps; s++) {
         int64_t t = clock_ns();
         for (int i = 0; i < n; i++) {
             lm_batch_draw(&lm->batch[i], task_client(lm->task, (int32_t)jobs[i].client), fed->batch,

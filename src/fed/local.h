@@ -21,7 +21,6 @@ struct train_job; // workload.h
 struct local_setup { // what holds for every client of a run
     const struct shape *shape;
     const struct optim_params *optim;
-    int32_t steps; // of a round
     uint64_t seed;
 };
 

@@ -90,6 +90,8 @@ static int split_check(const struct fed_env *env, struct err *err)
         const char *why;
     } wrong[] = {
         {!env->work->row->cut, "this task has no layers to cut between"},
+        {env->fed->local_steps_min > 0,
+         "all clients send as many batches; leave fed.local_steps_min = 0"},
         {!m->view.whole, "activations have no view; leave it out"},
         {dense_format_of(m->codec, &form->values) != 0,
          "activations are written as fp16, bf16 or fp32; take one of these codecs"},
@@ -203,8 +205,11 @@ static int train_above(struct global *g, struct train_job *job, const struct upd
 static int split_add(struct global *g, struct update *u, struct err *err)
 {
     float *trained = g->own;
-    struct train_job job = {
-        .client = u->client, .round = u->version, .theta = g->theta, .delta = trained};
+    struct train_job job = {.client = u->client,
+                            .round = u->version,
+                            .steps = g->env->fed->local_steps,
+                            .theta = g->theta,
+                            .delta = trained};
     int rc = train_above(g, &job, u, err);
     if (rc)
         return rc;

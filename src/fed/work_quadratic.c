@@ -69,7 +69,7 @@ static double ruled_steps(struct workload *w, struct train_job *job, float *velo
     const struct quadratic_work *work = w->state;
     float rate = (float)optim->lr, keep = (float)optim->momentum, *g = work->grad;
     double loss = 0;
-    for (int32_t s = 0; s < fed->local_steps; s++) {
+    for (int32_t s = 0; s < job->steps; s++) {
         const float *x = local_before(&w->rules, 0, s);
         loss += quadratic_gradient(work->task, (int32_t)job->client, x, fed->batch, batches, g);
         local_after(&w->rules, 0, s, g);
@@ -79,7 +79,7 @@ static double ruled_steps(struct workload *w, struct train_job *job, float *velo
             job->delta[i] -= rate * g[i];
         }
     }
-    return loss / fed->local_steps;
+    return loss / job->steps;
 }
 
 static void quadratic_jobs(struct workload *w, struct train_job *jobs, int n, struct recorder *rec)
@@ -101,8 +101,8 @@ static void quadratic_jobs(struct workload *w, struct train_job *jobs, int n, st
             job->loss = ruled_steps(w, job, velocity, &batches);
         else
             job->loss =
-                quadratic_train(work->task, (int32_t)job->client, job->delta, velocity,
-                                fed->local_steps, fed->batch, optim->lr, optim->momentum, &batches);
+                quadratic_train(work->task, (int32_t)job->client, job->delta, velocity, job->steps,
+                                fed->batch, optim->lr, optim->momentum, &batches);
         local_end(&w->rules, 0, job);
         job->samples = quadratic_samples(work->task, (int32_t)job->client);
         job->dur_ns = span_end(rec, span, STAGE_TRAIN, (int32_t)job->client, 0, 0);

@@ -19,10 +19,8 @@ int workload_open(struct workload *w, const struct workload_env *env, struct err
 int workload_prepare(struct workload *w, bool backbone, const struct local_use *rules, int n_rules,
                      struct err *err)
 {
-    const struct local_setup setup = {.shape = &w->shape,
-                                      .optim = w->env.optim,
-                                      .steps = w->env.fed->local_steps,
-                                      .seed = w->env.seed};
+    const struct local_setup setup = {
+        .shape = &w->shape, .optim = w->env.optim, .seed = w->env.seed};
     int at_once = w->env.worker ? w->row->at_once(w) : 0;
     local_close(&w->rules);
     if (backbone && !w->row->backbone)

@@ -46,6 +46,7 @@ struct train_job {
     float *up[FED_VECTORS];
     const struct shape_range *trained; // what may change, ascending; NULL = all
     int n_trained;
+    int32_t steps; // of the optimizer
     const struct token_source *tokens;
     const struct token_opts *token_opt;
     int32_t samples; // out: weight of this client

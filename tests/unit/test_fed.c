@@ -526,6 +526,7 @@ static void frozen_values(const char *method)
         memcpy(before, kept, 2 * n_state * sizeof *kept);
         for (uint32_t k = 0; k < 2; k++) {
             job[k] = (struct train_job){.client = k,
+                                        .steps = c.fed.local_steps,
                                         .round = round,
                                         .theta = theta,
                                         .delta = delta + k * n,

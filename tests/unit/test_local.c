@@ -92,7 +92,7 @@ static void test_rules_compose(void **state)
     struct err err;
     struct local_chain c;
     shape_of(&shape);
-    const struct local_setup setup = {.shape = &shape, .steps = 2, .seed = 1};
+    const struct local_setup setup = {.shape = &shape, .seed = 1};
     const float two = 2, five = 5;
     const struct local_use use[] = {{&numbered, NULL}, {&scaled, &two}, {&scaled, &five}};
     assert_int_equal(local_open(&c, &setup, use, 3, 2, &err), 0);
@@ -122,7 +122,7 @@ static void test_a_rule_may_make_the_update(void **state)
     struct err err;
     struct local_chain c;
     shape_of(&shape);
-    const struct local_setup setup = {.shape = &shape, .steps = 1, .seed = 1};
+    const struct local_setup setup = {.shape = &shape, .seed = 1};
     const float own[N] = {9, 8, 7}, theta[N] = {1, 1, 1};
     const struct local_use use[] = {{&fixed, own}, {&numbered, NULL}};
     float delta[N] = {3, 3, 3};
@@ -144,7 +144,7 @@ static void test_a_rule_that_cannot_open_is_named(void **state)
     struct err err = {""};
     struct local_chain c;
     shape_of(&shape);
-    const struct local_setup setup = {.shape = &shape, .steps = 1, .seed = 1};
+    const struct local_setup setup = {.shape = &shape, .seed = 1};
     const float two = 2, zero = 0;
     const struct local_use use[] = {{&scaled, &two}, {&scaled, &zero}, {&scaled, &two}};
     assert_int_equal(local_open(&c, &setup, use, 3, 1, &err), -1);
@@ -164,7 +164,7 @@ static void test_proximal_by_hand(void **state)
     double mu;
     shape_of(&shape);
     assert_int_equal(opt_set_list(s->options, s->n_options, &mu, "mu=0.5", &err), 0);
-    const struct local_setup setup = {.shape = &shape, .steps = 1, .seed = 1};
+    const struct local_setup setup = {.shape = &shape, .seed = 1};
     const struct local_use use = {s->local, &mu};
     const float theta[N] = {1, 1, 1};
     float delta[N] = {3, 1.5f, 0}, grad[N] = {1, 2, 3};
@@ -189,12 +189,13 @@ static void test_control_variates_by_hand(void **state)
     struct err err;
     struct local_chain c;
     shape_of(&shape);
-    const struct local_setup setup = {.shape = &shape, .steps = 2, .seed = 1};
+    const struct local_setup setup = {.shape = &shape, .seed = 1};
     const struct local_use use = {s->local, NULL};
     const struct shape_range trained = {0, 2};
     const float theta[N] = {0}, down[N] = {0.5f, 0.5f, 0.5f};
     float delta[N] = {0}, own[N] = {1, 0, -1}, up[N] = {9, 9, 9};
-    struct train_job job = {.theta = theta,
+    struct train_job job = {.steps = 2,
+                            .theta = theta,
                             .delta = delta,
                             .own = {own},
                             .down = {down},
@@ -261,7 +262,8 @@ static void test_no_rule_and_an_idle_rule_train_alike(void **state)
     assert_int_equal(workload_open(&w, &env, &err), 0);
     for (int i = 0; i < 21; i++)
         theta[i] = 0.1f * (float)i;
-    struct train_job job = {.client = 1, .round = 2, .theta = theta, .delta = plain};
+    struct train_job job = {
+        .client = 1, .round = 2, .steps = fed.local_steps, .theta = theta, .delta = plain};
     w.row->train(&w, &job, 1, &rec);
     double loss = job.loss;
     assert_int_equal(workload_prepare(&w, false, &use, 1, &err), 0);

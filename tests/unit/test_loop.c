@@ -101,6 +101,50 @@ static void test_control_variates_travel(void **state)
     assert_true(hash != adapter_of("fed.method=fedavg/fp32"));
 }
 
+static struct { // of the round that a test looks at
+    double steps, per_step[16];
+    int n, most, least;
+} nova;
+
+static void nova_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
+                        const float *x)
+{
+    const struct federation *f = arg;
+    int steps = fed_steps(&f->cfg.fed, f->env.seed, version, client);
+    assert_int_equal(s->n_values, 16);
+    nova.n++;
+    nova.steps += steps;
+    nova.most = steps > nova.most ? steps : nova.most;
+    nova.least = steps < nova.least ? steps : nova.least;
+    for (int i = 0; i < 16; i++)
+        nova.per_step[i] += (double)x[i] / steps;
+}
+
+// A round of unequal work: the mean update per step, walked as often as the clients did on average.
+static void test_unequal_work_is_evened_out(void **state)
+{
+    const char *keys[ARRAY_LEN(small) + 4];
+    struct err err = {""};
+    nova.n = nova.most = 0;
+    nova.least = 100;
+    memcpy(keys, small, sizeof small);
+    keys[ARRAY_LEN(small)] = "fed.method=fednova/fp32";
+    keys[ARRAY_LEN(small) + 1] = "fed.rounds=1";
+    keys[ARRAY_LEN(small) + 2] = "fed.local_steps_min=2";
+    keys[ARRAY_LEN(small) + 3] = "fed.local_steps=9";
+    federation_update = nova_update;
+    assert_int_equal(federation_open(&fed, ARRAY_LEN(keys), keys, &err), 0);
+    federation_run(&fed);
+    assert_true(nova.n == 4 && nova.least >= 2 && nova.least < nova.most && nova.most <= 9);
+    const float *theta = fed.loop.server->global.theta;
+    for (int i = 0; i < 16; i++) {
+        double want = nova.steps / 4 * nova.per_step[i] / 4;
+        assert_true(want != 0 && fabs((double)theta[i] - want) < 1e-6 * (fabs(want) + 0.01));
+    }
+    federation_update = NULL;
+    end(state);
+}
+
 static void test_stop_ends_with_the_round(void **state)
 {
     (void)state;
@@ -259,6 +303,7 @@ int main(void)
         cmocka_unit_test_teardown(test_every_round_runs_and_everybody_leaves, end),
         cmocka_unit_test(test_workers_do_not_change_the_result),
         cmocka_unit_test(test_control_variates_travel),
+        cmocka_unit_test(test_unequal_work_is_evened_out),
         cmocka_unit_test(test_hostile_frames_change_nothing),
         cmocka_unit_test_teardown(test_stop_ends_with_the_round, end),
         cmocka_unit_test_teardown(test_stop_before_anything_runs_nothing, end),

@@ -68,7 +68,8 @@ static void gradient(const struct problem *p, int client, const float *x, float 
 // A client's round: delta is its update, up what it sends beside it.
 static void train(const struct problem *p, struct played *s, int client, float *delta, float *up)
 {
-    struct train_job job = {.client = (uint32_t)client, .theta = s->theta, .delta = delta};
+    struct train_job job = {
+        .client = (uint32_t)client, .steps = STEPS, .theta = s->theta, .delta = delta};
     for (int k = 0; k < s->row->client_vectors; k++)
         job.own[k] = s->own[client][k];
     for (int k = 0; k < s->row->down_vectors; k++)
@@ -126,8 +127,7 @@ static void play_open(struct played *s, const char *name, const char *options)
     shape_init(&s->shape);
     shape_add(&s->shape, "X", 1, DIM, SHAPE_OTHER);
     shape_seal(&s->shape);
-    const struct local_setup setup = {
-        .shape = &s->shape, .optim = &optim, .steps = STEPS, .seed = 1};
+    const struct local_setup setup = {.shape = &s->shape, .optim = &optim, .seed = 1};
     const struct local_use use = {s->row->local, s->opt};
     assert_int_equal(local_open(&s->chain, &setup, &use, s->row->local != NULL, 1, &err), 0);
     if (s->row->init)
