@@ -43,6 +43,11 @@ typedef void gpu_quant_code_fn(void *stream, const float *x, const struct quant_
 typedef void gpu_quant_give_fn(void *stream, const uint8_t *bytes, const struct quant_run *r,
                                const struct quant_rule *rule, const float *scale, size_t from,
                                size_t to, struct quant_sink sink);
+// Parts [from, to) of the run; bytes: the codes from the first one's first value on. part: (parts);
+// once the last one is there, centres: (groups).
+typedef void gpu_quant_centre_fn(void *stream, const float *x, const uint8_t *bytes,
+                                 const struct quant_run *r, size_t from, size_t to, int q,
+                                 struct quant_centres *part, struct quant_centres *centres);
 // A matrix (rows, cols) to (cols, rows).
 typedef void gpu_turn_matrix_fn(void *stream, const float *x, size_t rows, size_t cols,
                                 struct quant_sink sink);
@@ -51,6 +56,7 @@ typedef void gpu_turn_matrix_fn(void *stream, const float *x, size_t rows, size_
     OP(gpu_quant_fit)                                                                              \
     OP(gpu_quant_code)                                                                             \
     OP(gpu_quant_give)                                                                             \
+    OP(gpu_quant_centre)                                                                           \
     OP(gpu_turn_matrix)
 
 #define GPU_STAGES_DECLARE(name) name##_fn name##_cuda, name##_emu;

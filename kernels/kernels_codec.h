@@ -60,6 +60,11 @@ void quant_nearest_u8(const float *x, size_t n, float inv, int q,
 // q + sign(x) floor(|x| inv + u), clipped to 2 q: unbiased stochastic rounding
 void quant_stochastic_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q,
                          uint8_t *code);
+// q + sign(x) floor(|x| inv + round), clipped to 2 q; and back, magnitude m becoming m scale[0] +
+// scale[1] where it is 1, m scale[0] + scale[2] above
+void quant_deadzone_u8(const float *x, size_t n, float inv, float round, int q, uint8_t *code);
+void quant_centred_from_u8(const uint8_t *code, size_t n, int zero, const float scale[3],
+                           struct quant_sink to);
 // q + floor(x inv + u), clipped: with u subtracted again by the receiver, dithering
 void quant_dither_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q,
                      uint8_t *code);

@@ -89,6 +89,16 @@ SIMD_KERNEL void SIMD_NAME(quant_stochastic_u8)(const float *x, const uint32_t *
     }
 }
 
+SIMD_KERNEL void SIMD_NAME(quant_deadzone_u8)(const float *x, size_t n, float inv, float round,
+                                              int q, uint8_t *code)
+{
+    for (size_t i = 0; i < n; i++) {
+        float v = x[i] * inv, a = (v < 0 ? -v : v) + round;
+        int level = (int)(a < (float)q ? a : (float)q);
+        code[i] = (uint8_t)(v < 0 ? q - level : q + level);
+    }
+}
+
 SIMD_KERNEL void SIMD_NAME(quant_dither_u8)(const float *x, const uint32_t *rnd, size_t n,
                                             float inv, int q, uint8_t *code)
 {
@@ -150,6 +160,25 @@ SIMD_KERNEL void SIMD_NAME(quant_linear_from_u8)(const uint8_t *code, size_t n, 
     else
         for (size_t i = 0; i < n; i++)
             to.to[i] = (float)((int)code[i] - zero) * step;
+}
+
+// sign m step + sign offset, the offset being 0, first or rest.
+SIMD_KERNEL void SIMD_NAME(quant_centred_from_u8)(const uint8_t *code, size_t n, int zero,
+                                                  const float *scale, struct quant_sink to)
+{
+    const float step = scale[0], first = scale[1], rest = scale[2];
+#define OFFSET(m) ((m) > 1 ? rest : (m) > 0 ? first : (m) == 0 ? 0 : (m) == -1 ? -first : -rest)
+    if (to.add)
+        for (size_t i = 0; i < n; i++) {
+            int m = (int)code[i] - zero;
+            to.to[i] += to.weight * ((float)m * step + OFFSET(m));
+        }
+    else
+        for (size_t i = 0; i < n; i++) {
+            int m = (int)code[i] - zero;
+            to.to[i] = (float)m * step + OFFSET(m);
+        }
+#undef OFFSET
 }
 
 SIMD_KERNEL void SIMD_NAME(quant_dither_from_u8)(const uint8_t *code, const uint32_t *rnd, size_t n,
@@ -427,6 +456,17 @@ void quant_stochastic_u8(const float *x, const uint32_t *rnd, size_t n, float in
                          uint8_t *code)
 {
     SIMD_PICK(quant_stochastic_u8, (x, rnd, n, inv, q, code));
+}
+
+void quant_deadzone_u8(const float *x, size_t n, float inv, float round, int q, uint8_t *code)
+{
+    SIMD_PICK(quant_deadzone_u8, (x, n, inv, round, q, code));
+}
+
+void quant_centred_from_u8(const uint8_t *code, size_t n, int zero, const float scale[3],
+                           struct quant_sink to)
+{
+    SIMD_PICK(quant_centred_from_u8, (code, n, zero, scale, to));
 }
 
 void quant_dither_u8(const float *x, const uint32_t *rnd, size_t n, float inv, int q, uint8_t *code)

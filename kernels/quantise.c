@@ -1,6 +1,8 @@
 // The CPU's column of the dense quantisers' stages: runs of groups, a tile at a time.
 #include "stages.h"
 
+#include "base/half.h"
+
 #include <string.h>
 
 #define TILE  1024    // values in hand, in the first-level cache
@@ -77,6 +79,9 @@ static void code_values(const struct quant_rule *rule, float scale, const float 
         break;
     case QUANT_STOCHASTIC:
         quant_stochastic_u8(x, rnd, n, inv, rule->q, code);
+        break;
+    case QUANT_DEADZONE:
+        quant_deadzone_u8(x, n, inv, rule->round, rule->q, code);
         break;
     case QUANT_DITHER:
         quant_dither_u8(x, rnd, n, inv, rule->q, code);
@@ -227,6 +232,10 @@ static void give_tiles(const struct quant_run *r, const uint8_t *in, const struc
                 quant_dither_from_u8(code, draw(r, at, m, rnd), m, rule->q, scale[g], here);
                 continue;
             }
+            if (rule->kind == QUANT_DEADZONE && rule->scales == 3) {
+                quant_centred_from_u8(code, m, rule->q, scale + 3 * g, here);
+                continue;
+            }
             if (is_linear(rule)) {
                 quant_linear_from_u8(code, m, rule->q, scale[g], here);
                 continue;
@@ -265,7 +274,7 @@ static void give(const struct kernel_ctx *cx, const uint8_t *in, const struct qu
         const uint8_t *from = in + run->out;
         const float *own = scale + run->first * rule->scales;
         struct quant_sink at = quant_sink_at(to, run->at);
-        bool linear = rule->kind == QUANT_NEAREST || rule->kind == QUANT_STOCHASTIC;
+        bool linear = rule->kind <= QUANT_DEADZONE && rule->scales == 1;
         bool signs = rule->kind == QUANT_SIGN || rule->kind == QUANT_COIN;
         if (rule->kind >= QUANT_FP16) {
             give_numbers(run, from, rule->kind, own, at);
@@ -282,6 +291,44 @@ static void give(const struct kernel_ctx *cx, const uint8_t *in, const struct qu
             give_tiles(run, from, rule, own, at);
         }
     }
+}
+
+// Centres.
+
+// The magnitudes of the codes that are looked for, beside 0.
+static void centre_tile(const float *x, const uint8_t *code, size_t n, int q,
+                        struct quant_centres *c)
+{
+    float one[TILE], more[TILE];
+    uint32_t ones = 0, mores = 0, levels = 0;
+    for (size_t i = 0; i < n; i++) {
+        int level = (int)code[i] - q;
+        uint32_t m = (uint32_t)(level < 0 ? -level : level), a = f32_bits(x[i]) & 0x7fffffffu;
+        one[i] = f32_from_bits(m == 1 ? a : 0);
+        more[i] = f32_from_bits(m > 1 ? a : 0);
+        ones += m == 1;
+        mores += m > 1;
+        levels += m > 1 ? m : 0;
+    }
+    c->one += quant_sum(one, n);
+    c->more += quant_sum(more, n);
+    c->ones += ones;
+    c->mores += mores;
+    c->levels += levels;
+}
+
+static void centre(const struct kernel_ctx *cx, const float *x, const uint8_t *codes,
+                   const struct quant_run *run, size_t runs, int q, struct quant_centres *centres)
+{
+    (void)cx;
+    for (size_t r = 0; r < runs; r++, run++)
+        for (size_t at = 0, g = run->first, end; at < run->n; g++) {
+            struct quant_centres c = {0};
+            for (end = group_end(run, at); at < end; at += min_size(end - at, TILE))
+                centre_tile(x + run->at + at, codes + run->out + at, min_size(end - at, TILE), q,
+                            &c);
+            centres[g] = c;
+        }
 }
 
 // Turning.
@@ -312,4 +359,4 @@ static void turn_back(const struct kernel_ctx *cx, const float *y, const struct 
     }
 }
 
-const struct quant_stages quant_stages_cpu = {fit, code, give, turn, turn_back};
+const struct quant_stages quant_stages_cpu = {fit, code, give, centre, turn, turn_back};

@@ -155,6 +155,11 @@ static __device__ unsigned code_of(const struct quant_run &r, const struct quant
         int level = (int)(a < (float)q ? a : (float)q);
         return (unsigned)(v < 0 ? q - level : q + level);
     }
+    case QUANT_DEADZONE: {
+        float a = (v < 0 ? -v : v) + rule.round;
+        int level = (int)(a < (float)q ? a : (float)q);
+        return (unsigned)(v < 0 ? q - level : q + level);
+    }
     case QUANT_DITHER:
         return (unsigned)(int)(clip(v, (float)q - 1) + unit_of(random_word(r, i)) + (float)q);
     case QUANT_SIGN:
@@ -245,6 +250,11 @@ static __device__ float meaning_of(const struct quant_run &r, const struct quant
 {
     if (rule.kind == QUANT_DITHER)
         return ((float)((int)code - rule.q) + (0.5f - unit_of(random_word(r, i)))) * *scale;
+    if (rule.kind == QUANT_DEADZONE && rule.scales == 3) {
+        int m = (int)code - rule.q, a = m < 0 ? -m : m;
+        float off = a > 1 ? scale[2] : a ? scale[1] : 0;
+        return (float)m * *scale + (m < 0 ? -off : off);
+    }
     if (rule.kind < QUANT_DITHER)
         return (float)((int)code - rule.q) * *scale;
     if (rule.kinds <= 16)
@@ -287,6 +297,68 @@ static __global__ void __launch_bounds__(QUANT_THREADS)
               : kind == QUANT_BF16 ? __uint_as_float(bits << 16)
                                    : half_value(bits) * scale[group_of(r, at)];
     give_value(sink, at, v);
+}
+
+// Centres. As fit_parts; parts [from, to) of the run, whose codes begin with the first one's.
+static __global__ void __launch_bounds__(QUANT_THREADS)
+    centre_parts(const float *__restrict__ x, const uint8_t *__restrict__ code, size_t n,
+                 size_t group, size_t each, size_t from, size_t to, int q,
+                 struct quant_centres *__restrict__ part)
+{
+    size_t p = from + (size_t)blockIdx.x * (QUANT_THREADS / 32) + threadIdx.x / 32;
+    int lane = (int)(threadIdx.x % 32), l = lane % LANES, mores = lane / LANES;
+    if (p >= to)
+        return;
+    size_t first = from / each * group + from % each * PART_VALUES;
+    size_t begin = p / each * group, at = begin + p % each * PART_VALUES;
+    size_t end = begin + group < n ? begin + group : n;
+    end = at + PART_VALUES < end ? at + PART_VALUES : end;
+    double sum = 0;
+    unsigned count = 0, levels = 0;
+    for (size_t i = at + (size_t)l; i < end; i += LANES) {
+        int m = (int)code[i - first] - q;
+        m = m < 0 ? -m : m;
+        int mine = mores ? m > 1 : m == 1;
+        sum += mine ? (double)__uint_as_float(__float_as_uint(x[i]) & 0x7fffffffu) : 0.0;
+        count += (unsigned)mine;
+        levels += mine ? (unsigned)m : 0;
+    }
+    sum = half_sum(sum);
+    count = half_sum(count);
+    levels = half_sum(levels);
+    double more = __shfl_xor_sync(GPU_ALL, sum, LANES);
+    unsigned n_more = __shfl_xor_sync(GPU_ALL, count, LANES);
+    levels = __shfl_xor_sync(GPU_ALL, levels, LANES);
+    if (lane == 0) {
+        part[p].one = sum;
+        part[p].more = more;
+        part[p].ones = count;
+        part[p].mores = n_more;
+        part[p].levels = levels;
+    }
+}
+
+static __global__ void __launch_bounds__(QUANT_THREADS)
+    centre_groups(const struct quant_centres *__restrict__ part, size_t groups, size_t each,
+                  struct quant_centres *__restrict__ centres)
+{
+    size_t g = (size_t)blockIdx.x * QUANT_THREADS + threadIdx.x;
+    if (g >= groups)
+        return;
+    double one = 0, more = 0;
+    uint64_t ones = 0, mores = 0, levels = 0;
+    for (size_t p = g * each; p < (g + 1) * each; p++) {
+        one += part[p].one;
+        more += part[p].more;
+        ones += part[p].ones;
+        mores += part[p].mores;
+        levels += part[p].levels;
+    }
+    centres[g].one = one;
+    centres[g].more = more;
+    centres[g].ones = ones;
+    centres[g].mores = mores;
+    centres[g].levels = levels;
 }
 
 // Value i of the result lies at row i % rows, column i / rows of the matrix.
@@ -339,6 +411,19 @@ extern "C" void GPU_OP(gpu_quant_give)(void *stream, const uint8_t *bytes,
     else if (from < to)
         LAUNCH(give_values, gpu_blocks((to - from + 7) / 8, QUANT_THREADS), QUANT_THREADS, 0,
                stream, bytes, *r, *rule, scale, from, to, sink);
+}
+
+extern "C" void GPU_OP(gpu_quant_centre)(void *stream, const float *x, const uint8_t *bytes,
+                                         const struct quant_run *r, size_t from, size_t to, int q,
+                                         struct quant_centres *part, struct quant_centres *centres)
+{
+    size_t groups = gpu_quant_groups(r), parts = gpu_quant_parts(r);
+    if (from < to)
+        LAUNCH(centre_parts, gpu_blocks(to - from, QUANT_THREADS / 32), QUANT_THREADS, 0, stream, x,
+               bytes, r->n, min(r->group, r->n), parts / groups, from, to, q, part);
+    if (to == parts)
+        LAUNCH(centre_groups, gpu_blocks(groups, QUANT_THREADS), QUANT_THREADS, 0, stream, part,
+               groups, parts / groups, centres);
 }
 
 extern "C" void GPU_OP(gpu_turn_matrix)(void *stream, const float *x, size_t rows, size_t cols,

@@ -31,12 +31,14 @@ struct quant_run {
 enum quant_kind {
     QUANT_NEAREST,    // q + the nearest of -q..q
     QUANT_STOCHASTIC, // q + one of the two around it, unbiased
-    QUANT_DITHER, // q + the nearest to the value and a random part, which the receiver takes off
-    QUANT_SIGN,   // 1 where x >= 0
-    QUANT_COIN,   // 1 with probability (x / scale + 1) / 2
-    QUANT_BOUNDS, // how many of the bounds are at or below x / scale
-    QUANT_POWERS, // q + sign and power of two: 0, 2^(1-q), ..., 1/2, 1 times the scale, unbiased
-    QUANT_FP16,   // x times the scale; its reciprocal is the receiver's
+    QUANT_DEADZONE, // q + sign floor(|x| / scale + round); with three scales these are the step and
+                    // by how much codes of magnitude 1, and of 2 and more, lie beyond it
+    QUANT_DITHER,   // q + the nearest to the value and a random part, which the receiver takes off
+    QUANT_SIGN,     // 1 where x >= 0
+    QUANT_COIN,     // 1 with probability (x / scale + 1) / 2
+    QUANT_BOUNDS,   // how many of the bounds are at or below x / scale
+    QUANT_POWERS,   // q + sign and power of two: 0, 2^(1-q), ..., 1/2, 1 times the scale, unbiased
+    QUANT_FP16,     // x times the scale; its reciprocal is the receiver's
     QUANT_BF16,
     QUANT_FP32,
 };
@@ -45,10 +47,18 @@ struct quant_rule {
     int q;
     unsigned kinds;   // of codes
     unsigned width;   // bits of a code as it is packed; 8: a byte
-    unsigned scales;  // floats per group: 2 are the two levels of a sign, else one
+    unsigned scales;  // floats per group: 2 are the two levels of a sign, 3 a step and its centres
+    float round;      // QUANT_DEADZONE
     float bound[16];  // QUANT_BOUNDS: kinds - 1, ascending
     float level[256]; // QUANT_BOUNDS and _POWERS: (kinds), times the scale; linear codes and signs
                       // have none
+};
+
+// Sums over a group's values by the magnitude of their codes, for where each magnitude's values
+// have their mean.
+struct quant_centres {
+    double one, more;             // of |x| where the magnitude is 1, and where it is 2 or more
+    uint64_t ones, mores, levels; // how many, and the sum of the latter magnitudes
 };
 
 // A matrix (rows, cols) at this place of the flat vector.
@@ -67,6 +77,9 @@ struct quant_stages {
     void (*give)(const struct kernel_ctx *cx, const uint8_t *in, const struct quant_run *run,
                  size_t runs, const struct quant_rule *rule, const float *scale,
                  struct quant_sink to, bool stream);
+    // Of codes q + magnitude or q - magnitude, a byte each, into centres[first...].
+    void (*centre)(const struct kernel_ctx *cx, const float *x, const uint8_t *code,
+                   const struct quant_run *run, size_t runs, int q, struct quant_centres *centres);
     // Matrices (rows, cols) to (cols, rows) at the same place, and back into the sink.
     void (*turn)(const struct kernel_ctx *cx, const float *x, const struct quant_matrix *m,
                  size_t matrices, float *y);

@@ -87,5 +87,5 @@ const struct codec codec_natural = {
     .option_bytes = sizeof(struct natural_opt),
     .flags = CODEC_SELF_CHECK | CODEC_UNBIASED | CODEC_RANDOM,
     .flags_of = natural_flags,
-    QUANTISER_ROW(natural_quantiser),
+    QUANTISER_ROW(natural_quantiser, quantiser_check),
 };

@@ -34,10 +34,21 @@ static size_t tensor_values(const struct shape_tensor *t)
     return (size_t)t->rows * t->cols;
 }
 
+static bool centred(const struct codec_inst *c)
+{
+    return of(c)->centred && of(c)->centred(c->opt);
+}
+
+// Floats of a group: its scales, then its centres.
+static unsigned floats_of(const struct codec_inst *c)
+{
+    return of(c)->scales + (centred(c) ? Q_CENTRES : 0);
+}
+
 // The rule that the options say, with what follows from it: kinds of codes and their width.
 static void rule_of(const struct codec_inst *c, struct quant_rule *r)
 {
-    r->scales = of(c)->scales;
+    r->scales = floats_of(c);
     of(c)->rule(c->opt, r);
     if (r->kind <= QUANT_DITHER || r->kind == QUANT_POWERS)
         r->kinds = 2 * (unsigned)r->q + 1;
@@ -84,9 +95,9 @@ static size_t scale_bytes(enum q_scale format, size_t n)
                               : n + 4 * ((n + LOG8_BLOCK - 1) / LOG8_BLOCK);
 }
 
-// Where each tensor's scales begin, in floats and in bytes of the message.
+// Where each tensor's scales and centres begin, in floats and in bytes of the message.
 struct places {
-    size_t floats, bytes;
+    size_t floats, bytes, centres;
 };
 
 static bool class_present(const struct codec_inst *c, unsigned kind)
@@ -101,15 +112,16 @@ static bool class_present(const struct codec_inst *c, unsigned kind)
 static struct places lay_scales(const struct codec_inst *c, struct places *at)
 {
     const struct q_common *o = common(c);
-    struct places p = {0, 0};
+    struct places p = {0};
     uint32_t n = o->group == Q_CLASS ? CLASSES : c->shape->n_tensors;
     for (uint32_t i = 0; i < n; i++) {
         if (at)
             at[i] = p;
         size_t groups =
             o->group == Q_CLASS ? class_present(c, i) : groups_of(c, &c->shape->tensors[i]);
-        p.floats += groups * of(c)->scales;
+        p.floats += groups * floats_of(c);
         p.bytes += scale_bytes((enum q_scale)o->scale, groups * of(c)->scales);
+        p.centres += centred(c) ? groups * Q_CENTRES : 0;
     }
     return p;
 }
@@ -148,38 +160,41 @@ static uint8_t log8_code(float max, float s)
     return (uint8_t)low;
 }
 
-// Writes the scales and rounds them to what the receiver will read.
-static void write_scales(enum q_scale format, float *s, size_t n, uint8_t *out)
+// Writes n scales, `apart` floats from each other, and rounds them to what the receiver will read.
+static void write_scales(enum q_scale format, float *s, size_t apart, size_t n, uint8_t *out)
 {
-    if (format == Q_FP32) {
+    if (format == Q_FP32 && apart == 1) {
         quant_f32_to_le(s, n, out);
         return;
     }
+    for (size_t i = 0; i < n && format == Q_FP32; i++)
+        put_f32(out + 4 * i, s[i * apart]);
     for (size_t i = 0; i < n && format == Q_BF16; i++) {
-        put_u16(out + 2 * i, bf16_from_f32(s[i]));
-        s[i] = bf16_to_f32(get_u16(out + 2 * i));
+        put_u16(out + 2 * i, bf16_from_f32(s[i * apart]));
+        s[i * apart] = bf16_to_f32(get_u16(out + 2 * i));
     }
     for (size_t begin = 0; begin < n && format == Q_LOG8; begin += LOG8_BLOCK) {
         size_t end = n - begin < LOG8_BLOCK ? n : begin + LOG8_BLOCK;
         float max = 0;
         for (size_t i = begin; i < end; i++)
-            max = s[i] > max ? s[i] : max;
+            max = s[i * apart] > max ? s[i * apart] : max;
         put_f32(out, max);
         out += 4;
         for (size_t i = begin; i < end; i++) {
-            uint8_t b = log8_code(max, s[i]);
+            uint8_t b = log8_code(max, s[i * apart]);
             *out++ = b;
-            s[i] = log8_level(max, b);
+            s[i * apart] = log8_level(max, b);
         }
     }
 }
 
-static int read_scales(enum q_scale format, const uint8_t *in, size_t n, float *s)
+static int read_scales(enum q_scale format, const uint8_t *in, size_t apart, size_t n, float *s)
 {
     int ok = 1;
     for (size_t i = 0; i < n && format != Q_LOG8; i++) {
-        s[i] = format == Q_FP32 ? get_f32(in + 4 * i) : bf16_to_f32(get_u16(in + 2 * i));
-        ok &= msg_within(s[i], SCALE_MAX);
+        float v = format == Q_FP32 ? get_f32(in + 4 * i) : bf16_to_f32(get_u16(in + 2 * i));
+        ok &= msg_within(v, SCALE_MAX);
+        s[i * apart] = v;
     }
     for (size_t begin = 0; begin < n && format == Q_LOG8; begin += LOG8_BLOCK) {
         size_t end = n - begin < LOG8_BLOCK ? n : begin + LOG8_BLOCK;
@@ -187,9 +202,43 @@ static int read_scales(enum q_scale format, const uint8_t *in, size_t n, float *
         ok &= msg_within(max, SCALE_MAX);
         in += 4;
         for (size_t i = begin; i < end; i++)
-            s[i] = log8_level(max, *in++);
+            s[i * apart] = log8_level(max, *in++);
     }
     return ok ? 0 : -1;
+}
+
+// Centres as bytes, two's complement, and what they are worth beside the step.
+
+static float centre_worth(uint8_t byte, float step)
+{
+    return (float)(byte < 128 ? byte : byte - 256) / Q_CENTRE_ONE * step;
+}
+
+// Magnitudes sum to `levels`, and their values to `sum`.
+static uint8_t centre_code(double sum, uint64_t n, uint64_t levels, float step)
+{
+    if (n == 0 || !(step > 0))
+        return 0;
+    double off = (sum / (double)step - (double)levels) / (double)n;
+    double v = floor(off * Q_CENTRE_ONE + 0.5);
+    return (uint8_t)(int)(v < -128 ? -128 : v > 127 ? 127 : v);
+}
+
+static void write_centres(const struct quant_centres *s, float *scale, uint8_t *out)
+{
+    out[0] = centre_code(s->one, s->ones, s->ones, *scale);
+    out[1] = centre_code(s->more, s->mores, s->levels, *scale);
+    for (int k = 0; k < Q_CENTRES; k++)
+        scale[1 + k] = centre_worth(out[k], *scale);
+}
+
+static void add_centres(const struct quant_centres *from, struct quant_centres *s)
+{
+    s->one += from->one;
+    s->more += from->more;
+    s->ones += from->ones;
+    s->mores += from->mores;
+    s->levels += from->levels;
 }
 
 // Fitting.
@@ -232,7 +281,7 @@ static bool fit_run(const struct codec_inst *c, const struct quant_run *r,
         struct q_stats s = {0};
         if (!add_stats(&stats[g], group_values(r, g), &s))
             return false;
-        fit_group(c, &s, scale + g * of(c)->scales);
+        fit_group(c, &s, scale + g * floats_of(c));
     }
     return true;
 }
@@ -250,8 +299,10 @@ struct work {
     const struct codec_key *key;
     const float *x;  // the update, or turned
     uint8_t *scales; // of the message
-    uint8_t *codes;  // where they begin: in the message, or (n) bytes
-    float *turned;   // (n) transposed tensors; the device's
+    uint8_t *centres;
+    struct quant_centres *class; // (n_tensors) where classes share centres
+    uint8_t *codes;              // where they begin: in the message, or (n) bytes
+    float *turned;               // (n) transposed tensors; the device's
 };
 
 // A tensor that is not empty.
@@ -264,7 +315,7 @@ static struct quant_run run_of(const struct work *w, uint32_t t)
                               .n = tensor_values(row),
                               .group = group_len(c, row),
                               .first = w->at[common(c)->group == Q_CLASS ? row->kind : t].floats /
-                                       of(c)->scales,
+                                       w->rule.scales,
                               .out = row->offset * w->rule.width / 8,
                               .key = {s.key[0], s.key[1]},
                               .ctr = {s.ctr[0], s.ctr[1], s.ctr[2], s.ctr[3]}};
@@ -290,7 +341,8 @@ static bool fit_and_code(const struct work *w, uint32_t t, const float *x)
     const struct codec_inst *c = w->c;
     const struct quant_stages *on = w->on->quant;
     const struct shape_tensor *row = &c->shape->tensors[t];
-    const size_t n = tensor_values(row), len = group_len(c, row), per = of(c)->scales;
+    const size_t n = tensor_values(row), len = group_len(c, row), per = w->rule.scales;
+    const size_t sent = of(c)->scales;
     const enum q_scale format = (enum q_scale)common(c)->scale;
     const bool apart = len % 8 == 0 || len >= n, piecewise = apart && format != Q_LOG8;
     size_t step = len < PIECE ? PIECE / len : 1;
@@ -309,17 +361,52 @@ static bool fit_and_code(const struct work *w, uint32_t t, const float *x)
             return false;
         if (!piecewise)
             continue;
-        write_scales(format, scale + first, (r.n + len - 1) / len * per,
-                     scales + scale_bytes(format, first));
+        write_scales(format, scale + first, per / sent, (r.n + len - 1) / len * sent,
+                     scales + scale_bytes(format, at / len * sent));
         if (!signs)
             on->code(w->cx, x, &r, 1, &w->rule, scale + first, w->codes);
     }
     if (piecewise)
         return true;
-    write_scales(format, scale, groups_of(c, row) * per, scales);
+    write_scales(format, scale, per / sent, groups_of(c, row) * sent, scales);
     if (!signs)
         on->code(w->cx, x, &all, 1, &w->rule, w->scale, w->codes);
     return true;
+}
+
+// Centres of the groups of tensor t, whose codes have been made; where classes share them, their
+// sums.
+static void centre_tensor(const struct work *w, uint32_t t, const float *x)
+{
+    const struct codec_inst *c = w->c;
+    const struct quant_run all = run_of(w, t);
+    if (common(c)->group == Q_CLASS) {
+        struct quant_run r = piece_of(w, &all, 0, all.n);
+        w->on->quant->centre(w->cx, x, w->codes, &r, 1, w->rule.q, &w->class[t]);
+        return;
+    }
+    float *scale = w->scale + w->at[t].floats;
+    uint8_t *out = w->centres + w->at[t].centres;
+    for (size_t at = 0; at < all.n; at += all.group) {
+        struct quant_centres s;
+        struct quant_run r = piece_of(w, &all, at, all.group);
+        w->on->quant->centre(w->cx, x, w->codes, &r, 1, w->rule.q, &s);
+        write_centres(&s, scale, out);
+        scale += w->rule.scales;
+        out += Q_CENTRES;
+    }
+}
+
+static void centre_classes(const struct work *w)
+{
+    const struct codec_inst *c = w->c;
+    struct quant_centres s[CLASSES] = {{0}};
+    for (uint32_t t = 0; t < c->shape->n_tensors; t++)
+        if (tensor_values(&c->shape->tensors[t]))
+            add_centres(&w->class[t], &s[c->shape->tensors[t].kind]);
+    for (unsigned k = 0; k < CLASSES; k++)
+        if (class_present(c, k))
+            write_centres(&s[k], w->scale + w->at[k].floats, w->centres + w->at[k].centres);
 }
 
 static void put_classes(const struct work *w, const struct q_stats s[CLASSES])
@@ -329,7 +416,7 @@ static void put_classes(const struct work *w, const struct q_stats s[CLASSES])
         if (!s[k].n)
             continue;
         fit_group(c, &s[k], w->scale + w->at[k].floats);
-        write_scales((enum q_scale)common(c)->scale, w->scale + w->at[k].floats, of(c)->scales,
+        write_scales((enum q_scale)common(c)->scale, w->scale + w->at[k].floats, 1, of(c)->scales,
                      w->scales + w->at[k].bytes);
     }
 }
@@ -378,7 +465,10 @@ static void code_item(void *arg, uint32_t t)
         w->on->quant->code(w->cx, x, &all, 1, &w->rule, w->scale, w->codes);
     } else if (!fit_and_code(w, t, x)) {
         j->bad = true;
+        return;
     }
+    if (w->centres)
+        centre_tensor(w, t, x);
 }
 
 // Tensor by tensor, by whichever thread takes it. False when a value is not finite or too large.
@@ -388,6 +478,8 @@ static bool encode_pieces(const struct work *w, const float *x)
     struct code_job j = {w, x, common(c)->group == Q_CLASS && !fit_classes(w, x)};
     if (!j.bad)
         pool_each(c->shape->n_values, c->shape->n_tensors, code_item, &j);
+    if (!j.bad && w->centres && common(c)->group == Q_CLASS)
+        centre_classes(w);
     return !j.bad;
 }
 
@@ -398,29 +490,33 @@ struct runs {
     struct quant_matrix *matrix;
     uint32_t *tensor;
     size_t plain, count;
-    struct quant_stats *stats; // of groups; by tensor where classes share them
+    struct quant_stats *stats;     // of groups; by tensor where classes share them
+    struct quant_centres *centres; // the same
 };
 
 static size_t runs_bytes(const struct codec_inst *c)
 {
-    size_t tensors = c->shape->n_tensors, groups = lay_scales(c, NULL).floats / of(c)->scales;
+    size_t tensors = c->shape->n_tensors, groups = lay_scales(c, NULL).floats / floats_of(c);
     return SCRATCH_ROUND(tensors * sizeof(struct quant_run)) +
            SCRATCH_ROUND(tensors * sizeof(struct quant_matrix)) +
            SCRATCH_ROUND(tensors * sizeof(uint32_t)) +
-           SCRATCH_ROUND((groups + tensors) * sizeof(struct quant_stats));
+           SCRATCH_ROUND((groups + tensors) * sizeof(struct quant_stats)) +
+           (centred(c) ? SCRATCH_ROUND((groups + tensors) * sizeof(struct quant_centres)) : 0);
 }
 
 static struct runs lay_runs(const struct work *w)
 {
     const struct codec_inst *c = w->c;
     const size_t tensors = c->shape->n_tensors;
-    const size_t groups = lay_scales(c, NULL).floats / of(c)->scales;
+    const size_t groups = lay_scales(c, NULL).floats / floats_of(c);
     void *stage = w->stage;
     struct runs r = {0};
     r.run = scratch_take(&stage, tensors * sizeof *r.run);
     r.matrix = scratch_take(&stage, tensors * sizeof *r.matrix);
     r.tensor = scratch_take(&stage, tensors * sizeof *r.tensor);
     r.stats = scratch_take(&stage, (groups + tensors) * sizeof *r.stats);
+    if (centred(c))
+        r.centres = scratch_take(&stage, (groups + tensors) * sizeof *r.centres);
     for (int turn = 0; turn < 2; turn++)
         for (uint32_t t = 0; t < tensors; t++) {
             const struct shape_tensor *row = &c->shape->tensors[t];
@@ -457,6 +553,30 @@ static void code_all(const struct work *w, const struct runs *r, const float *x)
              w->codes);
 }
 
+// The codes are there.
+static void centre_all(const struct work *w, struct runs *r, const float *x)
+{
+    const struct codec_inst *c = w->c;
+    const struct quant_stages *on = w->on->quant;
+    const bool classes = common(c)->group == Q_CLASS;
+    for (size_t i = 0; i < r->count && classes; i++)
+        r->run[i].first = r->tensor[i];
+    on->centre(w->cx, x, w->codes, r->run, r->plain, w->rule.q, classes ? w->class : r->centres);
+    on->centre(w->cx, w->turned, w->codes, r->run + r->plain, r->count - r->plain, w->rule.q,
+               r->centres);
+    if (classes) {
+        centre_classes(w);
+        return;
+    }
+    for (size_t i = 0; i < r->count; i++) {
+        const struct places *at = &w->at[r->tensor[i]];
+        for (size_t g = 0; g * r->run[i].group < r->run[i].n; g++)
+            write_centres(&r->centres[r->run[i].first + g],
+                          w->scale + at->floats + g * w->rule.scales,
+                          w->centres + at->centres + g * Q_CENTRES);
+    }
+}
+
 // False when a value is not finite or too large.
 static bool encode_whole(const struct work *w, const float *x)
 {
@@ -477,13 +597,15 @@ static bool encode_whole(const struct work *w, const float *x)
                     : !fit_run(c, &r.run[i], stats, scale))
             return false;
         if (!classes)
-            write_scales((enum q_scale)common(c)->scale, scale, groups_of(c, row) * of(c)->scales,
-                         w->scales + at->bytes);
-        r.run[i].first = at->floats / of(c)->scales;
+            write_scales((enum q_scale)common(c)->scale, scale, w->rule.scales / of(c)->scales,
+                         groups_of(c, row) * of(c)->scales, w->scales + at->bytes);
+        r.run[i].first = at->floats / w->rule.scales;
     }
     if (classes)
         put_classes(w, class);
     code_all(w, &r, x);
+    if (w->centres)
+        centre_all(w, &r, x);
     return true;
 }
 
@@ -536,13 +658,14 @@ size_t quantiser_scratch(const struct codec_inst *c)
     size_t n = c->shape->n_values;
     return SCRATCH_ROUND(places_count(c) * sizeof(struct places)) +
            SCRATCH_ROUND(lay_scales(c, NULL).floats * sizeof(float)) +
+           (centred(c) ? SCRATCH_ROUND(c->shape->n_tensors * sizeof(struct quant_centres)) : 0) +
            (needs_bytes(c) ? SCRATCH_ROUND(n) + SCRATCH_ROUND(entropy_scratch(n)) : 0) +
            (common(c)->group == Q_RANK ? SCRATCH_ROUND(n * sizeof(float)) : 0);
 }
 
 size_t quantiser_bound(const struct codec_inst *c)
 {
-    return 1 + lay_scales(c, NULL).bytes +
+    return 1 + lay_scales(c, NULL).bytes + lay_scales(c, NULL).centres +
            coder_bound((enum coder)common(c)->coder, c->shape->n_values, kinds_of(c));
 }
 
@@ -554,6 +677,8 @@ static struct work lay_work(const struct codec_inst *c, const struct codec_key *
     struct places total = lay_scales(c, at);
     struct work w = {.c = c, .on = codec_column(on), .cx = codec_context(on), .at = at, .key = key};
     w.scale = scratch_take(scratch, total.floats * sizeof(float));
+    if (centred(c))
+        w.class = scratch_take(scratch, c->shape->n_tensors * sizeof *w.class);
     w.codes = needs_bytes(c) ? scratch_take(scratch, n) : NULL;
     w.turned = common(c)->group == Q_RANK ? scratch_take(scratch, n * sizeof(float)) : NULL;
     if (on) {
@@ -577,9 +702,11 @@ int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *i
     msg_init(&o, out, cap, report);
     if (!msg_put_header(&o, 0))
         w.scales = msg_take(&o, PART_SCALES, lay_scales(c, NULL).bytes);
+    if (w.scales && centred(c))
+        w.centres = msg_take(&o, PART_SCALES, lay_scales(c, NULL).centres);
     if (w.scales && !bytes)
         w.codes = msg_take(&o, PART_VALUES, pack_bytes(n, width));
-    if (!w.scales || !w.codes)
+    if (!w.scales || !w.codes || (centred(c) && !w.centres))
         return msg_full(&o, err);
     if (w.on->whole ? !encode_whole(&w, in->x) : !encode_pieces(&w, in->x))
         return codec_bad_input(c, in->x, in->on, err);
@@ -598,16 +725,21 @@ static int get_scales(struct msg_in *m, const struct work *w, struct err *err)
 {
     const struct codec_inst *c = w->c;
     enum q_scale format = (enum q_scale)common(c)->scale;
-    const uint8_t *p = msg_need(m, lay_scales(c, NULL).bytes);
-    if (!p)
+    const struct places all = lay_scales(c, NULL);
+    const size_t apart = w->rule.scales / of(c)->scales;
+    const uint8_t *p = msg_need(m, all.bytes), *centre = p ? msg_need(m, all.centres) : NULL;
+    if (!centre)
         return msg_short("scales", err);
     uint32_t n = common(c)->group == Q_CLASS ? CLASSES : c->shape->n_tensors;
     for (uint32_t i = 0; i < n; i++) {
         size_t groups =
             common(c)->group == Q_CLASS ? class_present(c, i) : groups_of(c, &c->shape->tensors[i]);
-        if (read_scales(format, p + w->at[i].bytes, groups * of(c)->scales,
-                        w->scale + w->at[i].floats))
+        float *scale = w->scale + w->at[i].floats;
+        if (read_scales(format, p + w->at[i].bytes, apart, groups * of(c)->scales, scale))
             return msg_bad("scales", "one is not finite, or too large", err);
+        for (size_t g = 0; g < groups && centred(c); g++, scale += w->rule.scales)
+            for (size_t k = 0; k < Q_CENTRES; k++)
+                scale[1 + k] = centre_worth(centre[w->at[i].centres + g * Q_CENTRES + k], *scale);
     }
     return 0;
 }

@@ -3,7 +3,8 @@
 // group's scales and by which rule of kernels/stages.h values become codes; the rest (message,
 // threads, error paths) is here once.
 //
-// Message: header, scales of all groups, codes of all coordinates in order.
+// Message: header, scales of all groups, centres of all groups (two bytes each) where codes mean
+// these, codes of all coordinates in order.
 #ifndef FSTQ_CODEC_QUANTISER_H
 #define FSTQ_CODEC_QUANTISER_H
 
@@ -51,9 +52,17 @@ struct q_stats {
 // Below this a group is sent as zeros: reciprocals of scales stay finite.
 #define Q_TINY 0x1p-110f
 
+// Where the values of a magnitude have their mean, in 1/128 of the step beyond it: of magnitude 1,
+// and of 2 and more.
+#define Q_CENTRES    2
+#define Q_CENTRE_ONE 128
+
 struct quantiser {
     unsigned scales; // floats per group
     unsigned stats;  // STAT_* that fit reads
+    // Whether centres are fitted, by rules whose codes are QUANT_DEADZONE's and take a byte; NULL =
+    // never.
+    bool (*centred)(const void *opt);
     // How values become codes and what these mean: kind, q where levels have one, kinds where there
     // are bounds, and the tables.
     void (*rule)(const void *opt, struct quant_rule *rule);
@@ -71,8 +80,8 @@ int64_t quantiser_encode(const struct codec_inst *c, const struct codec_input *i
 int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, struct codec_output to, void *scratch, struct err *err);
 
-#define QUANTISER_ROW(q)                                                                           \
-    .stages = CODEC_ON_QUANT, .check = quantiser_check, .scratch_bytes = quantiser_scratch,        \
+#define QUANTISER_ROW(q, own_check)                                                                \
+    .stages = CODEC_ON_QUANT, .check = own_check, .scratch_bytes = quantiser_scratch,              \
     .stage_bytes = quantiser_stage, .device_bytes = quantiser_device, .bound = quantiser_bound,    \
     .encode = quantiser_encode, .decode = quantiser_decode, .family = &(q)
 

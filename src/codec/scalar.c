@@ -50,7 +50,7 @@ const struct codec codec_int = {
     .n_options = ARRAY_LEN(int_options),
     .option_bytes = sizeof(struct int_opt),
     .flags = CODEC_SELF_CHECK,
-    QUANTISER_ROW(int_quantiser),
+    QUANTISER_ROW(int_quantiser, quantiser_check),
 };
 
 // nf4: quantiles of a normal distribution.
@@ -102,7 +102,7 @@ const struct codec codec_nf4 = {
     .n_options = ARRAY_LEN(nf4_options),
     .option_bytes = sizeof(struct nf4_opt),
     .flags = CODEC_SELF_CHECK,
-    QUANTISER_ROW(nf4_quantiser),
+    QUANTISER_ROW(nf4_quantiser, quantiser_check),
 };
 
 // QSGD. l = floor(s |v| / norm + u); v_hat = sign(v) norm l / s. What is sent as the scale is norm
@@ -174,7 +174,7 @@ const struct codec codec_qsgd = {
     .option_bytes = sizeof(struct qsgd_opt),
     .flags = CODEC_SELF_CHECK | CODEC_UNBIASED | CODEC_RANDOM,
     .flags_of = qsgd_flags,
-    QUANTISER_ROW(qsgd_quantiser),
+    QUANTISER_ROW(qsgd_quantiser, quantiser_check),
 };
 
 // TernGrad. Clip at c standard deviations, s = the largest magnitude left, P(+-s) = |v| / s.
@@ -228,7 +228,7 @@ const struct codec codec_terngrad = {
     .option_bytes = sizeof(struct terngrad_opt),
     .flags = CODEC_SELF_CHECK | CODEC_RANDOM | CODEC_NO_EF,
     .flags_of = terngrad_flags,
-    QUANTISER_ROW(terngrad_quantiser),
+    QUANTISER_ROW(terngrad_quantiser, quantiser_check),
 };
 
 // sign. One bit and the mean magnitude: EF-signSGD's compressor per tensor, "sgn2" per class of A
@@ -271,7 +271,7 @@ const struct codec codec_sign = {
     .n_options = ARRAY_LEN(sign_options),
     .option_bytes = sizeof(struct sign_opt),
     .flags = CODEC_SELF_CHECK,
-    QUANTISER_ROW(sign_quantiser),
+    QUANTISER_ROW(sign_quantiser, quantiser_check),
 };
 
 // 1-bit SGD. Two means per column, of the values >= 0 and of those below. A column is a rank
@@ -317,12 +317,7 @@ const struct codec codec_onebit = {
     .n_options = ARRAY_LEN(onebit_options),
     .option_bytes = sizeof(struct onebit_opt),
     .flags = CODEC_SELF_CHECK,
-    .check = onebit_check,
-    .scratch_bytes = quantiser_scratch,
-    .bound = quantiser_bound,
-    .encode = quantiser_encode,
-    .decode = quantiser_decode,
-    .family = &onebit_quantiser,
+    QUANTISER_ROW(onebit_quantiser, onebit_check),
 };
 
 // FedBAT, post-training. alpha = mean |m| within bounds; P(+alpha) = clip((m / alpha + 1) / 2),
@@ -377,12 +372,7 @@ const struct codec codec_fedbat = {
     .n_options = ARRAY_LEN(fedbat_options),
     .option_bytes = sizeof(struct fedbat_opt),
     .flags = CODEC_SELF_CHECK | CODEC_RANDOM,
-    .check = fedbat_check,
-    .scratch_bytes = quantiser_scratch,
-    .bound = quantiser_bound,
-    .encode = quantiser_encode,
-    .decode = quantiser_decode,
-    .family = &fedbat_quantiser,
+    QUANTISER_ROW(fedbat_quantiser, fedbat_check),
 };
 
 // uniform: a fixed step, the rate adapts. step is in units of the group's root mean square, so that
@@ -391,17 +381,24 @@ const struct codec codec_fedbat = {
 
 enum { UNIFORM_NEAREST, UNIFORM_STOCHASTIC, UNIFORM_DITHER };
 static const char *const uniform_roundings[] = {"nearest", "stochastic", "dither", NULL};
+enum { UNIFORM_MIDDLE, UNIFORM_CENTRE };
+static const char *const uniform_values[] = {"middle", "centre", NULL};
 
 struct uniform_opt {
     struct q_common common;
-    double step;
-    int32_t rounding;
+    double step, dead;
+    int32_t rounding, value;
 };
 
 static const struct opt uniform_options[] = {
     OPT(struct uniform_opt, step, "step", "1", 1e-3, 1e3, "rms", "width of a step"),
     OPT_ENUM(struct uniform_opt, rounding, "round", "nearest", uniform_roundings,
              "dither: subtractive, the receiver draws the same numbers"),
+    OPT(struct uniform_opt, dead, "dead", "0", 0, 0.49, "steps",
+        "by how much a value must lie beyond the middle between two to become the larger"),
+    OPT_ENUM(struct uniform_opt, value, "value", "middle", uniform_values,
+             "what a code means; centre: the mean of a group's values that have it, sent for "
+             "magnitudes 1 and 2 and up"),
     Q_OPT_GROUP("tensor", "what shares a step"),
     Q_OPT_BLOCK("0"),
     Q_OPT_SCALE("fp32"),
@@ -415,8 +412,16 @@ static void uniform_rule(const void *opt, struct quant_rule *r)
     static const enum quant_kind kinds[] = {[UNIFORM_NEAREST] = QUANT_NEAREST,
                                             [UNIFORM_STOCHASTIC] = QUANT_STOCHASTIC,
                                             [UNIFORM_DITHER] = QUANT_DITHER};
-    r->kind = kinds[((const struct uniform_opt *)opt)->rounding];
+    const struct uniform_opt *o = opt;
+    bool dead = o->dead > 0 || o->value == UNIFORM_CENTRE;
+    r->kind = dead ? QUANT_DEADZONE : kinds[o->rounding];
     r->q = UNIFORM_ZERO;
+    r->round = 0.5f - (float)o->dead;
+}
+
+static bool uniform_centred(const void *opt)
+{
+    return ((const struct uniform_opt *)opt)->value == UNIFORM_CENTRE;
 }
 
 static void uniform_fit(const void *opt, const struct q_stats *s, float *scale)
@@ -440,21 +445,32 @@ static unsigned uniform_flags(const struct codec_inst *c)
     return flags;
 }
 
+static int uniform_check(const struct codec_inst *c, struct err *err)
+{
+    const struct uniform_opt *o = c->opt;
+    if (o->rounding != UNIFORM_NEAREST && (o->dead > 0 || o->value == UNIFORM_CENTRE))
+        return err_set(err, "dead and value=centre go with round=nearest only, not with round=%s",
+                       uniform_roundings[o->rounding]);
+    return quantiser_check(c, err);
+}
+
 static const struct quantiser uniform_quantiser = {
     .scales = 1,
     .stats = STAT_SQ,
+    .centred = uniform_centred,
     .rule = uniform_rule,
     .fit = uniform_fit,
 };
 
 const struct codec codec_uniform = {
     .name = "uniform",
-    .help = "a fixed step and entropy coding; nearest, stochastic or dithered rounding",
+    .help =
+        "a fixed step and entropy coding; nearest, stochastic or dithered rounding, a dead zone",
     .source = "Mitchell et al. 2022 (rate-distortion view)",
     .options = uniform_options,
     .n_options = ARRAY_LEN(uniform_options),
     .option_bytes = sizeof(struct uniform_opt),
     .flags = CODEC_SELF_CHECK,
     .flags_of = uniform_flags,
-    QUANTISER_ROW(uniform_quantiser),
+    QUANTISER_ROW(uniform_quantiser, uniform_check),
 };

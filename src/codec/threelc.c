@@ -42,5 +42,5 @@ const struct codec codec_threelc = {
     .n_options = ARRAY_LEN(threelc_options),
     .option_bytes = sizeof(struct threelc_opt),
     .flags = CODEC_SELF_CHECK,
-    QUANTISER_ROW(threelc_quantiser),
+    QUANTISER_ROW(threelc_quantiser, quantiser_check),
 };

@@ -25,6 +25,7 @@
 #define gpu_fit  GPU(gpu_quant_fit)
 #define gpu_code GPU(gpu_quant_code)
 #define gpu_give GPU(gpu_quant_give)
+#define gpu_mean GPU(gpu_quant_centre)
 #define gpu_turn GPU(gpu_turn_matrix)
 
 enum { GRAPHS = 32 };
@@ -464,6 +465,35 @@ static void stage_give(const struct kernel_ctx *cx, const uint8_t *in, const str
     settle(cx);
 }
 
+// The run's value that part p begins with.
+static size_t part_begin(const struct quant_run *run, size_t p)
+{
+    size_t each = gpu_quant_parts(run) / gpu_quant_groups(run);
+    size_t at = p / each * run->group + p % each * 1024;
+    return at < run->n ? at : run->n;
+}
+
+static void stage_centre(const struct kernel_ctx *cx, const float *x, const uint8_t *code,
+                         const struct quant_run *run, size_t runs, int q,
+                         struct quant_centres *centres)
+{
+    for (size_t i = 0; i < runs; i++, run++) {
+        size_t groups = gpu_quant_groups(run), parts = gpu_quant_parts(run);
+        struct quant_centres *part = (void *)cx->work, *own = part + parts;
+        uint8_t *room = (uint8_t *)(own + groups);
+        assert(room + CHUNK <= (uint8_t *)(cx->work + cx->work_floats));
+        for (size_t from = 0; from < parts && run->n; from += CHUNK / 1024) {
+            size_t to = parts - from < CHUNK / 1024 ? parts : from + CHUNK / 1024;
+            size_t at = part_begin(run, from), end = to < parts ? part_begin(run, to) : run->n;
+            move(cx, room, code + run->out + at, end - at, true);
+            gpu_mean(cx->stream, x + run->at, room, run, from, to, q, part, own);
+        }
+        if (run->n)
+            move(cx, centres + run->first, own, groups * sizeof *own, false);
+    }
+    settle(cx);
+}
+
 static void stage_turn(const struct kernel_ctx *cx, const float *x, const struct quant_matrix *m,
                        size_t matrices, float *y)
 {
@@ -479,8 +509,8 @@ static void stage_turn_back(const struct kernel_ctx *cx, const float *y,
         gpu_turn(cx->stream, y + m->at, m->cols, m->rows, quant_sink_at(to, m->at));
 }
 
-static const struct quant_stages gpu_quant = {stage_fit, stage_code, stage_give, stage_turn,
-                                              stage_turn_back};
+static const struct quant_stages gpu_quant = {stage_fit,    stage_code, stage_give,
+                                              stage_centre, stage_turn, stage_turn_back};
 static const struct codec_stages gpu_codec = {.name = NAME, .whole = true, .quant = &gpu_quant};
 
 #define OP(name) .name = GPU(name),

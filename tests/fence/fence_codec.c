@@ -46,6 +46,17 @@ static void give(const struct kernel_ctx *cx, const uint8_t *in, const struct qu
     fence_leave();
 }
 
+static void centre(const struct kernel_ctx *cx, const float *x, const uint8_t *codes,
+                   const struct quant_run *run, size_t runs, int q, struct quant_centres *centres)
+{
+    fence_check("centre", x);
+    fence_check_host("centre", codes);
+    fence_check_host("centre", centres);
+    enter(cx);
+    quant_stages_cpu.centre(NULL, x, codes, run, runs, q, centres);
+    fence_leave();
+}
+
 static void turn(const struct kernel_ctx *cx, const float *x, const struct quant_matrix *m,
                  size_t matrices, float *y)
 {
@@ -66,7 +77,7 @@ static void turn_back(const struct kernel_ctx *cx, const float *y, const struct 
     fence_leave();
 }
 
-static const struct quant_stages quant = {fit, code, give, turn, turn_back};
+static const struct quant_stages quant = {fit, code, give, centre, turn, turn_back};
 
 // Bit allocation.
 

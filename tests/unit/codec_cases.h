@@ -131,6 +131,10 @@ static const char *const codec_cases[] = {
     "fstq:budget=0.2,importance=magnitude,tags=bitmap,policy=greedy,scale=tier",
     "fstq:policy=percentile,widths=0/3/6/16,shares=0.02/0.05/0.1,importance=magnitude,top=int16,"
     "tags=dense,upload_s=1",
+    "uniform:step=2,dead=0.1",
+    "uniform:step=1.5,dead=0.2,value=centre,group=class",
+    "uniform:step=0.7,value=centre,block=100,scale=log8",
+    "uniform:step=3,value=centre,group=rank,scale=bf16,code=fixed",
     NULL,
 };
 

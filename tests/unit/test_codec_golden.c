@@ -43,6 +43,11 @@ static const struct golden golden_rows[] = {
     {"terngrad:clip=0,code=rans", 1, {3.06, 6.5}, {.784, .423}, .2, .2},
     {"terngrad:clip=0,code=base3", 1, {3.06, 6.5}, {1.6, 1.6}, .2, 1e-5},
     {"terngrad:code=rans", 1, {1.010, .876}, {1.219, 1.122}, .02, .02},
+    // By numeric integration over both densities, entropy of the codes and all.
+    {"uniform:step=2,dead=0.1", 1, {.3645, .2934}, {1.0205, .9334}, .02, .02},
+    {"uniform:step=1,value=centre", 1, {.0770, .0723}, {2.1048, 2.0142}, .02, .02},
+    {"uniform:step=2,dead=0.1,value=centre", 1, {.3402, .2847}, {1.0205, .9334}, .02, .02},
+    {"uniform:step=3,dead=0.2,value=centre", 1, {.7834, .5889}, {.2581, .3489}, .02, .02},
     {"natural", 1, {.0815, .0823}, {8, 8}, .02, 0},
     {"natural:code=rans", 1, {.0815, .0823}, {3.54, 3.83}, .02, .02},
     {"threelc", 1, {.968, .984}, {.224, ANY}, .2, .4},

@@ -98,6 +98,64 @@ static void test_mixes(void **state)
     assert_false(mix_finite(a, b, N));
 }
 
+// Dead zones.
+
+static void dead_zone(void)
+{
+    uint8_t code[N];
+    float set[N], added[N];
+    const float scale[3] = {2e-3f, 1e-4f, -3e-4f}, inv = 500;
+    quant_deadzone_u8(x, N, inv, 0.3f, 3, code);
+    memcpy(added, y, sizeof y);
+    quant_centred_from_u8(code, N, 3, scale, (struct quant_sink){set, 1, false});
+    quant_centred_from_u8(code, N, 3, scale, (struct quant_sink){added, 0.5f, true});
+    for (int i = 0; i < N; i++) {
+        int m = (int)(fabsf(x[i] * inv) + 0.3f), s = x[i] < 0 ? -1 : 1;
+        m = m > 3 ? 3 : m;
+        assert_int_equal(code[i], 3 + s * m);
+        float v = (float)(s * m) * scale[0];
+        v += m == 0 ? 0 : (float)s * (m == 1 ? scale[1] : scale[2]);
+        assert_true(set[i] == v && added[i] == y[i] + 0.5f * v);
+    }
+}
+
+// A code means the mean of the values that have it, to half of what a centre's byte can say.
+static void test_centres_are_means(void **state)
+{
+    (void)state;
+    struct session s;
+    each_isa(dead_zone);
+    shape_two(&s.shape);
+    session_open(&s, "uniform:step=1.5,dead=0.1,value=centre");
+    const size_t n = s.shape.n_values;
+    float *v = mem_alloc(MEM_CODEC, n * sizeof *v);
+    fill(v, n, DIST_LAPLACE, 8);
+    session_trip(&s, v, key_of(0));
+    for (uint32_t t = 0; t < s.shape.n_tensors; t++) {
+        const struct shape_tensor *row = &s.shape.tensors[t];
+        const float *own = v + row->offset, *got = s.x_hat + row->offset;
+        double sq = 0, sum[2] = {0}, decoded[2] = {0}, count[2] = {0};
+        const size_t m = (size_t)row->rows * row->cols;
+        for (size_t i = 0; i < m; i++)
+            sq += (double)own[i] * (double)own[i];
+        const double step = 1.5 * sqrt(sq / (double)m);
+        for (size_t i = 0; i < m; i++) {
+            int level = (int)(fabs((double)own[i]) / step + 0.4), k = level > 1;
+            assert_true((level == 0) == (got[i] == 0));
+            sum[k] += level ? fabs((double)own[i]) : 0;
+            decoded[k] += level ? fabs((double)got[i]) : 0;
+            count[k] += level > 0;
+        }
+        for (int k = 0; k < 2; k++)
+            assert_true(fabs(sum[k] - decoded[k]) / count[k] <= step / 256 * 1.001);
+    }
+    mem_free(v);
+    session_close(&s);
+    shape_free(&s.shape);
+    expect_error("uniform:round=dither,dead=0.1", "round=nearest only");
+    expect_error("uniform:round=stochastic,value=centre", "round=nearest only");
+}
+
 // Positions.
 
 static void test_positions(void **state)
@@ -363,15 +421,11 @@ static void test_factors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mixes),
-        cmocka_unit_test(test_positions),
-        cmocka_unit_test(test_drawn_positions),
-        cmocka_unit_test(test_thresholds),
-        cmocka_unit_test(test_ties),
-        cmocka_unit_test(test_words),
-        cmocka_unit_test(test_sketches),
-        cmocka_unit_test(test_transforms),
-        cmocka_unit_test(test_factors),
+        cmocka_unit_test(test_mixes),      cmocka_unit_test(test_centres_are_means),
+        cmocka_unit_test(test_positions),  cmocka_unit_test(test_drawn_positions),
+        cmocka_unit_test(test_thresholds), cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_words),      cmocka_unit_test(test_sketches),
+        cmocka_unit_test(test_transforms), cmocka_unit_test(test_factors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
