@@ -7,7 +7,7 @@
 #include "bench/bench.h"
 #include "bench/update.h"
 #include "codec/codec.h"
-#include "kernels/kernels.h"
+#include "kernels/simd.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -513,7 +513,7 @@ static void run(struct bench_ctx *c)
         "# %zu values in %u matrices (%s), %s, %d thread%s, %s; GB/s are of fp32 in or out; copy "
         "is memcpy of the same\n",
         s.n_values, s.n_tensors, params.shape, update_dists[params.dist], params.threads,
-        params.threads == 1 ? "" : "s", kernel_isa_text());
+        params.threads == 1 ? "" : "s", simd_text());
     c->threads = params.threads;
     run_all(c, &s, x, side);
     c->threads = 0;

@@ -5,6 +5,7 @@
 #include "base/table.h"
 #include "bench/bench.h"
 #include "kernels/kernels.h"
+#include "kernels/simd.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -131,7 +132,7 @@ static void run(struct bench_ctx *c)
             "packing: as it is used\n"
             "# kernels %s, OpenBLAS core %s (OPENBLAS_CORETYPE=SkylakeX or Haswell, where it does "
             "not know the CPU)\n",
-            kernel_isa_text(), openblas_get_corename());
+            simd_text(), openblas_get_corename());
     table_head(&t);
     if (params.m > 0)
         measure(c, &t, params.m, params.n, params.k);

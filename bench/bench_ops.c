@@ -6,6 +6,7 @@
 #include "base/table.h"
 #include "bench/bench.h"
 #include "dev/dev.h"
+#include "kernels/simd.h"
 
 #include <math.h>
 #include <string.h>
@@ -457,7 +458,7 @@ static void run(struct bench_ctx *c)
             "# %d rows, dim %d, hidden %d, %d heads, vocabulary %d, rank %d, sequences of %d; "
             "kernels %s, one thread\n",
             params.rows, params.dim, params.hidden, params.heads, params.vocab, params.rank,
-            params.seq, kernel_isa_text());
+            params.seq, simd_text());
     table_head(&t);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         measure(c, &t, &b, &rows[i]);

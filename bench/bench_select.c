@@ -6,7 +6,7 @@
 #include "bench/bench.h"
 #include "bench/update.h"
 #include "codec/fstq.h"
-#include "kernels/kernels.h"
+#include "kernels/simd.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -182,7 +182,7 @@ static void run(struct bench_ctx *c)
     for (size_t i = 0; i < n; i++)
         j->sens[i] *= j->sens[i];
     fprintf(c->out, "# %zu values in %u matrices, %s, one thread, %s\n", n, j->shape.n_tensors,
-            update_dists[params.dist], kernel_isa_text());
+            update_dists[params.dist], simd_text());
     table_head(&t);
     run_topk(c, &t, j);
     run_alloc(c, &t, j);

@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "base/table.h"
 #include "bench/bench.h"
+#include "kernels/simd.h"
 #include "model/model.h"
 #include "model/tokens.h"
 
@@ -557,8 +558,7 @@ static void run(struct bench_ctx *c)
             "# one LoRA step with AdamW and backward to the embeddings, %d thread%s, kernels %s\n"
             "# Products: projections, adapters and head over the whole step's time; OpenBLAS: the "
             "same alone, one thread, core %s\n",
-            params.threads, params.threads == 1 ? "" : "s", kernel_isa_text(),
-            openblas_get_corename());
+            params.threads, params.threads == 1 ? "" : "s", simd_text(), openblas_get_corename());
     table_head(&t);
     for (int i = 0; i < n; i++)
         measure(c, &t, &row[i], &m[i]);

@@ -172,7 +172,7 @@ BLOCK_KERNEL(iq4_xs, 136, 256)
 
 #include "block.h"
 
-#include "kernels.h"
+#include "dtype.h"
 #include "simd.h"
 
 #include "base/half.h"

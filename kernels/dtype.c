@@ -23,8 +23,9 @@ SIMD_KERNEL void SIMD_NAME(widen_f16)(const uint16_t *x, size_t n, float *y)
 
 #else
 
+#include "dtype.h"
+
 #include "base/half.h"
-#include "kernels.h"
 #include "simd.h"
 
 #include <assert.h>
@@ -57,33 +58,6 @@ void kernel_from_f32(int32_t dtype, const float *x, size_t n, void *y)
     uint16_t *h = (uint16_t *)y;
     for (size_t i = 0; i < n; i++)
         h[i] = dtype == KERNEL_BF16 ? bf16_from_f32(x[i]) : f16_from_f32(x[i]);
-}
-
-void kernel_weight_row(const struct kernel_weight *w, int32_t row, float *y)
-{
-    size_t at = (size_t)row * (size_t)w->ld;
-    if (w->blocks)
-        block_columns(w->blocks, w->row0 + row, 0, w->cols, y);
-    else
-        kernel_to_f32(w->dtype, (const char *)w->w + at * kernel_dtype_bytes(w->dtype),
-                      (size_t)w->cols, y);
-}
-
-float kernel_weight_value(const struct kernel_weight *w, int32_t row, int32_t col)
-{
-    float y[BLOCK_VALUES];
-    size_t at = (size_t)row * (size_t)w->ld + (size_t)col;
-    if (!w->blocks) {
-        kernel_to_f32(w->dtype, (const char *)w->w + at * kernel_dtype_bytes(w->dtype), 1, y);
-        return y[0];
-    }
-    const struct block_rows *part = w->blocks;
-    int32_t n = w->row0 + row;
-    for (; n >= part->rows; part++)
-        n -= part->rows;
-    int32_t first = col - col % part->type->values;
-    block_columns(part, n, first, part->type->values, y);
-    return y[col - first];
 }
 
 #endif

@@ -404,4 +404,31 @@ void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff
     gemm(&g, cx->work);
 }
 
+void kernel_weight_row(const struct kernel_weight *w, int32_t row, float *y)
+{
+    size_t at = (size_t)row * (size_t)w->ld;
+    if (w->blocks)
+        block_columns(w->blocks, w->row0 + row, 0, w->cols, y);
+    else
+        kernel_to_f32(w->dtype, (const char *)w->w + at * kernel_dtype_bytes(w->dtype),
+                      (size_t)w->cols, y);
+}
+
+float kernel_weight_value(const struct kernel_weight *w, int32_t row, int32_t col)
+{
+    float y[BLOCK_VALUES];
+    size_t at = (size_t)row * (size_t)w->ld + (size_t)col;
+    if (!w->blocks) {
+        kernel_to_f32(w->dtype, (const char *)w->w + at * kernel_dtype_bytes(w->dtype), 1, y);
+        return y[0];
+    }
+    const struct block_rows *part = w->blocks;
+    int32_t n = w->row0 + row;
+    for (; n >= part->rows; part++)
+        n -= part->rows;
+    int32_t first = col - col % part->type->values;
+    block_columns(part, n, first, part->type->values, y);
+    return y[col - first];
+}
+
 #endif

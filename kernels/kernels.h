@@ -20,6 +20,7 @@
 #define FSTQ_KERNELS_H
 
 #include "block.h"
+#include "dtype.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -27,8 +28,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum kernel_dtype { KERNEL_F32, KERNEL_BF16, KERNEL_F16, KERNEL_DTYPES };
 
 #define KERNEL_SLACK    32
 #define KERNEL_LORA_MAX 3
@@ -371,11 +370,6 @@ struct kernel_ops {
 KERNEL_OPS(KERNEL_DECLARE)
 #undef KERNEL_DECLARE
 
-extern const char *const kernel_dtype_name[KERNEL_DTYPES]; // as safetensors has them
-static inline size_t kernel_dtype_bytes(int32_t dtype)
-{
-    return dtype == KERNEL_F32 ? 4 : 2;
-}
 // The activation n elements after x.
 static inline kernel_act *kernel_act_at(const struct kernel_ctx *cx, const kernel_act *x, size_t n)
 {
@@ -390,15 +384,10 @@ size_t kernel_work_floats(int32_t tokens, int32_t longest, int32_t widest, int32
 // W^T as panels of 32 columns, each (cols, 32), the last one 16 or 32 wide; zeros beyond the rows.
 size_t kernel_packed_floats(int32_t rows, int32_t cols);
 void kernel_pack_weight(const struct kernel_weight *w, float *packed);
-// n values of a stored type as floats, and back (round half to even).
-void kernel_to_f32(int32_t dtype, const void *x, size_t n, float *y);
-void kernel_from_f32(int32_t dtype, const float *x, size_t n, void *y);
-
 // A row of W as floats, and one value of it.
 void kernel_weight_row(const struct kernel_weight *w, int32_t row, float *y);
 float kernel_weight_value(const struct kernel_weight *w, int32_t row, int32_t col);
 
-const char *kernel_isa_text(void); // "avx512", "avx2", "neon", "base"
 // C (m, n) = A (m, k) B (k, n), for benches: A row-major, B packed by kernel_pack_weight or NULL to
 // pack b.
 void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff_t lda,

@@ -1,7 +1,5 @@
 #include "simd.h"
 
-#include "kernels.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,7 +61,7 @@ enum simd_isa simd_detect(void)
     return (enum simd_isa)atomic_load_explicit(&simd_now, memory_order_relaxed);
 }
 
-const char *kernel_isa_text(void)
+const char *simd_text(void)
 {
     return simd_isa_name[simd_isa()];
 }

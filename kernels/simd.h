@@ -26,6 +26,7 @@ extern atomic_int simd_now; // -1 = not yet known
 
 // Finds out what this CPU runs: at most what the environment variable FSTQ_SIMD names.
 enum simd_isa simd_detect(void);
+const char *simd_text(void); // its name
 // False where FSTQ_SIMD is set to what is no name.
 bool simd_named(void);
 // From now on at most this, and at most what FSTQ_SIMD names. Not while kernels run.

@@ -5,7 +5,7 @@
 #include "base/table.h"
 #include "base/topo.h"
 #include "dev/dev.h"
-#include "kernels/kernels.h"
+#include "kernels/simd.h"
 #include "net/comm_mpi.h"
 
 #include <dlfcn.h>
@@ -124,7 +124,7 @@ static void host_facts(struct facts *f)
         fact(f, "allowed", "%d PUs; this process runs on %s", topo_allowed_pus(&topo), text);
         topo_free(&topo);
     }
-    fact(f, "simd", "%s", kernel_isa_text());
+    fact(f, "simd", "%s", simd_text());
     memory_fact(f, "memory", "MemTotal");
     memory_fact(f, "memory_available", "MemAvailable");
     fact(f, "page_size", "%ld bytes", sysconf(_SC_PAGESIZE));

@@ -6,7 +6,7 @@
 #define FSTQ_CODEC_MESSAGE_H
 
 #include "base/bytes.h"
-#include "codec/codec.h"
+#include "codec/coding.h"
 
 #define MSG_VERSION    1u
 #define MSG_VARINT_MAX 10
@@ -77,20 +77,6 @@ static inline int msg_nonfinite(struct err *err)
     return CODEC_NONFINITE;
 }
 
-// Why this update cannot be coded, naming the tensor and the coordinate; for codecs that check
-// themselves. on: where x lies.
-int codec_bad_input(const struct codec_inst *c, const float *x, const struct codec_device *on,
-                    struct err *err);
-// -1 with the reason when a value of x (n) is not finite or too large for this codec.
-int codec_check_limit(const struct codec_inst *c, const float *x, const struct codec_device *on,
-                      struct err *err);
-// The table of stages to go by, and what they are given first.
-const struct codec_stages *codec_column(const struct codec_device *on);
-const struct kernel_ctx *codec_context(const struct codec_device *on);
-// A wrapper's inner codec, without codec_encode's checks; what its laps leave open is closed.
-int64_t codec_encode_inner(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                           size_t cap, void *scratch, struct codec_report *report, struct err *err);
-
 // A number as it may stand in a message: finite, and small enough that no decoded value overflows.
 static inline int msg_within(float v, float limit)
 {
@@ -99,15 +85,6 @@ static inline int msg_within(float v, float limit)
 static inline int msg_scale_ok(float s)
 {
     return msg_within(s, 2 * CODEC_LIMIT);
-}
-
-// Carves 64-byte aligned pieces out of a scratch block; the twin of SCRATCH_ROUND in scratch_bytes.
-#define SCRATCH_ROUND(bytes) (((size_t)(bytes) + 63u) & ~(size_t)63u)
-static inline void *scratch_take(void **scratch, size_t size_bytes)
-{
-    uint8_t *p = *scratch;
-    *scratch = p + SCRATCH_ROUND(size_bytes);
-    return p;
 }
 
 #endif

@@ -1,7 +1,6 @@
 #include "fed/local.h"
 
 #include "base/mem.h"
-#include "fed/workload.h"
 
 #include <assert.h>
 #include <string.h>

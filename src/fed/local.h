@@ -11,12 +11,11 @@
 
 #include "base/check.h"
 #include "base/shape.h"
+#include "fed/train_job.h"
 #include "model/model.h"
 
 #include <stddef.h>
 #include <stdint.h>
-
-struct train_job; // workload.h
 
 struct local_setup { // what holds for every client of a run
     const struct shape *shape;

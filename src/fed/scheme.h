@@ -17,7 +17,7 @@ struct fed_env; // env.h
 struct global;  // global.h
 struct update;
 struct local_rule; // local.h
-struct train_job;  // workload.h
+struct train_job;  // train_job.h
 struct workload;
 
 struct server_handlers;                          // server.h

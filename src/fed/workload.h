@@ -8,6 +8,7 @@
 #include "dev/dev.h"
 #include "fed/fed.h"
 #include "fed/local.h"
+#include "fed/train_job.h"
 #include "model/model.h"
 #include "model/tokens.h"
 #include "task/task.h"
@@ -28,31 +29,6 @@ struct workload_env {
     int32_t at_once; // clients trained at once; 0 = as many as memory suggests
     uint64_t seed;
     bool server, worker; // what this process does; both when alone
-};
-
-// One client's local training on one version. Vectors are caller's.
-struct train_job {
-    uint32_t client, round;
-    const float *theta; // (n) the version's adapter, then (n_backbone) what moves the backbone
-    float *delta;       // (n) out: trained minus theta
-    float *state;       // (state_floats) in and out, NULL when nothing is kept
-    float *kept;        // (fisher_floats) in and out, NULL when nothing is kept
-    float *sens;        // (n) out: diagonal Fisher of the adapter, or NULL
-    float *grad;        // (n) out: moving average of the gradient, or NULL
-    // Of the scheme, (n) each: what the client keeps, in and out; what came with the version; what
-    // travels up beside delta, out.
-    float *own[FED_VECTORS];
-    const float *down[FED_VECTORS];
-    float *up[FED_VECTORS];
-    const struct shape_range *trained; // what may change, ascending; NULL = all
-    int n_trained;
-    int32_t steps; // of the optimizer
-    const struct token_source *tokens;
-    const struct token_opts *token_opt;
-    int32_t samples; // out: weight of this client
-    double loss;     // out: mean local loss
-    int64_t dur_ns, cpu_ns;
-    bool failed; // out: no update from this client
 };
 
 struct eval_row {

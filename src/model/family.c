@@ -3,8 +3,6 @@
 // author meant would give wrong results without a word.
 #include "model/family.h"
 
-#include "model/load.h"
-
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>

@@ -23,6 +23,9 @@ extern const struct family model_families[]; // ends with a NULL name
 
 void family_begin(struct model_config *c, int32_t family);
 void family_window(struct model_config *c, int32_t layer); // this layer has the window
-char *model_config_text(const struct model_config *c);     // to be freed
+// A Hugging Face config.json, or the config of our own checkpoint, which is the same with a key or
+// two more.
+int model_config_json(const char *text, size_t n, struct model_config *c, struct err *err);
+char *model_config_text(const struct model_config *c); // to be freed
 
 #endif

@@ -11,9 +11,6 @@
 #define LLAMA2C_HEADER 28
 int llama2c_config(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct model_config *c,
                    struct err *err);
-// A Hugging Face config.json, or the config of our own checkpoint, which is the same with a key or
-// two more.
-int model_config_json(const char *text, size_t n, struct model_config *c, struct err *err);
 // The keys of a GGUF file of n bytes.
 int gguf_config(const struct gguf *g, const uint8_t *bytes, size_t n, struct model_config *c,
                 struct err *err);

@@ -2,39 +2,37 @@
 
 #include "base/bytes.h"
 #include "base/mem.h"
-#include "net/transport.h"
 
 #include <assert.h>
 #include <math.h>
 
-void pacer_open(struct pacer *p)
+void pacer_open(struct pacer *p, struct transport *t, const struct transport_row *row,
+                const struct link_model *link, struct netbuf_pool *pool)
 {
-    *p = (struct pacer){0};
+    *p = (struct pacer){.t = t, .row = row, .link = link, .pool = pool};
     p->last = &p->first;
 }
 
-static void drop(struct transport *t, struct paced *f)
+static void drop(struct pacer *p, struct paced *f)
 {
-    struct pacer *p = &t->pacer;
-    transport_unref(t, f->buf);
+    netbuf_unref(p->pool, f->buf);
     f->next = p->spare;
     p->spare = f;
 }
 
-void pacer_close(struct transport *t)
+void pacer_close(struct pacer *p)
 {
-    struct pacer *p = &t->pacer;
     while (p->first) {
         struct paced *f = p->first;
         p->first = f->next;
-        drop(t, f);
+        drop(p, f);
     }
     while (p->spare) {
         struct paced *f = p->spare;
         p->spare = f->next;
         mem_free(f);
     }
-    pacer_open(p);
+    p->last = &p->first;
 }
 
 bool pacer_holds(const struct pacer *p, int dst)
@@ -45,23 +43,22 @@ bool pacer_holds(const struct pacer *p, int dst)
     return false;
 }
 
-void pacer_add(struct transport *t, int src, int dst, struct netbuf *b,
+void pacer_add(struct pacer *p, int src, int dst, struct netbuf *b,
                const struct link_transfer *over)
 {
-    struct pacer *p = &t->pacer;
     struct paced *f = p->spare;
     if (f)
         p->spare = f->next;
     else
         f = mem_alloc(MEM_NET, sizeof *f);
     *f = (struct paced){
-        .src = src, .dst = dst, .buf = b, .shaped = over != NULL, .base_ns = transport_now(t)};
+        .src = src, .dst = dst, .buf = b, .shaped = over != NULL, .base_ns = p->row->now(p->t)};
     if (b->hash_due)
         frame_hasher_begin(&f->hasher);
     if (over) {
         struct link_state idle = {0};
         f->x = *over;
-        f->plan = link_carry(&t->link, &idle, &f->x);
+        f->plan = link_carry(p->link, &idle, &f->x);
     }
     *p->last = f;
     p->last = &f->next;
@@ -69,15 +66,15 @@ void pacer_add(struct transport *t, int src, int dst, struct netbuf *b,
 
 // When bytes up to `upto` may be gone, from the base on. All of them: when the model says that the
 // message arrives; before that what its segments take when none is waited for.
-static int64_t due_ns(const struct transport *t, const struct paced *f, size_t upto)
+static int64_t due_ns(const struct pacer *p, const struct paced *f, size_t upto)
 {
     if (!f->shaped)
         return 0;
     if (upto >= f->buf->len)
         return f->plan.t_deliver_ns == INT64_MAX ? INT64_MAX
                                                  : f->plan.t_deliver_ns - f->plan.t_start_ns;
-    struct link_delay delay = t->link.row->delay(&t->link, f->x.client, f->x.up);
-    int64_t left = link_leave(&t->link, &f->x, f->plan.t_start_ns, (int64_t)upto);
+    struct link_delay delay = p->link->row->delay(p->link, f->x.client, f->x.up);
+    int64_t left = link_leave(p->link, &f->x, f->plan.t_start_ns, (int64_t)upto);
     return link_add_ns(left, delay.latency_ns - f->plan.t_start_ns);
 }
 
@@ -94,23 +91,22 @@ static void hash_piece(struct paced *f, size_t n)
 }
 
 // One frame: sends its pieces that are due. Returns when its next one is, 0 = it is gone.
-static int64_t push(struct transport *t, struct paced *f)
+static int64_t push(struct pacer *p, struct paced *f)
 {
-    struct pacer *p = &t->pacer;
     while (f->at < f->buf->len) {
-        size_t n = f->shaped ? t->row->piece(f->buf, f->at) : f->buf->len;
-        int64_t due = link_add_ns(f->base_ns, due_ns(t, f, f->at + n)), now = transport_now(t);
+        size_t n = f->shaped ? p->row->piece(f->buf, f->at) : f->buf->len;
+        int64_t due = link_add_ns(f->base_ns, due_ns(p, f, f->at + n)), now = p->row->now(p->t);
         if (now < due)
             return due;
         if (now - due > PACER_CREDIT_NS) {
             f->base_ns += now - due - PACER_CREDIT_NS;
             p->slipped_ns += now - due - PACER_CREDIT_NS;
         }
-        transport_ref(f->buf);
+        netbuf_ref(f->buf);
         if (f->shaped)
-            t->row->send_piece(t, f->src, f->dst, f->buf, f->at, n);
+            p->row->send_piece(p->t, f->src, f->dst, f->buf, f->at, n);
         else
-            t->row->send(t, f->src, f->dst, f->buf, 0);
+            p->row->send(p->t, f->src, f->dst, f->buf, 0);
         if (f->shaped)
             hash_piece(f, n);
         f->at += n;
@@ -118,9 +114,8 @@ static int64_t push(struct transport *t, struct paced *f)
     return 0;
 }
 
-int64_t pacer_step(struct transport *t)
+int64_t pacer_step(struct pacer *p)
 {
-    struct pacer *p = &t->pacer;
     int64_t next = INT64_MAX;
     for (struct paced **at = &p->first; *at;) {
         struct paced *f = *at;
@@ -129,9 +124,9 @@ int64_t pacer_step(struct transport *t)
             behind = g->dst == f->dst;
         int64_t due = INT64_MAX;
         if (behind)
-            f->base_ns = transport_now(t);
+            f->base_ns = p->row->now(p->t);
         else
-            due = push(t, f);
+            due = push(p, f);
         if (due > 0) {
             next = due < next ? due : next;
             at = &f->next;
@@ -140,7 +135,7 @@ int64_t pacer_step(struct transport *t)
         *at = f->next;
         if (p->last == &f->next)
             p->last = at;
-        drop(t, f);
+        drop(p, f);
     }
     return next;
 }
@@ -156,9 +151,8 @@ int64_t pacer_end_ns(const struct pacer *p)
     return end;
 }
 
-void pacer_forget(struct transport *t, int dst)
+void pacer_forget(struct pacer *p, int dst)
 {
-    struct pacer *p = &t->pacer;
     for (struct paced **at = &p->first; *at;) {
         struct paced *f = *at;
         if (f->dst != dst) {
@@ -168,6 +162,6 @@ void pacer_forget(struct transport *t, int dst)
         *at = f->next;
         if (p->last == &f->next)
             p->last = at;
-        drop(t, f);
+        drop(p, f);
     }
 }

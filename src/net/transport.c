@@ -1,7 +1,6 @@
 #include "net/transport.h"
 
 #include "base/clock.h"
-#include "base/mem.h"
 
 #include <assert.h>
 #include <string.h>
@@ -86,57 +85,19 @@ int net_check(const struct net_params *p, struct err *err)
     return 0;
 }
 
-static size_t class_bytes(unsigned c)
-{
-    return (size_t)(4 + (c & 3)) << (6 + (c >> 2));
-}
-
-// The smallest class that holds n: 256, 320, 384, 448, 512, 640, ... so at most a quarter is
-// wasted.
-static unsigned class_of(size_t n)
-{
-    if (n <= class_bytes(0))
-        return 0;
-    unsigned top = 63u - (unsigned)__builtin_clzll(n - 1); // at least 8
-    return 4 * (top - 8) + (unsigned)((n - 1) >> (top - 2) & 3) + 1;
-}
-
-enum { NETBUF_HEAD = (sizeof(struct netbuf) + 63) / 64 * 64 };
-
 struct netbuf *transport_buf(struct transport *t, size_t payload_cap)
 {
-    assert(payload_cap < (size_t)1 << 40);
-    unsigned c = class_of(FRAME_HEADER_BYTES + payload_cap);
-    assert(c < NETBUF_CLASSES);
-    struct netbuf *b = t->pool[c];
-    if (b) {
-        t->pool[c] = b->next;
-    } else { // zeroing faults the pages in: here, once, instead of inside a measured transfer
-        b = mem_alloc(MEM_NET, NETBUF_HEAD + class_bytes(c));
-        b->bytes = (uint8_t *)b + NETBUF_HEAD;
-        b->cap = class_bytes(c);
-        b->size_class = (uint8_t)c;
-    }
-    b->len = 0;
-    b->refs = 1;
-    b->sealed = b->hashed = b->hash_due = false;
-    b->next = NULL;
-    return b;
+    return netbuf_get(&t->pool, payload_cap);
 }
 
 void transport_ref(struct netbuf *b)
 {
-    assert(b->refs > 0);
-    b->refs++;
+    netbuf_ref(b);
 }
 
 void transport_unref(struct transport *t, struct netbuf *b)
 {
-    assert(b->refs > 0);
-    if (--b->refs > 0)
-        return;
-    b->next = t->pool[b->size_class];
-    t->pool[b->size_class] = b;
+    netbuf_unref(&t->pool, b);
 }
 
 // The buffer to send: b with its header written, or, where b is still on its way with another
@@ -180,8 +141,8 @@ static void send_sealed(struct transport *t, int src, int dst, struct netbuf *ou
     t->bytes_moved += (int64_t)out->len;
     t->frames_moved++;
     if (over || pacer_holds(&t->pacer, dst)) {
-        pacer_add(t, src, dst, out, over);
-        pacer_step(t);
+        pacer_add(&t->pacer, src, dst, out, over);
+        pacer_step(&t->pacer);
     } else {
         t->row->send(t, src, dst, out, t_deliver_ns);
     }
@@ -223,7 +184,7 @@ enum { PACED_NAP_NS = 500 * 1000 };
 static bool poll_paced(struct transport *t, struct net_msg *m, int64_t until_ns)
 {
     for (;;) {
-        int64_t due = pacer_step(t), now = transport_now(t);
+        int64_t due = pacer_step(&t->pacer), now = transport_now(t);
         if (due == INT64_MAX && !t->pacer.first)
             return t->row->poll(t, m, until_ns);
         if (t->row->poll(t, m, now))
@@ -268,7 +229,7 @@ int transport_open(struct transport *t, const struct net_params *params, uint64_
     t->params = params;
     t->seed = seed;
     t->limits.max_payload_bytes = FRAME_PAYLOAD_UNAGREED;
-    pacer_open(&t->pacer);
+    pacer_open(&t->pacer, t, t->row, &t->link, &t->pool);
     if (link_open(&t->link, &params->link, seed, err))
         return -1;
     int rc = t->row->open(t, err);
@@ -289,14 +250,14 @@ int64_t transport_now(const struct transport *t)
 
 void transport_forget(struct transport *t, int endpoint)
 {
-    pacer_forget(t, endpoint);
+    pacer_forget(&t->pacer, endpoint);
     t->row->forget(t, endpoint);
 }
 
 bool transport_flush(struct transport *t, int64_t until_ns)
 {
     while (t->pacer.first) {
-        int64_t due = pacer_step(t), now = transport_now(t), wake = now + 10 * PACED_NAP_NS;
+        int64_t due = pacer_step(&t->pacer), now = transport_now(t), wake = now + 10 * PACED_NAP_NS;
         if (now >= until_ns)
             return false;
         t->row->flush(t, now); // receives go on meanwhile
@@ -307,19 +268,11 @@ bool transport_flush(struct transport *t, int64_t until_ns)
     return t->row->flush ? t->row->flush(t, until_ns) : true;
 }
 
-// Buffers that a caller still holds, or that a send to a lost peer may still read, are not ours to
-// free.
 void transport_close(struct transport *t, bool clean)
 {
-    pacer_close(t);
+    pacer_close(&t->pacer);
     t->row->close(t, clean);
     link_close(&t->link);
-    for (int c = 0; c < NETBUF_CLASSES; c++) {
-        while (t->pool[c]) {
-            struct netbuf *b = t->pool[c];
-            t->pool[c] = b->next;
-            mem_free(b);
-        }
-    }
+    netbuf_pool_close(&t->pool);
     t->state = NULL;
 }

@@ -6,7 +6,7 @@
 
 #include "net/link.h"
 #include "net/pacer.h"
-#include "net/wire.h"
+#include "net/transport_row.h"
 
 struct net_params { // [net]
     struct link_params link;
@@ -26,57 +26,9 @@ extern const int net_option_count;
 // Combinations that make no sense ("net.pace = real" before it exists, faults without sim).
 int net_check(const struct net_params *p, struct err *err);
 
-// A message buffer: header and payload in one piece, so that it leaves in one send.
-// Reference-counted; the transport holds one while it sends, and as long as there is more than one
-// the bytes must not change. From a pool by size class that grows in steps and is reused.
-struct netbuf {
-    uint8_t *bytes;  // FRAME_HEADER_BYTES, then the payload
-    size_t cap, len; // len: header + payload
-    int refs;
-    uint8_t size_class;
-    bool sealed, hashed; // a header stands in front; its payload hash was taken
-    bool hash_due;       // or is left to the transport, which takes it while the bytes move
-    uint64_t payload_xxh3;
-    struct netbuf *next;
-};
-#define NETBUF_CLASSES 112 // four to an octave from 256 bytes
-
-struct transport;
-
-struct net_msg {
-    int src, dst;               // endpoints
-    enum frame_verdict verdict; // payload may be read only when FRAME_GOOD
-    bool hashed;                // as it arrived: payload_xxh3
-    uint64_t payload_xxh3;
-    struct frame frame;
-    const uint8_t *payload;
-    struct netbuf *buf; // give back with transport_unref
-    size_t bytes;       // on the wire, also where only a header of them was kept
-    int64_t t_ns;       // arrival on transport_now's clock
-    int64_t first_ns;   // monotonic clock: when the transport saw the first of it
-};
-
 // What sim did on purpose.
 struct net_faults {
     int64_t dropped, corrupted, delayed, duplicated, reordered;
-};
-
-struct transport_row {
-    const char *name, *help;
-    bool hashes_long; // send completes frames of FRAME_LONG_BYTES and more that are hash_due
-    int (*open)(struct transport *t, struct err *err);
-    void (*send)(struct transport *t, int src, int dst, struct netbuf *b, int64_t t_deliver_ns);
-    // The same in pieces, for the pacer: how long the next one is after `at` bytes are gone, and
-    // sending it, which takes over a reference. NULL = cannot.
-    size_t (*piece)(const struct netbuf *b, size_t at);
-    void (*send_piece)(struct transport *t, int src, int dst, struct netbuf *b, size_t at,
-                       size_t n);
-    bool (*poll)(struct transport *t, struct net_msg *m, int64_t until_ns);
-    int64_t (*now)(const struct transport *t);
-    bool (*hosts)(const struct transport *t, int endpoint);
-    void (*forget)(struct transport *t, int endpoint);    // cancels what is still being sent there
-    bool (*flush)(struct transport *t, int64_t until_ns); // NULL: nothing is ever left to send
-    void (*close)(struct transport *t, bool clean);
 };
 
 #define FRAME_PAYLOAD_UNAGREED ((uint64_t)1 << 20) // enough for hello and welcome
@@ -89,7 +41,7 @@ struct transport {
     struct link_model link; // of the clients
     struct pacer pacer;     // of net.pace = real
     struct frame_limits limits;
-    struct netbuf *pool[NETBUF_CLASSES];
+    struct netbuf_pool pool;
     // Physical, headers included: what left endpoints of this process and what came from others.
     // With every endpoint in one process each copy counts once; so it does at the server of a star.
     int64_t bytes_moved, frames_moved;
@@ -109,10 +61,6 @@ bool transport_hosts(const struct transport *t, int endpoint); // is this endpoi
 struct netbuf *transport_buf(struct transport *t, size_t payload_cap);
 void transport_ref(struct netbuf *b);
 void transport_unref(struct transport *t, struct netbuf *b);
-static inline uint8_t *netbuf_payload(struct netbuf *b)
-{
-    return b->bytes + FRAME_HEADER_BYTES;
-}
 // Seals f over the payload already in b (f->payload_bytes of it) and sends. Does not block; keeps
 // its own reference until the bytes have left. t_deliver_ns: virtual delivery time, used by sim,
 // ignored by mpi.

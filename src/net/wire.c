@@ -3,6 +3,8 @@
 #include "base/bytes.h"
 #include "net/xxh3_kit.h"
 
+_Static_assert(sizeof(XXH3_state_t) <= sizeof(struct frame_hasher), "frame_hasher is too small");
+
 // Offsets of the header. The two hash fields are the only ones written out of order.
 enum {
     AT_MAGIC = 0,

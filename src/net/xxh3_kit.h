@@ -3,13 +3,10 @@
 #ifndef FSTQ_NET_XXH3_KIT_H
 #define FSTQ_NET_XXH3_KIT_H
 
-#include "net/wire.h"
 #include "net/xxh3_x86.h"
 
 #define XXH_STATIC_LINKING_ONLY // the size of its state
 #include <xxhash.h>
-
-_Static_assert(sizeof(XXH3_state_t) <= sizeof(struct frame_hasher), "frame_hasher is too small");
 
 static uint64_t kit_hash(const void *bytes, size_t n)
 {

@@ -1,6 +1,5 @@
 // A config.json from any bytes: what is accepted passes every check of a config.
 #include "model/family.h"
-#include "model/load.h"
 
 #include <stdlib.h>
 #include <string.h>

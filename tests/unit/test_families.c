@@ -4,7 +4,7 @@
 #include "base/bytes.h"
 #include "base/mem.h"
 #include "fed/lm.h"
-#include "model/load.h"
+#include "model/family.h"
 #include "scratch.h"
 
 #include <jansson.h>

@@ -152,7 +152,7 @@ static double distance(const float *a, const float *b, size_t n)
     do {                                                                                           \
         double far = distance(a, b, n);                                                            \
         if (!(far <= (most)))                                                                      \
-            fail_msg("%s: %s is %g away (%s)", dev[ROW].row->name, #a, far, kernel_isa_text());    \
+            fail_msg("%s: %s is %g away (%s)", dev[ROW].row->name, #a, far, simd_text());          \
     } while (0)
 
 // The row's array against the reference's; bounds are those of fp32.
@@ -164,7 +164,7 @@ static double bound(double fp32)
     do {                                                                                           \
         double far = distance(values(t, ROW), values(t, REF), (t).n);                              \
         if (!(far <= bound(most)))                                                                 \
-            fail_msg("%s: %s is %g away (%s)", dev[ROW].row->name, #t, far, kernel_isa_text());    \
+            fail_msg("%s: %s is %g away (%s)", dev[ROW].row->name, #t, far, simd_text());          \
     } while (0)
 #define SAME(t) assert_memory_equal(values(t, ROW), values(t, REF), (t).n * 4)
 

@@ -3,7 +3,7 @@
 // files that are not what they should be.
 #include "base/bytes.h"
 #include "base/fsio.h"
-#include "model/load.h"
+#include "model/family.h"
 #include "model/safetensors.h"
 #include "task/tokenizer.h"
 
