@@ -322,7 +322,7 @@ static void add_example(struct task *t, struct dataset *d, int32_t record)
     memcpy(spaced, " ", 1);
     memcpy(spaced + 1, r->answer, len);
     int32_t cap = t->max_answer - 1, n = 0;
-    int32_t n_answer = encode(t, spaced + k->row->space_first, answer, cap);
+    int32_t n_answer = encode(t, spaced + k->space_first, answer, cap);
     if (n_answer > cap) {
         n_answer = cap;
         reference = mem_alloc(MEM_DATA, len + 2);

@@ -15,7 +15,6 @@ struct tokenizer_row {
     bool needs_file;    // task.vocab
     bool head;          // the beginning of a large file is enough
     const char *ending; // of its files, by which auto knows them; NULL = any other
-    bool space_first;   // encode itself puts a space before the first word
     // Fills t from the bytes of the file (or NULL); on error nothing is kept.
     int (*open)(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err);
     void (*close)(struct tokenizer *t);
@@ -24,12 +23,15 @@ struct tokenizer_row {
                       int32_t cap);
     // The bytes of one id that follows previous (-1 = none); not terminated.
     const char *(*piece)(const struct tokenizer *t, int32_t previous, int32_t id, size_t *n);
+    // The id of a control token, which no text has; -1 = there is none. NULL = none at all.
+    int32_t (*control)(const struct tokenizer *t, const char *text);
 };
 
 struct tokenizer {
     const struct tokenizer_row *row;
     int32_t vocab;
     int32_t bos, eos, pad; // -1 = this vocabulary has none
+    bool space_first;      // encode itself puts a space before the first word
     void *state;
 };
 

@@ -4,11 +4,11 @@
 
 #include <string.h>
 
-static int32_t special_id(const struct gguf *g, const char *name)
+static int32_t special_id(const struct gguf *g, const char *name, int32_t dflt)
 {
     const struct gguf_key *k = gguf_find(g, name);
-    int64_t v = -1;
-    return k && gguf_int(k, &v) == 0 && v >= 0 && v <= INT32_MAX ? (int32_t)v : -1;
+    int64_t v = dflt;
+    return k && gguf_int(k, &v) == 0 && v >= 0 && v <= INT32_MAX ? (int32_t)v : dflt;
 }
 
 static const struct gguf_key *find_list(const struct gguf *g, const char *name, enum gguf_value of,
@@ -45,7 +45,10 @@ static int gguf_tokens(const struct gguf *g, struct bpe_vocabulary *v, struct er
         uint32_t type; // 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
         memcpy(&type, types->data + 4 * (size_t)i, 4);
         v->token[i] = gguf_next(tokens, &at);
-        v->kind[i] = type == 4 ? BPE_ADDED : type == 1 || type == 6 ? BPE_NORMAL : BPE_CONTROL;
+        v->kind[i] = type == 4   ? BPE_ADDED
+                     : type == 1 ? BPE_NORMAL
+                     : type == 6 ? (v->pretoken ? BPE_NORMAL : BPE_BYTE)
+                                 : BPE_CONTROL;
     }
     return 0;
 }
@@ -70,31 +73,70 @@ static int gguf_merges(const struct gguf *g, struct bpe_vocabulary *v, struct er
     return 0;
 }
 
-static int read_gguf(const struct gguf *g, struct bpe_vocabulary *v, struct err *err)
+static int gguf_scores(const struct gguf *g, struct bpe_vocabulary *v, struct err *err)
 {
-    const struct gguf_key *model = gguf_find(g, "tokenizer.ggml.model");
-    const struct gguf_key *pre = gguf_find(g, "tokenizer.ggml.pre");
+    const struct gguf_key *k = find_list(g, "tokenizer.ggml.scores", GGUF_F32, err);
+    if (!k)
+        return -1;
+    if (k->count != (uint64_t)v->n)
+        return err_set(err, "tokenizer.ggml.scores has %llu entries for %d tokens",
+                       (unsigned long long)k->count, v->n);
+    v->score = mem_alloc(MEM_DATA, (size_t)v->n * sizeof *v->score);
+    memcpy(v->score, k->data, (size_t)v->n * sizeof *v->score);
+    return 0;
+}
+
+static bool flag(const struct gguf *g, const char *name, bool dflt)
+{
+    const struct gguf_key *k = gguf_find(g, name);
+    int64_t v = dflt;
+    return k && gguf_int(k, &v) == 0 ? v != 0 : dflt;
+}
+
+// The text of a key, "none" where there is no such text.
+static struct gguf_text text_key(const struct gguf *g, const char *name, const char *dflt)
+{
+    const struct gguf_key *k = gguf_find(g, name);
     size_t at = 0;
-    struct gguf_text name =
-        model && model->type == GGUF_STRING ? gguf_next(model, &at) : (struct gguf_text){"none", 4};
-    if (!gguf_is(name, "gpt2"))
-        return err_set(err, "tokenizer.ggml.model is %.*s: only gpt2 (byte-level BPE) is read here",
-                       (int)(name.n < 60 ? name.n : 60), name.p);
-    at = 0;
-    name = pre && pre->type == GGUF_STRING ? gguf_next(pre, &at) : (struct gguf_text){"gpt-2", 5};
+    return k && k->type == GGUF_STRING ? gguf_next(k, &at) : (struct gguf_text){dflt, strlen(dflt)};
+}
+
+static int read_byte_level(const struct gguf *g, struct bpe_vocabulary *v, struct err *err)
+{
+    struct gguf_text name = text_key(g, "tokenizer.ggml.pre", "gpt-2");
     v->pretoken = pretoken_find(name.p, name.n);
     if (!v->pretoken)
         return err_set(err,
                        "tokenizer.ggml.pre is %.*s: gpt-2, smollm, llama-bpe and qwen2 are known",
                        (int)(name.n < 60 ? name.n : 60), name.p);
     v->whole = strcmp(v->pretoken->name, "llama-bpe") == 0;
-    const struct gguf_key *add = gguf_find(g, "tokenizer.ggml.add_bos_token");
-    int64_t adds = 0;
-    if (add && gguf_int(add, &adds) == 0 && adds)
-        v->bos = special_id(g, "tokenizer.ggml.bos_token_id");
-    v->eos = special_id(g, "tokenizer.ggml.eos_token_id");
-    v->pad = special_id(g, "tokenizer.ggml.padding_token_id");
     return gguf_tokens(g, v, err) || gguf_merges(g, v, err) ? -1 : 0;
+}
+
+static int read_sentencepiece(const struct gguf *g, struct bpe_vocabulary *v, struct err *err)
+{
+    const struct gguf_key *map = gguf_find(g, "tokenizer.ggml.precompiled_charsmap");
+    if ((map && map->count > 0) || flag(g, "tokenizer.ggml.remove_extra_whitespaces", false))
+        return err_set(err, "tokenizer.ggml.%s is set: not supported",
+                       map && map->count > 0 ? "precompiled_charsmap" : "remove_extra_whitespaces");
+    v->space = flag(g, "tokenizer.ggml.add_space_prefix", true) ? BPE_SPACE_TEXT : BPE_SPACE_NONE;
+    return gguf_tokens(g, v, err) || gguf_scores(g, v, err) ? -1 : 0;
+}
+
+static int read_gguf(const struct gguf *g, struct bpe_vocabulary *v, struct err *err)
+{
+    struct gguf_text model = text_key(g, "tokenizer.ggml.model", "none");
+    bool pieces = gguf_is(model, "llama");
+    if (!pieces && !gguf_is(model, "gpt2"))
+        return err_set(err,
+                       "tokenizer.ggml.model is %.*s: gpt2 (byte-level BPE) and llama "
+                       "(SentencePiece's) are read here",
+                       (int)(model.n < 60 ? model.n : 60), model.p);
+    if (flag(g, "tokenizer.ggml.add_bos_token", pieces))
+        v->bos = special_id(g, "tokenizer.ggml.bos_token_id", pieces ? 1 : -1);
+    v->eos = special_id(g, "tokenizer.ggml.eos_token_id", pieces ? 2 : -1);
+    v->pad = special_id(g, "tokenizer.ggml.padding_token_id", -1);
+    return pieces ? read_sentencepiece(g, v, err) : read_byte_level(g, v, err);
 }
 
 static int gguf_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err)
@@ -112,7 +154,7 @@ static int gguf_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct
 
 const struct tokenizer_row tokenizer_gguf = {
     .name = "gguf",
-    .help = "the byte-level BPE inside a GGUF file",
+    .help = "the byte-pair encoding inside a GGUF file: byte-level, or SentencePiece's",
     .needs_file = true,
     .head = true,
     .ending = ".gguf",
@@ -120,4 +162,5 @@ const struct tokenizer_row tokenizer_gguf = {
     .close = bpe_close,
     .encode = bpe_encode,
     .piece = bpe_piece,
+    .control = bpe_control,
 };

@@ -6,6 +6,8 @@
 #include <jansson.h>
 #include <string.h>
 
+#define LOWER_BLOCK "\xe2\x96\x81" // U+2581, SentencePiece's space
+
 static const char *type_of(const json_t *o)
 {
     const char *type = json_string_value(json_object_get(o, "type"));
@@ -33,6 +35,9 @@ static int read_added(const json_t *root, struct bpe_vocabulary *v, struct err *
         bool special = json_is_true(json_object_get(row, "special"));
         v->token[at] = text_of(text);
         v->kind[at] = special ? BPE_CONTROL : BPE_ADDED;
+        if (!special && !v->pretoken && json_is_true(json_object_get(row, "normalized")))
+            return err_set(err, "added token '%.60s': normalized is set: not supported here",
+                           v->token[at].p);
         if (!special && (json_is_true(json_object_get(row, "lstrip")) ||
                          json_is_true(json_object_get(row, "rstrip")) ||
                          json_is_true(json_object_get(row, "single_word"))))
@@ -73,7 +78,8 @@ static int read_vocab(const json_t *root, const json_t *model, struct bpe_vocabu
             return err_set(err, "model.vocab: '%.60s' and '%.60s' have the same id", text,
                            v->token[at].p);
         v->token[at] = (struct gguf_text){text, strlen(text)};
-        v->kind[at] = BPE_NORMAL;
+        bool byte = !v->pretoken && strlen(text) == 6 && !strncmp(text, "<0x", 3) && text[5] == '>';
+        v->kind[at] = byte ? BPE_BYTE : BPE_NORMAL;
     }
     return read_added(root, v, err);
 }
@@ -146,26 +152,79 @@ static int read_pretoken(const json_t *root, struct bpe_vocabulary *v, struct er
     return 0;
 }
 
-// NFC is taken as done: text that is not, which is rare outside of tests, gets other ids.
-static int refuse_others(const json_t *root, const json_t *model, struct err *err)
+static bool is_text(const json_t *o, const char *key, const char *text)
 {
-    static const char *const off[] = {"byte_fallback", "fuse_unk"};
+    const char *s = json_string_value(json_object_get(o, key));
+    return s && strcmp(s, text) == 0;
+}
+
+// {"type": "Replace", "pattern": {"String": " "}, "content": "U+2581"}
+static bool is_replace(const json_t *o)
+{
+    return is_text(o, "type", "Replace") && is_text(o, "content", LOWER_BLOCK) &&
+           is_text(json_object_get(o, "pattern"), "String", " ");
+}
+
+// Spaces become U+2581 in the normalizer, behind one put in front (Llama 2) or not (Gemma, whose
+// pre-tokenizer then finds no space to split at), or in the pre-tokenizer.
+static int read_sentencepiece(const json_t *root, struct bpe_vocabulary *v, struct err *err)
+{
+    const json_t *norm = json_object_get(root, "normalizer");
+    const json_t *pre = json_object_get(root, "pre_tokenizer");
+    const json_t *list = json_object_get(norm, "normalizers");
+    const json_t *first = json_array_get(list, 0);
+    const json_t *split = json_object_get(pre, "split");
+    bool none = !json_is_object(pre), meta = is_text(pre, "type", "Metaspace");
+    bool idle =
+        none || (is_text(pre, "type", "Split") && is_text(pre, "behavior", "MergedWithPrevious") &&
+                 is_text(json_object_get(pre, "pattern"), "String", " "));
+    if (is_text(norm, "type", "Sequence") && json_array_size(list) == 2 && idle &&
+        is_text(first, "type", "Prepend") && is_text(first, "prepend", LOWER_BLOCK) &&
+        is_replace(json_array_get(list, 1))) {
+        v->space = BPE_SPACE_PARTS;
+        return 0;
+    }
+    if (is_replace(norm) && idle)
+        return 0;
+    if (json_is_object(norm) || !meta || !is_text(pre, "replacement", LOWER_BLOCK))
+        return err_set(
+            err,
+            "normalizer %.40s with pre_tokenizer %.40s is not known: with byte_fallback, "
+            "Replace of spaces, Prepend and Replace, or Metaspace alone are",
+            type_of(norm), type_of(pre));
+    v->apart = !json_is_false(split);
+    const char *scheme = json_string_value(json_object_get(pre, "prepend_scheme"));
+    if (!scheme)
+        scheme = json_is_false(json_object_get(pre, "add_prefix_space")) ? "never" : "always";
+    if (strcmp(scheme, "never") != 0 && strcmp(scheme, "first") != 0 &&
+        strcmp(scheme, "always") != 0)
+        return err_set(err, "pre_tokenizer: prepend_scheme is %.40s: not known", scheme);
+    v->space = *scheme == 'n' ? BPE_SPACE_NONE : *scheme == 'f' ? BPE_SPACE_WORD : BPE_SPACE_WORDS;
+    return 0;
+}
+
+// NFC is taken as done: text that is not, which is rare outside of tests, gets other ids.
+static int read_cutting(const json_t *root, const json_t *model, struct bpe_vocabulary *v,
+                        struct err *err)
+{
     static const char *const affix[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     const json_t *normalizer = json_object_get(root, "normalizer");
+    bool fallback = json_is_true(json_object_get(model, "byte_fallback"));
     if (strcmp(type_of(model), "BPE") != 0)
         return err_set(err, "model is %.60s: only BPE is known", type_of(model));
-    if (json_is_object(normalizer) && strcmp(type_of(normalizer), "NFC") != 0)
-        return err_set(err,
-                       "normalizer is %.60s: only NFC is known (a vocabulary of SentencePiece "
-                       "is read by task.tokenizer = llama2c)",
-                       type_of(normalizer));
-    for (size_t i = 0; i < ARRAY_LEN(off); i++)
-        if (json_is_true(json_object_get(model, off[i])))
-            return err_set(err, "model.%s is set: not supported", off[i]);
     for (size_t i = 0; i < ARRAY_LEN(affix); i++)
         if (json_string_length(json_object_get(model, affix[i])) > 0)
             return err_set(err, "model.%s is set: not supported", affix[i]);
-    return 0;
+    if (json_number_value(json_object_get(model, "dropout")) > 0)
+        return err_set(err, "model.dropout is set: not supported");
+    if (fallback)
+        return read_sentencepiece(root, v, err);
+    if (json_is_true(json_object_get(model, "fuse_unk")))
+        return err_set(err, "model.fuse_unk is set without byte_fallback: not supported");
+    if (json_is_object(normalizer) && strcmp(type_of(normalizer), "NFC") != 0)
+        return err_set(err, "normalizer is %.60s: only NFC is known without byte_fallback",
+                       type_of(normalizer));
+    return read_pretoken(root, v, err);
 }
 
 // The file does not say what ends an answer; these names do, in this order.
@@ -180,18 +239,18 @@ static int32_t find_special(const struct bpe_vocabulary *v, const char *const *n
 
 static int json_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err)
 {
-    static const char *const eos[] = {"<|im_end|>", "<|eot_id|>", "<|end_of_text|>",
-                                      "<|endoftext|>", NULL};
-    static const char *const pad[] = {"<|endoftext|>", "<|end_of_text|>", NULL};
-    static const char *const bos[] = {"<|begin_of_text|>", NULL};
+    static const char *const eos[] = {
+        "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", NULL};
+    static const char *const pad[] = {"<|endoftext|>", "<|end_of_text|>", "<pad>", NULL};
+    static const char *const bos[] = {"<|begin_of_text|>", "<s>", "<bos>", NULL};
     struct bpe_vocabulary v = {.bos = -1, .eos = -1, .pad = -1};
     json_error_t why;
     json_t *root = json_loadb((const char *)bytes, n, JSON_REJECT_DUPLICATES, &why);
     if (!root)
         return err_set(err, "line %d: %s", why.line, why.text);
     const json_t *model = json_object_get(root, "model");
-    int bad = refuse_others(root, model, err) || read_pretoken(root, &v, err) ||
-              read_vocab(root, model, &v, err) || read_merges(model, &v, err);
+    int bad = read_cutting(root, model, &v, err) || read_vocab(root, model, &v, err) ||
+              read_merges(model, &v, err);
     if (!bad) {
         v.whole = json_is_true(json_object_get(model, "ignore_merges"));
         v.eos = find_special(&v, eos);
@@ -206,11 +265,12 @@ static int json_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct
 
 const struct tokenizer_row tokenizer_json = {
     .name = "hf",
-    .help = "Hugging Face tokenizer.json with byte-level BPE",
+    .help = "Hugging Face tokenizer.json: byte-pair encoding, byte-level or SentencePiece's",
     .needs_file = true,
     .ending = ".json",
     .open = json_open,
     .close = bpe_close,
     .encode = bpe_encode,
     .piece = bpe_piece,
+    .control = bpe_control,
 };

@@ -125,6 +125,7 @@ static int bpe_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct 
     t->vocab = vocab;
     t->bos = BOS;
     t->eos = EOS;
+    t->space_first = true;
     return 0;
 }
 
@@ -194,7 +195,6 @@ const struct tokenizer_row tokenizer_llama2c = {
     .name = "llama2c",
     .help = "tokenizer.bin of llama2.c: merges by score, falls back to bytes",
     .needs_file = true,
-    .space_first = true,
     .open = bpe_open,
     .close = bpe_close,
     .encode = bpe_encode,

@@ -1,10 +1,12 @@
-// Byte-level BPE against the Python package tokenizers (tests/golden/make_bpe.py): four ways to cut
-// text, added tokens, and a GGUF file that says the same as a tokenizer.json. The real SmolLM2 is
+// BPE against the Python packages tokenizers and sentencepiece (tests/golden/make_bpe.py): four
+// ways to cut text into bytes, SentencePiece's vocabularies as tokenizer.json and GGUF files have
+// them, added tokens, and a GGUF file that says the same as a tokenizer.json. The real SmolLM2 is
 // tried where FSTQ_SMOLLM2 names its GGUF file.
 #include "base/bytes.h"
 #include "base/fsio.h"
 #include "base/gguf.h"
 #include "base/rng.h"
+#include "model/model.h"
 #include "task/pretoken.h"
 #include "task/tokenizer.h"
 
@@ -14,21 +16,27 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 static const char *const kinds[][2] = {
     {"gpt2", "gpt-2"}, {"smollm", "smollm"}, {"llama3", "llama-bpe"}, {"qwen2", "qwen2"}};
 
-static json_t *load(const char *kind)
+static json_t *load_file(const char *name, const char *kind)
 {
     char path[80];
     json_error_t why;
-    snprintf(path, sizeof path, "tests/golden/bpe-%s.json", kind);
+    snprintf(path, sizeof path, "tests/golden/%s-%s.json", name, kind);
     json_t *root = json_load_file(path, 0, &why);
     if (!root)
         fail_msg("%s: %s (tests run from the root of the checkout)", path, why.text);
     return root;
+}
+
+static json_t *load(const char *kind)
+{
+    return load_file("bpe", kind);
 }
 
 static struct tokenizer *open_json(const json_t *root)
@@ -43,10 +51,11 @@ static struct tokenizer *open_json(const json_t *root)
     return t;
 }
 
-// Ids as wanted, also when there is room for fewer; and the text comes back.
+// Ids as wanted, also when there is room for fewer; and the text comes back, or what it should.
 static void check_text(const struct tokenizer *t, const char *kind, const char *text, size_t n,
-                       const json_t *want)
+                       const json_t *want, const char *came_back)
 {
+    size_t len_back = came_back ? strlen(came_back) : 0;
     int32_t ids[512], few[512];
     char back[1024];
     int32_t got = tokenizer_encode(t, text, n, ids, 512);
@@ -58,8 +67,13 @@ static void check_text(const struct tokenizer *t, const char *kind, const char *
                      (long long)json_integer_value(json_array_get(want, (size_t)i)));
     assert_int_equal(tokenizer_encode(t, text, n, few, got / 2), got);
     assert_memory_equal(ids, few, (size_t)(got / 2) * sizeof *few);
-    assert_int_equal(tokenizer_decode(t, ids, got, back, sizeof back), n);
-    assert_memory_equal(back, text, n);
+    if (!came_back) {
+        came_back = text;
+        len_back = n;
+    }
+    size_t out = tokenizer_decode(t, ids, got, back, sizeof back);
+    if (out != len_back || memcmp(back, came_back, out) != 0)
+        fail_msg("%s '%s' comes back as '%s'", kind, text, back);
 }
 
 static void check_all(const struct tokenizer *t, const char *kind, const json_t *root)
@@ -70,7 +84,7 @@ static void check_all(const struct tokenizer *t, const char *kind, const json_t 
     {
         const json_t *text = json_object_get(row, "text");
         check_text(t, kind, json_string_value(text), json_string_length(text),
-                   json_object_get(row, "ids"));
+                   json_object_get(row, "ids"), json_string_value(json_object_get(row, "back")));
     }
     assert_true(i > 50);
 }
@@ -84,6 +98,25 @@ static void ids_are_those_of_tokenizers(void **state)
         assert_int_equal(t->vocab, 421);
         assert_true(t->bos == -1 && t->eos == 2 && t->pad == 0);
         check_all(t, kinds[k][0], root);
+        tokenizer_close(t);
+        json_decref(root);
+    }
+}
+
+static void ids_of_sentencepieces_in_json(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool space_first;
+    } row[] = {{"llama2", true}, {"gemma", false}, {"meta-first", false}, {"meta-always", false}};
+    for (size_t k = 0; k < ARRAY_LEN(row); k++) {
+        json_t *root = load(row[k].name);
+        struct tokenizer *t = open_json(root);
+        assert_true(t->bos == 1 && t->eos == 2 && t->space_first == row[k].space_first);
+        check_all(t, row[k].name, root);
+        assert_int_equal(t->row->control(t, "</s>"), 2);
+        assert_int_equal(t->row->control(t, "<tool>"), -1);
         tokenizer_close(t);
         json_decref(root);
     }
@@ -179,6 +212,74 @@ static void gguf_says_the_same(void **state)
     }
 }
 
+static void put_int(const char *name, uint32_t type, uint32_t v)
+{
+    put_key(name, type);
+    if (type == GGUF_BOOL)
+        file[len++] = (uint8_t)v;
+    else
+        put_u32(file + len, v);
+    len += type == GGUF_BOOL ? 0 : 4;
+}
+
+static void make_sentencepieces(const json_t *root)
+{
+    const json_t *pieces = json_object_get(root, "pieces"), *row;
+    bool space = json_is_true(json_object_get(root, "space"));
+    size_t i, n = json_array_size(pieces);
+    memcpy(file, "GGUF", 4);
+    put_u32(file + 4, 3);
+    put_u64(file + 8, 0);
+    put_u64(file + 16, space ? 4 : 6);
+    len = 24;
+    put_key("tokenizer.ggml.model", GGUF_STRING);
+    put_text("llama", 5);
+    if (!space) { // else by default
+        put_int("tokenizer.ggml.add_space_prefix", GGUF_BOOL, 0);
+        put_int("tokenizer.ggml.add_bos_token", GGUF_BOOL, 0);
+    }
+    put_list("tokenizer.ggml.tokens", GGUF_STRING, n);
+    json_array_foreach(pieces, i, row) put_text(json_string_value(json_array_get(row, 0)),
+                                                json_string_length(json_array_get(row, 0)));
+    put_list("tokenizer.ggml.scores", GGUF_F32, n);
+    json_array_foreach(pieces, i, row)
+    {
+        put_f32(file + len, (float)json_number_value(json_array_get(row, 1)));
+        len += 4;
+    }
+    put_list("tokenizer.ggml.token_type", GGUF_I32, n);
+    json_array_foreach(pieces, i, row)
+    {
+        put_u32(file + len, (uint32_t)json_integer_value(json_array_get(row, 2)));
+        len += 4;
+    }
+}
+
+static void ids_of_sentencepieces_in_gguf(void **state)
+{
+    (void)state;
+    static const char *const name[] = {"space", "bare"};
+    for (size_t k = 0; k < ARRAY_LEN(name); k++) {
+        struct err err = {""};
+        json_t *root = load_file("spm", name[k]);
+        make_sentencepieces(root);
+        struct tokenizer *t = tokenizer_open_bytes(&tokenizer_gguf, file, len, &err);
+        if (!t)
+            fail_msg("%s: %s", name[k], err.text);
+        assert_true(t->bos == (k ? -1 : 1) && t->eos == 2 && t->space_first == !k);
+        check_all(t, name[k], root);
+        tokenizer_close(t);
+        for (size_t cut = 0; cut < len; cut += 7)
+            assert_null(tokenizer_open_bytes(&tokenizer_gguf, file, cut, &err));
+        uint8_t *at = memmem(file, len, "<0x0A>", 6);
+        assert_non_null(at);
+        at[3] = 'g';
+        assert_null(tokenizer_open_bytes(&tokenizer_gguf, file, len, &err));
+        assert_non_null(strstr(err.text, "<0x0A>"));
+        json_decref(root);
+    }
+}
+
 static void refuses(const char *text, const char *why)
 {
     struct err err = {""};
@@ -193,7 +294,14 @@ static void others_are_refused_by_name(void **state)
     struct err err = {""};
     refuses("{", "line 1");
     refuses("{\"model\": {\"type\": \"Unigram\"}}", "Unigram");
-    refuses("{\"model\": {\"type\": \"BPE\", \"byte_fallback\": true}}", "byte_fallback");
+#define FALLBACK "\"model\": {\"type\": \"BPE\", \"byte_fallback\": true}"
+    refuses("{" FALLBACK "}", "normalizer none with pre_tokenizer none");
+    refuses("{" FALLBACK ", \"normalizer\": {\"type\": \"Lowercase\"}}", "Lowercase");
+    refuses("{" FALLBACK ", \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": "
+            "\"\xe2\x96\x81\", \"prepend_scheme\": \"last\"}}",
+            "prepend_scheme is last");
+    refuses("{\"model\": {\"type\": \"BPE\", \"fuse_unk\": true}}", "fuse_unk");
+    refuses("{\"model\": {\"type\": \"BPE\", \"dropout\": 0.1}}", "dropout");
     refuses("{\"model\": {\"type\": \"BPE\"}, \"normalizer\": {\"type\": \"Prepend\"}}", "Prepend");
     refuses("{\"model\": {\"type\": \"BPE\"}, \"pre_tokenizer\": {\"type\": \"Metaspace\"}}",
             "Metaspace");
@@ -252,13 +360,15 @@ static void any_text_is_cut(void **state)
 static void smollm2_itself(void **state)
 {
     (void)state;
-    const char *path = getenv("FSTQ_SMOLLM2");
+    const char *named = getenv("FSTQ_SMOLLM2");
+    char path[MODEL_PATH];
     static const struct {
         const char *text;
         int32_t n, ids[12];
     } row[] = {{"Hello world! 123", 7, {19556, 905, 17, 216, 33, 34, 35}}};
     struct err err = {""};
-    if (!path || !*path)
+    model_place(named && *named ? named : "smollm2-135m", path, sizeof path);
+    if (access(path, R_OK))
         skip();
     struct tokenizer *t = tokenizer_open("gguf", path, &err);
     if (!t)
@@ -273,7 +383,7 @@ static void smollm2_itself(void **state)
     const char *name;
     json_object_foreach(json_object_get(golden, "strings"), name, text)
         check_text(t, name, json_string_value(text), json_string_length(text),
-                   json_object_get(json_object_get(golden, "ids"), name));
+                   json_object_get(json_object_get(golden, "ids"), name), NULL);
     json_decref(golden);
     tokenizer_close(t);
 }
@@ -283,6 +393,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_those_of_tokenizers),
         cmocka_unit_test(gguf_says_the_same),
+        cmocka_unit_test(ids_of_sentencepieces_in_json),
+        cmocka_unit_test(ids_of_sentencepieces_in_gguf),
         cmocka_unit_test(others_are_refused_by_name),
         cmocka_unit_test(any_text_is_cut),
         cmocka_unit_test(smollm2_itself),
