@@ -56,6 +56,8 @@ static void codec_rows(const struct codec *const *table)
         for (size_t i = 0; i < ARRAY_LEN(needs); i++)
             if (c->needs & needs[i].bit)
                 n += (size_t)snprintf(words + n, sizeof words - n, ", %s", needs[i].word);
+        if (c->blocks)
+            n += (size_t)snprintf(words + n, sizeof words - n, ", in blocks");
         printf("  %-12s %s%s%s%s\n", c->name, c->help, n ? " (" : "", n ? words + 2 : "",
                n ? ")" : "");
         if (strlen(c->source) > 1)
@@ -68,7 +70,10 @@ static void list_codecs(void)
 {
     puts(
         "# codec      what it sends of an update; (codes add up: sums of messages mean something,\n"
-        "#            as secure aggregation wants)");
+        "#            as secure aggregation wants; in blocks: what arrives of a message counts "
+        "where\n"
+        "#            it travels as datagrams, unless an option joins what it says of "
+        "coordinates)");
     codec_rows(codec_table);
     puts("# behind a '+', around another codec");
     codec_rows(wrapper_table);

@@ -98,6 +98,7 @@ struct codec_report {
 };
 
 struct codec_inst;
+struct codec_blocks;
 
 // Aggregations other than the weighted mean (majority vote). Messages arrive in client order.
 struct codec_agg {
@@ -155,7 +156,9 @@ struct codec {
     int (*decode)(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                   size_t len, struct codec_output to, void *scratch, struct err *err);
     const struct codec_agg *agg; // CODEC_OWN_AGG
-    const void *family;          // what functions shared by several rows tell them apart by
+    // How its messages are cut into blocks that decode alone, see blocks.h; NULL = they are not.
+    const struct codec_blocks *blocks;
+    const void *family; // what functions shared by several rows tell them apart by
 };
 
 // A codec with its options, ready for one shape. Wrappers (+ef, +zstd) are codecs with an inner
@@ -165,7 +168,10 @@ struct codec_inst {
     const struct shape *shape;
     void *opt;
     const struct codec_inst *inner; // wrappers only
-    char text[512];                 // expanded, as printed: every option by name
+    // Of a block, see blocks.h: bytes that it can have at most, by which the values in it are
+    // bounded instead of by shares of the update; 0 = of an update.
+    size_t block_bytes;
+    char text[512]; // expanded, as printed: every option by name
 };
 
 // A short name for a codec with options and wrappers; printed expanded. Options given after the

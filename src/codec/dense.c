@@ -3,6 +3,7 @@
 
 #include "base/half.h"
 #include "base/pool.h"
+#include "codec/blocks.h"
 #include "codec/rows.h"
 #include "kernels/stages.h"
 
@@ -321,9 +322,62 @@ int dense_format_of(const struct codec_inst *c, enum dense_format *f)
     return 0;
 }
 
+// Blocks.
+
+struct dense_open {
+    const uint8_t *exps, *values;
+};
+
+static void *dense_open(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                        size_t len, void **scratch, struct err *err)
+{
+    (void)key, (void)len, (void)err; // its own message
+    struct dense_open *d = scratch_take(scratch, sizeof *d);
+    d->exps = in + (kind_of(c)->bare ? 0 : 1);
+    d->values = d->exps + (prescaled(c) ? c->shape->n_tensors : 0);
+    return d;
+}
+
+static int dense_put_block(const struct codec_inst *c, const void *open, const struct block *b,
+                           struct msg_out *o, void *scratch)
+{
+    (void)scratch;
+    const struct dense_open *d = open;
+    const enum dense_format f = kind_of(c)->format;
+    if (!kind_of(c)->bare && msg_put_header(o, 0))
+        return -1;
+    uint8_t *exps = msg_take(o, PART_SCALES, prescaled(c) ? b->shape.n_tensors : 0);
+    uint8_t *values = msg_take(o, PART_VALUES, dense_bytes(f, b->shape.n_values));
+    if (!exps || !values)
+        return -1;
+    for (uint32_t t = 0; t < b->shape.n_tensors && prescaled(c); t++)
+        exps[t] = d->exps[b->tensor[t]];
+    memcpy(values, d->values + dense_bytes(f, b->range.from), dense_bytes(f, b->shape.n_values));
+    return 0;
+}
+
+static size_t dense_open_bytes(const struct codec_inst *c)
+{
+    (void)c;
+    return SCRATCH_ROUND(sizeof(struct dense_open));
+}
+
+static size_t dense_put_bytes(const struct codec_inst *c)
+{
+    (void)c;
+    return 0;
+}
+
+const struct codec_blocks blocks_dense = {
+    .open = dense_open,
+    .put = dense_put_block,
+    .open_bytes = dense_open_bytes,
+    .put_bytes = dense_put_bytes,
+};
+
 #define DENSE_ROW(kind)                                                                            \
     .stages = CODEC_ON_QUANT, .stage_bytes = dense_stage, .bound = dense_bound,                    \
-    .encode = dense_encode, .decode = dense_decode, .family = &(kind)
+    .encode = dense_encode, .decode = dense_decode, .blocks = &blocks_dense, .family = &(kind)
 
 static const struct dense_kind raw_kind = {DENSE_FP32, true}, fp32_kind = {DENSE_FP32, false},
                                fp16_kind = {DENSE_FP16, false}, bf16_kind = {DENSE_BF16, false};

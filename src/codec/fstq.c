@@ -4,6 +4,7 @@
 
 #include "base/half.h"
 #include "base/rng.h"
+#include "codec/blocks.h"
 #include "codec/rows.h"
 #include "kernels/kernels_codec.h"
 
@@ -272,6 +273,17 @@ static size_t work_bytes(const struct codec_inst *c, size_t code_bytes)
            SCRATCH_ROUND(c->shape->n_values) + SCRATCH_ROUND(code_bytes);
 }
 
+int fstq_lay(const struct codec_inst *c, struct fstq_work *w, size_t code_bytes, void *scratch,
+             struct err *err)
+{
+    return lay_work(c, NULL, w, code_bytes, scratch, err);
+}
+
+size_t fstq_lay_bytes(const struct codec_inst *c, size_t code_bytes)
+{
+    return work_bytes(c, code_bytes);
+}
+
 // Where scales are fitted to all values.
 static bool fits_all(const struct fstq_opt *o)
 {
@@ -498,4 +510,5 @@ const struct codec codec_fstq = {
     .bound = fstq_bound,
     .encode = fstq_encode,
     .decode = fstq_decode,
+    .blocks = &blocks_fstq,
 };

@@ -141,6 +141,11 @@ float fstq_rounded(const struct fstq_opt *o, float s);
 int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *scratch,
                struct fstq_encoder *e, struct err *err);
 
+// Room for one of the codec's own messages with these codes, on the host.
+int fstq_lay(const struct codec_inst *c, struct fstq_work *w, size_t code_bytes, void *scratch,
+             struct err *err);
+size_t fstq_lay_bytes(const struct codec_inst *c, size_t code_bytes);
+
 // fstq_stages.c: passes over all values.
 void fstq_look(struct fstq_encoder *e);  // facts
 void fstq_score(struct fstq_encoder *e); // u

@@ -799,3 +799,110 @@ int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, co
         decode_pieces(&w, to.sink);
     return 0;
 }
+
+// Blocks. Dithered values are drawn by their place in the update; log8 codes 256 scales by the
+// largest of them, and a block has other 256; centres stand apart from scales.
+static bool can_cut(const struct codec_inst *c)
+{
+    struct quant_rule rule;
+    rule_of(c, &rule);
+    return rule.kind != QUANT_DITHER && common(c)->scale != Q_LOG8 && common(c)->group != Q_RANK &&
+           !centred(c);
+}
+
+static size_t cut_group(const struct codec_inst *c)
+{
+    return common(c)->block > 0 ? (size_t)common(c)->block : 0;
+}
+
+struct quantiser_open {
+    const struct places *at;
+    const uint8_t *scales;
+    const uint8_t *codes; // as bytes where a coder had them
+    unsigned kinds;
+};
+
+static void *quantiser_open(const struct codec_inst *c, const struct codec_key *key,
+                            const uint8_t *in, size_t len, void **scratch, struct err *err)
+{
+    struct quantiser_open *q = scratch_take(scratch, sizeof *q);
+    struct work w = lay_work(c, key, NULL, scratch);
+    struct msg_in m;
+    if (msg_open_plain(&m, in, len, err))
+        return NULL;
+    *q = (struct quantiser_open){.at = w.at, .scales = m.p, .kinds = w.rule.kinds};
+    q->codes = m.p + lay_scales(c, NULL).bytes;
+    if (common(c)->coder == CODER_FIXED)
+        return q;
+    m.p = q->codes;
+    q->codes = w.codes;
+    return coder_get(&m, (enum coder)common(c)->coder, w.codes, c->shape->n_values, q->kinds,
+                     *scratch, err)
+               ? NULL
+               : q;
+}
+
+// Where the scales of a block's tensor t stand in the message.
+static const uint8_t *scales_at(const struct codec_inst *c, const struct quantiser_open *q,
+                                const struct block *b, uint32_t t)
+{
+    const struct q_common *o = common(c);
+    size_t before = o->block > 0 ? b->skip[t] / (size_t)o->block : 0;
+    return q->scales + q->at[b->tensor[t]].bytes +
+           scale_bytes((enum q_scale)o->scale, before * of(c)->scales);
+}
+
+static int put_cut_scales(const struct codec_inst *c, const struct quantiser_open *q,
+                          const struct block *b, struct msg_out *o)
+{
+    const enum q_scale format = (enum q_scale)common(c)->scale;
+    const bool classes = common(c)->group == Q_CLASS;
+    const uint32_t n = classes ? CLASSES : b->shape.n_tensors;
+    for (uint32_t i = 0; i < n; i++) {
+        size_t groups =
+            classes ? class_present(&b->part, i) : groups_of(&b->part, &b->shape.tensors[i]);
+        size_t bytes = scale_bytes(format, groups * of(c)->scales);
+        uint8_t *p = msg_take(o, PART_SCALES, bytes);
+        if (!p)
+            return -1;
+        memcpy(p, classes ? q->scales + q->at[i].bytes : scales_at(c, q, b, i), bytes);
+    }
+    return 0;
+}
+
+// Runs begin at whole bytes, whatever the width of codes.
+static int quantiser_put_block(const struct codec_inst *c, const void *open, const struct block *b,
+                               struct msg_out *o, void *scratch)
+{
+    const struct quantiser_open *q = open;
+    const unsigned width = entropy_width(q->kinds);
+    const size_t n = b->shape.n_values;
+    if (msg_put_header(o, 0) || put_cut_scales(c, q, b, o))
+        return -1;
+    if (common(c)->coder != CODER_FIXED)
+        return coder_put(o, (enum coder)common(c)->coder, q->codes + b->range.from, n, q->kinds,
+                         scratch);
+    uint8_t *p = msg_take(o, PART_VALUES, pack_bytes(n, width));
+    if (p)
+        memcpy(p, q->codes + b->range.from / 8 * width, pack_bytes(n, width));
+    return p ? 0 : -1;
+}
+
+static size_t quantiser_open_bytes(const struct codec_inst *c)
+{
+    return SCRATCH_ROUND(sizeof(struct quantiser_open)) + quantiser_scratch(c);
+}
+
+static size_t quantiser_put_bytes(const struct codec_inst *c)
+{
+    return common(c)->coder == CODER_FIXED ? 0 : entropy_scratch(c->shape->n_values);
+}
+
+const struct codec_blocks blocks_quantiser = {
+    .can = can_cut,
+    .group = cut_group,
+    .open = quantiser_open,
+    .put = quantiser_put_block,
+    .open_bytes = quantiser_open_bytes,
+    .put_bytes = quantiser_put_bytes,
+};

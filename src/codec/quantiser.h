@@ -8,7 +8,7 @@
 #ifndef FSTQ_CODEC_QUANTISER_H
 #define FSTQ_CODEC_QUANTISER_H
 
-#include "codec/codec.h"
+#include "codec/blocks.h"
 #include "codec/coders.h"
 #include "kernels/stages.h"
 
@@ -83,6 +83,7 @@ int quantiser_decode(const struct codec_inst *c, const struct codec_key *key, co
 #define QUANTISER_ROW(q, own_check)                                                                \
     .stages = CODEC_ON_QUANT, .check = own_check, .scratch_bytes = quantiser_scratch,              \
     .stage_bytes = quantiser_stage, .device_bytes = quantiser_device, .bound = quantiser_bound,    \
-    .encode = quantiser_encode, .decode = quantiser_decode, .family = &(q)
+    .encode = quantiser_encode, .decode = quantiser_decode, .blocks = &blocks_quantiser,           \
+    .family = &(q)
 
 #endif

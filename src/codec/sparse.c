@@ -8,6 +8,7 @@
 #include "base/half.h"
 #include "base/pool.h"
 #include "base/rng.h"
+#include "codec/blocks.h"
 #include "codec/message.h"
 #include "codec/positions.h"
 #include "codec/rows.h"
@@ -247,8 +248,11 @@ static void find_starts(const struct codec_inst *c, struct picked *p)
     p->start[tensors] = p->count;
 }
 
+// The share's; in a block, of which it may be more, as many as there are positions in its bytes.
 static size_t most_kept(const struct codec_inst *c)
 {
+    if (c->block_bytes)
+        return c->shape->n_values < 8 * c->block_bytes ? c->shape->n_values : 8 * c->block_bytes;
     double most = options(c)->warmup > 0 ? 1 : options(c)->ratio;
     double k = most * (double)c->shape->n_values + group_count(c) + 1;
     return k < (double)c->shape->n_values ? (size_t)k : c->shape->n_values;
@@ -259,7 +263,7 @@ static size_t room_of(const struct codec_inst *c)
 {
     size_t n = c->shape->n_values, many = kind_of(c)->pick == PICK_SIDE ? 8 : 4;
     size_t room = many * most_kept(c) + 65536;
-    return kind_of(c)->pick == PICK_RANDOM ? most_kept(c) : room < n ? room : n;
+    return kind_of(c)->pick == PICK_RANDOM || c->block_bytes ? most_kept(c) : room < n ? room : n;
 }
 
 struct pick_job {
@@ -1016,12 +1020,11 @@ static void give(const struct codec_inst *c, const struct picked *k, struct quan
     pool_spans(k->count, 1 << 14, give_span, &j);
 }
 
-static int sparse_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
-                         size_t len, struct codec_output to, void *scratch, struct err *err)
+static int parse(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                 size_t len, void **scratch, struct parsed *p, struct err *err)
 {
-    struct parsed p = {0};
     size_t *kept;
-    struct group *g = lay_out(c, &scratch, &p.k, &kept);
+    struct group *g = lay_out(c, scratch, &p->k, &kept);
     struct shape_range r = range_of(c, key);
     struct msg_in m;
     unsigned flags;
@@ -1042,23 +1045,32 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
     }
     begin_groups(c, r, (struct when){.version = key->version}, (double)part, g);
     if (random)
-        count = is_drawn(c) ? draw_positions(c, key, g, &p.k) : groups_total(c, g);
+        count = is_drawn(c) ? draw_positions(c, key, g, &p->k) : groups_total(c, g);
     else if (msg_get_varint(&m, &count))
         return msg_short("directory", err);
     if (count > most_kept(c) || count > r.to - r.from)
         return msg_bad("directory", "more values than the options allow", err);
-    p.g = g;
-    p.k.count = (size_t)count;
-    if (get_scales(c, &m, g, &p, err))
+    p->g = g;
+    p->k.count = (size_t)count;
+    if (get_scales(c, &m, g, p, err))
         return -1;
-    if (!is_drawn(c) && positions_get(&m, p.k.at, p.k.count, r.from, r.to - r.from, err))
+    if (!is_drawn(c) && positions_get(&m, p->k.at, p->k.count, r.from, r.to - r.from, err))
         return -1;
-    p.values = msg_need(&m, value_bytes(c, p.k.count));
-    if (!p.values)
+    p->values = msg_need(&m, value_bytes(c, p->k.count));
+    if (!p->values)
         return msg_short("values", err);
-    if (msg_end(&m, err) || check_values(c, &p, err))
+    if (msg_end(&m, err) || check_values(c, p, err))
         return -1;
-    find_starts(c, &p.k);
+    find_starts(c, &p->k);
+    return 0;
+}
+
+static int sparse_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                         size_t len, struct codec_output to, void *scratch, struct err *err)
+{
+    struct parsed p = {0};
+    if (parse(c, key, in, len, &scratch, &p, err))
+        return -1;
     for (uint32_t t = 0; t < c->shape->n_tensors; t++)
         get_values(c, &p, t, p.k.start[t], p.k.start[t + 1] - p.k.start[t], p.k.v + p.k.start[t]);
     if (codec_column(to.on)->whole)
@@ -1068,6 +1080,91 @@ static int sparse_decode(const struct codec_inst *c, const struct codec_key *key
         give(c, &p.k, to.sink);
     return 0;
 }
+
+// Blocks; not of positions that both sides draw in the whole update. Segments are of that, too.
+static bool can_cut(const struct codec_inst *c)
+{
+    return options(c)->segments <= 1;
+}
+
+static void *sparse_open(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                         size_t len, void **scratch, struct err *err)
+{
+    struct parsed *p = scratch_take(scratch, sizeof *p);
+    memset(p, 0, sizeof *p);
+    return parse(c, key, in, len, scratch, p, err) ? NULL : p;
+}
+
+static void copy_bits(const uint8_t *from, size_t at, size_t n, uint8_t *to)
+{
+    memset(to, 0, pack_bytes(n, 1));
+    for (size_t i = 0; i < n; i++, at++)
+        to[i / 8] = (uint8_t)(to[i / 8] | (from[at / 8] >> at % 8 & 1) << i % 8);
+}
+
+static void put_cut_scales(const struct codec_inst *c, const struct parsed *p,
+                           const struct block *b, const struct group *g, uint8_t *out)
+{
+    const bool tensors = options(c)->group == GROUP_TENSOR;
+    if (kind_of(c)->send == SEND_VALUES) {
+        memcpy(out, p->scales, scales_bytes(c, g));
+        return;
+    }
+    for (uint32_t i = 0; i < group_count(&b->part); i++) {
+        if (g[i].n == 0)
+            continue;
+        float mean = p->g[tensors ? b->tensor[i] : i].mean;
+        if (scale_size(c) == 4)
+            put_f32(out, mean);
+        else
+            put_u16(out, bf16_from_f32(mean));
+        out += scale_size(c);
+    }
+}
+
+static int sparse_put_block(const struct codec_inst *c, const void *open, const struct block *b,
+                            struct msg_out *o, void *scratch)
+{
+    const struct parsed *p = open;
+    const size_t n = b->shape.n_values;
+    const size_t first = coords_below(p->k.at, p->k.count, b->range.from);
+    const size_t count = coords_below(p->k.at, p->k.count, b->range.to) - first;
+    struct group *g = scratch;
+    begin_groups(&b->part, (struct shape_range){0, n}, (struct when){0}, 1, g);
+    if (count > most_kept(&b->part) || msg_put_header(o, 0) ||
+        msg_put_varint(o, PART_DIRECTORY, count))
+        return -1;
+    uint8_t *scales = msg_take(o, PART_SCALES, scales_bytes(&b->part, g));
+    if (!scales || positions_put(o, p->k.at + first, count, b->range.from, n, index_code(c)))
+        return -1;
+    uint8_t *values = msg_take(o, PART_VALUES, value_bytes(c, count));
+    if (!values)
+        return -1;
+    put_cut_scales(c, p, b, g, scales);
+    if (kind_of(c)->send == SEND_VALUES)
+        memcpy(values, p->values + value_bytes(c, first), value_bytes(c, count));
+    else if (kind_of(c)->send == SEND_SIGNS)
+        copy_bits(p->values, first, count, values);
+    return 0;
+}
+
+static size_t sparse_open_bytes(const struct codec_inst *c)
+{
+    return SCRATCH_ROUND(sizeof(struct parsed)) + sparse_scratch(c);
+}
+
+static size_t sparse_put_bytes(const struct codec_inst *c)
+{
+    return SCRATCH_ROUND(group_count(c) * sizeof(struct group));
+}
+
+const struct codec_blocks blocks_sparse = {
+    .can = can_cut,
+    .open = sparse_open,
+    .put = sparse_put_block,
+    .open_bytes = sparse_open_bytes,
+    .put_bytes = sparse_put_bytes,
+};
 
 #define SPARSE_ROW(kind)                                                                           \
     .stages = CODEC_ON_SELECT | CODEC_ON_QUANT, .check = sparse_check,                             \
@@ -1094,6 +1191,7 @@ const struct codec codec_topk = {
     .option_bytes = sizeof(struct sparse_opt),
     .flags = CODEC_SELF_CHECK,
     .encode = sparse_encode,
+    .blocks = &blocks_sparse,
     SPARSE_ROW(topk_kind),
 };
 
@@ -1150,6 +1248,7 @@ const struct codec codec_stc = {
     .option_bytes = sizeof(struct sparse_opt),
     .flags = CODEC_SELF_CHECK,
     .encode = sparse_encode,
+    .blocks = &blocks_sparse,
     SPARSE_ROW(stc_kind),
 };
 
@@ -1164,6 +1263,7 @@ const struct codec codec_sbc = {
     .option_bytes = sizeof(struct sparse_opt),
     .flags = CODEC_SELF_CHECK,
     .encode = sparse_encode,
+    .blocks = &blocks_sparse,
     SPARSE_ROW(sbc_kind),
 };
 
@@ -1252,6 +1352,7 @@ const struct codec codec_dgc = {
     .flags = CODEC_NO_EF,
     .state_floats = dgc_state,
     .encode = dgc_encode,
+    .blocks = &blocks_sparse,
     SPARSE_ROW(dgc_kind),
 };
 
@@ -1285,5 +1386,6 @@ const struct codec codec_ecolora = {
     .n_options = ARRAY_LEN(ecolora_options),
     .option_bytes = sizeof(struct sparse_opt),
     .encode = sparse_encode,
+    .blocks = &blocks_sparse,
     SPARSE_ROW(ecolora_kind),
 };

@@ -1,5 +1,6 @@
 // Wrappers: error feedback, and general-purpose compression of the inner codec's whole message.
 #define ZSTD_STATIC_LINKING_ONLY // contexts in our scratch: measured code does not allocate
+#include "codec/blocks.h"
 #include "codec/entropy.h"
 #include "codec/message.h"
 #include "codec/rows.h"
@@ -142,6 +143,7 @@ const struct codec wrapper_ef = {
     .bound = inner_bound,
     .encode = ef_encode,
     .decode = ef_decode,
+    .blocks = &blocks_inner,
 };
 
 // Compression of whole messages. Message: header, length of the inner message, then the bytes,

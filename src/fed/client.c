@@ -2,6 +2,7 @@
 
 #include "base/bytes.h"
 #include "base/mem.h"
+#include "fed/datagram.h"
 #include "fed/fault.h"
 #include "fed/privacy.h"
 
@@ -109,6 +110,8 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
         c->x_hat = mem_alloc(MEM_OTHER, c->n * sizeof *c->x_hat);
     open_vectors(c);
     size_t scratch = view_scratch_bytes(&env->method->view);
+    size_t cut = datagram_on(env->method, env->link) ? datagram_cut_scratch(&env->method->view) : 0;
+    scratch = cut > scratch ? cut : scratch;
     c->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_alloc(c);
 }
@@ -274,13 +277,19 @@ static double message_error(struct clients *c, const struct codec_inst *codec,
     return codec_nmse(in->x, c->x_hat, codec->shape->n_values);
 }
 
-// Of one vector, len bytes long; the first has what is the frame's own.
+static int64_t parts_sum(const struct codec_parts *p)
+{
+    return p->header + p->directory + p->scales + p->indices + p->tags + p->values;
+}
+
+// Of one vector, which takes len bytes of the payload; the first has what is the frame's own. What
+// its codec has not written stands before messages or between them.
 static void report_message(struct clients *c, const struct frame *head, int vector, size_t len,
                            const struct codec_report *r, double nmse, double norm)
 {
     size_t header = vector ? 0 : FRAME_HEADER_BYTES;
-    size_t directory = vector ? 0 : vectors_head_bytes(head->vectors);
-    struct rec_message m = {.frame_bytes = (int64_t)(header + directory + len),
+    size_t directory = len - (size_t)parts_sum(&r->parts);
+    struct rec_message m = {.frame_bytes = (int64_t)(header + len),
                             .header_bytes = (int64_t)header + r->parts.header,
                             .directory_bytes = (int64_t)directory + r->parts.directory,
                             .scales_bytes = r->parts.scales,
@@ -348,8 +357,9 @@ static double privatise(struct clients *c, uint32_t client, float *x, size_t n)
 struct packing {
     struct codec_input in[FED_VECTORS];
     struct codec_report report[FED_VECTORS];
-    const uint8_t *at[FED_VECTORS]; // in the frame
+    const uint8_t *at[FED_VECTORS]; // messages
     size_t len[FED_VECTORS];
+    int64_t bytes[FED_VECTORS]; // of the payload, with what stands before or between them
     struct laps laps;
 };
 
@@ -398,14 +408,60 @@ static int64_t encode_all(struct clients *c, const struct view_part *part, struc
 }
 
 static void report_all(struct clients *c, const struct frame *head, const struct view_part *part,
-                       struct packing *p, const uint8_t *payload, double norm)
+                       struct packing *p, double norm)
 {
-    int bad = vectors_get(payload, head->payload_bytes, c->n_vectors, p->at, p->len);
-    assert(!bad);
     for (int k = 0; k < c->n_vectors; k++)
-        report_message(c, head, k, p->len[k], &p->report[k],
+        report_message(c, head, k, (size_t)p->bytes[k], &p->report[k],
                        message_error(c, part->vector[k].codec, &p->in[k], p->at[k], p->len[k]),
                        k ? NAN : norm);
+}
+
+// The messages of a payload as datagrams, in another buffer. Returns the length.
+static int64_t as_datagrams(struct clients *c, const struct view_part *part, struct packing *p,
+                            const struct frame *head, struct netbuf **b, struct err *err)
+{
+    const struct fed_env *env = c->env;
+    size_t cap = fed_update_bound(env);
+    struct netbuf *cut = transport_buf(env->transport, cap);
+    struct datagram_update u = {
+        .head = head, .registry = env->work->shape.hash, .part = part, .n_vectors = c->n_vectors};
+    for (int k = 0; k < c->n_vectors; k++) {
+        u.key[k] = p->in[k].key;
+        u.message[k] = p->at[k];
+        u.len[k] = p->len[k];
+    }
+    int64_t len = datagram_put(&u, netbuf_payload(cut), cap, c->scratch, err);
+    if (len < 0) {
+        transport_unref(env->transport, cut);
+        return len;
+    }
+    *b = cut;
+    for (int k = 0; k < c->n_vectors; k++) {
+        p->report[k].parts = u.parts[k];
+        p->bytes[k] = u.bytes[k];
+    }
+    lap(&p->laps, STAGE_PACK);
+    return len;
+}
+
+// Where each message lies, and what its vector takes of the payload.
+static void find_messages(struct clients *c, struct packing *p, const uint8_t *payload, size_t len)
+{
+    int bad = vectors_get(payload, len, c->n_vectors, p->at, p->len);
+    assert(!bad);
+    for (int k = 0; k < c->n_vectors; k++)
+        p->bytes[k] = (int64_t)(p->len[k] + (k ? 0 : vectors_head_bytes(c->n_vectors)));
+}
+
+static void set_budget(struct clients *c, const struct train_job *job, int64_t ready_ns,
+                       const struct view_part *part, struct packing *p)
+{
+    double upload_s = codec_upload_s(part->vector[0].codec);
+    if (upload_s <= 0)
+        return;
+    int64_t bytes = fed_upload_bytes(c->env, c->version, job->client, ready_ns, upload_s);
+    p->in[0].budget_bytes =
+        datagram_on(c->env->method, c->env->link) ? datagram_budget(bytes) : bytes;
 }
 
 static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns,
@@ -414,37 +470,41 @@ static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns
     const struct fed_env *env = c->env;
     const struct view_inst *view = &env->method->view;
     const struct view_part *part = &view->part[view_turn(view, job->client, c->version)];
-    size_t cap = fed_update_bound(env), n = part->shape.n_values;
+    size_t cap = view_bound(view), n = part->shape.n_values;
     struct packing p = {0};
     prepare(c, job, part, &p);
-    double upload_s = codec_upload_s(part->vector[0].codec);
-    if (upload_s > 0)
-        p.in[0].budget_bytes = fed_upload_bytes(env, c->version, job->client, ready_ns, upload_s);
+    set_budget(c, job, ready_ns, part, &p);
     double norm = privatise(c, job->client, (float *)(uintptr_t)p.in[0].x, n);
     if (env->update)
         env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x);
     *b = transport_buf(env->transport, cap);
-    uint8_t *payload = netbuf_payload(*b);
     laps_begin(&p.laps, env->rec);
     for (int k = 0; k < c->n_vectors; k++) {
         p.in[k].sens = k ? p.in[0].sens : part_of(c, part, 0, job->sens);
         p.in[k].grad = k ? p.in[0].grad : part_of(c, part, 1, job->grad);
     }
-    int64_t len = encode_all(c, part, &p, payload, cap, err);
-    laps_end(&p.laps, env->rec, STAGE_ENCODE, CODEC_REST, (int32_t)job->client,
-             (int64_t)(4 * n) * c->n_vectors, len);
-    if (len < 0)
-        return len;
+    int64_t len = encode_all(c, part, &p, netbuf_payload(*b), cap, err);
     *head = (struct frame){.kind = FRAME_UPDATE,
                            .vectors = (uint8_t)c->n_vectors,
                            .version = c->version,
                            .client = job->client,
                            .samples = (uint32_t)job->samples,
                            .values = (uint32_t)n,
-                           .loss = (float)job->loss,
-                           .payload_bytes = (uint64_t)len};
+                           .loss = (float)job->loss};
+    struct netbuf *whole = *b;
+    if (len >= 0)
+        find_messages(c, &p, netbuf_payload(whole), (size_t)len);
+    if (len >= 0 && datagram_on(env->method, env->link))
+        len = as_datagrams(c, part, &p, head, b, err);
+    laps_end(&p.laps, env->rec, STAGE_ENCODE, CODEC_REST, (int32_t)job->client,
+             (int64_t)(4 * n) * c->n_vectors, len);
+    if (len < 0)
+        return len;
+    head->payload_bytes = (uint64_t)len;
     note_alloc(c, part);
-    report_all(c, head, part, &p, payload, norm);
+    report_all(c, head, part, &p, norm);
+    if (*b != whole)
+        transport_unref(env->transport, whole);
     return len;
 }
 

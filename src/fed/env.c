@@ -1,6 +1,7 @@
 #include "fed/env.h"
 
 #include "base/mem.h"
+#include "fed/datagram.h"
 #include "fed/policy.h"
 #include "net/port.h"
 
@@ -158,7 +159,10 @@ size_t fed_state_floats(const struct fed_env *env)
 size_t fed_update_bound(const struct fed_env *env)
 {
     const struct scheme *s = env->method->scheme;
-    return s->bound ? s->bound(env) : view_bound(&env->method->view);
+    if (s->bound)
+        return s->bound(env);
+    return datagram_on(env->method, env->link) ? datagram_bound(&env->method->view)
+                                               : view_bound(&env->method->view);
 }
 
 // A scheme's own rule stands next to the optimizer, another form of the adapter next to the model.

@@ -1,6 +1,7 @@
 #include "fed/global.h"
 
 #include "base/mem.h"
+#include "fed/datagram.h"
 #include "fed/protocol.h"
 
 #include <math.h>
@@ -19,6 +20,11 @@ struct part_sum *global_sum(const struct global *g, uint32_t part, int vector)
     return &g->part[(int)part * g->env->method->view.n_vectors + vector];
 }
 
+static size_t grains(const struct codec_inst *c)
+{
+    return (c->shape->n_values + BLOCK_GRAIN - 1) / BLOCK_GRAIN;
+}
+
 static void open_parts(struct global *g, const struct view_inst *v, size_t keep_at)
 {
     g->part = mem_alloc(MEM_SERVER, v->n_parts * (size_t)v->n_vectors * sizeof *g->part);
@@ -33,6 +39,8 @@ static void open_parts(struct global *g, const struct view_inst *v, size_t keep_
                 part->agg_state =
                     mem_alloc(MEM_SERVER, c->row->agg->state_bytes(c, c->shape->n_values));
             keep_at += keep;
+            if (datagram_on(g->env->method, g->env->link))
+                part->grain = mem_alloc(MEM_SERVER, grains(c) * sizeof *part->grain);
         }
 }
 
@@ -60,7 +68,8 @@ int global_open(struct global *g, const struct fed_env *env, struct err *err)
     g->theta = mem_alloc(MEM_SERVER, g->n_model * sizeof *g->theta);
     open_vectors(g, view);
     g->state = g->n_state ? mem_alloc(MEM_SERVER, g->n_state * sizeof *g->state) : NULL;
-    size_t scratch = view_decode_scratch(view);
+    size_t scratch = datagram_on(env->method, env->link) ? datagram_read_scratch(view)
+                                                         : view_decode_scratch(view);
     g->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_parts(g, view, own);
     env->work->row->initial(env->work, g->theta);
@@ -78,8 +87,10 @@ void global_close(struct global *g)
         scheme->close(g);
     const struct view_inst *view = &g->env->method->view;
     for (uint32_t p = 0; g->part && p < view->n_parts; p++)
-        for (int k = 0; k < view->n_vectors; k++)
+        for (int k = 0; k < view->n_vectors; k++) {
             mem_free(global_sum(g, p, k)->agg_state);
+            mem_free(global_sum(g, p, k)->grain);
+        }
     for (int k = 0; k < view->n_vectors; k++) {
         if (g->mean[k] != g->sum[k])
             mem_free(g->mean[k]);
@@ -108,6 +119,8 @@ void global_begin(struct global *g, uint32_t version)
             part->weight = 0;
             if (c->row->agg)
                 c->row->agg->begin(c, part->agg_state, c->shape->n_values);
+            if (part->grain)
+                memset(part->grain, 0, grains(c) * sizeof *part->grain);
         }
     if (scheme->fresh)
         g->env->work->row->fresh(g->env->work, version, g->theta);
@@ -132,6 +145,59 @@ static int add_first(struct global *g, const struct update *u, uint32_t p, const
     return rc;
 }
 
+// One that arrived. Blocks come in the order of the update, so that none counts twice.
+static bool add_block(struct global *g, const struct update *u, uint32_t p,
+                      struct datagram_block *b, size_t *end)
+{
+    const struct view_inst *view = &g->env->method->view;
+    const struct up_vector *up = g->env->method->scheme->up;
+    struct err err;
+    if (b->client != u->client || b->version != u->version || b->samples != u->samples ||
+        b->vector >= view->n_vectors || b->run.from < end[b->vector])
+        return false;
+    const struct codec_inst *c = view->part[p].vector[b->vector].codec;
+    struct codec_key key = view_key(view, g->env->seed, u->client, u->version, b->vector);
+    struct part_sum *part = global_sum(g, p, b->vector);
+    float weight = b->vector && up[b->vector - 1].equal ? 1 : u->weight;
+    const size_t n = c->shape->n_values;
+    struct shape_range run = b->run;
+    if (run.to > n && run.to - n < BLOCK_GRAIN)
+        run.to = n;
+    if (run.from >= run.to ||
+        blocks_decode(c, &key, run, b->bytes, b->len,
+                      (struct quant_sink){part->sum, weight * u->scale, true}, g->scratch, &err))
+        return false;
+    for (size_t i = run.from / BLOCK_GRAIN; i * BLOCK_GRAIN < run.to; i++)
+        part->grain[i] += (double)weight;
+    if (end[b->vector] == 0)
+        part->weight += (double)weight;
+    end[b->vector] = b->run.to;
+    return true;
+}
+
+// What did not arrive of an update is as if its client had not been there: of each coordinate the
+// mean is over those whose block arrived. So a message of one block is one that is lost or not, and
+// where nothing is lost the sums are those of whole messages.
+static int add_blocks(struct global *g, struct update *u, struct err *err)
+{
+    struct datagram_reader r = {u->bytes, u->len, u->heard, g->env->work->shape.hash, 0};
+    struct datagram_reader all = r;
+    struct datagram_block b;
+    size_t end[FED_VECTORS] = {0};
+    uint32_t p = view_turn(&g->env->method->view, u->client, u->version);
+    int taken = 0;
+    while (datagram_next(&r, &b))
+        if (add_block(g, u, p, &b, end)) {
+            u->loss = (double)b.loss;
+            taken++;
+        }
+    memset(u->vector_len, 0, sizeof u->vector_len);
+    all.heard = NULL; // for the books: all of it was sent
+    while (datagram_next(&all, &b))
+        u->vector_len[b.vector < FED_VECTORS ? b.vector : 0] += b.size;
+    return taken ? 0 : err_set(err, "none of its blocks can be read");
+}
+
 // What travels beside the update is read first and added last, so that a frame counts as a whole or
 // not at all.
 int global_add_update(struct global *g, struct update *u, struct err *err)
@@ -140,6 +206,8 @@ int global_add_update(struct global *g, struct update *u, struct err *err)
     const struct up_vector *up = g->env->method->scheme->up;
     uint32_t p = view_turn(view, u->client, u->version);
     const uint8_t *at[FED_VECTORS];
+    if (datagram_on(g->env->method, g->env->link))
+        return add_blocks(g, u, err);
     if (vectors_get(u->bytes, u->len, view->n_vectors, at, u->vector_len))
         return err_set(err, "its parts are not those of %d vectors", view->n_vectors);
     for (int k = 1; k < view->n_vectors; k++) {
@@ -182,7 +250,12 @@ static void close_sum(struct part_sum *part, const struct codec_inst *c)
     size_t n = c->shape->n_values;
     if (part->weight <= 0)
         return;
-    if (c->row->agg) {
+    if (part->grain) {
+        for (size_t i = 0; i < n; i++) {
+            double weight = part->grain[i / BLOCK_GRAIN];
+            part->sum[i] *= weight > 0 ? (float)(1.0 / weight) : 0;
+        }
+    } else if (c->row->agg) {
         c->row->agg->finish(c, part->agg_state, part->agg_keep, part->weight, part->sum, n);
     } else {
         float inverse = (float)(1.0 / part->weight);

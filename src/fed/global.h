@@ -13,16 +13,19 @@ struct update {               // one client's message
     size_t len;
     size_t vector_len[FED_VECTORS]; // out: of each
     float weight;
-    float scale;       // of what it says, 1 = as it is; its weight in the mean stays
-    const float *base; // (n_model) what it was trained on, NULL where nobody keeps that
-    double loss;       // mean of its training; whoever unpacks it may know better
+    float scale;          // of what it says, 1 = as it is; its weight in the mean stays
+    uint32_t samples;     // as its frame has it
+    const uint8_t *heard; // of datagrams: a bit per segment of the frame that arrived; NULL = all
+    const float *base;    // (n_model) what it was trained on, NULL where nobody keeps that
+    double loss;          // mean of its training; whoever unpacks it may know better
 };
 
 struct part_sum {    // what arrived of one vector of one part of the view
     float *sum;      // (part.n_values) weighted; later the mean
     void *agg_state; // where its codec adds up its own way
     float *agg_keep; // in state, behind the scheme's
-    double weight;
+    double weight;   // of all that sent something of it
+    double *grain;   // (n_values / BLOCK_GRAIN, up) of datagrams: weight of what arrived; or NULL
 };
 
 struct global {

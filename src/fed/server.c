@@ -163,6 +163,7 @@ void server_close(struct server *s)
     mem_free(s->more);
     mem_free(s->slot);
     mem_free(s->battery);
+    mem_free(s->heard);
     mem_free(s->drain);
     mem_free(s);
 }

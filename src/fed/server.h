@@ -70,6 +70,8 @@ struct server {
     void *rounds;         // of the handlers
     uint8_t *ckpt, *more; // scratch: a checkpoint's bytes; what the handlers keep of it
     size_t ckpt_cap, more_cap;
+    uint8_t *heard; // scratch of books_heard
+    size_t heard_cap;
     struct rec_event *drain; // scratch for rows
     size_t drain_cap;
 };

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "fed/datagram.h"
 #include "fed/server_books.h"
 
 #include <math.h>
@@ -223,8 +224,10 @@ static void add_update(struct server *s, struct away *w, uint32_t lag)
                        .len = w->frame.payload_bytes,
                        .weight = books_weight(s, &w->frame),
                        .scale = (float)a->rule->scale(s->env->method->scheme_opt, lag),
+                       .samples = w->frame.samples,
                        .base = w->from->theta,
                        .loss = (double)w->frame.loss};
+    u.heard = books_heard(s, &u);
     int rc = global_add(&s->global, &u, &err);
     if (rc) {
         warn("round %u: update of client %u rejected: %s", s->round, w->client, err.text);
@@ -530,7 +533,8 @@ static void take_update(struct server *s, const struct net_msg *m)
     w->times = fed_client_times(s->env, &w->start, w->client, books_model_bytes(s), w->frame_bytes);
     if (w->times.total_ns < INT64_MAX) // else it is known where it was lost
         w->at_ns = link_add_ns(w->start.run_ns, w->times.total_ns);
-    w->status = status == MESSAGE_OK && !w->times.up.whole ? MESSAGE_LINK : status;
+    bool usable = datagram_usable(s->env->method, s->env->link, &w->times.up, w->frame_bytes);
+    w->status = status == MESSAGE_OK && !usable ? MESSAGE_LINK : status;
     if (w->status == MESSAGE_OK) {
         w->frame = m->frame;
         w->held = m->buf;

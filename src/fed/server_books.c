@@ -1,5 +1,8 @@
 #include "fed/server_books.h"
 
+#include "base/mem.h"
+#include "fed/datagram.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -99,6 +102,24 @@ void books_refuse(struct server *s, const struct net_msg *m, enum message_status
 float books_weight(const struct server *s, const struct frame *f)
 {
     return s->env->fed->weights == FED_WEIGHTS_EQUAL ? 1 : (float)f->samples;
+}
+
+const uint8_t *books_heard(struct server *s, const struct update *u)
+{
+    if (!datagram_on(s->env->method, s->env->link))
+        return NULL;
+    struct link_transfer x = {.client = u->client,
+                              .round = u->version,
+                              .up = true,
+                              .bytes = (int64_t)(FRAME_HEADER_BYTES + u->len)};
+    size_t bytes = (size_t)(loss_segments(x.bytes) + 7) / 8;
+    if (bytes > s->heard_cap) {
+        mem_free(s->heard);
+        s->heard_cap = 2 * bytes;
+        s->heard = mem_alloc(MEM_SERVER, s->heard_cap);
+    }
+    link_arrived(s->env->link, &x, s->heard);
+    return s->heard;
 }
 
 struct rec_message books_message(const struct server *s, uint32_t client, int endpoint)

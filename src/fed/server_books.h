@@ -38,6 +38,8 @@ static inline bool books_head_read(const struct net_msg *m) // is m->frame what 
 }
 void books_warn(const struct server *s, const struct net_msg *m, enum message_status why);
 void books_refuse(struct server *s, const struct net_msg *m, enum message_status why); // a row
+// Which of its segments arrived, where updates travel as datagrams; overwritten by the next.
+const uint8_t *books_heard(struct server *s, const struct update *u);
 float books_weight(const struct server *s, const struct frame *f);
 struct rec_message books_message(const struct server *s, uint32_t client, int endpoint);
 // What a frame holds beside its first vector gets rows of its own.

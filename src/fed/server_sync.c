@@ -3,6 +3,7 @@
 // wait their turn in a window of bounded size, and clients beyond it are granted their upload as it
 // moves on.
 #include "base/mem.h"
+#include "fed/datagram.h"
 #include "fed/policy.h"
 #include "fed/server_books.h"
 
@@ -197,6 +198,7 @@ static struct update update_of(const struct server *s, const struct turn *t)
                            .len = t->frame.payload_bytes,
                            .weight = books_weight(s, &t->frame),
                            .scale = 1,
+                           .samples = t->frame.samples,
                            .loss = (double)t->frame.loss};
 }
 
@@ -206,6 +208,7 @@ static void take_turn(struct server *s, struct turn *t)
     struct err err;
     struct update u = update_of(s, t);
     int64_t from = now_ns(s);
+    u.heard = books_heard(s, &u);
     int rc = global_add(&s->global, &u, &err);
     s->deadline_ns += now_ns(s) - from;
     if (rc) {
@@ -275,6 +278,7 @@ static void take_late(struct server *s)
         }
         double part = policy_late_weight(s->env->fed, s->round - l->update.version);
         l->update.weight *= (float)part;
+        l->update.heard = books_heard(s, &l->update);
         if (l->update.weight > 0 && global_add(&s->global, &l->update, &err) == 0) {
             l->row.status = MESSAGE_OK;
             l->row.version = (int32_t)s->round;
@@ -517,7 +521,7 @@ static void take_update(struct server *s, const struct net_msg *m)
         t->row[0].frame_bytes = t->frame_bytes;
         t->times =
             fed_client_times(s->env, &r->start, t->client, books_model_bytes(s), t->frame_bytes);
-        if (!t->times.up.whole)
+        if (!datagram_usable(s->env->method, s->env->link, &t->times.up, t->frame_bytes))
             resolve(s, t, MESSAGE_LINK);
     }
 }

@@ -20,6 +20,7 @@ struct link_params { // [net], the keys that shape links
     double up_bps, down_bps;
     int64_t latency_ns, jitter_ns;
     int32_t delivery; // LINK_*
+    bool blocks;      // datagrams: messages that can are cut so that a part of them counts
 };
 enum { LINK_RELIABLE, LINK_DATAGRAM };
 extern const char *const link_delivery_names[];

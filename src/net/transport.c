@@ -33,6 +33,10 @@ const struct opt net_options[] = {
                "gemodel:p=P,r=R,1-h=L,1-k=L"),
     OPT_ENUM(struct net_params, link.delivery, "net.delivery", "reliable", link_delivery_names,
              "reliable: lost segments are sent again; datagram: what clients send lacks them"),
+    NET_OPT(
+        link.blocks, "net.blocks", "on", 0, 1, "",
+        "datagrams: updates whose codec can (fstq list codecs) are cut into blocks that decode "
+        "alone, one a segment, and what arrives counts; off = one that lacks a segment is lost"),
     NET_OPT(port_up_bps, "net.port_up_bps", "0", 0, 1e15, "bit/s",
             "the server's own port, from all clients together, an even share for each that is "
             "active; 0 = no limit"),

@@ -1,9 +1,9 @@
 // Any codec text, then any bytes. An input is a text, a newline, a byte of choices, and the rest: a
-// message to decode, or floats to encode. What must hold: nothing is read or written out of bounds,
-// a refused message leaves the accumulator as it was, what is decoded is finite, and an update that
-// is accepted comes back.
+// message to decode, a run of coordinates and a block about it, or floats to encode. What must
+// hold: nothing is read or written out of bounds, a refused message leaves the accumulator as it
+// was, what is decoded is finite, and an update that is accepted comes back.
 #include "base/mem.h"
-#include "codec/codec.h"
+#include "codec/blocks.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { DECODE = 1, ODD_ROUND = 2, SHORT = 4, BUDGET = 8 };
+enum { DECODE = 1, ODD_ROUND = 2, SHORT = 4, BUDGET = 8, BLOCK = 16, ROOM = 1416 };
 
 // The shape of the seeds that test_codec writes: odd sizes, an empty tensor, one value, both
 // classes.
@@ -73,6 +73,54 @@ static void decode_any(const struct codec_inst *c, const struct codec_key *key, 
         aggregate_any(c, key, in, len, r);
 }
 
+// A block: 16 bits where its run begins and 16 where it ends, then its bytes.
+static void decode_block(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
+                         size_t len, struct room *r)
+{
+    struct err err = {""};
+    if (!blocks_can(c) || len < 4 || len - 4 > ROOM)
+        return;
+    struct shape_range run = {get_u16(in), get_u16(in + 2)};
+    size_t n = c->shape->n_values;
+    for (size_t i = 0; i < n; i++)
+        r->acc[i] = 0.5f;
+    void *scratch = mem_alloc(MEM_CODEC, blocks_decode_bytes(c, ROOM));
+    int bad = blocks_decode(c, key, run, in + 4, len - 4, (struct quant_sink){r->acc, 1, true},
+                            scratch, &err);
+    check(!bad || err.text[0]);
+    for (size_t i = 0; i < n; i++)
+        check(bad || i < run.from || i >= run.to ? r->acc[i] == 0.5f : isfinite(r->acc[i]));
+    mem_free(scratch);
+}
+
+// A message in blocks comes to what it is. want: decoded.
+static void cut_any(const struct codec_inst *c, const struct codec_key *key, size_t len,
+                    size_t room, const float *want, struct room *r)
+{
+    struct err err = {""};
+    struct block_cut cut;
+    struct codec_parts parts = {0};
+    size_t n = c->shape->n_values;
+    if (!blocks_can(c))
+        return;
+    void *scratch = mem_alloc(MEM_CODEC, blocks_cut_bytes(c, room));
+    void *other = mem_alloc(MEM_CODEC, blocks_decode_bytes(c, room));
+    uint8_t *block = mem_alloc(MEM_CODEC, room);
+    check(blocks_cut(&cut, c, key, r->msg, len, room, scratch, &err) == 0);
+    for (size_t at = 0, to = 0; at < n; at = to) {
+        int64_t got = blocks_next(&cut, at, room, block, &to, &parts);
+        check(got >= 0 && got <= (int64_t)room && to > at);
+        memset(r->side, 0, n * sizeof *r->side);
+        check(blocks_decode(c, key, (struct shape_range){at, to}, block, (size_t)got,
+                            (struct quant_sink){r->side, 1, true}, other, &err) == 0);
+        for (size_t i = at; i < to; i++)
+            check(r->side[i] == want[i]);
+    }
+    mem_free(block);
+    mem_free(other);
+    mem_free(scratch);
+}
+
 // The floats of the input, over and over.
 static void fill(float *x, size_t n, const uint8_t *in, size_t len)
 {
@@ -105,6 +153,8 @@ static void encode_any(const struct codec_inst *c, struct codec_key key, uint8_t
     }
     decode_any(c, &key, r->msg, (size_t)got, r);
     check(codec_decode(c, &key, r->msg, (size_t)got, r->acc, r->scratch, &err) == 0);
+    if (how & BLOCK)
+        cut_any(c, &key, (size_t)got, ROOM - len % 1024, r->acc, r);
     if (how & SHORT && got > 0)
         check(codec_encode(c, &input, r->msg, (size_t)got - 1, r->scratch, NULL, &err) < 0);
 }
@@ -135,7 +185,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                          .state_next = mem_alloc(MEM_CODEC, (st + 1) * sizeof(float)),
                          .msg = mem_alloc(MEM_CODEC, codec_bound(c)),
                          .scratch = mem_alloc(MEM_CODEC, scratch + 1)};
-        if (how & DECODE)
+        if ((how & (DECODE | BLOCK)) == (DECODE | BLOCK))
+            decode_block(c, &key, data + head + 2, size - head - 2, &r);
+        else if (how & DECODE)
             decode_any(c, &key, data + head + 2, size - head - 2, &r);
         else
             encode_any(c, key, how, data + head + 2, size - head - 2, &r);

@@ -4,6 +4,7 @@
 // state and the model, to the bit.
 //   FSTQ_SOAK_SEED=N   only the episode of this seed, as a failure prints it
 //   FSTQ_TEST_LONG=1   10,000 rounds
+#include "fed/datagram.h"
 #include "fed/slots.h"
 #include "fed/worker.h"
 #include "federation.h"
@@ -181,7 +182,9 @@ static void encode(uint32_t client, uint32_t version, int64_t frame_bytes)
     assert_true(codec_scratch_bytes(codec()) <= sizeof scratch);
     hold(m->seen, "an update arrived that no client has made");
     int64_t n = codec_encode(codec(), &in, m->bytes, FRAME_MOST, scratch, NULL, &err);
-    hold(n + FRAME_HEADER_BYTES == frame_bytes, "a frame is not what its client's state makes it");
+    int64_t heads =
+        FRAME_HEADER_BYTES + (datagram_on(env->method, env->link) ? DATAGRAM_HEAD_BYTES : 0);
+    hold(n + heads == frame_bytes, "a frame is not what its client's state makes it");
     m->len = (size_t)n;
 }
 
