@@ -596,6 +596,12 @@ int32_t bpe_control(const struct tokenizer *t, const char *text)
     return -1;
 }
 
+bool bpe_puts_space(const struct tokenizer *t)
+{
+    const struct bpe *b = t->state;
+    return b->space != BPE_SPACE_NONE;
+}
+
 void bpe_vocabulary_free(struct bpe_vocabulary *v)
 {
     mem_free(v->token);

@@ -47,5 +47,6 @@ int32_t bpe_encode(const struct tokenizer *t, const char *text, size_t n, int32_
                    int32_t cap);
 const char *bpe_piece(const struct tokenizer *t, int32_t previous, int32_t id, size_t *n);
 int32_t bpe_control(const struct tokenizer *t, const char *text);
+bool bpe_puts_space(const struct tokenizer *t); // in front of the first word
 
 #endif

@@ -1,6 +1,7 @@
 #include "task/task.h"
 
 #include "base/mem.h"
+#include "task/chat.h"
 
 #include <assert.h>
 #include <math.h>
@@ -73,6 +74,10 @@ const struct opt task_options[] = {
     TEXT(
         prompt, "task.prompt", "",
         "real data: template with {field}, [part left out without its field], \\n; empty: its own"),
+    OPT_ROW(struct task_params, chat, "task.template", "plain", chat_name,
+            "real data: the chat format round a prompt, as the model was trained with"),
+    TEXT(system, "task.system", "",
+         "real data: the system message that a chat begins with; empty: none"),
     ROW(max_tokens, "task.max_tokens", "256", 16, 65536,
         "real data: tokens of an example; a longer context is cut to a window round the answer"),
     ROW(max_answer, "task.max_answer", "32", 2, 4096,

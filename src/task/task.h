@@ -34,6 +34,8 @@ struct task_params { // [task]
     char test_ids[240];             // JSON of an official test set's ids
     char prompt[512];               // template, "" = the reader's own
     int32_t max_tokens, max_answer; // of an example of real data, and of its answer
+    int32_t chat;                   // row of chat_table
+    char system[512];               // what a chat begins with, "" = nothing
     int32_t tokenizer;              // see tokenizer_name
     char vocab[240];                // file of the tokenizer
 };

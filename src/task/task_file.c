@@ -2,6 +2,7 @@
 // examples when a client asks.
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "task/chat.h"
 #include "task/partition.h"
 #include "task/prompt.h"
 #include "task/reader.h"
@@ -14,7 +15,8 @@
 struct file_state {
     const struct reader *reader;
     struct corpus corpus;
-    char *prompt;
+    char *prompt, *system;
+    struct chat chat;
     int32_t *group;      // (corpus.n) of each record
     const char **names;  // (groups)
     const char **labels; // answers that are classes, NULL = the reader's
@@ -264,9 +266,10 @@ static char *window(const char *context, int32_t answer_at, size_t answer_bytes,
     return out;
 }
 
-static int32_t encode(const struct task *t, const char *text, int32_t *out, int32_t cap)
+static int32_t encode(const struct task *t, const char *prompt, int32_t *out, int32_t cap)
 {
-    return tokenizer_encode(t->tokenizer, text, strlen(text), out, cap);
+    const struct file_state *s = t->state;
+    return chat_encode(&s->chat, t->tokenizer, prompt, out, cap);
 }
 
 // Writes the prompt's tokens (at most cap); the context is narrowed until it fits, and what is
@@ -307,8 +310,8 @@ static int32_t label_of(const struct task *t, const char *answer)
     return -1;
 }
 
-// BOS where the vocabulary has one, prompt, answer, EOS. An answer beyond task.max_answer is cut,
-// and scored as cut.
+// BOS where the vocabulary has one, prompt, answer, its end. An answer beyond task.max_answer is
+// cut, and scored as cut.
 static void add_example(struct task *t, struct dataset *d, int32_t record)
 {
     const struct file_state *s = t->state;
@@ -322,7 +325,8 @@ static void add_example(struct task *t, struct dataset *d, int32_t record)
     memcpy(spaced, " ", 1);
     memcpy(spaced + 1, r->answer, len);
     int32_t cap = t->max_answer - 1, n = 0;
-    int32_t n_answer = encode(t, spaced + k->space_first, answer, cap);
+    const char *begin = spaced + (k->space_first || !s->chat.row->spaced);
+    int32_t n_answer = tokenizer_encode(k, begin, strlen(begin), answer, cap);
     if (n_answer > cap) {
         n_answer = cap;
         reference = mem_alloc(MEM_DATA, len + 2);
@@ -393,6 +397,7 @@ static void file_close(struct task *t)
     mem_free((void *)s->names);
     mem_free((void *)s->labels);
     mem_free(s->prompt);
+    mem_free(s->system);
     mem_free(s->test);
     mem_free(s->train);
     mem_free(s->first);
@@ -409,6 +414,8 @@ static int file_open(struct task *t, const struct task_params *p, const struct r
     const char *prompt = p->prompt[0] ? p->prompt : reader->prompt;
     s->prompt = mem_alloc(MEM_DATA, strlen(prompt) + 1);
     memcpy(s->prompt, prompt, strlen(prompt));
+    s->system = mem_alloc(MEM_DATA, strlen(p->system) + 1);
+    memcpy(s->system, p->system, strlen(p->system));
     corpus_open(&s->corpus);
     t->max_tokens = p->max_tokens;
     t->max_answer = p->max_answer;
@@ -424,7 +431,7 @@ static int file_open(struct task *t, const struct task_params *p, const struct r
     if (strcmp(name, "auto") == 0)
         name = tokenizer_auto(p->vocab);
     t->tokenizer = tokenizer_open(name, p->vocab, err);
-    if (!t->tokenizer)
+    if (!t->tokenizer || chat_open(&s->chat, chat_table[p->chat], s->system, t->tokenizer, err))
         return -1;
     if (t->tokenizer->eos < 0)
         return err_set(err, "task.vocab = %s: no token that ends a text is known in it", p->vocab);

@@ -180,6 +180,10 @@ struct tokenizer *tokenizer_open(const char *name, const char *path, struct err 
             break;
         }
     }
+    if (t && row->beside && row->beside(t, path, err)) {
+        tokenizer_close(t);
+        return NULL;
+    }
     return t;
 }
 

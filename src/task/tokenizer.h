@@ -17,6 +17,8 @@ struct tokenizer_row {
     const char *ending; // of its files, by which auto knows them; NULL = any other
     // Fills t from the bytes of the file (or NULL); on error nothing is kept.
     int (*open)(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err);
+    // What files beside this one say of t, where there are any; NULL = none ever does.
+    int (*beside)(struct tokenizer *t, const char *path, struct err *err);
     void (*close)(struct tokenizer *t);
     // Writes at most cap ids; returns how many the whole text has.
     int32_t (*encode)(const struct tokenizer *t, const char *text, size_t n, int32_t *out,

@@ -1,10 +1,14 @@
 // A vocabulary from Hugging Face's tokenizer.json. What is known of it is taken, and any other kind
 // of model, normalizer or pre-tokenizer is refused by its name: its ids would be wrong.
+#include "base/fsio.h"
 #include "base/mem.h"
 #include "task/bpe.h"
 
 #include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LOWER_BLOCK "\xe2\x96\x81" // U+2581, SentencePiece's space
 
@@ -237,6 +241,26 @@ static int32_t find_special(const struct bpe_vocabulary *v, const char *const *n
     return -1;
 }
 
+// The control token that the post-processor puts before a text; -1 = none, -2 = nothing is said.
+static int32_t find_bos(const struct bpe_vocabulary *v, const json_t *post)
+{
+    const json_t *list = json_object_get(post, "processors"), *part;
+    size_t i;
+    if (!json_is_object(post))
+        return -2;
+    json_array_foreach(list, i, part)
+    {
+        int32_t id = find_bos(v, part);
+        if (id >= 0)
+            return id;
+    }
+    const json_t *first = json_array_get(json_object_get(post, "single"), 0);
+    const char *name =
+        json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
+    const char *const names[] = {name, NULL};
+    return is_text(post, "type", "TemplateProcessing") && name ? find_special(v, names) : -1;
+}
+
 static int json_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct err *err)
 {
     static const char *const eos[] = {
@@ -255,11 +279,110 @@ static int json_open(struct tokenizer *t, const uint8_t *bytes, size_t n, struct
         v.whole = json_is_true(json_object_get(model, "ignore_merges"));
         v.eos = find_special(&v, eos);
         v.pad = find_special(&v, pad);
-        v.bos = find_special(&v, bos);
+        v.bos = find_bos(&v, json_object_get(root, "post_processor"));
+        if (v.bos == -2) // as their tokenizers' classes do
+            v.bos = find_special(&v, bos);
         bad = bpe_build(t, &v, err);
     }
     bpe_vocabulary_free(&v);
     json_decref(root);
+    return bad ? -1 : 0;
+}
+
+// Files beside it: tokenizer_config.json names special tokens, generation_config.json has their
+// ids.
+
+static int read_beside(const char *path, const char *name, json_t **root, struct err *err)
+{
+    char file[PATH_MAX];
+    uint8_t *bytes;
+    size_t n;
+    json_error_t why;
+    const char *slash = strrchr(path, '/');
+    *root = NULL;
+    if (snprintf(file, sizeof file, "%.*s%s", slash ? (int)(slash - path) + 1 : 0, path, name) >=
+            (int)sizeof file ||
+        access(file, F_OK))
+        return 0;
+    if (fsio_read(file, 16 << 20, MEM_DATA, &bytes, &n, err))
+        return -1;
+    *root = json_loadb((const char *)bytes, n, JSON_REJECT_DUPLICATES, &why);
+    mem_free(bytes);
+    return *root ? 0 : err_set(err, "%s: line %d: %s", file, why.line, why.text);
+}
+
+// A token by its text: "</s>", or {"content": "</s>", ...}. Leaves *id where nothing is said.
+static int config_token(const struct tokenizer *t, const json_t *root, const char *key, int32_t *id,
+                        struct err *err)
+{
+    const json_t *v = json_object_get(root, key);
+    const char *text = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+    int32_t found = text ? bpe_control(t, text) : -1;
+    if (!v || json_is_null(v))
+        return 0;
+    if (found < 0)
+        return err_set(err,
+                       "tokenizer_config.json: %s is %.60s: no special token of the vocabulary",
+                       key, text ? text : "no text");
+    *id = found;
+    return 0;
+}
+
+// Whatever would make other tokens of a text must be as the vocabulary says.
+static int read_config(struct tokenizer *t, const json_t *root, struct err *err)
+{
+    static const char *const off[] = {"do_lower_case", "split_special_tokens", "add_eos_token"};
+    const json_t *space = json_object_get(root, "add_prefix_space");
+    const json_t *adds = json_object_get(root, "add_bos_token");
+    int32_t bos = t->bos;
+    for (size_t i = 0; i < ARRAY_LEN(off); i++)
+        if (json_is_true(json_object_get(root, off[i])))
+            return err_set(err, "tokenizer_config.json: %s is set: not supported", off[i]);
+    if (json_is_boolean(space) && json_is_true(space) != bpe_puts_space(t))
+        return err_set(err,
+                       "tokenizer_config.json: add_prefix_space is %s, tokenizer.json says the "
+                       "opposite",
+                       json_is_true(space) ? "true" : "false");
+    if (config_token(t, root, "eos_token", &t->eos, err) ||
+        config_token(t, root, "pad_token", &t->pad, err) ||
+        config_token(t, root, "bos_token", &bos, err))
+        return -1;
+    if (json_is_boolean(adds))
+        t->bos = json_is_true(adds) ? bos : -1;
+    return json_is_true(adds) && bos < 0
+               ? err_set(err, "tokenizer_config.json: add_bos_token is set without a bos_token")
+               : 0;
+}
+
+// eos_token_id is a number, or a list of which the first counts.
+static int read_generation(struct tokenizer *t, const json_t *root, struct err *err)
+{
+    const json_t *eos = json_object_get(root, "eos_token_id");
+    if (json_is_array(eos))
+        eos = json_array_get(eos, 0);
+    if (!eos || json_is_null(eos))
+        return 0;
+    if (!json_is_integer(eos) || json_integer_value(eos) < 0 || json_integer_value(eos) >= t->vocab)
+        return err_set(err, "generation_config.json: eos_token_id is no id of the vocabulary of %d",
+                       t->vocab);
+    t->eos = (int32_t)json_integer_value(eos);
+    return 0;
+}
+
+static int json_beside(struct tokenizer *t, const char *path, struct err *err)
+{
+    json_t *config, *generation;
+    if (read_beside(path, "tokenizer_config.json", &config, err))
+        return -1;
+    if (read_beside(path, "generation_config.json", &generation, err)) {
+        json_decref(config);
+        return -1;
+    }
+    bool named = json_object_get(config, "eos_token") != NULL;
+    int bad = (config && read_config(t, config, err)) ||
+              (generation && !named && read_generation(t, generation, err));
+    json_decref(config);
+    json_decref(generation);
     return bad ? -1 : 0;
 }
 
@@ -269,6 +392,7 @@ const struct tokenizer_row tokenizer_json = {
     .needs_file = true,
     .ending = ".json",
     .open = json_open,
+    .beside = json_beside,
     .close = bpe_close,
     .encode = bpe_encode,
     .piece = bpe_piece,
