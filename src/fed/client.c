@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/mem.h"
 #include "fed/datagram.h"
+#include "fed/downlink.h"
 #include "fed/fault.h"
 #include "fed/privacy.h"
 
@@ -112,6 +113,11 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     size_t scratch = view_scratch_bytes(&env->method->view);
     size_t cut = datagram_on(env->method, env->link) ? datagram_cut_scratch(&env->method->view) : 0;
     scratch = cut > scratch ? cut : scratch;
+    if (downlink_coded(env)) {
+        size_t down = view_decode_scratch(&env->method->down);
+        scratch = down > scratch ? down : scratch;
+        c->change = mem_alloc(MEM_ADAPTER, c->n * sizeof *c->change);
+    }
     c->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_alloc(c);
 }
@@ -120,7 +126,7 @@ void clients_close(struct clients *c)
 {
     void *blocks[] = {c->report,     c->theta,     c->delta,     c->job,   c->state,
                       c->state_next, c->sens,      c->grad,      c->x_hat, c->scratch,
-                      c->alloc,      c->alloc_out, c->by_tensor, c->task};
+                      c->alloc,      c->alloc_out, c->by_tensor, c->task,  c->change};
     slots_close(c->slots);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
@@ -145,30 +151,70 @@ static const uint8_t *get_vector(struct clients *c, const uint8_t *p, float *x)
     return p + 4 * n;
 }
 
-bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload)
+static void take_version(struct clients *c, const uint8_t *payload)
 {
     const struct fed_env *env = c->env;
     const struct scheme *scheme = env->method->scheme;
-    if (f->payload_bytes != 4 * fed_down_floats(env) || !isfinite(f->loss))
-        return false;
-    c->version = f->version;
-    c->loss_fall = (double)f->loss;
     if (fed_adapter_down(env))
         payload = get_vector(c, payload, c->theta);
     for (size_t i = c->n; i < fed_model_floats(env); i++, payload += 4)
         c->theta[i] = get_f32(payload);
     for (int k = 0; k < scheme->down_vectors; k++)
         payload = get_vector(c, payload, c->down[k]);
+}
+
+// Changes onto the version that is here. Where they are no such thing there is none any more.
+static bool take_changes(struct clients *c, const struct frame *f, const uint8_t *payload)
+{
+    const struct fed_env *env = c->env;
+    struct down_head head;
+    struct err err;
+    float *vector[FED_VECTORS] = {c->theta};
+    size_t len = f->payload_bytes;
+    uint32_t have = c->have;
+    c->have = 0;
+    if (down_head_get(payload, len, &head))
+        return false;
+    if (head.from == 0 && len == DOWN_HEAD_BYTES + 4 * fed_down_floats(env)) {
+        take_version(c, payload + DOWN_HEAD_BYTES);
+    } else {
+        for (int k = 0; k < env->method->scheme->down_vectors; k++)
+            vector[1 + k] = c->down[k];
+        if (head.from == 0 || head.from != have || head.from + head.count != f->version ||
+            downlink_take(env, payload, len, head, vector, c->change, c->scratch, &err))
+            return false;
+    }
+    c->have = f->version;
+    return true;
+}
+
+bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload)
+{
+    const struct fed_env *env = c->env;
+    const struct scheme *scheme = env->method->scheme;
+    bool coded = downlink_coded(env);
+    if (!isfinite(f->loss) || (!coded && f->payload_bytes != 4 * fed_down_floats(env)) ||
+        (coded && !take_changes(c, f, payload)))
+        return false;
+    if (!coded)
+        take_version(c, payload);
+    c->version = f->version;
+    c->loss_fall = (double)f->loss;
     if (scheme->fresh)
         env->work->row->fresh(env->work, c->version, c->theta);
     return true;
 }
 
-int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t t_arrived_ns)
+int64_t clients_model_bytes(const struct clients *c)
+{
+    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(c->env));
+}
+
+int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t down_bytes,
+                         int64_t t_arrived_ns)
 {
     const struct fed_env *env = c->env;
-    size_t down = FRAME_HEADER_BYTES + 4 * fed_down_floats(env);
-    struct client_times times = fed_client_times(env, &c->start, client, (int64_t)down, 0);
+    struct client_times times = fed_client_times(env, &c->start, client, down_bytes, 0);
     int64_t from = env->virtual_time ? t_arrived_ns - c->start.clock_ns : times.down_ns;
     int64_t compute = times.compute_ns + times.encode_ns;
     if (env->net->pace == NET_PACE_REAL) // it has passed

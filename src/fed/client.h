@@ -23,6 +23,8 @@ struct clients {
     struct round_start start; // of their round
     double loss_fall;         // as the version announced it
     float *theta;             // (fed_model_floats)
+    uint32_t have;            // version they are, where versions are coded; 0 = none
+    float *change;            // (n) scratch, there
     float *down[FED_VECTORS]; // (n) each, that came with the version
 
     struct train_job *job;        // (at_once)
@@ -58,7 +60,9 @@ enum message_status clients_pack(struct clients *c, int i, int64_t ready_ns, str
 // When an update is ready as the model has it, on the run's clock: after the client's own compute,
 // from the arrival of its task in virtual time, else from the start of the round; where frames go
 // at a real pace compute is what it took.
-int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t t_arrived_ns);
+int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t down_bytes,
+                         int64_t t_arrived_ns);
+int64_t clients_model_bytes(const struct clients *c); // of a frame with the version as it is
 struct link_transfer clients_transfer(const struct clients *c, const struct frame *head,
                                       int64_t ready_ns);
 // When its link delivers it, on the transport's clock where that is virtual; else 0.

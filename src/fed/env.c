@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "fed/datagram.h"
+#include "fed/downlink.h"
 #include "fed/policy.h"
 #include "net/port.h"
 
@@ -259,7 +260,7 @@ int fed_prepare(const struct fed_env *env, struct err *err)
         return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
-    return 0;
+    return downlink_prepare(env, err);
 }
 
 size_t fed_model_floats(const struct fed_env *env)

@@ -19,8 +19,9 @@ struct fed_params { // [fed]
     double dropout;
     double deadline_s, quorum, overcommit, min_completion, late_weight; // see policy.h
     double server_lr, server_lr_end;
-    int32_t opt_state; // FED_STATE_*
-    int32_t weights;   // FED_WEIGHTS_*
+    char downlink[160]; // see downlink.h
+    int32_t opt_state;  // FED_STATE_*
+    int32_t weights;    // FED_WEIGHTS_*
     int32_t eval_every, eval_last;
     int64_t server_ns; // configured server time of a round
     bool nmse;

@@ -286,5 +286,6 @@ void method_close(struct method *m)
     mem_free(m->scheme_opt);
     mem_free(m->form);
     view_close(&m->view);
+    view_close(&m->down);
     memset(m, 0, sizeof *m);
 }

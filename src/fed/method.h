@@ -24,6 +24,7 @@ struct method {
     const struct token_source *tokens;
     struct token_opts token_opt;
     struct view_inst view;          // its parts have the codecs
+    struct view_inst down;          // and those of fed.downlink, where versions are coded
     const struct codec_inst *codec; // the first part's: what it needs, its flags, its text
     char text[1024];                // expanded: every option by name
 };

@@ -42,6 +42,9 @@ const struct opt fed_options[] = {
         "server step on the mean update"),
     OPT(struct fed_params, server_lr_end, "fed.server_lr_end", "-1", -1, 1e3, "",
         "server step of the last round, reached linearly over the second half; -1 = constant"),
+    OPT_STRING(struct fed_params, downlink, "fed.downlink", "",
+               "CODEC[:opts][+ef]: versions travel down as coded changes, and the server goes on "
+               "from what clients decode; empty = as floats"),
     OPT_ENUM(struct fed_params, opt_state, "fed.opt_state", "reset", state_names,
              "optimizer state of a client between its rounds"),
     OPT_ENUM(struct fed_params, weights, "fed.weights", "samples", weight_names,

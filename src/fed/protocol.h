@@ -26,7 +26,7 @@ struct welcome { // server to worker
 // The part of a run that begins with this welcome; never 0.
 uint32_t welcome_epoch(const struct welcome *w);
 
-// A task is a header, and what of the following two it needs, in this order.
+// A task is a header, and what of the following three it needs, in this order.
 // When a round begins, where links vary with time: they go on where the last round left them.
 struct round_start {
     uint32_t round;   // as the frame says
@@ -34,6 +34,9 @@ struct round_start {
     int64_t clock_ns; // on the transport's, where that is virtual
 };
 #define ROUND_START_BYTES 16
+
+// Where versions are coded: bytes of the frame that brings the client its version, u64.
+#define TASK_DOWN_BYTES 8
 
 // Where clients have state: what this one goes on from, and the round of the newest checkpoint.
 struct task_state {

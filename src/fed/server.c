@@ -5,6 +5,7 @@
 #include "base/job.h"
 #include "base/mem.h"
 #include "base/power.h"
+#include "fed/downlink.h"
 
 #include <assert.h>
 #include <math.h>
@@ -74,10 +75,20 @@ static int give_back(struct server *s, const struct checkpoint *c, const struct 
                      struct err *err)
 {
     const struct server_handlers *h = s->env->method->scheme->server;
+    size_t n = c->n_more, down = s->down && n ? get_u32(d->more) : 0;
+    const uint8_t *more = d->more;
+    if (s->down) {
+        if (n == 0 || down >= n)
+            return err_set(err, "the checkpoint in '%s' has nothing of fed.downlink",
+                           s->env->run_dir);
+        if (downlink_restore(s->down, more + 4, down, err))
+            return -1;
+        more += 4 * (1 + down);
+        n -= 1 + down;
+    }
     if (h->restore)
-        return h->restore(s, d->more, c->n_more, err);
-    return c->n_more ? err_set(err, "the checkpoint in '%s' is of another scheme", s->env->run_dir)
-                     : 0;
+        return h->restore(s, more, n, err);
+    return n ? err_set(err, "the checkpoint in '%s' is of another scheme", s->env->run_dir) : 0;
 }
 
 static void restore(struct server *s, struct err *err, int *rc)
@@ -126,6 +137,7 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     struct checkpoint c = checkpoint_of(s);
     if (*env->run_dir) // else it grows when it has to
         s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
+    s->down = downlink_coded(env) ? downlink_open(env) : NULL;
     scheme->server->open(s);
     s->origin_ns = env->rec->origin_ns;
     uint64_t seed[3] = {env->config_hash, (uint64_t)clock_unix_ns(), (uint64_t)getpid()};
@@ -156,6 +168,7 @@ void server_close(struct server *s)
     if (!s)
         return;
     s->env->method->scheme->server->close(s);
+    downlink_close(s->down);
     global_close(&s->global);
     power_sum_free(&s->power);
     mem_free(s->peer);
@@ -394,18 +407,33 @@ static uint8_t *put_vector(struct server *s, uint8_t *p, const float *x)
     return p + 4 * n;
 }
 
-struct netbuf *server_pack_model(struct server *s, const float *theta)
+static void put_version(struct server *s, const float *theta, uint8_t *p)
 {
     const struct scheme *scheme = s->env->method->scheme;
     const struct global *g = &s->global;
-    struct netbuf *b = transport_buf(s->env->transport, 4 * fed_down_floats(s->env));
-    uint8_t *p = netbuf_payload(b);
     if (fed_adapter_down(s->env))
         p = put_vector(s, p, theta);
     for (size_t i = g->n; i < g->n_model; i++, p += 4)
         put_f32(p, theta[i]);
     for (int k = 0; k < scheme->down_vectors; k++)
         p = put_vector(s, p, g->state + (size_t)k * g->n);
+}
+
+struct netbuf *server_pack_model(struct server *s, const float *theta)
+{
+    struct netbuf *b = transport_buf(s->env->transport, 4 * fed_down_floats(s->env));
+    put_version(s, theta, netbuf_payload(b));
+    return b;
+}
+
+struct netbuf *server_pack_changes(struct server *s, int endpoint)
+{
+    size_t len = (size_t)downlink_peer_bytes(s->down, endpoint);
+    struct netbuf *b = transport_buf(s->env->transport, len);
+    uint8_t *p = netbuf_payload(b);
+    downlink_put(s->down, endpoint, p);
+    if (downlink_whole(s->down, endpoint))
+        put_version(s, s->global.theta, p + DOWN_HEAD_BYTES);
     return b;
 }
 
@@ -434,6 +462,21 @@ static void note_kept(struct server *s, const char *failure)
     }
 }
 
+// The downlink's words, after their number, then the handlers'.
+static size_t keep_more(struct server *s)
+{
+    const struct server_handlers *h = s->env->method->scheme->server;
+    size_t down = s->down ? 1 + downlink_words(s->down) : 0, own = h->keep ? h->keep_words(s) : 0;
+    s->more = grown(s->more, &s->more_cap, 4 * (down + own));
+    if (s->down) {
+        put_u32(s->more, (uint32_t)(down - 1));
+        downlink_keep(s->down, s->more + 4);
+    }
+    if (h->keep)
+        h->keep(s, s->more + 4 * down);
+    return down + own;
+}
+
 void server_checkpoint(struct server *s)
 {
     const struct fed_env *env = s->env;
@@ -444,13 +487,9 @@ void server_checkpoint(struct server *s)
     int64_t synced = fsio_sync_ns();
     struct checkpoint c = checkpoint_of(s);
     struct checkpoint_data d = checkpoint_data_of(s);
-    const struct server_handlers *h = env->method->scheme->server;
-    if (h->keep) {
-        c.n_more = h->keep_words(s);
-        d.more = s->more = grown(s->more, &s->more_cap, 4 * c.n_more);
-        h->keep(s, s->more);
-        s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
-    }
+    c.n_more = keep_more(s);
+    d.more = s->more;
+    s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
     int rc = checkpoint_write(env->run_dir, &c, &d, s->ckpt, &err);
     note_kept(s, rc ? err.text : NULL);
     synced = fsio_sync_ns() - synced;

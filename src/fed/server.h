@@ -33,6 +33,8 @@ struct server_peer { // a worker endpoint
     int64_t heard_ns;     // last good frame, on the transport's clock
 };
 
+struct downlink; // downlink.h
+
 struct server_kept { // checkpoints of this process
     uint32_t round;  // of the newest on disk, 0 = none
     int32_t missed;  // rounds that have none
@@ -54,6 +56,7 @@ struct server {
     struct server_kept kept;
 
     struct global global;
+    struct downlink *down; // NULL = versions travel as they are
     uint64_t run_id;
     struct slot_gen *slot;        // (clients) the state each goes on from, NULL = clients keep none
     double *battery;              // (clients) see presence.h, NULL = they have none
@@ -123,6 +126,8 @@ void server_evaluate(struct server *s);
 void server_checkpoint(struct server *s);
 // The frame of a version (n_model), to be sent as it is.
 struct netbuf *server_pack_model(struct server *s, const float *theta);
+// And where versions are coded: what the endpoint lacks of the newest.
+struct netbuf *server_pack_changes(struct server *s, int endpoint);
 int64_t server_take_wire(struct server *s); // bytes the transport moved since it was last asked
 void server_flush_events(struct server *s); // rows of the server's own recorder to the sink
 // What the boards drew since it was last asked, by what their ranks have told; NaN = nobody knows.

@@ -111,7 +111,7 @@ static void send_task(struct server *s, struct away *w)
                       .version = w->start.round,
                       .samples = oldest_at(a, w->endpoint),
                       .payload_bytes =
-                          books_put_task(s, &w->start, w->client, kept, netbuf_payload(b))};
+                          books_put_task(s, &w->start, w->client, kept, 0, netbuf_payload(b))};
     server_send(s, w->endpoint, &f, b, link_add_ns(w->sent_ns, w->times.down_ns), NULL);
     transport_unref(t, b);
     set_patience(s, w);

@@ -1,7 +1,9 @@
 #include "fed/server_books.h"
 
+#include "base/bytes.h"
 #include "base/mem.h"
 #include "fed/datagram.h"
+#include "fed/downlink.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +14,12 @@
 int64_t books_model_bytes(const struct server *s)
 {
     return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(s->env));
+}
+
+int64_t books_client_bytes(const struct server *s, uint32_t client)
+{
+    return s->down ? (int64_t)FRAME_HEADER_BYTES + downlink_client_bytes(s->down, client)
+                   : books_model_bytes(s);
 }
 
 // How far training has come: clients whose codec sends less as the loss goes down hear it with the
@@ -34,12 +42,16 @@ struct frame books_model_head(const struct server *s)
 }
 
 size_t books_put_task(const struct server *s, const struct round_start *start, uint32_t client,
-                      uint32_t kept, uint8_t *out)
+                      uint32_t kept, int64_t down_bytes, uint8_t *out)
 {
     size_t len = 0;
     if (s->env->link->row->varies) {
         round_start_put(start, out);
         len += ROUND_START_BYTES;
+    }
+    if (s->down) {
+        put_u64(out + len, (uint64_t)down_bytes);
+        len += TASK_DOWN_BYTES;
     }
     if (s->slot) {
         struct task_state state = {server_slot(s, client), kept};
@@ -198,18 +210,43 @@ void books_open(struct server *s)
     global_begin(&s->global, s->round);
 }
 
+// What clients will decode becomes the version.
+static bool code_change(struct server *s)
+{
+    struct err err;
+    if (!s->down)
+        return true;
+    struct span span = span_begin(s->env->rec);
+    int rc = downlink_after(s->down, &s->global, s->round, &err);
+    span_end(s->env->rec, span, STAGE_BROADCAST, -1, 0, 0);
+    if (rc)
+        warn("round %u: fed.downlink: %s; the adapter is left as it was", s->round, err.text);
+    return rc == 0;
+}
+
 bool books_commit(struct server *s)
 {
     s->row.train_loss = s->global.loss / s->global.weight;
     s->last_loss = s->row.train_loss;
     if (isnan(s->first_loss))
         s->first_loss = s->last_loss;
+    if (s->down)
+        downlink_before(s->down, &s->global);
     if (global_commit(&s->global, s->round, s->row.server_lr, &s->row.update_norm))
-        return true;
+        return code_change(s);
+    if (s->down)
+        downlink_still(s->down, s->round);
     warn("round %u: the sum of the updates is not finite; the adapter is left as it was", s->round);
     s->row.rejected += s->row.arrived;
     s->row.arrived = 0;
     return false;
+}
+
+void books_still(struct server *s)
+{
+    s->row.train_loss = NAN;
+    if (s->down)
+        downlink_still(s->down, s->round);
 }
 
 void books_evaluate(struct server *s)

@@ -9,6 +9,7 @@
 void books_open(struct server *s);
 // The commit: false = nothing moves, for the sum of the updates is not finite.
 bool books_commit(struct server *s);
+void books_still(struct server *s); // instead, where nothing came
 // The score, where one is due after this version.
 void books_evaluate(struct server *s);
 // The end of a version whose messages are in the sink: its row, its events, its checkpoint. True:
@@ -20,13 +21,15 @@ bool books_start(struct server *s);
 
 // Going out.
 int64_t books_model_bytes(const struct server *s); // of the frame that carries a version
+// And of that which brings this client the newest, where versions may be coded.
+int64_t books_client_bytes(const struct server *s, uint32_t client);
 struct frame books_model_head(const struct server *s);
-// What a task carries: when its round began, where links vary with time; and where clients have
-// state, what this one goes on from, with the round of the checkpoint that has to stay possible.
-// Returns the length, TASK_BYTES at most.
-#define TASK_BYTES (ROUND_START_BYTES + TASK_STATE_BYTES)
+// What a task carries: when its round began, where links vary with time; what the version took,
+// where versions are coded; and where clients have state, what this one goes on from, with the
+// round of the checkpoint that has to stay possible. Returns the length, TASK_BYTES at most.
+#define TASK_BYTES (ROUND_START_BYTES + TASK_DOWN_BYTES + TASK_STATE_BYTES)
 size_t books_put_task(const struct server *s, const struct round_start *start, uint32_t client,
-                      uint32_t kept, uint8_t *out);
+                      uint32_t kept, int64_t down_bytes, uint8_t *out);
 
 // Coming in. An update as such, and as that of this client, trained on this version.
 enum message_status books_judge_frame(const struct net_msg *m);

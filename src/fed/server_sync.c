@@ -4,6 +4,7 @@
 // moves on.
 #include "base/mem.h"
 #include "fed/datagram.h"
+#include "fed/downlink.h"
 #include "fed/policy.h"
 #include "fed/server_books.h"
 
@@ -21,6 +22,7 @@ struct turn { // a sampled client of the round, in client order
     struct netbuf *held; // the frame, until its turn
     struct frame frame;
     int64_t frame_bytes; // header and all, 0 = none came
+    int64_t down_bytes;  // of the version, to this client
     int n_rows;
     struct rec_message row[FED_VECTORS]; // by vector; of a frame that was not taken only the first
     struct client_times times;
@@ -87,7 +89,8 @@ static void sample_turns(struct server *s)
         t->endpoint = fed_owner(r->sampled[i], s->workers);
         t->row[0] = books_message(s, t->client, t->endpoint);
         t->n_rows = 1;
-        t->times = fed_client_times(s->env, &r->start, t->client, books_model_bytes(s), 0);
+        t->down_bytes = books_client_bytes(s, t->client);
+        t->times = fed_client_times(s->env, &r->start, t->client, t->down_bytes, 0);
         if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
             t->state = TURN_DONE;
             s->row.lost++;
@@ -101,12 +104,37 @@ static void sample_turns(struct server *s)
     s->row.sampled = n;
 }
 
-static uint32_t first_client(const struct sync_round *r, int endpoint)
+static const struct turn *first_turn(const struct sync_round *r, int endpoint)
 {
     int i = 0;
-    while (i < r->n_turns && r->turn[i].endpoint != endpoint)
+    while (r->turn[i].endpoint != endpoint)
         i++;
-    return i < r->n_turns ? r->turn[i].client : 0;
+    return &r->turn[i];
+}
+
+// The model to the ranks that have tasks.
+static void send_models(struct server *s)
+{
+    struct sync_round *r = s->rounds;
+    const struct fed_env *env = s->env;
+    if (r->model)
+        transport_unref(env->transport, r->model);
+    r->model = s->down ? NULL : server_pack_model(s, s->global.theta);
+    for (int e = 1; e <= s->workers; e++) {
+        if (!s->peer[e].owes_events)
+            continue;
+        const struct turn *first = first_turn(r, e);
+        struct netbuf *b = s->down ? server_pack_changes(s, e) : r->model;
+        struct frame f = books_model_head(s);
+        f.payload_bytes = s->down ? (uint64_t)downlink_peer_bytes(s->down, e) : f.payload_bytes;
+        struct link_transfer down = {.round = s->round,
+                                     .client = first->client,
+                                     .t_ready_ns = r->start.run_ns,
+                                     .bytes = first->down_bytes};
+        server_send(s, e, &f, b, now_ns(s), &down);
+        if (s->down)
+            transport_unref(env->transport, b);
+    }
 }
 
 // The model goes to each rank once and is counted for each of its clients; a task names each
@@ -117,27 +145,20 @@ static void broadcast(struct server *s)
     const struct fed_env *env = s->env;
     struct span span = span_begin(env->rec);
     int64_t moved = env->transport->bytes_moved;
-    if (r->model)
-        transport_unref(env->transport, r->model);
-    r->model = server_pack_model(s, s->global.theta);
     for (int e = 1; e <= s->workers; e++) {
         s->peer[e].tasks = 0;
         for (int i = 0; i < r->n_turns; i++)
             s->peer[e].tasks += r->turn[i].endpoint == e && r->turn[i].state == TURN_WAITING;
         s->peer[e].owes_events = s->peer[e].tasks > 0;
-        struct frame f = books_model_head(s);
-        struct link_transfer down = {.round = s->round,
-                                     .client = first_client(r, e),
-                                     .t_ready_ns = r->start.run_ns,
-                                     .bytes = books_model_bytes(s)};
-        if (s->peer[e].owes_events)
-            server_send(s, e, &f, r->model, now_ns(s), &down);
     }
+    send_models(s);
     for (int i = 0; i < r->n_turns; i++) {
         struct turn *t = &r->turn[i];
         if (t->state != TURN_WAITING)
             continue;
-        s->row.downlink_bytes += books_model_bytes(s);
+        s->row.downlink_bytes += t->down_bytes;
+        if (s->down)
+            downlink_sent(s->down, t->client, t->endpoint, s->round);
         t->granted = i < r->n_window;
         struct netbuf *b = transport_buf(env->transport, TASK_BYTES);
         struct frame f = {.kind = FRAME_TASK,
@@ -145,7 +166,7 @@ static void broadcast(struct server *s)
                           .reason = t->granted,
                           .samples = s->peer[t->endpoint].tasks,
                           .payload_bytes = books_put_task(s, &r->start, t->client, s->kept.round,
-                                                          netbuf_payload(b))};
+                                                          t->down_bytes, netbuf_payload(b))};
         server_send(s, t->endpoint, &f, b, link_add_ns(now_ns(s), t->times.down_ns), NULL);
         transport_unref(env->transport, b);
     }
@@ -161,7 +182,7 @@ static void set_deadline(struct server *s)
     bool paced = s->env->net->pace == NET_PACE_REAL;
     for (int i = 0; (s->env->virtual_time || paced) && i < r->n_turns; i++) {
         struct client_times t =
-            fed_client_times(s->env, &r->start, r->turn[i].client, books_model_bytes(s),
+            fed_client_times(s->env, &r->start, r->turn[i].client, r->turn[i].down_bytes,
                              (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
         longest = t.total_ns > longest && t.up.delivered ? t.total_ns : longest;
     }
@@ -182,6 +203,8 @@ static void resolve(struct server *s, struct turn *t, enum message_status status
         transport_unref(s->env->transport, t->held);
         t->held = NULL;
     }
+    if (status == MESSAGE_LOST && s->down)
+        downlink_lost(s->down, t->client, t->endpoint);
     if (status == MESSAGE_LINK || status == MESSAGE_UNUSED)
         s->row.dropped++;
     else if (status == MESSAGE_LOST)
@@ -238,9 +261,8 @@ static void gather_times(struct server *s)
         bool sent = t->state == TURN_HELD || t->accepted || t->row[0].status == MESSAGE_LINK;
         t->at = r->n_together;
         if (sent && t->frame_bytes > 0)
-            r->together[r->n_together++] = (struct client_round){.client = t->client,
-                                                                 .down_bytes = books_model_bytes(s),
-                                                                 .up_bytes = t->frame_bytes};
+            r->together[r->n_together++] = (struct client_round){
+                .client = t->client, .down_bytes = t->down_bytes, .up_bytes = t->frame_bytes};
     }
     fed_round_times(s->env, &r->start, r->together, r->n_together);
 }
@@ -421,7 +443,7 @@ static void finish_collect(struct server *s)
     if (s->row.arrived > 0)
         books_commit(s);
     else
-        s->row.train_loss = NAN;
+        books_still(s);
     s->row.time_measured_ns = clock_ns() - r->t_begin_ns;
     modelled_times(s);
     send_acks(s);
@@ -519,8 +541,7 @@ static void take_update(struct server *s, const struct net_msg *m)
         transport_ref(m->buf);
         t->frame_bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
         t->row[0].frame_bytes = t->frame_bytes;
-        t->times =
-            fed_client_times(s->env, &r->start, t->client, books_model_bytes(s), t->frame_bytes);
+        t->times = fed_client_times(s->env, &r->start, t->client, t->down_bytes, t->frame_bytes);
         if (!datagram_usable(s->env->method, s->env->link, &t->times.up, t->frame_bytes))
             resolve(s, t, MESSAGE_LINK);
     }

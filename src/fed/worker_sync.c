@@ -2,7 +2,9 @@
 // at a time. A packed update that may not leave yet holds up the next client.
 #include "fed/worker.h"
 
+#include "base/bytes.h"
 #include "base/mem.h"
+#include "fed/downlink.h"
 #include "fed/policy.h"
 
 struct sync_task {
@@ -10,6 +12,7 @@ struct sync_task {
     bool granted, trained, sent;
     struct task_state state;
     int64_t t_arrived_ns; // on the transport's clock
+    int64_t down_bytes;   // of its version
     int64_t ready_ns;     // its update, on the run's clock
     struct netbuf *frame; // the packed update, until it has left
     struct frame head;
@@ -103,7 +106,7 @@ static void finish_task(struct worker *w, struct sync_task *t, int i)
     struct err err = {""};
     t->trained = true;
     r->n_trained++;
-    t->ready_ns = clients_ready_ns(&w->clients, t->client, t->t_arrived_ns);
+    t->ready_ns = clients_ready_ns(&w->clients, t->client, t->down_bytes, t->t_arrived_ns);
     enum message_status status =
         clients_pack(&w->clients, i, t->ready_ns, &t->head, &t->frame, &err);
     if (status != MESSAGE_OK) {
@@ -156,11 +159,15 @@ static void take_task(struct worker *w, const struct net_msg *m)
     struct round_start start = {.round = w->version};
     struct task_state state = {0};
     size_t len = m->frame.payload_bytes, tail = w->clients.state_floats ? TASK_STATE_BYTES : 0;
+    size_t down = downlink_coded(w->env) ? TASK_DOWN_BYTES : 0;
+    int64_t down_bytes = clients_model_bytes(&w->clients);
     if (m->frame.version != w->version || r->n_tasks == policy_sampled(w->env->fed) ||
         m->frame.client >= (uint32_t)w->env->fed->clients || was_asked(w, m->frame.client) ||
-        len < tail || round_start_get(m->payload, len - tail, &start) ||
+        len < down + tail || round_start_get(m->payload, len - down - tail, &start) ||
         (tail && task_state_get(m->payload + len - tail, tail, &state)))
         return;
+    if (down)
+        down_bytes = (int64_t)(get_u64(m->payload + len - tail - down) & INT64_MAX);
     w->clients.start = start;
     r->expected = (int)m->frame.samples;
     r->asked[own_place(w, m->frame.client)] = r->sets;
@@ -173,6 +180,7 @@ static void take_task(struct worker *w, const struct net_msg *m)
     r->task[at] = (struct sync_task){.client = m->frame.client,
                                      .granted = m->frame.reason != 0,
                                      .state = state,
+                                     .down_bytes = down_bytes,
                                      .t_arrived_ns = m->t_ns};
 }
 

@@ -121,6 +121,17 @@ for method in fedex/topk:ratio=0.1+ef flora/qsgd "scaffold/topk:ratio=0.1+ef;int
     check "$method: stopped and resumed, the same weights" \
         equal "$(adapter resumed)" "$(adapter straight)"
 done
+# Coded versions: what clients have and what the server's code left out are kept with the run.
+down=(fed.method=scaffold/fp16 fed.downlink=topk:ratio=0.2+ef fed.rounds=12)
+run "${down[@]}" >straight 2>&1
+stop_at_checkpoint INT d.down "$FSTQ" run "${common[@]}" "${down[@]}" run.dir=d.down
+mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${down[@]}" run.dir=d.down run.resume=on \
+    >resumed 2>&1
+check "coded versions: stopped, and resumed on other ranks, the same weights" \
+    equal "$(adapter resumed)" "$(adapter straight)"
+check "coded versions: and the same bytes" equal "$(bytes resumed)" "$(bytes straight)"
+run fed.method=scaffold/fp16 fed.rounds=12 >whole 2>&1
+check "coded versions: less goes down" test "$(bytes whole)" != "$(bytes straight)"
 run fed.method=flora/topk+ef >kept 2>&1
 check "state of an adapter that is gone is refused" contains kept "begins with a new adapter"
 run fed.method=fedex/B@fp32 >kept 2>&1
