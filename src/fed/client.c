@@ -113,7 +113,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     size_t scratch = view_scratch_bytes(&env->method->view);
     size_t cut = datagram_on(env->method, env->link) ? datagram_cut_scratch(&env->method->view) : 0;
     scratch = cut > scratch ? cut : scratch;
-    if (downlink_coded(env)) {
+    if (fed_down_coded(env)) {
         size_t down = view_decode_scratch(&env->method->down);
         scratch = down > scratch ? down : scratch;
         c->change = mem_alloc(MEM_ADAPTER, c->n * sizeof *c->change);
@@ -192,7 +192,7 @@ bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t 
 {
     const struct fed_env *env = c->env;
     const struct scheme *scheme = env->method->scheme;
-    bool coded = downlink_coded(env);
+    bool coded = fed_down_coded(env);
     if (!isfinite(f->loss) || (!coded && f->payload_bytes != 4 * fed_down_floats(env)) ||
         (coded && !take_changes(c, f, payload)))
         return false;

@@ -32,50 +32,9 @@ struct downlink {
     uint32_t version;        // the newest
 };
 
-bool downlink_coded(const struct fed_env *env)
-{
-    return *env->fed->downlink != '\0';
-}
-
-static int n_vectors(const struct fed_env *env)
-{
-    return 1 + env->method->scheme->down_vectors;
-}
-
 static size_t whole_bytes(const struct fed_env *env)
 {
     return 4 * fed_down_floats(env);
-}
-
-static int check(const struct fed_env *env, struct err *err)
-{
-    const struct method *m = env->method;
-    const struct scheme *s = m->scheme;
-    if (s->server != &server_sync)
-        return err_set(err, "scheme %s has no rounds whose changes could be coded", s->name);
-    if (s->backbone || s->fresh || s->silent)
-        return err_set(err, "what scheme %s sends down is no change of the adapter", s->name);
-    if (view_needs(&m->down) & ~(unsigned)CODEC_STATE)
-        return err_set(err, "the server has no gradients of its own, and nobody to add up with: "
-                            "take a codec that needs none (fstq: importance=magnitude)");
-    return 0;
-}
-
-int downlink_prepare(const struct fed_env *env, struct err *err)
-{
-    struct method *m = env->method;
-    const char *text[FED_VECTORS];
-    struct err why = {""};
-    if (!downlink_coded(env))
-        return 0;
-    for (int k = 0; k < FED_VECTORS; k++)
-        text[k] = env->fed->downlink;
-    // Where clients of a round send different parts, all of the adapter may change.
-    const char *view = m->view.row->mixed ? "" : m->view.text;
-    if (view_open(&m->down, view, text, n_vectors(env), &env->work->shape, &why) ||
-        check(env, &why))
-        return err_set(err, "fed.downlink = %s: %.400s", env->fed->downlink, why.text);
-    return 0;
 }
 
 static void forget(struct downlink *d, int n)

@@ -1,8 +1,7 @@
 // Versions that travel down as coded changes (fed.downlink). The server codes what a commit changed
 // once, takes the decoded change as the new version itself, and so has what clients will have:
 //
-//     d = version(t + 1) - version(t);  message = C(d);  version(t + 1) = version(t) +
-//     decode(message)
+//     message = C(version(t + 1) - version(t));  version(t + 1) = version(t) + decode(message)
 //
 // With error feedback, C = codec+ef, what the code leaves out is added to the next change
 // (DoubleSqueeze: Tang et al. 2019, with the server's half alone). A client that has an older
@@ -12,11 +11,6 @@
 
 #include "fed/env.h"
 #include "fed/global.h"
-
-// Before a run: opens the codecs of method->down, or says why fed.downlink does not go with the
-// method. Nothing where versions travel as they are.
-int downlink_prepare(const struct fed_env *env, struct err *err);
-bool downlink_coded(const struct fed_env *env);
 
 struct downlink; // the server's: messages kept, and which version everybody has
 

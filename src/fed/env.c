@@ -2,7 +2,6 @@
 
 #include "base/mem.h"
 #include "fed/datagram.h"
-#include "fed/downlink.h"
 #include "fed/policy.h"
 #include "net/port.h"
 
@@ -253,6 +252,37 @@ static int check_battery(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+static int check_downlink(const struct fed_env *env, struct err *err)
+{
+    const struct method *m = env->method;
+    const struct scheme *s = m->scheme;
+    if (s->server != &server_sync)
+        return err_set(err, "scheme %s has no rounds whose changes could be coded", s->name);
+    if (s->backbone || s->fresh || s->silent)
+        return err_set(err, "what scheme %s sends down is no change of the adapter", s->name);
+    if (view_needs(&m->down) & ~(unsigned)CODEC_STATE)
+        return err_set(err, "the server has no gradients of its own, and nobody to add up with: "
+                            "take a codec that needs none (fstq: importance=magnitude)");
+    return 0;
+}
+
+// The codecs of versions. Where clients of a round send different parts, all of the adapter may
+// change.
+static int open_downlink(const struct fed_env *env, struct err *err)
+{
+    struct method *m = env->method;
+    const char *text[FED_VECTORS], *view = m->view.row->mixed ? "" : m->view.text;
+    struct err why = {""};
+    if (!*env->fed->downlink)
+        return 0;
+    for (int k = 0; k < FED_VECTORS; k++)
+        text[k] = env->fed->downlink;
+    if (view_open(&m->down, view, text, 1 + m->scheme->down_vectors, &env->work->shape, &why) ||
+        check_downlink(env, &why))
+        return err_set(err, "fed.downlink = %s: %.400s", env->fed->downlink, why.text);
+    return 0;
+}
+
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
@@ -260,7 +290,7 @@ int fed_prepare(const struct fed_env *env, struct err *err)
         return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
-    return downlink_prepare(env, err);
+    return open_downlink(env, err);
 }
 
 size_t fed_model_floats(const struct fed_env *env)

@@ -73,6 +73,11 @@ int fed_prepare(const struct fed_env *env, struct err *err);
 size_t fed_model_floats(const struct fed_env *env);
 bool fed_adapter_down(const struct fed_env *env); // does the adapter itself?
 size_t fed_down_floats(const struct fed_env *env);
+// Do versions travel as coded changes (downlink.h)?
+static inline bool fed_down_coded(const struct fed_env *env)
+{
+    return env->method->down.n_vectors > 0;
+}
 uint64_t fed_payload_bound(const struct fed_env *env); // of the longest model or update
 
 #endif

@@ -137,7 +137,7 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     struct checkpoint c = checkpoint_of(s);
     if (*env->run_dir) // else it grows when it has to
         s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
-    s->down = downlink_coded(env) ? downlink_open(env) : NULL;
+    s->down = fed_down_coded(env) ? downlink_open(env) : NULL;
     scheme->server->open(s);
     s->origin_ns = env->rec->origin_ns;
     uint64_t seed[3] = {env->config_hash, (uint64_t)clock_unix_ns(), (uint64_t)getpid()};
