@@ -197,6 +197,7 @@ NVFLAGS := -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -I
            -gencode arch=compute_$(lastword $(ARCHES)),code=compute_$(lastword $(ARCHES))
 # Codecs give the CPU's bytes.
 NVFLAGS_quantise := -fmad=false
+NVFLAGS_mix := -fmad=false
 # Beside the object stays what scripts/check_gpu_code.py looks at: ptxas's words and the PTX.
 $(O)/%.cu.o: %.cu $(O)/nvflags
 	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)

@@ -1,5 +1,6 @@
-// Parts of the codecs' stages (stages.h) that run on a GPU: launchers of kernels/quantise.cu, each
-// for one run or matrix, whose arrays all lie on the device. src/dev moves what the host has.
+// Parts of the codecs' stages (stages.h) that run on a GPU: launchers of kernels/quantise.cu and
+// mix.cu, each for one run, matrix or vector, whose arrays all lie on the device. src/dev moves
+// what the host has.
 #ifndef FSTQ_KERNELS_GPU_STAGES_H
 #define FSTQ_KERNELS_GPU_STAGES_H
 
@@ -52,12 +53,17 @@ typedef void gpu_quant_centre_fn(void *stream, const float *x, const uint8_t *by
 typedef void gpu_turn_matrix_fn(void *stream, const float *x, size_t rows, size_t cols,
                                 struct quant_sink sink);
 
+// out = a x + b y
+typedef void gpu_mix_sum_fn(void *stream, float a, const float *x, float b, const float *y,
+                            size_t n, float *out);
+
 #define GPU_STAGES(OP)                                                                             \
     OP(gpu_quant_fit)                                                                              \
     OP(gpu_quant_code)                                                                             \
     OP(gpu_quant_give)                                                                             \
     OP(gpu_quant_centre)                                                                           \
-    OP(gpu_turn_matrix)
+    OP(gpu_turn_matrix)                                                                            \
+    OP(gpu_mix_sum)
 
 #define GPU_STAGES_DECLARE(name) name##_fn name##_cuda, name##_emu;
 GPU_STAGES(GPU_STAGES_DECLARE)

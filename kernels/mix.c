@@ -117,4 +117,13 @@ void mix_majority(const int32_t *sum, size_t n, float step, float tie, float *ou
     SIMD_PICK(mix_majority, (sum, n, step, tie, out));
 }
 
+static void sum(const struct kernel_ctx *cx, float a, const float *x, float b, const float *y,
+                size_t n, float *out)
+{
+    (void)cx;
+    mix_sum(a, x, b, y, n, out);
+}
+
+const struct mix_stages mix_stages_cpu = {sum};
+
 #endif

@@ -6,4 +6,5 @@ const struct codec_stages codec_stages_cpu = {
     .alloc = &alloc_stages_cpu,
     .rotate = &rotate_stages_cpu,
     .select = &select_stages_cpu,
+    .mix = &mix_stages_cpu,
 };

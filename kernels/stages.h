@@ -3,9 +3,9 @@
 // of an update in one call; the CPU is given pieces that stay in its caches, by whichever thread
 // takes them.
 //
-// The update and what is as long as it lie on the device (x, y, u, v, to); all else is the host's:
-// what goes out (sums, codes, positions) is there when the stage returns. Every column gives the
-// same bits.
+// The update and what is as long as it lie on the device (x, y, u, v, out of sums, to); all else is
+// the host's: what goes out (sums, codes, positions) is there when the stage returns. Every column
+// gives the same bits.
 #ifndef FSTQ_KERNELS_STAGES_H
 #define FSTQ_KERNELS_STAGES_H
 
@@ -297,6 +297,15 @@ struct select_stages {
 
 extern const struct select_stages select_stages_cpu; // sparsify.c
 
+// Vectors added value by value.
+struct mix_stages {
+    // out = a x + b y; out may be x or y.
+    void (*sum)(const struct kernel_ctx *cx, float a, const float *x, float b, const float *y,
+                size_t n, float *out);
+};
+
+extern const struct mix_stages mix_stages_cpu; // mix.c
+
 // One column.
 struct codec_stages {
     const char *name;
@@ -305,6 +314,7 @@ struct codec_stages {
     const struct alloc_stages *alloc;
     const struct rotate_stages *rotate;
     const struct select_stages *select;
+    const struct mix_stages *mix;
 };
 extern const struct codec_stages codec_stages_cpu;
 

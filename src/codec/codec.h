@@ -114,12 +114,15 @@ struct codec_agg {
 };
 
 // Tables of stages (kernels/stages.h) that a codec's passes over values are made of. Where a device
-// has them all the codec runs there; else, and where a codec has none, vectors are fetched.
+// has them all the codec runs there; else, and where a codec has none, vectors are fetched. A
+// wrapper runs where its inner codec does, too.
 enum codec_stages_of {
     CODEC_ON_QUANT = 1,
     CODEC_ON_ALLOC = 2,
     CODEC_ON_ROTATE = 4,
     CODEC_ON_SELECT = 8,
+    CODEC_ON_MIX = 16,
+    CODEC_ON_BYTES = 32, // of a wrapper that works on the inner codec's message alone
 };
 
 struct codec {
@@ -142,9 +145,11 @@ struct codec {
     size_t (*state_floats)(const struct codec_inst *c);   // NULL = none
     size_t (*scratch_bytes)(const struct codec_inst *c);  // NULL = none; for encode and decode
     size_t (*decode_scratch)(const struct codec_inst *c); // where decode needs less; NULL = as much
-    size_t (*stage_bytes)(const struct codec_inst *c);    // where it runs on a device; NULL = none
-    size_t (*device_bytes)(const struct codec_inst *c);   // and of the device's; NULL = none
-    size_t (*bound)(const struct codec_inst *c);          // most bytes a message can have
+    // Where it runs on a device, without an inner codec's: of the host's memory, and of the
+    // device's; NULL = none.
+    size_t (*stage_bytes)(const struct codec_inst *c);
+    size_t (*device_bytes)(const struct codec_inst *c);
+    size_t (*bound)(const struct codec_inst *c); // most bytes a message can have
     // Returns the length written, at most cap, or -1 (cap too small) or CODEC_NONFINITE with err.
     // The input has been checked to be finite. Same key and input, same bytes.
     int64_t (*encode)(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,

@@ -148,13 +148,25 @@ const struct kernel_ctx *codec_context(const struct codec_device *on)
 static unsigned stages_there(const struct codec_stages *s)
 {
     return (s->quant ? CODEC_ON_QUANT : 0u) | (s->alloc ? CODEC_ON_ALLOC : 0u) |
-           (s->rotate ? CODEC_ON_ROTATE : 0u) | (s->select ? CODEC_ON_SELECT : 0u);
+           (s->rotate ? CODEC_ON_ROTATE : 0u) | (s->select ? CODEC_ON_SELECT : 0u) |
+           (s->mix ? CODEC_ON_MIX : 0u) | CODEC_ON_BYTES;
 }
 
 bool codec_runs_on(const struct codec_inst *c, const struct dev *d)
 {
     const struct codec_stages *has = d->row->codec;
-    return has && c->row->stages && !(c->row->stages & ~stages_there(has));
+    bool here = has && c->row->stages && !(c->row->stages & ~stages_there(has));
+    return here && (!c->inner || codec_runs_on(c->inner, d));
+}
+
+static size_t own_stage(const struct codec_inst *c)
+{
+    return c->row->stage_bytes ? SCRATCH_ROUND(c->row->stage_bytes(c)) : 0;
+}
+
+static size_t own_room(const struct codec_inst *c)
+{
+    return c->row->device_bytes ? SCRATCH_ROUND(c->row->device_bytes(c)) : 0;
 }
 
 // Vectors that are fetched, one after another in the host's room. x, sens, grad, and both states;
@@ -162,14 +174,27 @@ bool codec_runs_on(const struct codec_inst *c, const struct dev *d)
 size_t codec_stage_bytes(const struct codec_inst *c, const struct dev *d)
 {
     if (codec_runs_on(c, d))
-        return c->row->stage_bytes ? c->row->stage_bytes(c) : 0;
+        return own_stage(c) + (c->inner ? codec_stage_bytes(c->inner, d) : 0);
     return 3 * SCRATCH_ROUND(c->shape->n_values * sizeof(float)) +
            2 * SCRATCH_ROUND(codec_state_floats(c) * sizeof(float));
 }
 
 size_t codec_device_bytes(const struct codec_inst *c, const struct dev *d)
 {
-    return codec_runs_on(c, d) && c->row->device_bytes ? c->row->device_bytes(c) : 0;
+    if (!codec_runs_on(c, d))
+        return 0;
+    return own_room(c) + (c->inner ? codec_device_bytes(c->inner, d) : 0);
+}
+
+const struct codec_device *codec_behind(const struct codec_inst *c, const struct codec_device *on,
+                                        struct codec_device *inner)
+{
+    if (!on)
+        return NULL;
+    *inner = *on;
+    inner->stage = (uint8_t *)on->stage + own_stage(c);
+    inner->room = (uint8_t *)on->room + own_room(c);
+    return inner;
 }
 
 static const float *fetch(const struct codec_device *on, const float *x, size_t n, void **stage)

@@ -18,6 +18,11 @@ const struct kernel_ctx *codec_context(const struct codec_device *on);
 int64_t codec_encode_inner(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                            size_t cap, void *scratch, struct codec_report *report, struct err *err);
 
+// The same device for a wrapper's inner codec, in *inner, with the memory that is behind what the
+// wrapper takes; NULL on the host.
+const struct codec_device *codec_behind(const struct codec_inst *c, const struct codec_device *on,
+                                        struct codec_device *inner);
+
 // Carves 64-byte aligned pieces out of a scratch block; the twin of SCRATCH_ROUND in scratch_bytes.
 #define SCRATCH_ROUND(bytes) (((size_t)(bytes) + 63u) & ~(size_t)63u)
 static inline void *scratch_take(void **scratch, size_t size_bytes)

@@ -4,7 +4,8 @@
 #include "codec/entropy.h"
 #include "codec/message.h"
 #include "codec/rows.h"
-#include "kernels/kernels_codec.h"
+#include "dev/dev.h"
+#include "kernels/stages.h"
 
 #include <lz4.h>
 #include <zstd.h>
@@ -74,30 +75,65 @@ static size_t inner_bound(const struct codec_inst *c)
     return codec_bound(c->inner);
 }
 
+// On a device: v and what is decoded lie there, and the host has room for a stamp.
+static size_t ef_stage(const struct codec_inst *c)
+{
+    (void)c;
+    return sizeof(uint32_t);
+}
+
+static size_t ef_room(const struct codec_inst *c)
+{
+    return 2 * SCRATCH_ROUND(c->shape->n_values * sizeof(float));
+}
+
 // Rounds since the last commit, -1 where there is none.
 static int64_t ef_staleness(const struct codec_inst *c, const struct codec_input *in)
 {
+    const float *at = in->state + c->shape->n_values;
     uint32_t stamp;
-    memcpy(&stamp, in->state + c->shape->n_values, sizeof stamp);
+    if (in->on) {
+        in->on->dev->row->get(in->on->dev, in->on->lane, in->on->stage, at, sizeof stamp);
+        in->on->dev->row->wait(in->on->dev, in->on->lane);
+        at = in->on->stage;
+    }
+    memcpy(&stamp, at, sizeof stamp);
     return stamp ? (int64_t)in->key.version - (int64_t)stamp + 1 : -1;
+}
+
+static void put_stamp(const struct codec_input *in, float *at)
+{
+    const struct codec_device *on = in->on;
+    const uint32_t stamp = in->key.version + 1;
+    memcpy(on ? on->stage : at, &stamp, sizeof stamp);
+    if (!on)
+        return;
+    on->dev->row->put(on->dev, on->lane, at, on->stage, sizeof stamp);
+    on->dev->row->wait(on->dev, on->lane);
 }
 
 static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                          size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
     const struct ef_opt *o = c->opt;
+    const struct mix_stages *mix = codec_column(in->on)->mix;
+    const struct kernel_ctx *cx = codec_context(in->on);
     size_t n = c->shape->n_values;
-    float *v = scratch_take(&scratch, n * sizeof *v),
-          *x_hat = scratch_take(&scratch, n * sizeof *v);
+    void *room = in->on ? in->on->room : scratch;
+    float *v = scratch_take(&room, n * sizeof *v), *x_hat = scratch_take(&room, n * sizeof *v);
+    struct codec_device behind;
+    if (!in->on)
+        scratch = room;
     int64_t stale = ef_staleness(c, in);
     bool drop = stale < 0 || (o->reset > 0 && stale > o->reset);
     float decay = drop ? 0 : (float)o->decay;
-    mix_sum(1, in->x, decay, in->state, n, v);
-    int bad = codec_check_limit(c, v, NULL, err);
+    mix->sum(cx, 1, in->x, decay, in->state, n, v);
+    int bad = codec_check_limit(c, v, in->on, err);
     if (bad)
         return bad;
     lap(in->laps, STAGE_FEEDBACK);
     struct codec_input inner = *in;
+    inner.on = codec_behind(c, in->on, &behind);
     inner.x = v;
     inner.state = in->state + n + 1;
     inner.state_next = in->state_next + n + 1;
@@ -105,12 +141,11 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
     if (len < 0)
         return len;
     report->staleness = stale;
-    struct codec_output set = {.sink = {x_hat, 1, false}};
+    struct codec_output set = {.on = inner.on, .sink = {x_hat, 1, false}};
     if (c->inner->row->decode(c->inner, &in->key, out, (size_t)len, set, scratch, err))
         return -1;
-    mix_sum(1, v, -1, x_hat, n, in->state_next);
-    uint32_t stamp = in->key.version + 1;
-    memcpy(in->state_next + n, &stamp, sizeof stamp);
+    mix->sum(cx, 1, v, -1, x_hat, n, in->state_next);
+    put_stamp(in, in->state_next + n);
     lap(in->laps, STAGE_FEEDBACK);
     return len;
 }
@@ -118,6 +153,8 @@ static int64_t ef_encode(const struct codec_inst *c, const struct codec_input *i
 static int ef_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
                      size_t len, struct codec_output to, void *scratch, struct err *err)
 {
+    struct codec_device behind;
+    to.on = codec_behind(c, to.on, &behind);
     return c->inner->row->decode(c->inner, key, in, len, to, scratch, err);
 }
 
@@ -138,8 +175,11 @@ const struct codec wrapper_ef = {
     .flags_of = ef_flags,
     .check = ef_check,
     .state_floats = ef_state,
+    .stages = CODEC_ON_MIX | CODEC_ON_QUANT, // quant: a look at the sum
     .scratch_bytes = ef_scratch,
     .decode_scratch = ef_decode_scratch,
+    .stage_bytes = ef_stage,
+    .device_bytes = ef_room,
     .bound = inner_bound,
     .encode = ef_encode,
     .decode = ef_decode,
@@ -263,8 +303,9 @@ static int squeeze_decode(const struct codec_inst *c, const struct codec_key *ke
 
 #define SQUEEZE_ROW(s)                                                                             \
     .flags_of = squeeze_flags, .check = refuse_own_agg, .state_floats = squeeze_state,             \
-    .scratch_bytes = squeeze_scratch, .decode_scratch = squeeze_decode_scratch,                    \
-    .bound = squeeze_bound, .encode = squeeze_encode, .decode = squeeze_decode, .family = &(s)
+    .stages = CODEC_ON_BYTES, .scratch_bytes = squeeze_scratch,                                    \
+    .decode_scratch = squeeze_decode_scratch, .bound = squeeze_bound, .encode = squeeze_encode,    \
+    .decode = squeeze_decode, .family = &(s)
 
 // rans.
 

@@ -27,6 +27,7 @@
 #define gpu_give GPU(gpu_quant_give)
 #define gpu_mean GPU(gpu_quant_centre)
 #define gpu_turn GPU(gpu_turn_matrix)
+#define gpu_sum  GPU(gpu_mix_sum)
 
 enum { GRAPHS = 32 };
 // Of cuBLAS, for a stream: without it, results of captured products would not repeat.
@@ -509,9 +510,17 @@ static void stage_turn_back(const struct kernel_ctx *cx, const float *y,
         gpu_turn(cx->stream, y + m->at, m->cols, m->rows, quant_sink_at(to, m->at));
 }
 
+static void stage_sum(const struct kernel_ctx *cx, float a, const float *x, float b, const float *y,
+                      size_t n, float *out)
+{
+    gpu_sum(cx->stream, a, x, b, y, n, out);
+}
+
+static const struct mix_stages gpu_mix = {stage_sum};
 static const struct quant_stages gpu_quant = {stage_fit,    stage_code, stage_give,
                                               stage_centre, stage_turn, stage_turn_back};
-static const struct codec_stages gpu_codec = {.name = NAME, .whole = true, .quant = &gpu_quant};
+static const struct codec_stages gpu_codec = {
+    .name = NAME, .whole = true, .quant = &gpu_quant, .mix = &gpu_mix};
 
 #define OP(name) .name = GPU(name),
 // The families beside Llama are the CPU's.

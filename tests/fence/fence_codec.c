@@ -358,6 +358,19 @@ static void give_some(const struct kernel_ctx *cx, const uint32_t *at, const flo
 static const struct select_stages select_some = {sample, collect, count_sizes, sum_sizes, take,
                                                  gather, clear,   momentum,    give_some};
 
+static void sum(const struct kernel_ctx *cx, float a, const float *x, float b, const float *y,
+                size_t n, float *out)
+{
+    fence_check("sum", x);
+    fence_check("sum", y);
+    fence_check("sum", out);
+    enter(cx);
+    mix_stages_cpu.sum(NULL, a, x, b, y, n, out);
+    fence_leave();
+}
+
+static const struct mix_stages mix = {sum};
+
 const struct codec_stages fence_codec = {
     .name = "fence",
     .whole = true,
@@ -365,4 +378,5 @@ const struct codec_stages fence_codec = {
     .alloc = &alloc,
     .rotate = &rotate,
     .select = &select_some,
+    .mix = &mix,
 };

@@ -272,12 +272,44 @@ static void test_device_gives_the_same_bytes(void **state)
         }
 }
 
+static bool runs_on(const char *text, const char *device)
+{
+    struct session s;
+    shape_two(&s.shape);
+    session_open(&s, text);
+    bool runs = codec_runs_on(s.c, &(struct dev){.row = dev_table[kind_of(device)]});
+    session_close(&s);
+    shape_free(&s.shape);
+    return runs;
+}
+
+// Wrappers run where their codec does.
+static void test_wrappers_go_with_their_codec(void **state)
+{
+    (void)state;
+    const char *const rows[] = {"cpu", "fence", "emu"};
+    const char *const inner[] = {"int8", "sign", "topk", "fstq", "powersgd"};
+    const char *const outer[] = {"+ef", "+rans", "+zstd", "+lz4", "+ef+rans"};
+    for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
+        assert_true(runs_on("int8", rows[r]) && !runs_on("powersgd", rows[r]));
+        assert_false(runs_on("int8+ef21", rows[r]));
+        for (size_t i = 0; i < ARRAY_LEN(inner); i++)
+            for (size_t k = 0; k < ARRAY_LEN(outer); k++) {
+                char text[64];
+                snprintf(text, sizeof text, "%s%s", inner[i], outer[k]);
+                if (runs_on(text, rows[r]) != runs_on(inner[i], rows[r]))
+                    fail_msg("%s on %s", text, rows[r]);
+            }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_row_has_its_parts_told),
         cmocka_unit_test(test_parts_are_there_and_add_up),
         cmocka_unit_test(test_device_gives_the_same_bytes),
+        cmocka_unit_test(test_wrappers_go_with_their_codec),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
