@@ -77,6 +77,52 @@ static void open_vectors(struct clients *c)
         c->part[k] = mem_alloc(MEM_ADAPTER, bytes);
 }
 
+// Memory of the device for the hungriest codec that runs there.
+static void open_device(struct clients *c)
+{
+    const struct view_inst *view = &c->env->method->view;
+    const struct workload_row *work = c->env->work->row;
+    struct dev *d = work->device ? work->device(c->env->work) : NULL;
+    size_t stage = 0, room = 0, state = 0, bytes = c->n * sizeof(float);
+    unsigned needs = 0;
+    bool any = false;
+    for (uint32_t p = 0; p < view->n_parts && d; p++)
+        for (int k = 0; k < c->n_vectors; k++) {
+            const struct codec_inst *codec = view->part[p].vector[k].codec;
+            if (!codec_runs_on(codec, d))
+                continue;
+            size_t own[] = {codec_stage_bytes(codec, d), codec_device_bytes(codec, d),
+                            codec_state_floats(codec) * sizeof(float)};
+            stage = own[0] > stage ? own[0] : stage;
+            room = own[1] > room ? own[1] : room;
+            state = own[2] > state ? own[2] : state;
+            needs |= codec_needs(codec);
+            any = true;
+        }
+    if (!any)
+        return;
+    c->there.on = (struct codec_device){
+        .dev = d, .stage = d->row->stage(d, stage), .room = d->row->alloc(d, MEM_CODEC, room)};
+    c->there.x = d->row->alloc(d, MEM_CODEC, bytes);
+    c->there.sens = needs & CODEC_SENS ? d->row->alloc(d, MEM_CODEC, bytes) : NULL;
+    c->there.grad = needs & CODEC_GRAD ? d->row->alloc(d, MEM_CODEC, bytes) : NULL;
+    c->there.state = state ? d->row->alloc(d, MEM_CODEC, state) : NULL;
+    c->there.state_next = state ? d->row->alloc(d, MEM_CODEC, state) : NULL;
+}
+
+static void close_device(struct clients *c)
+{
+    struct dev *d = c->there.on.dev;
+    void *blocks[] = {c->there.on.room, c->there.x,     c->there.sens,
+                      c->there.grad,    c->there.state, c->there.state_next};
+    if (!d)
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
+        if (blocks[i])
+            d->row->free(d, blocks[i]);
+    d->row->unstage(d, c->there.on.stage);
+}
+
 void clients_open(struct clients *c, const struct fed_env *env, int tasks)
 {
     const unsigned needs = view_needs(&env->method->view);
@@ -120,6 +166,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     }
     c->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_alloc(c);
+    open_device(c);
 }
 
 void clients_close(struct clients *c)
@@ -128,6 +175,7 @@ void clients_close(struct clients *c)
                       c->state_next, c->sens,      c->grad,      c->x_hat, c->scratch,
                       c->alloc,      c->alloc_out, c->by_tensor, c->task,  c->change};
     slots_close(c->slots);
+    close_device(c);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     for (int k = 0; k < FED_VECTORS; k++) {
@@ -258,6 +306,7 @@ static void take_fault(const struct clients *c, struct train_job *job)
         break;
     case FAULT_NAN:
         job->delta[c->n / 2] = NAN;
+        job->there.delta = NULL;
         break;
     default:
         break;
@@ -304,6 +353,7 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
             .delta = c->delta + at,
             .sens = c->sens ? c->sens + at : NULL,
             .grad = c->grad ? c->grad + at : NULL,
+            .lend = c->there.on.dev != NULL,
             .tokens = m->tokens,
             .token_opt = &m->token_opt};
         job->trained = view_trained(&m->view, job->client, c->version, &job->n_trained);
@@ -406,6 +456,7 @@ struct packing {
     const uint8_t *at[FED_VECTORS]; // messages
     size_t len[FED_VECTORS];
     int64_t bytes[FED_VECTORS]; // of the payload, with what stands before or between them
+    struct train_there there;   // of what travels whole and as it was trained
     struct laps laps;
 };
 
@@ -414,6 +465,8 @@ static void prepare(struct clients *c, struct train_job *job, const struct view_
 {
     const struct view_inst *view = &c->env->method->view;
     const float *state = codec_states(c, job);
+    p->there = view->whole ? job->there : (struct train_there){0};
+    p->there.delta = c->env->client->dp_clip > 0 ? NULL : p->there.delta;
     for (int k = 0; k < c->n_vectors; k++) {
         float *full = k ? job->up[k - 1] : job->delta;
         size_t at = part->vector[k].state_at;
@@ -428,6 +481,41 @@ static void prepare(struct clients *c, struct train_job *job, const struct view_
     }
 }
 
+// A vector of the host's to the device, where it does not lie there.
+static const float *put_there(struct clients *c, float *to, const float *x, const float *there,
+                              size_t n)
+{
+    const struct codec_device *on = &c->there.on;
+    if (!x || there)
+        return there;
+    on->dev->row->put(on->dev, on->lane, to, x, n * sizeof *x);
+    return to;
+}
+
+// Where the codec's stages are; without any on the device that is the host, which has all of it.
+static int64_t encode_vector(struct clients *c, const struct codec_inst *codec, struct packing *p,
+                             int v, uint8_t *out, size_t cap, struct err *err)
+{
+    const struct codec_device *on = &c->there.on;
+    struct codec_input in = p->in[v];
+    if (!on->dev || !codec_runs_on(codec, on->dev))
+        return codec_encode(codec, &in, out, cap, c->scratch, &p->report[v], err);
+    const unsigned needs = codec_needs(codec);
+    size_t n = codec->shape->n_values, state = codec_state_floats(codec);
+    in.on = on;
+    in.x = put_there(c, c->there.x, in.x, v ? NULL : p->there.delta, n);
+    in.sens = needs & CODEC_SENS ? put_there(c, c->there.sens, in.sens, p->there.sens, n) : NULL;
+    in.grad = needs & CODEC_GRAD ? put_there(c, c->there.grad, in.grad, p->there.grad, n) : NULL;
+    in.state = state ? put_there(c, c->there.state, in.state, NULL, state) : NULL;
+    in.state_next = state ? c->there.state_next : NULL;
+    int64_t len = codec_encode(codec, &in, out, cap, c->scratch, &p->report[v], err);
+    if (len >= 0 && state)
+        on->dev->row->get(on->dev, on->lane, p->in[v].state_next, in.state_next,
+                          state * sizeof(float));
+    on->dev->row->wait(on->dev, on->lane);
+    return len;
+}
+
 // Packs the vectors straight into the frame. The update comes last, for its budget may be what the
 // others leave, and first in the frame: they move up to it. Returns the payload's length.
 static int64_t encode_all(struct clients *c, const struct view_part *part, struct packing *p,
@@ -440,8 +528,8 @@ static int64_t encode_all(struct clients *c, const struct view_part *part, struc
         size_t at = v ? end : head;
         if (v == 0 && p->in[0].budget_bytes >= 0)
             p->in[0].budget_bytes -= (int64_t)(head + others);
-        int64_t len = codec_encode(part->vector[v].codec, &p->in[v], out + at, v ? cap - at : room,
-                                   c->scratch, &p->report[v], err);
+        int64_t len =
+            encode_vector(c, part->vector[v].codec, p, v, out + at, v ? cap - at : room, err);
         if (len < 0)
             return len;
         p->len[v] = (size_t)len;

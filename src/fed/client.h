@@ -35,7 +35,13 @@ struct clients {
     float *part[2 + FED_VECTORS]; // what travels, where that is not all: sens, grad, vectors
     float *x_hat;                 // (n) what a message says, NULL where nobody asks
     void *scratch;                // of the codec
-    struct slots *slots;          // client state between rounds, from the welcome on
+    // Codecs whose stages the workload's device has are given what lies there; on.dev NULL = none
+    // has.
+    struct {
+        struct codec_device on;
+        float *x, *sens, *grad, *state, *state_next;
+    } there;
+    struct slots *slots; // client state between rounds, from the welcome on
 
     // What their messages were, until the worker tells the server.
     struct rec_message *report;

@@ -54,6 +54,7 @@ struct lm {
     struct dev dev;
     struct model *model;
     size_t n, optim_n; // adapter, floats of optimizer state
+    float *theta;      // (n) the device's: the version that clients train on, where they lend
 
     // Training: memory for so many clients at once, NULL where nobody trains.
     int at_once;
@@ -84,6 +85,7 @@ size_t lm_state_floats(const struct workload *w);
 size_t lm_fisher_floats(const struct workload *w, const struct token_source *tokens, bool sens,
                         bool grad);
 int lm_at_once(const struct workload *w);
+struct dev *lm_device(struct workload *w);
 void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
 
 void lm_cut_close(struct lm *lm); // also of one that was never opened

@@ -83,6 +83,8 @@ void lm_train_close(struct lm *lm)
                       lm->tracker, lm->weights, lm->tracker_mem, lm->raw, lm->oracle};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
+    if (lm->theta)
+        lm->dev.row->free(&lm->dev, lm->theta);
 }
 
 // Kept between rounds: the moments, and the number of steps behind them.
@@ -247,12 +249,47 @@ static void oracle(struct lm *lm, struct train_job *job, int i, struct recorder 
     span_end(rec, span, STAGE_ORACLE, (int32_t)job->client, 0, 0);
 }
 
+struct dev *lm_device(struct workload *w)
+{
+    struct lm *lm = w->state;
+    return lm->dev.row->host ? NULL : &lm->dev;
+}
+
+static void put_theta(struct lm *lm, const struct train_job *job)
+{
+    const size_t bytes = lm->n * sizeof *lm->theta;
+    if (!job->lend || !lm->dev.row->codec->mix)
+        return;
+    if (!lm->theta)
+        lm->theta = lm->dev.row->alloc(&lm->dev, MEM_ADAPTER, bytes);
+    dev_put(&lm->dev, lm->theta, job->theta, bytes);
+}
+
+// What the device has of a client that was trained: the averages as they are, and x less theta in
+// the place of x, with the bits that local_end has.
+static void lend(struct workload *w, struct lm *lm, struct train_job *job,
+                 const struct model_lent *has, bool less)
+{
+    struct dev *d = &lm->dev;
+    if (!job->lend)
+        return;
+    job->there.grad = job->grad ? has->mean : NULL;
+    if (job->sens && !fisher_oracle(w, job->tokens))
+        job->there.sens = has->ema ? has->ema : has->sum;
+    if (less && d->row->codec->mix) {
+        d->row->codec->mix->sum(&d->lane[0].cx, 1, has->adapter, -1, lm->theta, lm->n,
+                                has->adapter);
+        job->there.delta = has->adapter;
+    }
+}
+
 static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
+    struct model_lent has = model_lent(&lm->client[i]);
     model_store(lm->model, &lm->client[i]);
     lm->client[i].moments[lm->optim_n] = (float)lm->client[i].steps;
     job_kept(w, lm, job, i, true);
-    local_end(&w->rules, i, job);
+    lend(w, lm, job, &has, local_end(&w->rules, i, job));
     job->loss /= job->steps;
     job->failed = !isfinite(job->loss);
     task_forget(lm->task, (int32_t)job->client);
@@ -330,6 +367,7 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
     int64_t fisher = fisher_ns(rec);
     assert(n <= lm->at_once);
     lm_backbone(w, w->n_backbone ? jobs[0].theta + lm->n : NULL);
+    put_theta(lm, &jobs[0]);
     for (int i = 0; i < n; i++) {
         job_begin(w, lm, &jobs[i], i);
         lm->drawn[i] = 0;

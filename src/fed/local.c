@@ -89,7 +89,7 @@ void local_after(struct local_chain *c, int i, int32_t step, float *grad)
 }
 
 // A job is trained in place, so the subtraction comes after every rule has seen x.
-void local_end(struct local_chain *c, int i, struct train_job *job)
+bool local_end(struct local_chain *c, int i, struct train_job *job)
 {
     const float *update = NULL;
     size_t n = c->setup.shape->n_values;
@@ -102,6 +102,7 @@ void local_end(struct local_chain *c, int i, struct train_job *job)
         memcpy(job->delta, update, n * sizeof *update);
     for (size_t j = 0; j < n && !update; j++)
         job->delta[j] -= job->theta[j];
+    return !update;
 }
 
 const float *local_expand(struct local_chain *c, const float *x)

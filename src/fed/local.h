@@ -71,7 +71,8 @@ void local_close(struct local_chain *c);
 void local_begin(struct local_chain *c, int i, const struct train_job *job);
 const float *local_before(struct local_chain *c, int i, int32_t step);
 void local_after(struct local_chain *c, int i, int32_t step, float *grad);
-void local_end(struct local_chain *c, int i, struct train_job *job); // delta becomes the update
+// delta becomes the update: x less theta, or false: what a rule has instead.
+bool local_end(struct local_chain *c, int i, struct train_job *job);
 
 // The adapter of a version, outside of training: x itself, or in the chain until the next call.
 const float *local_expand(struct local_chain *c, const float *x);

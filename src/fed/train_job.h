@@ -8,6 +8,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+// What lies on the workload's device, until the next training; NULL = nothing does.
+struct train_there {
+    const float *delta, *sens, *grad; // the same as the job's
+};
+
 // One client's local training on one version. Vectors are caller's.
 struct train_job {
     uint32_t client, round;
@@ -27,10 +32,12 @@ struct train_job {
     int32_t steps; // of the optimizer
     const struct token_source *tokens;
     const struct token_opts *token_opt;
+    bool lend;       // there is asked for
     int32_t samples; // out: weight of this client
     double loss;     // out: mean local loss
     int64_t dur_ns, cpu_ns;
-    bool failed; // out: no update from this client
+    bool failed;              // out: no update from this client
+    struct train_there there; // out
 };
 
 #endif

@@ -103,6 +103,8 @@ struct workload_row {
     size_t (*fisher_floats)(const struct workload *w, const struct token_source *tokens, bool sens,
                             bool grad);
     int (*at_once)(const struct workload *w); // how many jobs train at once
+    // That jobs train on, where host code cannot touch its memory; NULL = there is none.
+    struct dev *(*device)(struct workload *w);
     void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
     // backbone: (n_backbone), NULL where there is none.
     void (*evaluate)(struct workload *w, const float *adapter, const float *backbone,

@@ -122,6 +122,15 @@ const float *model_look(struct model *m, struct model_client *c)
     return c->adapter;
 }
 
+struct model_lent model_lent(const struct model_client *c)
+{
+    const struct model_place *p = c->place;
+    return (struct model_lent){.adapter = p->adapter,
+                               .ema = p->averages.ema,
+                               .sum = p->averages.sum,
+                               .mean = p->averages.grad};
+}
+
 void model_store(struct model *m, struct model_client *c)
 {
     struct part part[PLACE_LOANS];

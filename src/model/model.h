@@ -225,6 +225,12 @@ void model_reserve(struct model *m, int32_t longest, int32_t rows, int32_t jobs)
 void model_load(struct model *m, struct model_client *c, int32_t place);
 // The adapter as trained so far: c->adapter, brought up to date.
 const float *model_look(struct model *m, struct model_client *c);
+// Where the device has the client's arrays; they stay as model_store leaves them until another
+// client is loaded into the place. Where host code may touch them they are the client's own.
+struct model_lent {
+    float *adapter, *ema, *sum, *mean;
+};
+struct model_lent model_lent(const struct model_client *c);
 // Brings all of it up to date, and gives it back.
 void model_store(struct model *m, struct model_client *c);
 

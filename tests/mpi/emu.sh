@@ -43,10 +43,10 @@ bytes()
 {
     sed -n 's/^# uplink \([^,]*, downlink [^,]*\),.*/\1/p' "$1"
 }
-alike() # name how-far settings...   how far the updates may be apart, -: there are none
-{
-    local name=$1 far=$2
-    shift 2
+alike() # name how-far where settings...   how far the updates may be apart, -: there are none;
+{       # where they are coded
+    local name=$1 far=$2 where=$3
+    shift 3
     "$FSTQ" run "${common[@]}" dev.kind=cpu trace.file=cpu.h5 "$@" >cpu 2>&1
     "$emu" run "${common[@]}" dev.kind=emu trace.file=emu.h5 "$@" >out 2>&1
     check "$name: valid" contains out "# VALID" || return
@@ -54,17 +54,19 @@ alike() # name how-far settings...   how far the updates may be apart, -: there 
     check "$name: as many bytes" equal "$(bytes out)" "$(bytes cpu)"
     [ "$far" = - ] || check "$name: the CPU's update" python3 apart.py \
         cpu.h5.updates/*.safetensors emu.h5.updates/*.safetensors "$far"
+    "$emu" show emu.h5 >out 2>&1
+    check "$name: coded on $where" contains out "coded on $where"
     rm -rf cpu.h5* emu.h5*
 }
 
-alike fp32 1e-3 fed.method=fedavg/fp32
-alike "tokens by Fisher, packed" 1e-2 fed.method=fedavg~fisher:keep=0.5,every=1/fstq
+alike "signs, with what was left out" 1e-3 emu fed.method=fedavg/sign+ef
+alike "tokens by Fisher, packed" 1e-2 cpu fed.method=fedavg~fisher:keep=0.5,every=1/fstq
 if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
-    alike "tokens by attention" 1e-3 fed.method=fedavg~attention:keep=0.5,every=1/fp32
-    alike "merged tokens" 1e-3 fed.method=fedavg~tome/fp32
-    alike "bf16 weights, recomputed" 1e-2 fed.method=fedavg/fp32 model.dtype=bf16 \
+    alike "tokens by attention" 1e-3 emu fed.method=fedavg~attention:keep=0.5,every=1/fp32
+    alike "merged tokens" 1e-3 emu fed.method=fedavg~tome/fp32
+    alike "bf16 weights, recomputed" 1e-2 emu fed.method=fedavg/fp32 model.dtype=bf16 \
         model.recompute=layer
-    alike "the server's half" - fed.method=split/fp16
+    alike "the server's half" - cpu fed.method=split/fp16
 fi
 
 "$emu" list options | grep -F dev.kind >kinds
