@@ -139,6 +139,8 @@ struct rans_encoder {
 };
 struct rans_decoder {
     uint32_t slot[1 << RANS_PROB_BITS]; // code | freq << 8 | (slot - start) << 20
+    uint32_t start[8], first[8];        // of the first codes: their first slots, and what is there
+    unsigned kinds;
 };
 // Frequencies that sum to 4096, at least 1 for a code that occurs. At least two codes must occur.
 void rans_frequencies(const uint64_t count[256], uint16_t freq[256]);

@@ -75,12 +75,18 @@ void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256])
 int rans_decoder_init(struct rans_decoder *d, const uint16_t freq[256])
 {
     uint32_t start = 0;
+    d->kinds = 0;
     for (uint32_t s = 0; s < 256; s++) {
         uint32_t f = freq[s];
         if (f >= PROB_ONE || f > PROB_ONE - start)
             return -1;
         for (uint32_t k = 0; k < f; k++)
             d->slot[start + k] = s | f << 8 | k << 20;
+        if (s < 8) {
+            d->start[s] = start;
+            d->first[s] = s | f << 8;
+        }
+        d->kinds = f ? s + 1 : d->kinds;
         start += f;
     }
     return start == PROB_ONE ? 0 : -1;
@@ -208,14 +214,30 @@ TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, 
                           : encode_512(e, code, steps, false, state, p);
 }
 
+// Entries of a table by codes, of which there are kinds. Few are picked from registers: many
+// machines load lanes from eight places one after the other.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
+entries_8(const uint32_t table[256], __m256i code, const unsigned kinds)
+{
+    if (kinds > 16)
+        return _mm256_i32gather_epi32((const int *)(const void *)table, code, 4);
+    const __m256i *row = (const __m256i *)(const void *)table;
+    __m256i low = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row), code);
+    if (kinds <= 8)
+        return low;
+    __m256i high = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row + 1), code);
+    __m256i upper = _mm256_cmpgt_epi32(code, _mm256_set1_epi32(7));
+    return _mm256_blendv_epi8(low, high, upper);
+}
+
 // Stores eight words, of which those that are shed come last: the next ones take the place of the
 // others.
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
-encode_8(const struct rans_encoder *e, const uint8_t *code, __m256i x, uint8_t **p)
+encode_8(const struct rans_encoder *e, const uint8_t *code, const unsigned kinds, __m256i x,
+         uint8_t **p)
 {
     __m256i s = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code));
-    __m256i step = _mm256_i32gather_epi32((const int *)(const void *)e->step, s, 4);
-    __m256i rcp = _mm256_i32gather_epi32((const int *)(const void *)e->reciprocal, s, 4);
+    __m256i step = entries_8(e->step, s, kinds), rcp = entries_8(e->reciprocal, s, kinds);
     __m256i rest = _mm256_and_si256(step, _mm256_set1_epi32(0x1fff)); // 4096 - freq
     __m256i full = _mm256_add_epi32(_mm256_srli_epi32(x, FULL_SHIFT), rest);
     __m256i shed = _mm256_cmpgt_epi32(full, _mm256_set1_epi32(PROB_ONE - 1));
@@ -233,22 +255,31 @@ encode_8(const struct rans_encoder *e, const uint8_t *code, __m256i x, uint8_t *
     return _mm256_add_epi32(_mm256_add_epi32(x, start), _mm256_mullo_epi32(q, rest));
 }
 
-TARGET_AVX2 static uint8_t *encode_steps_avx2(const struct rans_encoder *e, const uint8_t *code,
-                                              size_t steps, unsigned lanes, uint32_t *state,
-                                              uint8_t *p, const uint8_t *buf)
+TARGET_AVX2 static inline __attribute__((always_inline)) uint8_t *
+encode_256(const struct rans_encoder *e, const uint8_t *code, size_t steps, const unsigned kinds,
+           uint32_t *state, uint8_t *p, const uint8_t *buf)
 {
-    if (lanes != 32) // with this instruction set's shifts
-        return encode_steps(e, code, steps, lanes, state, p);
     __m256i x[4], *at = (__m256i *)(void *)state;
     size_t t = steps;
     for (int k = 0; k < 4; k++)
         x[k] = _mm256_loadu_si256(at + k);
     for (; t > 0 && p - buf >= 2 * (WORD_MAX_STEP + 8); t--)
         for (int k = 3; k >= 0; k--)
-            x[k] = encode_8(e, code + 32 * (t - 1) + 8 * k, x[k], &p);
+            x[k] = encode_8(e, code + 32 * (t - 1) + 8 * k, kinds, x[k], &p);
     for (int k = 0; k < 4; k++)
         _mm256_storeu_si256(at + k, x[k]);
-    return encode_steps_base(e, code, t, lanes, state, p, buf);
+    return encode_steps_base(e, code, t, 32, state, p, buf);
+}
+
+TARGET_AVX2 static uint8_t *encode_steps_avx2(const struct rans_encoder *e, const uint8_t *code,
+                                              size_t steps, unsigned lanes, uint32_t *state,
+                                              uint8_t *p, const uint8_t *buf)
+{
+    if (lanes != 32) // with this instruction set's shifts
+        return encode_steps(e, code, steps, lanes, state, p);
+    return e->kinds <= 8    ? encode_256(e, code, steps, 8, state, p, buf)
+           : e->kinds <= 16 ? encode_256(e, code, steps, 16, state, p, buf)
+                            : encode_256(e, code, steps, 256, state, p, buf);
 }
 #endif
 
@@ -339,13 +370,30 @@ TARGET_AVX512 static const uint8_t *decode_steps_avx512(const struct rans_decode
     return decode_steps_base(d, p, end, code + 32 * t, steps - t, lanes, state);
 }
 
+// What stands in the slots of eight states: of few codes the one that begins last, found by
+// comparing.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
+slots_8(const struct rans_decoder *d, __m256i low, const unsigned kinds)
+{
+    if (kinds > 8)
+        return _mm256_i32gather_epi32((const int *)(const void *)d->slot, low, 4);
+    __m256i code = _mm256_setzero_si256();
+    for (unsigned k = 1; k < kinds; k++)
+        code = _mm256_sub_epi32(
+            code, _mm256_cmpgt_epi32(low, _mm256_set1_epi32((int)d->start[k] - 1)));
+    const __m256i *row = (const __m256i *)(const void *)d->first;
+    __m256i first = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row), code);
+    row = (const __m256i *)(const void *)d->start;
+    __m256i start = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row), code);
+    return _mm256_add_epi32(first, _mm256_slli_epi32(_mm256_sub_epi32(low, start), 20));
+}
+
 // Eight lanes; frequencies and states have 31 bits at most, so signed comparisons do.
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
-decode_8(const struct rans_decoder *d, __m256i x, const uint8_t **p, __m256i *slot)
+decode_8(const struct rans_decoder *d, const unsigned kinds, __m256i x, const uint8_t **p,
+         __m256i *slot)
 {
-    const __m256i low = _mm256_set1_epi32(PROB_ONE - 1);
-    __m256i s =
-        _mm256_i32gather_epi32((const int *)(const void *)d->slot, _mm256_and_si256(x, low), 4);
+    __m256i s = slots_8(d, _mm256_and_si256(x, _mm256_set1_epi32(PROB_ONE - 1)), kinds);
     __m256i freq = _mm256_and_si256(_mm256_srli_epi32(s, 8), _mm256_set1_epi32(0xfff));
     x = _mm256_add_epi32(_mm256_mullo_epi32(freq, _mm256_srli_epi32(x, RANS_PROB_BITS)),
                          _mm256_srli_epi32(s, 20));
@@ -368,24 +416,33 @@ TARGET_AVX2 static inline __attribute__((always_inline)) __m256i low_bytes(const
                                        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-TARGET_AVX2 static const uint8_t *decode_steps_avx2(const struct rans_decoder *d, const uint8_t *p,
-                                                    const uint8_t *end, uint8_t *code, size_t steps,
-                                                    unsigned lanes, uint32_t *state)
+TARGET_AVX2 static inline __attribute__((always_inline)) const uint8_t *
+decode_256(const struct rans_decoder *d, const unsigned kinds, const uint8_t *p, const uint8_t *end,
+           uint8_t *code, size_t steps, uint32_t *state)
 {
-    if (lanes != 32)
-        return decode_steps_base(d, p, end, code, steps, lanes, state);
     __m256i x[4], s[4], *at = (__m256i *)(void *)state;
     size_t t = 0;
     for (int k = 0; k < 4; k++)
         x[k] = _mm256_loadu_si256(at + k);
     for (; t < steps && end - p >= 2 * (WORD_MAX_STEP + 8); t++) {
         for (int k = 0; k < 4; k++)
-            x[k] = decode_8(d, x[k], &p, &s[k]);
+            x[k] = decode_8(d, kinds, x[k], &p, &s[k]);
         _mm256_storeu_si256((__m256i *)(void *)(code + 32 * t), low_bytes(s));
     }
     for (int k = 0; k < 4; k++)
         _mm256_storeu_si256(at + k, x[k]);
-    return decode_steps_base(d, p, end, code + 32 * t, steps - t, lanes, state);
+    return decode_steps_base(d, p, end, code + 32 * t, steps - t, 32, state);
+}
+
+TARGET_AVX2 static const uint8_t *decode_steps_avx2(const struct rans_decoder *d, const uint8_t *p,
+                                                    const uint8_t *end, uint8_t *code, size_t steps,
+                                                    unsigned lanes, uint32_t *state)
+{
+    if (lanes != 32)
+        return decode_steps_base(d, p, end, code, steps, lanes, state);
+    return d->kinds <= 4   ? decode_256(d, 4, p, end, code, steps, state)
+           : d->kinds <= 8 ? decode_256(d, 8, p, end, code, steps, state)
+                           : decode_256(d, 256, p, end, code, steps, state);
 }
 #endif
 

@@ -265,7 +265,7 @@ static void rans_sweep(void)
 {
     static const size_t sizes[] = {2, 3, 100, 16383, 16384, 16389, 262144, 262175, 300001};
     static const double ratios[] = {.001, .05, .4, .9, 1};
-    static const unsigned kinds[] = {2, 3, 15, 64, 256};
+    static const unsigned kinds[] = {2, 3, 7, 15, 256};
     uint8_t *code = mem_alloc(MEM_CODEC, 300001), *back = mem_alloc(MEM_CODEC, 300001);
     uint8_t *buf = mem_alloc(MEM_CODEC, rans_bound(300001));
     static uint64_t hash[9][5][5];
