@@ -379,8 +379,8 @@ slots_8(const struct rans_decoder *d, __m256i low, const unsigned kinds)
         return _mm256_i32gather_epi32((const int *)(const void *)d->slot, low, 4);
     __m256i code = _mm256_setzero_si256();
     for (unsigned k = 1; k < kinds; k++)
-        code = _mm256_sub_epi32(
-            code, _mm256_cmpgt_epi32(low, _mm256_set1_epi32((int)d->start[k] - 1)));
+        code = _mm256_sub_epi32(code,
+                                _mm256_cmpgt_epi32(low, _mm256_set1_epi32((int)d->start[k] - 1)));
     const __m256i *row = (const __m256i *)(const void *)d->first;
     __m256i first = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row), code);
     row = (const __m256i *)(const void *)d->start;

@@ -158,22 +158,38 @@ static void count(const struct kernel_ctx *cx, const uint8_t *tag, const struct 
     }
 }
 
-// The weights of a tile are made and used in the first-level cache.
+// Roots that a power of F is made of, where it is nothing but roots, else -1.
+static int roots_of(const struct alloc_rule *rule)
+{
+    for (int roots = 0; roots <= 4 && alloc_needs_sens(rule); roots++)
+        if (rule->gamma16 == 16 >> roots)
+            return roots;
+    return -1;
+}
+
+// Of values [begin, end) of a run. Weights that are more than roots are made for a tile and used in
+// the first-level cache.
 static void choose_run(const struct alloc_vectors *v, const struct alloc_rule *rule,
                        const struct alloc_run *r, const struct alloc_levels *l, size_t begin,
                        size_t end, uint8_t *tag)
 {
     const float *x = v->x + r->at;
     float weight[TILE];
+    struct alloc_weights w = {weight, roots_of(rule), r->factor};
+    if (w.roots >= 0) {
+        w.of = v->sens + r->at + begin;
+        alloc_choose(x + begin, &w, end - begin, l, tag + begin);
+        return;
+    }
     for (size_t at = begin & ~(size_t)(TILE - 1); at < end; at += TILE) {
         size_t m = tile(r->n, at);
         uint8_t some[TILE];
         weigh_tile(v, rule, r, at, m, weight);
         if (at >= begin && at + m <= end) {
-            alloc_choose(x + at, weight, m, l, tag + at);
+            alloc_choose(x + at, &w, m, l, tag + at);
             continue;
         }
-        alloc_choose(x + at, weight, m, l, some);
+        alloc_choose(x + at, &w, m, l, some);
         size_t first = at > begin ? 0 : begin - at, last = at + m < end ? m : end - at;
         memcpy(tag + at + first, some + first, last - first);
     }

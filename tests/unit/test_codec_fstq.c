@@ -148,7 +148,8 @@ static double choose_at(struct bench_alloc *b, float lambda)
     int64_t count[ALLOC_LEVELS] = {0};
     for (int k = 1; k < b->a.count; k++)
         b->levels.cost[k] = lambda * (float)(b->a.bits[k] + 2);
-    alloc_choose(b->x, b->u, b->shape.n_values, &b->levels, b->tag);
+    const struct alloc_weights w = {b->u, -1, 0};
+    alloc_choose(b->x, &w, b->shape.n_values, &b->levels, b->tag);
     alloc_count(b->tag, b->shape.n_values, b->a.count, count);
     return plain_bits(&b->a, count);
 }
@@ -255,13 +256,35 @@ static void test_choice_by_hand(void **state)
     assert_int_equal(b.tag[0], 1);
     for (int k = 1; k < 4; k++)
         b.levels.cost[k] = -1;
-    alloc_choose((const float[]){0}, (const float[]){1}, 1, &b.levels, b.tag);
+    const struct alloc_weights one = {(const float[]){1}, -1, 0};
+    alloc_choose((const float[]){0}, &one, 1, &b.levels, b.tag);
     assert_int_equal(b.tag[0], 1);
     alloc_close(&b);
 }
 
+// Tags of the first n values by every instruction set: by weights as they are given, and by those
+// made on the way.
+static void choose_everywhere(struct bench_alloc *b, size_t n, int roots, uint8_t *want)
+{
+    const struct alloc_weights given = {b->u, -1, 0}, made = {b->sens, roots, 1e6f};
+    for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
+        simd_limit((enum simd_isa)isa);
+        alloc_power(b->sens, n, 1e6f, 16 >> roots, b->u);
+        for (int turn = 0; turn < 2; turn++) {
+            memset(b->tag, 0xe5, sizeof b->tag);
+            alloc_choose(b->x, turn ? &made : &given, n, &b->levels, b->tag);
+            assert_int_equal(b->tag[n], 0xe5);
+            if (isa == SIMD_BASE && turn == 0)
+                memcpy(want, b->tag, n);
+            assert_memory_equal(b->tag, want, n);
+        }
+    }
+    simd_limit(SIMD_AVX512);
+}
+
 // All instruction sets choose alike, at any length: ordinary values, halves, ones too large for a
-// half, zeros, and a group without a scale.
+// half or whose squares are too large for a float, zeros, weights of 0, and a group without a
+// scale.
 static void test_choice_is_the_same_everywhere(void **state)
 {
     (void)state;
@@ -273,7 +296,11 @@ static void test_choice_is_the_same_everywhere(void **state)
     fill(b.x, COUNT, DIST_LAPLACE, 1);
     fill(b.sens, COUNT, DIST_LAPLACE, 2);
     for (int i = 0; i < COUNT; i++)
-        b.x[i] *= i % 7 == 0 ? 1e8f : i % 11 == 0 ? 1e-4f : i % 13 == 0 ? 0 : 1;
+        b.x[i] *= i % 7 == 0    ? 1e8f
+                  : i % 11 == 0 ? 1e-4f
+                  : i % 13 == 0 ? 0
+                  : i % 17 == 0 ? 1e28f
+                                : 1;
     for (size_t set = 0; set < 2 * ARRAY_LEN(sets); set++) {
         for (int k = 1; k < 4; k++) {
             int bits = sets[set / 2][k];
@@ -283,19 +310,8 @@ static void test_choice_is_the_same_everywhere(void **state)
             b.levels.inverse[k] = b.levels.scale[k] > 0 ? 1 / b.levels.scale[k] : 0;
             b.levels.cost[k] = 1e-7f * (float)bits;
         }
-        for (size_t n = 0; n <= COUNT; n += n < 70 ? 1 : 93) {
-            for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
-                simd_limit((enum simd_isa)isa);
-                alloc_power(b.sens, n, 1e6f, 5, b.u);
-                memset(b.tag, 0xe5, sizeof b.tag);
-                alloc_choose(b.x, b.u, n, &b.levels, b.tag);
-                assert_int_equal(b.tag[n], 0xe5);
-                if (isa == SIMD_BASE)
-                    memcpy(want, b.tag, n);
-                assert_memory_equal(b.tag, want, n);
-            }
-        }
-        simd_limit(SIMD_AVX512);
+        for (size_t n = 0; n <= COUNT; n += n < 70 ? 1 : 93)
+            choose_everywhere(&b, n, (int)n % 5, want);
     }
     alloc_close(&b);
 }
