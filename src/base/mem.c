@@ -8,12 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #define ALIGN 64u
 #define MAGIC 0x4d454d42u
 #define LARGE ((size_t)64 << 20)
+#define HUGE  ((size_t)2 << 20) // a large page, where the machine has them
 
 // Stands in the 64 bytes before each block.
 struct head {
@@ -44,6 +46,16 @@ static void raise_peak(enum mem_purpose purpose, size_t now)
         continue;
 }
 
+// Large arrays are read from end to end, and that is up to a fifth faster in large pages. As much
+// of the block as can have them.
+static void ask_for_large_pages(void *block, size_t size_bytes)
+{
+    uintptr_t from = ((uintptr_t)block + HUGE - 1) & ~(uintptr_t)(HUGE - 1);
+    uintptr_t to = ((uintptr_t)block + size_bytes) & ~(uintptr_t)(HUGE - 1);
+    if (to > from)
+        (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
+}
+
 void *mem_alloc(enum mem_purpose purpose, size_t size_bytes)
 {
     assert(purpose < MEM_PURPOSES);
@@ -58,6 +70,8 @@ void *mem_alloc(enum mem_purpose purpose, size_t size_bytes)
             "out of memory: %zu MiB for %s, %zu MiB booked for it already, %zu MiB available",
             size_bytes >> 20, mem_purpose_name[purpose], mem_now(purpose) >> 20,
             mem_room("") >> 20);
+    if (size_bytes >= 4 * HUGE)
+        ask_for_large_pages(h, size_bytes);
     h->size_bytes = size_bytes;
     h->purpose = (uint32_t)purpose;
     h->magic = MAGIC;
