@@ -140,6 +140,7 @@ SIMD_KERNEL void SIMD_NAME(alloc_bitmap)(const uint8_t *tag, size_t n, uint8_t *
 #include <string.h>
 
 #define BLOCK 256
+#define AHEAD 1024 // values that come while what was kept of those before them is coded
 
 SIMD_PART float magnitude(float x)
 {
@@ -250,15 +251,38 @@ static void count_base(const uint8_t *tag, size_t n, int levels, int64_t *count)
 }
 
 #if SIMD_X86
+// Of four tags from `first` on at a time: a byte of each lane counts up to 255 steps.
+TARGET_AVX2 static void count_four(const uint8_t *tag, size_t n, int first, int64_t four[4])
+{
+    enum { STEPS = 255 * 32 };
+    for (size_t at = 0; at < n; at += STEPS) {
+        const size_t end = n - at < STEPS ? n : at + STEPS;
+        __m256i found[4] = {_mm256_setzero_si256()};
+        found[1] = found[2] = found[3] = found[0];
+        for (size_t i = at; i < end; i += 32) {
+            __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)(tag + i));
+            for (int k = 0; k < 4; k++) {
+                __m256i same = _mm256_cmpeq_epi8(t, _mm256_set1_epi8((char)(first + k)));
+                found[k] = _mm256_sub_epi8(found[k], same);
+            }
+        }
+        for (int k = 0; k < 4; k++) {
+            int64_t part[4];
+            __m256i sum = _mm256_sad_epu8(found[k], _mm256_setzero_si256());
+            memcpy(part, &sum, sizeof part);
+            four[k] += part[0] + part[1] + part[2] + part[3];
+        }
+    }
+}
+
 TARGET_AVX2 static void count_avx2(const uint8_t *tag, size_t n, int levels, int64_t *count)
 {
-    size_t whole = n & ~(size_t)31;
-    for (int k = 0; k < levels; k++) {
-        const __m256i want = _mm256_set1_epi8((char)k);
-        uint32_t found = 0;
-        for (size_t i = 0; i < whole; i += 32)
-            found += (unsigned)__builtin_popcount(tags_equal(tag + i, want));
-        count[k] += found;
+    const size_t whole = n & ~(size_t)31;
+    for (int k = 0; k < levels; k += 4) {
+        int64_t four[4] = {0};
+        count_four(tag, whole, k, four);
+        for (int j = 0; j < 4 && k + j < levels; j++)
+            count[k + j] += four[j];
     }
     count_base(tag + whole, n - whole, levels, count);
 }
@@ -331,6 +355,17 @@ static size_t gather_base(const float *x, const uint8_t *tag, size_t n, uint8_t 
     return found;
 }
 
+static size_t keep_base(const float *x, const uint8_t *tag, size_t n, float *v, uint8_t *kept)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        v[found] = x[i];
+        kept[found] = tag[i];
+        found += tag[i] != 0;
+    }
+    return found;
+}
+
 static size_t scatter_base(const float *v, const uint8_t *tag, size_t n, uint8_t want,
                            struct quant_sink to)
 {
@@ -360,6 +395,21 @@ TARGET_AVX512 static size_t gather_avx512(const float *x, const uint8_t *tag, si
     return found + gather_base(x + i, tag + i, n - i, want, out + found);
 }
 
+TARGET_AVX512 static size_t keep_avx512(const float *x, const uint8_t *tag, size_t n, float *v,
+                                        uint8_t *kept)
+{
+    size_t i = 0, found = 0;
+    for (; i + 16 <= n; i += 16) {
+        __m128i t = _mm_loadu_si128((const __m128i *)(const void *)(tag + i));
+        __mmask16 m = _mm_test_epi8_mask(t, t);
+        __m512i close = _mm512_maskz_compress_epi32(m, _mm512_cvtepu8_epi32(t));
+        _mm512_storeu_ps(v + found, _mm512_maskz_compress_ps(m, _mm512_loadu_ps(x + i)));
+        _mm_storeu_si128((__m128i *)(void *)(kept + found), _mm512_cvtepi32_epi8(close));
+        found += (unsigned)__builtin_popcount(m);
+    }
+    return found + keep_base(x + i, tag + i, n - i, v + found, kept + found);
+}
+
 TARGET_AVX512 static size_t scatter_avx512(const float *v, const uint8_t *tag, size_t n,
                                            uint8_t want, struct quant_sink to)
 {
@@ -380,21 +430,51 @@ TARGET_AVX512 static size_t scatter_avx512(const float *v, const uint8_t *tag, s
     return used + scatter_base(v + used, tag + i, n - i, want, quant_sink_at(to, i));
 }
 
+// Moves the values of a mask together, and returns how many. Without branches, which would be taken
+// at random; writes up to 8 values beyond.
+TARGET_AVX2 static inline __attribute__((always_inline)) size_t close_32(const float *x, unsigned m,
+                                                                         float *out)
+{
+    size_t found = 0;
+    for (int k = 0; k < 4; k++, m >>= 8) {
+        __m256i part = _mm256_loadu_si256((const __m256i *)(const void *)(x + 8 * k));
+        __m256i *to = (__m256i *)(void *)(out + found);
+        _mm256_storeu_si256(to, lanes_close(part, m & 0xff));
+        found += (unsigned)__builtin_popcount(m & 0xff);
+    }
+    return found;
+}
+
 TARGET_AVX2 static size_t gather_avx2(const float *x, const uint8_t *tag, size_t n, uint8_t want,
                                       float *out)
 {
     const __m256i w = _mm256_set1_epi8((char)want);
     size_t i = 0, found = 0;
-    for (; i + 32 <= n; i += 32) {
-        const float *here = x + i;
-        for (unsigned m = tags_equal(tag + i, w); m; m >>= 8, here += 8) {
-            __m256i part = _mm256_loadu_si256((const __m256i *)(const void *)here);
-            __m256i *to = (__m256i *)(void *)(out + found);
-            _mm256_storeu_si256(to, lanes_close(part, m & 0xff));
-            found += (unsigned)__builtin_popcount(m & 0xff);
-        }
-    }
+    for (; i + 32 <= n; i += 32)
+        found += close_32(x + i, tags_equal(tag + i, w), out + found);
     return found + gather_base(x + i, tag + i, n - i, want, out + found);
+}
+
+TARGET_AVX2 static size_t keep_avx2(const float *x, const uint8_t *tag, size_t n, float *v,
+                                    uint8_t *kept)
+{
+    const __m256i none = _mm256_setzero_si256();
+    size_t i = 0, found = 0;
+    for (; i + 32 <= n; i += 32) {
+        const unsigned m = ~tags_equal(tag + i, none);
+        uint8_t *to = kept + found;
+        __builtin_prefetch(x + i + AHEAD);
+        __builtin_prefetch(x + i + AHEAD + 16);
+        for (int k = 0; k < 4; k++) {
+            uint64_t eight;
+            memcpy(&eight, tag + i + 8 * k, 8);
+            eight = _pext_u64(eight, _pdep_u64(m >> 8 * k, 0x0101010101010101u) * 0xff);
+            memcpy(to, &eight, 8);
+            to += __builtin_popcount(m >> 8 * k & 0xff);
+        }
+        found += close_32(x + i, m, v + found);
+    }
+    return found + keep_base(x + i, tag + i, n - i, v + found, kept + found);
 }
 
 // A blend and a whole store: masked stores are slow on some machines, and all eight lanes are ours.
@@ -426,6 +506,11 @@ TARGET_AVX2 static size_t scatter_avx2(const float *v, const uint8_t *tag, size_
 size_t alloc_gather(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out)
 {
     return SIMD_PICK(gather, (x, tag, n, want, out));
+}
+
+size_t alloc_keep(const float *x, const uint8_t *tag, size_t n, float *v, uint8_t *kept)
+{
+    return SIMD_PICK(keep, (x, tag, n, v, kept));
 }
 
 size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,

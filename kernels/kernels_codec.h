@@ -279,6 +279,8 @@ void alloc_bitmap(const uint8_t *tag, size_t n, uint8_t *bits); // a bit for eve
 // The values whose tag is the wanted one, in order: out of x (out has room for n + 16), and into
 // the sink (v can be read 16 beyond them).
 size_t alloc_gather(const float *x, const uint8_t *tag, size_t n, uint8_t want, float *out);
+// Those whose tag is not 0, and their tags; v and kept have room for 16 more than there are tags.
+size_t alloc_keep(const float *x, const uint8_t *tag, size_t n, float *v, uint8_t *kept);
 size_t alloc_scatter(const float *v, const uint8_t *tag, size_t n, uint8_t want,
                      struct quant_sink to);
 

@@ -46,11 +46,13 @@ SIMD_INLINE double SIMD_NAME(sum_block)(const float *x, const float *y, size_t n
     size_t i = 0;
     for (int p = 0; p < PIECES; p++)
         sum[p] = (sum_d){0};
-    for (; i + SIMD_WIDE <= n; i += SIMD_WIDE)
+    for (; i + SIMD_WIDE <= n; i += SIMD_WIDE) {
+        __builtin_prefetch(x + i + SUM_BLOCK); // comes while this block is looked at once more
         for (int p = 0; p < PIECES; p++) {
             SIMD_NAME(terms)(&v, x + i + p * DOUBLES, y + i + p * DOUBLES, term);
             sum[p] += v;
         }
+    }
     if (i < n) {
         for (int p = 0; p < PIECES; p++)
             memcpy(lane + p * DOUBLES, &sum[p], sizeof sum[p]);

@@ -89,6 +89,16 @@ static size_t drawn_run(size_t j, size_t every)
     return j * every + (size_t)(((uint64_t)((uint32_t)j * 2654435769u) * every) >> 32);
 }
 
+// Begins to load values that lie where nothing else of the sample does.
+static void fetch_drawn(const struct alloc_vectors *v, const struct alloc_run *r, size_t at)
+{
+    if (at >= r->n)
+        return;
+    __builtin_prefetch(v->x + r->at + at);
+    if (v->sens)
+        __builtin_prefetch(v->sens + r->at + at);
+}
+
 static void draw(const struct kernel_ctx *cx, const struct alloc_vectors *v,
                  const struct alloc_rule *rule, const struct alloc_run *run,
                  const struct alloc_draw *some, size_t runs, float *x, float *w)
@@ -103,6 +113,7 @@ static void draw(const struct kernel_ctx *cx, const struct alloc_vectors *v,
         }
         for (size_t j = 0; 16 * j < n; j++, at += 16) {
             size_t from = 16 * drawn_run(j, some[i].every);
+            fetch_drawn(v, run, 16 * drawn_run(j + 8, some[i].every));
             memcpy(x + at, v->x + run->at + from, 16 * sizeof *x);
             weigh_tile(v, rule, run, from, 16, w + at);
         }
@@ -271,23 +282,38 @@ static void code_tile(enum alloc_kind kind, int bits, float scale, const float *
         quant_nearest_u8(v, n, inv, alloc_q(bits), to);
 }
 
+// What is kept of a tile, then of that the values of each width, to where their codes go.
+static void code_run(const float *x, const uint8_t *tag, const struct alloc_run *r,
+                     const struct alloc_widths *widths, const float scale[ALLOC_LEVELS],
+                     const int64_t counts[ALLOC_LEVELS], uint8_t *to[ALLOC_LEVELS])
+{
+    float kept_x[TILE + 32], v[TILE + 32];
+    uint8_t kept_tag[TILE + 32];
+    for (size_t at = 0; at < r->n; at += TILE) {
+        size_t n = alloc_keep(x + at, tag + at, tile(r->n, at), kept_x, kept_tag);
+        memset(kept_tag + n, ALLOC_LEVELS, 32); // none: whole vectors
+        for (int k = 1; k < widths->count; k++) {
+            if (counts[k] == 0)
+                continue;
+            size_t found = alloc_gather(kept_x, kept_tag, (n + 31) & ~(size_t)31, (uint8_t)k, v);
+            code_tile(widths->kind[k], widths->bits[k], scale[k], v, found, to[k]);
+            to[k] += found * alloc_code_bytes(widths->bits[k]);
+        }
+    }
+}
+
 static void code(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
                  const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
                  float (*scale)[ALLOC_LEVELS], int64_t (*counts)[ALLOC_LEVELS],
                  size_t (*start)[ALLOC_LEVELS], uint8_t *out)
 {
     (void)cx;
-    for (size_t i = 0; i < runs; i++, run++)
-        for (int k = 1; k < widths->count; k++) {
-            int bits = widths->bits[k];
-            uint8_t *to = out + start[i][k];
-            float v[TILE + 16];
-            for (size_t at = 0; at < run->n && counts[i][k] > 0; at += TILE) {
-                size_t found = kept(x, tag, run, k, at, v);
-                code_tile(widths->kind[k], bits, scale[run->group][k], v, found, to);
-                to += found * alloc_code_bytes(bits);
-            }
-        }
+    for (size_t i = 0; i < runs; i++, run++) {
+        uint8_t *to[ALLOC_LEVELS];
+        for (int k = 0; k < widths->count; k++)
+            to[k] = out + start[i][k];
+        code_run(x + run->at, tag + run->place, run, widths, scale[run->group], counts[i], to);
+    }
 }
 
 // Decoding.

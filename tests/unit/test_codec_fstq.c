@@ -316,6 +316,52 @@ static void test_choice_is_the_same_everywhere(void **state)
     alloc_close(&b);
 }
 
+// What is counted and moved together by tags, against plain loops: in n of these values.
+static void sort_by_tags(const float *x, const uint8_t *tag, size_t n)
+{
+    enum { MOST = 20000, KINDS = 6 };
+    static float v[MOST + 16];
+    static uint8_t kept[MOST + 16];
+    int64_t count[KINDS] = {0}, want[KINDS] = {0};
+    size_t found = alloc_keep(x, tag, n, v, kept), at = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (tag[i] < KINDS)
+            want[tag[i]]++;
+        if (tag[i] == 0)
+            continue;
+        assert_true(v[at] == x[i] && kept[at] == tag[i]);
+        at++;
+    }
+    assert_int_equal(found, at);
+    alloc_count(tag, n, KINDS, count);
+    assert_memory_equal(count, want, sizeof want);
+    found = alloc_gather(x, tag, n, 2, v);
+    assert_int_equal(found, want[2]);
+    for (size_t i = at = 0; i < n; i++)
+        if (tag[i] == 2)
+            assert_true(v[at++] == x[i]);
+}
+
+static void test_tags_sort_everywhere(void **state)
+{
+    (void)state;
+    enum { COUNT = 20000 };
+    static float x[COUNT];
+    static uint8_t tag[COUNT];
+    struct rng r = rng_stream(31, RNG_TEST, 0, 0, 0);
+    for (int i = 0; i < COUNT; i++) {
+        x[i] = (float)i;
+        tag[i] = i < 9000 ? 2 : (uint8_t)(rng_below(&r, 3) ? 0 : rng_below(&r, 8)); // many of one
+    }
+    for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
+        simd_limit((enum simd_isa)isa);
+        for (size_t n = 0; n <= COUNT; n += n < 70 ? 1 : 1993)
+            for (size_t from = 0; from < 2; from++)
+                sort_by_tags(x + from * (COUNT - n), tag + from * (COUNT - n), n);
+    }
+    simd_limit(SIMD_AVX512);
+}
+
 static double error_of(const struct bench_alloc *b, size_t i, int k)
 {
     double x = fabs((double)b->x[i]), s = (double)b->levels.scale[k];
@@ -700,6 +746,7 @@ int main(void)
         cmocka_unit_test(test_greedy_by_hand),
         cmocka_unit_test(test_choice_by_hand),
         cmocka_unit_test(test_choice_is_the_same_everywhere),
+        cmocka_unit_test(test_tags_sort_everywhere),
         cmocka_unit_test(test_rate_distortion_is_optimal),
         cmocka_unit_test(test_search_ends),
         cmocka_unit_test(test_high_rate_bits),
