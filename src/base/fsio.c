@@ -163,24 +163,27 @@ static uint8_t *regrow(uint8_t *old, size_t n, size_t size, enum mem_purpose pur
     return p;
 }
 
-static int read_open(int fd, const char *path, size_t max, enum mem_purpose purpose,
+// head: what is beyond max is left; else it is an error.
+static int read_open(int fd, const char *path, size_t max, bool head, enum mem_purpose purpose,
                      uint8_t **bytes, size_t *n, struct err *err)
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
         return err_set(err, "%s: %s", path, strerror(errno));
-    if (st.st_size > 0 && (uint64_t)st.st_size > max)
+    bool longer = st.st_size > 0 && (uint64_t)st.st_size > max;
+    if (longer && !head)
         return err_set(err, "%s: %lld bytes, at most %zu expected", path, (long long)st.st_size,
                        max);
     // The size is a first guess: files of /proc say 0, and a file may grow meanwhile.
-    size_t cap = st.st_size > 0 ? (size_t)st.st_size : max < 65536 ? max : 65536;
+    size_t cap = longer ? max : st.st_size > 0 ? (size_t)st.st_size : max < 65536 ? max : 65536;
     size_t have = 0;
     if (mem_fits((double)cap, path, err))
         return -1;
     uint8_t *p = regrow(NULL, 0, cap, purpose);
     for (;;) {
         // One byte more than cap (the place of the NUL) shows whether there is more.
-        ssize_t k = read_all(fd, p + have, cap + 1 - have);
+        bool last = head && cap >= max;
+        ssize_t k = read_all(fd, p + have, cap + !last - have);
         if (k < 0) {
             int why = errno;
             mem_free(p);
@@ -202,37 +205,27 @@ static int read_open(int fd, const char *path, size_t max, enum mem_purpose purp
     return 0;
 }
 
-int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
-              struct err *err)
+static int read_path(const char *path, size_t max, bool head, enum mem_purpose purpose,
+                     uint8_t **bytes, size_t *n, struct err *err)
 {
     int fd = fsio_open(path, err);
     if (fd < 0)
         return -1;
-    int r = read_open(fd, path, max, purpose, bytes, n, err);
+    int r = read_open(fd, path, max, head, purpose, bytes, n, err);
     close(fd);
     return r;
+}
+
+int fsio_read(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes, size_t *n,
+              struct err *err)
+{
+    return read_path(path, max, false, purpose, bytes, n, err);
 }
 
 int fsio_read_head(const char *path, size_t max, enum mem_purpose purpose, uint8_t **bytes,
                    size_t *n, struct err *err)
 {
-    struct stat st;
-    int fd = fsio_open(path, err);
-    if (fd < 0)
-        return -1;
-    size_t want = fstat(fd, &st) == 0 && (uint64_t)st.st_size < max ? (size_t)st.st_size : max;
-    uint8_t *p = mem_alloc(purpose, want + 1);
-    ssize_t k = read_all(fd, p, want);
-    int why = errno;
-    close(fd);
-    if (k < 0) {
-        mem_free(p);
-        return err_set(err, "%s: cannot read: %s", path, strerror(why));
-    }
-    p[k] = 0;
-    *bytes = p;
-    *n = (size_t)k;
-    return 0;
+    return read_path(path, max, true, purpose, bytes, n, err);
 }
 
 int fsio_mkdirs(const char *path, struct err *err)

@@ -50,7 +50,7 @@ struct dev_row {
     void (*get)(struct dev *d, int32_t lane, void *to_host, const void *from, size_t size_bytes);
     void (*copy)(struct dev *d, int32_t lane, void *to, const void *from, size_t size_bytes);
     void (*zero)(struct dev *d, int32_t lane, void *to, size_t size_bytes);
-    void (*wait)(struct dev *d, int32_t lane);
+    void (*wait)(struct dev *d, int32_t lane); // ends the process where something failed for good
     // What is queued between record and record_end, and runs then, is kept under a key: the next
     // time replay queues it all again, or says false. The key stands for everything that the queued
     // calls were given, but for the contents of the device's memory. Only operations, copies within
@@ -61,8 +61,6 @@ struct dev_row {
     // The time at which a lane comes here; to be had after wait, in ns from one beginning a lane.
     void (*mark)(struct dev *d, int32_t lane, int32_t slot);
     int64_t (*marked)(struct dev *d, int32_t lane, int32_t slot);
-    // Whether anything queued so far went wrong for good, and what; checked after wait.
-    int (*failed)(struct dev *d, struct err *err);
 };
 
 // One an execution lane: a thread of the CPU, a stream of a GPU.

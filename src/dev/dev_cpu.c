@@ -81,13 +81,6 @@ static int64_t cpu_marked(struct dev *d, int32_t lane, int32_t slot)
     return d->lane[lane].mark_ns[slot];
 }
 
-static int cpu_failed(struct dev *d, struct err *err)
-{
-    (void)d;
-    (void)err;
-    return 0;
-}
-
 uint64_t dev_denormals_off(void)
 {
     uint64_t was = 0;
@@ -161,7 +154,7 @@ static const struct kernel_ops ref_ops = {
     .rows_alone = true, .open = cpu_open, .alloc = cpu_alloc, .free = cpu_free,                    \
     .stage = cpu_stage, .unstage = cpu_free, .put = cpu_copy, .get = cpu_copy, .copy = cpu_copy,   \
     .zero = cpu_zero, .wait = cpu_wait, .replay = cpu_replay, .record = cpu_record,                \
-    .record_end = cpu_wait, .mark = cpu_mark, .marked = cpu_marked, .failed = cpu_failed
+    .record_end = cpu_wait, .mark = cpu_mark, .marked = cpu_marked
 
 const struct dev_row dev_cpu = {.name = "cpu",
                                 .help = "this rank's cores, by AVX-512, AVX2, NEON or none of them",

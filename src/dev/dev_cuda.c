@@ -297,11 +297,6 @@ static int64_t cuda_marked(struct dev *d, int32_t lane, int32_t slot)
     return (int64_t)((double)ms * 1e6);
 }
 
-static int cuda_failed(struct dev *d, struct err *err)
-{
-    return of(d)->failed.text[0] ? err_set(err, "%s", of(d)->failed.text) : 0;
-}
-
 static void close_library(struct gpu *g)
 {
     struct library l;
@@ -555,5 +550,4 @@ const struct dev_row ROW = {
     .record_end = cuda_record_end,
     .mark = cuda_mark,
     .marked = cuda_marked,
-    .failed = cuda_failed,
 };

@@ -123,6 +123,8 @@ struct slot {
 int32_t model_slots(const struct model *m);
 struct slot model_slot(const struct model *m, int32_t i);
 void model_slot_put(struct model *m, const struct slot *s, size_t from, size_t n, const float *x);
+// The place of the first of n values from outside that is not finite; n: all are.
+size_t model_nonfinite(const float *x, size_t n);
 void model_slot_get(const struct model *m, const struct slot *s, size_t from, size_t n, float *x);
 
 // Lays out a model without values; dtype is decided from what the file stores. MODEL_BLOCKS: the

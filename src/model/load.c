@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,9 +86,9 @@ static int read_slot(struct model *m, const struct slot *s, const struct file *f
         if (file_read(f, at + i * size, raw, some * size, err))
             return -1;
         kernel_to_f32(dtype, raw, some, x);
-        for (size_t j = 0; j < some; j++)
-            if (!isfinite(x[j]))
-                return err_set(err, "%s: %s: value %zu is not finite", f->path, s->name, i + j);
+        size_t bad = model_nonfinite(x, some);
+        if (bad < some)
+            return err_set(err, "%s: %s: value %zu is not finite", f->path, s->name, i + bad);
         for (size_t j = 0; j < some && s->plus; j++)
             x[j] += 1.0f;
         model_slot_put(m, s, i, some, x);

@@ -9,7 +9,6 @@
 #include "model/load.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -268,8 +267,8 @@ static const struct gguf_tensor *slot_tensor(const struct model *m, const struct
 }
 
 // Looks at every value; they become the slot's unless that is where they lie.
-static int read_slot(struct model *m, const struct slot *s, const struct gguf *g,
-                     const uint8_t *bytes, struct err *err)
+static int take_blocks(struct model *m, const struct slot *s, const struct gguf *g,
+                       const uint8_t *bytes, struct err *err)
 {
     enum { CHUNK = 1 << 14 }; // values; a whole number of every block
     static _Thread_local float x[CHUNK];
@@ -287,13 +286,10 @@ static int read_slot(struct model *m, const struct slot *s, const struct gguf *g
         size_t blocks = n / (size_t)row->values;
         block_decode(row, bytes + t->at + i / (uint64_t)row->values * (uint64_t)row->bytes, blocks,
                      x);
-        float sum = 0; // is finite only where all are
-        for (size_t j = 0; j < n; j++)
-            sum += x[j] - x[j];
-        for (size_t j = 0; j < n && sum != 0; j++)
-            if (!isfinite(x[j]))
-                return err_set(err, "tensor %.*s: value %llu is not finite", (int)t->name.n,
-                               t->name.p, (unsigned long long)i + j);
+        size_t bad = model_nonfinite(x, n);
+        if (bad < n)
+            return err_set(err, "tensor %.*s: value %llu is not finite", (int)t->name.n, t->name.p,
+                           (unsigned long long)i + bad);
         if (!here)
             model_slot_put(m, s, (size_t)i, n, x);
     }
@@ -325,7 +321,7 @@ static struct model *load_mapped(struct dev *dev, const struct model_params *p,
     }
     for (int32_t i = 0; m && !bad && i < model_slots(m); i++) {
         struct slot s = model_slot(m, i);
-        bad = read_slot(m, &s, &g, bytes, err);
+        bad = take_blocks(m, &s, &g, bytes, err);
     }
     gguf_free(&g);
     if (bad && m) {

@@ -732,6 +732,17 @@ void model_slot_put(struct model *m, const struct slot *s, size_t from, size_t n
     }
 }
 
+size_t model_nonfinite(const float *x, size_t n)
+{
+    float sum = 0; // is 0 only where all are finite
+    size_t i = 0;
+    for (size_t j = 0; j < n; j++)
+        sum += x[j] - x[j];
+    while (sum != 0 && i < n && isfinite(x[i]))
+        i++;
+    return sum == 0 ? n : i;
+}
+
 void model_slot_get(const struct model *m, const struct slot *s, size_t from, size_t n, float *x)
 {
     int32_t dtype = s->norm ? KERNEL_F32 : m->dtype;

@@ -350,13 +350,6 @@ static int64_t fence_marked(struct dev *d, int32_t lane, int32_t slot)
     return d->lane[lane].mark_ns[slot];
 }
 
-static int fence_failed(struct dev *d, struct err *err)
-{
-    (void)d;
-    (void)err;
-    return 0;
-}
-
 static int fence_open(struct dev *d, struct err *err)
 {
     if (!range) {
@@ -414,5 +407,4 @@ const struct dev_row dev_fence = {
     .record_end = fence_record_end,
     .mark = fence_mark,
     .marked = fence_marked,
-    .failed = fence_failed,
 };

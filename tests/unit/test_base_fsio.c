@@ -157,6 +157,31 @@ static void replace_is_atomic(void **state)
     assert_true(seen > 0);
 }
 
+static void read_of_a_head(void **state)
+{
+    (void)state;
+    static const size_t most[] = {1, 4, 5, 6, 100};
+    char path[512];
+    scratch_write("head", "12345");
+    snprintf(path, sizeof path, "%s", scratch_path("head"));
+    for (size_t i = 0; i < sizeof most / sizeof *most; i++) {
+        struct err err = {""};
+        uint8_t *bytes;
+        size_t n, want = most[i] < 5 ? most[i] : 5;
+        assert_int_equal(fsio_read_head(path, most[i], MEM_OTHER, &bytes, &n, &err), 0);
+        assert_int_equal(n, want);
+        assert_memory_equal(bytes, "12345", want);
+        assert_int_equal(bytes[n], 0);
+        mem_free(bytes);
+    }
+    struct err err = {""};
+    uint8_t *bytes;
+    size_t n;
+    assert_int_equal(fsio_read_head("/proc/self/status", 9, MEM_OTHER, &bytes, &n, &err), 0);
+    assert_int_equal(n, 9); // of a file that says it has no bytes
+    mem_free(bytes);
+}
+
 static void read_has_a_limit(void **state)
 {
     (void)state;
@@ -331,6 +356,7 @@ int main(void)
         cmocka_unit_test(replace_leaves_the_old_when_it_fails),
         cmocka_unit_test(replace_leaves_what_is_no_file),
         cmocka_unit_test(replace_is_atomic),
+        cmocka_unit_test(read_of_a_head),
         cmocka_unit_test(read_has_a_limit),
         cmocka_unit_test(read_without_a_size),
         cmocka_unit_test(read_regular_files_only),
