@@ -268,6 +268,7 @@ static void open_env(struct run *r, int threads)
                           .gpu = "",
                           .transport = &r->transport,
                           .link = &r->transport.link,
+                          .backhaul = &r->transport.relay_link,
                           .profile = &r->profile,
                           .work = &r->work,
                           .method = &r->method,
@@ -674,6 +675,11 @@ static enum status conclude(struct run *r)
            fmt_bytes(t[1], s->totals.control_up_bytes));
     printf("rounds took %s measured, ", fmt_time(t[0], s->totals.measured_ns));
     printf("%s modelled\n", fmt_time(t[0], s->totals.modelled_ns));
+    if (s->env->fed->relays > 0) {
+        printf("# relays %d: %s up to the server ", s->env->fed->relays,
+               fmt_bytes(t[0], s->relay_up_bytes));
+        printf("and %s down, since the program started\n", fmt_bytes(t[0], s->relay_down_bytes));
+    }
     figures_print(&r->figures, stdout);
     print_memory();
     print_threads();

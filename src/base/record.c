@@ -135,7 +135,7 @@ const uint8_t record_width_of[33] = {0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 7, 7, 7, 7, 7
 
 // Rows go to disk as they lie in memory: no holes.
 _Static_assert(sizeof(struct rec_event) == 6 * 8 + 5 * 4 + 4, "hole in rec_event");
-_Static_assert(sizeof(struct rec_round) == 11 * 8 + 7 * 8 + 8 + 8 * 4, "hole in rec_round");
+_Static_assert(sizeof(struct rec_round) == 13 * 8 + 7 * 8 + 8 + 8 * 4, "hole in rec_round");
 _Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 8 * 4 + 16,
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
@@ -198,6 +198,8 @@ static const struct record_field round_fields[] = {
     FIELD(downlink_bytes, "bytes", "adapter sent to clients, counted per sampled client"),
     FIELD(control_bytes, "bytes", "all other frames"),
     FIELD(control_up_bytes, "bytes", "of these, from the workers to the server"),
+    FIELD(relay_up_bytes, "bytes", "what fed.relays sent on instead of their clients' updates"),
+    FIELD(relay_down_bytes, "bytes", "adapter sent to relays, for their clients"),
     FIELD(wire_bytes, "bytes", "everything the transport moved, each copy once"),
     FIELD(uplink_total_bytes, "bytes", "uplink of the run so far"),
     FIELD(time_measured_ns, "ns", "wall time of the round"),

@@ -85,8 +85,9 @@ enum {
 };
 
 struct rec_round {
-    int64_t uplink_bytes, downlink_bytes;    // as counted per client
-    int64_t control_bytes, control_up_bytes; // all other frames; those of them from the workers
+    int64_t uplink_bytes, downlink_bytes;     // as counted per client
+    int64_t control_bytes, control_up_bytes;  // all other frames; those of them from the workers
+    int64_t relay_up_bytes, relay_down_bytes; // between relays and the server
     // Everything the transport moved, each copy once.
     int64_t wire_bytes;
     int64_t uplink_total_bytes; // cumulative uplink of the run

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "fed/datagram.h"
+#include "fed/exact.h"
 #include "fed/policy.h"
 #include "net/port.h"
 
@@ -65,7 +66,7 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
                         struct client_round *c, size_t n, bool ports)
 {
     for (size_t i = 0; i < n; i++)
-        c[i].times.down = carry(env, start, c[i].client, false, 0, c[i].down_bytes);
+        c[i].times.down = carry(env, start, c[i].client, false, c[i].from_ns, c[i].down_bytes);
     if (ports)
         share_port(env, start, c, n, false);
     for (size_t i = 0; i < n; i++) {
@@ -102,7 +103,7 @@ struct client_times fed_client_times(const struct fed_env *env, const struct rou
 void fed_round_times(const struct fed_env *env, const struct round_start *start,
                      struct client_round *c, size_t n)
 {
-    round_times(env, start, c, n, true);
+    round_times(env, start, c, n, env->fed->relays == 0); // else it is the relays' port
 }
 
 static bool arrives(const struct fed_env *env, uint32_t round, uint32_t client, int64_t ready_ns,
@@ -163,6 +164,17 @@ size_t fed_update_bound(const struct fed_env *env)
         return s->bound(env);
     return datagram_on(env->method, env->link) ? datagram_bound(&env->method->view)
                                                : view_bound(&env->method->view);
+}
+
+size_t fed_relay_bound(const struct fed_env *env)
+{
+    const struct view_inst *v = &env->method->view;
+    size_t bytes = RELAY_HEAD_BYTES + RELAY_CLIENT_BYTES * (size_t)policy_sampled(env->fed);
+    if (env->fed->relays == 0)
+        return 0;
+    for (uint32_t p = 0; p < v->n_parts; p++)
+        bytes += exact_bound(v->part[p].shape.n_values);
+    return bytes;
 }
 
 // A scheme's own rule stands next to the optimizer, another form of the adapter next to the model.
@@ -238,6 +250,57 @@ static int check_policy(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+// Integers have the sum of one vector, as codecs decode it.
+static int check_sum(const struct fed_env *env, struct err *err)
+{
+    const struct scheme *s = env->method->scheme;
+    if (env->fed->sum != FED_SUM_EXACT)
+        return 0;
+    if (s->add || s->pack || s->up || view_needs(&env->method->view) & CODEC_OWN_AGG)
+        return err_set(err,
+                       "fed.sum = exact adds up updates as their codecs decode them, and method "
+                       "%.200s adds up its own way, or more than that: leave it out",
+                       env->method->text);
+    if (datagram_on(env->method, env->link))
+        return err_set(err, "fed.sum = exact takes whole updates: set net.blocks = off, or "
+                            "net.delivery = reliable");
+    return 0;
+}
+
+static int check_relays(const struct fed_env *env, struct err *err)
+{
+    const struct fed_params *fed = env->fed;
+    int workers = env->transport ? env->transport->n_endpoints - 1 : 1;
+    if (fed->relays == 0)
+        return 0;
+    if (fed->sum != FED_SUM_EXACT)
+        return err_set(err,
+                       "fed.relays = %d: sums of sums are those of all clients in integers "
+                       "only; set fed.sum = exact",
+                       fed->relays);
+    if (env->method->scheme->server != &server_sync || !policy_waits(fed))
+        return err_set(err,
+                       "fed.relays = %d: a relay waits for all of its clients: take a scheme "
+                       "with rounds, and leave out fed.deadline_s, fed.quorum, fed.overcommit "
+                       "and fed.min_completion",
+                       fed->relays);
+    if (*fed->downlink)
+        return err_set(err,
+                       "fed.relays = %d: a relay passes whole versions on: leave out fed.downlink",
+                       fed->relays);
+    if (env->net->pace != NET_PACE_MODEL)
+        return err_set(err,
+                       "fed.relays = %d: relays live where their clients do, and what is "
+                       "between them is modelled: set net.pace = model",
+                       fed->relays);
+    if (fed->relays > fed->clients || fed->relays % workers)
+        return err_set(err,
+                       "fed.relays = %d: with %d clients on %d workers it is a multiple of "
+                       "the workers, and no more than there are clients",
+                       fed->relays, fed->clients, workers);
+    return 0;
+}
+
 // A battery that nobody knows how fast to empty.
 static int check_battery(const struct fed_env *env, struct err *err)
 {
@@ -286,7 +349,8 @@ static int open_downlink(const struct fed_env *env, struct err *err)
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
-    if (check_pace(env, err) || check_policy(env, err) || check_battery(env, err))
+    if (check_pace(env, err) || check_policy(env, err) || check_sum(env, err) ||
+        check_relays(env, err) || check_battery(env, err))
         return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
@@ -314,5 +378,6 @@ size_t fed_down_floats(const struct fed_env *env)
 uint64_t fed_payload_bound(const struct fed_env *env)
 {
     size_t model = 4 * fed_model_floats(env) + 4096, update = fed_update_bound(env);
-    return model > update ? model : update;
+    size_t relay = fed_relay_bound(env), most = model > update ? model : update;
+    return most > relay ? most : relay;
 }

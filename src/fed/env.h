@@ -23,7 +23,8 @@ struct fed_env {
     int rank, threads;
     const char *host, *cpuset, *gpu;
     struct transport *transport;
-    const struct link_model *link; // the clients'
+    const struct link_model *link;     // the clients'
+    const struct link_model *backhaul; // of relays, where there are some
     const struct profile_model *profile;
     const struct presence *presence; // NULL = clients are always there
     struct workload *work;
@@ -51,6 +52,7 @@ struct client_times fed_client_times(const struct fed_env *env, const struct rou
 struct client_round {
     uint32_t client;
     int64_t down_bytes, up_bytes;
+    int64_t from_ns;           // when the model sets out for it, from the start of the round
     struct client_times times; // out
 };
 void fed_round_times(const struct fed_env *env, const struct round_start *start,
@@ -66,6 +68,10 @@ size_t fed_work_floats(const struct fed_env *env);
 size_t fed_own_floats(const struct fed_env *env);
 size_t fed_state_floats(const struct fed_env *env);
 size_t fed_update_bound(const struct fed_env *env); // longest payload of an update
+// And of what a relay sends on, see relay.h; 0 = there are none.
+#define RELAY_HEAD_BYTES   8
+#define RELAY_CLIENT_BYTES 24
+size_t fed_relay_bound(const struct fed_env *env);
 // Makes the workload ready for the method's scheme, or says why they do not go together: before a
 // run, in every process.
 int fed_prepare(const struct fed_env *env, struct err *err);

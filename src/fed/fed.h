@@ -22,12 +22,15 @@ struct fed_params { // [fed]
     char downlink[160]; // see downlink.h
     int32_t opt_state;  // FED_STATE_*
     int32_t weights;    // FED_WEIGHTS_*
+    int32_t sum;        // FED_SUM_*
+    int32_t relays;     // 0 = none, see relay.h
     int32_t eval_every, eval_last;
     int64_t server_ns; // configured server time of a round
     bool nmse;
 };
 enum { FED_STATE_RESET, FED_STATE_KEEP };
 enum { FED_WEIGHTS_SAMPLES, FED_WEIGHTS_EQUAL };
+enum { FED_SUM_ORDER, FED_SUM_EXACT };
 
 struct fisher_params { // [fisher]: what clients measure for codecs that ask for it
     double rho;

@@ -39,6 +39,8 @@ static void open_parts(struct global *g, const struct view_inst *v, size_t keep_
                 part->agg_state =
                     mem_alloc(MEM_SERVER, c->row->agg->state_bytes(c, c->shape->n_values));
             keep_at += keep;
+            if (g->env->fed->sum == FED_SUM_EXACT)
+                part->exact = mem_alloc(MEM_SERVER, c->shape->n_values * sizeof *part->exact);
             if (datagram_on(g->env->method, g->env->link))
                 part->grain = mem_alloc(MEM_SERVER, grains(c) * sizeof *part->grain);
         }
@@ -50,7 +52,8 @@ static void open_vectors(struct global *g, const struct view_inst *v)
     for (int k = 0; k < v->n_vectors; k++) {
         g->sum[k] = mem_alloc(MEM_SERVER, bytes);
         g->mean[k] = v->whole ? g->sum[k] : mem_alloc(MEM_SERVER, bytes);
-        g->one[k] = k ? mem_alloc(MEM_SERVER, bytes) : NULL;
+        bool exact = g->env->fed->sum == FED_SUM_EXACT;
+        g->one[k] = k || exact ? mem_alloc(MEM_SERVER, bytes) : NULL;
     }
 }
 
@@ -90,6 +93,7 @@ void global_close(struct global *g)
         for (int k = 0; k < view->n_vectors; k++) {
             mem_free(global_sum(g, p, k)->agg_state);
             mem_free(global_sum(g, p, k)->grain);
+            mem_free(global_sum(g, p, k)->exact);
         }
     for (int k = 0; k < view->n_vectors; k++) {
         if (g->mean[k] != g->sum[k])
@@ -119,6 +123,8 @@ void global_begin(struct global *g, uint32_t version)
             part->weight = 0;
             if (c->row->agg)
                 c->row->agg->begin(c, part->agg_state, c->shape->n_values);
+            if (part->exact)
+                memset(part->exact, 0, c->shape->n_values * sizeof *part->exact);
             if (part->grain)
                 memset(part->grain, 0, grains(c) * sizeof *part->grain);
         }
@@ -126,6 +132,16 @@ void global_begin(struct global *g, uint32_t version)
         g->env->work->row->fresh(g->env->work, version, g->theta);
     if (scheme->begin)
         scheme->begin(g);
+}
+
+static int add_exactly(struct global *g, const struct codec_inst *c, const struct codec_key *key,
+                       const uint8_t *bytes, size_t len, float weight, struct part_sum *part,
+                       struct err *err)
+{
+    int rc = codec_decode(c, key, bytes, len, g->one[0], g->scratch, err);
+    if (rc == 0 && exact_add(part->exact, g->one[0], c->shape->n_values, weight, err))
+        rc = CODEC_NONFINITE;
+    return rc;
 }
 
 // The update itself; on any error its sum is as it was.
@@ -137,9 +153,10 @@ static int add_first(struct global *g, const struct update *u, uint32_t p, const
     struct codec_key key = view_key(view, g->env->seed, u->client, u->version, 0);
     struct part_sum *part = global_sum(g, p, 0);
     float weight = u->weight * u->scale;
-    int rc = c->row->agg
-                 ? c->row->agg->add(c, &key, bytes, len, (double)weight, part->agg_state, err)
-                 : codec_decode_add(c, &key, bytes, len, weight, part->sum, g->scratch, err);
+    int rc =
+        c->row->agg   ? c->row->agg->add(c, &key, bytes, len, (double)weight, part->agg_state, err)
+        : part->exact ? add_exactly(g, c, &key, bytes, len, weight, part, err)
+                      : codec_decode_add(c, &key, bytes, len, weight, part->sum, g->scratch, err);
     if (rc == 0)
         part->weight += (double)u->weight;
     return rc;
@@ -244,13 +261,31 @@ int global_add(struct global *g, struct update *u, struct err *err)
     return 0;
 }
 
+void global_add_sums(struct global *g, const uint8_t *sums, size_t len, const double *weight)
+{
+    const struct view_inst *view = &g->env->method->view;
+    struct span span = span_begin(g->env->rec);
+    struct err err;
+    size_t at = 0;
+    for (uint32_t p = 0; p < view->n_parts; p++) {
+        const size_t n = view->part[p].shape.n_values;
+        struct part_sum *part = global_sum(g, p, 0);
+        exact_get_add(sums + at, n, part->exact);
+        part->weight += weight[p];
+        at += (size_t)exact_check(sums + at, len - at, n, &err);
+    }
+    span_end(g->env->rec, span, STAGE_DECODE, -1, (int64_t)len, (int64_t)(4 * g->n));
+}
+
 // The mean of each part, over those who sent it.
 static void close_sum(struct part_sum *part, const struct codec_inst *c)
 {
     size_t n = c->shape->n_values;
     if (part->weight <= 0)
         return;
-    if (part->grain) {
+    if (part->exact) {
+        exact_mean(part->exact, part->weight, n, part->sum);
+    } else if (part->grain) {
         for (size_t i = 0; i < n; i++) {
             double weight = part->grain[i / BLOCK_GRAIN];
             part->sum[i] *= weight > 0 ? (float)(1.0 / weight) : 0;

@@ -4,6 +4,7 @@
 #define FSTQ_FED_GLOBAL_H
 
 #include "fed/env.h"
+#include "fed/exact.h"
 
 #include <stdbool.h>
 
@@ -20,12 +21,13 @@ struct update {               // one client's message
     double loss;          // mean of its training; whoever unpacks it may know better
 };
 
-struct part_sum {    // what arrived of one vector of one part of the view
-    float *sum;      // (part.n_values) weighted; later the mean
-    void *agg_state; // where its codec adds up its own way
-    float *agg_keep; // in state, behind the scheme's
-    double weight;   // of all that sent something of it
-    double *grain;   // (n_values / BLOCK_GRAIN, up) of datagrams: weight of what arrived; or NULL
+struct part_sum {     // what arrived of one vector of one part of the view
+    float *sum;       // (part.n_values) weighted; later the mean
+    void *agg_state;  // where its codec adds up its own way
+    float *agg_keep;  // in state, behind the scheme's
+    double weight;    // of all that sent something of it
+    exact_int *exact; // (n_values) fed.sum = exact: the sum, and sum the mean of it; else NULL
+    double *grain;    // (n_values / BLOCK_GRAIN, up) of datagrams: weight of what arrived; or NULL
 };
 
 struct global {
@@ -53,6 +55,8 @@ int global_add(struct global *g, struct update *u, struct err *err);
 // What global_add does where a scheme has no way of its own, for those that have.
 int global_add_update(struct global *g, struct update *u, struct err *err);
 struct part_sum *global_sum(const struct global *g, uint32_t part, int vector);
+// Adds the sums of a relay (exact.h), which were checked; weight: of part p in them, by part.
+void global_add_sums(struct global *g, const uint8_t *sums, size_t len, const double *weight);
 // The sum's step of size lr; needs at least one update. False: the sum is not finite, though each
 // update was, and the model stays as it is. norm: of the mean update.
 bool global_commit(struct global *g, uint32_t version, double lr, double *norm);

@@ -5,6 +5,7 @@
 #include "fed/profile.h"
 
 static const char *const weight_names[] = {"samples", "equal", NULL};
+static const char *const sum_names[] = {"order", "exact", NULL};
 static const char *const state_names[] = {"reset", "keep", NULL};
 
 const struct opt fed_options[] = {
@@ -49,6 +50,13 @@ const struct opt fed_options[] = {
              "optimizer state of a client between its rounds"),
     OPT_ENUM(struct fed_params, weights, "fed.weights", "samples", weight_names,
              "weights of clients in the mean: their number of examples, or equal (FedPAQ)"),
+    OPT_ENUM(
+        struct fed_params, sum, "fed.sum", "order", sum_names,
+        "of updates, order: in float, client after client; exact: in integers of 128 bits, the "
+        "same in any order and grouping"),
+    OPT(struct fed_params, relays, "fed.relays", "0", 0, 65536, "",
+        "edge servers, each of clients k, k + relays, ...: they add up what comes and send one "
+        "message on; 0 = clients send to the server itself. Needs fed.sum = exact"),
     OPT(struct fed_params, eval_every, "fed.eval_every", "1", 0, 1e6, "rounds",
         "evaluate after every N-th round and after the last; 0 = only after the last"),
     OPT(struct fed_params, eval_last, "fed.eval_last", "1", 1, 1e6, "rounds",

@@ -666,7 +666,8 @@ void server_message(struct server *s, const struct net_msg *m)
 {
     if (m->src < 1 || m->src > s->workers)
         return;
-    bool update = m->verdict == FRAME_GOOD && m->frame.kind == FRAME_UPDATE;
+    bool update =
+        m->verdict == FRAME_GOOD && (m->frame.kind == FRAME_UPDATE || m->frame.kind == FRAME_SUM);
     if (m->verdict == FRAME_GOOD)
         s->peer[m->src].heard_ns = m->t_ns;
     if (m->verdict == FRAME_GOOD && !update) {

@@ -68,6 +68,7 @@ struct server {
     uint32_t round; // the version being made, 1..rounds; 0 before the first
     struct rec_round row;
     int64_t round_wire_bytes;
+    int64_t relay_up_bytes, relay_down_bytes; // of this process
     struct power_sum power;
     struct eval_result eval;
     void *rounds;         // of the handlers

@@ -272,6 +272,8 @@ static void add_totals(struct server *s)
     t->measured_ns += s->row.time_measured_ns;
     t->lost += s->row.lost;
     t->rejected += s->row.rejected;
+    s->relay_up_bytes += s->row.relay_up_bytes;
+    s->relay_down_bytes += s->row.relay_down_bytes;
     s->row.wire_bytes = server_take_wire(s);
     t->wire_bytes += s->row.wire_bytes;
 }

@@ -6,6 +6,7 @@
 #include "fed/datagram.h"
 #include "fed/downlink.h"
 #include "fed/policy.h"
+#include "fed/relay.h"
 #include "fed/server_books.h"
 
 #include <math.h>
@@ -50,9 +51,12 @@ struct sync_round {
     int n_links;
     struct client_round *together; // whose bytes went over links, with times
     size_t n_together;
-    bool decided;        // who counts
-    int64_t end_ns;      // of collecting, as it was decided, from the start of the round
-    int64_t *arrival_ns; // scratch
+    bool decided;              // who counts
+    int64_t end_ns;            // of collecting, as it was decided, from the start of the round
+    int64_t *arrival_ns;       // scratch
+    struct relay_round *relay; // (fed.relays), with what each sent on in this round
+    int64_t *relay_ready_ns;   // (fed.relays)
+    double *part_weight;       // (view.n_parts) scratch
     struct late *late;
     size_t n_late, late_cap;
     uint32_t *sampled;
@@ -137,6 +141,16 @@ static void send_models(struct server *s)
     }
 }
 
+// The first of a relay's clients in a round sends the model to it.
+static void count_relay(struct server *s, uint32_t client)
+{
+    struct sync_round *r = s->rounds;
+    if (s->env->fed->relays == 0 || r->relay[relay_of(s->env, client)].down_bytes > 0)
+        return;
+    r->relay[relay_of(s->env, client)].down_bytes = books_model_bytes(s);
+    s->row.relay_down_bytes += books_model_bytes(s);
+}
+
 // The model goes to each rank once and is counted for each of its clients; a task names each
 // client. At a real pace a rank has one client, over whose link the model goes.
 static void broadcast(struct server *s)
@@ -157,6 +171,7 @@ static void broadcast(struct server *s)
         if (t->state != TURN_WAITING)
             continue;
         s->row.downlink_bytes += t->down_bytes;
+        count_relay(s, t->client);
         if (s->down)
             downlink_sent(s->down, t->client, t->endpoint, s->round);
         t->granted = i < r->n_window;
@@ -251,20 +266,43 @@ static void take_turn(struct server *s, struct turn *t)
 
 // deciding.
 
+// When what the relays send on is there.
+static void gather_relays(struct server *s)
+{
+    struct sync_round *r = s->rounds;
+    const int32_t n = s->env->fed->relays;
+    memset(r->relay_ready_ns, 0, (size_t)n * sizeof *r->relay_ready_ns);
+    for (size_t i = 0; i < r->n_together; i++) {
+        const struct client_times *t = &r->together[i].times;
+        int64_t *ready = &r->relay_ready_ns[relay_of(s->env, r->together[i].client)];
+        if (t->up.delivered && t->total_ns > *ready)
+            *ready = t->total_ns;
+    }
+    relay_up_times(s->env, &r->start, r->relay, r->relay_ready_ns, (size_t)n);
+}
+
 // Everybody's times, the server's ports shared.
 static void gather_times(struct server *s)
 {
     struct sync_round *r = s->rounds;
+    const bool relays = s->env->fed->relays > 0;
     r->n_together = 0;
+    if (relays)
+        relay_down_times(s->env, &r->start, r->relay, (size_t)s->env->fed->relays);
     for (int i = 0; i < r->n_turns; i++) {
         struct turn *t = &r->turn[i];
         bool sent = t->state == TURN_HELD || t->accepted || t->row[0].status == MESSAGE_LINK;
         t->at = r->n_together;
         if (sent && t->frame_bytes > 0)
             r->together[r->n_together++] = (struct client_round){
-                .client = t->client, .down_bytes = t->down_bytes, .up_bytes = t->frame_bytes};
+                .client = t->client,
+                .down_bytes = t->down_bytes,
+                .up_bytes = t->frame_bytes,
+                .from_ns = relays ? r->relay[relay_of(s->env, t->client)].down_ns : 0};
     }
     fed_round_times(s->env, &r->start, r->together, r->n_together);
+    if (relays)
+        gather_relays(s);
 }
 
 static void keep_late(struct server *s, struct turn *t, int64_t arrives_ns)
@@ -430,7 +468,23 @@ static void modelled_times(struct server *s)
         r->links[r->n_links - 1].compute_j = t->compute_j;
         r->links[r->n_links - 1].send_j = t->send_j;
     }
+    for (int32_t i = 0; i < env->fed->relays; i++)
+        if (r->relay[i].up_bytes > 0 && r->relay[i].total_ns > slowest)
+            slowest = r->relay[i].total_ns;
     s->row.time_modelled_ns = (cut ? r->end_ns : slowest) + env->fed->server_ns;
+}
+
+// Losses add up in client order, whichever relay was first.
+static void sum_losses(struct server *s)
+{
+    const struct sync_round *r = s->rounds;
+    s->global.weight = s->global.loss = 0;
+    for (int i = 0; i < r->n_turns; i++) {
+        const struct turn *t = &r->turn[i];
+        double weight = t->accepted ? t->row[0].weight : 0;
+        s->global.weight += weight;
+        s->global.loss += weight > 0 ? weight * (double)t->frame.loss : 0;
+    }
 }
 
 // Every update is in, or given up: the adapter moves, clients hear what was taken, the score is
@@ -440,6 +494,8 @@ static void finish_collect(struct server *s)
     struct sync_round *r = s->rounds;
     int64_t t = clock_ns();
     recorder_put(s->env->rec, STAGE_WAIT, -1, r->t_collect_ns, t - r->t_collect_ns, -1, 0, 0, 0);
+    if (s->env->fed->relays > 0)
+        sum_losses(s);
     if (s->row.arrived > 0)
         books_commit(s);
     else
@@ -547,6 +603,65 @@ static void take_update(struct server *s, const struct net_msg *m)
     }
 }
 
+// A relay's client, as if its update had come by itself.
+static void take_relayed(struct server *s, struct turn *t, const struct relay_client *c)
+{
+    const struct sync_round *r = s->rounds;
+    t->frame = (struct frame){.samples = c->samples, .loss = c->loss};
+    t->frame_bytes = t->row[0].frame_bytes = c->frame_bytes;
+    t->times = fed_client_times(s->env, &r->start, t->client, t->down_bytes, c->frame_bytes);
+    s->row.uplink_bytes += c->frame_bytes;
+    if (c->status == MESSAGE_OK) {
+        t->accepted = true;
+        t->row[0].weight = (double)books_weight(s, &t->frame);
+        s->row.arrived++;
+        s->global.arrived++;
+    }
+    resolve(s, t, c->status);
+}
+
+// All of its clients are awaited, or nothing of it counts.
+static bool awaited(struct server *s, const struct relay_sum *sum, int endpoint)
+{
+    const struct view_inst *view = &s->env->method->view;
+    struct sync_round *r = s->rounds;
+    memset(r->part_weight, 0, view->n_parts * sizeof *r->part_weight);
+    for (uint32_t i = 0; i < sum->n_clients; i++) {
+        const struct relay_client c = relay_client_at(sum, i);
+        const struct turn *t = find_turn(s, c.client, endpoint);
+        if (!t || t->state != TURN_WAITING)
+            return false;
+        struct frame f = {.samples = c.samples};
+        if (c.status == MESSAGE_OK)
+            r->part_weight[view_turn(view, c.client, s->round)] += (double)books_weight(s, &f);
+    }
+    return true;
+}
+
+static void take_sum(struct server *s, const struct net_msg *m)
+{
+    struct sync_round *r = s->rounds;
+    struct relay_sum sum;
+    struct err err = {"it is late, or of clients that nobody waits for"};
+    s->row.relay_up_bytes += (int64_t)m->bytes;
+    if (s->env->fed->relays == 0 || m->frame.version != s->round || r->holding ||
+        relay_get(s->env, m->payload, m->frame.payload_bytes, &sum, &err) ||
+        !awaited(s, &sum, m->src)) {
+        warn("round %u: a sum from %s is refused: %s", s->round, server_peer_name(s, m->src),
+             err.text);
+        books_refuse(s, m, MESSAGE_UNEXPECTED);
+        s->row.rejected++;
+        return;
+    }
+    r->relay[sum.number].up_bytes = (int64_t)m->bytes;
+    global_add_sums(&s->global, sum.sums, (size_t)(m->payload + m->frame.payload_bytes - sum.sums),
+                    r->part_weight);
+    for (uint32_t i = 0; i < sum.n_clients; i++) {
+        const struct relay_client c = relay_client_at(&sum, i);
+        take_relayed(s, find_turn(s, c.client, m->src), &c);
+    }
+}
+
 static void take_fail(struct server *s, const struct net_msg *m)
 {
     struct turn *t = find_turn(s, m->frame.client, m->src);
@@ -562,7 +677,9 @@ static void take_fail(struct server *s, const struct net_msg *m)
 // To a task. A damaged frame counts as an update, whatever it was.
 static void take_answer(struct server *s, const struct net_msg *m)
 {
-    if (m->verdict != FRAME_GOOD || m->frame.kind == FRAME_UPDATE)
+    if (m->verdict == FRAME_GOOD && m->frame.kind == FRAME_SUM)
+        take_sum(s, m);
+    else if (m->verdict != FRAME_GOOD || m->frame.kind == FRAME_UPDATE)
         take_update(s, m);
     else if (m->frame.kind == FRAME_FAIL)
         take_fail(s, m);
@@ -634,6 +751,8 @@ static void begin_round(struct server *s)
 {
     struct sync_round *r = s->rounds;
     r->holding = r->decided = false;
+    for (int32_t i = 0; i < s->env->fed->relays; i++)
+        r->relay[i] = (struct relay_round){.number = (uint32_t)i};
     r->t_begin_ns = clock_ns();
     bool paced = s->env->net->pace == NET_PACE_REAL;
     int64_t run_ns = paced ? s->totals.measured_ns : s->totals.modelled_ns;
@@ -681,7 +800,12 @@ static void sync_open(struct server *s)
     r->together = mem_alloc(MEM_SERVER, per_round * sizeof *r->together);
     r->sampled = mem_alloc(MEM_SERVER, per_round * sizeof *r->sampled);
     r->arrival_ns = mem_alloc(MEM_SERVER, per_round * sizeof *r->arrival_ns);
-    bool all = window > sampled || !policy_waits(env->fed); // fed_prepare saw that they fit
+    size_t relays = (size_t)env->fed->relays;
+    r->relay = mem_alloc(MEM_SERVER, (relays + 1) * sizeof *r->relay);
+    r->relay_ready_ns = mem_alloc(MEM_SERVER, (relays + 1) * sizeof *r->relay_ready_ns);
+    r->part_weight = mem_alloc(MEM_SERVER, env->method->view.n_parts * sizeof *r->part_weight);
+    bool all =
+        relays > 0 || window > sampled || !policy_waits(env->fed); // fed_prepare saw that they fit
     r->n_window = all ? sampled : window < 1 ? 1 : (int)window;
 }
 
@@ -698,6 +822,9 @@ static void sync_close(struct server *s)
     mem_free(r->together);
     mem_free(r->sampled);
     mem_free(r->arrival_ns);
+    mem_free(r->relay);
+    mem_free(r->relay_ready_ns);
+    mem_free(r->part_weight);
     for (size_t i = 0; i < r->n_late; i++)
         transport_unref(s->env->transport, r->late[i].held);
     mem_free(r->late);

@@ -112,6 +112,17 @@ void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, 
         raise(SIGKILL);
 }
 
+void worker_send_sum(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver)
+{
+    struct transport *t = w->env->transport;
+    int64_t from = clock_ns(), patience = (int64_t)(w->env->net->timeout_s * 1e9);
+    worker_send(w, head, b, t_deliver);
+    if (transport_hosts(t, 0) || transport_flush(t, transport_now(t) + patience))
+        recorder_put(w->env->rec, STAGE_UPLOAD, -1, from, clock_ns() - from, -1, 0, (int64_t)b->len,
+                     0);
+    transport_unref(t, b);
+}
+
 bool worker_turn_to(struct worker *w, const struct frame *f, const uint8_t *payload)
 {
     if (!clients_take_model(&w->clients, f, payload))

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "fed/downlink.h"
 #include "fed/policy.h"
+#include "fed/relay.h"
 
 struct sync_task {
     uint32_t client;
@@ -24,6 +25,7 @@ struct sync_work {
     struct client_task *at_once;              // scratch: those that train at once
     // By a client's place among the worker's: the last set of tasks with one of it, of `sets`.
     uint32_t *asked, sets;
+    struct relays relays;
 };
 
 // Where a client of the worker's stands among them: they are dealt in turn.
@@ -41,6 +43,7 @@ static void sync_open(struct worker *w)
     uint32_t places = own_place(w, (uint32_t)w->env->fed->clients) + 1;
     r->asked = mem_alloc(MEM_OTHER, places * sizeof *r->asked);
     r->sets = 1;
+    relays_open(&r->relays, w->env, w->endpoint);
 }
 
 static void drop_tasks(struct worker *w)
@@ -50,6 +53,7 @@ static void drop_tasks(struct worker *w)
         if (r->task[i].frame)
             transport_unref(w->env->transport, r->task[i].frame);
     r->n_tasks = r->n_trained = r->n_sent = r->expected = 0;
+    relays_begin(&r->relays);
     r->sets++;
 }
 
@@ -57,6 +61,7 @@ static void sync_close(struct worker *w)
 {
     struct sync_work *r = w->rounds;
     drop_tasks(w);
+    relays_close(&r->relays);
     mem_free(r->task);
     mem_free(r->at_once);
     mem_free(r->asked);
@@ -100,6 +105,46 @@ static void send_update(struct worker *w, struct sync_task *t)
     r->n_sent++;
 }
 
+// To a relay, which is here.
+static void give_relay(struct worker *w, struct sync_task *t)
+{
+    struct sync_work *r = w->rounds;
+    const struct fed_env *env = w->env;
+    struct link_transfer x = clients_transfer(&w->clients, &t->head, t->ready_ns);
+    int64_t down = (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(env));
+    struct client_times times = fed_client_times(env, &w->clients.start, t->client, down, x.bytes);
+    relays_take(&r->relays, &t->head, netbuf_payload(t->frame), &times.up,
+                clients_delivery_ns(&w->clients, &x));
+    transport_unref(env->transport, t->frame);
+    t->frame = NULL;
+    t->sent = true;
+    r->n_sent++;
+}
+
+// What relays send on, once the last of their clients has come.
+static void send_sums(struct worker *w)
+{
+    struct sync_work *r = w->rounds;
+    const struct fed_env *env = w->env;
+    for (uint32_t i = 0; i < r->relays.n; i++) {
+        const struct relay *relay = &r->relays.relay[i];
+        if (relay->n_clients == 0)
+            continue;
+        struct netbuf *b = transport_buf(env->transport, fed_relay_bound(env));
+        struct frame f = {.kind = FRAME_SUM, .version = w->version, .client = relay->number};
+        f.payload_bytes = relay_put(&r->relays, relay, netbuf_payload(b));
+        struct link_state idle = {0};
+        struct link_transfer x = {.client = relay->number,
+                                  .round = w->version,
+                                  .up = true,
+                                  .t_ready_ns = relay->arrives_ns,
+                                  .bytes = (int64_t)(FRAME_HEADER_BYTES + f.payload_bytes)};
+        int64_t at = link_carry(env->backhaul, &idle, &x).t_deliver_ns;
+        int64_t now = transport_now(env->transport);
+        worker_send_sum(w, &f, b, at > now ? at : now);
+    }
+}
+
 static void finish_task(struct worker *w, struct sync_task *t, int i)
 {
     struct sync_work *r = w->rounds;
@@ -113,9 +158,13 @@ static void finish_task(struct worker *w, struct sync_task *t, int i)
         t->sent = true;
         r->n_sent++;
         worker_fail(w, w->version, t->client, status, err.text);
+    } else if (r->relays.n > 0) {
+        give_relay(w, t);
     } else if (t->granted) {
         send_update(w, t);
     }
+    if (r->n_sent == r->expected)
+        send_sums(w);
 }
 
 // Work is there when tasks wait and no packed update is held back for want of a grant.

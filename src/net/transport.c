@@ -37,6 +37,8 @@ const struct opt net_options[] = {
         link.blocks, "net.blocks", "on", 0, 1, "",
         "datagrams: updates whose codec can (fstq list codecs) are cut into blocks that decode "
         "alone, one a segment, and what arrives counts; off = one that lacks a segment is lost"),
+    OPT_STRING(struct net_params, relay_link, "net.relay_link", "loopback",
+               "fed.relays: model of the link between a relay and the server, as net.link"),
     NET_OPT(port_up_bps, "net.port_up_bps", "0", 0, 1e15, "bit/s",
             "the server's own port, from all clients together, an even share for each that is "
             "active; 0 = no limit"),
@@ -65,14 +67,30 @@ const struct opt net_options[] = {
 };
 const int net_option_count = (int)ARRAY_LEN(net_options);
 
+// Relays are wired: what they send is not lost.
+static void relay_link_params(const struct net_params *p, struct link_params *to)
+{
+    *to = p->link;
+    to->trace[0] = '\0';
+    to->delivery = LINK_RELIABLE;
+    memcpy(to->link, p->relay_link, sizeof to->link);
+    memcpy(to->loss, "none", sizeof "none");
+}
+
 int net_check(const struct net_params *p, struct err *err)
 {
     struct link_model link;
     bool sim = transport_table[p->transport] == &transport_sim;
     bool faults = p->sim_drop > 0 || p->sim_corrupt > 0 || p->sim_delay > 0 ||
                   p->sim_duplicate > 0 || p->sim_reorder > 0;
+    struct link_params relay;
+    struct err why;
     if (link_open(&link, &p->link, 0, err))
         return -1;
+    link_close(&link);
+    relay_link_params(p, &relay);
+    if (link_open(&link, &relay, 0, &why))
+        return err_set(err, "net.relay_link: %.400s", why.text);
     link_close(&link);
     if (sim && p->pace == NET_PACE_REAL)
         return err_set(err, "net.pace = real moves bytes, and net.transport = sim moves none: use "
@@ -236,9 +254,14 @@ int transport_open(struct transport *t, const struct net_params *params, uint64_
     pacer_open(&t->pacer, t, t->row, &t->link, &t->pool);
     if (link_open(&t->link, &params->link, seed, err))
         return -1;
-    int rc = t->row->open(t, err);
-    if (rc)
+    relay_link_params(params, &t->relay_params);
+    int rc = link_open(&t->relay_link, &t->relay_params, ~seed, err);
+    if (rc == 0)
+        rc = t->row->open(t, err);
+    if (rc) {
         link_close(&t->link);
+        link_close(&t->relay_link);
+    }
     return rc;
 }
 
@@ -277,6 +300,7 @@ void transport_close(struct transport *t, bool clean)
     pacer_close(&t->pacer);
     t->row->close(t, clean);
     link_close(&t->link);
+    link_close(&t->relay_link);
     netbuf_pool_close(&t->pool);
     t->state = NULL;
 }

@@ -10,6 +10,7 @@
 
 struct net_params { // [net]
     struct link_params link;
+    char relay_link[256];              // of relays to the server, as link.link
     double port_up_bps, port_down_bps; // of the server, shared by its clients; 0 = no limit
     int32_t transport, pace;           // rows of transport_table; NET_PACE_*
     bool checksum;                     // XXH3 over payloads
@@ -39,7 +40,9 @@ struct transport {
     uint64_t seed;
     int n_endpoints;        // 1 + workers
     struct link_model link; // of the clients
-    struct pacer pacer;     // of net.pace = real
+    struct link_params relay_params;
+    struct link_model relay_link; // of their relays
+    struct pacer pacer;           // of net.pace = real
     struct frame_limits limits;
     struct netbuf_pool pool;
     // Physical, headers included: what left endpoints of this process and what came from others.

@@ -44,6 +44,7 @@ const char *const frame_kind_name[FRAME_KIND_COUNT] = {
     [FRAME_STOP] = "stop",
     [FRAME_BYE] = "bye",
     [FRAME_SLOTS] = "slots",
+    [FRAME_SUM] = "sum",
 };
 
 const char *const frame_verdict_name[FRAME_VERDICT_COUNT] = {

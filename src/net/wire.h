@@ -51,6 +51,7 @@ enum frame_kind {
     FRAME_STOP,  // server: finish
     FRAME_BYE,   // worker: last word
     FRAME_SLOTS, // server, of a resumed run: what state clients must have; worker: which have not
+    FRAME_SUM,   // worker: updates of a relay's clients, added up
     FRAME_KIND_COUNT
 };
 extern const char *const frame_kind_name[FRAME_KIND_COUNT];

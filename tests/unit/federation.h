@@ -112,6 +112,7 @@ static inline int federation_open(struct federation *f, int n, const char *const
                               .gpu = "",
                               .transport = &f->transport,
                               .link = &f->transport.link,
+                              .backhaul = &f->transport.relay_link,
                               .work = &f->work,
                               .method = &f->method,
                               .rec = &f->rec,
