@@ -451,11 +451,12 @@ static int check_net(const struct config *c, struct err *err)
     return net_check(&c->net, err);
 }
 
+// A device that is not there is no mistake in a file: config_dev_kind says what is missing.
 static int check_dev(const struct config *c, struct err *err)
 {
     const struct task_row *task = task_table[c->task.name];
     const struct dev_row *dev = c->dev.kind > 0 ? dev_table[c->dev.kind - 1] : NULL;
-    if (!dev || dev->host || !task->numeric)
+    if (!dev || dev->host || !task->numeric || dev_usable(c->dev.kind - 1, NULL))
         return 0;
     return err_set(err,
                    "dev.kind = %s: task.name = %s has no kernels and computes on the CPU; use "

@@ -45,10 +45,6 @@ run --resume
 check "a flag: status 2" equal "$?" 2
 check "a flag: how parameters are written" contains err "section.key=value"
 
-run "$root/configs/quadratic.ini" dev.kind=cuda fed.rounds=1 trace.file=
-check "a device that the task does not use: status 2" equal "$?" 2
-check "a device that the task does not use: why" \
-    contains err "argument 1: dev.kind = cuda: task.name = quadratic has no kernels"
 run "$root/configs/quadratic.ini" dev.kind=auto fed.rounds=1 trace.file=
 check "any device will do" equal "$?" 0
 

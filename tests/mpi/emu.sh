@@ -79,7 +79,16 @@ if [ "$status" = 0 ]; then
 else
     check "without a GPU: status 4" equal "$status" 4
     check "without a GPU: what is missing" contains err "dev.kind = cuda: no"
+    check "without a GPU: what to do" contains err "choose"
     "$FSTQ" info >facts
     check "without a GPU: info runs" contains facts "# gpu"
+    "$FSTQ" run "$root/configs/quadratic.ini" dev.kind=cuda fed.rounds=1 trace.file= >out 2>err
+    check "without a GPU: status 4 also where the task would not use it" equal "$?" 4
+    check "without a GPU: what is missing there" contains err "dev.kind = cuda: no"
 fi
+# A device that is there, for a task that computes on the CPU alone.
+"$emu" run "$root/configs/quadratic.ini" dev.kind=emu fed.rounds=1 trace.file= >out 2>err
+check "a device that the task does not use: status 2" equal "$?" 2
+check "a device that the task does not use: why" \
+    contains err "argument 1: dev.kind = emu: task.name = quadratic has no kernels"
 finish
