@@ -254,6 +254,40 @@ void factor_times_turned(const float *m, size_t rows, size_t cols, const float *
 void factor_give(const float *p, const float *q, size_t rows, size_t cols, size_t rank, float *row,
                  struct quant_sink to); // P Q^T; row: (cols) to work in
 
+// principal.c: tiles of a matrix (rows, length), or of its transpose in memory, whose few rows are
+// mixed.
+#define KLT_ROWS 64  // most rows
+#define KLT_TILE 256 // places of a tile's row, and columns of most tiles
+#define KLT_MOST 127 // codes are KLT_MOST plus or minus their magnitude
+struct klt_tile {
+    size_t rows, length, at, cols; // columns [at, at + cols)
+    bool turned;                   // (length, rows) in memory
+};
+void klt_load(const float *x, const struct klt_tile *t, float scale, float *m);
+void klt_store(const float *m, const struct klt_tile *t, struct quant_sink to);
+// g (rows, rows) += m m^T, in its upper triangle; the largest sum of squares of a column.
+void klt_gram(const float *m, size_t rows, size_t cols, double *g);
+float klt_column(const float *m, size_t rows, size_t cols);
+// to (rows) = w (rows, inner) from (inner)
+void klt_mix(const float *w, size_t rows, size_t inner, const float *from, size_t cols, float *to);
+// Of a row (n <= KLT_TILE): sign(y) floor(|y| + round); or, of its magnitude, one less and 0, the
+// one of least squared error plus cost. off: what magnitudes 1, 2 and all others are worth beyond
+// themselves. Adds sums of |y| by the code's magnitude to s; by: of |y| times a magnitude above 2.
+struct klt_cost {
+    float off[4], cost[KLT_MOST + 1];
+};
+struct klt_means {
+    double one, two, more, by;
+};
+void klt_code(const float *y, size_t n, float round, uint8_t *code, struct klt_means *s);
+void klt_code_rd(const float *y, size_t n, float round, const struct klt_cost *k, uint8_t *code,
+                 struct klt_means *s);
+// sign(code) (magnitude step + one, two or more); v has KLT_TILE places.
+struct klt_worth {
+    float step, one, two, more;
+};
+void klt_give(const uint8_t *code, size_t n, const struct klt_worth *w, float *v);
+
 // alloc.c: bit allocation. Importance of each coordinate, never below 0 nor NaN.
 void alloc_magnitude(const float *x, size_t n, float *u); // x^2
 void alloc_fisher(const float *x, const float *sens, size_t n, float mul, int gamma16,

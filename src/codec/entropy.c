@@ -7,8 +7,9 @@
 
 // Long runs are cut into chunks that threads code side by side; the cut does not depend on their
 // number.
-#define CHUNK ((size_t)1 << 20)
-#define LOG_2 0.69314718055994531
+#define CHUNK      ((size_t)1 << 20)
+#define LOG_2      0.69314718055994531
+#define EVEN_KINDS (2 * ENTROPY_MIDDLE + 1)
 
 enum { ENTROPY_CONSTANT, ENTROPY_RANS, ENTROPY_FIXED };
 
@@ -59,6 +60,45 @@ static size_t write_table(const uint16_t freq[256], unsigned kinds, uint8_t *out
 }
 
 #define TABLE_MAX (256 * 25 / 8 + 8)
+
+// Of magnitudes, half of what all have together being ENTROPY_MIDDLE's share and each sign's: how
+// far they go, then each but 0's.
+static size_t write_even_table(const uint16_t freq[256], uint8_t *out, size_t cap)
+{
+    struct bits_out b;
+    unsigned top = ENTROPY_MIDDLE;
+    while (top > 0 && !freq[ENTROPY_MIDDLE + top])
+        top--;
+    bits_out_init(&b, out, cap);
+    gamma_put(&b, top + 1);
+    for (unsigned m = 1; m <= top; m++)
+        gamma_put(&b, freq[ENTROPY_MIDDLE + m] + 1u);
+    return bits_out_end(&b);
+}
+
+void entropy_even(const uint64_t count[256], uint16_t freq[256])
+{
+    const int half = 1 << (RANS_PROB_BITS - 1);
+    uint64_t folded[256] = {count[ENTROPY_MIDDLE]};
+    uint16_t share[256];
+    for (int m = 1; m <= ENTROPY_MIDDLE; m++)
+        folded[m] = count[ENTROPY_MIDDLE - m] + count[ENTROPY_MIDDLE + m];
+    rans_frequencies(folded, share);
+    int sum = 0, most = 1, room = half - (folded[0] > 0);
+    for (int m = 1; m <= ENTROPY_MIDDLE; m++) {
+        share[m] = (uint16_t)(share[m] > 1 ? share[m] / 2 : share[m]);
+        sum += share[m];
+        most = share[m] > share[most] ? m : most;
+    }
+    if (sum > room || !folded[0]) { // by the most frequent one, which is worth many
+        share[most] = (uint16_t)(share[most] + room - sum);
+        sum = room;
+    }
+    memset(freq, 0, 256 * sizeof *freq);
+    freq[ENTROPY_MIDDLE] = (uint16_t)(2 * (half - sum));
+    for (int m = 1; m <= ENTROPY_MIDDLE; m++)
+        freq[ENTROPY_MIDDLE - m] = freq[ENTROPY_MIDDLE + m] = share[m];
+}
 
 static int put_fixed(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
                      unsigned kinds)
@@ -120,47 +160,70 @@ int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n
 // Bytes that a lane costs: 4 of its last state, which holds 0 to 16 bits more than the first one.
 #define LANE_COST 3.0
 
-double entropy_estimate(const uint64_t count[256], size_t n, unsigned kinds)
+static bool one_kind(const uint64_t count[256], size_t n)
 {
-    uint16_t freq[256];
-    uint8_t table[TABLE_MAX];
-    double fixed = 1 + (double)pack_bytes(n, entropy_width(kinds)), bits = 0;
-    if (n == 0)
-        return 0;
-    for (unsigned s = 0; s < kinds; s++)
-        if (count[s] == n)
-            return 2;
-    rans_frequencies(count, freq);
-    for (unsigned s = 0; s < kinds; s++)
+    bool one = false;
+    for (unsigned s = 0; s < 256; s++)
+        one |= count[s] == n;
+    return one;
+}
+
+// Without the table.
+static double rans_estimate(const uint64_t count[256], const uint16_t freq[256], size_t n)
+{
+    double bits = 0;
+    for (unsigned s = 0; s < 256; s++)
         if (count[s] > 0)
             bits -= (double)count[s] * fmath_log((double)freq[s] / (1 << RANS_PROB_BITS));
     size_t chunks = chunks_of(n), each = (size_t)(bits / LOG_2 / 8 / (double)chunks) + 1;
     double chunk = LANE_COST * rans_lanes(n < CHUNK ? n : CHUNK) + bits_log2(each) / 7 + 1;
-    double rans = 1 + (double)write_table(freq, kinds, table, sizeof table) + bits / LOG_2 / 8 +
-                  (double)chunks * chunk;
+    return 1 + bits / LOG_2 / 8 + (double)chunks * chunk;
+}
+
+double entropy_estimate(const uint64_t count[256], size_t n, unsigned kinds)
+{
+    uint16_t freq[256];
+    uint8_t table[TABLE_MAX];
+    double fixed = 1 + (double)pack_bytes(n, entropy_width(kinds));
+    if (n == 0)
+        return 0;
+    if (one_kind(count, n))
+        return 2;
+    rans_frequencies(count, freq);
+    double rans =
+        (double)write_table(freq, kinds, table, sizeof table) + rans_estimate(count, freq, n);
     return rans < fixed ? rans : fixed;
 }
 
-int entropy_put_counted(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
-                        unsigned kinds, const uint64_t count[256], void *scratch)
+double entropy_estimate_even(const uint64_t count[256], size_t n)
 {
+    uint16_t freq[256];
+    uint8_t table[TABLE_MAX];
     if (n == 0)
         return 0;
-    if (count[code[0]] == n) {
-        uint8_t *p = msg_take(o, part, 2);
-        if (!p)
-            return -1;
-        p[0] = ENTROPY_CONSTANT;
-        p[1] = code[0];
-        return 0;
-    }
-    uint16_t freq[256];
-    struct rans_encoder enc;
-    uint8_t table[TABLE_MAX];
-    rans_frequencies(count, freq);
-    rans_encoder_init(&enc, freq);
-    size_t table_len = write_table(freq, kinds, table, sizeof table);
+    if (one_kind(count, n))
+        return 2;
+    entropy_even(count, freq);
+    double rans =
+        (double)write_even_table(freq, table, sizeof table) + rans_estimate(count, freq, n);
+    return rans < (double)(1 + n) ? rans : (double)(1 + n);
+}
 
+static int put_constant(struct msg_out *o, enum part part, uint8_t code)
+{
+    uint8_t *p = msg_take(o, part, 2);
+    if (!p)
+        return -1;
+    p[0] = ENTROPY_CONSTANT;
+    p[1] = code;
+    return 0;
+}
+
+static int put_by(struct msg_out *o, enum part part, const uint8_t *code, size_t n, unsigned kinds,
+                  const uint16_t freq[256], const uint8_t *table, size_t table_len, void *scratch)
+{
+    struct rans_encoder enc;
+    rans_encoder_init(&enc, freq);
     size_t chunks = chunks_of(n), total = table_len;
     size_t *len = scratch_take(&scratch, chunks * sizeof *len);
     uint8_t *streams = scratch;
@@ -171,6 +234,34 @@ int entropy_put_counted(struct msg_out *o, enum part part, const uint8_t *code, 
     if (total >= pack_bytes(n, entropy_width(kinds)))
         return put_fixed(o, part, code, n, kinds);
     return put_rans(o, part, table, table_len, streams, chunk_room(n), len, chunks);
+}
+
+int entropy_put_counted(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
+                        unsigned kinds, const uint64_t count[256], void *scratch)
+{
+    uint16_t freq[256];
+    uint8_t table[TABLE_MAX];
+    if (n == 0)
+        return 0;
+    if (count[code[0]] == n)
+        return put_constant(o, part, code[0]);
+    rans_frequencies(count, freq);
+    size_t len = write_table(freq, kinds, table, sizeof table);
+    return put_by(o, part, code, n, kinds, freq, table, len, scratch);
+}
+
+int entropy_put_even(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
+                     const uint64_t count[256], void *scratch)
+{
+    uint16_t freq[256];
+    uint8_t table[TABLE_MAX];
+    if (n == 0)
+        return 0;
+    if (count[code[0]] == n)
+        return put_constant(o, part, code[0]);
+    entropy_even(count, freq);
+    size_t len = write_even_table(freq, table, sizeof table);
+    return put_by(o, part, code, n, EVEN_KINDS, freq, table, len, scratch);
 }
 
 static int get_fixed(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, struct err *err)
@@ -201,24 +292,60 @@ static void decode_chunk(void *arg, uint32_t k)
         j->bad = true;
 }
 
-static int get_rans(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
-                    struct err *err)
+// Number v in the table, which is less than most.
+static bool get_table(struct bits_in *b, uint64_t most, uint64_t *v, size_t *bits)
 {
-    uint16_t freq[256] = {0};
+    *v = gamma_get(b) - 1;
+    if (b->bad || *v >= most)
+        return false;
+    *bits += gamma_bits(*v + 1);
+    return true;
+}
+
+static int read_table(struct msg_in *m, unsigned kinds, uint16_t freq[256], struct err *err)
+{
     struct bits_in b;
     bits_in_init(&b, m->p, (size_t)(m->end - m->p));
     size_t bits = 0;
     for (unsigned s = 0; s < kinds; s++) {
-        uint64_t f = gamma_get(&b) - 1;
-        if (b.bad || f >= 1u << RANS_PROB_BITS)
+        uint64_t f;
+        if (!get_table(&b, 1u << RANS_PROB_BITS, &f, &bits))
             return msg_bad("entropy table", "a frequency is out of range", err);
         freq[s] = (uint16_t)f;
-        bits += gamma_bits(f + 1);
     }
+    msg_need(m, (bits + 7) / 8);
+    return 0;
+}
+
+static int read_even_table(struct msg_in *m, uint16_t freq[256], struct err *err)
+{
+    const uint64_t half = 1u << (RANS_PROB_BITS - 1);
+    struct bits_in b;
+    bits_in_init(&b, m->p, (size_t)(m->end - m->p));
+    size_t bits = 0;
+    uint64_t top, f, sum = 0;
+    if (!get_table(&b, ENTROPY_MIDDLE + 1, &top, &bits))
+        return msg_bad("entropy table", "a magnitude is out of range", err);
+    for (unsigned s = 1; s <= top; s++) {
+        if (!get_table(&b, half - sum + 1, &f, &bits))
+            return msg_bad("entropy table", "a frequency is out of range", err);
+        freq[ENTROPY_MIDDLE + s] = freq[ENTROPY_MIDDLE - s] = (uint16_t)f;
+        sum += f;
+    }
+    freq[ENTROPY_MIDDLE] = (uint16_t)(2 * (half - sum));
+    msg_need(m, (bits + 7) / 8);
+    return 0;
+}
+
+static int get_rans(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, bool even,
+                    void *scratch, struct err *err)
+{
+    uint16_t freq[256] = {0};
     struct rans_decoder dec;
+    if (even ? read_even_table(m, freq, err) : read_table(m, kinds, freq, err))
+        return -1;
     if (rans_decoder_init(&dec, freq))
         return msg_bad("entropy table", "its frequencies do not sum to one", err);
-    msg_need(m, (bits + 7) / 8);
 
     size_t chunks = chunks_of(n);
     size_t *at = scratch_take(&scratch, chunks * sizeof *at), total = 0;
@@ -241,8 +368,8 @@ static int get_rans(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, v
     return job.bad ? msg_bad("codes", "not an entropy-coded stream", err) : 0;
 }
 
-int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
-                struct err *err)
+static int get_any(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, bool even,
+                   void *scratch, struct err *err)
 {
     if (n == 0)
         return 0;
@@ -255,7 +382,7 @@ int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void 
             return msg_short("codes", err);
         memset(code, *p, n);
     } else if (*mode == ENTROPY_RANS) {
-        if (get_rans(m, code, n, kinds, scratch, err))
+        if (get_rans(m, code, n, kinds, even, scratch, err))
             return -1;
     } else if (*mode == ENTROPY_FIXED) {
         if (get_fixed(m, code, n, kinds, err))
@@ -264,4 +391,15 @@ int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void 
         return msg_bad("codes", "unknown coding", err);
     }
     return pack_max_u8(code, n) >= kinds ? msg_bad("codes", "one is out of range", err) : 0;
+}
+
+int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
+                struct err *err)
+{
+    return get_any(m, code, n, kinds, false, scratch, err);
+}
+
+int entropy_get_even(struct msg_in *m, uint8_t *code, size_t n, void *scratch, struct err *err)
+{
+    return get_any(m, code, n, EVEN_KINDS, true, scratch, err);
 }

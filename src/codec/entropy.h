@@ -18,6 +18,14 @@ int entropy_put_counted(struct msg_out *o, enum part part, const uint8_t *code, 
                         unsigned kinds, const uint64_t count[256], void *scratch);
 // Bytes that entropy_put will take, within a few; count has n codes in all.
 double entropy_estimate(const uint64_t count[256], size_t n, unsigned kinds);
+// The same of codes ENTROPY_MIDDLE plus or minus a magnitude, either sign being as likely: the
+// table has frequencies of magnitudes. Its frequencies, and bytes that entropy_put_even will take.
+#define ENTROPY_MIDDLE 127
+int entropy_put_even(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
+                     const uint64_t count[256], void *scratch);
+int entropy_get_even(struct msg_in *m, uint8_t *code, size_t n, void *scratch, struct err *err);
+void entropy_even(const uint64_t count[256], uint16_t freq[256]); // two kinds of codes at least
+double entropy_estimate_even(const uint64_t count[256], size_t n);
 int entropy_get(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, void *scratch,
                 struct err *err);
 

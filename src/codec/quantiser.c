@@ -3,6 +3,7 @@
 #include "base/half.h"
 #include "base/pool.h"
 #include "base/rng.h"
+#include "codec/centre.h"
 #include "codec/entropy.h"
 #include "codec/message.h"
 #include "kernels/stages.h"
@@ -207,29 +208,15 @@ static int read_scales(enum q_scale format, const uint8_t *in, size_t apart, siz
     return ok ? 0 : -1;
 }
 
-// Centres as bytes, two's complement, and what they are worth beside the step.
-
-static float centre_worth(uint8_t byte, float step)
-{
-    return (float)(byte < 128 ? byte : byte - 256) / Q_CENTRE_ONE * step;
-}
-
-// Magnitudes sum to `levels`, and their values to `sum`.
-static uint8_t centre_code(double sum, uint64_t n, uint64_t levels, float step)
-{
-    if (n == 0 || !(step > 0))
-        return 0;
-    double off = (sum / (double)step - (double)levels) / (double)n;
-    double v = floor(off * Q_CENTRE_ONE + 0.5);
-    return (uint8_t)(int)(v < -128 ? -128 : v > 127 ? 127 : v);
-}
+// Centres.
 
 static void write_centres(const struct quant_centres *s, float *scale, uint8_t *out)
 {
-    out[0] = centre_code(s->one, s->ones, s->ones, *scale);
-    out[1] = centre_code(s->more, s->mores, s->levels, *scale);
+    const double step = *scale > 0 ? (double)*scale : 1, one = (double)s->ones;
+    out[0] = centre_code(s->one / step, one, one);
+    out[1] = centre_code(s->more / step, (double)s->mores, (double)s->levels);
     for (int k = 0; k < Q_CENTRES; k++)
-        scale[1 + k] = centre_worth(out[k], *scale);
+        scale[1 + k] = centre_worth(out[k]) * *scale;
 }
 
 static void add_centres(const struct quant_centres *from, struct quant_centres *s)
@@ -739,7 +726,7 @@ static int get_scales(struct msg_in *m, const struct work *w, struct err *err)
             return msg_bad("scales", "one is not finite, or too large", err);
         for (size_t g = 0; g < groups && centred(c); g++, scale += w->rule.scales)
             for (size_t k = 0; k < Q_CENTRES; k++)
-                scale[1 + k] = centre_worth(centre[w->at[i].centres + g * Q_CENTRES + k], *scale);
+                scale[1 + k] = centre_worth(centre[w->at[i].centres + g * Q_CENTRES + k]) * *scale;
     }
     return 0;
 }

@@ -52,10 +52,7 @@ struct q_stats {
 // Below this a group is sent as zeros: reciprocals of scales stay finite.
 #define Q_TINY 0x1p-110f
 
-// Where the values of a magnitude have their mean, in 1/128 of the step beyond it: of magnitude 1,
-// and of 2 and more.
-#define Q_CENTRES    2
-#define Q_CENTRE_ONE 128
+#define Q_CENTRES 2 // of magnitude 1, and of 2 and more
 
 struct quantiser {
     unsigned scales; // floats per group

@@ -135,6 +135,10 @@ static const char *const codec_cases[] = {
     "uniform:step=1.5,dead=0.2,value=centre,group=class",
     "uniform:step=0.7,value=centre,block=100,scale=log8",
     "uniform:step=3,value=centre,group=rank,scale=bf16,code=fixed",
+    "klt",
+    "klt:step=0.5,gamma=0.5,keep=0.01",
+    "klt:step=3,rdoq=0.1,unbiased=1,basis=0.5",
+    "klt:dead=0,keep=0.001,basis=0.1+ef",
     NULL,
 };
 
