@@ -85,7 +85,7 @@ struct rows { // a block of rows on its way through the tiles
     int32_t *best;
     float *dx;
     ptrdiff_t lddx;
-    int32_t cols;
+    int32_t cols, math;
 };
 
 #define SIMD_FILE "ce.c"
@@ -104,8 +104,9 @@ static struct kernel_weight part(const struct kernel_weight *w, int32_t row0, in
 }
 
 // dx (m, cols) = [dx +] tile (m, n) times rows of the head.
-static void tile_times_head(const struct kernel_weight *w, const float *tile, ptrdiff_t ld,
-                            int32_t m, bool accumulate, float *dx, ptrdiff_t lddx, float *work)
+static void tile_times_head(const struct kernel_weight *w, int32_t math, const float *tile,
+                            ptrdiff_t ld, int32_t m, bool accumulate, float *dx, ptrdiff_t lddx,
+                            float *work)
 {
     struct gemm g = {.m = m,
                      .n = w->cols,
@@ -118,7 +119,8 @@ static void tile_times_head(const struct kernel_weight *w, const float *tile, pt
                      .ldc0 = lddx,
                      .c = dx,
                      .ldc = lddx,
-                     .alpha = 1.0f};
+                     .alpha = 1.0f,
+                     .bf16 = math == KERNEL_MATH_BF16};
     g.b.readable = m <= 64;
     gemm(&g, work);
 }
@@ -170,7 +172,7 @@ static void block_rows(const struct kernel_weight *head, struct rows *r, const f
                        ptrdiff_t ldx, const float *weight, float *loss, float *dw, float *tile,
                        float *work)
 {
-    struct kernel_ctx cx = {.work = work, .work_floats = GEMM_WORK};
+    struct kernel_ctx cx = {.work = work, .work_floats = GEMM_WORK, .math = r->math};
     int32_t step = tile_vocab(head->rows);
     ptrdiff_t ld = (step + 15) / 16 * 16;
     for (int32_t i = 0; i < r->m; i++) {
@@ -184,7 +186,7 @@ static void block_rows(const struct kernel_weight *head, struct rows *r, const f
         kernel_gemm(&cx, r->m, x, ldx, &w, tile, ld);
         SIMD_PICK(tile_softmax, (r, tile, ld, v0, n));
         if (r->dx)
-            tile_times_head(&w, tile, ld, r->m, v0 > 0, r->dx, r->lddx, work);
+            tile_times_head(&w, r->math, tile, ld, r->m, v0 > 0, r->dx, r->lddx, work);
     }
     for (int32_t i = 0; i < r->m && loss; i++)
         loss[i] = r->target[i] < 0 ? 0.0f : logf(r->sum[i]) + r->top[i] - r->picked[i];
@@ -226,7 +228,8 @@ void ce_head_cpu(const struct kernel_ctx *cx, const struct kernel_weight *head,
                          .best = best ? best + i : NULL,
                          .dx = dx ? dx + i * lddx : NULL,
                          .lddx = lddx,
-                         .cols = head->cols};
+                         .cols = head->cols,
+                         .math = cx->math};
         block_rows(head, &r, x + i * ldx, ldx, weight ? weight + i : NULL, loss ? loss + i : NULL,
                    dw, tile, work);
     }

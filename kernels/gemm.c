@@ -1,9 +1,63 @@
 #ifdef SIMD_LANES // read for each instruction set
 
+#define simd_u       SIMD_NAME(simd_u)
 #define transpose    SIMD_NAME(transpose)
+#define round_bf16   SIMD_NAME(round_bf16)
+#define round_rows   SIMD_NAME(round_rows)
 #define tile_product SIMD_NAME(tile_product)
 #define tile_rows    SIMD_NAME(tile_rows)
 #define tile_edge    SIMD_NAME(tile_edge)
+
+typedef uint32_t simd_u __attribute__((vector_size(4 * SIMD_LANES), aligned(4), may_alias));
+
+// To the nearest bf16, ties to even, as VCVTNEPS2BF16 does it; it stays a float.
+SIMD_INLINE void round_bf16(simd_f *v)
+{
+    simd_u u = (simd_u)*v, near = u + 0x7fff + (u >> 16 & 1);
+    simd_u nan = (simd_u)((simd_i)(u & 0x7fffffff) > 0x7f800000);
+    *v = (simd_f)(((near & ~nan) | ((u | 0x400000) & nan)) & 0xffff0000);
+}
+
+// A panel (k, width), k even, of bf16. With SIMD_DOT two rows go into one, the second as the upper
+// halves of its elements.
+SIMD_KERNEL void SIMD_NAME(round_panel)(float *x, int32_t k, ptrdiff_t width)
+{
+    for (int32_t i = 0; i < k; i += 2)
+        for (ptrdiff_t j = 0; j < width; j += SIMD_LANES) {
+            simd_f a = *simd_of(x + i * width + j), b = *simd_of(x + (i + 1) * width + j);
+            round_bf16(&a);
+            round_bf16(&b);
+#ifdef SIMD_DOT
+            *simd_at(x + i / 2 * width + j) = (simd_f)((simd_u)a >> 16 | (simd_u)b);
+#else
+            *simd_at(x + i * width + j) = a;
+            *simd_at(x + (i + 1) * width + j) = b;
+#endif
+        }
+}
+
+// mr rows of k values, a row every GEMM_KC floats; zeros behind them up to the next whole pair.
+// With SIMD_DOT two values are one element, the second its upper half.
+SIMD_INLINE void round_rows(int mr, int32_t k, const float *a, ptrdiff_t rsa, float *to)
+{
+    for (int i = 0; i < mr; i++)
+        for (int32_t j = 0; j < k; j += SIMD_LANES) {
+            simd_f v;
+            if (k - j >= SIMD_LANES)
+                v = *simd_of(a + i * rsa + j);
+            else
+                simd_load_part(&v, a + i * rsa + j, k - j, 0.0f);
+            round_bf16(&v);
+#ifdef SIMD_DOT
+            _mm256_storeu_si256((__m256i *)(void *)(to + i * GEMM_KC + j / 2),
+                                _mm512_cvtepi32_epi16((__m512i)((simd_u)v >> 16)));
+#else
+            *simd_at(to + i * GEMM_KC + j) = v;
+#endif
+        }
+}
+
+#ifndef SIMD_DOT
 
 // GCC knows clang's name for it since version 12.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -83,9 +137,43 @@ SIMD_KERNEL void SIMD_NAME(pack_columns)(const float *w, ptrdiff_t ld, int32_t k
     }
 }
 
+#endif
+
 // Tiles whose accumulators fit the register file: 24 of 32 or 12 of 16.
 #define TILE_COLS (SIMD_LANES == 16 ? GEMM_PANEL : 16)
 #define TILE_ROWS (SIMD_REGISTERS * 3 / 4 * SIMD_LANES / TILE_COLS)
+
+// Pairs of bf16: of each the second product is added first, as VDPBF16PS does it. A product of two
+// bf16 is exact in fp32, so with or without fused multiply-adds these are the same bits.
+#undef PAIR_PRODUCT
+#ifdef SIMD_DOT
+#define PAIR_PRODUCT                                                                               \
+    for (int32_t k = chain[q].k; k > 0; k -= 2, a++, b += ldb) {                                   \
+        __m512bh bk[4];                                                                            \
+        for (int j = 0; j < nv; j++)                                                               \
+            bk[j] = (__m512bh)*simd_of(b + SIMD_LANES * j);                                        \
+        for (int i = 0; i < mr; i++) {                                                             \
+            int32_t x;                                                                             \
+            memcpy(&x, a + i * rsa, sizeof x);                                                     \
+            for (int j = 0; j < nv; j++)                                                           \
+                r[i][j] = (simd_f)_mm512_dpbf16_ps((__m512)r[i][j],                                \
+                                                   (__m512bh)_mm512_set1_epi32(x), bk[j]);         \
+        }                                                                                          \
+    }
+#else
+#define PAIR_PRODUCT                                                                               \
+    for (int32_t k = chain[q].k; k > 0; k -= 2, a += 2, b += 2 * ldb)                              \
+        for (int h = 1; h >= 0; h--) {                                                             \
+            simd_f bk[4];                                                                          \
+            for (int j = 0; j < nv; j++)                                                           \
+                bk[j] = *simd_of(b + h * ldb + SIMD_LANES * j);                                    \
+            for (int i = 0; i < mr; i++) {                                                         \
+                float x = a[i * rsa + h];                                                          \
+                for (int j = 0; j < nv; j++)                                                       \
+                    r[i][j] += x * bk[j];                                                          \
+            }                                                                                      \
+        }
+#endif
 
 // mr rows times nv vectors of C in registers; mr and nv are constants where this is inlined.
 SIMD_INLINE void tile_product(const int mr, const int nv, const struct chain *chain, int n_chains,
@@ -98,6 +186,10 @@ SIMD_INLINE void tile_product(const int mr, const int nv, const struct chain *ch
     for (int q = 0; q < n_chains; q++) {
         const float *a = chain[q].a, *b = chain[q].b;
         ptrdiff_t rsa = chain[q].rsa, csa = chain[q].csa, ldb = chain[q].ldb;
+        if (chain[q].pairs) {
+            PAIR_PRODUCT
+            continue;
+        }
         for (int32_t k = chain[q].k; k > 0; k--, a += csa, b += ldb) {
             simd_f bk[4];
             for (int j = 0; j < nv; j++)
@@ -182,18 +274,22 @@ SIMD_INLINE void tile_edge(int mr, int32_t n, struct chain *chain, int n_chains,
 
 SIMD_KERNEL void SIMD_NAME(block_product)(const struct block *g)
 {
+    float rounded[12 * GEMM_KC];
     int32_t panels = gemm_panels(g->n);
     for (int32_t m = 0; m < g->m; m += TILE_ROWS) {
         int mr = g->m - m < TILE_ROWS ? g->m - m : TILE_ROWS;
+        if (g->bf16)
+            round_rows(mr, g->k, g->a + m * g->rsa, g->rsa, rounded);
         for (int32_t p = 0; p < panels; p++) {
             int32_t n = g->n - p * GEMM_PANEL;
             ptrdiff_t ldb = p == panels - 1 ? g->ldb_last : g->ldb;
-            struct chain chain[2] = {{.a = g->a + m * g->rsa,
+            struct chain chain[2] = {{.a = g->bf16 ? rounded : g->a + m * g->rsa,
                                       .b = g->b + p * g->panel + g->k0 * ldb,
-                                      .rsa = g->rsa,
+                                      .rsa = g->bf16 ? GEMM_KC : g->rsa,
                                       .csa = g->csa,
                                       .ldb = ldb,
-                                      .k = g->k}};
+                                      .k = g->k,
+                                      .pairs = g->bf16}};
             int n_chains = 1;
             if (g->e && g->range[p].n > 0) {
                 chain[1] = (struct chain){.a = g->u + m * g->ldu + g->range[p].lo,
@@ -236,16 +332,43 @@ struct block {
     float *c;
     ptrdiff_t ldc;
     float alpha;
+    bool bf16;
 };
 
 struct chain { // C += A B over k
     const float *a, *b;
     ptrdiff_t rsa, csa, ldb;
     int32_t k;
+    bool pairs; // of bf16
 };
 
 #define SIMD_FILE "gemm.c"
 #include "simd_each.h"
+
+// Once more for what multiplies pairs of bf16 in one instruction.
+#if SIMD_X86
+#include <immintrin.h>
+#define SIMD_DOT
+#define SIMD_ISA       avx512bf16
+#define SIMD_LANES     16
+#define SIMD_REGISTERS 32
+#define SIMD_TARGET    TARGET_AVX512BF16
+#include "simd_vec.h"
+#include SIMD_FILE
+#undef SIMD_ISA
+#undef SIMD_LANES
+#undef SIMD_REGISTERS
+#undef SIMD_TARGET
+#define PICK_BF16(name, args)                                                                      \
+    do {                                                                                           \
+        if (simd_bf16())                                                                           \
+            name##_avx512bf16 args;                                                                \
+        else                                                                                       \
+            SIMD_PICK(name, args);                                                                 \
+    } while (0)
+#else
+#define PICK_BF16(name, args) SIMD_PICK(name, args)
+#endif
 
 // The same of a B that is held as blocks. A panel of W^T takes 32 rows, 256 columns at a time; of W
 // a row's columns go to all panels.
@@ -329,6 +452,31 @@ void kernel_pack_weight(const struct kernel_weight *w, float *packed)
     gemm_pack(&b, 0, w->cols, 0, w->rows, packed);
 }
 
+// A group of panels in bf16, in work: each a whole number of pairs of rows.
+static void block_round(const struct gemm *g, struct block *b, int32_t p0, int32_t k0, float *work)
+{
+    int32_t even = b->k + (b->k & 1);
+    b->panel = (ptrdiff_t)GEMM_PANEL * even;
+    b->b = work;
+    b->k0 = 0;
+    if (!g->b.packed && even == b->k)
+        gemm_pack(&g->b, k0, b->k, p0 * GEMM_PANEL, b->n, work);
+    for (int32_t p = 0; p < gemm_panels(b->n); p++, work += b->panel) {
+        int32_t n = b->n - p * GEMM_PANEL;
+        ptrdiff_t width = gemm_width(n, 0);
+        size_t row = (size_t)width * sizeof *work;
+        if (g->b.packed)
+            memcpy(work, g->b.packed + (ptrdiff_t)(p0 + p) * GEMM_PANEL * g->k + k0 * width,
+                   (size_t)b->k * row);
+        else if (even > b->k)
+            gemm_pack(&g->b, k0, b->k, (p0 + p) * GEMM_PANEL, n < GEMM_PANEL ? n : GEMM_PANEL,
+                      work);
+        if (even > b->k)
+            memset(work + b->k * width, 0, row);
+        PICK_BF16(round_panel, (work, even, width));
+    }
+}
+
 // Sets where panel p0's group of B is to be read, packing it into work if it must be.
 static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32_t k0, float *work)
 {
@@ -338,7 +486,9 @@ static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32
     b->k0 = k0;
     b->ldb = GEMM_PANEL;
     b->ldb_last = narrow;
-    if (w->packed) {
+    if (g->bf16) {
+        block_round(g, b, p0, k0, work);
+    } else if (w->packed) {
         b->panel = (ptrdiff_t)GEMM_PANEL * g->k;
         b->b = w->packed + p0 * b->panel;
     } else if (w->readable && !w->trans && !w->blocks && w->dtype == KERNEL_F32) {
@@ -355,7 +505,7 @@ static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32
 
 void gemm(const struct gemm *g, float *work)
 {
-    assert(g->m >= 0 && g->n >= 0 && g->k >= 0);
+    assert(g->m >= 0 && g->n >= 0 && g->k >= 0 && (!g->bf16 || (work && g->csa == 1)));
     int32_t panels = gemm_panels(g->n);
     int32_t blocks = g->k > 0 ? (g->k + GEMM_KC - 1) / GEMM_KC : 1;
     for (int32_t kb = 0; kb < blocks; kb++) {
@@ -378,11 +528,15 @@ void gemm(const struct gemm *g, float *work)
                               .ldc0 = kb == 0 ? g->ldc0 : g->ldc,
                               .c = g->c + n0,
                               .ldc = g->ldc,
-                              .alpha = last ? g->alpha : 1.0f};
+                              .alpha = last ? g->alpha : 1.0f,
+                              .bf16 = g->bf16};
             if (b.c0)
                 b.c0 += n0;
             block_place(g, &b, p0, k0, work);
-            SIMD_PICK(block_product, (&b));
+            if (g->bf16)
+                PICK_BF16(block_product, (&b));
+            else
+                SIMD_PICK(block_product, (&b));
         }
     }
 }
@@ -399,9 +553,15 @@ void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff
                      .b = gemm_stored(w, true),
                      .c = c,
                      .ldc = ldc,
-                     .alpha = 1.0f};
+                     .alpha = 1.0f,
+                     .bf16 = cx->math == KERNEL_MATH_BF16};
     assert(cx->work_floats >= GEMM_WORK);
     gemm(&g, cx->work);
+}
+
+bool kernel_bf16_fast(void)
+{
+    return simd_bf16();
 }
 
 void kernel_weight_row(const struct kernel_weight *w, int32_t row, float *y)

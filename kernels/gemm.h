@@ -63,9 +63,10 @@ struct gemm {
     float *c;
     ptrdiff_t ldc;
     float alpha;
+    bool bf16; // A (csa 1) and B are rounded to bf16 first; of each two k the second comes first
 };
 
-// work: GEMM_WORK floats, used only where B is neither packed nor readable as it lies.
+// work: GEMM_WORK floats, used where B is neither packed nor readable as it lies, and for bf16.
 void gemm(const struct gemm *g, float *work);
 
 static inline int32_t gemm_panels(int32_t n)

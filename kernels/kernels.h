@@ -22,6 +22,7 @@
 #include "block.h"
 #include "dtype.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,11 +37,15 @@ typedef struct kernel_act kernel_act;
 
 // Where an operation runs, and memory of the device to work in: kernel_work_floats() of it, per
 // thread on the CPU.
+// How weights are multiplied by: in fp32, or both sides rounded to bf16 and summed in fp32.
+enum kernel_math { KERNEL_MATH_F32, KERNEL_MATH_BF16 };
+
 struct kernel_ctx {
     void *stream;
     float *work;
     size_t work_floats;
     int32_t act;       // enum kernel_dtype of activations; fp32 on the CPU
+    int32_t math;      // enum kernel_math; fp32 but on the CPU
     int64_t *apart_ns; // the host's, or NULL: to it the CPU's update adds the time of the averages
     struct kernel_blas *blas; // the host's, of a GPU's stream (blas.h)
 };
@@ -387,6 +392,9 @@ void kernel_pack_weight(const struct kernel_weight *w, float *packed);
 // A row of W as floats, and one value of it.
 void kernel_weight_row(const struct kernel_weight *w, int32_t row, float *y);
 float kernel_weight_value(const struct kernel_weight *w, int32_t row, int32_t col);
+
+// Does this CPU have instructions for KERNEL_MATH_BF16? Else the same bits are made in fp32.
+bool kernel_bf16_fast(void);
 
 // C (m, n) = A (m, k) B (k, n), for benches: A row-major, B packed by kernel_pack_weight or NULL to
 // pack b.

@@ -67,7 +67,8 @@ void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
                      .ldc0 = ldy,
                      .c = y,
                      .ldc = ldy,
-                     .alpha = 1.0f};
+                     .alpha = 1.0f,
+                     .bf16 = cx->math == KERNEL_MATH_BF16};
     float *work = cx->work;
     if (l->n_lora > 0 && adapter) {
         struct gemm down = {.m = m,
@@ -165,9 +166,10 @@ static void lora_back(const struct kernel_linear *l, const float *adapter, const
 }
 
 // dx = dx0 + dy W + du A
-static void input_back(const struct kernel_linear *l, const float *adapter, const float *dy,
-                       ptrdiff_t lddy, const float *du, ptrdiff_t lddu, int32_t m, const float *dx0,
-                       float *dx, ptrdiff_t lddx, struct gemm_range *range, float *work)
+static void input_back(const struct kernel_linear *l, const float *adapter, int32_t math,
+                       const float *dy, ptrdiff_t lddy, const float *du, ptrdiff_t lddu, int32_t m,
+                       const float *dx0, float *dx, ptrdiff_t lddx, struct gemm_range *range,
+                       float *work)
 {
     int32_t cols = l->w.cols;
     struct gemm g = {.m = m,
@@ -181,7 +183,8 @@ static void input_back(const struct kernel_linear *l, const float *adapter, cons
                      .ldc0 = lddx,
                      .c = dx,
                      .ldc = lddx,
-                     .alpha = 1.0f};
+                     .alpha = 1.0f,
+                     .bf16 = math == KERNEL_MATH_BF16};
     // A weight that fits in L2 is used where it lies; a larger one has rows too far apart and is
     // packed.
     g.b.readable = (size_t)l->w.rows * (size_t)cols <= 1u << 17;
@@ -214,7 +217,8 @@ void linear_bwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
     if (dw)
         add_outer(dy, lddy, l->w.rows, x, ldx, l->w.cols, m, dw);
     if (dx)
-        input_back(l, adapter, dy, lddy, du, lddu, m, act_in(dx0), act_out(dx), lddx, range, work);
+        input_back(l, adapter, cx->math, dy, lddy, du, lddu, m, act_in(dx0), act_out(dx), lddx,
+                   range, work);
 }
 
 void linear_fwd_ref(const struct kernel_ctx *cx, const struct kernel_linear *l,

@@ -31,6 +31,15 @@ static enum simd_isa of_cpu(void)
     return SIMD_BASE;
 }
 
+bool simd_bf16(void)
+{
+#if SIMD_X86
+    return simd_isa() == SIMD_AVX512 && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 // What FSTQ_SIMD names; SIMD_ISA_COUNT where it is not set, -1 where it is no name.
 static int of_environment(void)
 {

@@ -32,6 +32,9 @@ bool simd_named(void);
 // From now on at most this, and at most what FSTQ_SIMD names. Not while kernels run.
 void simd_limit(enum simd_isa most);
 
+// Whether this CPU multiplies pairs of bf16 (AVX-512 BF16), and AVX-512 is not forbidden.
+bool simd_bf16(void);
+
 // What the copies are picked by.
 static inline enum simd_isa simd_isa(void)
 {
@@ -53,6 +56,12 @@ static inline enum simd_isa simd_isa(void)
     (simd_isa() == SIMD_AVX512 ? name##_avx512 args                                                \
      : simd_isa() == SIMD_AVX2 ? name##_avx2 args                                                  \
                                : name##_base args)
+#ifdef __clang__
+#define TARGET_AVX512BF16 __attribute__((target("avx512bf16," AVX512_SET), min_vector_width(512)))
+#else
+#define TARGET_AVX512BF16                                                                          \
+    __attribute__((target("avx512bf16," AVX512_SET ",prefer-vector-width=512")))
+#endif
 #else
 #define SIMD_X86              0
 #define SIMD_PICK(name, args) name##_base args

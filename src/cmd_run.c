@@ -334,6 +334,7 @@ static void open_all(struct run *r)
                                 .optim = &r->cfg.optim,
                                 .dev_kind = config_dev_kind(&r->cfg),
                                 .threads = threads,
+                                .math = r->cfg.dev.math,
                                 .at_once = r->cfg.dev.clients,
                                 .seed = (uint64_t)r->cfg.run.seed,
                                 .server = server,

@@ -164,6 +164,7 @@ static int score_main(int argc, char **argv)
                                .optim = &cfg.optim,
                                .dev_kind = config_dev_kind(&cfg),
                                .threads = threads,
+                               .math = cfg.dev.math,
                                .seed = (uint64_t)cfg.run.seed,
                                .server = true};
     if (workload_open(&w, &env, &err))

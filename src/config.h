@@ -31,6 +31,7 @@ extern const int pretrain_option_count;
 struct dev_params_cfg { // [dev]
     int32_t kind;       // cpu, cuda, auto
     int32_t threads;    // 0 = cores / compute ranks on the node
+    int32_t math;       // enum kernel_math
     int32_t clients;    // trained at once; 0 = as memory suggests
 };
 

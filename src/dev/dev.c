@@ -65,6 +65,21 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
     return 0;
 }
 
+const char *const dev_math_names[] = {
+    [KERNEL_MATH_F32] = "fp32", [KERNEL_MATH_BF16] = "bf16", NULL};
+
+int dev_math(struct dev *d, int32_t math, struct err *err)
+{
+    if (math == KERNEL_MATH_BF16 && !d->row->bf16)
+        return err_set(err, "dev.math = bf16: not supported by dev.kind = %s", d->row->name);
+    if (math == KERNEL_MATH_BF16 && !kernel_bf16_fast())
+        note("dev.math = bf16: this CPU has no AVX-512 BF16; the same bits, made in fp32, are no "
+             "faster");
+    for (int32_t i = 0; i < d->lanes; i++)
+        d->lane[i].cx.math = math;
+    return 0;
+}
+
 void dev_close(struct dev *d)
 {
     if (d->lane)

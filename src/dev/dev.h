@@ -32,6 +32,7 @@ struct dev_row {
     int32_t act;                      // enum kernel_dtype of activations
     int32_t lanes;                    // work under way side by side; 0 = as many as threads
     int32_t slice_tokens;             // a batch is taken in parts of about so many
+    bool bf16;                        // multiplies by weights in bf16, too (dev_math)
     bool rows_alone;    // a row of a batch comes to the same bits whatever is beside it
     size_t work_floats; // that its operations need at least, at any size
     // Whether the row can be opened here, or why not, without opening it; NULL: always.
@@ -94,6 +95,9 @@ int dev_usable(int32_t kind, struct err *err);
 // kind: row of dev_table. threads >= 1. A row that cannot run here is an error that says why.
 int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err);
 void dev_close(struct dev *d);
+// dev.math: how weights are multiplied by; the row's choices of math's names.
+extern const char *const dev_math_names[];
+int dev_math(struct dev *d, int32_t math, struct err *err);
 // Makes every lane's work memory and number of marks at least this large. Not while work is under
 // way.
 void dev_reserve(struct dev *d, size_t work_floats, int32_t marks);

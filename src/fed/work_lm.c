@@ -38,7 +38,8 @@ static int lm_open(struct workload *w, struct err *err)
     if (!task.vocab[0]) // a model's own vocabulary, where it has one
         model_vocabulary(w->env.model->path, task.vocab, sizeof task.vocab);
     lm->task = task_open(&task, w->env.seed, w->env.fed->clients, err);
-    if (!lm->task || dev_open(&lm->dev, w->env.dev_kind, w->env.threads, err))
+    if (!lm->task || dev_open(&lm->dev, w->env.dev_kind, w->env.threads, err) ||
+        dev_math(&lm->dev, w->env.math, err))
         return -1;
     lm->model = model_open(&lm->dev, w->env.model, err);
     if (!lm->model || lm_check(w, lm, err))

@@ -52,6 +52,14 @@ run 1 sim net.transport=sim net.sim_workers=3
 check "sim, one client at a time: the same adapter" equal "$(adapter sim)" "$(adapter p1)"
 run 1 alone dev.clients=1
 check "one client at a time: the same adapter" equal "$(adapter alone)" "$(adapter p1)"
+for n in 1 3; do
+    run 1 bf16.$n dev.math=bf16 dev.threads=$n
+done
+check "products in bf16: valid, and the same for any threads" \
+    test -n "$(adapter bf16.1)" -a "$(adapter bf16.1)" = "$(adapter bf16.3)"
+check "products in bf16: another adapter than in fp32" test "$(adapter bf16.1)" != "$(adapter p1)"
+run 1 bf16.ref dev.math=bf16 dev.kind=ref
+check "dev.math = bf16 is refused where it is not known" contains bf16.ref "dev.kind = ref"
 run 1 layer model.recompute=layer
 check "recomputing layers: the same adapter" equal "$(adapter layer)" "$(adapter p1)"
 run 1 diverges optim.kind=sgd optim.lr=0.5 fed.server_lr=1000 fed.eval_every=1

@@ -1,6 +1,7 @@
 // Every operation on every row of dev_table against the plain reference, the CPU's with every
 // instruction set that it has, the GPU's emulated in several orders of its threads; and every
 // backward operation against differences of its forward. test_kernels ROW [ORDER]: these alone.
+#include "base/half.h"
 #include "base/rng.h"
 #include "dev/dev.h"
 #include "kernels/simd.h"
@@ -245,6 +246,75 @@ static void rows_do_not_depend_on_the_batch(void **state)
         else
             CLOSE_VALUES(alone, whole + i * N, N, bound(3e-6));
     }
+}
+
+static float to_bf16(float x)
+{
+    uint16_t h = bf16_from_f32(x);
+    return bf16_to_f32(h);
+}
+
+// In bf16 each element is a chain of exact products, of each two k the second first: the same bits
+// from every instruction set, whether or not the weight is packed, at any place in a batch.
+static void products_in_bf16(void **state)
+{
+    (void)state;
+    static const int32_t size[] = {1, 2, 3, 8, 12, 13, 16, 17, 31, 32, 33, 48, 65, 300, 529};
+    struct kernel_linear l = {.w = {.dtype = KERNEL_F32}};
+    if (!dev[ROW].row->bf16)
+        skip();
+    for (int round = 0; round < 30; round++) {
+        int32_t m = size[rng_below(&rng, 13)], n = size[rng_below(&rng, 15)];
+        int32_t k = size[rng_below(&rng, 15)];
+        float *a = random_values((size_t)(m * k), 1), *b = random_values((size_t)(n * k), 1);
+        struct twin x = both(ACTS, a, (size_t)(m * k)), w = both(FLOATS, b, (size_t)(n * k));
+        struct twin y = both(ACTS, NULL, (size_t)(m * n)), p = both(ACTS, NULL, (size_t)(m * n));
+        float *want = host((size_t)(m * n) * sizeof *want);
+        for (int32_t i = 0; i < m; i++)
+            for (int32_t j = 0; j < n; j++) {
+                float sum = 0;
+                for (int32_t q = 0; q < k; q += 2) {
+                    if (q + 1 < k)
+                        sum = fmaf(to_bf16(a[i * k + q + 1]), to_bf16(b[j * k + q + 1]), sum);
+                    sum = fmaf(to_bf16(a[i * k + q]), to_bf16(b[j * k + q]), sum);
+                }
+                want[i * n + j] = sum;
+            }
+        l.w.rows = n;
+        l.w.cols = l.w.ld = k;
+        l.w.packed = NULL;
+        dev[ROW].lane[0].cx.math = KERNEL_MATH_BF16;
+        RUN_ROW(linear_fwd, with(&l, w), NULL, A(x), k, m, NULL, A(y), n, NULL, 0);
+        assert_memory_equal(values(y, ROW), want, y.n * sizeof(float));
+        float *packed = host(kernel_packed_floats(n, k) * sizeof *packed);
+        kernel_pack_weight(&l.w, packed);
+        l.w.packed = packed;
+        RUN_ROW(linear_fwd, &l, NULL, A(x), k, m, NULL, A(p), n, NULL, 0);
+        assert_memory_equal(values(p, ROW), want, p.n * sizeof(float));
+        dev[ROW].lane[0].cx.math = KERNEL_MATH_F32;
+    }
+}
+
+static void rounding_to_bf16(void **state)
+{
+    (void)state;
+    static const uint32_t bits[] = {0,          0x80000000, 0x3f800000, 0x3f808000, 0x3f808001,
+                                    0x3f818000, 0x7f7fffff, 0x7f800000, 0xff800000, 0x7f800001,
+                                    0x7fffffff, 0xbf80ffff, 0x00800000, 0x477fff00};
+    struct kernel_linear l = {.w = {.rows = 1, .cols = 1, .ld = 1}};
+    if (!dev[ROW].row->bf16)
+        skip();
+    dev[ROW].lane[0].cx.math = KERNEL_MATH_BF16;
+    for (size_t i = 0; i < ARRAY_LEN(bits); i++) {
+        float x, one = 1;
+        memcpy(&x, &bits[i], sizeof x);
+        struct twin a = both(ACTS, &x, 1), w = both(FLOATS, &one, 1), y = both(ACTS, NULL, 1);
+        RUN_ROW(linear_fwd, with(&l, w), NULL, A(a), 1, 1, NULL, A(y), 1, NULL, 0);
+        float got = *(float *)values(y, ROW), want = to_bf16(x);
+        if (!(got == want || (isnan(got) && isnan(want))))
+            fail_msg("%08x becomes %a, not %a", bits[i], (double)got, (double)want);
+    }
+    dev[ROW].lane[0].cx.math = KERNEL_MATH_F32;
 }
 
 // A weight held as blocks gives what its values in fp32 give, to the bit; its rows lie in three
@@ -1095,6 +1165,8 @@ int main(int argc, char **argv)
         CMUnitTestFunction run;
     } row[] = {
         {"products_of_all_shapes", products_of_all_shapes},
+        {"products_in_bf16", products_in_bf16},
+        {"rounding_to_bf16", rounding_to_bf16},
         {"blocks_are_decoded_on_the_way", blocks_are_decoded_on_the_way},
         {"rows_do_not_depend_on_the_batch", rows_do_not_depend_on_the_batch},
         {"linear_with_adapters", linear_with_adapters},

@@ -121,6 +121,35 @@ static void losses_are_those_of_transformers(void **state)
     real_close(&r);
 }
 
+// Products in bf16 move single tokens, and the mean by less than a hundredth.
+static void losses_in_bf16_are_near(void **state)
+{
+    (void)state;
+    struct real r;
+    struct err err;
+    if (!real_open(&r, 8, 16))
+        skip();
+    json_t *root = golden("losses.json"), *row;
+    const char *name;
+    assert_int_equal(dev_math(&r.dev, KERNEL_MATH_BF16, &err), 0);
+    json_object_foreach(json_object_get(root, "texts"), name, row)
+    {
+        const json_t *want = json_object_get(row, "loss_f64"), *v;
+        struct text t;
+        size_t i;
+        double sum = 0;
+        text_of(&t, json_object_get(row, "ids"));
+        struct model_job job = {.batch = &t.batch};
+        model_evaluate(r.m, &job, 1);
+        json_array_foreach(want, i, v) sum += json_number_value(v);
+        double mean = sum / (double)i;
+        if (!(fabs(job.loss - mean) <= 0.01 * mean) || fabs(job.loss - mean) < 1e-7)
+            fail_msg("%s: mean loss %.6f in bf16, %.6f in double", name, job.loss, mean);
+    }
+    json_decref(root);
+    real_close(&r);
+}
+
 // A choice that wins by little may go the other way elsewhere; what comes after it, too.
 static int32_t sure(const json_t *margins)
 {
@@ -269,6 +298,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(losses_are_those_of_transformers),
+        cmocka_unit_test(losses_in_bf16_are_near),
         cmocka_unit_test(answers_are_those_of_transformers),
         cmocka_unit_test(a_gradient_is_that_of_pytorch),
     };
