@@ -242,11 +242,6 @@ static int check_policy(const struct fed_env *env, struct err *err)
             "round until it is decided who counts: %d of at most %lld bytes; set "
             "net.arena_bytes to %lld",
             policy_sampled(env->fed), (long long)each, (long long)all);
-    if (env->fed->late_weight > 0 && *env->run_dir)
-        return err_set(err,
-                       "fed.late_weight = %g with run.dir: no checkpoint keeps late updates; "
-                       "set one of them to nothing",
-                       env->fed->late_weight);
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "fed/datagram.h"
 #include "fed/downlink.h"
+#include "fed/late.h"
 #include "fed/policy.h"
 #include "fed/relay.h"
 #include "fed/server_books.h"
@@ -30,13 +31,6 @@ struct turn { // a sampled client of the round, in client order
     size_t at; // in together, where its bytes went over links
 };
 
-struct late { // an update that missed its round and counts in another
-    struct netbuf *held;
-    struct update update;
-    int64_t arrives_ns; // on the run's clock
-    struct rec_message row;
-};
-
 struct sync_round {
     struct round_start start;
     bool between; // the round is closed, the next not begun
@@ -57,8 +51,7 @@ struct sync_round {
     struct relay_round *relay; // (fed.relays), with what each sent on in this round
     int64_t *relay_ready_ns;   // (fed.relays)
     double *part_weight;       // (view.n_parts) scratch
-    struct late *late;
-    size_t n_late, late_cap;
+    struct late_list late;
     uint32_t *sampled;
 };
 
@@ -308,19 +301,10 @@ static void gather_times(struct server *s)
 static void keep_late(struct server *s, struct turn *t, int64_t arrives_ns)
 {
     struct sync_round *r = s->rounds;
-    if (r->n_late == r->late_cap) {
-        size_t cap = r->late_cap ? 2 * r->late_cap : 16;
-        struct late *more = mem_alloc(MEM_SERVER, cap * sizeof *more);
-        if (r->n_late)
-            memcpy(more, r->late, r->n_late * sizeof *more);
-        mem_free(r->late);
-        r->late = more;
-        r->late_cap = cap;
-    }
+    struct update u = update_of(s, t);
     transport_ref(t->held);
     t->accepted = true; // the client goes on from it
-    r->late[r->n_late++] = (struct late){
-        .held = t->held, .update = update_of(s, t), .arrives_ns = arrives_ns, .row = t->row[0]};
+    late_add(&r->late, t->held, &u, arrives_ns, &t->row[0]);
 }
 
 // Late ones of earlier rounds that have come by now, in the order of rounds and clients.
@@ -329,11 +313,11 @@ static void take_late(struct server *s)
     struct sync_round *r = s->rounds;
     int64_t now = link_add_ns(r->start.run_ns, r->end_ns);
     size_t kept = 0;
-    for (size_t i = 0; i < r->n_late; i++) {
-        struct late *l = &r->late[i];
+    for (size_t i = 0; i < r->late.n; i++) {
+        struct late *l = &r->late.one[i];
         struct err err;
         if (l->arrives_ns > now || l->update.version == s->round) {
-            r->late[kept++] = *l;
+            r->late.one[kept++] = *l;
             continue;
         }
         double part = policy_late_weight(s->env->fed, s->round - l->update.version);
@@ -342,6 +326,7 @@ static void take_late(struct server *s)
         if (l->update.weight > 0 && global_add(&s->global, &l->update, &err) == 0) {
             l->row.status = MESSAGE_OK;
             l->row.version = (int32_t)s->round;
+            l->row.attempt = s->env->rec->attempt;
             l->row.lag = (int32_t)(s->round - l->update.version);
             l->row.weight = (double)l->update.weight;
             s->row.arrived++;
@@ -349,7 +334,7 @@ static void take_late(struct server *s)
         }
         transport_unref(s->env->transport, l->held);
     }
-    r->n_late = kept;
+    r->late.n = kept;
 }
 
 // All that will report have: who was in time, and are there enough?
@@ -825,10 +810,23 @@ static void sync_close(struct server *s)
     mem_free(r->relay);
     mem_free(r->relay_ready_ns);
     mem_free(r->part_weight);
-    for (size_t i = 0; i < r->n_late; i++)
-        transport_unref(s->env->transport, r->late[i].held);
-    mem_free(r->late);
+    late_free(&r->late, s->env->transport);
     mem_free(r);
+}
+
+static size_t sync_keep_words(const struct server *s)
+{
+    return late_words(&((const struct sync_round *)s->rounds)->late);
+}
+
+static void sync_keep(const struct server *s, uint8_t *out)
+{
+    late_keep(&((const struct sync_round *)s->rounds)->late, out);
+}
+
+static int sync_restore(struct server *s, const uint8_t *in, size_t words, struct err *err)
+{
+    return late_restore(&((struct sync_round *)s->rounds)->late, s->env, in, words, err);
 }
 
 static struct rec_message *sync_row(struct server *s, const struct rec_message *report)
@@ -859,4 +857,7 @@ const struct server_handlers server_sync = {
     .message = sync_message,
     .timer = sync_timer,
     .row = sync_row,
+    .keep_words = sync_keep_words,
+    .keep = sync_keep,
+    .restore = sync_restore,
 };

@@ -42,6 +42,10 @@ same "staleness" stale fed.quorum=0.6 fed.late_weight=0.5
 check "late updates count later" \
     test "$(rounds stale | awk '{ split($2, a, "/"); n += a[1] } END { print n }')" -gt 200
 check "and change the adapter" test "$(adapter stale)" != "$(adapter quorum)"
+stop_at_checkpoint TERM stale.d "$FSTQ" run "${base[@]}" fed.quorum=0.6 fed.late_weight=0.5 \
+    run.dir=stale.d
+run 1 restale fed.quorum=0.6 fed.late_weight=0.5 run.dir=stale.d run.resume=on
+check "and a resumed run still counts them" equal "$(adapter restale)" "$(adapter stale)"
 same "devices that come and go" devices client.profile=mix client.availability=onoff:stay=1 \
     fed.deadline_s=0.4
 check "rounds take longer with slow ones" test "$(rounds devices)" != "$(rounds all)"

@@ -361,9 +361,7 @@ static void run_episode(const char *dir, uint64_t seed)
     memset(ep, 0, sizeof *ep);
     ep->seed = seed;
     draw_config(&r);
-    bool stops = ep->fed.cfg.fed.late_weight <= 0 && rng_below(&r, 4) == 0;
-    for (int i = 0; i < ep->n_keys; i++)
-        stops &= strncmp(ep->key[i], "fed.late_weight", 15) != 0;
+    bool stops = rng_below(&r, 4) == 0;
     if (stops) {
         char path[64];
         snprintf(path, sizeof path, "%s/%llu", dir, (unsigned long long)seed);
