@@ -40,7 +40,7 @@ static int by_time(const void *a, const void *b)
 
 // Who waits for more than will come waits until the deadline; without one it has to be known that
 // the others are gone, and the last arrival ends the round.
-int64_t policy_end_ns(const struct fed_params *p, int64_t *arrival_ns, size_t n)
+int64_t policy_end_ns(const struct fed_params *p, int64_t *arrival_ns, size_t n, bool silent)
 {
     size_t quorum = (size_t)policy_quorum(p);
     int64_t deadline = policy_deadline_ns(p);
@@ -48,7 +48,7 @@ int64_t policy_end_ns(const struct fed_params *p, int64_t *arrival_ns, size_t n)
     int64_t end = n > 0 ? arrival_ns[n - 1] : 0;
     if (quorum > 0 && n >= quorum)
         end = arrival_ns[quorum - 1];
-    else if (quorum > 0 && deadline < INT64_MAX)
+    else if ((quorum > 0 || silent) && deadline < INT64_MAX)
         end = deadline;
     return end < deadline ? end : deadline;
 }

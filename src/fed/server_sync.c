@@ -344,11 +344,14 @@ static void decide(struct server *s)
     const struct fed_params *fed = s->env->fed;
     bool real = s->env->net->pace == NET_PACE_REAL; // then who is here is in time
     size_t n = 0, in_time = 0;
+    bool silent = false; // somebody whose link lost the model, or the update
     gather_times(s);
-    for (int i = 0; i < r->n_turns; i++)
+    for (int i = 0; i < r->n_turns; i++) {
         if (r->turn[i].state == TURN_HELD)
             r->arrival_ns[n++] = r->together[r->turn[i].at].times.total_ns;
-    r->end_ns = real ? now_ns(s) - r->start.clock_ns : policy_end_ns(fed, r->arrival_ns, n);
+        silent |= r->turn[i].row[0].status == MESSAGE_LINK;
+    }
+    r->end_ns = real ? now_ns(s) - r->start.clock_ns : policy_end_ns(fed, r->arrival_ns, n, silent);
     for (size_t i = 0; i < n; i++)
         in_time += real || r->arrival_ns[i] <= r->end_ns;
     bool enough = policy_enough(fed, in_time);

@@ -59,6 +59,12 @@ check_time "and takes its time" trace
 run hetero net.link=lte-hetero:slow=1,slow_min=3,slow_max=9
 check_time "each client has its own link" hetero
 
+# Two minutes to send an update: the deadline passes, and nobody reports before the run is over.
+run nobody net.link=fixed net.up_bps=1e4 net.down_bps=1e8 fed.deadline_s=0.3 fed.rounds=2
+check "rounds end at their deadlines though nobody reports" equal \
+    "$(awk '/^ +[12] / { print $2, ($8 >= 300) }' nobody)" "$(printf '0/2 1\n0/2 1')"
+check "and the run with them" contains nobody "# VALID"
+
 mpirun --oversubscribe -np 3 "$FSTQ" run "${base[@]}" fed.clients_per_round=3 >many 2>&1
 check "more clients than ranks: status 2" equal $? 2
 check "which says how many ranks it takes" contains many "start 4 ranks"

@@ -33,6 +33,9 @@ check "no round outlasts it" \
     test "$(rounds deadline | awk '$4 != "ms" || $3 > 250' | wc -l)" = 0
 check "and some updates are late" \
     test "$(rounds deadline | awk '$2 != "10/10"' | wc -l)" -gt 20
+same "a deadline that all miss" silent fed.deadline_s=0.5 net.loss=random:p=1 fed.rounds=3
+check "nobody reports, and the deadline ends each round" equal \
+    "$(rounds silent)" "$(printf '%s 0/10 500 ms\n' 1 2 3)"
 same "a quorum" quorum fed.quorum=0.6 fed.dropout=0.1
 check "ends rounds with so many" test "$(rounds quorum | awk '$2 != "6/10"' | wc -l)" = 0
 same "over-commitment" over fed.overcommit=1.5

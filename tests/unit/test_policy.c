@@ -25,7 +25,7 @@ static int64_t end_of(const struct fed_params *p, size_t n)
     for (size_t i = 0; i < 10; i++)
         if (at[i] <= (int64_t)n)
             at[k++] = at[i] * 1000000000;
-    return policy_end_ns(p, at, k);
+    return policy_end_ns(p, at, k, false);
 }
 
 static void all_are_waited_for(void **state)
@@ -38,6 +38,22 @@ static void all_are_waited_for(void **state)
     assert_int_equal(end_of(&p, 3), 3000000000); // the others are known to be gone
     assert_int_equal(end_of(&p, 0), 0);
     assert_true(policy_enough(&p, 1) && !policy_enough(&p, 0));
+}
+
+// Whoever waits for one that never comes waits until the deadline, but not for more than a quorum.
+static void silence_lasts_until_the_deadline(void **state)
+{
+    (void)state;
+    struct fed_params p = ten();
+    int64_t at[] = {3, 1, 2};
+    assert_int_equal(policy_end_ns(&p, at, 3, true), 3); // there is none
+    p.deadline_s = 5;
+    assert_int_equal(policy_end_ns(&p, at, 3, true), 5000000000);
+    assert_int_equal(policy_end_ns(&p, at, 3, false), 3);
+    assert_int_equal(policy_end_ns(&p, at, 0, true), 5000000000);
+    p.quorum = 2;
+    assert_int_equal(policy_end_ns(&p, at, 3, true), 2);
+    assert_int_equal(policy_end_ns(&p, at, 1, true), 5000000000);
 }
 
 static void a_deadline_cuts(void **state)
@@ -128,6 +144,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_are_waited_for),
+        cmocka_unit_test(silence_lasts_until_the_deadline),
         cmocka_unit_test(a_deadline_cuts),
         cmocka_unit_test(a_quorum_is_a_number_or_a_part),
         cmocka_unit_test(more_are_sampled_than_needed),
