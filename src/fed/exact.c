@@ -77,7 +77,8 @@ size_t exact_put(const exact_int *sum, size_t n, uint8_t *out)
             exact_bits v = (exact_bits)sum[at + i] >> zeros;
             for (unsigned left = width; left > 0;) {
                 unsigned room = 8 - (unsigned)(bit % 8), take = left < room ? left : room;
-                p[bit / 8] = (uint8_t)(p[bit / 8] | ((unsigned)v & ((1u << take) - 1)) << bit % 8);
+                unsigned part = (unsigned)v & ((1u << take) - 1);
+                p[bit / 8] = (uint8_t)(p[bit / 8] | part << (bit % 8));
                 v >>= take;
                 bit += take;
                 left -= take;
@@ -117,7 +118,8 @@ void exact_get_add(const uint8_t *in, size_t n, exact_int *sum)
             for (unsigned have = 0; have < width;) {
                 unsigned left = width - have, room = 8 - (unsigned)(bit % 8);
                 unsigned take = left < room ? left : room;
-                v |= (exact_bits)(p[bit / 8] >> bit % 8 & ((1u << take) - 1)) << have;
+                unsigned part = (unsigned)p[bit / 8] >> (bit % 8) & ((1u << take) - 1);
+                v |= (exact_bits)part << have;
                 have += take;
                 bit += take;
             }
