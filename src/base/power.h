@@ -1,5 +1,5 @@
-// Energy and temperature sensors as a table: INA3221 (both JetPack layouts), RAPL, hwmon. Every
-// reader degrades to "unavailable: why"; FSTQ_SYSFS_ROOT replaces "/" for tests.
+// Energy and temperature sensors as a table: INA3221 (both JetPack layouts), RAPL, hwmon, NVML.
+// Every reader degrades to "unavailable: why"; FSTQ_SYSFS_ROOT replaces "/" for tests.
 #ifndef FSTQ_BASE_POWER_H
 #define FSTQ_BASE_POWER_H
 
@@ -28,6 +28,7 @@ struct power_sensor {
     double (*read_mw)(struct power_rail *rail);
 };
 
+extern const struct power_sensor power_nvml;             // power_nvml.c
 extern const struct power_sensor *const power_sensors[]; // NULL-terminated
 const char *power_sysfs_root(void);
 

@@ -266,6 +266,35 @@ static void this_machine(void **state)
     }
 }
 
+// A library of the driver's name under the root, as tests/preload/nvml.c has it.
+static void nvml_cards(void **state)
+{
+    (void)state;
+    const char *build = getenv("FSTQ_BUILD");
+    char fake[1024], from[512];
+    assert_int_equal(find("nvml"), 0);
+    assert_non_null(strstr(why, "no libnvidia-ml.so.1"));
+    snprintf(from, sizeof from, "%s/tests/preload/nvml.so", build ? build : "build/release");
+    assert_non_null(realpath(from, fake));
+    scratch_write("usr/lib/here", "");
+    assert_int_equal(symlink(fake, scratch_path("usr/lib/libnvidia-ml.so.1")), 0);
+    setenv("FAKE_NVML", "none", 1);
+    assert_int_equal(find("nvml"), 0);
+    assert_string_equal(why, "nvmlInit: Driver Not Loaded");
+    unsetenv("FAKE_NVML");
+    setenv("FAKE_NVML_MW", "123456", 1);
+    assert_int_equal(find("nvml"), 1); // the other says that it is not supported
+    assert_string_equal(rails[0].name, "gpu0 Fake RTX 9000 Ada");
+    near(rails[0].mw, 123456);
+    setenv("FAKE_NVML_MW", "7", 1);
+    near(sensor("nvml")->read_mw(&rails[0]), 7);
+    struct power_rail second = rails[0];
+    second.channel = 1;
+    assert_true(isnan(sensor("nvml")->read_mw(&second)));
+    assert_int_equal(power_kind_of(rails[0].name), POWER_SHARE);
+    assert_int_equal(unlink(scratch_path("usr/lib/libnvidia-ml.so.1")), 0);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -287,6 +316,7 @@ int main(void)
         cmocka_unit_test(rapl_counts_and_wraps),
         cmocka_unit_test(rapl_for_root_only),
         cmocka_unit_test(hwmon_inputs),
+        cmocka_unit_test(nvml_cards),
         cmocka_unit_test(root_comes_from_the_environment),
         cmocka_unit_test(boards_are_summed_once),
         cmocka_unit_test(a_thread_reads),
