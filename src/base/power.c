@@ -267,7 +267,8 @@ static const struct power_sensor hwmon = {
     .read_mw = hwmon_read,
 };
 
-const struct power_sensor *const power_sensors[] = {&ina3221, &ina3221x, &rapl, &hwmon, &power_nvml, NULL};
+const struct power_sensor *const power_sensors[] = {&ina3221, &ina3221x,   &rapl,
+                                                    &hwmon,   &power_nvml, NULL};
 
 void power_watch_open(struct power_watch *w)
 {
