@@ -24,6 +24,7 @@ enum rng_use {
     RNG_NOISE = 14,    // noise on an update                      a = round, b = client
     RNG_BINARY = 15,   // signs of updates in training            a = round, b = client
     RNG_STEPS = 16,    // local steps of a client                 a = round, b = client
+    RNG_VIEW = 17,     // sets of rows or columns                 a = how many there are
 };
 
 struct rng {

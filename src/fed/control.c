@@ -41,10 +41,26 @@ const struct scheme scheme_fedprox = {
 };
 
 // SCAFFOLD: clients step along g - c_i + c. After K steps c_i becomes the mean of their gradients,
-// which for plain SGD is option II of the paper, c_i - c + (theta - x) / (K lr); what travels is
-// its change. A codec that asks for sensitivities gets those of the corrected gradient. The
-// server's c moves by the sampled share of the mean change, so that it stays the
-// mean of all c_i.
+// which for plain SGD is option II of the paper, c_i - c + (theta - x) / (K lr). A codec that asks
+// for sensitivities gets those of the corrected gradient. What travels is
+//   incr     the change of c_i; the server's c moves by the sampled share of the mean change, so
+//            that it stays the mean of all c_i
+//   replace  how c_i differs from c; c becomes the mean of the sampled clients' alone, as Zhu et
+//   al.
+//            2026 have it
+// With a view of random coordinates the two are Subspace-SCAFFOLD.
+
+struct control_opt {
+    int32_t control;
+};
+enum { CONTROL_INCR, CONTROL_REPLACE };
+
+static const char *const control_names[] = {"incr", "replace", NULL};
+
+static const struct opt control_options[] = {
+    OPT_ENUM(struct control_opt, control, "control", "incr", control_names,
+             "the server's: follows all clients, or is the mean of the round's"),
+};
 
 static size_t control_bytes(const struct local_setup *s)
 {
@@ -70,7 +86,9 @@ static void control_after(struct local *l, int32_t step, float *grad)
 // A control variate of what the view has not trained stays as it is.
 static const float *control_end(struct local *l)
 {
+    const struct control_opt *o = l->opt;
     const struct train_job *job = l->job;
+    const float *from = o->control == CONTROL_REPLACE ? job->down[0] : job->own[0];
     const struct shape_range whole = {0, l->setup->shape->n_values};
     const struct shape_range *range = job->trained ? job->trained : &whole;
     int n = job->trained ? job->n_trained : 1;
@@ -80,7 +98,7 @@ static const float *control_end(struct local *l)
     for (int r = 0; r < n; r++)
         for (size_t i = range[r].from; i < range[r].to; i++) {
             float next = each * sum[i];
-            up[i] = next - own[i];
+            up[i] = next - from[i];
             own[i] = next;
         }
     return NULL;
@@ -95,7 +113,8 @@ static const struct local_rule control_rule = {
 
 static void control_commit(const void *opt, const struct step *s)
 {
-    float share = (float)s->arrived / (float)s->clients;
+    const struct control_opt *o = opt;
+    float share = o->control == CONTROL_REPLACE ? 1 : (float)s->arrived / (float)s->clients;
     scheme_mean(opt, s);
     for (size_t i = s->range.from; i < s->range.to; i++)
         s->state[i] += share * s->up[0][i];
@@ -121,6 +140,9 @@ const struct scheme scheme_scaffold = {
             "codes the update and the change of the control",
     .source = "Karimireddy et al. 2020, option II; as the mean of the round's gradients, so that "
               "it goes with any local optimizer",
+    .options = control_options,
+    .n_options = ARRAY_LEN(control_options),
+    .option_bytes = sizeof(struct control_opt),
     .server = &server_sync,
     .worker = &worker_sync,
     .check = control_check,

@@ -90,6 +90,7 @@ int view_open(struct view_inst *v, const char *text, const char *const *codec, i
     }
     v->whole = v->row == view_table[0];
     v->n_parts = v->row->parts(v->opt);
+    v->stay = v->row->stay ? v->row->stay(v->opt) : 1;
     v->part = mem_alloc(MEM_OTHER, v->n_parts * sizeof *v->part);
     for (uint32_t p = 0; p < v->n_parts; p++)
         if (open_part(v, p, codec, err)) {
@@ -114,18 +115,27 @@ void view_close(struct view_inst *v)
 
 // Using.
 
+// Rounds count from 1, and so do turns of `stay` rounds.
+static uint32_t turns(const struct view_inst *v, uint32_t round)
+{
+    return (round + v->stay - 1) / v->stay;
+}
+
 uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round)
 {
-    return v->row->mixed ? shape_turn(client, round, v->n_parts)
-                         : (round + v->n_parts - 1) % v->n_parts;
+    uint32_t turn = turns(v, round);
+    return v->row->mixed ? shape_turn(client, turn, v->n_parts)
+                         : (turn + v->n_parts - 1) % v->n_parts;
 }
 
 struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client, uint32_t round,
                           int vector)
 {
     uint64_t stream = (uint64_t)vector << 56 | (uint64_t)view_turn(v, client, round) << 40;
-    return (struct codec_key){
-        .seed = seed ^ stream, .client = client, .version = round / v->n_parts};
+    uint32_t earlier = turns(v, round) / v->n_parts * v->stay;
+    return (struct codec_key){.seed = seed ^ stream,
+                              .client = client,
+                              .version = earlier + (round + v->stay - 1) % v->stay};
 }
 
 const struct shape_range *view_trained(const struct view_inst *v, uint32_t client, uint32_t round,

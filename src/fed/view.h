@@ -39,6 +39,7 @@ struct view {
     const struct local_rule *local; // another form of the adapter, that training goes through; NULL
                                     // = as it is
     uint32_t (*parts)(const void *opt);
+    uint32_t (*stay)(const void *opt); // rounds that a part's turn takes; NULL = 1
     // Appends the ranges of part p; shape is the adapter's.
     void (*ranges)(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part);
 };
@@ -50,7 +51,7 @@ struct view_inst {
     const struct view *row;
     void *opt;
     const struct shape *shape; // of the adapter
-    uint32_t n_parts;
+    uint32_t n_parts, stay;
     struct view_part *part;
     int n_vectors;  // in a frame, the update first
     size_t n_state; // floats of all codecs

@@ -1,5 +1,6 @@
 // The rows of view_table: which ranges of the adapter a part is made of.
 #include "base/mem.h"
+#include "base/rng.h"
 #include "fed/middle.h"
 #include "fed/view.h"
 
@@ -11,11 +12,14 @@ static void add_range(struct view_part *p, size_t from, size_t to)
         p->range[p->n_ranges - 1].to = to;
         return;
     }
-    struct shape_range *more = mem_alloc(MEM_OTHER, (size_t)(p->n_ranges + 1) * sizeof *more);
-    if (p->n_ranges)
-        memcpy(more, p->range, (size_t)p->n_ranges * sizeof *more);
-    mem_free(p->range);
-    p->range = more;
+    if ((p->n_ranges & (p->n_ranges - 1)) == 0) { // full: twice as many
+        size_t cap = p->n_ranges ? 2 * (size_t)p->n_ranges : 1;
+        struct shape_range *more = mem_alloc(MEM_OTHER, cap * sizeof *more);
+        if (p->n_ranges)
+            memcpy(more, p->range, (size_t)p->n_ranges * sizeof *more);
+        mem_free(p->range);
+        p->range = more;
+    }
     p->range[p->n_ranges++] = (struct shape_range){from, to};
 }
 
@@ -181,4 +185,81 @@ static const struct view view_seg = {
     .ranges = ranges_segment,
 };
 
-const struct view *const view_table[] = {&view_ab, &view_b, &view_r, &view_alt, &view_seg, NULL};
+struct sub_opt {
+    int32_t parts, stay, draw;
+};
+
+static const struct opt sub_options[] = {
+    OPT(struct sub_opt, parts, "parts", "5", 1, 4096, "",
+        "a round has one of so many random sets, all of a size: r = d / parts"),
+    OPT(struct sub_opt, stay, "stay", "1", 1, 1e6, "rounds", "before the next set has its turn"),
+    OPT(struct sub_opt, draw, "draw", "1", 0, 1e9, "", "number of the drawing"),
+};
+
+static uint32_t sub_parts(const void *opt)
+{
+    return (uint32_t)((const struct sub_opt *)opt)->parts;
+}
+
+static uint32_t sub_stay(const void *opt)
+{
+    return (uint32_t)((const struct sub_opt *)opt)->stay;
+}
+
+// Of n rows or columns those in set p, ascending; matrices of one size share them. Returns how
+// many.
+static uint32_t draw_set(const struct sub_opt *o, uint32_t n, uint32_t p, uint32_t *set)
+{
+    struct rng r = rng_stream((uint64_t)o->draw, RNG_VIEW, n, 0, 0);
+    uint32_t *order = mem_alloc(MEM_OTHER, 2 * (size_t)n * sizeof *order), *in = order + n;
+    uint32_t parts = sub_parts(o), found = 0;
+    for (uint32_t i = 0; i < n; i++)
+        order[i] = i;
+    rng_shuffle(&r, order, n);
+    for (uint32_t i = 0; i < n; i++)
+        in[order[i]] = i % parts == p;
+    for (uint32_t i = 0; i < n; i++)
+        if (in[i])
+            set[found++] = i;
+    mem_free(order);
+    return found;
+}
+
+// Of the longer side, which for A is what goes into it.
+static void ranges_sub(const void *opt, const struct shape *shape, uint32_t p,
+                       struct view_part *part)
+{
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        bool by_row = t->rows >= t->cols;
+        uint32_t n = by_row ? t->rows : t->cols;
+        uint32_t *set = mem_alloc(MEM_OTHER, n * sizeof *set), found = draw_set(opt, n, p, set);
+        if (found)
+            shape_add(&part->shape, t->name, by_row ? found : t->rows, by_row ? t->cols : found,
+                      (enum shape_kind)t->kind);
+        for (uint32_t row = 0; row < (by_row ? 1 : t->rows); row++)
+            for (uint32_t k = 0; k < found; k++) {
+                size_t each = by_row ? t->cols : 1;
+                size_t from = t->offset + (size_t)row * t->cols + set[k] * each;
+                add_range(part, from, from + each);
+            }
+        mem_free(set);
+    }
+}
+
+static const struct view view_sub = {
+    .name = "sub",
+    .help = "a random set of each matrix's rows or columns, of its longer side, is trained and "
+            "travels, another one each round; scaffold/sub@fp32 is SSF",
+    .source = "Zhu et al. 2026 (Subspace-SCAFFOLD), with coordinates for the subspace",
+    .options = sub_options,
+    .n_options = ARRAY_LEN(sub_options),
+    .option_bytes = sizeof(struct sub_opt),
+    .frozen = true,
+    .parts = sub_parts,
+    .stay = sub_stay,
+    .ranges = ranges_sub,
+};
+
+const struct view *const view_table[] = {&view_ab,  &view_b,   &view_r, &view_alt,
+                                         &view_seg, &view_sub, NULL};

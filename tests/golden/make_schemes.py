@@ -71,8 +71,9 @@ def proximal(mu, lr):
     return run
 
 
-def scaffold(lr):
-    """Option II: c_i+ = c_i - c + (theta - x) / (K lr), c += |S| / N mean(c_i+ - c_i)."""
+def scaffold(lr, replace=False):
+    """Option II: c_i+ = c_i - c + (theta - x) / (K lr); c += |S| / N mean(c_i+ - c_i), or c is the
+    mean of the sampled clients' c_i+."""
     def run():
         theta, c, own = np.zeros(DIM), np.zeros(DIM), np.zeros((CLIENTS, DIM))
         for turn in turns:
@@ -84,7 +85,8 @@ def scaffold(lr):
                 d.append(x - theta)
                 own[i] = after
             theta = theta + lr * np.mean(d, axis=0)
-            c = c + SAMPLED / CLIENTS * np.mean(dc, axis=0)
+            c = (np.mean([own[i] for i in turn], axis=0) if replace
+                 else c + SAMPLED / CLIENTS * np.mean(dc, axis=0))
             yield theta
     return run
 
@@ -118,6 +120,7 @@ SCHEMES = [
      adaptive(lambda v, q: v - (1 - B2) * q * np.sign(v - q), 0.9, 0.01, 0.1)),
     ("fedprox", "mu=0.7", 1.0, proximal(0.7, 1.0)),
     ("scaffold", "-", 1.0, scaffold(1.0)),
+    ("scaffold", "control=replace", 1.0, scaffold(1.0, replace=True)),
     ("feddyn", "alpha=0.6", 1.0, dynamic(0.6, 1.0)),
 ]
 

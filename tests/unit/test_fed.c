@@ -348,7 +348,15 @@ static void test_parts_of_a_view_are_disjoint(void **state)
     static const struct {
         const char *text;
         size_t covered;
-    } views[] = {{"", 25}, {"B", 8}, {"R", 4}, {"alt", 16}, {"seg", 25}, {"seg:parts=7", 25}};
+    } views[] = {{"", 25},
+                 {"B", 8},
+                 {"R", 4},
+                 {"alt", 16},
+                 {"seg", 25},
+                 {"seg:parts=7", 25},
+                 {"sub:parts=1", 25},
+                 {"sub:parts=2", 25},
+                 {"sub:parts=3,draw=4", 25}};
     struct shape shape;
     struct err err;
     float full[25], part[25];
@@ -386,6 +394,40 @@ static void test_parts_of_a_view_are_disjoint(void **state)
         assert_int_equal(equal, views[k].covered);
         view_close(&v);
     }
+    shape_free(&shape);
+}
+
+// Random sets: whole rows or columns, a turn of three rounds each, and never a random stream twice.
+static void test_random_sets_take_turns(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct view_inst v, other;
+    struct err err;
+    three_tensors(&shape);
+    assert_int_equal(open_view(&v, "sub:parts=2,stay=3", "raw", &shape, &err), 0);
+    for (uint32_t round = 1; round <= 24; round++) {
+        struct codec_key a = view_key(&v, 9, 1, round, 0);
+        assert_int_equal(view_turn(&v, round, round), (round - 1) / 3 % 2);
+        for (uint32_t before = 1; before < round; before++) {
+            struct codec_key b = view_key(&v, 9, 1, before, 0);
+            assert_true(a.seed != b.seed || a.version != b.version);
+        }
+    }
+    for (uint32_t t = 0; t < v.part[0].shape.n_tensors; t++) {
+        const struct shape_tensor *part = &v.part[0].shape.tensors[t], *whole = &shape.tensors[t];
+        assert_string_equal(part->name, whole->name);
+        assert_true((part->rows == whole->rows) != (part->cols == whole->cols));
+    }
+    assert_int_equal(open_view(&other, "sub:parts=2,stay=3,draw=2", "raw", &shape, &err), 0);
+    bool differ = other.part[0].n_ranges != v.part[0].n_ranges;
+    for (int i = 0; !differ && i < v.part[0].n_ranges; i++)
+        differ = v.part[0].range[i].from != other.part[0].range[i].from;
+    assert_true(differ);
+    view_close(&other);
+    view_close(&v);
+    assert_int_equal(open_view(&v, "sub:parts=40", "raw", &shape, &err), -1);
+    assert_non_null(strstr(err.text, "nothing to send"));
     shape_free(&shape);
 }
 
@@ -554,6 +596,7 @@ static void test_frozen_values_do_not_move(void **state)
     frozen_values("fedavg/alt@raw");
     frozen_values("fedavg/B@raw");
     frozen_values("fedavg/R@raw");
+    frozen_values("fedavg/sub:parts=3@raw");
 }
 
 // binary updates.
@@ -1214,6 +1257,7 @@ int main(void)
         cmocka_unit_test(test_bad_methods_are_named),
         cmocka_unit_test(test_adaptive_servers_by_hand),
         cmocka_unit_test(test_parts_of_a_view_are_disjoint),
+        cmocka_unit_test(test_random_sets_take_turns),
         cmocka_unit_test(test_whose_turn_it_is),
         cmocka_unit_test(test_state_of_parts_lies_side_by_side),
         cmocka_unit_test(test_middle_by_hand),

@@ -190,7 +190,8 @@ static void test_control_variates_by_hand(void **state)
     struct local_chain c;
     shape_of(&shape);
     const struct local_setup setup = {.shape = &shape, .seed = 1};
-    const struct local_use use = {s->local, NULL};
+    int32_t incr[4] = {0};
+    const struct local_use use = {s->local, incr};
     const struct shape_range trained = {0, 2};
     const float theta[N] = {0}, down[N] = {0.5f, 0.5f, 0.5f};
     float delta[N] = {0}, own[N] = {1, 0, -1}, up[N] = {9, 9, 9};
@@ -226,7 +227,7 @@ static void test_control_variates_by_hand(void **state)
                               .lr = 0.5,
                               .arrived = 1,
                               .clients = 4};
-    s->commit(NULL, &step);
+    s->commit(incr, &step);
     assert_true(model[0] == 1 && model[1] == 2 && model[2] == 0);
     assert_true(control[0] == 1.25f && control[1] == 1.5f && control[2] == 1);
     local_close(&c);

@@ -160,7 +160,7 @@ static void test_schemes_go_where_the_script_goes(void **state)
         local_close(&s.chain);
         shape_free(&s.shape);
     }
-    assert_true(schemes >= 9 && feof(f));
+    assert_true(schemes >= 10 && feof(f));
     fclose(f);
 }
 
