@@ -6,8 +6,10 @@
 
 #include <string.h>
 
-const char *const coder_choices[] = {"fixed", "rans",  "gamma", "delta",
-                                     "omega", "base3", "runs",  NULL};
+const char *const coder_choices[] = {[CODER_FIXED] = "fixed", [CODER_RANS] = "rans",
+                                     [CODER_GAMMA] = "gamma", [CODER_DELTA] = "delta",
+                                     [CODER_OMEGA] = "omega", [CODER_BASE3] = "base3",
+                                     [CODER_RUNS] = "runs",   NULL};
 
 // Elias codes of sparse levels. As in QSGD's paper: for each value that is not zero the gap to it,
 // its sign and its level.

@@ -7,7 +7,9 @@
 
 #include <assert.h>
 
-const char *const positions_choices[] = {"auto", "rice", "bitmap", "log2", "raw32", NULL};
+const char *const positions_choices[] = {
+    [POSITIONS_AUTO] = "auto", [POSITIONS_RICE] = "rice",   [POSITIONS_BITMAP] = "bitmap",
+    [POSITIONS_LOG2] = "log2", [POSITIONS_RAW32] = "raw32", NULL};
 
 // So many positions are worth waking threads for; then they are coded in pieces.
 #define PIECES 64

@@ -10,8 +10,10 @@
 
 #include <math.h>
 
-const char *const q_group_choices[] = {"tensor", "class", "rank", NULL};
-const char *const q_scale_choices[] = {"fp32", "bf16", "log8", NULL};
+const char *const q_group_choices[] = {
+    [Q_TENSOR] = "tensor", [Q_CLASS] = "class", [Q_RANK] = "rank", NULL};
+const char *const q_scale_choices[] = {
+    [Q_FP32] = "fp32", [Q_BF16] = "bf16", [Q_LOG8] = "log8", NULL};
 
 #define CLASSES    3                 // of enum shape_kind
 #define PIECE      4096              // values that are fitted, then coded, at a time

@@ -4,9 +4,11 @@
 #include "fed/presence.h"
 #include "fed/profile.h"
 
-static const char *const weight_names[] = {"samples", "equal", NULL};
+static const char *const weight_names[] = {
+    [FED_WEIGHTS_SAMPLES] = "samples", [FED_WEIGHTS_EQUAL] = "equal", NULL};
 static const char *const sum_names[] = {"order", "exact", NULL};
-static const char *const state_names[] = {"reset", "keep", NULL};
+static const char *const state_names[] = {
+    [FED_STATE_RESET] = "reset", [FED_STATE_KEEP] = "keep", NULL};
 
 const struct opt fed_options[] = {
     OPT_STRING(struct fed_params, method, "fed.method", "fedavg/fp32",
@@ -98,7 +100,8 @@ const struct opt client_options[] = {
 };
 const int client_option_count = ARRAY_LEN(client_options);
 
-static const char *const accumulate_names[] = {"ema", "sum", "oracle", NULL};
+static const char *const accumulate_names[] = {
+    [FISHER_EMA] = "ema", [FISHER_SUM] = "sum", [FISHER_ORACLE] = "oracle", NULL};
 
 const struct opt fisher_options[] = {
     OPT(struct fisher_params, rho, "fisher.rho", "0.9", 0, 0.999999, "",

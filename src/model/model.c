@@ -16,7 +16,7 @@ const char *const model_dtypes[] = {[MODEL_DTYPE_AUTO] = "auto",     [MODEL_DTYP
                                     [MODEL_DTYPE_BF16] = "bf16",     [MODEL_DTYPE_F16] = "fp16",
                                     [MODEL_DTYPE_Q8] = "q8",         [MODEL_DTYPE_Q4] = "q4",
                                     [MODEL_DTYPE_STORED] = "stored", NULL};
-static const char *const optim_names[] = {"adamw", "sgd", NULL};
+static const char *const optim_names[] = {[OPTIM_ADAMW] = "adamw", [OPTIM_SGD] = "sgd", NULL};
 
 const struct opt model_options[] = {
     OPT_STRING(
@@ -227,7 +227,6 @@ static struct kernel_weight weight_at(const struct model *m, size_t at, int32_t 
 // a group are one matrix.
 static void lay_out_adapter(struct model *m, unsigned mask)
 {
-    static const char *const name[TARGETS] = {"q", "k", "v", "o", "gate", "up", "down"};
     uint32_t rank = (uint32_t)m->params.lora_rank;
     shape_init(&m->shape);
     for (int32_t l = 0; l < m->cfg.layers; l++)
@@ -248,11 +247,11 @@ static void lay_out_adapter(struct model *m, unsigned mask)
             k->a = m->shape.n_values;
             char text[48];
             for (int i = 0; i < k->n_lora; i++) {
-                snprintf(text, sizeof text, "layers.%d.%s.A", l, name[k->lora[i].b]);
+                snprintf(text, sizeof text, "layers.%d.%s.A", l, target[k->lora[i].b].name);
                 shape_add(&m->shape, text, rank, (uint32_t)lin_cols(&m->cfg, lin), SHAPE_LORA_A);
             }
             for (int i = 0; i < k->n_lora; i++) {
-                snprintf(text, sizeof text, "layers.%d.%s.B", l, name[k->lora[i].b]);
+                snprintf(text, sizeof text, "layers.%d.%s.B", l, target[k->lora[i].b].name);
                 k->lora[i].b = m->shape.n_values;
                 shape_add(&m->shape, text, (uint32_t)k->lora[i].rows, rank, SHAPE_LORA_B);
             }

@@ -17,9 +17,14 @@ static double value_root(double raw)
     return sqrt(raw);
 }
 
-static const char *const key_names[] = {"position", "answer", "vocab", NULL};
-static const char *const gate_names[] = {"on", "emitted", NULL};
-static const char *const loss_names[] = {"mean", "sum", NULL};
+static const char *const key_names[] = {[TOKEN_KEY_POSITION] = "position",
+                                        [TOKEN_KEY_ANSWER] = "answer",
+                                        [TOKEN_KEY_VOCAB] = "vocab",
+                                        NULL};
+static const char *const gate_names[] = {
+    [TOKEN_GATE_ON] = "on", [TOKEN_GATE_EMITTED] = "emitted", NULL};
+static const char *const loss_names[] = {
+    [TOKEN_LOSS_MEAN] = "mean", [TOKEN_LOSS_SUM] = "sum", NULL};
 
 const struct opt token_options[] = {
     OPT(struct token_opts, keep, "keep", "0.5", 1e-6, 1, "", "part of an answer's tokens kept"),

@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *const link_delivery_names[] = {"reliable", "datagram", NULL};
+const char *const link_delivery_names[] = {
+    [LINK_RELIABLE] = "reliable", [LINK_DATAGRAM] = "datagram", NULL};
 
 int64_t link_add_ns(int64_t a, int64_t b)
 {

@@ -11,7 +11,8 @@ enum { DRAW_MIXTURE = 1, DRAW_PROPORTIONS, DRAW_ORDER };
 
 int partition_parse(struct partition *p, const char *text, struct err *err)
 {
-    static const char *const name[] = {"iid", "dirichlet", "field"};
+    static const char *const name[] = {
+        [PARTITION_IID] = "iid", [PARTITION_DIRICHLET] = "dirichlet", [PARTITION_FIELD] = "field"};
     size_t n = strcspn(text, ":");
     const char *field = text[n] ? text + n + 1 : "";
     p->kind = PARTITION_IID;
