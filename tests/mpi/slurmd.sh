@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The template for Slurm under Slurm itself: a controller and one node of the distribution's packages
-# (slurmctld, slurmd, slurm-client, munge), in a folder of their own. The signal before the end stops
-# the run, the job is queued again, goes on, and comes to the adapter of a run that was not stopped.
-# In make test-long, where the packages are and this is root.
+# The template for Slurm under Slurm itself: a controller and a node of the distribution's packages
+# (slurmctld, slurmd, slurm-client, munge), in a folder of their own. The signal before the end
+# stops the run, the job is queued again, goes on, and comes to the adapter of a run that was not
+# stopped. In make test-long, where the packages are and this is root.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
