@@ -82,3 +82,30 @@ for side in 10 100 316 1000; do
     done
     echo
 done
+echo
+echo "relays (1,000 clients a round, 9,975 coordinates, the server's port 100 Mbit/s, relays on 1 Gbit/s;"
+echo "a round): bytes into the server, modelled time, CPU of the whole process:"
+echo
+echo "| codec | relays | bytes in | B a coordinate and relay | modelled s | CPU ms |"
+echo "|---|---|---|---|---|---|"
+for codec in fp32 int:bits=4; do
+    for relays in 0 1 4 16 64; do
+        tree=(task.features=105 task.outputs=95 fed.clients=1000 fed.clients_per_round=1000
+            fed.method=fedavg/$codec fed.relays=$relays net.sim_workers=1 net.link=lte-20
+            net.port_up_bps=1e8 net.relay_link=ethernet-1g net.arena_bytes=1e9)
+        [ "$relays" -gt 0 ] && tree+=(fed.sum=exact)
+        read -r none _ < <(measure round "${tree[@]}" fed.rounds=1)
+        read -r cpu _ < <(measure round "${tree[@]}" fed.rounds=3 trace.file="$dir/tree.h5")
+        rm -rf "$dir/csv"
+        "$fstq" export "$dir/tree.h5" --csv "$dir/csv" >/dev/null
+        rm -f "$dir/tree.h5"
+        awk -F, -v codec="$codec" -v r="$relays" -v none="$none" -v cpu="$cpu" '
+            NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+            $at["version"] > 0 { n++; up += $at["uplink_bytes"]; sum += $at["relay_up_bytes"]
+                t += $at["time_modelled_ns"] }
+            END { in_ = (r ? sum : up) / n
+                printf "| %s | %d | %.0f | %s | %.3f | %.0f |\n", codec, r, in_,
+                    r ? sprintf("%.2f", in_ / r / 9975) : "-", t / n * 1e-9, (cpu - none) / 2 * 1e3
+            }' "$dir/csv/rounds.csv"
+    done
+done
