@@ -55,12 +55,13 @@ double student_975(size_t degrees);
 struct compare_params { // [compare]
     char dir[200], base[COMPARE_NAME], only[1024], score[24];
     char seeds[512], search_seeds[256], targets[128], bytes_at[256];
-    int32_t search_mode, better;
+    int32_t search_mode, better, traffic;
     int32_t jobs, search_rounds, budget_rounds, last, trailing;
 };
 
 enum { SEARCH_GRID, SEARCH_COORDINATE };
 enum { BETTER_AUTO, BETTER_HIGHER, BETTER_LOWER };
+enum { TRAFFIC_UP, TRAFFIC_BOTH };
 enum budget_kind { BUDGET_NONE, BUDGET_BYTES, BUDGET_BITS, BUDGET_FRACTION, BUDGET_SAME };
 
 struct search_dim {

@@ -11,6 +11,7 @@
 
 static const char *const search_modes[] = {"grid", "coordinate", NULL};
 static const char *const betters[] = {"auto", "higher", "lower", NULL};
+static const char *const traffics[] = {"up", "both", NULL};
 
 #define P struct compare_params
 const struct opt compare_options[] = {
@@ -39,7 +40,9 @@ const struct opt compare_options[] = {
         "a target is reached by the mean of this many evaluations in a row"),
     OPT_STRING(P, targets, "targets", "0.6 0.9",
                "targets, as parts of the base's final score with the same seed"),
-    OPT_STRING(P, bytes_at, "bytes_at", "", "also show the score after these many bytes of uplink"),
+    OPT_ENUM(P, traffic, "traffic", "up", traffics,
+             "what targets and bytes_at count: up, the uplink, or both, with the downlink"),
+    OPT_STRING(P, bytes_at, "bytes_at", "", "also show the score after so many bytes"),
 };
 #undef P
 const int compare_option_count = ARRAY_LEN(compare_options);

@@ -141,6 +141,11 @@ static void put_interval(struct row *r, const char *head, const char *unit, stru
     put_cell(r, "+-", unit, x.half, half);
 }
 
+static const char *way(const struct compare *c)
+{
+    return c->p.traffic == TRAFFIC_BOTH ? "both" : "up";
+}
+
 static void put_target(struct row *r, const struct compare *c, int t, const struct summary *s)
 {
     char head[32], text[64], percent[24];
@@ -148,7 +153,7 @@ static void put_target(struct row *r, const struct compare *c, int t, const stru
     snprintf(percent, sizeof percent, "%.4g%%", 100 * c->target[t]);
     snprintf(head, sizeof head, "R %s", percent);
     put_cell(r, head, "", x->rounds.mean, fmt_fixed(text, x->rounds.mean, 6, 1));
-    snprintf(head, sizeof head, "up %s", percent);
+    snprintf(head, sizeof head, "%s %s", way(c), percent);
     put_cell(r, head, "", x->bytes.mean, bytes_text(text, x->bytes.mean));
     snprintf(head, sizeof head, "x %s", percent);
     put_cell(r, head, "of base", x->ratio, fmt_fixed(text, x->ratio, 7, 2));
@@ -223,19 +228,26 @@ static void print_rows(const struct compare *c, filler f, FILE *out)
     mem_free(rows);
 }
 
+static const char *traffic(const struct compare *c)
+{
+    return c->p.traffic == TRAFFIC_BOTH ? "traffic" : "uplink";
+}
+
 static void print_legend(const struct compare *c, FILE *out)
 {
     fprintf(out,
             "# %s: mean over seeds of the mean of the last %d evaluations, +- half of its 95%% "
             "confidence interval;\n"
-            "# vs base: difference to %s on the same seeds. R, up: rounds and uplink until the "
+            "# vs base: difference to %s on the same seeds. R, %s: rounds and %s until the "
             "mean of %d evaluations\n"
             "# reaches that part of the base's %s on the same seed, '-' unless every seed does "
             "(n of how many); x: how\n"
-            "# many times less uplink than the base, geometric mean over seeds on which both "
-            "reach it. Uplink is every\n"
-            "# byte of the frames that reached the server, headers included.\n",
-            c->p.score, c->p.last, c->method[c->base].name, c->p.trailing, c->p.score);
+            "# many times less %s than the base, geometric mean over seeds on which both "
+            "reach it. %s is every\n"
+            "# byte of the frames %s, headers included.\n",
+            c->p.score, c->p.last, c->method[c->base].name, way(c), traffic(c), c->p.trailing,
+            c->p.score, traffic(c), c->p.traffic == TRAFFIC_BOTH ? "Traffic" : "Uplink",
+            c->p.traffic == TRAFFIC_BOTH ? "both ways" : "that reached the server");
 }
 
 static const char *expanded(const struct compare_method *m, int n_seeds)
@@ -265,9 +277,9 @@ void compare_print(const struct compare *c, FILE *out)
     print_legend(c, out);
     if (c->n_at) {
         fprintf(out,
-                "#\n# %s after so much uplink (mean of %d evaluations; a run that ended "
-                "before has its last)\n",
-                c->p.score, c->p.trailing);
+                "#\n# %s after so much %s (mean of %d evaluations; a run that ended before has its "
+                "last)\n",
+                c->p.score, traffic(c), c->p.trailing);
         print_rows(c, fill_at, out);
     }
 }
@@ -515,6 +527,7 @@ void compare_json(const struct compare *c, const struct runs *r, FILE *out)
     json_text(&j, "suite_version", buildinfo.version);
     json_text(&j, "git_rev", buildinfo.git_rev);
     json_text(&j, "score", c->p.score);
+    json_text(&j, "traffic", way(c)); // what is called uplink below
     jsonw_key(&j, "higher_is_better");
     jsonw_bool(&j, c->higher);
     json_text(&j, "base", c->method[c->base].name);

@@ -40,6 +40,7 @@ struct one_run {
 
 struct runs {
     char dir[240], score[24], self[4096];
+    bool both; // bytes are of both ways
     struct one_run **run;
     size_t n, cap;
     int jobs, going, made, failed, finished, missing, foreign, lock_fd;
@@ -148,11 +149,11 @@ static double metric_at(const struct trace_file *f, const char *metric, int32_t 
 }
 
 // Rounds without a score, for it was not evaluated, are left out.
-static void take_rounds(struct curve *c, const struct trace_file *f, const char *metric)
+static void take_rounds(struct curve *c, const struct trace_file *f, const char *metric, bool both)
 {
     size_t n;
     const struct rec_round *row = report_rows(f, REC_ROUNDS, &n);
-    double *block = mem_alloc(MEM_OTHER, 4 * (n + 1) * sizeof *block), time_ns = 0;
+    double *block = mem_alloc(MEM_OTHER, 4 * (n + 1) * sizeof *block), time_ns = 0, down = 0;
     c->round = block;
     c->score = block + n;
     c->uplink_bytes = block + 2 * n;
@@ -162,25 +163,27 @@ static void take_rounds(struct curve *c, const struct trace_file *f, const char 
         double score =
             strcmp(metric, "score") ? metric_at(f, metric, row[i].version) : row[i].score;
         time_ns += row[i].time_modelled_ns > 0 ? (double)row[i].time_modelled_ns : 0;
+        down += (double)row[i].downlink_bytes;
         if (row[i].version == 0)
             c->floor = score;
         if (row[i].version == 0 || isnan(score))
             continue;
         c->round[c->n] = row[i].version;
         c->score[c->n] = score;
-        c->uplink_bytes[c->n] = (double)row[i].uplink_total_bytes;
+        c->uplink_bytes[c->n] = (double)row[i].uplink_total_bytes + (both ? down : 0);
         c->time_ns[c->n] = time_ns;
         c->n++;
     }
 }
 
-static int load_curve(struct curve *c, const char *path, const char *metric, struct err *err)
+static int load_curve(struct curve *c, const char *path, const char *metric, bool both,
+                      struct err *err)
 {
     struct trace_file f;
     if (trace_read_guarded(path, &f, err))
         return -1;
     *c = (struct curve){.adapter_values = (double)NAN, .finite = true};
-    take_rounds(c, &f, metric);
+    take_rounds(c, &f, metric, both);
     struct report_bytes b = report_sum_bytes(&f, 0);
     c->message_bytes = b.frames ? (double)b.total / (double)b.frames : (double)NAN;
     c->nmse = b.nmse_median;
@@ -277,7 +280,7 @@ static void take_finished(struct runs *r, struct one_run *one)
     path_of(r, one->key, ".h5", path);
     if (access(path, R_OK))
         return;
-    if (load_curve(&one->curve, path, r->score, &err)) {
+    if (load_curve(&one->curve, path, r->score, r->both, &err)) {
         warn("%s; %s", err.text,
              r->may_run ? "the run is made again" : "the run counts as missing");
         return;
@@ -504,7 +507,7 @@ static void end_run(struct runs *r, struct one_run *one, int status)
     }
     // A run that diverged, or lost clients to simulated faults, is a result too.
     if (code == STATUS_VALID || code == STATUS_CHECK || code == STATUS_DEGRADED) {
-        if (!load_curve(&one->curve, part, r->score, &err) && rename(part, whole) == 0) {
+        if (!load_curve(&one->curve, part, r->score, r->both, &err) && rename(part, whole) == 0) {
             one->state = RUN_DONE;
             r->made++;
             r->rounds_made += one->cfg.fed.rounds;
@@ -631,6 +634,7 @@ struct runs *runs_open(const struct compare *c, bool may_run, int64_t expected_r
     struct runs *r = mem_alloc(MEM_OTHER, sizeof *r);
     snprintf(r->dir, sizeof r->dir, "%s", c->p.dir);
     snprintf(r->score, sizeof r->score, "%s", c->p.score);
+    r->both = c->p.traffic == TRAFFIC_BOTH;
     snprintf(r->model_path, sizeof r->model_path, "%s", c->cfg.model.path);
     r->lock_fd = -1;
     r->may_run = may_run;

@@ -121,6 +121,15 @@ fi
 "$FSTQ" run run.ini fed.rounds=100 run.seed=2 trace.file= >alone 2>&1
 check "a run of the comparison is the run of 'fstq run'" equal \
     "$(cat whole/runs/*.log | grep -cF "$(grep '^# adapter' alone)")" 1
+compare two.ini compare.dir=whole fed.rounds=100 --no-run compare.traffic=both --json both.json
+check "both ways: the head says so" contains out "both 90%"
+check "both ways: targets count the downlink, too" python3 -c '
+import json
+up, both = json.load(open("whole.json")), json.load(open("both.json"))
+for a, b in zip(up["methods"], both["methods"]):
+    for x, y in zip(a["runs"], b["runs"]):
+        down = [q - p for p, q in zip(x["uplink_bytes"], y["uplink_bytes"])]
+        assert down[0] > 0 and all(abs(d - down[0] * (k + 1)) < 1 for k, d in enumerate(down))'
 compare two.ini compare.dir=whole fed.rounds=100 --no-run --csv t.csv --markdown t.md
 check "CSV: a head and a row per method" equal "$(wc -l <t.csv)" 3
 check "CSV: as many fields in each" equal "$(python3 -c '
