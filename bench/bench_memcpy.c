@@ -98,7 +98,7 @@ static void run(struct bench_ctx *c)
     struct pair p = {.from = mem_alloc(MEM_OTHER, max), .to = mem_alloc(MEM_OTHER, max)};
     bench_fill(p.from, max, 1);
     fprintf(c->out,
-            "# bytes copied or hashed a second, one core; a copy reads and writes each byte\n");
+            "# bytes copied or hashed per second, one core; a copy reads and writes each byte\n");
     table_head(&t);
     for (p.n = (size_t)params.min_bytes; p.n <= max; p.n *= 4)
         measure_size(c, &t, &p);

@@ -116,7 +116,7 @@ static void run(struct bench_ctx *ctx)
                       .code32 = mem_alloc(MEM_CODEC, 4 * n)};
     fprintf(
         ctx->out,
-        "# %zu codes; millions a second by instruction set (one that this machine lacks runs as "
+        "# %zu codes; millions per second by instruction set (one that this machine lacks runs as "
         "the next below); width 32 is memcpy\n",
         n);
     table_head(&t);

@@ -1,5 +1,5 @@
-// Entropy coding by itself: symbols a second and bits against the entropy, for sources from nearly
-// constant to uniform.
+// Entropy coding by itself: symbols per second and bits against the entropy, for sources from
+// nearly constant to uniform.
 #include "base/check.h"
 #include "base/fmath.h"
 #include "base/mem.h"
@@ -132,7 +132,7 @@ static void run(struct bench_ctx *c)
     s->code = mem_alloc(MEM_CODEC, n);
     s->back = mem_alloc(MEM_CODEC, n);
     s->buf = mem_alloc(MEM_CODEC, rans_bound(n));
-    fprintf(c->out, "# %zu symbols, geometric with this ratio (1 = uniform); millions a second\n",
+    fprintf(c->out, "# %zu symbols, geometric with this ratio (1 = uniform); millions per second\n",
             n);
     table_head(&t);
     for (size_t k = 0; k < ARRAY_LEN(sources); k++)

@@ -21,8 +21,9 @@ struct trace_bench {
 static struct trace_bench params;
 
 static const struct opt options[] = {
-    OPT(struct trace_bench, clients, "trace.clients", "10", 1, 10000, "", "clients a round"),
-    OPT(struct trace_bench, events, "trace.events", "12", 1, 1000, "", "spans a client and round"),
+    OPT(struct trace_bench, clients, "trace.clients", "10", 1, 10000, "", "clients per round"),
+    OPT(struct trace_bench, events, "trace.events", "12", 1, 1000, "",
+        "spans per client and round"),
     OPT_STRING(struct trace_bench, dir, "trace.dir", ".", "where the files are written"),
 };
 

@@ -39,9 +39,9 @@ measure() # stage,... option...
         }' "$dir/time" "$dir/out"
 }
 
-echo "registered clients (100 a round, 20 rounds, topk+ef: 80 values kept of each that took part):"
+echo "registered clients (100 per round, 20 rounds, topk+ef: 80 values kept of each in turn):"
 echo
-echo "| clients | CPU s of 20 rounds | us CPU a client and round | booked MiB | B an idle client |"
+echo "| clients | CPU s of 20 rounds | us CPU per client, round | booked MiB | B per idle client |"
 echo "|---|---|---|---|---|"
 small=(task.features=20 task.outputs=4 fed.clients_per_round=100 fed.method=fedavg/topk+ef)
 for n in 100 1000 10000 100000; do
@@ -56,7 +56,7 @@ done
 echo
 echo "sampled clients (100,000 registered, int:bits=4, 80 values):"
 echo
-echo "| a round | CPU ms a round | us CPU a client and round | booked MiB |"
+echo "| per round | CPU ms per round | us CPU per client and round | booked MiB |"
 echo "|---|---|---|---|"
 for n in 10 100 1000 10000 100000; do
     rounds=$((n < 10000 ? 20 : 3))
@@ -83,10 +83,10 @@ for side in 10 100 316 1000; do
     echo
 done
 echo
-echo "relays (1,000 clients a round, 9,975 coordinates, the server's port 100 Mbit/s, relays on 1 Gbit/s;"
-echo "a round): bytes into the server, modelled time, CPU of the whole process:"
+echo "relays (1,000 clients per round, 9,975 coordinates, the server's port 100 Mbit/s, relays"
+echo "on 1 Gbit/s; per round): bytes into the server, modelled time, CPU of the whole process:"
 echo
-echo "| codec | relays | bytes in | B a coordinate and relay | modelled s | CPU ms |"
+echo "| codec | relays | bytes in | B per coordinate and relay | modelled s | CPU ms |"
 echo "|---|---|---|---|---|---|"
 for codec in fp32 int:bits=4; do
     for relays in 0 1 4 16 64; do

@@ -251,7 +251,7 @@ typedef void attention_bwd_fn(const struct kernel_ctx *cx, const struct kernel_a
 typedef void cache_rows_fn(const struct kernel_ctx *cx, const struct kernel_attn *a,
                            const struct kernel_seqs *seqs, const kernel_act *qkv, ptrdiff_t ldq,
                            const struct kernel_cache *cache);
-// One query a sequence, m of them: row i's key and value go to place n[i] of its cache, then it
+// One query per sequence, m of them: row i's key and value go to place n[i] of its cache, then it
 // attends over all n[i] + 1
 typedef void attention_step_fn(const struct kernel_ctx *cx, const struct kernel_attn *a,
                                const struct kernel_cache *cache, int32_t m, const kernel_act *qkv,

@@ -122,7 +122,7 @@ void pack_u8(const uint8_t *code, size_t n, unsigned width, uint8_t *out); // wi
 void unpack_u8(const uint8_t *in, size_t n, unsigned width, uint8_t *code);
 void pack_u16(const uint16_t *code, size_t n, unsigned width, uint8_t *out); // width 9 to 16
 void unpack_u16(const uint8_t *in, size_t n, unsigned width, uint16_t *code);
-void pack_base3(const uint8_t *code, size_t n, uint8_t *out);  // five codes of 0 to 2 a byte
+void pack_base3(const uint8_t *code, size_t n, uint8_t *out);  // five codes of 0 to 2 per byte
 void unpack_base3(const uint8_t *in, size_t n, uint8_t *code); // a broken byte gives a code above 2
 uint8_t pack_max_u8(const uint8_t *code, size_t n);
 void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256]);

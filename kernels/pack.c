@@ -331,7 +331,7 @@ void unpack_u16(const uint8_t *in, size_t n, unsigned w, uint16_t *code)
         code[i] = tail[i - whole];
 }
 
-// Base 3: five ternary codes a byte.
+// Base 3: five ternary codes per byte.
 
 void pack_base3(const uint8_t *code, size_t n, uint8_t *out)
 {

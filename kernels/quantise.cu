@@ -206,7 +206,7 @@ static __device__ __forceinline__ size_t group_of(const struct quant_run &r, siz
     return r.group < r.n ? i / r.group : 0;
 }
 
-// Eight values a thread, whose codes are whole bytes.
+// Eight values per thread, whose codes are whole bytes.
 static __global__ void __launch_bounds__(QUANT_THREADS)
     code_values(const float *__restrict__ x, struct quant_run r, struct quant_rule rule,
                 const float *__restrict__ scale, size_t from, size_t to, uint8_t *__restrict__ out)

@@ -2,8 +2,8 @@
 """What nvcc made of the kernels: registers, spills, how many warps an SM can hold, atomics, and in
 codecs fused multiply-adds.
 
-  scripts/check_gpu_code.py BUILD             checks, one TAP line a kernel file and rule
-  scripts/check_gpu_code.py BUILD --table     prints a line a kernel and architecture instead
+  scripts/check_gpu_code.py BUILD             checks, one TAP line per kernel file and rule
+  scripts/check_gpu_code.py BUILD --table     prints a line per kernel and architecture instead
 
 BUILD is where the program was built with CUDA, e.g. build/release; there lies what ptxas said and
 the PTX. The limits are in kernels/gpu_limits.txt. For other architectures than the default one

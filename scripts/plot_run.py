@@ -130,7 +130,7 @@ def stage_medians(trace, rows):
 
 
 def stage_bars(trace):
-    """[(label, {stage: ns}, ns waiting for the disk)]: a bar a run, or for one run a bar a rank."""
+    """[(label, {stage: ns}, ns waiting for the disk)]: a bar per run, or of one run per rank."""
     events = trace['events']
     runs = trace.runs()
     if len(runs) > 1:

@@ -365,7 +365,7 @@ static void print_header(struct run *r, int argc, char **argv)
     for (int i = 1; i < argc; i++)
         printf(" %s", argv[i]);
     printf("\n# method %s\n", r->method.text);
-    printf("# ranks %d (%s), clients %d, %d a round, rounds %d\n", r->comm->size,
+    printf("# ranks %d (%s), clients %d, %d per round, rounds %d\n", r->comm->size,
            r->transport.row->name, f->clients, f->clients_per_round, f->rounds);
     config_each(&r->cfg, print_row, NULL);
     if (r->loop.server->round > 0)

@@ -4,8 +4,8 @@
     bench/peers/compare_codec.py [METHOD ...] [--shape llama2-7b-r16-all] [--rounds 3]
                                  [--threads 1] [--clock wall]
 
-In the style of GRACE (sands-lab/grace): one compress and one decompress a tensor, tensor by tensor,
-whole-tensor operations. Unlike there, codes are packed, so that both sides move the same number of
+In the style of GRACE (sands-lab/grace): one compress and one decompress per tensor, of the
+whole tensor. Unlike there, codes are packed, so that both sides move the same number of
 bits. Each round measures fstq and then the peer, method by method, on an update of the same size
 and distribution; what is printed are medians over the rounds, with the bits and the error of both.
 No decoder can be faster than the stores of its output: each round also times a memset of as many

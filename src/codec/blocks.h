@@ -41,7 +41,7 @@ struct block_cut { // a message that is being cut
     struct block block;
     uint8_t *spare; // (2 room) a block on trial
     size_t room;
-    double density; // bytes a coordinate, so far
+    double density; // bytes per coordinate, so far
     void *scratch;
 };
 // room: bytes of the longest block that will be asked for. scratch: blocks_cut_bytes.

@@ -72,7 +72,8 @@ static int get_elias(struct msg_in *m, enum coder coder, uint8_t *code, size_t n
     return 0;
 }
 
-// 3LC's: five codes of 0 to 2 a byte, and 243 to 255 for 2 to 14 bytes of zeros (code 1) in a row.
+// 3LC's: five codes of 0 to 2 per byte, and 243 to 255 for 2 to 14 bytes of zeros (code 1) in a
+// row.
 
 #define QUINT_ZERO 121 // 1 + 3 + 9 + 27 + 81
 #define RUN_MIN    2

@@ -11,7 +11,7 @@ enum coder {
     CODER_GAMMA, // Elias's, of gaps and levels
     CODER_DELTA,
     CODER_OMEGA,
-    CODER_BASE3, // five codes a byte
+    CODER_BASE3, // five codes per byte
     CODER_RUNS,  // the same, and runs of zero bytes in one
 };
 extern const char *const coder_choices[]; // the names, for OPT_ENUM

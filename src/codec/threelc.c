@@ -1,5 +1,5 @@
-// 3LC: round to -1, 0 or 1 times a multiple of the largest value, five of them a byte, runs of zero
-// bytes in one. Rounding is to the nearest: without error feedback most of an update is lost.
+// 3LC: round to -1, 0 or 1 times a multiple of the largest value, five of them per byte, runs of
+// zero bytes in one. Rounding is to the nearest: without error feedback most of an update is lost.
 #include "codec/quantiser.h"
 #include "codec/rows.h"
 #include "kernels/kernels_codec.h"
@@ -36,7 +36,7 @@ static const struct quantiser threelc_quantiser = {
 
 const struct codec codec_threelc = {
     .name = "threelc",
-    .help = "ternary by the largest value, five values a byte, runs of zero bytes; wants +ef",
+    .help = "ternary by the largest value, five values per byte, runs of zero bytes; wants +ef",
     .source = "Lim et al. 2019 (3LC)",
     .options = threelc_options,
     .n_options = ARRAY_LEN(threelc_options),

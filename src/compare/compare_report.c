@@ -265,7 +265,7 @@ void compare_print(const struct compare *c, FILE *out)
         fprintf(out, "# %s = %s%s%s\n", m->name, expanded(m, c->n_seeds), *m->options ? " " : "",
                 m->options);
         if (m->budget && m->resolved)
-            fprintf(out, "#   budget %.0f B a message: %.4g gives %.0f B (%d tried)\n",
+            fprintf(out, "#   budget %.0f B per message: %.4g gives %.0f B (%d tried)\n",
                     m->target_bytes, m->found, m->got_bytes, m->probes);
         if (c->n_dims)
             fprintf(out, "#   %s%s%s\n", m->searched ? "chosen " : "search not finished",

@@ -9,7 +9,7 @@ extern const struct dev_row dev_fence __attribute__((weak)), dev_emu __attribute
 #ifdef HAVE_CUDA
 extern const struct dev_row dev_cuda;
 #else // it can be named, and says so
-static const struct dev_row dev_cuda = {.name = "cuda", .help = "one CUDA GPU a rank"};
+static const struct dev_row dev_cuda = {.name = "cuda", .help = "one CUDA GPU per rank"};
 #endif
 
 const struct dev_row *const dev_table[] = {&dev_cpu,   &dev_ref, &dev_cuda,

@@ -1,6 +1,6 @@
-// The row `cuda`: one GPU a rank, its kernels and cuBLAS. Built a second time for tests, as the row
-// `emu`, against the header that runs all of it on the CPU (tests/emu). Nothing here needs a driver
-// or cuBLAS before a GPU is asked for.
+// The row `cuda`: one GPU per rank, its kernels and cuBLAS. Built a second time for tests, as the
+// row `emu`, against the header that runs all of it on the CPU (tests/emu). Nothing here needs a
+// driver or cuBLAS before a GPU is asked for.
 #include "dev/dev.h"
 #include "kernels/blas.h"
 #include "kernels/gpu_stages.h"
@@ -18,7 +18,7 @@
 #define GPU(name) name##_emu
 #else
 #define NAME      "cuda"
-#define HELP      "one CUDA GPU a rank"
+#define HELP      "one CUDA GPU per rank"
 #define ROW       dev_cuda
 #define GPU(name) name##_cuda
 #endif
@@ -521,7 +521,7 @@ static const struct codec_stages gpu_codec = {
 // The families beside Llama are the CPU's.
 static const struct kernel_ops gpu_ops = {KERNEL_LLAMA_OPS(OP)};
 
-// One slice a job: a GPU is filled by as many tokens as there are.
+// One slice per job: a GPU is filled by as many tokens as there are.
 extern const struct dev_row ROW;
 const struct dev_row ROW = {
     .name = NAME,

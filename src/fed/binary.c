@@ -200,7 +200,7 @@ static int binary_check(const struct fed_env *env, struct err *err)
 
 const struct scheme scheme_fedbat = {
     .name = "fedbat",
-    .help = "clients learn updates of +-alpha, one alpha a matrix; fedbat/sign sends just that",
+    .help = "clients learn updates of +-alpha, one alpha per matrix; fedbat/sign sends just that",
     .source = "FedBAT, ICML 2024",
     .options = binary_options,
     .n_options = ARRAY_LEN(binary_options),

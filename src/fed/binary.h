@@ -1,5 +1,5 @@
 // Binary updates learned in the local loop (FedBAT, ICML 2024). After a warm-up in full precision
-// the model runs with theta + y, y = +-alpha at random with mean m, one alpha a matrix:
+// the model runs with theta + y, y = +-alpha at random with mean m, one alpha per matrix:
 //     y = alpha (2 b - 1),  P(b = 1) = clip((m / alpha + 1) / 2, 0, 1)
 // and m and alpha = clamp(alpha0 exp(rho a), min, max) are both learned, straight through:
 //     dm = dy 1[|m| <= alpha]

@@ -205,7 +205,7 @@ static int check_together(const struct fed_env *env, struct err *err)
     return workload_prepare(env->work, m->scheme->backbone, rules, n, err);
 }
 
-// A real pace moves bytes, over one link a rank.
+// A real pace moves bytes, over one link per rank.
 static int check_pace(const struct fed_env *env, struct err *err)
 {
     const struct transport *t = env->transport;

@@ -14,7 +14,8 @@ const struct method_alias method_aliases[] = {
      "Fed-FSTQ as it is written, token mask and all"},
     {"fedpaq", "fedavg/fedpaq", "QSGD after several local steps"},
     {"ffa-lora", "fedavg/B@fp32", "A frozen: half the bytes, and means are exact"},
-    {"fed-sb", "fedavg/R@fp32", "rank x rank values a matrix, means are exact; A and B are random"},
+    {"fed-sb", "fedavg/R@fp32",
+     "rank x rank values per matrix, means are exact; A and B are random"},
     {"rolora", "fedavg/alt@fp32", "B and A by turns, so that means are exact"},
     {"ssf", "scaffold:control=replace/sub@fp32",
      "Subspace-SCAFFOLD with random coordinates: a fifth of the rows or columns a round"},
@@ -22,7 +23,8 @@ const struct method_alias method_aliases[] = {
     {"streaming-diloco", NULL,
      "overlaps outer steps with training: rounds here end before the next begins"},
     {"fedkseed", NULL, "steps of zeroth order from shared seeds: training here takes gradients"},
-    {"ecolora", "fedavg/seg@ecolora", "a segment a client and round, shares by the training loss"},
+    {"ecolora", "fedavg/seg@ecolora",
+     "one segment per client and round, shares by the training loss"},
     // Fed-ToMe is one sentence in Fed-FSTQ's list of baselines: "attention-driven token
     // merging/pruning adapted to federated PEFT".
     {"tome-as-reported", "fedavg/fp16",

@@ -83,7 +83,7 @@ const struct opt client_options[] = {
                "when a sampled client is there, on the modelled clock: always, "
                "day:on=PART,period=SECONDS, onoff:share=PART,stay=SECONDS or trace"),
     OPT_STRING(struct client_params, presence, "client.presence", "",
-               "client.availability = trace: a file of 'period SECONDS', then a line a device: "
+               "client.availability = trace: a file of 'period SECONDS', then a line per device: "
                "FROM-TO FROM-TO ..., the seconds in which it is there"),
     OPT(struct client_params, battery_j, "client.battery_j", "0", 0, 1e12, "J",
         "a client with an empty battery is not there; 0 = none has a battery"),

@@ -45,7 +45,7 @@ int presence_read(const char *where, const char *bytes, size_t n, struct presenc
 void presence_trace_free(struct presence_trace *t);
 
 // Charge of all clients' batteries, client.battery_j each when full, client.charge_w flowing in.
-// A number a client: its charge less what had flowed in by the time when it was set.
+// A number per client: its charge less what had flowed in by the time when it was set.
 double battery_full(const struct client_params *p);
 double battery_j(const struct client_params *p, double kept, int64_t run_ns);
 double battery_draw(const struct client_params *p, double kept, double joule, int64_t run_ns);

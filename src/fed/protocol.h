@@ -45,7 +45,7 @@ struct task_state {
 };
 #define TASK_STATE_BYTES 12
 
-// Of SLOTS from the server: so many clients a frame, and each one's newest generation. The worker
+// Of SLOTS from the server: so many clients per frame, and each one's newest generation. The worker
 // answers each frame with the numbers of those clients whose state it cannot find, u32 each.
 struct slots_entry {
     uint32_t client;

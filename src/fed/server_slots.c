@@ -30,7 +30,7 @@ void server_slot_keep(struct server *s, uint32_t client, uint32_t version)
             (struct slot_gen){version | (s->slot[client].round & SLOT_LOST), s->epoch};
 }
 
-// Asks an endpoint for the state of its clients, so many a frame.
+// Asks an endpoint for the state of its clients, so many per frame.
 static void ask(struct server *s, int endpoint, uint8_t *buf)
 {
     uint32_t clients = (uint32_t)s->env->fed->clients, workers = (uint32_t)s->workers;

@@ -1,6 +1,7 @@
-// Client state between rounds, on disk: one file a rank, three generations a client. An idle client
-// costs no memory here. A generation is written at the end of training, before its update leaves;
-// whether it counts is the server's word, which names the generation that a client goes on from.
+// Client state between rounds, on disk: one file per rank, three generations per client. An idle
+// client costs no memory here. A generation is written at the end of training, before its update
+// leaves; whether it counts is the server's word, which names the generation that a client goes on
+// from.
 #ifndef FSTQ_FED_SLOTS_H
 #define FSTQ_FED_SLOTS_H
 

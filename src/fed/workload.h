@@ -116,7 +116,7 @@ struct workload_row {
     int (*peft_write)(const struct workload *w, const char *dir, const float *theta,
                       struct err *err);
     int (*peft_read)(const struct workload *w, const char *dir, float *theta, struct err *err);
-    // The realised partition, one row a client and group that has examples; NULL = there is none.
+    // The realised partition, one row per client and group that has examples; NULL = there is none.
     void (*partition)(const struct workload *w,
                       void (*fn)(void *arg, const struct rec_partition *row), void *arg);
     const struct cut_work *cut;                          // NULL = has no layers to cut between

@@ -1,5 +1,5 @@
 // Greedy generation: prompts go through the layers, many at once, and leave their keys and values
-// in caches; then one token a sequence and step. Sequences are taken in groups, a lane each.
+// in caches; then one token per sequence and step. Sequences are taken in groups, one lane each.
 #include "base/mem.h"
 #include "model/inner.h"
 

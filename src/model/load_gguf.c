@@ -126,7 +126,7 @@ static int read_sizes(const struct gguf *g, const char *a, struct model_config *
     }
     if (value_dims != c->head_dim || rope_dims != c->head_dim)
         return err_set(err,
-                       "heads of %d values whose positions turn %d, and %d a value: not "
+                       "heads of %d values whose positions turn %d, and %d per value: not "
                        "supported",
                        c->head_dim, rope_dims, value_dims);
     return 0;

@@ -203,14 +203,14 @@ void figures_print(const struct figures *f, FILE *out)
     };
     static const struct part measured[] = {
         {"energy measured:", "energy_measured", "J"},
-        {"=", "energy_measured_round", "J a round"},
+        {"=", "energy_measured_round", "J per round"},
     };
     static const struct part modelled[] = {
         {"energy modelled:", "energy_modelled", "J"},
         {"=", "energy_modelled_compute", "J computing"},
         {"+", "energy_modelled_send", "J sending"},
-        {"=", "energy_modelled_round", "J a round"},
-        {"=", "energy_modelled_client_round", "J a client and round"},
+        {"=", "energy_modelled_round", "J per round"},
+        {"=", "energy_modelled_client_round", "J per client and round"},
     };
     static const struct part g[] = {
         {"G = T_comp / T_comm of a client, modelled: median", "G_modelled_median", ""},

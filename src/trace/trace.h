@@ -1,5 +1,5 @@
 // The trace file: HDF5, one writer, classic format. Created whole as NAME.h5.part and renamed; then
-// only appended in whole chunks, one flush a round. A journal beside it (NAME.h5.journal) takes
+// only appended in whole chunks, one flush per round. A journal beside it (NAME.h5.journal) takes
 // every round first and survives a power cut; it is deleted once the file is closed complete and
 // synced.
 #ifndef FSTQ_TRACE_TRACE_H

@@ -60,7 +60,7 @@ check "modelled energy is in the trace" awk -F, '
 check "and in the last lines, with G" grep -q \
     '^# G = T_comp / T_comm of a client, modelled: median .* from .* to .* over [0-9]* cl' energy
 check "energy apart: computing and sending" \
-    grep -q '^# energy modelled: .* J computing + .* J sending = .* J a round' energy
+    grep -q '^# energy modelled: .* J computing + .* J sending = .* J per round' energy
 
 # Recorded presence: two of three devices are never there at the start. Batteries: empty in the end,
 # and the same after a resume.
