@@ -475,6 +475,20 @@ static void sum_losses(struct server *s)
     }
 }
 
+// All is told of the round, and on a simulated clock it is over: frames come as if their links were
+// alone, and what the server's port, a relay's link or the server itself adds to that is modelled.
+static bool settled(struct server *s)
+{
+    const struct sync_round *r = s->rounds;
+    int64_t end = link_add_ns(r->start.clock_ns, s->row.time_modelled_ns);
+    if (books_events_owed(s))
+        return false;
+    if (!s->env->virtual_time || now_ns(s) >= end || end >= INT64_MAX / 2)
+        return true;
+    s->deadline_ns = end;
+    return false;
+}
+
 // Every update is in, or given up: the adapter moves, clients hear what was taken, the score is
 // measured while they put their state away.
 static void finish_collect(struct server *s)
@@ -494,7 +508,7 @@ static void finish_collect(struct server *s)
     books_evaluate(s);
     r->next_turn = r->n_turns + 1; // settling
     s->deadline_ns = now_ns(s) + (int64_t)(s->env->net->timeout_s * 1e9);
-    if (!books_events_owed(s))
+    if (settled(s))
         close_round(s);
 }
 
@@ -682,7 +696,7 @@ static void sync_message(struct server *s, const struct net_msg *m)
         begin_round(s);
     else if (!r->holding && r->next_turn < r->n_turns)
         advance(s);
-    else if (!r->holding && r->next_turn > r->n_turns && !books_events_owed(s))
+    else if (!r->holding && r->next_turn > r->n_turns && settled(s))
         close_round(s);
     run_on(s);
 }
@@ -715,7 +729,7 @@ static void sync_timer(struct server *s, int64_t now)
     } else {
         if (late)
             books_forgive_events(s, r->start.clock_ns);
-        if (!books_events_owed(s))
+        if (settled(s))
             close_round(s);
     }
     run_on(s);

@@ -329,6 +329,9 @@ static void take_commit(void *arg, int32_t version)
     if (version > 0) {
         check_state();
         move_model();
+        const struct server *s = f->loop.server;
+        hold(transport_now(s->env->transport) >= s->totals.modelled_ns - s->at_start.modelled_ns,
+             "less time has passed than is modelled");
         soak_rounds++;
     }
     ep->n_rows = 0;
