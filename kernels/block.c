@@ -153,6 +153,16 @@ BLOCK_KERNEL(iq4_nl, 18, 32)
     }
 }
 
+// d, 32 bytes: value i is the low nibble of byte i, value 32 + i the high one. d level(q)
+BLOCK_KERNEL(nf4, 34, 64)
+{
+    float d = half_at(x);
+    for (int i = 0; i < 32; i++) {
+        y[i] = d * nf4_level[x[2 + i] & 15];
+        y[32 + i] = d * nf4_level[x[2 + i] >> 4];
+    }
+}
+
 // d, 16 high scale bits, 4 bytes of low nibbles, 128 bytes: group j has 16 of them, as iq4_nl.
 BLOCK_KERNEL(iq4_xs, 136, 256)
 {
@@ -206,6 +216,13 @@ static void scale_min(const uint8_t *s, int j, float *scale, float *min)
 // The levels of IQ4, close to those of normal values.
 static const int8_t iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                      1,    13,   25,  38,  53,  69,  89,  113};
+
+// NormalFloat (Dettmers et al. 2023, appendix E): quantiles of normal values that reach from -1 to
+// 1 and have a zero.
+static const float nf4_level[16] = {-1.0f,        -0.69619280f, -0.52507305f,  -0.39491749f,
+                                    -0.28444138f, -0.18477343f, -0.091050036f, 0.0f,
+                                    0.079580300f, 0.16093020f,  0.24611230f,   0.33791524f,
+                                    0.44070983f,  0.56261700f,  0.72295684f,   1.0f};
 
 // Sixteen steps that GCC writes out one by one do not become vectors.
 #if defined(__clang__)
@@ -279,6 +296,24 @@ static void to_q4_1(const float *x, uint8_t *y)
                              nearest((x[16 + i] - low) * by, 0, 15) << 4);
 }
 
+// d = max |x|, and of each value the level nearest to x / d; between two the lower one.
+static void to_nf4(const float *x, uint8_t *y)
+{
+    float most = 0;
+    uint8_t q[64];
+    for (int i = 0; i < 64; i++)
+        most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    float by = most > 0 ? 1.0f / most : 0.0f;
+    put_half(y, most);
+    for (int i = 0; i < 64; i++) {
+        q[i] = 0;
+        while (q[i] < 15 && x[i] * by > (nf4_level[q[i]] + nf4_level[q[i] + 1]) / 2)
+            q[i]++;
+    }
+    for (int i = 0; i < 32; i++)
+        y[2 + i] = (uint8_t)(q[i] | q[32 + i] << 4);
+}
+
 #if SIMD_X86
 #define EACH(name)                                                                                 \
     {                                                                                              \
@@ -312,6 +347,7 @@ const struct block_row block_table[] = {
     {"Q6_K",   14, 256, 210, EACH(q6_k),   NULL},
     {"IQ4_NL", 20, 32,  18,  EACH(iq4_nl), NULL},
     {"IQ4_XS", 23, 256, 136, EACH(iq4_xs), NULL},
+    {"NF4",    BLOCK_NF4, 64, 34, EACH(nf4), to_nf4},
     {NULL,     0,  0,   0,   {NULL},       NULL},
 };
 // clang-format on

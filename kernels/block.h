@@ -1,6 +1,6 @@
-// Blocks of quantised weights, as GGUF stores them, to floats. One row per type: the block's size
-// and what its values are; `decode` is the definition, in the order of operations that ggml's own
-// reference has, so that the floats are the same bit for bit.
+// Blocks of quantised weights, as GGUF stores them (NF4 is ours), to floats. One row per type: the
+// block's size and what its values are; `decode` is the definition, in the order of operations that
+// ggml's own reference has, so that the floats are the same bit for bit.
 #ifndef FSTQ_KERNELS_BLOCK_H
 #define FSTQ_KERNELS_BLOCK_H
 
@@ -24,9 +24,9 @@ struct block_rows {
     int32_t rows, cols; // cols: whole blocks
 };
 
-extern const struct block_row block_table[];      // ends with a NULL name
-enum block_id { BLOCK_Q4_1 = 3, BLOCK_Q8_0 = 8 }; // some of GGUF's ids
-const struct block_row *block_find(int32_t id);   // NULL = cannot be decoded
+extern const struct block_row block_table[];                           // ends with a NULL name
+enum block_id { BLOCK_Q4_1 = 3, BLOCK_Q8_0 = 8, BLOCK_NF4 = 1 << 20 }; // GGUF's ids, but the last
+const struct block_row *block_find(int32_t id);                        // NULL = cannot be decoded
 // Blocks that lie one after another.
 void block_decode(const struct block_row *row, const uint8_t *x, size_t blocks, float *y);
 void block_encode(const struct block_row *row, const float *x, size_t blocks, uint8_t *y);

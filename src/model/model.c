@@ -12,10 +12,10 @@
 
 const char *const model_recomputes[] = {
     [MODEL_KEEP_ALL] = "none", [MODEL_KEEP_LAYER] = "layer", NULL};
-const char *const model_dtypes[] = {[MODEL_DTYPE_AUTO] = "auto",     [MODEL_DTYPE_F32] = "fp32",
-                                    [MODEL_DTYPE_BF16] = "bf16",     [MODEL_DTYPE_F16] = "fp16",
-                                    [MODEL_DTYPE_Q8] = "q8",         [MODEL_DTYPE_Q4] = "q4",
-                                    [MODEL_DTYPE_STORED] = "stored", NULL};
+const char *const model_dtypes[] = {
+    [MODEL_DTYPE_AUTO] = "auto", [MODEL_DTYPE_F32] = "fp32",      [MODEL_DTYPE_BF16] = "bf16",
+    [MODEL_DTYPE_F16] = "fp16",  [MODEL_DTYPE_Q8] = "q8",         [MODEL_DTYPE_Q4] = "q4",
+    [MODEL_DTYPE_NF4] = "nf4",   [MODEL_DTYPE_STORED] = "stored", NULL};
 static const char *const optim_names[] = {[OPTIM_ADAMW] = "adamw", [OPTIM_SGD] = "sgd", NULL};
 
 const struct opt model_options[] = {
@@ -33,7 +33,7 @@ const struct opt model_options[] = {
     OPT_ENUM(
         struct model_params, dtype, "model.dtype", "auto", model_dtypes,
         "how weights are held: auto: small models fp32, others as stored (a GGUF file's blocks "
-        "on the CPU); q8, q4: quantised at load; arithmetic is fp32"),
+        "on the CPU); q8, q4, nf4: quantised at load; arithmetic is as dev.math says"),
 };
 const int model_option_count = ARRAY_LEN(model_options);
 
@@ -270,6 +270,7 @@ static int32_t choose_dtype(const struct model *m, int32_t stored)
         return KERNEL_F16;
     case MODEL_DTYPE_Q8:
     case MODEL_DTYPE_Q4:
+    case MODEL_DTYPE_NF4:
         return MODEL_BLOCKS;
     default: {
         bool few = m->params.dtype == MODEL_DTYPE_AUTO && m->n_matrix <= SMALL_VALUES;
@@ -281,9 +282,10 @@ static int32_t choose_dtype(const struct model *m, int32_t stored)
 // The type of block that weights are quantised to, or NULL: they stay as they are.
 static const struct block_row *quantised(const struct model *m)
 {
-    return m->params.dtype == MODEL_DTYPE_Q8   ? block_find(BLOCK_Q8_0)
-           : m->params.dtype == MODEL_DTYPE_Q4 ? block_find(BLOCK_Q4_1)
-                                               : NULL;
+    return m->params.dtype == MODEL_DTYPE_Q8    ? block_find(BLOCK_Q8_0)
+           : m->params.dtype == MODEL_DTYPE_Q4  ? block_find(BLOCK_Q4_1)
+           : m->params.dtype == MODEL_DTYPE_NF4 ? block_find(BLOCK_NF4)
+                                                : NULL;
 }
 
 static int check_quantised(const struct model *m, struct err *err)

@@ -45,8 +45,9 @@ enum {
     MODEL_DTYPE_F32,
     MODEL_DTYPE_BF16,
     MODEL_DTYPE_F16,
-    MODEL_DTYPE_Q8, // blocks of Q8_0, of Q4_1 (see kernels/block.h)
+    MODEL_DTYPE_Q8, // blocks of Q8_0, of Q4_1, of NF4 (see kernels/block.h)
     MODEL_DTYPE_Q4,
+    MODEL_DTYPE_NF4,
     MODEL_DTYPE_STORED // as the file has it, however small the model is
 };
 extern const char *const model_dtypes[], *const model_recomputes[]; // the parameters' choices

@@ -976,14 +976,14 @@ static void quantised_at_load(void **state)
 {
     (void)state;
     static struct text t;
-    static const int32_t kind[] = {MODEL_DTYPE_Q8, MODEL_DTYPE_Q4};
+    static const int32_t kind[] = {MODEL_DTYPE_Q8, MODEL_DTYPE_NF4, MODEL_DTYPE_Q4};
     char path[] = "/tmp/test_model_XXXXXX.safetensors";
     struct model_config c = small;
     struct err err = {""};
     close(mkstemps(path, 12));
     make_text(&t, 4, 8, small.vocab);
     c.dim = 64;
-    c.hidden = 96;
+    c.hidden = 128;
     c.head_dim = 16;
     struct model_params p = params_of("all", 3);
     BED(plain, CPU, 1, &c, &p);
