@@ -19,7 +19,7 @@ const struct bench *const bench_table[] = {&bench_memcpy, &bench_mpi,   &bench_x
 struct request {
     double min_time_s;
     long samples;
-    const char *json_path;
+    const char *json_path, *dev;
     bool list;
     const struct bench *chosen[32];
     int n_chosen;
@@ -101,14 +101,30 @@ static int choose(struct request *q, const char *name, struct err *err)
     return 0;
 }
 
+// What --dev says, to those of the chosen that have a device; named alone, one without is a
+// mistake.
+static int take_dev(const struct request *q, bool named, struct err *err)
+{
+    char key[80];
+    for (int i = 0; q->dev && i < q->n_chosen; i++) {
+        const struct bench *b = q->chosen[i];
+        snprintf(key, sizeof key, "%s.dev", b->name);
+        const struct opt *row = opt_find(b->opts, b->n_opts, key);
+        if (!row && named)
+            return err_set(err, "--dev %s: %s runs on the CPU alone; leave it out", q->dev,
+                           b->name);
+        if (row && opt_set(row, b->params, q->dev, err))
+            return -1;
+    }
+    return 0;
+}
+
 static int parse(struct request *q, int argc, char **argv, bool speak)
 {
     static const struct option longs[] = {
-        {"list", no_argument, NULL, 'l'},
-        {"json", required_argument, NULL, 'j'},
-        {"min-time", required_argument, NULL, 't'},
-        {"samples", required_argument, NULL, 's'},
-        {NULL, 0, NULL, 0},
+        {"list", no_argument, NULL, 'l'},           {"json", required_argument, NULL, 'j'},
+        {"min-time", required_argument, NULL, 't'}, {"samples", required_argument, NULL, 's'},
+        {"dev", required_argument, NULL, 'd'},      {NULL, 0, NULL, 0},
     };
     int mistakes = 0;
     struct err err;
@@ -121,6 +137,8 @@ static int parse(struct request *q, int argc, char **argv, bool speak)
             q->list = true;
         else if (c == 'j')
             q->json_path = optarg;
+        else if (c == 'd')
+            q->dev = optarg;
         else if (c == 't')
             bad = set_number("--min-time", optarg, 1e-6, 100, &q->min_time_s, &err);
         else if (c == 's' &&
@@ -137,10 +155,13 @@ static int parse(struct request *q, int argc, char **argv, bool speak)
         if (bad && ++mistakes && speak)
             fprintf(stderr, "fstq bench: %s\n", err.text);
     }
+    bool named = q->n_chosen > 0;
     for (int i = 0; q->n_chosen == 0 && bench_table[i]; i++)
         q->chosen[i] = bench_table[i];
     while (q->n_chosen < (int)ARRAY_LEN(q->chosen) && q->chosen[q->n_chosen])
         q->n_chosen++;
+    if (take_dev(q, named, &err) && ++mistakes && speak)
+        fprintf(stderr, "fstq bench: %s\n", err.text);
     return mistakes;
 }
 
@@ -226,7 +247,8 @@ const struct cmd cmd_bench = {
     .details = "  --list          what there is, with its parameters\n"
                "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
                "  --min-time S    shortest sample in seconds (0.02)\n"
-               "  --samples N     samples of every row (11)\n\n"
+               "  --samples N     samples of every row (11)\n"
+               "  --dev NAME      device of those that have one, as dev.kind names it (cpu)\n\n"
                "  fstq bench memcpy memcpy.max_bytes=1048576\n"
                "  fstq-run -np 2 bench mpi xfer link         those between ranks\n",
     .run = run,

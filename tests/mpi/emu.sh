@@ -69,6 +69,16 @@ if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
     alike "the server's half" - cpu fed.method=split/fp16
 fi
 
+# Operations by themselves, on the device that is named.
+tiny="ops.rows=8 ops.dim=32 ops.hidden=32 ops.heads=2 ops.vocab=32 ops.rank=2 ops.seq=8"
+# shellcheck disable=SC2086 # a list of options
+"$emu" bench ops --dev emu $tiny --samples 1 --min-time 1e-6 >out 2>err
+check "bench ops on the device: status 0" equal "$?" 0
+check "bench ops on the device: it says where" contains out "on emu"
+"$emu" bench pack --dev emu >out 2>err
+check "a benchmark without a device: status 2" equal "$?" 2
+check "a benchmark without a device: said" contains err "pack runs on the CPU alone"
+
 "$emu" list options | grep -F dev.kind >kinds
 check "only here dev.kind names it" contains kinds emu
 check "not in the program" test "$("$FSTQ" list options | grep -F dev.kind | grep -c emu)" = 0
