@@ -62,29 +62,6 @@ for sig in TERM INT USR1; do
 done
 check "the screen says where it went on" contains log2-TERM "# resumed after round"
 
-# Stopped by SIGTERM at moments of all kinds, twice in a row each, on one rank and on two.
-stops=${FSTQ_TEST_LONG:+200}
-stops=${stops:-3} same=0 early=0
-for i in $(seq "$stops"); do
-    np=$((1 + i % 2)) status=0
-    start $np "t$i" "tlog$i"
-    for again in 1 2; do
-        pid=$!
-        begun $pid
-        sleep "0.$(printf '%03d' $((i * 37 * again % 300)))"
-        kill -TERM $pid 2>/dev/null
-        wait $pid
-        status=$?
-        [ $status = 143 ] && early=$((early + 1))
-        start $np "t$i" "tlog$i" run.resume=on
-    done
-    wait $!
-    [ "$(adapter "tlog$i")" = "$want" ] && same=$((same + 1)) || tail -n 5 "tlog$i"
-    rm -rf "t$i"
-done
-check "SIGTERM at $((2 * stops)) moments: always the same adapter" equal "$same" "$stops"
-check "SIGTERM at $((2 * stops)) moments: some before the end" test "$early" -ge 1
-
 # Killed outright at random moments, on one rank and on three, resumed on other numbers of ranks.
 same=0
 for i in $(seq "$tries"); do
