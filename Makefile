@@ -62,7 +62,7 @@ LDLIBS_ALL := -Wl,--as-needed -lhdf5_hl $(PKG_LIBS) -lm -pthread -ldl $(OPTS) $(
 
 # --- sources --------------------------------------------------------------------------------------
 # The row cuda needs CUDA's headers; tests build it a second time, against those of tests/emu.
-CUDAROW := src/dev/dev_cuda.c
+CUDAROW := src/dev/dev_cuda.c src/dev/cuda_alloc.c
 SRC   := $(sort $(wildcard src/*.c src/*/*.c kernels/*.c bench/*.c))
 ifneq ($(HAVE_CUDA),1)
 SRC   := $(filter-out $(CUDAROW),$(SRC))
@@ -81,13 +81,12 @@ UNIT  := $(sort $(wildcard tests/unit/*.c))
 UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
 FENCE := $(addprefix $(O)/tests/fence/,fence.o fence_ops.o fence_codec.o)
 # GPU kernels on the CPU: the engine, and each .cu file as C++; checked, every access is watched.
-EMU_ENGINE := $(patsubst %,$(O)/tests/emu/%.o,emu emu_memory emu_runtime emu_blas)
-EMU_PLAIN  := $(EMU_ENGINE) $(O)/tests/emu/emu_nocheck.o $(CU:kernels/%.cu=$(O)/tests/emu/plain/%.o) \
-              $(O)/tests/emu/dev_emu.o
-EMU_CHECK  := $(EMU_ENGINE) $(O)/tests/emu/emu_check.o $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o) \
-              $(O)/tests/emu/dev_emu.o
+EMU_ENGINE := $(patsubst %,$(O)/tests/emu/%.o,emu emu_memory emu_runtime emu_blas) \
+              $(CUDAROW:src/dev/%.c=$(O)/tests/emu/row/%.o)
+EMU_PLAIN  := $(EMU_ENGINE) $(O)/tests/emu/emu_nocheck.o $(CU:kernels/%.cu=$(O)/tests/emu/plain/%.o)
+EMU_CHECK  := $(EMU_ENGINE) $(O)/tests/emu/emu_check.o $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o)
 # What must be found, planted.
-EMU_PLANT  := $(EMU_ENGINE) $(addprefix $(O)/tests/emu/,emu_check.o check/planted.o dev_emu.o) \
+EMU_PLANT  := $(EMU_ENGINE) $(addprefix $(O)/tests/emu/,emu_check.o check/planted.o) \
               $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o)
 EMUBIN := $(O)/tests/fstq-emu $(O)/tests/emu/check_kernels $(O)/tests/emu/check_codecs
 PROGS := $(sort $(wildcard tests/mpi/*.c))
@@ -139,9 +138,9 @@ $(O)/tests/emu/check/%.o: kernels/%.cu $(O)/flags
 $(O)/tests/emu/check/planted.o: tests/emu/planted.cu $(O)/flags
 	@mkdir -p $(@D)
 	$(Q)$(CXX) -O1 $(CXXFLAGS_ALL) -fsanitize=thread -x c++ -c -o $@ $<
-$(O)/tests/emu/dev_emu.o: $(CUDAROW) $(O)/flags
+$(O)/tests/emu/row/%.o: src/dev/%.c $(O)/flags
 	@mkdir -p $(@D)
-	$(Q)$(CC) -Itests/emu $(CFLAGS_ALL) -O1 -MMD -MP -c -o $@ $<
+	$(Q)$(CC) -Itests/emu -DCUDA_EMULATED=1 $(CFLAGS_ALL) -O1 -MMD -MP -c -o $@ $<
 $(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) -o $@ $^ $(LDLIBS_ALL)
@@ -198,6 +197,7 @@ NVFLAGS := -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -I
 # Codecs give the CPU's bytes.
 NVFLAGS_quantise := -fmad=false
 NVFLAGS_mix := -fmad=false
+NVFLAGS_widths := -fmad=false
 # Beside the object stays what scripts/check_gpu_code.py looks at: ptxas's words and the PTX.
 $(O)/%.cu.o: %.cu $(O)/nvflags
 	@rm -rf $(@:.o=.keep) && mkdir -p $(@:.o=.keep)

@@ -1,5 +1,5 @@
-// Parts of the codecs' stages (stages.h) that run on a GPU: launchers of kernels/quantise.cu and
-// mix.cu, each for one run, matrix or vector, whose arrays all lie on the device. src/dev moves
+// Parts of the codecs' stages (stages.h) that run on a GPU: launchers of kernels/quantise.cu,
+// mix.cu and widths.cu, whose arrays all lie on the device. src/dev moves
 // what the host has.
 #ifndef FSTQ_KERNELS_GPU_STAGES_H
 #define FSTQ_KERNELS_GPU_STAGES_H
@@ -57,13 +57,78 @@ typedef void gpu_turn_matrix_fn(void *stream, const float *x, size_t rows, size_
 typedef void gpu_mix_sum_fn(void *stream, float a, const float *x, float b, const float *y,
                             size_t n, float *out);
 
+// Bit allocation (kernels/widths.cu): runs, widths, cuts and places lie on the device, too, and
+// what goes with each run or group; longest: values of the longest run.
+struct gpu_alloc_cuts {
+    int n;
+    uint32_t bits[ALLOC_LEVELS];
+};
+// Codes of a width that lie at first bytes (of all codes) are from at on here; give: skip codes
+// further, for packed ones begin with a whole byte.
+struct gpu_alloc_places {
+    size_t first[ALLOC_LEVELS], at[ALLOC_LEVELS], skip[ALLOC_LEVELS];
+    bool packed[ALLOC_LEVELS];
+};
+typedef void gpu_alloc_score_fn(void *stream, const struct alloc_vectors *v,
+                                const struct alloc_rule *rule, const struct alloc_run *run,
+                                size_t runs, size_t longest, float *u);
+// x, w: from value `base` of the sample on; longest: of what is drawn.
+typedef void gpu_alloc_draw_fn(void *stream, const struct alloc_vectors *v,
+                               const struct alloc_rule *rule, const struct alloc_run *run,
+                               const struct alloc_draw *draw, size_t runs, size_t longest,
+                               size_t base, float *x, float *w);
+typedef void gpu_alloc_upper_fn(void *stream, const float *u, size_t n, uint32_t *count); // adds
+typedef void gpu_alloc_within_fn(void *stream, const float *u, size_t n, unsigned shift,
+                                 const struct gpu_alloc_cuts *prefix, uint32_t *count); // adds
+// Of one run. equal, keep: (tiles of 1024, ALLOC_LEVELS)
+typedef void gpu_alloc_cut_fn(void *stream, const float *u, size_t n,
+                              const struct gpu_alloc_cuts *cut, uint8_t *tag, uint32_t *equal);
+typedef void gpu_alloc_drop_fn(void *stream, const float *u, size_t n,
+                               const struct gpu_alloc_cuts *cut, const uint32_t *keep,
+                               uint8_t *tag);
+// levels: by group; NULL: only counts. count: (runs, ALLOC_LEVELS)
+typedef void gpu_alloc_choose_fn(void *stream, const struct alloc_vectors *v,
+                                 const struct alloc_rule *rule, const struct alloc_run *run,
+                                 size_t runs, size_t longest, const struct alloc_levels *levels,
+                                 size_t from, size_t to, uint8_t *tag, int64_t *count);
+// tier: (runs, ALLOC_LEVELS); bins adds.
+typedef void gpu_alloc_spans_fn(void *stream, const float *x, const uint8_t *tag,
+                                const struct alloc_run *run, size_t runs, int levels,
+                                struct alloc_tier *tier);
+typedef void gpu_alloc_bins_fn(void *stream, const float *x, const uint8_t *tag,
+                               const struct alloc_run *run, size_t runs, size_t longest,
+                               const struct alloc_widths *widths, struct alloc_tier *tier);
+// scale: (groups, ALLOC_LEVELS); start: (runs, ALLOC_LEVELS)
+typedef void gpu_alloc_code_fn(void *stream, const float *x, const uint8_t *tag,
+                               const struct alloc_run *run, size_t runs,
+                               const struct alloc_widths *widths, const float *scale,
+                               const size_t *start, const struct gpu_alloc_places *places,
+                               uint8_t *out);
+// tag: from place first_place on.
+typedef void gpu_alloc_give_fn(void *stream, const uint8_t *in, const uint8_t *tag,
+                               size_t first_place, const struct alloc_run *run, size_t runs,
+                               const struct alloc_widths *widths, const float *scale,
+                               const size_t *start, const struct gpu_alloc_places *places,
+                               struct quant_sink sink);
+
 #define GPU_STAGES(OP)                                                                             \
     OP(gpu_quant_fit)                                                                              \
     OP(gpu_quant_code)                                                                             \
     OP(gpu_quant_give)                                                                             \
     OP(gpu_quant_centre)                                                                           \
     OP(gpu_turn_matrix)                                                                            \
-    OP(gpu_mix_sum)
+    OP(gpu_mix_sum)                                                                                \
+    OP(gpu_alloc_score)                                                                            \
+    OP(gpu_alloc_draw)                                                                             \
+    OP(gpu_alloc_upper)                                                                            \
+    OP(gpu_alloc_within)                                                                           \
+    OP(gpu_alloc_cut)                                                                              \
+    OP(gpu_alloc_drop)                                                                             \
+    OP(gpu_alloc_choose)                                                                           \
+    OP(gpu_alloc_spans)                                                                            \
+    OP(gpu_alloc_bins)                                                                             \
+    OP(gpu_alloc_code)                                                                             \
+    OP(gpu_alloc_give)
 
 #define GPU_STAGES_DECLARE(name) name##_fn name##_cuda, name##_emu;
 GPU_STAGES(GPU_STAGES_DECLARE)

@@ -1,20 +1,13 @@
 // Dense quantisers: the bytes of quant.c, pack.c and sums.c. Compiled without fused multiply-adds.
 #include "gpu.h"
+#include "gpu_codes.h"
 #include "gpu_stages.h"
-#include "stored.h"
 
-enum { QUANT_THREADS = 128, PART_VALUES = 1024, LANES = 16 };
+enum { QUANT_THREADS = 128, PART_VALUES = 1024, LANES = SUM_LANES };
 #define QUANT_LIMIT 0x1p100 // magnitudes below it are sound
 
 // Fitting. A warp a part: value i goes to lane i % 16 of either half, and a fixed tree adds the
 // lanes; one half sums values and magnitudes, the other one squares.
-template <class T> static __device__ __forceinline__ T half_sum(T v)
-{
-    for (int d = LANES / 2; d > 0; d /= 2)
-        v += __shfl_xor_sync(GPU_ALL, v, d);
-    return v;
-}
-
 static __global__ void __launch_bounds__(QUANT_THREADS)
     fit_parts(const float *__restrict__ x, size_t n, size_t group, size_t parts, size_t each,
               struct gpu_quant_part *__restrict__ part)
@@ -38,10 +31,7 @@ static __global__ void __launch_bounds__(QUANT_THREADS)
     sum = half_sum(sum);
     abs = half_sum(abs);
     count = half_sum(count);
-    for (int d = LANES / 2; d > 0; d /= 2) {
-        unsigned other = __shfl_xor_sync(GPU_ALL, max, d);
-        max = other > max ? other : max;
-    }
+    max = half_max(max);
     double sq = __shfl_xor_sync(GPU_ALL, sum, LANES);
     if (lane == 0) {
         part[p].sum = sum;
@@ -89,47 +79,15 @@ static __global__ void __launch_bounds__(QUANT_THREADS)
         out[i] = (uint8_t)bits;
 }
 
-// Random words: Philox4x32-10 (Salmon et al. 2011), as base/rng.h has it.
-static __device__ unsigned random_word(const struct quant_run &r, size_t i)
+static __device__ __forceinline__ unsigned drawn_word(const struct quant_run &r, size_t i)
 {
-    unsigned c0 = (unsigned)((r.drawn + i) / 4), c1 = r.ctr[1], c2 = r.ctr[2], c3 = r.ctr[3];
-    unsigned k0 = r.key[0], k1 = r.key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        c0 = (unsigned)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (unsigned)p1;
-        c2 = (unsigned)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (unsigned)p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    switch ((r.drawn + i) % 4) {
-    case 0:
-        return c0;
-    case 1:
-        return c1;
-    case 2:
-        return c2;
-    default:
-        return c3;
-    }
+    return random_word(r.key, r.ctr, r.drawn + i);
 }
 
 static __device__ __forceinline__ float unit_of(unsigned word)
 {
     return (float)(int)(word >> 8) * 5.9604644775390625e-8f; // 2^-24
 }
-static __device__ __forceinline__ float clip(float v, float most)
-{
-    v = v < most ? v : most;
-    return v > -most ? v : -most;
-}
-// Ties to even: the low bits of a float near 1.5 * 2^23.
-static __device__ __forceinline__ int nearest_int(float v)
-{
-    return (int)__float_as_uint(v + 12582912.0f) - 0x4b400000;
-}
-
 static __device__ unsigned power_code(float x, float inv, int q, unsigned word)
 {
     float up = __uint_as_float((unsigned)(q - 1 + 127) << 23);
@@ -151,7 +109,7 @@ static __device__ unsigned code_of(const struct quant_run &r, const struct quant
     case QUANT_NEAREST:
         return (unsigned)(nearest_int(clip(v, (float)q)) + q);
     case QUANT_STOCHASTIC: {
-        float a = (v < 0 ? -v : v) + unit_of(random_word(r, i));
+        float a = (v < 0 ? -v : v) + unit_of(drawn_word(r, i));
         int level = (int)(a < (float)q ? a : (float)q);
         return (unsigned)(v < 0 ? q - level : q + level);
     }
@@ -161,33 +119,18 @@ static __device__ unsigned code_of(const struct quant_run &r, const struct quant
         return (unsigned)(v < 0 ? q - level : q + level);
     }
     case QUANT_DITHER:
-        return (unsigned)(int)(clip(v, (float)q - 1) + unit_of(random_word(r, i)) + (float)q);
+        return (unsigned)(int)(clip(v, (float)q - 1) + unit_of(drawn_word(r, i)) + (float)q);
     case QUANT_SIGN:
         return x >= 0;
     case QUANT_COIN:
-        return unit_of(random_word(r, i)) < v * 0.5f + 0.5f;
+        return unit_of(drawn_word(r, i)) < v * 0.5f + 0.5f;
     case QUANT_BOUNDS:
         for (unsigned b = 0; b + 1 < rule.kinds; b++)
             count += v >= rule.bound[b];
         return count;
     default:
-        return power_code(x, inv, q, random_word(r, i));
+        return power_code(x, inv, q, drawn_word(r, i));
     }
-}
-
-// fp16, rounded to even, of a value within its range.
-static __device__ unsigned half_bits(float x)
-{
-    unsigned u = __float_as_uint(x), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
-    if (a < 0x33000000u)
-        return sign;
-    if (a < 0x38800000u) { // below the least normal one
-        unsigned shift = 126u - (a >> 23), m = (a & 0x7fffffu) | 0x800000u, q = m >> shift;
-        unsigned rest = m & ((1u << shift) - 1u), middle = 1u << (shift - 1u);
-        return sign | (q + (rest > middle || (rest == middle && (q & 1u))));
-    }
-    unsigned q = a - 0x38000000u;
-    return sign | (q + 0xfffu + (q >> 13 & 1u)) >> 13;
 }
 
 static __device__ unsigned number_bits(enum quant_kind kind, float x, float scale)
@@ -198,7 +141,7 @@ static __device__ unsigned number_bits(enum quant_kind kind, float x, float scal
         return u;
     if (kind == QUANT_BF16)
         return (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
-    return half_bits(v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v);
+    return half_bits(within_half(v));
 }
 
 static __device__ __forceinline__ size_t group_of(const struct quant_run &r, size_t i)
@@ -240,16 +183,11 @@ static __global__ void __launch_bounds__(QUANT_THREADS)
 
 // Meaning.
 
-static __device__ __forceinline__ void give_value(struct quant_sink to, size_t i, float v)
-{
-    to.to[i] = to.add ? to.to[i] + to.weight * v : v;
-}
-
 static __device__ float meaning_of(const struct quant_run &r, const struct quant_rule &rule,
                                    unsigned code, const float *scale, size_t i)
 {
     if (rule.kind == QUANT_DITHER)
-        return ((float)((int)code - rule.q) + (0.5f - unit_of(random_word(r, i)))) * *scale;
+        return ((float)((int)code - rule.q) + (0.5f - unit_of(drawn_word(r, i)))) * *scale;
     if (rule.kind == QUANT_DEADZONE && rule.scales == 3) {
         int m = (int)code - rule.q, a = m < 0 ? -m : m;
         float off = a > 1 ? scale[2] : a ? scale[1] : 0;

@@ -1,9 +1,9 @@
 // The row `cuda`: one GPU per rank, its kernels and cuBLAS. Built a second time for tests, as the
 // row `emu`, against the header that runs all of it on the CPU (tests/emu). Nothing here needs a
 // driver or cuBLAS before a GPU is asked for.
+#include "dev/cuda.h"
 #include "dev/dev.h"
 #include "kernels/blas.h"
-#include "kernels/gpu_stages.h"
 
 #include <assert.h>
 #include <cuda_runtime_api.h>
@@ -12,15 +12,13 @@
 #include <string.h>
 
 #ifdef CUDA_EMULATED
-#define NAME      "emu"
-#define HELP      "for tests: the GPU's kernels, run on the CPU in an order that is drawn"
-#define ROW       dev_emu
-#define GPU(name) name##_emu
+#define NAME "emu"
+#define HELP "for tests: the GPU's kernels, run on the CPU in an order that is drawn"
+#define ROW  dev_emu
 #else
-#define NAME      "cuda"
-#define HELP      "one CUDA GPU per rank"
-#define ROW       dev_cuda
-#define GPU(name) name##_cuda
+#define NAME "cuda"
+#define HELP "one CUDA GPU per rank"
+#define ROW  dev_cuda
 #endif
 #define gpu_fit  GPU(gpu_quant_fit)
 #define gpu_code GPU(gpu_quant_code)
@@ -377,7 +375,7 @@ static int cuda_open(struct dev *d, struct err *err)
 
 enum { CHUNK = 1 << 22 }; // values whose codes are there at a time, a multiple of 8
 
-static void move(const struct kernel_ctx *cx, void *to, const void *from, size_t n, bool there)
+void gpu_move(const struct kernel_ctx *cx, void *to, const void *from, size_t n, bool there)
 {
     cudaError_t rc = cudaMemcpyAsync(
         to, from, n, there ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost, cx->stream);
@@ -385,7 +383,7 @@ static void move(const struct kernel_ctx *cx, void *to, const void *from, size_t
         die(STATUS_ENV, "the GPU: a codec's copy: %s", cudaGetErrorString(rc));
 }
 
-static void settle(const struct kernel_ctx *cx)
+void gpu_settle(const struct kernel_ctx *cx)
 {
     cudaError_t rc = cudaGetLastError(), late = cudaStreamSynchronize(cx->stream);
     if (rc != cudaSuccess || late != cudaSuccess)
@@ -405,11 +403,11 @@ static void stage_fit(const struct kernel_ctx *cx, const float *x, const struct 
         if (n == 0)
             continue;
         gpu_fit(cx->stream, x + run->at, run, wanted, part, own, signs ? bits : NULL);
-        move(cx, stats + run->first, own, groups * sizeof *own, false);
+        gpu_move(cx, stats + run->first, own, groups * sizeof *own, false);
         if (signs)
-            move(cx, signs + run->out, bits, (n + 7) / 8, false);
+            gpu_move(cx, signs + run->out, bits, (n + 7) / 8, false);
     }
-    settle(cx);
+    gpu_settle(cx);
 }
 
 static size_t code_bits(const struct quant_rule *rule)
@@ -424,7 +422,7 @@ static uint8_t *put_scales(const struct kernel_ctx *cx, const struct quant_run *
     size_t n = gpu_quant_groups(run) * rule->scales;
     assert(n + CHUNK <= cx->work_floats);
     if (scale && n)
-        move(cx, cx->work, scale + run->first * rule->scales, n * sizeof *scale, true);
+        gpu_move(cx, cx->work, scale + run->first * rule->scales, n * sizeof *scale, true);
     return (uint8_t *)(cx->work + n);
 }
 
@@ -437,10 +435,11 @@ static void stage_code(const struct kernel_ctx *cx, const float *x, const struct
         for (size_t from = 0; from < run->n; from += CHUNK) {
             size_t to = run->n - from < CHUNK ? run->n : from + CHUNK;
             gpu_code(cx->stream, x + run->at, run, rule, cx->work, from, to, room);
-            move(cx, out + run->out + from * bits / 8, room, ((to - from) * bits + 7) / 8, false);
+            gpu_move(cx, out + run->out + from * bits / 8, room, ((to - from) * bits + 7) / 8,
+                     false);
         }
     }
-    settle(cx);
+    gpu_settle(cx);
 }
 
 static void stage_give(const struct kernel_ctx *cx, const uint8_t *in, const struct quant_run *run,
@@ -454,11 +453,11 @@ static void stage_give(const struct kernel_ctx *cx, const uint8_t *in, const str
         struct quant_sink own = quant_sink_at(sink, run->at);
         for (size_t from = 0; from < run->n; from += CHUNK) {
             size_t to = run->n - from < CHUNK ? run->n : from + CHUNK;
-            move(cx, room, in + run->out + from * bits / 8, ((to - from) * bits + 7) / 8, true);
+            gpu_move(cx, room, in + run->out + from * bits / 8, ((to - from) * bits + 7) / 8, true);
             gpu_give(cx->stream, room, run, rule, cx->work, from, to, own);
         }
     }
-    settle(cx);
+    gpu_settle(cx);
 }
 
 // The run's value that part p begins with.
@@ -481,13 +480,13 @@ static void stage_centre(const struct kernel_ctx *cx, const float *x, const uint
         for (size_t from = 0; from < parts && run->n; from += CHUNK / 1024) {
             size_t to = parts - from < CHUNK / 1024 ? parts : from + CHUNK / 1024;
             size_t at = part_begin(run, from), end = to < parts ? part_begin(run, to) : run->n;
-            move(cx, room, code + run->out + at, end - at, true);
+            gpu_move(cx, room, code + run->out + at, end - at, true);
             gpu_mean(cx->stream, x + run->at, room, run, from, to, q, part, own);
         }
         if (run->n)
-            move(cx, centres + run->first, own, groups * sizeof *own, false);
+            gpu_move(cx, centres + run->first, own, groups * sizeof *own, false);
     }
-    settle(cx);
+    gpu_settle(cx);
 }
 
 static void stage_turn(const struct kernel_ctx *cx, const float *x, const struct quant_matrix *m,
@@ -515,7 +514,7 @@ static const struct mix_stages gpu_mix = {stage_sum};
 static const struct quant_stages gpu_quant = {stage_fit,    stage_code, stage_give,
                                               stage_centre, stage_turn, stage_turn_back};
 static const struct codec_stages gpu_codec = {
-    .name = NAME, .whole = true, .quant = &gpu_quant, .mix = &gpu_mix};
+    .name = NAME, .whole = true, .quant = &gpu_quant, .alloc = &gpu_alloc_row, .mix = &gpu_mix};
 
 #define OP(name) .name = GPU(name),
 // The families beside Llama are the CPU's.

@@ -151,6 +151,10 @@ atomicAdd(T *at, typename std::enable_if<true, T>::type v)
     return was;
 }
 
+static inline int __popc(unsigned x)
+{
+    return __builtin_popcount(x);
+}
 static inline unsigned __float_as_uint(float x)
 {
     unsigned u;

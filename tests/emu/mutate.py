@@ -3,9 +3,10 @@
 
   tests/emu/mutate.py [FILE ...]      of kernels/, e.g. norm.cu; without: all
 
-Each mutant is compiled for the emulation, checked, and runs test_kernels in one order. Found is a
-wrong value, a finding of the checks, or an end. What is not found must be in REDUNDANT, with its
-reason, and nothing else may be there. Works in a copy; a minute or more for each file.
+Each mutant is compiled for the emulation, checked, and runs test_kernels in one order, or
+test_codec_stages. Found is a wrong value, a finding of the checks, or an end. What is not found
+must be in REDUNDANT, with its reason, and nothing else may be there. Works in a copy; a minute or
+more for each file.
 """
 import os
 import re
@@ -18,6 +19,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BARRIER = re.compile(r'__sync(threads|warp)\(\);')
 # file, how many barriers stand before it: why it may go
 REDUNDANT = {}
+# Files that test_codec_stages tests; the others are test_kernels' work.
+CODECS = ('gpu_codes.h', 'mix.cu', 'quantise.cu', 'widths.cu')
 
 
 def make(copy, *goals):
@@ -25,9 +28,9 @@ def make(copy, *goals):
                           capture_output=True, text=True)
 
 
-def found(copy):
+def found(copy, program):
     """What the tests say of a mutant, or nothing."""
-    goal = 'build/m/tests/emu/check_kernels'
+    goal = f'build/m/tests/emu/{program}'
     built = make(copy, goal)
     if built.returncode:
         sys.exit(f'a mutant does not compile:\n{built.stderr}')
@@ -62,16 +65,17 @@ def main():
                 shutil.copytree(full, os.path.join(copy, part))
             else:
                 shutil.copy(full, copy)
-        why = found(copy)
-        if why:
-            sys.exit(f'the kernels as they are: {why}')
         for file in files:
+            program = 'check_codecs' if file in CODECS else 'check_kernels'
+            why = found(copy, program)
+            if why:
+                sys.exit(f'the kernels as they are: {why}')
             path = os.path.join(copy, 'kernels', file)
             shutil.copy(path, path + '.whole')
             for which, line, text in mutants(path):
                 with open(path, 'w', encoding='utf-8') as f:
                     f.write(text)
-                why, free = found(copy), REDUNDANT.get((file, which))
+                why, free = found(copy, program), REDUNDANT.get((file, which))
                 good = bool(why) != bool(free)
                 n += 1
                 bad += not good

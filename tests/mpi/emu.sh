@@ -60,7 +60,7 @@ alike() # name how-far where settings...   how far the updates may be apart, -: 
 }
 
 alike "signs, with what was left out" 1e-3 emu fed.method=fedavg/sign+ef
-alike "tokens by Fisher, packed" 1e-2 cpu fed.method=fedavg~fisher:keep=0.5,every=1/fstq
+alike "tokens by Fisher, packed" 1e-2 emu fed.method=fedavg~fisher:keep=0.5,every=1/fstq
 if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
     alike "tokens by attention" 1e-3 emu fed.method=fedavg~attention:keep=0.5,every=1/fp32
     alike "merged tokens" 1e-3 emu fed.method=fedavg~tome/fp32

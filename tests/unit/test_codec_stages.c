@@ -273,6 +273,34 @@ static void test_device_gives_the_same_bytes(void **state)
         }
 }
 
+// Which of many equal values get a width is decided by their order, across tiles and matrices.
+static void test_ties_are_the_same(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "fstq-paper:importance=magnitude",
+        "fstq:policy=greedy,budget=0.1,importance=magnitude",
+        "fstq:policy=percentile,budget=0,shares=0.05/0.2/0.4,importance=magnitude",
+        "fstq:bits=1.5,importance=magnitude",
+    };
+    struct dev d;
+    struct err err;
+    struct twin t;
+    assert_int_equal(dev_open(&d, kind_of("emu"), 1, &err), 0);
+    shape_two(&t.s.shape);
+    float *x = mem_alloc(MEM_CODEC, sizeof *x * t.s.shape.n_values);
+    for (size_t i = 0; i < t.s.shape.n_values; i++)
+        x[i] = (float)(i * 2654435769u >> 7 & 3) - 1.5f;
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        twin_open(&t, &d, texts[i], x);
+        same_on_device(&t, x);
+        twin_close(&t);
+    }
+    mem_free(x);
+    shape_free(&t.s.shape);
+    dev_close(&d);
+}
+
 static bool runs_on(const char *text, const char *device)
 {
     struct session s;
@@ -310,6 +338,7 @@ int main(void)
         cmocka_unit_test(test_every_row_has_its_parts_told),
         cmocka_unit_test(test_parts_are_there_and_add_up),
         cmocka_unit_test(test_device_gives_the_same_bytes),
+        cmocka_unit_test(test_ties_are_the_same),
         cmocka_unit_test(test_wrappers_go_with_their_codec),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
