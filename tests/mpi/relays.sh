@@ -4,6 +4,7 @@
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-relays.XXXXXX")
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
@@ -65,6 +66,14 @@ check "a port that relays share takes less time" \
     test "$(($(total port time_modelled_ns) * 2))" -lt "$(total portflat time_modelled_ns)"
 run 1 slow fed.relays=2 net.relay_link=lte-20:latency=1000 trace.file=slow.h5
 check "the relays' link takes time" test "$(total slow time_modelled_ns)" -gt 16000000000
+
+# A relay that dies in the middle of a round takes its clients with it, and what it had added up.
+FSTQ_FAULT=kill:client=21,round=3 "$root/scripts/fstq-run" -np 3 run "${base[@]}" \
+    fed.relays=4 fed.clients_per_round=24 fed.dropout=0 >killed 2>&1
+check "a dead relay: status 3" equal $? 3
+check "its clients are lost, and nobody else" equal \
+    "$(awk '/^ +[1-9]/ { print $2, $3 }' killed | tr '\n' ' ')" \
+    "24/24 0 24/24 0 12/24 12 12/24 12 12/24 12 12/24 12 12/24 12 12/24 12 "
 
 refuses() # text, keys
 {
