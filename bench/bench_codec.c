@@ -7,6 +7,7 @@
 #include "bench/bench.h"
 #include "bench/update.h"
 #include "codec/codec.h"
+#include "dev/dev.h"
 #include "kernels/simd.h"
 
 #include <ctype.h>
@@ -20,11 +21,18 @@ static const char *const sorts[] = {"none", "name", "bits", "nmse", "encode", "d
 struct codec_params {
     char methods[4096], shape[128], file[256];
     int64_t values;
+    int32_t dev; // row of dev_table
     int32_t dist, threads, draws, sort;
     bool parts;
 };
 
 static struct codec_params params;
+static struct dev dev;
+
+static const char *dev_name(int32_t i)
+{
+    return dev_table[i] ? dev_table[i]->name : NULL;
+}
 
 static const struct opt options[] = {
     OPT_STRING(
@@ -34,6 +42,8 @@ static const struct opt options[] = {
                "matrices like 16x4096,4096x16, or MODEL-rN-TARGETS such as llama2-7b-r16-all"),
     OPT(struct codec_params, values, "codec.values", "4194304", 0, 1e9, "",
         "the shape is repeated until there are at least so many"),
+    OPT_ROW(struct codec_params, dev, "codec.dev", "cpu", dev_name,
+            "where the update lies; a codec without stages there fetches it"),
     OPT_ENUM(struct codec_params, dist, "codec.dist", "normal", update_dists,
              "what the values are"),
     OPT_STRING(
@@ -109,6 +119,11 @@ struct job {
     struct codec_report report;
     struct err err;
     int64_t status;
+    // Where host code cannot touch the device's memory: the same there.
+    struct codec_device on; // dev NULL: all is the host's
+    struct codec_input there;
+    float *out_there, *mean_there;
+    uint8_t *again; // the message as the host makes it
 };
 
 struct row {
@@ -116,14 +131,19 @@ struct row {
     double bits, nmse, cosine, bias, parts[6];
     struct bench_result copy, encode, decode, add;
     size_t state_bytes, scratch_bytes, decode_scratch, update_bytes;
-    const char *verdict;
+    const char *verdict, *coded_on;
 };
 
 static void copy_loop(void *arg, int64_t n)
 {
     const struct job *j = arg;
-    for (int64_t i = 0; i < n; i++) {
-        memcpy(j->out, j->in.x, j->c->shape->n_values * sizeof(float));
+    const size_t bytes = j->c->shape->n_values * sizeof(float);
+    for (int64_t i = 0; i < n && j->on.dev; i++)
+        dev.row->copy(&dev, 0, j->out_there, j->there.x, bytes);
+    if (j->on.dev)
+        dev.row->wait(&dev, 0);
+    for (int64_t i = 0; i < n && !j->on.dev; i++) {
+        memcpy(j->out, j->in.x, bytes);
         bench_use(j->out);
     }
 }
@@ -132,7 +152,8 @@ static void encode_loop(void *arg, int64_t n)
 {
     struct job *j = arg;
     for (int64_t i = 0; i < n; i++) {
-        int64_t len = codec_encode(j->c, &j->in, j->msg, j->bound, j->scratch, &j->report, &j->err);
+        int64_t len = codec_encode(j->c, j->on.dev ? &j->there : &j->in, j->msg, j->bound,
+                                   j->scratch, &j->report, &j->err);
         j->status |= len - (int64_t)j->len;
     }
 }
@@ -140,16 +161,21 @@ static void encode_loop(void *arg, int64_t n)
 static void decode_loop(void *arg, int64_t n)
 {
     struct job *j = arg;
+    const bool away = j->on.dev != NULL;
+    const struct codec_output to = {.on = away ? &j->on : NULL,
+                                    .sink = {away ? j->out_there : j->out, 1, false}};
     for (int64_t i = 0; i < n; i++)
-        j->status |= codec_decode(j->c, &j->in.key, j->msg, j->len, j->out, j->scratch, &j->err);
+        j->status |= codec_decode_to(j->c, &j->in.key, j->msg, j->len, to, j->scratch, &j->err);
 }
 
 static void add_loop(void *arg, int64_t n)
 {
     struct job *j = arg;
+    const bool away = j->on.dev != NULL;
+    const struct codec_output to = {.on = away ? &j->on : NULL,
+                                    .sink = {away ? j->mean_there : j->mean, 1e-3f, true}};
     for (int64_t i = 0; i < n; i++)
-        j->status |=
-            codec_decode_add(j->c, &j->in.key, j->msg, j->len, 1e-3f, j->mean, j->scratch, &j->err);
+        j->status |= codec_decode_to(j->c, &j->in.key, j->msg, j->len, to, j->scratch, &j->err);
 }
 
 // Error of the mean of several messages, times their number, over the error of one: 1 without bias.
@@ -183,6 +209,19 @@ static bool all_finite(const float *x, size_t n)
     return quant_absmax_bits(x, n) < 0x7f800000u;
 }
 
+// Whether the device makes the host's message, and decodes it to the host's values.
+static const char *prove_there(struct job *j)
+{
+    const size_t n = j->c->shape->n_values;
+    memcpy(j->again, j->msg, j->len);
+    int64_t len = codec_encode(j->c, &j->there, j->msg, j->bound, j->scratch, &j->report, &j->err);
+    if (len != (int64_t)j->len || memcmp(j->again, j->msg, j->len) != 0)
+        return len < 0 ? j->err.text : "the device makes another message";
+    decode_loop(j, 1);
+    dev_get(&dev, j->mean, j->out_there, n * sizeof(float));
+    return memcmp(j->mean, j->out, n * sizeof(float)) == 0 ? NULL : "the device decodes otherwise";
+}
+
 // Encodes twice, decodes, and says what is wrong; NULL when nothing is.
 static const char *prove(struct job *j, struct row *row)
 {
@@ -206,7 +245,9 @@ static const char *prove(struct job *j, struct row *row)
     row->cosine = cosine(j->in.x, j->out, n);
     row->bias = bias_of(j, row->nmse);
     len = codec_encode(j->c, &j->in, j->msg, j->bound, j->scratch, &j->report, &j->err);
-    return len == (int64_t)j->len ? NULL : "two encodings differ";
+    if (len != (int64_t)j->len)
+        return "two encodings differ";
+    return j->on.dev ? prove_there(j) : NULL;
 }
 
 static void measure(struct bench_ctx *c, struct job *j, struct row *row)
@@ -230,6 +271,7 @@ static void measure(struct bench_ctx *c, struct job *j, struct row *row)
     row->decode = r[2];
     row->add = r[3];
     row->verdict = bench_check(c, !wrong);
+    row->coded_on = j->report.ran_on ? j->report.ran_on : "-";
     row->state_bytes = codec_state_floats(j->c) * sizeof(float);
     row->scratch_bytes = codec_scratch_bytes(j->c);
     row->decode_scratch = codec_decode_scratch(j->c);
@@ -268,7 +310,7 @@ static double of_copy(const struct row *row, const struct bench_result *r)
     return r->samples ? 100 * bench_ratio(&row->copy, r) : NAN;
 }
 
-static const struct table speed_table = {.n_cols = 18,
+static const struct table speed_table = {.n_cols = 19,
                                          .col = {{"Codec", "", 40, TABLE_LEFT},
                                                  {"bits", "/value", 7, TABLE_RIGHT},
                                                  {"ratio", "to fp32", 8, TABLE_RIGHT},
@@ -286,6 +328,7 @@ static const struct table speed_table = {.n_cols = 18,
                                                  {"copy", "GB/s", 6, TABLE_RIGHT},
                                                  {"state", "B/value", 8, TABLE_RIGHT},
                                                  {"scratch", "B/value", 8, TABLE_RIGHT},
+                                                 {"coded", "on", 6, TABLE_RIGHT},
                                                  {"Validation", "", 10, TABLE_RIGHT}}};
 
 static const struct table parts_table = {.n_cols = 10,
@@ -334,7 +377,8 @@ static void print_speed(const struct table *t, const struct row *row)
     const char *cells[TABLE_COLS] = {row->text};
     for (size_t k = 0; k < ARRAY_LEN(values); k++)
         cells[k + 1] = fmt_fixed(cell[k], values[k], t->col[k + 1].width, decimals[k]);
-    cells[ARRAY_LEN(values) + 1] = row->verdict;
+    cells[ARRAY_LEN(values) + 1] = row->coded_on;
+    cells[ARRAY_LEN(values) + 2] = row->verdict;
     table_row(t, cells);
 }
 
@@ -383,8 +427,50 @@ static void job_open(struct job *j, const struct shape *s, const float *x, const
                                  .budget_bytes = -1};
 }
 
+static const float *send(const float *x, size_t n)
+{
+    float *there = dev.row->alloc(&dev, MEM_CODEC, (n + 1) * sizeof *x);
+    if (x)
+        dev_put(&dev, there, x, n * sizeof *x);
+    return there;
+}
+
+// The job's vectors on the device, where that has memory of its own.
+static void job_send(struct job *j, size_t n, size_t state)
+{
+    if (dev.row->host)
+        return;
+    j->on = (struct codec_device){
+        .dev = &dev,
+        .stage = dev.row->stage(&dev, codec_stage_bytes(j->c, &dev) + 1),
+        .room = dev.row->alloc(&dev, MEM_CODEC, codec_device_bytes(j->c, &dev) + 1)};
+    j->there = j->in;
+    j->there.on = &j->on;
+    j->there.x = send(j->in.x, n);
+    j->there.sens = send(j->in.sens, n);
+    j->there.grad = send(j->in.grad, n);
+    j->there.state = send(j->in.state, state);
+    j->there.state_next = (float *)(uintptr_t)send(j->in.state_next, state);
+    j->out_there = (float *)(uintptr_t)send(NULL, n);
+    j->mean_there = (float *)(uintptr_t)send(NULL, n);
+    j->again = mem_alloc(MEM_CODEC, j->bound + 1);
+}
+
+static void job_leave(struct job *j)
+{
+    const void *const blocks[] = {j->on.room,    j->there.x,     j->there.sens,
+                                  j->there.grad, j->there.state, j->there.state_next,
+                                  j->out_there,  j->mean_there};
+    for (size_t i = 0; i < ARRAY_LEN(blocks) && j->on.dev; i++)
+        dev.row->free(&dev, (void *)(uintptr_t)blocks[i]);
+    if (j->on.dev)
+        dev.row->unstage(&dev, j->on.stage);
+    mem_free(j->again);
+}
+
 static void job_close(struct job *j)
 {
+    job_leave(j);
     mem_free((void *)(uintptr_t)j->in.state);
     mem_free(j->in.state_next);
     mem_free(j->msg);
@@ -403,6 +489,7 @@ static bool run_one(struct bench_ctx *c, const char *text, const struct shape *s
     bool opened = j->c != NULL;
     if (opened) {
         job_open(j, s, x, side);
+        job_send(j, s->n_values, codec_state_floats(j->c));
         measure(c, j, row);
         job_close(j);
     } else {
@@ -508,6 +595,8 @@ static void run(struct bench_ctx *c)
     for (size_t i = 0; i < s.n_values; i++) // sensitivities: squares of gradients
         side[i] *= side[i];
     pool_open(params.threads);
+    if (dev_open(&dev, params.dev, params.threads, &err))
+        die(STATUS_ENV, "%s", err.text);
     fprintf(
         c->out,
         "# %zu values in %u matrices (%s), %s, %d thread%s, %s; GB/s are of fp32 in or out; copy "
@@ -517,6 +606,7 @@ static void run(struct bench_ctx *c)
     c->threads = params.threads;
     run_all(c, &s, x, side);
     c->threads = 0;
+    dev_close(&dev);
     pool_close();
     mem_free(x);
     mem_free(side);

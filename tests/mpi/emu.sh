@@ -75,6 +75,15 @@ tiny="ops.rows=8 ops.dim=32 ops.hidden=32 ops.heads=2 ops.vocab=32 ops.rank=2 op
 "$emu" bench ops --dev emu $tiny --samples 1 --min-time 1e-6 >out 2>err
 check "bench ops on the device: status 0" equal "$?" 0
 check "bench ops on the device: it says where" contains out "on emu"
+"$emu" bench codec --dev emu codec.values=4096 codec.shape=16x64,64x16 codec.draws=2 \
+    codec.methods="sign+ef powersgd" --samples 1 --min-time 1e-6 >out 2>err
+check "bench codec on the device: the host's messages" equal "$?" 0
+coded_on() # codec: what its row says, before the verdict
+{
+    awk -v codec="$1" '$1 == codec { print $(NF - 1) }' out
+}
+check "bench codec on the device: coded there" equal "$(coded_on sign+ef)" emu
+check "bench codec on the device: fetched" equal "$(coded_on powersgd)" cpu
 "$emu" bench pack --dev emu >out 2>err
 check "a benchmark without a device: status 2" equal "$?" 2
 check "a benchmark without a device: said" contains err "pack runs on the CPU alone"
