@@ -2,6 +2,7 @@
 // double precision (tests/golden/arch.json says how), and each against itself: gradients against
 // differences of the loss, generation against evaluation, saved and loaded again.
 #include "base/bytes.h"
+#include "base/gguf.h"
 #include "base/mem.h"
 #include "fed/lm.h"
 #include "model/family.h"
@@ -146,6 +147,170 @@ static void losses_are_those_of_transformers(void **state)
         seen++;
     }
     assert_int_equal(seen, 5);
+}
+
+// The same weights as a GGUF file: keys, names, Llama's order of rows of queries and keys, and
+// norms with the one that Gemma's files in Hugging Face's format leave out.
+static uint8_t file[BYTES];
+static size_t used;
+
+static void put_text(const char *text)
+{
+    put_u64(file + used, strlen(text));
+    memcpy(file + used + 8, text, strlen(text));
+    used += 8 + strlen(text);
+}
+
+static void put_number(const char *arch, const char *name, const json_t *v)
+{
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", arch, name);
+    put_text(key);
+    put_u32(file + used, json_is_integer(v) ? GGUF_U32 : GGUF_F32);
+    if (json_is_integer(v))
+        put_u32(file + used + 4, (uint32_t)json_integer_value(v));
+    else
+        put_f32(file + used + 4, (float)json_real_value(v));
+    used += 8;
+}
+
+static void gguf_name_of(const char *hf, bool gemma, char *out, size_t size)
+{
+    static const char *const part[][2] = {{"input_layernorm", "attn_norm"},
+                                          {"self_attn.q_proj", "attn_q"},
+                                          {"self_attn.k_proj", "attn_k"},
+                                          {"self_attn.v_proj", "attn_v"},
+                                          {"self_attn.q_norm", "attn_q_norm"},
+                                          {"self_attn.k_norm", "attn_k_norm"},
+                                          {"self_attn.o_proj", "attn_output"},
+                                          {"mlp.gate_proj", "ffn_gate"},
+                                          {"mlp.up_proj", "ffn_up"},
+                                          {"mlp.down_proj", "ffn_down"},
+                                          {"pre_feedforward_layernorm", "ffn_norm"},
+                                          {"post_feedforward_layernorm", "post_ffw_norm"},
+                                          {"post_attention_layernorm", NULL}};
+    const char *to = NULL, *end = strrchr(hf, '.');
+    for (size_t i = 0; i < ARRAY_LEN(part) && !to; i++)
+        if (strstr(hf, part[i][0]))
+            to = part[i][1] ? part[i][1] : gemma ? "post_attention_norm" : "ffn_norm";
+    if (to)
+        snprintf(out, size, "blk.%c.%s%s", hf[strlen("model.layers.")], to, end);
+    else
+        snprintf(out, size, "%s",
+                 strstr(hf, "embed_tokens") ? "token_embd.weight"
+                 : strstr(hf, "lm_head")    ? "output.weight"
+                                            : "output_norm.weight");
+}
+
+static void put_tensors(const json_t *tensors, bool gemma, int64_t head_dim)
+{
+    size_t at = 0, t = 0;
+    const char *name;
+    json_t *shape;
+    json_object_foreach((json_t *)tensors, name, shape)
+    {
+        char to[96];
+        size_t dims = json_array_size(shape), values = 1;
+        gguf_name_of(name, gemma, to, sizeof to);
+        put_text(to);
+        put_u32(file + used, (uint32_t)dims);
+        for (size_t i = 0; i < dims; i++) { // columns first
+            size_t n = (size_t)json_integer_value(json_array_get(shape, dims - 1 - i));
+            put_u64(file + used + 4 + 8 * i, n);
+            values *= n;
+        }
+        put_u32(file + used + 4 + 8 * dims, 0);
+        put_u64(file + used + 8 + 8 * dims, at);
+        used += 16 + 8 * dims;
+        at += (4 * values + 31) / 32 * 32;
+    }
+    used = (used + 31) / 32 * 32;
+    json_object_foreach((json_t *)tensors, name, shape)
+    {
+        size_t rows = (size_t)json_integer_value(json_array_get(shape, 0));
+        size_t cols = (size_t)json_integer_value(json_array_get(shape, 1)), d = (size_t)head_dim;
+        bool turned = d && (strstr(name, "q_proj.weight") || strstr(name, "k_proj.weight"));
+        cols = cols ? cols : 1;
+        for (size_t r = 0; r < rows; r++) {
+            size_t h = turned ? r / d * d + r % d % 2 * (d / 2) + r % d / 2 : r;
+            for (size_t c = 0; c < cols; c++)
+                put_f32(file + used + 4 * (r * cols + c),
+                        (float)(0.2 * sin(0.37 * (double)(h * cols + c) + (double)t) +
+                                (cols == 1 && strstr(name, "norm.weight"))));
+        }
+        used += (4 * rows * cols + 31) / 32 * 32;
+        t++;
+    }
+}
+
+static void write_gguf(const char *path, const char *kind, const json_t *row)
+{
+    static const char *const number[][2] = {{"hidden_size", "embedding_length"},
+                                            {"intermediate_size", "feed_forward_length"},
+                                            {"num_hidden_layers", "block_count"},
+                                            {"num_attention_heads", "attention.head_count"},
+                                            {"num_key_value_heads", "attention.head_count_kv"},
+                                            {"head_dim", "attention.key_length"},
+                                            {"head_dim", "attention.value_length"},
+                                            {"rms_norm_eps", "attention.layer_norm_rms_epsilon"},
+                                            {"sliding_window", "attention.sliding_window"}};
+    const json_t *config = json_object_get(row, "config");
+    bool gemma = !strcmp(kind, "gemma3"), llama = !strcmp(kind, "llama");
+    json_t *more = json_pack("{s:i, s:f, s:i}", "context_length", 64, "rope.freq_base",
+                             gemma ? 1e6 : 1e4, "attention.sliding_window_pattern", 2),
+           *v;
+    const char *name;
+    uint64_t keys = 1;
+    memset(file, 0, sizeof file);
+    memcpy(file, "GGUF", 4);
+    put_u32(file + 4, 3);
+    put_u64(file + 8, json_object_size(json_object_get(row, "tensors")));
+    used = 24;
+    put_text("general.architecture");
+    put_u32(file + used, GGUF_STRING);
+    used += 4;
+    put_text(kind);
+    for (size_t i = 0; i < ARRAY_LEN(number); i++)
+        if (json_is_number(json_object_get(config, number[i][0]))) {
+            put_number(kind, number[i][1], json_object_get(config, number[i][0]));
+            keys++;
+        }
+    json_object_foreach(more, name, v)
+    {
+        put_number(kind, name, v);
+        keys++;
+    }
+    put_u64(file + 16, keys);
+    put_tensors(json_object_get(row, "tensors"), gemma, llama ? 8 : 0);
+    json_decref(more);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(file, 1, used, f), used);
+    fclose(f);
+}
+
+static void gguf_losses_are_those_of_transformers(void **state)
+{
+    (void)state;
+    static const char *const kind[] = {"llama", "qwen2", "qwen3", "gemma3"};
+    for (size_t k = 0; k < ARRAY_LEN(kind); k++) {
+        const json_t *row = json_object_get(json_object_get(golden, "models"), kind[k]);
+        const json_t *want = json_object_get(row, "loss_f64");
+        char path[400];
+        struct tiny t;
+        float loss[ROWS];
+        snprintf(path, sizeof path, "%s/model.gguf", scratch_dir);
+        write_gguf(path, kind[k], row);
+        tiny_open(&t, path, 0, MODEL_KEEP_ALL);
+        loss_of(&t, NULL, loss);
+        for (size_t i = 0; i + 1 < ROWS; i++) {
+            double w = json_number_value(json_array_get(want, i));
+            if (!(fabs((double)loss[i] - w) <= 1e-5))
+                fail_msg("%s: token %zu has loss %.7f, expected %.7f", kind[k], i + 1,
+                         (double)loss[i], w);
+        }
+        tiny_close(&t);
+    }
 }
 
 // Along one direction that touches every value of the adapter; kept or computed again, the gradient
@@ -388,6 +553,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(losses_are_those_of_transformers),
+        cmocka_unit_test(gguf_losses_are_those_of_transformers),
         cmocka_unit_test(gradients_match_differences),
         cmocka_unit_test(generation_matches_evaluation),
         cmocka_unit_test(saved_and_loaded),
