@@ -38,6 +38,7 @@ static void codec_rows(const struct codec *const *table)
                  {CODEC_MASKABLE, "codes add up"},
                  {CODEC_RANDOM, "random"},
                  {CODEC_NO_EF, "no error feedback"},
+                 {CODEC_BUDGET, "keeps to a budget"},
                  {CODEC_INEXACT_BYTES, "bytes depend on the machine"}},
       needs[] = {{CODEC_SENS, "needs sensitivities"},
                  {CODEC_STATE, "keeps state"},

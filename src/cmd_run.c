@@ -230,22 +230,36 @@ static void describe_self(struct run *r, int *threads)
                *threads, cores, r->comm->host);
 }
 
-// One update per rank and round; a failure costs the file, not the run.
-static void keep_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
-                        const float *x)
+// A failure costs the file, not the run.
+static void keep_file(const struct run *r, uint32_t version, const char *of, const struct shape *s,
+                      const float *x)
 {
-    struct run *r = arg;
     char path[320];
     struct err err = {""};
-    if (version > (uint32_t)r->cfg.trace.updates || r->update_round == (int64_t)version)
-        return;
-    r->update_round = version;
     snprintf(path, sizeof path, "%s.updates", r->cfg.trace.file);
     int bad = fsio_mkdirs(path, &err);
-    snprintf(path, sizeof path, "%s.updates/r%04u-c%04u.safetensors", r->cfg.trace.file, version,
-             client);
+    snprintf(path, sizeof path, "%s.updates/r%04u-%s.safetensors", r->cfg.trace.file, version, of);
+    if (strcmp(of, "adapter") == 0 && access(path, F_OK) == 0)
+        return; // another rank's, and the same
     if (bad || update_file_write(path, s, x, &err))
         warn("trace.updates: %s", err.text);
+}
+
+// One update per rank and round, or every one.
+static void keep_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
+                        const float *x, const float *adapter)
+{
+    struct run *r = arg;
+    char name[32];
+    bool first = r->update_round != (int64_t)version;
+    bool all = r->cfg.trace.updates_of == TRACE_UPDATES_ALL;
+    if (version > (uint32_t)r->cfg.trace.updates || (!first && !all))
+        return;
+    r->update_round = version;
+    snprintf(name, sizeof name, "c%04u", client);
+    keep_file(r, version, name, s, x);
+    if (first && all)
+        keep_file(r, version, "adapter", &r->work.shape, adapter);
 }
 
 static void open_env(struct run *r, int threads)
@@ -304,6 +318,11 @@ static void check_method(const struct run *r)
         warn("fed.method: the error of %s can exceed the update; what is fed back may grow without "
              "bound",
              inner);
+    if (r->cfg.fed.uplink_per_round > 0 && !codec_budgets(r->method.codec))
+        die(STATUS_USAGE,
+            "fed.uplink_per_round: %s keeps to no budget; give fstq, klt, topk or another of which "
+            "fstq list codecs says so, or 0",
+            r->method.codec->text);
     unsigned needs = codec_needs(r->method.codec) & (CODEC_SENS | CODEC_GRAD);
     if (r->work.row->fisher)
         return;

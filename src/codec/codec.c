@@ -289,6 +289,13 @@ double codec_upload_s(const struct codec_inst *c)
     return c->row->upload_s ? c->row->upload_s(c) : 0;
 }
 
+bool codec_budgets(const struct codec_inst *c)
+{
+    while (c->inner)
+        c = c->inner;
+    return c->row->flags & CODEC_BUDGET;
+}
+
 const char *codec_diverges(const struct codec_inst *c)
 {
     for (; c->inner; c = c->inner)

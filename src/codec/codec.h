@@ -29,6 +29,7 @@ enum codec_flags {
     CODEC_NO_EF = 16,        // NMSE >= 1 is possible: error feedback would diverge
     CODEC_RANDOM = 32,       // draws random numbers, keyed by codec_key
     CODEC_SELF_CHECK = 64,   // finds non-finite input on its way: codec_encode need not look first
+    CODEC_BUDGET = 256,      // keeps to codec_input.budget_bytes
     CODEC_ANY_SIZE = 128,    // takes any finite value; the others refuse |x| >= CODEC_LIMIT
 };
 
@@ -208,6 +209,8 @@ bool codec_runs_on(const struct codec_inst *c, const struct dev *d); // not fetc
 unsigned codec_needs(const struct codec_inst *c);
 unsigned codec_flags(const struct codec_inst *c);
 double codec_upload_s(const struct codec_inst *c); // of the codec or what it wraps
+// Whether it, or what it wraps, keeps to a budget of bytes that a message is given.
+bool codec_budgets(const struct codec_inst *c);
 // Feedback that was told to go on around a codec whose error can exceed the update: the inner text,
 // or NULL.
 const char *codec_diverges(const struct codec_inst *c);

@@ -83,7 +83,8 @@ struct plan {
     uint8_t class_of[LEVELS];
     int classes;
     uint8_t centre[3], gain[LEVELS];
-    struct klt_cost *cost; // (LEVELS), NULL = the nearest codes
+    uint64_t (*count)[256];        // (LEVELS) of codes
+    struct klt_cost *costs, *cost; // (LEVELS); cost: NULL = the nearest codes
     _Atomic bool bad;
 };
 
@@ -242,19 +243,32 @@ static void measure_matrix(void *arg, uint32_t t)
     m->column = ldexp((double)column, 2 * e);
 }
 
-// The step: of the root mean square, but such that no column's length is beyond the largest code.
-static void fit_step(struct plan *p)
+// Such that no column's length is beyond the largest code, which bf16 may round down.
+static double least_step(const struct plan *p)
 {
-    double sq = 0, column = 0;
-    for (uint32_t t = 0; t < p->c->shape->n_tensors; t++) {
-        sq += p->m[t].sq;
+    double column = 0;
+    for (uint32_t t = 0; t < p->c->shape->n_tensors; t++)
         column = p->m[t].column > column ? p->m[t].column : column;
-    }
-    double step = p->o->step * sqrt(sq / (double)p->c->shape->n_values);
-    double least = sqrt(column) / (KLT_MOST - 2); // which bf16 may round down
+    return sqrt(column) / (KLT_MOST - 2);
+}
+
+// The one that the options say, of the root mean square.
+static double usual_step(const struct plan *p)
+{
+    double sq = 0;
+    for (uint32_t t = 0; t < p->c->shape->n_tensors; t++)
+        sq += p->m[t].sq;
+    return p->o->step * sqrt(sq / (double)p->c->shape->n_values);
+}
+
+static void set_step(struct plan *p, double step)
+{
+    double least = least_step(p);
     step = step < least ? least : step < (double)CODEC_LIMIT ? step : (double)CODEC_LIMIT;
     float rounded = bf16_to_f32(bf16_from_f32((float)step));
     p->step = rounded >= 0x1p-90f ? rounded : 0;
+    for (uint32_t t = 0; t < p->c->shape->n_tensors; t++)
+        p->m[t].kept = 0;
 }
 
 // Directions.
@@ -363,15 +377,15 @@ static void code_matrix(void *arg, uint32_t t)
     }
 }
 
-static void count_levels(struct plan *p, uint64_t (*count)[256])
+static void count_levels(struct plan *p)
 {
     for (int l = p->low; l <= p->top; l++)
-        pack_count_u8(p->codes + p->from[l], p->many[l], count[l]);
+        pack_count_u8(p->codes + p->from[l], p->many[l], p->count[l]);
 }
 
 // Which levels share a table, so that tables and codes are fewest bytes: the best cut of the levels
 // from the top down to each is the best one above it and one class more.
-static void choose_classes(struct plan *p, uint64_t (*count)[256])
+static void choose_classes(struct plan *p)
 {
     double best[LEVELS + 1];
     int from[LEVELS];
@@ -382,7 +396,7 @@ static void choose_classes(struct plan *p, uint64_t (*count)[256])
         best[low] = INFINITY;
         for (int high = low; high <= p->top; high++) {
             for (int s = 0; s < 256; s++)
-                sum[s] += count[high][s];
+                sum[s] += p->count[high][s];
             n += p->many[high];
             double bytes = best[high + 1] + entropy_estimate_even(sum, n);
             if (bytes < best[low]) {
@@ -402,8 +416,7 @@ static void choose_classes(struct plan *p, uint64_t (*count)[256])
 }
 
 // The counts of a class's codes.
-static size_t count_class(const struct plan *p, uint64_t (*count)[256], int class,
-                          uint64_t sum[256], size_t *from)
+static size_t count_class(const struct plan *p, int class, uint64_t sum[256], size_t *from)
 {
     size_t n = 0;
     memset(sum, 0, 256 * sizeof *sum);
@@ -413,13 +426,13 @@ static size_t count_class(const struct plan *p, uint64_t (*count)[256], int clas
         *from = n ? *from : p->from[l];
         n += p->many[l];
         for (int s = 0; s < 256; s++)
-            sum[s] += count[l][s];
+            sum[s] += p->count[l][s];
     }
     return n;
 }
 
 // Centres and gains, sums in the order of the matrices.
-static void fit_centres(struct plan *p, uint64_t (*count)[256])
+static void fit_centres(struct plan *p)
 {
     struct klt_means all = {0};
     double n[3] = {0}, levels = 0;
@@ -432,7 +445,7 @@ static void fit_centres(struct plan *p, uint64_t (*count)[256])
         }
     for (int l = p->low; l <= p->top; l++)
         for (int m = 1; m <= KLT_MOST; m++) {
-            double many = (double)(count[l][KLT_MOST - m] + count[l][KLT_MOST + m]);
+            double many = (double)(p->count[l][KLT_MOST - m] + p->count[l][KLT_MOST + m]);
             n[m < 3 ? m - 1 : 2] += many;
             levels += m < 3 ? 0 : m * many;
         }
@@ -462,12 +475,12 @@ static void fit_gains(struct plan *p)
 }
 
 // What codes cost, by what has been made of them without a thought to it.
-static void fit_costs(struct plan *p, uint64_t (*count)[256])
+static void fit_costs(struct plan *p)
 {
     for (int c = 0; c < p->classes; c++) {
         uint64_t sum[256];
         uint16_t freq[256];
-        size_t from = 0, n = count_class(p, count, c, sum, &from);
+        size_t from = 0, n = count_class(p, c, sum, &from);
         struct klt_cost *k = &p->cost[c];
         memset(k, 0, sizeof *k);
         for (int m = 1; m < 4; m++)
@@ -578,12 +591,11 @@ static int put_head(struct plan *p, struct msg_out *o)
     return 0;
 }
 
-static int put_classes(const struct plan *p, struct msg_out *o, uint64_t (*count)[256],
-                       void *scratch)
+static int put_classes(const struct plan *p, struct msg_out *o, void *scratch)
 {
     for (int c = 0; c < p->classes; c++) {
         uint64_t sum[256];
-        size_t from = 0, n = count_class(p, count, c, sum, &from);
+        size_t from = 0, n = count_class(p, c, sum, &from);
         if (entropy_put_even(o, PART_VALUES, p->codes + from, n, sum, scratch))
             return -1;
     }
@@ -598,26 +610,65 @@ static size_t klt_bound(const struct codec_inst *c)
            entropy_bound(s.coords, 21) + s.coords / 8 + 1 + LEVELS * 16 + n + n / 1024;
 }
 
-static size_t choose_codes(struct plan *p, uint64_t (*count)[256], struct klt_cost *cost)
+static size_t choose_codes(struct plan *p)
 {
+    p->cost = NULL;
     each_matrix(p, choose_directions);
     size_t n = lay_codes(p);
     if (n == 0)
         return 0;
     each_matrix(p, code_matrix);
-    count_levels(p, count);
-    choose_classes(p, count);
-    fit_centres(p, count);
+    count_levels(p);
+    choose_classes(p);
+    fit_centres(p);
     if (p->o->rdoq > 0) {
-        p->cost = cost;
-        fit_costs(p, count);
+        p->cost = p->costs;
+        fit_costs(p);
         each_matrix(p, code_matrix);
-        count_levels(p, count);
-        fit_centres(p, count);
+        count_levels(p);
+        fit_centres(p);
     }
     if (p->o->unbiased > 0)
         fit_gains(p);
     return n;
+}
+
+// The message at a step; -1: no room.
+static int64_t write_at(struct plan *p, double step, struct msg_out o, struct laps *laps,
+                        void *scratch)
+{
+    set_step(p, step);
+    size_t n = p->step > 0 ? choose_codes(p) : 0;
+    lap(laps, STAGE_QUANTISE);
+    o.report->parts = (struct codec_parts){0};
+    uint8_t *at = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_SCALES, 2);
+    if (!at)
+        return -1;
+    put_u16(at, bf16_from_f32(n ? p->step : 0));
+    if (n && (put_head(p, &o) || put_directions(p, &o, scratch) || put_classes(p, &o, scratch)))
+        return -1;
+    lap(laps, STAGE_ENTROPY);
+    o.report->kept[record_width_of[0]] = (int64_t)(p->c->shape->n_values - n);
+    o.report->kept[record_width_of[8]] = (int64_t)n;
+    return msg_len(&o);
+}
+
+// The finest of the steps that are sixteenths of an octave apart whose message keeps to the budget.
+#define FINER   16
+#define OCTAVES 14
+static double step_within(struct plan *p, int64_t budget, struct msg_out o, void *scratch)
+{
+    const double least = least_step(p) > 0x1p-89 ? least_step(p) : 0x1p-89;
+    int low = -1, high = FINER * OCTAVES;
+    while (high - low > 1) {
+        int mid = low + (high - low) / 2;
+        int64_t len = write_at(p, least * power(2 * mid), o, NULL, scratch);
+        if (len >= 0 && len <= budget)
+            high = mid;
+        else
+            low = mid;
+    }
+    return least * power(2 * high);
 }
 
 static int64_t klt_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
@@ -626,29 +677,17 @@ static int64_t klt_encode(const struct codec_inst *c, const struct codec_input *
     struct plan p;
     struct msg_out o;
     lay_plan(&p, c, true, &scratch);
-    struct klt_cost *cost = scratch_take(&scratch, LEVELS * sizeof *cost);
-    uint64_t(*count)[256] = scratch_take(&scratch, LEVELS * sizeof *count);
+    p.costs = scratch_take(&scratch, LEVELS * sizeof *p.costs);
+    p.count = scratch_take(&scratch, LEVELS * sizeof *p.count);
     p.x = in->x;
     msg_init(&o, out, cap, report);
     each_matrix(&p, measure_matrix);
     if (p.bad)
         return codec_bad_input(c, in->x, in->on, err);
-    fit_step(&p);
-    size_t n = p.step > 0 ? choose_codes(&p, count, cost) : 0;
-    lap(in->laps, STAGE_QUANTISE);
-    if (n == 0)
-        p.step = 0;
-    uint8_t *at = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_SCALES, 2);
-    if (!at)
-        return msg_full(&o, err);
-    put_u16(at, bf16_from_f32(p.step));
-    if (n && (put_head(&p, &o) || put_directions(&p, &o, scratch) ||
-              put_classes(&p, &o, count, scratch)))
-        return msg_full(&o, err);
-    lap(in->laps, STAGE_ENTROPY);
-    report->kept[record_width_of[0]] = (int64_t)(c->shape->n_values - n);
-    report->kept[record_width_of[8]] = (int64_t)n;
-    return msg_len(&o);
+    double step =
+        in->budget_bytes >= 0 ? step_within(&p, in->budget_bytes, o, scratch) : usual_step(&p);
+    int64_t len = write_at(&p, step, o, in->laps, scratch);
+    return len < 0 ? msg_full(&o, err) : len;
 }
 
 // Reading.
@@ -851,7 +890,7 @@ const struct codec codec_klt = {
     .options = klt_options,
     .n_options = ARRAY_LEN(klt_options),
     .option_bytes = sizeof(struct klt_opt),
-    .flags = CODEC_SELF_CHECK,
+    .flags = CODEC_SELF_CHECK | CODEC_BUDGET,
     .check = klt_check,
     .scratch_bytes = klt_scratch,
     .decode_scratch = klt_decode_scratch,

@@ -5,6 +5,7 @@
 #include "fed/datagram.h"
 #include "fed/downlink.h"
 #include "fed/fault.h"
+#include "fed/policy.h"
 #include "fed/privacy.h"
 
 #include <assert.h>
@@ -587,15 +588,25 @@ static void find_messages(struct clients *c, struct packing *p, const uint8_t *p
         p->bytes[k] = (int64_t)(p->len[k] + (k ? 0 : vectors_head_bytes(c->n_vectors)));
 }
 
+// What a client may send of a round's bytes; -1: as much as it likes.
+static int64_t share_of_round(const struct fed_env *env)
+{
+    int64_t bytes = env->fed->uplink_per_round / policy_sampled(env->fed) - FRAME_HEADER_BYTES;
+    return env->fed->uplink_per_round <= 0 ? -1 : bytes > 0 ? bytes : 0;
+}
+
 static void set_budget(struct clients *c, const struct train_job *job, int64_t ready_ns,
                        const struct view_part *part, struct packing *p)
 {
     double upload_s = codec_upload_s(part->vector[0].codec);
-    if (upload_s <= 0)
-        return;
-    int64_t bytes = fed_upload_bytes(c->env, c->version, job->client, ready_ns, upload_s);
-    p->in[0].budget_bytes =
-        datagram_on(c->env->method, c->env->link) ? datagram_budget(bytes) : bytes;
+    int64_t bytes = share_of_round(c->env);
+    if (upload_s > 0) {
+        int64_t link = fed_upload_bytes(c->env, c->version, job->client, ready_ns, upload_s);
+        bytes = bytes < 0 || link < bytes ? link : bytes;
+    }
+    if (bytes >= 0)
+        p->in[0].budget_bytes =
+            datagram_on(c->env->method, c->env->link) ? datagram_budget(bytes) : bytes;
 }
 
 static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns,
@@ -610,7 +621,7 @@ static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns
     set_budget(c, job, ready_ns, part, &p);
     double norm = privatise(c, job->client, (float *)(uintptr_t)p.in[0].x, n);
     if (env->update)
-        env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x);
+        env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x, c->theta);
     *b = transport_buf(env->transport, cap);
     laps_begin(&p.laps, env->rec);
     for (int k = 0; k < c->n_vectors; k++) {

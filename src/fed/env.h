@@ -32,9 +32,10 @@ struct fed_env {
     struct recorder *rec;
     struct power_watch *power; // of this host, where this process reads it; else NULL
     int64_t start_ns;          // of the command, monotonic clock
-    // Sees every update before it is compressed, outside all spans; NULL = nobody.
+    // Sees every update before it is compressed, and the adapter that it began from (of the work's
+    // shape), outside all spans; NULL = nobody.
     void (*update)(void *arg, uint32_t version, uint32_t client, const struct shape *s,
-                   const float *x);
+                   const float *x, const float *adapter);
     void *update_arg;
 };
 

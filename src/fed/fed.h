@@ -16,6 +16,7 @@
 struct fed_params { // [fed]
     char method[640];
     int32_t clients, clients_per_round, rounds, local_steps, local_steps_min, batch;
+    int64_t uplink_per_round; // bytes; 0 = no matter
     double dropout;
     double deadline_s, quorum, overcommit, min_completion, late_weight; // see policy.h
     double server_lr, server_lr_end;

@@ -25,6 +25,9 @@ const struct opt fed_options[] = {
         "fed.local_steps; 0 = all make fed.local_steps"),
     OPT(struct fed_params, batch, "fed.batch", "4", 1, 65536, "examples",
         "examples per local step"),
+    OPT(struct fed_params, uplink_per_round, "fed.uplink_per_round", "0", 0, 1e15, "bytes",
+        "the clients sampled in a round share so many bytes of uplink evenly: messages keep to "
+        "their part where the codec can; 0 = as the codec's options say"),
     OPT(struct fed_params, dropout, "fed.dropout", "0", 0, 1, "",
         "probability that a sampled client is unavailable, independent per client and round"),
     OPT(struct fed_params, deadline_s, "fed.deadline_s", "0", 0, 1e9, "s",

@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+static const char *const updates_of[] = {"first", "all", NULL};
+
 const struct opt trace_options[] = {
     OPT_STRING(struct trace_params, file, "trace.file", "trace.h5",
                "HDF5 file with everything measured; one of that name is kept as NAME.k.h5; empty = "
@@ -35,6 +37,10 @@ const struct opt trace_options[] = {
     OPT(struct trace_params, updates, "trace.updates", "0", 0, 1000000, "rounds",
         "in the first N rounds every rank keeps the first update it makes, as "
         "NAME.updates/rROUND-cCLIENT.safetensors, for fstq bench codec codec.dist=file"),
+    OPT_ENUM(
+        struct trace_params, updates_of, "trace.updates_of", "first", updates_of,
+        "all: the updates of all clients, and as rROUND-adapter.safetensors the adapter that a "
+        "round began with, for fstq bench drift"),
 };
 const int trace_option_count = ARRAY_LEN(trace_options);
 

@@ -16,7 +16,9 @@ struct trace_params { // [trace]
     int32_t events_per_round; // rows of a chunk of /events
     int32_t sync_ms;          // at least so long between two fdatasync of the journal
     int32_t updates;          // rounds of which every rank keeps an update
+    int32_t updates_of;       // enum trace_updates
 };
+enum trace_updates { TRACE_UPDATES_FIRST, TRACE_UPDATES_ALL };
 
 extern const struct opt trace_options[];
 extern const int trace_option_count;

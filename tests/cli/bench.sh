@@ -116,6 +116,21 @@ bench codec $quick codec.methods=raw codec.dist=file codec.values=0 \
 [ "$status" -eq 0 ] && says '^# 1000 values in 1 matrices \(of the file\)' && says '^raw .*Pass$'
 result $? "codec: reads an update that a run kept"
 
+# What nothing is lost of survives whole, in every direction; signs lose some, the weak ones more
+# than one step does. The quadratic's update has no matrix with a short side, quick's have.
+"$fstq" run configs/quick.ini fed.clients=4 fed.clients_per_round=2 fed.rounds=3 fed.local_steps=2 \
+    task.test=2 dev.threads=1 trace.updates=3 trace.updates_of=all "trace.file=$scratch/w.h5" \
+    >"$scratch/out" 2>"$scratch/err" && [ "$(ls "$scratch/w.h5.updates" | wc -l)" -eq 9 ]
+result $? "a run keeps the updates of all clients, and the adapters they began from"
+bench drift "drift.updates=$scratch/w.h5.updates" drift.round=1 drift.ahead=2 \
+    'drift.methods=fp32;sign;klt:step=3'
+[ "$status" -eq 0 ] && says '^# round 1, 2 clients, 36864 values' &&
+    says '^fp32 +32\.[0-9]+ +0\.000 +1\.000( +1\.00){8}$' &&
+    awk '/^sign/ { sign = $4 > 0 && $4 < 1 }
+        /^klt/ { klt = $2 < 1 && $5 > 0.5 && $5 < 1 && $12 < $5 / 2 }
+        END { exit !(sign && klt) }' "$scratch/out"
+result $? "drift: the way that survives, and the gain by direction"
+
 mistake() # name pattern arguments...
 {
     local name=$1 pattern=$2

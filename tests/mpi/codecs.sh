@@ -135,4 +135,19 @@ for rate in 80e3 160e3; do
     check "uplink of $rate bit/s: $bytes bytes in half a second" \
         eval "awk -v n=$bytes 'BEGIN { exit !(n <= $rate / 16 && n > 0.99 * $rate / 16 - 80) }'"
 done
+
+# The clients of a round share its bytes, headers included: three of them here.
+for method in fedavg/klt fedavg/fstq fedavg/topk:ratio=0.3; do
+    run fed.method="$method" fed.uplink_per_round=9000 trace.file=share.h5 >share 2>&1
+    "$FSTQ" export share.h5 --csv share.csv >/dev/null
+    most=$(awk -F, 'FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        /^#/ { next }
+        $at["uplink_bytes"] > most { most = $at["uplink_bytes"] }
+        END { print most }' share.csv/rounds.csv)
+    check "$method: $most of 9000 bytes a round" test "$most" -le 9000 -a "$most" -gt 8000
+    rm -rf share.csv
+done
+run fed.method=fedavg/int8 fed.uplink_per_round=9000 >share 2>&1
+check "a codec that keeps to no budget is refused" test $? = 2
+check "and named" contains share "int:bits=8"
 finish

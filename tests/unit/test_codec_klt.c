@@ -226,6 +226,30 @@ static void test_steps_that_follow_the_direction(void **state)
     expect_error("klt:gamma=0.3", "1/16");
 }
 
+// A message keeps to its budget, and nearly fills it.
+static void test_budgets(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct codec_report report;
+    float *x;
+    low_rank(&shape, &x);
+    struct session s = {.shape = shape};
+    session_open(&s, "klt");
+    assert_true(codec_budgets(s.c));
+    for (int64_t budget = 4000; budget <= 256000; budget *= 4) {
+        const struct codec_input in = {.x = x, .key = key_of(0), .budget_bytes = budget};
+        int64_t len = codec_encode(s.c, &in, s.msg, codec_bound(s.c), s.scratch, &report, &s.err);
+        assert_true(len <= budget && len > budget * 9 / 10);
+    }
+    const struct codec_input none = {.x = x, .key = key_of(0), .budget_bytes = 3};
+    assert_int_equal(codec_encode(s.c, &none, s.msg, codec_bound(s.c), s.scratch, &report, &s.err),
+                     3);
+    session_close(&s);
+    mem_free(x);
+    shape_free(&shape);
+}
+
 // What has no short side is coded by one threshold: as uniform does it with three centres.
 static void test_square_matrices_fall_back(void **state)
 {
@@ -278,6 +302,7 @@ int main(void)
         cmocka_unit_test(test_unbiased_directions),
         cmocka_unit_test(test_steps_that_follow_the_direction),
         cmocka_unit_test(test_square_matrices_fall_back),
+        cmocka_unit_test(test_budgets),
         cmocka_unit_test(test_nothing_and_extremes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
