@@ -250,14 +250,15 @@ static void same_refusal(struct twin *t, float *x)
 static void test_device_gives_the_same_bytes(void **state)
 {
     (void)state;
-    const char *const rows[] = {"cpu", "fence", "emu"};
     void (*const shapes[])(struct shape * s) = {shape_odd, shape_two};
-    for (size_t r = 0; r < ARRAY_LEN(rows); r++)
-        for (size_t k = 0; k < ARRAY_LEN(shapes); k++) {
+    for (int32_t r = 0; dev_table[r]; r++)
+        for (size_t k = 0; k < ARRAY_LEN(shapes) && r != kind_of("ref"); k++) {
             struct dev d;
             struct twin t;
             struct err err;
-            assert_int_equal(dev_open(&d, kind_of(rows[r]), 1, &err), 0);
+            if (dev_usable(r, &err)) // a GPU
+                continue;
+            assert_int_equal(dev_open(&d, r, 1, &err), 0);
             shapes[k](&t.s.shape);
             float *x = mem_alloc(MEM_CODEC, sizeof *x * t.s.shape.n_values);
             fill(x, t.s.shape.n_values, DIST_LAPLACE, 4);
