@@ -1,3 +1,11 @@
 #!/usr/bin/env bash
-# What nvcc made of the kernels, where the program was built with CUDA.
-exec python3 "$(dirname "$0")/../../scripts/check_gpu_code.py" "$FSTQ_BUILD"
+# What nvcc made of the kernels, where the program was built with CUDA; in the long tests also
+# whether NVRTC takes them for other architectures.
+set -u
+scripts=$(cd "$(dirname "$0")/../../scripts" && pwd)
+python3 "$scripts/check_gpu_code.py" "$FSTQ_BUILD"
+status=$?
+if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
+    python3 "$scripts/check_nvrtc.py" || status=1
+fi
+exit "$status"
