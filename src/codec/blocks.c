@@ -188,10 +188,11 @@ static size_t next_end(size_t from, double want, size_t low, size_t high)
 int64_t blocks_next(struct block_cut *cut, size_t from, size_t room, uint8_t *out, size_t *to,
                     struct codec_parts *parts)
 {
-    enum { TRIES = 5 };
+    enum { GUESSES = 2, TRIES = 8, ENOUGH = 50 }; // of a segment, 2 % may stay empty
+    const size_t n = cut->c->shape->n_values;
     struct codec_report report = {0};
-    size_t low = from, high = cut->c->shape->n_values, at = from; // low: fits; what fits is no
-    int64_t best = -1;                                            // longer than high
+    size_t low = from, high = n, at = from; // low: fits; what ends behind high does not
+    int64_t best = -1;
     double want = (double)room / cut->density;
     assert(room <= cut->room && from % BLOCK_GRAIN == 0);
     for (int i = 0; i < TRIES || best < 0; i++) {
@@ -200,7 +201,7 @@ int64_t blocks_next(struct block_cut *cut, size_t from, size_t room, uint8_t *ou
         if (len >= 0 && len <= (int64_t)room) {
             low = at;
             best = len;
-            if (at == high || len + (int64_t)room / 64 >= (int64_t)room)
+            if (at == high || len + (int64_t)room / ENOUGH >= (int64_t)room)
                 break;
         } else {
             high = (at - 1) / BLOCK_GRAIN * BLOCK_GRAIN;
@@ -210,6 +211,8 @@ int64_t blocks_next(struct block_cut *cut, size_t from, size_t room, uint8_t *ou
                 break;
         }
         want = (double)(at - from) * (len > 0 ? (double)room / (double)len : 0.5);
+        if (i >= GUESSES && high < n) // what comes next is unlike what came: halve
+            want = (double)(low + (high - low) / 2 - from);
     }
     if (low != at)
         best = try_run(cut, (struct shape_range){from, low}, &report);
