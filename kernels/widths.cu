@@ -4,7 +4,7 @@
 #include "gpu_codes.h"
 #include "gpu_stages.h"
 
-enum { ALLOC_THREADS = 128, RUN_THREADS = 256, RUN_WARPS = RUN_THREADS / 32, ALLOC_TILE = 1024 };
+enum { ALLOC_THREADS = 128, RUN_THREADS = 128, RUN_WARPS = RUN_THREADS / 32, ALLOC_TILE = 1024 };
 enum { SPAN_WARPS = ALLOC_LEVELS - 1 };
 
 static __device__ __forceinline__ unsigned magnitude_bits(float x)

@@ -25,6 +25,7 @@ ROWS = {
     'qsgd': ('qsgd', '1.5', None),
     'eden': ('eden:bits=1', '0.5', None),
     'topk': ('topk:ratio=0.01', '1.5', None),
+    'fstq': ('fstq', '0.6', None),
     'zstd': ('int4+zstd', None, None),
     'lz4': ('int4+lz4', None, None),
 }

@@ -104,7 +104,10 @@ static inline int emu_lane()
 {
     return (int)((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32);
 }
-template <class T> static inline T emu_shfl(unsigned mask, T v, int from, int line)
+// What lanes bring is the engine's: these two are not watched.
+template <class T>
+__attribute__((noinline, no_sanitize_thread)) static T emu_shfl(unsigned mask, T v, int from,
+                                                                int line)
 {
     T all[32];
     static_assert(sizeof(T) <= 8, "a shuffle moves 4 or 8 bytes");
@@ -123,7 +126,8 @@ static inline T __shfl_xor_sync(unsigned mask, T v, int by, int line = __builtin
 {
     return emu_shfl(mask, v, emu_lane() ^ by, line);
 }
-static inline unsigned __ballot_sync(unsigned mask, int yes, int line = __builtin_LINE())
+[[maybe_unused]] __attribute__((noinline, no_sanitize_thread)) static unsigned
+emu_vote(unsigned mask, int yes, int line)
 {
     int all[32];
     unsigned bits = 0;
@@ -131,6 +135,10 @@ static inline unsigned __ballot_sync(unsigned mask, int yes, int line = __builti
     for (int i = 0; i < 32; i++)
         bits |= (unsigned)((mask >> i & 1) && all[i]) << i;
     return bits;
+}
+static inline unsigned __ballot_sync(unsigned mask, int yes, int line = __builtin_LINE())
+{
+    return emu_vote(mask, yes, line);
 }
 static inline void __threadfence()
 {
