@@ -59,7 +59,7 @@ struct compare_params { // [compare]
     int32_t jobs, search_rounds, budget_rounds, last, trailing;
 };
 
-enum { SEARCH_GRID, SEARCH_COORDINATE };
+enum { SEARCH_GRID, SEARCH_COORDINATE, SEARCH_HALVING };
 enum { BETTER_AUTO, BETTER_HIGHER, BETTER_LOWER };
 enum { TRAFFIC_UP, TRAFFIC_BOTH };
 enum budget_kind { BUDGET_NONE, BUDGET_BYTES, BUDGET_BITS, BUDGET_FRACTION, BUDGET_SAME };
@@ -73,6 +73,8 @@ struct search_dim {
 struct tried { // a setting of the search
     int at[COMPARE_DIMS];
     double score; // mean over the search seeds
+    int seeds;    // that the score is the mean of
+    bool out;     // of a search by halves
 };
 
 struct compare_method {

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const search_modes[] = {"grid", "coordinate", NULL};
+static const char *const search_modes[] = {"grid", "coordinate", "halving", NULL};
 static const char *const betters[] = {"auto", "higher", "lower", NULL};
 static const char *const traffics[] = {"up", "both", NULL};
 
@@ -24,7 +24,8 @@ const struct opt compare_options[] = {
                "seeds of the search, other than those of the result"),
     OPT_ENUM(
         P, search_mode, "search_mode", "grid", search_modes,
-        "grid: every combination; coordinate: one line after the other, the others at their best"),
+        "grid: every combination; coordinate: one line after the other, the others at their best; "
+        "halving: every combination on one seed, the better half on two, and so on"),
     OPT(P, search_rounds, "search_rounds", "0", 0, 1e7, "",
         "rounds per run of the search; 0 = fed.rounds"),
     OPT(P, budget_rounds, "budget_rounds", "2", 1, 1000, "",

@@ -302,8 +302,10 @@ void compare_print_search(const struct compare *c, FILE *out)
         fprintf(out, "# search %s\n", m->name);
         for (int k = 0; k < m->n_tried; k++) {
             describe_tried(c, &m->tried[k], text, sizeof text);
-            fprintf(out, "#   %9s  %s%s\n", fmt_fixed(number, m->tried[k].score, 9, 4), text,
-                    !strcmp(text, m->setting) ? "  <" : "");
+            fprintf(out, "#   %9s  %s", fmt_fixed(number, m->tried[k].score, 9, 4), text);
+            if (m->tried[k].seeds < c->n_search_seeds)
+                fprintf(out, " (%d of %d seeds)", m->tried[k].seeds, c->n_search_seeds);
+            fputs(!strcmp(text, m->setting) ? "  <\n" : "\n", out);
         }
     }
     fputs("#\n", out);

@@ -203,8 +203,9 @@ static void apply(const struct compare *c, const int at[COMPARE_DIMS], struct co
         }
 }
 
-// One setting on all seeds of the search. A run that failed is as bad as one that diverged.
-static int try_setting(struct compare *c, struct runs *r, struct compare_method *m, struct tried *t)
+// One setting on the first seeds of the search. A run that failed is as bad as one that diverged.
+static int try_on(struct compare *c, struct runs *r, struct compare_method *m, struct tried *t,
+                  int seeds)
 {
     struct config cfg = m->cfg;
     char setting[COMPARE_SETTING];
@@ -215,11 +216,12 @@ static int try_setting(struct compare *c, struct runs *r, struct compare_method 
     cfg.fed.eval_every = 0; // only what its final score is made of: evaluation is a third of a run
     cfg.fed.eval_last = c->p.last;
     t->score = 0;
-    for (int s = 0; s < c->n_search_seeds; s++) {
+    t->seeds = seeds;
+    for (int s = 0; s < seeds; s++) {
         cfg.run.seed = c->search_seed[s];
         const struct curve *curve = runs_get(r, &cfg, place_of(c, m), m->name, setting);
         if (curve)
-            t->score += method_score(c, curve) / c->n_search_seeds;
+            t->score += method_score(c, curve) / seeds;
         else if (runs_failed(r, &cfg))
             t->score += c->higher ? -INFINITY : INFINITY;
         else
@@ -228,6 +230,11 @@ static int try_setting(struct compare *c, struct runs *r, struct compare_method 
     if (state == PENDING)
         t->score = (double)NAN;
     return state;
+}
+
+static int try_setting(struct compare *c, struct runs *r, struct compare_method *m, struct tried *t)
+{
+    return try_on(c, r, m, t, c->n_search_seeds);
 }
 
 static int grid_size(const struct compare *c)
@@ -243,17 +250,21 @@ static bool better(const struct compare *c, double a, double b)
     return c->higher ? a > b : a < b;
 }
 
+static void place_in_grid(const struct compare *c, int i, int at[COMPARE_DIMS])
+{
+    for (int d = c->n_dims - 1; d >= 0; d--) {
+        at[d] = i % c->dim[d].n_values;
+        i /= c->dim[d].n_values;
+    }
+}
+
 static int search_grid(struct compare *c, struct runs *r, struct compare_method *m,
                        int best_at[COMPARE_DIMS])
 {
     int n = grid_size(c), state = READY, best = 0;
     for (int i = 0; i < n; i++) {
         struct tried *t = &m->tried[i];
-        int rest = i;
-        for (int d = c->n_dims - 1; d >= 0; d--) {
-            t->at[d] = rest % c->dim[d].n_values;
-            rest /= c->dim[d].n_values;
-        }
+        place_in_grid(c, i, t->at);
         if (try_setting(c, r, m, t) != READY)
             state = PENDING;
         if (better(c, t->score, m->tried[best].score))
@@ -262,6 +273,43 @@ static int search_grid(struct compare *c, struct runs *r, struct compare_method 
     m->n_tried = n;
     memcpy(best_at, m->tried[best].at, sizeof m->tried[best].at);
     return state;
+}
+
+// The setting that is still in and has the best score, or the worst; the first of equals, or the
+// last.
+static int extreme(const struct compare *c, const struct compare_method *m, bool worst)
+{
+    int found = -1;
+    for (int i = 0; i < m->n_tried; i++)
+        if (!m->tried[i].out &&
+            (found < 0 || (worst ? !better(c, m->tried[i].score, m->tried[found].score)
+                                 : better(c, m->tried[i].score, m->tried[found].score))))
+            found = i;
+    return found;
+}
+
+// Successive halving (Jamieson and Talwalkar 2016) over seeds: rounds stay what they are, for the
+// server's steps are a course over all of them.
+static int search_halving(struct compare *c, struct runs *r, struct compare_method *m,
+                          int best_at[COMPARE_DIMS])
+{
+    m->n_tried = grid_size(c);
+    for (int i = 0; i < m->n_tried; i++) {
+        place_in_grid(c, i, m->tried[i].at);
+        m->tried[i].out = false;
+    }
+    for (int seeds = 1, left = m->n_tried; seeds <= c->n_search_seeds; seeds++) {
+        int state = READY;
+        for (int i = 0; i < m->n_tried; i++)
+            if (!m->tried[i].out && try_on(c, r, m, &m->tried[i], seeds) != READY)
+                state = PENDING;
+        if (state != READY)
+            return state;
+        for (int keep = (left + 1) / 2; seeds < c->n_search_seeds && left > keep; left--)
+            m->tried[extreme(c, m, true)].out = true;
+    }
+    memcpy(best_at, m->tried[extreme(c, m, false)].at, sizeof m->tried[0].at);
+    return READY;
 }
 
 // One dimension after the other, the others at their best so far, at first in the middle.
@@ -294,7 +342,18 @@ static int settings_tried(const struct compare *c)
     int n = 0;
     for (int d = 0; d < c->n_dims; d++)
         n += c->dim[d].n_values;
-    return c->n_dims == 0 ? 0 : c->p.search_mode == SEARCH_GRID ? grid_size(c) : n;
+    return c->n_dims == 0 ? 0 : c->p.search_mode == SEARCH_COORDINATE ? n : grid_size(c);
+}
+
+// Runs of a method's search.
+static int64_t runs_searched(const struct compare *c)
+{
+    int64_t n = settings_tried(c), runs = 0;
+    if (c->p.search_mode != SEARCH_HALVING)
+        return n * c->n_search_seeds;
+    for (int s = 0; s < c->n_search_seeds; s++, n = (n + 1) / 2)
+        runs += n;
+    return runs;
 }
 
 static int search(struct compare *c, struct runs *r, struct compare_method *m)
@@ -305,8 +364,9 @@ static int search(struct compare *c, struct runs *r, struct compare_method *m)
     if (c->n_dims) {
         if (!m->tried)
             m->tried = mem_alloc(MEM_OTHER, (size_t)settings_tried(c) * sizeof *m->tried);
-        int state = c->p.search_mode == SEARCH_GRID ? search_grid(c, r, m, at)
-                                                    : search_coordinate(c, r, m, at);
+        int state = c->p.search_mode == SEARCH_GRID      ? search_grid(c, r, m, at)
+                    : c->p.search_mode == SEARCH_HALVING ? search_halving(c, r, m, at)
+                                                         : search_coordinate(c, r, m, at);
         if (state != READY)
             return state;
         apply(c, at, &m->tuned, m->setting);
@@ -350,9 +410,8 @@ int64_t compare_expected_rounds(const struct compare *c)
     for (int i = 0; i < c->n_methods; i++) {
         const struct compare_method *m = &c->method[i];
         int64_t each = m->cfg.fed.rounds;
-        rounds += (int64_t)settings_tried(c) * c->n_search_seeds *
-                      (c->p.search_rounds ? c->p.search_rounds : each) +
-                  c->n_seeds * each;
+        rounds +=
+            runs_searched(c) * (c->p.search_rounds ? c->p.search_rounds : each) + c->n_seeds * each;
     }
     return rounds;
 }

@@ -152,6 +152,11 @@ check "grid: at the edge" contains out "(at the edge of what was tried)"
 compare search.ini compare.dir=search compare.seeds=1 compare.search_mode=coordinate --search
 check "coordinate: the runs of the grid serve it" contains out "made now, 0 failed"
 check "coordinate: 3 + 2 settings a method" equal "$(grep -cE '^# +[0-9.]+  fed.server_lr' out)" 10
+compare search.ini compare.dir=search compare.seeds=1 compare.search_mode=halving \
+    "compare.search_seeds=101 102" --search
+check "halving: of 6 settings a method 3 go on to the second seed" equal \
+    "$(grep -c "(1 of 2 seeds)" out)" 6
+check "halving: 3 runs more a method, and those of the result" grep -qE " [678] made now, 0 failed" out
 
 # Budgets: met and never exceeded.
 cat run.ini - >budget.ini <<'EOF'
