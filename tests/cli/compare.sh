@@ -176,8 +176,8 @@ check "budgets: within max(0.5%, 16 bytes), never above" awk '
     /#   budget/ { n++; slack = $3 / 200 > 16 ? $3 / 200 : 16
                    if ($9 > $3 || $9 < $3 - slack) bad = 1 }
     END { exit n != 4 || bad }' out
-check "budgets: 4 bits of 1000 values" contains out "budget 500 B a message"
-check "budgets: 0.3 of dense fp16" contains out "budget 600 B a message"
+check "budgets: 4 bits of 1000 values" contains out "budget 500 B per message"
+check "budgets: 0.3 of dense fp16" contains out "budget 600 B per message"
 
 # Mistakes.
 bad() # name line text
