@@ -156,7 +156,8 @@ compare search.ini compare.dir=search compare.seeds=1 compare.search_mode=halvin
     "compare.search_seeds=101 102" --search
 check "halving: of 6 settings a method 3 go on to the second seed" equal \
     "$(grep -c "(1 of 2 seeds)" out)" 6
-check "halving: 3 runs more a method, and those of the result" grep -qE " [678] made now, 0 failed" out
+check "halving: 3 runs more a method, and those of the result" \
+    grep -qE " [678] made now, 0 failed" out
 
 # Budgets: met and never exceeded.
 cat run.ini - >budget.ini <<'EOF'
