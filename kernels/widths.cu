@@ -393,8 +393,7 @@ static __global__ void __launch_bounds__(RUN_THREADS)
     SHARED(size_t, next, [ALLOC_LEVELS]);
     const struct alloc_run &r = run[blockIdx.x];
     if (threadIdx.x < ALLOC_LEVELS)
-        next[threadIdx.x] = 0;
-    __syncthreads();
+        next[threadIdx.x] = 0; // seen by all from the first step's barrier on
     for (size_t at = 0, step = 0; at < r.n; at += RUN_THREADS, step ^= 1) {
         size_t i = at + threadIdx.x;
         unsigned t = i < r.n ? tag[r.place + i] : 0, before;
@@ -444,8 +443,7 @@ static __global__ void __launch_bounds__(RUN_THREADS)
     SHARED(size_t, next, [ALLOC_LEVELS]);
     const struct alloc_run &r = run[blockIdx.x];
     if (threadIdx.x < ALLOC_LEVELS)
-        next[threadIdx.x] = 0;
-    __syncthreads();
+        next[threadIdx.x] = 0; // seen by all from the first step's barrier on
     for (size_t at = 0, step = 0; at < r.n; at += RUN_THREADS, step ^= 1) {
         size_t i = at + threadIdx.x;
         unsigned t = i < r.n ? tag[r.place - first_place + i] : 0, before;
