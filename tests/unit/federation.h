@@ -59,7 +59,7 @@ static inline void federation_progress(void *arg, const struct rec_round *row)
 static const struct scheme *federation_scheme;
 // Sees every update before it is compressed; NULL = nobody does.
 static void (*federation_update)(void *arg, uint32_t version, uint32_t client,
-                                 const struct shape *s, const float *x);
+                                 const struct shape *s, const float *x, const float *adapter);
 
 // 0, or -1 with err. What it makes is federation_close's to free, also after a failure.
 static inline int federation_open(struct federation *f, int n, const char *const *keys,

@@ -22,8 +22,9 @@ static int trained; // clients whose version was looked at
 
 // A worker trains on the version that the server holds until its commit.
 static void same_version(void *arg, uint32_t version, uint32_t client, const struct shape *s,
-                         const float *x)
+                         const float *x, const float *adapter)
 {
+    (void)adapter;
     const struct federation *f = arg;
     int owner = fed_owner(client, f->loop.n_endpoints - 1);
     const struct clients *c = &f->loop.worker[owner]->clients;

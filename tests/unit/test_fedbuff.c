@@ -17,8 +17,9 @@ static struct federation fed;
 static float seen[VERSIONS + 1][CLIENTS][VALUES]; // updates by the version they were trained on
 
 static void keep_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
-                        const float *x)
+                        const float *x, const float *adapter)
 {
+    (void)adapter;
     (void)arg;
     assert_int_equal(s->n_values, VALUES);
     memcpy(seen[version][client], x, sizeof seen[version][client]);

@@ -107,8 +107,9 @@ static struct { // of the round that a test looks at
 } nova;
 
 static void nova_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
-                        const float *x)
+                        const float *x, const float *adapter)
 {
+    (void)adapter;
     const struct federation *f = arg;
     int steps = fed_steps(&f->cfg.fed, f->env.seed, version, client);
     assert_int_equal(s->n_values, 16);

@@ -154,8 +154,9 @@ static struct made *made_of(uint32_t client, uint32_t version)
 }
 
 static void see_update(void *arg, uint32_t version, uint32_t client, const struct shape *s,
-                       const float *x)
+                       const float *x, const float *adapter)
 {
+    (void)adapter;
     (void)arg;
     struct made *m = made_of(client, version);
     assert_true(s->n_values <= FLOATS);
