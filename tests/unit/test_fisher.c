@@ -98,6 +98,7 @@ static struct round train(const char *tokens, const char *opts, int32_t steps, u
                       .sens = mem_alloc(MEM_ADAPTER, n * sizeof(float)),
                       .grad = mem_alloc(MEM_ADAPTER, n * sizeof(float))};
     r.job = (struct train_job){.client = 1,
+                               .steps = steps,
                                .round = at,
                                .theta = theta,
                                .delta = r.delta,
@@ -106,7 +107,6 @@ static struct round train(const char *tokens, const char *opts, int32_t steps, u
                                .kept = kept,
                                .tokens = source(tokens),
                                .token_opt = &o};
-    fed.local_steps = steps;
     work.row->train(&work, &r.job, 1, &rec);
     assert_false(r.job.failed);
     return r;
