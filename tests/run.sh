@@ -2,7 +2,7 @@
 # Runs every test program of a build and counts: tests/run.sh OUT [NAME ...], from any directory.
 #   OUT    where the build is, e.g. build/release; NAME: only programs whose name contains it
 #   FSTQ_TEST_LONG=1     also what takes minutes    FSTQ_TEST_TIMEOUT   seconds a program may take
-#   FSTQ_TEST_JOBS=N     programs at a time (2); those that say "# Alone:" and why run by themselves
+#   FSTQ_TEST_JOBS=N     programs at a time (3, for many of them wait); those that say "# Alone:" and why run by themselves
 # A program prints TAP. One that crashes, is silent, runs over its time or does not keep its plan
 # has failed. The last line is "N passed, N failed, N skipped"; the status is 1 if any failed.
 set -u
@@ -26,7 +26,7 @@ export OMPI_MCA_mpi_yield_when_idle=1
 export OMPI_MCA_pml=${OMPI_MCA_pml:-ob1,monitoring}
 long=${FSTQ_TEST_LONG:-0}
 limit=${FSTQ_TEST_TIMEOUT:-$([ "$long" = 0 ] && echo 180 || echo 3600)}
-slots=${FSTQ_TEST_JOBS:-2}
+slots=${FSTQ_TEST_JOBS:-3}
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/fstq-tests.XXXXXX") || exit 1
 trap 'rm -rf "$scratch"' EXIT
 trap 'trap - TERM; kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
