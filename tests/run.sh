@@ -2,7 +2,8 @@
 # Runs every test program of a build and counts: tests/run.sh OUT [NAME ...], from any directory.
 #   OUT    where the build is, e.g. build/release; NAME: only programs whose name contains it
 #   FSTQ_TEST_LONG=1     also what takes minutes    FSTQ_TEST_TIMEOUT   seconds a program may take
-#   FSTQ_TEST_JOBS=N     programs at a time (3, for many of them wait); those that say "# Alone:" and why run by themselves
+#   FSTQ_TEST_JOBS=N     programs at a time (3, for many wait); those that say "# Alone:" and why
+#                        run by themselves
 # A program prints TAP. One that crashes, is silent, runs over its time or does not keep its plan
 # has failed. The last line is "N passed, N failed, N skipped"; the status is 1 if any failed.
 set -u
