@@ -7,7 +7,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-resume.XXXXXX")
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 tries=${FSTQ_TEST_LONG:+40}
-tries=${tries:-6}
+tries=${tries:-4}
 # Client state on: momentum is kept between rounds, so the slots matter.
 args=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.local_steps=5 fed.batch=20
     fed.rounds=300 fed.clients=12 fed.clients_per_round=5 fed.dropout=0.1 optim.momentum=0.5

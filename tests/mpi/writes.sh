@@ -23,7 +23,7 @@ traced() { awk -F, 'NR > 1 { print $2 }' "$1/csv/rounds.csv" | tr '\n' ' '; }
 export ASAN_OPTIONS=${ASAN_OPTIONS:-}:verify_asan_link_order=0
 killed_run w-whole 1000000
 calls=$(cat calls)
-killed=0 ended=0 whole=0 step=2
+killed=0 ended=0 whole=0 step=3
 [ -n "${FSTQ_TEST_LONG:-}" ] && step=1
 for ((k = calls / 2; k < calls / 2 + 28; k += step)); do
     killed_run "w$k" "$k" 2>/dev/null && continue
