@@ -254,11 +254,6 @@ bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t 
     return true;
 }
 
-int64_t clients_model_bytes(const struct clients *c)
-{
-    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(c->env));
-}
-
 int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t down_bytes,
                          int64_t t_arrived_ns)
 {

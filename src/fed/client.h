@@ -68,7 +68,6 @@ enum message_status clients_pack(struct clients *c, int i, int64_t ready_ns, str
 // at a real pace compute is what it took.
 int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t down_bytes,
                          int64_t t_arrived_ns);
-int64_t clients_model_bytes(const struct clients *c); // of a frame with the version as it is
 struct link_transfer clients_transfer(const struct clients *c, const struct frame *head,
                                       int64_t ready_ns);
 // When its link delivers it, on the transport's clock where that is virtual; else 0.

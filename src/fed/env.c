@@ -370,6 +370,11 @@ size_t fed_down_floats(const struct fed_env *env)
     return vectors * each + env->work->n_backbone;
 }
 
+int64_t fed_version_bytes(const struct fed_env *env)
+{
+    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(env));
+}
+
 uint64_t fed_payload_bound(const struct fed_env *env)
 {
     size_t model = 4 * fed_model_floats(env) + 4096, update = fed_update_bound(env);

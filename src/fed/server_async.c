@@ -85,7 +85,7 @@ static void set_patience(const struct server *s, struct away *w)
     int64_t way = 0;
     if (env->virtual_time) {
         struct client_times t =
-            fed_client_times(env, &w->start, w->client, books_model_bytes(s),
+            fed_client_times(env, &w->start, w->client, fed_version_bytes(s->env),
                              (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(env)));
         way = t.up.delivered ? t.total_ns : t.ready_ns;
     }
@@ -142,7 +142,7 @@ struct away *async_put_away(struct server *s, uint32_t client, uint32_t number,
                        .endpoint = fed_owner(client, s->workers),
                        .start = {from->head.version, run_ns, now_ns(s)},
                        .from = from};
-    w->times = fed_client_times(s->env, &w->start, client, books_model_bytes(s), 0);
+    w->times = fed_client_times(s->env, &w->start, client, fed_version_bytes(s->env), 0);
     w->at_ns = link_add_ns(run_ns, w->times.ready_ns);
     from->users++;
     a->place[client] = PLACE_AWAY;
@@ -165,7 +165,7 @@ static void set_out(struct server *s, uint32_t client)
     w->row = books_message(s, client, w->endpoint);
     if (up && w->times.down.delivered) {
         a->n_sent++;
-        s->row.downlink_bytes += books_model_bytes(s);
+        s->row.downlink_bytes += fed_version_bytes(s->env);
         send_task(s, w);
         return;
     }
@@ -250,7 +250,7 @@ static void book_links(struct server *s, const struct away *w)
 {
     const struct client_times *t = &w->times;
     int64_t ready = t->ready_ns;
-    struct rec_link row[2] = {books_link(s, w->client, books_model_bytes(s), 0, &t->down),
+    struct rec_link row[2] = {books_link(s, w->client, fed_version_bytes(s->env), 0, &t->down),
                               books_link(s, w->client, w->row.frame_bytes, ready, &t->up)};
     row[1].up = 1;
     s->sink->rows(s->sink->arg, REC_LINKS, row, 2);
@@ -530,7 +530,8 @@ static void take_update(struct server *s, const struct net_msg *m)
     }
     w->known = true;
     w->frame_bytes = (int64_t)m->bytes;
-    w->times = fed_client_times(s->env, &w->start, w->client, books_model_bytes(s), w->frame_bytes);
+    w->times =
+        fed_client_times(s->env, &w->start, w->client, fed_version_bytes(s->env), w->frame_bytes);
     if (w->times.total_ns < INT64_MAX) // else it is known where it was lost
         w->at_ns = link_add_ns(w->start.run_ns, w->times.total_ns);
     bool usable = datagram_usable(s->env->method, s->env->link, &w->times.up, w->frame_bytes);

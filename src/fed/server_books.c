@@ -11,15 +11,10 @@
 
 // Going out.
 
-int64_t books_model_bytes(const struct server *s)
-{
-    return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(s->env));
-}
-
 int64_t books_client_bytes(const struct server *s, uint32_t client)
 {
     return s->down ? (int64_t)FRAME_HEADER_BYTES + downlink_client_bytes(s->down, client)
-                   : books_model_bytes(s);
+                   : fed_version_bytes(s->env);
 }
 
 // How far training has come: clients whose codec sends less as the loss goes down hear it with the

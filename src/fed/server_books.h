@@ -20,8 +20,7 @@ bool books_close(struct server *s, int64_t t_begin_ns);
 bool books_start(struct server *s);
 
 // Going out.
-int64_t books_model_bytes(const struct server *s); // of the frame that carries a version
-// And of that which brings this client the newest, where versions may be coded.
+// Bytes of the frame that brings this client the newest version, where that may be coded.
 int64_t books_client_bytes(const struct server *s, uint32_t client);
 struct frame books_model_head(const struct server *s);
 // What a task carries: when its round began, where links vary with time; what the version took,

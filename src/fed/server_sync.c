@@ -140,8 +140,8 @@ static void count_relay(struct server *s, uint32_t client)
     struct sync_round *r = s->rounds;
     if (s->env->fed->relays == 0 || r->relay[relay_of(s->env, client)].down_bytes > 0)
         return;
-    r->relay[relay_of(s->env, client)].down_bytes = books_model_bytes(s);
-    s->row.relay_down_bytes += books_model_bytes(s);
+    r->relay[relay_of(s->env, client)].down_bytes = fed_version_bytes(s->env);
+    s->row.relay_down_bytes += fed_version_bytes(s->env);
 }
 
 // The model goes to each rank once and is counted for each of its clients; a task names each

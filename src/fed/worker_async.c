@@ -80,7 +80,7 @@ static void finish_task(struct worker *w, const struct async_task *t, int i)
     struct err err = {""};
     w->clients.start = t->start;
     int64_t ready =
-        clients_ready_ns(&w->clients, t->client, clients_model_bytes(&w->clients), t->t_arrived_ns);
+        clients_ready_ns(&w->clients, t->client, fed_version_bytes(w->env), t->t_arrived_ns);
     enum message_status status = clients_pack(&w->clients, i, ready, &head, &b, &err);
     if (status != MESSAGE_OK) {
         worker_fail(w, t->version, t->client, status, err.text);

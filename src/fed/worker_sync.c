@@ -209,7 +209,7 @@ static void take_task(struct worker *w, const struct net_msg *m)
     struct task_state state = {0};
     size_t len = m->frame.payload_bytes, tail = w->clients.state_floats ? TASK_STATE_BYTES : 0;
     size_t down = fed_down_coded(w->env) ? TASK_DOWN_BYTES : 0;
-    int64_t down_bytes = clients_model_bytes(&w->clients);
+    int64_t down_bytes = fed_version_bytes(w->env);
     if (m->frame.version != w->version || r->n_tasks == policy_sampled(w->env->fed) ||
         m->frame.client >= (uint32_t)w->env->fed->clients || was_asked(w, m->frame.client) ||
         len < down + tail || round_start_get(m->payload, len - down - tail, &start) ||
