@@ -62,6 +62,7 @@ const struct config_section config_sections[] = {
     {"net", net_options, &net_option_count, offsetof(struct config, net)},
     {"dev", dev_options, &dev_option_count, offsetof(struct config, dev)},
     {"pretrain", pretrain_options, &pretrain_option_count, offsetof(struct config, pretrain)},
+    {"infer", infer_options, &infer_option_count, offsetof(struct config, infer)},
     {"trace", trace_options, &trace_option_count, offsetof(struct config, trace)},
     {"run", run_options, &run_option_count, offsetof(struct config, run)},
 };
@@ -619,7 +620,7 @@ static bool decides_result(const char *name)
     for (size_t i = 0; i < ARRAY_LEN(not_these); i++)
         if (!strcmp(name, not_these[i]))
             return false;
-    return strncmp(name, "trace.", 6) != 0;
+    return strncmp(name, "trace.", 6) != 0 && strncmp(name, "infer.", 6) != 0;
 }
 
 static void hash_line(void *arg, const struct opt *row, const char *value)

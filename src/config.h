@@ -28,6 +28,18 @@ struct pretrain_params { // [pretrain]
 extern const struct opt pretrain_options[]; // cmd_pretrain.c
 extern const int pretrain_option_count;
 
+// [infer]: lists are separated by commas, and every combination is measured.
+struct infer_params {
+    int32_t prompts; // INFER_*
+    char prompt_tokens[120], new_tokens[120], batch[120];
+    int32_t repeat, warmup, show;
+    bool merged;
+};
+enum { INFER_SYNTHETIC, INFER_TASK };
+
+extern const struct opt infer_options[]; // bench/infer_settings.c
+extern const int infer_option_count;
+
 struct dev_params_cfg { // [dev]
     int32_t kind;       // cpu, cuda, auto
     int32_t threads;    // 0 = cores / compute ranks on the node
@@ -47,6 +59,7 @@ struct config {
     struct run_params run;
     struct dev_params_cfg dev;
     struct pretrain_params pretrain;
+    struct infer_params infer;
     char path[240]; // of the file, "" = defaults only
 };
 
@@ -97,7 +110,7 @@ const struct opt *config_find(const char *name, const struct config_section **se
 void config_each(const struct config *c,
                  void (*fn)(void *arg, const struct opt *row, const char *value), void *arg);
 char *config_text(const struct config *c); // canonical ini text; free with mem_free
-// Of what decides the result: not trace, run.dir, run.resume, run.slots.
+// Of what decides the result: not trace, infer, run.dir, run.resume, run.slots.
 uint64_t config_hash(const struct config *c);
 
 #endif

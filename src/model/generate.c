@@ -1,5 +1,6 @@
 // Greedy generation: prompts go through the layers, many at once, and leave their keys and values
 // in caches; then one token per sequence and step. Sequences are taken in groups, one lane each.
+#include "base/clock.h"
 #include "base/mem.h"
 #include "model/inner.h"
 
@@ -23,6 +24,7 @@ struct generation {
     const struct model_gen *g;
     const float *adapter; // lent
     struct group *group;
+    int64_t begin_ns;
 };
 
 // What a step reads of the host's, in one piece; the host and the device have a copy each. Caches
@@ -45,6 +47,7 @@ struct desk {
     int32_t *seq;      // (n) which sequence is active
     int32_t *room;     // (n) rows of each sequence's cache
     int32_t *have;     // (n) and those filled
+    int64_t begin_ns;  // of the call
 };
 
 static int32_t length_of(const struct model_gen *g, int32_t q)
@@ -183,11 +186,19 @@ static void next_tokens(struct launch *r, int32_t n, const int32_t *target, floa
     r->op->ce_head(r->cx, &m->head, a->h, a->ld_dim, n, target, NULL, loss, best, NULL, 0, NULL);
 }
 
+// The next token of sequence q is known now.
+static void stamp(const struct model_gen *g, int32_t q, int64_t ns)
+{
+    if (g->token_ns)
+        g->token_ns[(ptrdiff_t)q * g->max_new + g->out_len[q]] = ns;
+}
+
 // What the model makes of a chunk: losses, which answers are right, and, of all others, the first
 // token. Returns how many sequences are active now.
 static int32_t chunk_outcome(const struct model_gen *g, struct desk *d, int32_t q0, int32_t q1,
                              int32_t active)
 {
+    int64_t ns = clock_ns() - d->begin_ns;
     for (int32_t q = q0, i = 0; q < q1; q++) {
         bool right = g->answer != NULL;
         int32_t first = d->out.best[i], n = g->answer ? read_of(g, q) - prompt_of(g, q) + 1 : 1;
@@ -202,6 +213,7 @@ static int32_t chunk_outcome(const struct model_gen *g, struct desk *d, int32_t 
         }
         if (right)
             continue;
+        stamp(g, q, ns);
         d->seq[active] = q;
         d->here.token[active++] = first;
     }
@@ -250,7 +262,8 @@ static int32_t accept(const struct model_gen *g, struct desk *d, int32_t active)
     return go;
 }
 
-static void launch_step(struct launch *r, const struct group *p, struct desk *d, int32_t active)
+static void launch_step(struct launch *r, const struct model_gen *g, const struct group *p,
+                        struct desk *d, int32_t active)
 {
     const struct model *m = r->m;
     for (int32_t i = 0; i < active; i++) {
@@ -269,6 +282,9 @@ static void launch_step(struct launch *r, const struct group *p, struct desk *d,
     next_tokens(r, active, d->there.target, NULL, d->there.token);
     launch_get(r, d->here.token, d->there.token, (size_t)active * sizeof *d->here.token);
     launch_wait(r);
+    int64_t ns = clock_ns() - d->begin_ns;
+    for (int32_t i = 0; i < active; i++)
+        stamp(g, d->seq[i], ns);
 }
 
 static void group_run(void *arg, int32_t item, int32_t lane)
@@ -293,6 +309,7 @@ static void group_run(void *arg, int32_t item, int32_t lane)
     int32_t active = 0;
     acts_take(m, ml, &r.a, rows_of(p), false, &b.acts);
     desk_take(m, p, &d, &b);
+    d.begin_ns = w->begin_ns;
     for (int32_t q = 0; q < p->n; q++) {
         d.room[q] = room_of(g, p->seq0 + q);
         d.at[q] = r.cache_layer;
@@ -303,7 +320,7 @@ static void group_run(void *arg, int32_t item, int32_t lane)
         active = read_chunk(&r, g, p, &d, q, end, active);
     }
     while ((active = accept(g, &d, active)) > 0)
-        launch_step(&r, p, &d, active);
+        launch_step(&r, g, p, &d, active);
 }
 
 static void check_sequence(const struct model *m, const struct model_gen *g, int32_t q)
@@ -369,7 +386,12 @@ void model_generate(struct model *m, const struct model_gen *g)
             most.of[k] = b.of[k] > most.of[k] ? b.of[k] : most.of[k];
         rows = rows_of(&w.group[i]) > rows ? rows_of(&w.group[i]) : rows;
     }
+    if (g->cache_bytes)
+        *g->cache_bytes = 0;
+    for (int32_t i = 0; i < n && g->cache_bytes; i++)
+        *g->cache_bytes += (int64_t)(w.group[i].cache * kernel_dtype_bytes(m->dev->row->act));
     lanes_reserve(m, rows, longest, most);
+    w.begin_ns = clock_ns();
     dev_parallel(m->dev, n, group_run, NULL, &w);
     mem_free(w.group);
 }

@@ -267,6 +267,9 @@ struct model_gen {
     int32_t *out;         // (n_seqs, max_new)
     int32_t *out_len;     // (n_seqs)
     bool *ended;          // (n_seqs) whether the end came, or NULL
+    int64_t *token_ns;    // (n_seqs, max_new) out: when each was known, from the start of the work
+                          // on (memory is there by then), the end included; or NULL
+    int64_t *cache_bytes; // out: of the keys and values of all sequences; or NULL
     // With an expected answer, its end included, from token answer[i] >= 1 of sequence i on: one
     // pass over all of it gives the answer's loss, and what to go on from after the prompt. Where
     // each token of the answer is the likeliest one, it is what would be generated: out is not
@@ -283,6 +286,9 @@ void model_generate(struct model *m, const struct model_gen *g);
 size_t model_product_values(struct model *m);
 int model_backbone_open(struct model *m, struct err *err);
 void model_backbone_move(struct model *m, const float *products);
+// Merges an adapter into the weights for good: the model alone then is what it was with the
+// adapter, up to rounding. fp32 weights only, else an error.
+int model_fold(struct model *m, const float *adapter, struct err *err);
 
 // Training of all weights, for the base model: fp32 weights and no adapter (lora_rank = 0), else an
 // error. model_full_backward leaves the gradient of every weight; write weights through

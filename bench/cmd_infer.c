@@ -1,0 +1,236 @@
+// Inference on this device: reading prompts and decoding, timed apart. No federation.
+#include "base/buildinfo.h"
+#include "base/mem.h"
+#include "base/outfile.h"
+#include "bench/infer.h"
+#include "fed/checkpoint.h"
+#include "src/cmd.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct request {
+    const char *config, *peft, *json, *csv, *markdown;
+};
+
+// What the arguments name; those that are left, overrides of parameters, are gathered at the front.
+static int take_arguments(struct request *q, int argc, char **argv)
+{
+    const struct {
+        const char *flag, **to;
+    } flags[] = {{"--json", &q->json},
+                 {"--csv", &q->csv},
+                 {"--markdown", &q->markdown},
+                 {"--from-peft", &q->peft}};
+    int n = 0;
+    for (int i = 1; i < argc; i++) {
+        const char **to = NULL;
+        for (size_t k = 0; k < ARRAY_LEN(flags) && i + 1 < argc; k++)
+            if (strcmp(argv[i], flags[k].flag) == 0)
+                to = flags[k].to;
+        if (to)
+            *to = argv[++i];
+        else if (!q->config && !strchr(argv[i], '='))
+            q->config = argv[i];
+        else
+            argv[n++] = argv[i];
+    }
+    return n;
+}
+
+// The device, the model and, where prompts are the task's, the task; ends the program where one is
+// not to be had.
+static void open_all(const struct config *c, struct dev *dev, struct model **model,
+                     struct task **task)
+{
+    struct err err;
+    int threads = c->dev.threads ? c->dev.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    struct task_params params = c->task;
+    *task = NULL;
+    if (c->infer.prompts == INFER_TASK) {
+        if (task_table[params.name]->numeric)
+            die(STATUS_USAGE, "infer.prompts = task: task.name = %s has no text",
+                task_table[params.name]->name);
+        if (!params.vocab[0])
+            model_vocabulary(c->model.path, params.vocab, sizeof params.vocab);
+        *task = task_open(&params, (uint64_t)c->run.seed, c->fed.clients, &err);
+        if (!*task)
+            die(STATUS_USAGE, "%s", err.text);
+    } else if (c->infer.show) {
+        die(STATUS_USAGE,
+            "infer.show = %d: synthetic prompts say nothing; set infer.prompts = "
+            "task",
+            c->infer.show);
+    }
+    if (dev_open(dev, config_dev_kind(c), threads, &err) || dev_math(dev, c->dev.math, &err))
+        die(STATUS_ENV, "%s", err.text);
+    *model = model_open(dev, &c->model, &err);
+    if (!*model)
+        die(STATUS_USAGE, "%s", err.text);
+    if (*task && (*task)->tokenizer->vocab > model_config(*model)->vocab)
+        die(STATUS_USAGE,
+            "task.tokenizer has %d tokens, model.path = '%s' embeds %d; give the tokenizer of the "
+            "model",
+            (*task)->tokenizer->vocab, c->model.path, model_config(*model)->vocab);
+}
+
+// That of a PEFT folder, or of run.dir's newest sound checkpoint; NULL = there is none, or it is
+// part of the weights now.
+static float *load_adapter(const struct config *c, const struct request *q, struct model *m)
+{
+    const struct shape *shape = model_shape(m);
+    struct err err;
+    uint32_t round = 0;
+    if (!q->peft && !*c->run.dir) {
+        if (c->infer.merged)
+            die(STATUS_USAGE,
+                "infer.merged = on: there is no adapter; name run.dir or --from-peft");
+        puts("# no adapter");
+        return NULL;
+    }
+    float *theta = mem_alloc(MEM_ADAPTER, (shape->n_values + 1) * sizeof *theta);
+    if (q->peft && model_peft_read(m, &c->model, q->peft, theta, &err))
+        die(STATUS_USAGE, "%s", err.text);
+    if (!q->peft &&
+        checkpoint_adapter(c->run.dir, shape->hash, shape->n_values, theta, &round, &err))
+        die(STATUS_ENV, "%s", err.text);
+    if (c->infer.merged && model_fold(m, theta, &err))
+        die(STATUS_USAGE, "infer.merged = on: %s", err.text);
+    printf("# adapter of %s", q->peft ? q->peft : c->run.dir);
+    if (!q->peft)
+        printf(" after round %u", round);
+    puts(c->infer.merged ? ", merged into the weights" : "");
+    if (!c->infer.merged)
+        return theta;
+    mem_free(theta);
+    return NULL;
+}
+
+static void head(const struct config *c, const struct infer *in, const struct dev *dev)
+{
+    const struct model_config *m = model_config(in->model);
+    double load = -1;
+    getloadavg(&load, 1);
+    printf("# fstq infer %s (%s, %s): model %s, %zu weights, %d layers\n", buildinfo.version,
+           buildinfo.git_rev, buildinfo.kind, c->model.path, model_weight_count(in->model),
+           m->layers);
+    printf("# %s on %s, %d thread%s, load %.1f; %d repetitions after %d\n",
+           in->task ? task_table[c->task.name]->name : "synthetic prompts", dev->row->name,
+           dev->threads, dev->threads == 1 ? "" : "s", load, c->infer.repeat, c->infer.warmup);
+}
+
+static void write_json(const struct infer *in, const char *path, int argc, char **argv)
+{
+    struct outfile out;
+    struct err err;
+    struct jsonw json;
+    if (outfile_open(&out, path, "{\"context\":{\"date\":", &err) < 0)
+        die(STATUS_ENV, "%s", err.text);
+    bench_json_begin(&json, out.f, argc, argv);
+    struct bench_ctx ctx = {.name = "infer", .json = &json};
+    infer_json(in, &ctx);
+    bench_json_end(&json);
+    if (outfile_close(&out, &err) < 0)
+        die(STATUS_ENV, "%s", err.text);
+}
+
+static void write_table(const struct infer *in, const char *path, int format)
+{
+    struct outfile out;
+    struct err err;
+    if (outfile_open(&out, path, infer_begins[format], &err) < 0)
+        die(STATUS_ENV, "%s", err.text);
+    infer_print(in, out.f, format);
+    if (outfile_close(&out, &err) < 0)
+        die(STATUS_ENV, "%s", err.text);
+}
+
+static void check_outputs(const struct request *q)
+{
+    struct err err;
+    if ((q->json && outfile_check(q->json, "{\"context\":{\"date\":", &err) < 0) ||
+        (q->csv && outfile_check(q->csv, infer_begins[INFER_CSV], &err) < 0) ||
+        (q->markdown && outfile_check(q->markdown, infer_begins[INFER_MARKDOWN], &err) < 0))
+        die(STATUS_ENV, "%s", err.text);
+}
+
+// Makes every row's prompts, or ends the program.
+static void open_rows(const struct config *c, struct infer *in, const struct infer_setting *set)
+{
+    struct err err;
+    in->row = mem_alloc(MEM_OTHER, (size_t)in->n_rows * sizeof *in->row);
+    for (int i = 0; i < in->n_rows; i++) {
+        in->row[i].set = set[i];
+        if (infer_prompts_open(&in->row[i].prompts, &set[i], in->task, model_config(in->model),
+                               (uint64_t)c->run.seed, &err))
+            die(STATUS_USAGE, "%s", err.text);
+    }
+}
+
+static int infer_main(int argc, char **argv)
+{
+    static struct config cfg;
+    static struct infer_setting settings[INFER_SETTINGS];
+    struct request q = {0};
+    struct dev dev;
+    struct model *model;
+    struct task *task;
+    struct err err;
+    char **all =
+        mem_alloc(MEM_OTHER, (size_t)argc * sizeof *all); // as they were, for the JSON file
+    memcpy(all, argv, (size_t)argc * sizeof *all);
+    int n = take_arguments(&q, argc, argv);
+    if (config_load(&cfg, q.config, n, argv))
+        return STATUS_USAGE;
+    check_outputs(&q);
+    open_all(&cfg, &dev, &model, &task);
+    struct infer in = {.model = model, .task = task, .params = &cfg.infer, .lanes = dev.lanes};
+    in.n_rows = infer_settings(&cfg.infer, task, settings, &err);
+    if (in.n_rows < 0)
+        die(STATUS_USAGE, "%s", err.text);
+    open_rows(&cfg, &in, settings);
+    head(&cfg, &in, &dev);
+    float *adapter = load_adapter(&cfg, &q, model);
+    in.adapter = adapter;
+    infer_measure(&in);
+    infer_print(&in, stdout, INFER_TEXT);
+    printf("# peak memory %.1f MiB\n", (double)mem_rss_peak() / (1 << 20));
+    if (cfg.infer.show)
+        infer_show(&in, cfg.infer.show);
+    if (q.json)
+        write_json(&in, q.json, argc, all);
+    if (q.csv)
+        write_table(&in, q.csv, INFER_CSV);
+    if (q.markdown)
+        write_table(&in, q.markdown, INFER_MARKDOWN);
+    for (int i = 0; i < in.n_rows; i++)
+        infer_row_close(&in.row[i]);
+    mem_free(in.row);
+    mem_free(adapter);
+    mem_free(all);
+    model_close(model);
+    dev_close(&dev);
+    if (task)
+        task_close(task);
+    return STATUS_VALID;
+}
+
+const struct cmd cmd_infer = {
+    .name = "infer",
+    .usage = "[--json FILE] [--csv FILE] [--markdown FILE] [--from-peft DIR] [CONFIG] "
+             "[section.key=value ...]",
+    .help = "how fast a model reads prompts and answers on this device",
+    .details =
+        "Every combination of the lists in [infer] is timed: reading the prompts until the first\n"
+        "token, and each token after it. Mean and standard deviation are over repetitions, which\n"
+        "all settings take in turn; percentiles are over sequences and tokens. With run.dir the\n"
+        "adapter of its newest checkpoint is used, without it the bare base model.\n"
+        "  --json FILE      every repetition, in the schema of fstq bench\n"
+        "  --csv FILE, --markdown FILE   the table\n"
+        "  --from-peft DIR  the adapter of a folder that PEFT wrote\n\n"
+        "  fstq infer infer.prompt_tokens=64,128 infer.batch=1,4\n"
+        "  fstq infer infer.prompts=task task.name=synth-qa run.dir=q1 infer.show=3\n",
+    .alone = true,
+    .run = infer_main,
+};

@@ -1,0 +1,242 @@
+// What `fstq infer` found: a table for people, as text or Markdown, CSV and JSON for machines. All
+// walk one list of columns.
+#include "base/mem.h"
+#include "base/table.h"
+#include "bench/infer.h"
+
+#include <math.h>
+#include <string.h>
+
+// Tokens a second: mean and standard deviation over the repetitions.
+static struct stats rates(const struct bench_result *b, int64_t tokens)
+{
+    double v[BENCH_SAMPLES_MAX];
+    for (int i = 0; i < b->samples; i++)
+        v[i] = tokens > 0 ? (double)tokens / b->sample_ns[i] * 1e9 : NAN;
+    return stats_of(v, (size_t)b->samples);
+}
+
+static double batch_of(const struct infer_row *r)
+{
+    return r->set.batch;
+}
+
+static double prompt_of(const struct infer_row *r)
+{
+    return (double)r->prompt_tokens / r->prompts.n;
+}
+
+static double fresh_of(const struct infer_row *r)
+{
+    return (double)r->new_tokens / r->prompts.n;
+}
+
+static double prefill_mean(const struct infer_row *r)
+{
+    return rates(&r->prefill, r->prompt_tokens).mean;
+}
+
+static double prefill_sd(const struct infer_row *r)
+{
+    return rates(&r->prefill, r->prompt_tokens).stddev;
+}
+
+static double decode_mean(const struct infer_row *r)
+{
+    return rates(&r->decode, r->steps).mean;
+}
+
+static double decode_sd(const struct infer_row *r)
+{
+    return rates(&r->decode, r->steps).stddev;
+}
+
+static double first_p50(const struct infer_row *r)
+{
+    return r->first.median * 1e-6;
+}
+
+static double first_p95(const struct infer_row *r)
+{
+    return r->first.p95 * 1e-6;
+}
+
+static double first_p99(const struct infer_row *r)
+{
+    return r->first.p99 * 1e-6;
+}
+
+static double step_p50(const struct infer_row *r)
+{
+    return r->n_step ? r->step.median * 1e-6 : NAN;
+}
+
+static double step_p95(const struct infer_row *r)
+{
+    return r->n_step ? r->step.p95 * 1e-6 : NAN;
+}
+
+static double step_p99(const struct infer_row *r)
+{
+    return r->n_step ? r->step.p99 * 1e-6 : NAN;
+}
+
+static double cache_mib(const struct infer_row *r)
+{
+    return (double)r->cache_bytes / (1 << 20);
+}
+
+static double joule_of(const struct infer_row *r)
+{
+    return r->joule / (double)(r->new_tokens * r->whole.samples);
+}
+
+static double score_of(const struct infer_row *r)
+{
+    return r->score;
+}
+
+static const struct column {
+    const char *key, *head, *unit;
+    int width, decimals;
+    double (*value)(const struct infer_row *r);
+} columns[] = {
+    {"batch", "batch", "", 5, 0, batch_of},
+    {"prompt_tokens", "prompt", "tokens", 8, 0, prompt_of},
+    {"new_tokens", "new", "tokens", 8, 0, fresh_of},
+    {"prefill_tok_s", "prefill", "tok/s", 9, 1, prefill_mean},
+    {"prefill_sd_tok_s", "sd", "tok/s", 7, 1, prefill_sd},
+    {"decode_tok_s", "decode", "tok/s", 9, 1, decode_mean},
+    {"decode_sd_tok_s", "sd", "tok/s", 7, 1, decode_sd},
+    {"first_p50_ms", "first p50", "ms", 9, 2, first_p50},
+    {"first_p95_ms", "p95", "ms", 8, 2, first_p95},
+    {"first_p99_ms", "p99", "ms", 8, 2, first_p99},
+    {"token_p50_ms", "token p50", "ms", 9, 3, step_p50},
+    {"token_p95_ms", "p95", "ms", 8, 3, step_p95},
+    {"token_p99_ms", "p99", "ms", 8, 3, step_p99},
+    {"cache_mib", "cache", "MiB", 8, 2, cache_mib},
+    {"joule_per_token", "energy", "J/token", 9, 4, joule_of},
+    {"score", "score", "", 6, 4, score_of},
+};
+enum { COLUMNS = ARRAY_LEN(columns) };
+_Static_assert(COLUMNS <= TABLE_COLS, "a table holds all columns");
+
+const char infer_begins[3][8] = {
+    [INFER_TEXT] = "#", [INFER_MARKDOWN] = "| batch", [INFER_CSV] = "batch,"};
+
+static void text(const struct infer *in, FILE *out)
+{
+    struct table t = {.out = out, .n_cols = COLUMNS};
+    char cell[COLUMNS][32];
+    const char *cells[COLUMNS];
+    for (int k = 0; k < COLUMNS; k++)
+        t.col[k] =
+            (struct table_col){columns[k].head, columns[k].unit, columns[k].width, TABLE_RIGHT};
+    table_head(&t);
+    for (int i = 0; i < in->n_rows; i++) {
+        for (int k = 0; k < COLUMNS; k++)
+            cells[k] = fmt_fixed(cell[k], columns[k].value(&in->row[i]), columns[k].width,
+                                 columns[k].decimals);
+        table_row(&t, cells);
+    }
+}
+
+static void markdown(const struct infer *in, FILE *out)
+{
+    char cell[32];
+    for (int k = 0; k < COLUMNS; k++)
+        fprintf(out, "%s%s%s%s", k ? " | " : "| ", columns[k].head, *columns[k].unit ? ", " : "",
+                columns[k].unit);
+    fputs(" |\n|", out);
+    for (int k = 0; k < COLUMNS; k++)
+        fputs("--:|", out);
+    fputc('\n', out);
+    for (int i = 0; i < in->n_rows; i++) {
+        for (int k = 0; k < COLUMNS; k++)
+            fprintf(out, "%s%s", k ? " | " : "| ",
+                    fmt_fixed(cell, columns[k].value(&in->row[i]), 24, columns[k].decimals));
+        fputs(" |\n", out);
+    }
+}
+
+static void csv(const struct infer *in, FILE *out)
+{
+    for (int k = 0; k < COLUMNS; k++)
+        fprintf(out, "%s%s", k ? "," : "", columns[k].key);
+    fputc('\n', out);
+    for (int i = 0; i < in->n_rows; i++) {
+        for (int k = 0; k < COLUMNS; k++) {
+            double v = columns[k].value(&in->row[i]);
+            fprintf(out, "%s", k ? "," : "");
+            if (isfinite(v))
+                fprintf(out, "%.9g", v);
+        }
+        fputc('\n', out);
+    }
+}
+
+void infer_print(const struct infer *in, FILE *out, int format)
+{
+    static void (*const print[])(const struct infer *, FILE *) = {
+        [INFER_TEXT] = text, [INFER_MARKDOWN] = markdown, [INFER_CSV] = csv};
+    print[format](in, out);
+}
+
+// Three rows a setting: reading the prompts, decoding, and all of it.
+void infer_json(const struct infer *in, struct bench_ctx *c)
+{
+    for (int i = 0; i < in->n_rows; i++) {
+        const struct infer_row *r = &in->row[i];
+        const struct {
+            const char *name;
+            const struct bench_result *b;
+            int64_t tokens;
+        } phase[] = {{"prefill", &r->prefill, r->prompt_tokens},
+                     {"decode", &r->decode, r->steps},
+                     {"whole", &r->whole, r->prompt_tokens + r->new_tokens}};
+        c->threads = in->lanes < r->set.batch ? in->lanes : r->set.batch;
+        for (size_t p = 0; p < ARRAY_LEN(phase); p++) {
+            struct bench_counter counters[COLUMNS + 1];
+            char name[128];
+            for (int k = 0; k < COLUMNS; k++)
+                counters[k] = (struct bench_counter){columns[k].key, columns[k].value(r)};
+            counters[COLUMNS] =
+                (struct bench_counter){"items_per_second", rates(phase[p].b, phase[p].tokens).mean};
+            snprintf(name, sizeof name, "%s/batch:%d/prompt:%d/new:%d", phase[p].name, r->set.batch,
+                     r->set.prompt, r->set.answer);
+            bench_report(c, name, phase[p].b, 0, counters, COLUMNS + 1, NULL);
+        }
+    }
+}
+
+// Text on one line, without what would move a terminal's cursor.
+static void print_text(const char *label, const char *text, const char *end)
+{
+    printf("  %-9s ", label);
+    for (const char *p = text; *p; p++)
+        if (*p == '\n')
+            fputs("\\n", stdout);
+        else
+            putchar((unsigned char)*p < 32 || *p == 127 ? ' ' : *p);
+    puts(end);
+}
+
+void infer_show(const struct infer *in, int32_t n)
+{
+    enum { TOKEN_BYTES = 32 }; // more than most have; what does not fit is cut
+    const struct examples *set = task_test((struct task *)in->task);
+    const struct infer_row *r = &in->row[in->n_rows - 1];
+    size_t size = (size_t)in->task->max_tokens * TOKEN_BYTES;
+    char *words = mem_alloc(MEM_DATA, size);
+    for (int32_t q = 0; q < n && q < set->n; q++) {
+        const struct example *e = &set->v[q];
+        printf("# example %d\n", q + 1);
+        tokenizer_decode(in->task->tokenizer, e->tokens, e->answer, words, size);
+        print_text("prompt", words, "");
+        print_text("expected", e->reference, "");
+        tokenizer_decode(in->task->tokenizer, r->out + (ptrdiff_t)q * r->set.answer, r->out_len[q],
+                         words, size);
+        print_text("answer", words, r->ended[q] ? "" : " ...");
+    }
+    mem_free(words);
+}

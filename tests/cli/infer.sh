@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# `fstq infer`: its tables, what it answers, and what it says to settings that make no sense.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-infer.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+infer() { "$FSTQ" infer infer.repeat=2 "$@" >out 2>err; }
+rows() { grep -c '^ *[a-z0-9]' "$1"; }
+
+# Speed: every combination of the lists, in all formats.
+infer infer.prompt_tokens=8,16 infer.new_tokens=1,4 infer.batch=1,3 --csv t.csv --markdown t.md \
+    --json t.json
+check "lists: status 0" equal "$?" 0
+check "lists: every combination" equal "$(rows out)" 8
+check "lists: as CSV" equal "$(wc -l <t.csv)" 9
+check "lists: as Markdown" equal "$(grep -c '^| ' t.md)" 9
+check "lists: no adapter is said" contains out "# no adapter"
+python3 - <<'PY' >log 2>&1
+import csv, json
+rows = list(csv.DictReader(open('t.csv')))
+marks = json.load(open('t.json'))['benchmarks']
+want = {(r['prompt_tokens'], r['new_tokens'], r['batch']): r for r in rows}
+assert len(want) == 8
+for r in rows:
+    name = 'infer/{}/batch:%s/prompt:%s/new:%s' % (r['batch'], r['prompt_tokens'], r['new_tokens'])
+    for phase in ('prefill', 'decode', 'whole'):
+        of = [m for m in marks if m['run_name'] == name.format(phase)]
+        assert [m['run_type'] for m in of] == ['iteration'] * 2 + ['aggregate'] * 5, name
+        assert all(abs(m['prefill_tok_s'] - float(r['prefill_tok_s'])) < 1e-3 for m in of), name
+    assert float(r['prefill_tok_s']) > 0
+    assert (r['decode_tok_s'] == '') == (r['new_tokens'] == '1')  # nothing after the first token
+    # Keys and values of 3 layers, each 2 heads of 24 in fp32, of all rows there may be.
+    rows = int(r['batch']) * (int(r['prompt_tokens']) + int(r['new_tokens']))
+    assert abs(float(r['cache_mib']) * 2**20 - rows * 3 * 2 * 48 * 4) < 1, r
+    p = [float(r[f'first_p{k}_ms']) for k in (50, 95, 99)]
+    assert 0 < p[0] <= p[1] <= p[2]
+PY
+check "lists: numbers agree in all formats" equal "$(cat log)" ""
+
+# Answers: those that `score` gets, with the adapter apart or merged.
+"$FSTQ" run task.name=synth-qa fed.rounds=2 fed.clients=4 fed.clients_per_round=4 \
+    fed.local_steps=20 task.test=32 run.dir=r trace.file=r.h5 >log 2>&1
+check "a run to take the adapter of" test -f r/server.a.ckpt
+task=(task.name=synth-qa task.test=32 infer.prompts=task run.dir=r)
+"$FSTQ" score task.name=synth-qa task.test=32 run.dir=r --show 32 >scored 2>&1
+infer "${task[@]}" infer.batch=32,5 infer.show=32
+check "task: status 0" equal "$?" 0
+grep -A3 '^# example' scored >want
+grep -A3 '^# example' out >got
+check "task: what is said is what score prints" cmp got want
+exact=$(sed -n 's/^# exact \([0-9.]*\),.*/\1/p' scored)
+check "task: and so is the score" awk -v want="$exact" '/^ +(32|5) / { n += $NF == want }
+    END { exit n != 2 }' out
+infer "${task[@]}" infer.merged=on infer.show=32
+check "merged: said" contains out "# adapter of r after round 2, merged into the weights"
+grep -A3 '^# example' out >got
+check "merged: the same answers" cmp got want
+"$FSTQ" score task.name=synth-qa task.test=1 run.dir=r --to-peft peft >/dev/null 2>&1
+infer task.name=synth-qa task.test=32 infer.prompts=task --from-peft peft infer.show=32
+grep -A3 '^# example' out >got
+check "PEFT: the same answers" cmp got want
+"$FSTQ" run task.name=synth-qa fed.rounds=2 fed.clients=4 fed.clients_per_round=4 \
+    fed.local_steps=20 task.test=32 run.dir=r trace.file=r.h5 run.resume=on infer.batch=7 >log 2>&1
+check "what infer is told is no part of a run's identity" contains log "# VALID"
+
+# Energy, where a sensor counts it.
+mkdir -p sys/sys/class/powercap/intel-rapl:0
+echo package-0 >sys/sys/class/powercap/intel-rapl:0/name
+echo 5000000 >sys/sys/class/powercap/intel-rapl:0/energy_uj
+echo 262143328850 >sys/sys/class/powercap/intel-rapl:0/max_energy_range_uj
+FSTQ_SYSFS_ROOT=$dir/sys infer infer.prompt_tokens=8 infer.new_tokens=4 --csv -
+check "energy: a counter that stands still is no energy" \
+    awk -F, 'NR > 1 && /^1,8/ { n += $15 == "0" } END { exit n != 1 }' out
+FSTQ_SYSFS_ROOT=/nowhere infer infer.prompt_tokens=8 infer.new_tokens=4 --csv -
+check "energy: without a sensor there is none" \
+    awk -F, '/^1,8/ { n += $15 == "" } END { exit n != 1 }' out
+
+# What makes no sense.
+refuse() { # name text arguments...
+    local name=$1 text=$2
+    shift 2
+    infer "$@"
+    check "$name: status 2" equal "$?" 2
+    check "$name: said" contains err "$text"
+}
+refuse "a word in a list" "infer.batch = 1,x: 'x' is not a whole number from 1" infer.batch=1,x
+refuse "an empty place in a list" "infer.batch = 1,,2: '' is not" infer.batch=1,,2
+refuse "no batch" "infer.batch = 0: '0' is not" infer.batch=0
+refuse "half a token" "infer.new_tokens = 1.5: '1.5' is not" infer.new_tokens=1.5
+refuse "an empty prompt" "infer.prompt_tokens = 0: '0' is not" infer.prompt_tokens=0
+refuse "too long a prompt" "infer.prompt_tokens = 250 and infer.new_tokens = 32: together more" \
+    infer.prompt_tokens=8,250
+refuse "an unknown key" "did you mean infer.repeat?" infer.repeats=3
+refuse "synthetic prompts say nothing" "set infer.prompts = task" infer.show=3
+refuse "nothing to merge" "infer.merged = on: there is no adapter" infer.merged=on
+refuse "merged into blocks" "set model.dtype = fp32" run.dir=r infer.merged=on model.dtype=bf16
+refuse "a task without text" "task.name = quadratic has no text" infer.prompts=task \
+    task.name=quadratic
+refuse "no such folder" "nowhere" --from-peft nowhere
+infer run.dir=nowhere
+check "no such checkpoint: status 4" equal "$?" 4
+echo mine >notes
+infer --csv notes
+check "a file of the user's stays" equal "$(cat notes)" mine
+refuse "too many" "more than 512 combinations" \
+    infer.batch="$(seq -s, 30)" infer.prompt_tokens="$(seq -s, 30)"
+finish
