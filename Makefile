@@ -62,7 +62,7 @@ LDLIBS_ALL := -Wl,--as-needed -lhdf5_hl $(PKG_LIBS) -lm -pthread -ldl $(OPTS) $(
 
 # --- sources --------------------------------------------------------------------------------------
 # The row cuda needs CUDA's headers; tests build it a second time, against those of tests/emu.
-CUDAROW := src/dev/dev_cuda.c src/dev/cuda_alloc.c
+CUDAROW := src/dev/dev_cuda.c $(sort $(wildcard src/dev/cuda_*.c))
 SRC   := $(sort $(wildcard src/*.c src/*/*.c kernels/*.c bench/*.c))
 ifneq ($(HAVE_CUDA),1)
 SRC   := $(filter-out $(CUDAROW),$(SRC))
@@ -197,6 +197,8 @@ NVFLAGS := -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -I
 # Codecs give the CPU's bytes.
 NVFLAGS_quantise := -fmad=false
 NVFLAGS_mix := -fmad=false
+NVFLAGS_rotate := -fmad=false
+NVFLAGS_select := -fmad=false
 NVFLAGS_widths := -fmad=false
 # Beside the object stays what scripts/check_gpu_code.py looks at: ptxas's words and the PTX.
 $(O)/%.cu.o: %.cu $(O)/nvflags

@@ -7,7 +7,8 @@
 #include "stored.h"
 
 // Word i of a stream: Philox4x32-10 (Salmon et al. 2011), as base/rng.h has it.
-static __device__ unsigned random_word(const uint32_t key[2], const uint32_t ctr[4], size_t i)
+static inline __device__ unsigned random_word(const uint32_t key[2], const uint32_t ctr[4],
+                                              size_t i)
 {
     unsigned c0 = (unsigned)(i / 4), c1 = ctr[1], c2 = ctr[2], c3 = ctr[3];
     unsigned k0 = key[0], k1 = key[1];
@@ -44,7 +45,7 @@ static __device__ __forceinline__ int nearest_int(float v)
 }
 
 // fp16, rounded to even, of a value within its range.
-static __device__ unsigned half_bits(float x)
+static inline __device__ unsigned half_bits(float x)
 {
     unsigned u = __float_as_uint(x), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
     if (a < 0x33000000u)
@@ -66,6 +67,22 @@ static __device__ __forceinline__ float within_half(float v)
 static __device__ __forceinline__ void give_value(struct quant_sink to, size_t i, float v)
 {
     to.to[i] = to.add ? to.to[i] + to.weight * v : v;
+}
+
+// Code i of a width, packed or not.
+static __device__ __forceinline__ unsigned get_code(const uint8_t *in, int bits, bool packed,
+                                                    size_t i)
+{
+    if (bits == 16)
+        return in[2 * i] | (unsigned)in[2 * i + 1] << 8;
+    if (!packed)
+        return in[i];
+    unsigned skip = (unsigned)(i * (unsigned)bits % 8), code = 0;
+    in += i * (unsigned)bits / 8;
+    code = in[0] >> skip;
+    if (skip + (unsigned)bits > 8)
+        code |= (unsigned)in[1] << (8 - skip);
+    return code & ((1u << bits) - 1);
 }
 
 // Sums over the lanes of either half of a warp, by the tree of sums.c.

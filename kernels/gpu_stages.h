@@ -1,5 +1,5 @@
 // Parts of the codecs' stages (stages.h) that run on a GPU: launchers of kernels/quantise.cu,
-// mix.cu and widths.cu, whose arrays all lie on the device. src/dev moves
+// mix.cu, rotate.cu, select.cu and widths.cu, whose arrays all lie on the device. src/dev moves
 // what the host has.
 #ifndef FSTQ_KERNELS_GPU_STAGES_H
 #define FSTQ_KERNELS_GPU_STAGES_H
@@ -56,6 +56,9 @@ typedef void gpu_turn_matrix_fn(void *stream, const float *x, size_t rows, size_
 // out = a x + b y
 typedef void gpu_mix_sum_fn(void *stream, float a, const float *x, float b, const float *y,
                             size_t n, float *out);
+// As mix_momentum.
+typedef void gpu_mix_momentum_fn(void *stream, const struct mix_momentum *m, const float *x,
+                                 const float *u0, const float *v0, size_t n, float *u, float *v);
 
 // Bit allocation (kernels/widths.cu): runs, widths, cuts and places lie on the device, too, and
 // what goes with each run or group; longest: values of the longest run.
@@ -77,9 +80,6 @@ typedef void gpu_alloc_draw_fn(void *stream, const struct alloc_vectors *v,
                                const struct alloc_rule *rule, const struct alloc_run *run,
                                const struct alloc_draw *draw, size_t runs, size_t longest,
                                size_t base, float *x, float *w);
-typedef void gpu_alloc_upper_fn(void *stream, const float *u, size_t n, uint32_t *count); // adds
-typedef void gpu_alloc_within_fn(void *stream, const float *u, size_t n, unsigned shift,
-                                 const struct gpu_alloc_cuts *prefix, uint32_t *count); // adds
 // Of one run. equal, keep: (tiles of 1024, ALLOC_LEVELS)
 typedef void gpu_alloc_cut_fn(void *stream, const float *u, size_t n,
                               const struct gpu_alloc_cuts *cut, uint8_t *tag, uint32_t *equal);
@@ -111,6 +111,65 @@ typedef void gpu_alloc_give_fn(void *stream, const uint8_t *in, const uint8_t *t
                                const size_t *start, const struct gpu_alloc_places *places,
                                struct quant_sink sink);
 
+// Rotated quantisers (kernels/rotate.cu): slices, which ascend, lie on the device, and their codes
+// from the first one's on; most: of their d.
+#define ROTATE_PARTS (ROTATE_MOST / 1024 + 1) // of a slice, and one more where two widths meet
+struct gpu_rotate_part {
+    double dot, level_sq;
+    uint32_t max_bits;
+};
+// Where slice i begins in y: each is padded by less than 64.
+static inline size_t gpu_rotate_place(const struct rotate_slice *slice, size_t i)
+{
+    return ((slice[i].at - slice->at) / 64 + 2 * i) * 64;
+}
+typedef void gpu_rotate_code_fn(void *stream, const float *x, const struct rotate_slice *slice,
+                                size_t slices, size_t most, struct gpu_rotate_part *part,
+                                float *inverse, float *y, struct rotate_facts *facts, uint8_t *out);
+typedef void gpu_rotate_give_fn(void *stream, const uint8_t *in, const struct rotate_slice *slice,
+                                size_t slices, size_t most, const float *scale, float *y,
+                                struct quant_sink sink);
+
+// Sparsifiers (kernels/select.cu): runs lie on the device, and what goes with each group. Counts of
+// upper and of lower bits (select_count), which add; have: and of what is not zero, or NULL.
+typedef void gpu_select_upper_fn(void *stream, const float *x, size_t n, int side, uint32_t *count,
+                                 uint32_t *have);
+typedef void gpu_select_within_fn(void *stream, const float *x, size_t n, int side, unsigned shift,
+                                  const struct gpu_alloc_cuts *prefix, uint32_t *count);
+// stride, bins: of groups, from the first run's on; longest: of what is looked at.
+typedef void gpu_select_sample_fn(void *stream, const float *x, const struct select_run *run,
+                                  size_t runs, size_t longest, const size_t *stride, int side,
+                                  uint32_t *bins);
+
+// What is taken of a group: all from some magnitude on, or what a choice says, whose ties go down.
+struct gpu_select_cuts {
+    const uint32_t *least; // by group, or NULL
+    struct select_choice *choice;
+    uint32_t group0; // choice's first
+};
+#define SELECT_TILE 1024
+struct gpu_select_tile {
+    uint32_t n, ties, to; // are taken, ties among them; where they begin
+};
+// Tiles of runs that ascend, some of which are no run's: to be zero before.
+static inline size_t gpu_select_tiles(const struct select_run *run, size_t runs)
+{
+    const struct select_run *last = &run[runs - 1];
+    return (last->at - run->at) / SELECT_TILE + runs + (last->n + SELECT_TILE - 1) / SELECT_TILE;
+}
+typedef void gpu_select_count_fn(void *stream, const float *x, const struct select_run *run,
+                                 size_t runs, size_t longest, const struct gpu_select_cuts *cuts,
+                                 size_t tiles, struct gpu_select_tile *tile, size_t *total);
+// Those in places [from, to); at: or NULL.
+typedef void gpu_select_fill_fn(void *stream, const float *x, const struct select_run *run,
+                                size_t runs, size_t longest, const struct gpu_select_cuts *cuts,
+                                const struct gpu_select_tile *tile, size_t from, size_t to,
+                                uint32_t *at, float *v);
+typedef void gpu_select_gather_fn(void *stream, const float *x, const uint32_t *at, size_t n,
+                                  float *v);
+typedef void gpu_select_scatter_fn(void *stream, const uint32_t *at, const float *v, size_t n,
+                                   struct quant_sink sink); // v NULL: zeros
+
 #define GPU_STAGES(OP)                                                                             \
     OP(gpu_quant_fit)                                                                              \
     OP(gpu_quant_code)                                                                             \
@@ -118,17 +177,25 @@ typedef void gpu_alloc_give_fn(void *stream, const uint8_t *in, const uint8_t *t
     OP(gpu_quant_centre)                                                                           \
     OP(gpu_turn_matrix)                                                                            \
     OP(gpu_mix_sum)                                                                                \
+    OP(gpu_mix_momentum)                                                                           \
     OP(gpu_alloc_score)                                                                            \
     OP(gpu_alloc_draw)                                                                             \
-    OP(gpu_alloc_upper)                                                                            \
-    OP(gpu_alloc_within)                                                                           \
     OP(gpu_alloc_cut)                                                                              \
     OP(gpu_alloc_drop)                                                                             \
     OP(gpu_alloc_choose)                                                                           \
     OP(gpu_alloc_spans)                                                                            \
     OP(gpu_alloc_bins)                                                                             \
     OP(gpu_alloc_code)                                                                             \
-    OP(gpu_alloc_give)
+    OP(gpu_alloc_give)                                                                             \
+    OP(gpu_rotate_code)                                                                            \
+    OP(gpu_rotate_give)                                                                            \
+    OP(gpu_select_upper)                                                                           \
+    OP(gpu_select_within)                                                                          \
+    OP(gpu_select_sample)                                                                          \
+    OP(gpu_select_count)                                                                           \
+    OP(gpu_select_fill)                                                                            \
+    OP(gpu_select_gather)                                                                          \
+    OP(gpu_select_scatter)
 
 #define GPU_STAGES_DECLARE(name) name##_fn name##_cuda, name##_emu;
 GPU_STAGES(GPU_STAGES_DECLARE)

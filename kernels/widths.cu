@@ -109,34 +109,6 @@ static __global__ void __launch_bounds__(ALLOC_THREADS)
 
 // Ranks.
 
-// Upper bits, in shared memory; then lower ones within prefixes, which few values have.
-static __global__ void __launch_bounds__(ALLOC_THREADS)
-    count_upper(const float *__restrict__ u, size_t n, unsigned *__restrict__ count)
-{
-    SHARED(unsigned, own, [SELECT_BINS]);
-    for (int b = (int)threadIdx.x; b < SELECT_BINS; b += ALLOC_THREADS)
-        own[b] = 0;
-    __syncthreads();
-    for (size_t at = (size_t)blockIdx.x * ALLOC_TILE; at < n; at += (size_t)gridDim.x * ALLOC_TILE)
-        for (size_t i = at + threadIdx.x; i < min(n, at + ALLOC_TILE); i += ALLOC_THREADS)
-            atomicAdd(&own[magnitude_bits(u[i]) >> 20], 1u);
-    __syncthreads();
-    for (int b = (int)threadIdx.x; b < SELECT_BINS; b += ALLOC_THREADS)
-        if (own[b])
-            atomicAdd(&count[b], own[b]);
-}
-
-static __global__ void __launch_bounds__(ALLOC_THREADS)
-    count_within(const float *__restrict__ u, size_t n, unsigned shift,
-                 const struct gpu_alloc_cuts *__restrict__ c, unsigned *__restrict__ count)
-{
-    size_t i = (size_t)blockIdx.x * ALLOC_THREADS + threadIdx.x;
-    unsigned a = i < n ? magnitude_bits(u[i]) : 0;
-    for (int k = 0; k < c->n && i < n; k++)
-        if (a >> (shift + 10) == c->bits[k])
-            atomicAdd(&count[k * SELECT_BINS + (int)(a >> shift & 1023)], 1u);
-}
-
 // Tags by cuts, a warp a tile, and how many values of it equal each cut.
 static __global__ void __launch_bounds__(32)
     cut_tiles(const float *__restrict__ u, size_t n, const struct gpu_alloc_cuts *__restrict__ c,
@@ -408,21 +380,6 @@ static __global__ void __launch_bounds__(RUN_THREADS)
     }
 }
 
-// Code i of a width, packed or not.
-static __device__ unsigned get_code(const uint8_t *in, int bits, bool packed, size_t i)
-{
-    if (bits == 16)
-        return in[2 * i] | (unsigned)in[2 * i + 1] << 8;
-    if (!packed)
-        return in[i];
-    unsigned skip = (unsigned)(i * (unsigned)bits % 8), code = 0;
-    in += i * (unsigned)bits / 8;
-    code = in[0] >> skip;
-    if (skip + (unsigned)bits > 8)
-        code |= (unsigned)in[1] << (8 - skip);
-    return code & ((1u << bits) - 1);
-}
-
 static __device__ float code_value(enum alloc_kind kind, int bits, float scale, unsigned code)
 {
     if (kind == ALLOC_FP16)
@@ -484,20 +441,6 @@ extern "C" void GPU_OP(gpu_alloc_draw)(void *stream, const struct alloc_vectors 
 {
     LAUNCH(draw_runs, tiles_of(runs, longest), ALLOC_THREADS, 0, stream, *v, *rule, run, draw, base,
            x, w);
-}
-
-extern "C" void GPU_OP(gpu_alloc_upper)(void *stream, const float *u, size_t n, uint32_t *count)
-{
-    size_t tiles = (n + ALLOC_TILE - 1) / ALLOC_TILE;
-    LAUNCH(count_upper, (unsigned)(tiles < 4096 ? tiles : 4096), ALLOC_THREADS, 0, stream, u, n,
-           count);
-}
-
-extern "C" void GPU_OP(gpu_alloc_within)(void *stream, const float *u, size_t n, unsigned shift,
-                                         const struct gpu_alloc_cuts *prefix, uint32_t *count)
-{
-    LAUNCH(count_within, gpu_blocks(n, ALLOC_THREADS), ALLOC_THREADS, 0, stream, u, n, shift,
-           prefix, count);
 }
 
 extern "C" void GPU_OP(gpu_alloc_cut)(void *stream, const float *u, size_t n,

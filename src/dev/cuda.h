@@ -5,20 +5,61 @@
 
 #include "kernels/gpu_stages.h"
 
+#include <assert.h>
+
 #ifdef CUDA_EMULATED
 #define GPU(name) name##_emu
 #else
 #define GPU(name) name##_cuda
 #endif
-#define gpu_move      GPU(gpu_move)
-#define gpu_settle    GPU(gpu_settle)
-#define gpu_alloc_row GPU(gpu_alloc_row)
+#define gpu_move       GPU(gpu_move)
+#define gpu_clear      GPU(gpu_clear)
+#define gpu_settle     GPU(gpu_settle)
+#define gpu_alloc_row  GPU(gpu_alloc_row)
+#define gpu_rotate_row GPU(gpu_rotate_row)
+#define gpu_select_row GPU(gpu_select_row)
 
-// dev_cuda.c: a codec's copy, queued; and whatever is queued is done, or the program ends with what
-// went wrong.
+// dev_cuda.c: a codec's copy and zeroes, queued; and whatever is queued is done, or the program
+// ends with what went wrong.
 void gpu_move(const struct kernel_ctx *cx, void *to, const void *from, size_t n, bool there);
+void gpu_clear(const struct kernel_ctx *cx, void *to, size_t n);
 void gpu_settle(const struct kernel_ctx *cx);
 
-extern const struct alloc_stages gpu_alloc_row; // cuda_alloc.c
+extern const struct alloc_stages gpu_alloc_row;   // cuda_alloc.c
+extern const struct rotate_stages gpu_rotate_row; // cuda_rotate.c
+extern const struct select_stages gpu_select_row; // cuda_select.c
+
+// Work memory, handed out from its beginning.
+struct room {
+    const struct kernel_ctx *cx;
+    uint8_t *at;
+};
+
+static inline struct room room_of(const struct kernel_ctx *cx)
+{
+    return (struct room){cx, (uint8_t *)cx->work};
+}
+
+static inline size_t room_left(const struct room *r)
+{
+    return (size_t)((uint8_t *)(r->cx->work + r->cx->work_floats) - r->at);
+}
+
+static inline void *room_take(struct room *r, size_t size_bytes)
+{
+    void *p = r->at;
+    size_t round = (size_bytes + 63) / 64 * 64;
+    assert(round <= room_left(r));
+    r->at += round;
+    return p;
+}
+
+// With what the host has, which must stay until gpu_settle.
+static inline void *room_put(struct room *r, const void *from, size_t size_bytes)
+{
+    void *p = room_take(r, size_bytes);
+    gpu_move(r->cx, p, from, size_bytes, true);
+    return p;
+}
 
 #endif

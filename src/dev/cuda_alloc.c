@@ -3,7 +3,6 @@
 // many as there is room for.
 #include "dev/cuda.h"
 
-#include <assert.h>
 #include <string.h>
 
 #define LEVELS ALLOC_LEVELS
@@ -11,8 +10,8 @@
 
 #define put_score  GPU(gpu_alloc_score)
 #define put_draw   GPU(gpu_alloc_draw)
-#define put_upper  GPU(gpu_alloc_upper)
-#define put_within GPU(gpu_alloc_within)
+#define put_upper  GPU(gpu_select_upper)
+#define put_within GPU(gpu_select_within)
 #define put_cut    GPU(gpu_alloc_cut)
 #define put_drop   GPU(gpu_alloc_drop)
 #define put_choose GPU(gpu_alloc_choose)
@@ -23,38 +22,6 @@
 #define put_fit    GPU(gpu_quant_fit)
 
 #define FEW_BYTES 4096 // widths, places, and what is lost between arrays
-
-// Work memory, handed out from its beginning.
-struct room {
-    const struct kernel_ctx *cx;
-    uint8_t *at;
-};
-
-static struct room room_of(const struct kernel_ctx *cx)
-{
-    return (struct room){cx, (uint8_t *)cx->work};
-}
-
-static size_t room_left(const struct room *r)
-{
-    return (size_t)((uint8_t *)(r->cx->work + r->cx->work_floats) - r->at);
-}
-
-static void *take(struct room *r, size_t size_bytes)
-{
-    void *p = r->at;
-    size_t round = (size_bytes + 63) / 64 * 64;
-    assert(round <= room_left(r));
-    r->at += round;
-    return p;
-}
-
-static void *put(struct room *r, const void *from, size_t size_bytes)
-{
-    void *p = take(r, size_bytes);
-    gpu_move(r->cx, p, from, size_bytes, true);
-    return p;
-}
 
 static size_t longest(const struct alloc_run *run, size_t runs)
 {
@@ -81,7 +48,7 @@ static void fit(struct room r, const float *x, const struct alloc_run *run, unsi
     const struct quant_run whole = {.n = run->n, .group = run->n};
     if (run->n == 0)
         return;
-    struct gpu_quant_part *part = take(&r, gpu_quant_parts(&whole) * sizeof *part);
+    struct gpu_quant_part *part = room_take(&r, gpu_quant_parts(&whole) * sizeof *part);
     put_fit(r.cx->stream, x + run->at, &whole, wanted, part, to, NULL);
 }
 
@@ -95,7 +62,7 @@ static void look(const struct kernel_ctx *cx, const struct alloc_vectors *v,
         const size_t n = runs - from < MOST ? runs - from : MOST;
         struct room r = room_of(cx);
         memset(s, 0, sizeof s);
-        struct quant_stats(*own)[3] = put(&r, s, n * sizeof *s);
+        struct quant_stats(*own)[3] = room_put(&r, s, n * sizeof *s);
         for (size_t i = 0; i < n; i++) {
             fit(r, v->x, run + from + i, squares ? QUANT_SQ : 0, &own[i][0]);
             if (alloc_needs_sens(rule))
@@ -119,8 +86,8 @@ static void score(const struct kernel_ctx *cx, const struct alloc_vectors *v,
 {
     struct room r = room_of(cx);
     if (runs)
-        put_score(cx->stream, v, rule, put(&r, run, runs * sizeof *run), runs, longest(run, runs),
-                  u);
+        put_score(cx->stream, v, rule, room_put(&r, run, runs * sizeof *run), runs,
+                  longest(run, runs), u);
     gpu_settle(cx);
 }
 
@@ -144,10 +111,10 @@ static void draw(const struct kernel_ctx *cx, const struct alloc_vectors *v,
             end = high;
             most = d->n > most ? d->n : most;
         }
-        const struct alloc_run *own = put(&r, run + from, (to - from) * sizeof *run);
-        const struct alloc_draw *own_draw = put(&r, some + from, (to - from) * sizeof *some);
-        float *own_x = take(&r, (end - least) * sizeof *x);
-        float *own_w = take(&r, (end - least) * sizeof *w);
+        const struct alloc_run *own = room_put(&r, run + from, (to - from) * sizeof *run);
+        const struct alloc_draw *own_draw = room_put(&r, some + from, (to - from) * sizeof *some);
+        float *own_x = room_take(&r, (end - least) * sizeof *x);
+        float *own_w = room_take(&r, (end - least) * sizeof *w);
         put_draw(cx->stream, v, rule, own, own_draw, to - from, most, least, own_x, own_w);
         for (size_t i = from; i < to; i++) {
             size_t at = some[i].to - least, bytes = some[i].n * sizeof *x;
@@ -166,9 +133,9 @@ static void top(const struct kernel_ctx *cx, const float *u, size_t n, size_t k,
     struct room r = room_of(cx);
     (void)k; // all are counted
     memset(count, 0, SELECT_BINS * sizeof *count);
-    uint32_t *own = put(&r, count, SELECT_BINS * sizeof *count);
+    uint32_t *own = room_put(&r, count, SELECT_BINS * sizeof *count);
     if (n)
-        put_upper(cx->stream, u, n, own);
+        put_upper(cx->stream, u, n, SELECT_ABS, own, NULL);
     gpu_move(cx, count, own, SELECT_BINS * sizeof *count, false);
     gpu_settle(cx);
 }
@@ -181,9 +148,10 @@ static void within(const struct kernel_ctx *cx, const float *u, size_t n, int le
     const size_t size = (size_t)prefixes * sizeof *count;
     memcpy(c.bits, prefix, (size_t)prefixes * sizeof *prefix);
     memset(count, 0, size);
-    uint32_t *own = put(&r, count, size);
+    uint32_t *own = room_put(&r, count, size);
     if (n)
-        put_within(cx->stream, u, n, level == 1 ? 10 : 0, put(&r, &c, sizeof c), own);
+        put_within(cx->stream, u, n, SELECT_ABS, level == 1 ? 10 : 0, room_put(&r, &c, sizeof c),
+                   own);
     gpu_move(cx, count, own, size, false);
     gpu_settle(cx);
 }
@@ -215,8 +183,8 @@ static void tags(const struct kernel_ctx *cx, const float *u, const struct alloc
             size_t n = run->n - at < (size_t)MOST * TILE ? run->n - at : (size_t)MOST * TILE;
             const size_t tiles = (n + TILE - 1) / TILE, size = tiles * sizeof *tile;
             memset(tile, 0, size);
-            uint32_t *own = put(&r, tile, size);
-            const struct gpu_alloc_cuts *own_c = put(&r, &c, sizeof c);
+            uint32_t *own = room_put(&r, tile, size);
+            const struct gpu_alloc_cuts *own_c = room_put(&r, &c, sizeof c);
             put_cut(cx->stream, u + run->at + at, n, own_c, tag + run->place + at, own);
             gpu_move(cx, tile, own, size, false);
             gpu_settle(cx);
@@ -238,10 +206,10 @@ static void choose_or_count(const struct kernel_ctx *cx, const struct alloc_vect
     struct room r = room_of(cx);
     if (runs == 0)
         return;
-    const struct alloc_run *own = put(&r, run, runs * sizeof *run);
-    int64_t *own_count = put(&r, count, runs * sizeof *count);
+    const struct alloc_run *own = room_put(&r, run, runs * sizeof *run);
+    int64_t *own_count = room_put(&r, count, runs * sizeof *count);
     const struct alloc_levels *own_levels =
-        levels ? put(&r, levels, groups_of(run, runs) * sizeof *levels) : NULL;
+        levels ? room_put(&r, levels, groups_of(run, runs) * sizeof *levels) : NULL;
     put_choose(cx->stream, v, rule, own, runs, longest(run, runs), own_levels, from, to, tag,
                own_count);
     gpu_move(cx, count, own_count, runs * sizeof *count, false);
@@ -282,8 +250,8 @@ static void spans(const struct kernel_ctx *cx, const float *x, const uint8_t *ta
     for (size_t n; runs; run += n, tier += n, runs -= n) {
         struct room r = room_of(cx);
         n = tier_batch(&r, runs);
-        const struct alloc_run *own = put(&r, run, n * sizeof *run);
-        struct alloc_tier *own_tier = put(&r, tier, n * sizeof *tier);
+        const struct alloc_run *own = room_put(&r, run, n * sizeof *run);
+        struct alloc_tier *own_tier = room_put(&r, tier, n * sizeof *tier);
         put_spans(cx->stream, x, tag, own, n, widths->count, own_tier);
         gpu_move(cx, tier, own_tier, n * sizeof *tier, false);
         gpu_settle(cx);
@@ -300,9 +268,9 @@ static void bins(const struct kernel_ctx *cx, const float *x, const uint8_t *tag
         for (size_t i = 0; i < n; i++)
             for (int k = 1; k < widths->count; k++)
                 memset(tier[i][k].bin, 0, sizeof tier[i][k].bin);
-        const struct alloc_run *own = put(&r, run, n * sizeof *run);
-        struct alloc_tier *own_tier = put(&r, tier, n * sizeof *tier);
-        put_bins(cx->stream, x, tag, own, n, longest(run, n), put(&r, widths, sizeof *widths),
+        const struct alloc_run *own = room_put(&r, run, n * sizeof *run);
+        struct alloc_tier *own_tier = room_put(&r, tier, n * sizeof *tier);
+        put_bins(cx->stream, x, tag, own, n, longest(run, n), room_put(&r, widths, sizeof *widths),
                  own_tier);
         gpu_move(cx, tier, own_tier, n * sizeof *tier, false);
         gpu_settle(cx);
@@ -329,10 +297,10 @@ static void put_batch(struct room *r, const struct alloc_run *run, size_t runs,
                       const struct alloc_widths *widths, float (*scale)[LEVELS],
                       size_t (*start)[LEVELS], struct batch *b)
 {
-    b->widths = put(r, widths, sizeof *widths);
-    b->run = put(r, run, runs * sizeof *run);
-    b->start = put(r, start, runs * sizeof *start);
-    b->scale = put(r, scale, groups_of(run, runs) * sizeof *scale);
+    b->widths = room_put(r, widths, sizeof *widths);
+    b->run = room_put(r, run, runs * sizeof *run);
+    b->start = room_put(r, start, runs * sizeof *start);
+    b->scale = room_put(r, scale, groups_of(run, runs) * sizeof *scale);
 }
 
 static void code(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
@@ -358,10 +326,10 @@ static void code(const struct kernel_ctx *cx, const float *x, const uint8_t *tag
         b.codes = r.at;
         for (int k = 1; k < widths->count; k++) {
             b.places.first[k] = start[from][k];
-            b.places.at[k] = (size_t)((uint8_t *)take(&r, b.bytes[k]) - b.codes);
+            b.places.at[k] = (size_t)((uint8_t *)room_take(&r, b.bytes[k]) - b.codes);
         }
         put_code(cx->stream, x, tag, b.run, to - from, b.widths, b.scale, b.start,
-                 put(&r, &b.places, sizeof b.places), b.codes);
+                 room_put(&r, &b.places, sizeof b.places), b.codes);
         for (int k = 1; k < widths->count; k++)
             if (b.bytes[k])
                 gpu_move(cx, out + start[from][k], b.codes + b.places.at[k], b.bytes[k], false);
@@ -377,7 +345,7 @@ static void put_codes(struct room *r, const struct alloc_codes *c, int k, int bi
     const uint8_t *from = c->packed[k] ? c->from[k] + begin / 8 * (size_t)bits
                                        : c->from[k] + begin * alloc_code_bytes(bits);
     size_t bytes = c->packed[k] ? ((skip + n) * (size_t)bits + 7) / 8 : n * alloc_code_bytes(bits);
-    uint8_t *to = take(r, bytes);
+    uint8_t *to = room_take(r, bytes);
     if (n)
         gpu_move(r->cx, to, from, bytes, true);
     b->places.at[k] = (size_t)(to - b->codes);
@@ -404,7 +372,7 @@ static void give(const struct kernel_ctx *cx, const struct alloc_codes *codes, c
         }
         alloc_count(tag + run[to - 1].place, run[to - 1].n, widths->count, last);
         put_batch(&r, run + from, to - from, widths, scale, start + from, &b);
-        const uint8_t *own_tag = put(&r, tag + run[from].place, values);
+        const uint8_t *own_tag = room_put(&r, tag + run[from].place, values);
         b.codes = r.at;
         for (int k = 1; k < widths->count; k++) {
             const size_t each = alloc_code_bytes(widths->bits[k]);
@@ -414,7 +382,7 @@ static void give(const struct kernel_ctx *cx, const struct alloc_codes *codes, c
                       &b);
         }
         put_give(cx->stream, b.codes, own_tag, run[from].place, b.run, to - from, b.widths, b.scale,
-                 b.start, put(&r, &b.places, sizeof b.places), to_all);
+                 b.start, room_put(&r, &b.places, sizeof b.places), to_all);
         gpu_settle(cx);
     }
 }

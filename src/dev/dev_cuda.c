@@ -383,6 +383,13 @@ void gpu_move(const struct kernel_ctx *cx, void *to, const void *from, size_t n,
         die(STATUS_ENV, "the GPU: a codec's copy: %s", cudaGetErrorString(rc));
 }
 
+void gpu_clear(const struct kernel_ctx *cx, void *to, size_t n)
+{
+    cudaError_t rc = cudaMemsetAsync(to, 0, n, cx->stream);
+    if (rc != cudaSuccess)
+        die(STATUS_ENV, "the GPU: a codec's fill: %s", cudaGetErrorString(rc));
+}
+
 void gpu_settle(const struct kernel_ctx *cx)
 {
     cudaError_t rc = cudaGetLastError(), late = cudaStreamSynchronize(cx->stream);
@@ -513,8 +520,13 @@ static void stage_sum(const struct kernel_ctx *cx, float a, const float *x, floa
 static const struct mix_stages gpu_mix = {stage_sum};
 static const struct quant_stages gpu_quant = {stage_fit,    stage_code, stage_give,
                                               stage_centre, stage_turn, stage_turn_back};
-static const struct codec_stages gpu_codec = {
-    .name = NAME, .whole = true, .quant = &gpu_quant, .alloc = &gpu_alloc_row, .mix = &gpu_mix};
+static const struct codec_stages gpu_codec = {.name = NAME,
+                                              .whole = true,
+                                              .quant = &gpu_quant,
+                                              .alloc = &gpu_alloc_row,
+                                              .rotate = &gpu_rotate_row,
+                                              .select = &gpu_select_row,
+                                              .mix = &gpu_mix};
 
 #define OP(name) .name = GPU(name),
 // The families beside Llama are the CPU's.

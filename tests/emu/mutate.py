@@ -20,7 +20,7 @@ BARRIER = re.compile(r'__sync(threads|warp)\(\);')
 # file, how many barriers stand before it: why it may go
 REDUNDANT = {}
 # Files that test_codec_stages tests; the others are test_kernels' work.
-CODECS = ('gpu_codes.h', 'mix.cu', 'quantise.cu', 'widths.cu')
+CODECS = ('gpu_codes.h', 'mix.cu', 'quantise.cu', 'rotate.cu', 'select.cu', 'widths.cu')
 
 
 def make(copy, *goals):
