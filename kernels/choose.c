@@ -9,7 +9,8 @@
 #include <immintrin.h>
 #endif
 
-#define TILE     256 // values whose best cost so far lies in the first-level cache
+#define TILE     256  // values whose best cost so far lies in the first-level cache
+#define AHEAD    1024 // values that come from memory meanwhile
 #define F16_MOST 65504.0f
 
 // (14), for coordinate i with weight w_i and level k of its group:
@@ -73,7 +74,7 @@ static struct alloc_weights weights_from(const struct alloc_weights *w, size_t i
 }
 
 static void choose_base(const float *x, const struct alloc_weights *w, size_t n,
-                        const struct alloc_levels *l, uint8_t *tag)
+                        const struct alloc_levels *l, uint8_t *tag, int64_t *count)
 {
     float weight[TILE];
     for (size_t at = 0; at < n; at += TILE) {
@@ -81,60 +82,119 @@ static void choose_base(const float *x, const struct alloc_weights *w, size_t n,
         if (w->roots >= 0)
             alloc_power(w->of + at, m, w->mul, 16 >> w->roots, weight);
         choose_tile(x + at, w->roots >= 0 ? weight : w->of + at, m, l, tag + at);
+        alloc_count(tag + at, m, l->count, count);
     }
 }
 
 #if SIMD_X86
+// Weights of 16 values.
+TARGET_AVX512 static inline __attribute__((always_inline)) __m512 weight_16(__m512 v, __m512 mul,
+                                                                            const int roots)
+{
+    if (roots >= 0)
+        v = _mm512_max_ps(_mm512_mul_ps(v, mul), _mm512_setzero_ps());
+    for (int r = 0; r < roots; r++)
+        v = _mm512_sqrt_ps(v);
+    return v;
+}
+
+// |x| of 16 values becomes what level k makes of it.
+TARGET_AVX512 static inline __attribute__((always_inline)) __m512
+level_16(__m512 a, const struct alloc_levels *l, int k)
+{
+#define TO_NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+    __m512 v;
+    if (l->kind[k] == ALLOC_FP16) {
+        v = _mm512_min_ps(a, _mm512_set1_ps(F16_MOST));
+        return _mm512_cvtph_ps(_mm512_cvtps_ph(v, TO_NEAREST));
+    }
+    if (l->kind[k] == ALLOC_SIGN)
+        return _mm512_set1_ps(l->scale[k]);
+    v = _mm512_mul_ps(a, _mm512_set1_ps(l->inverse[k]));
+    v = _mm512_roundscale_ps(_mm512_min_ps(v, _mm512_set1_ps(l->q[k])), TO_NEAREST);
+    return _mm512_mul_ps(v, _mm512_set1_ps(l->scale[k]));
+#undef TO_NEAREST
+}
+
+// Of 16 values the ones for which a level is better than all before it.
+TARGET_AVX512 static inline __attribute__((always_inline)) void
+better_16(__m512 a, __m512 weight, const struct alloc_levels *l, const int levels,
+          __mmask16 better[ALLOC_LEVELS])
+{
+    __m512 best = _mm512_mul_ps(_mm512_mul_ps(a, a), weight);
+    for (int k = 1; k < levels; k++) {
+        const __m512 cost = _mm512_set1_ps(l->cost[k]);
+        better[k] = 0;
+        if (l->kind[k] == ALLOC_FP16 && !_mm512_cmp_ps_mask(best, cost, _CMP_NLE_UQ))
+            continue; // as nearly always
+        __m512 e = _mm512_sub_ps(a, level_16(a, l, k));
+        __m512 j = _mm512_add_ps(_mm512_mul_ps(_mm512_mul_ps(e, e), weight), cost);
+        better[k] = _mm512_cmp_ps_mask(j, best, _CMP_LT_OQ);
+        best = _mm512_min_ps(j, best);
+    }
+}
+
+// Tags of 64 values, of which `in` are there, and their counts. The values and weights that are
+// next are on their way while these are looked at.
+TARGET_AVX512 static inline __attribute__((always_inline)) void
+choose_64(const float *x, const float *of, __m512 mul, __mmask64 in, const struct alloc_levels *l,
+          const int levels, const int roots, uint8_t *tag, int64_t count[ALLOC_LEVELS])
+{
+    __mmask16 better[4][ALLOC_LEVELS];
+    __mmask64 here[ALLOC_LEVELS], wider = 0;
+    __m512i t = _mm512_setzero_si512();
+    for (int h = 0; h < 4; h++) {
+        const __mmask16 some = (__mmask16)(in >> 16 * h);
+        _mm_prefetch((const char *)(x + 16 * h + AHEAD), _MM_HINT_T0);
+        _mm_prefetch((const char *)(of + 16 * h + AHEAD), _MM_HINT_T0);
+        __m512 a = _mm512_abs_ps(_mm512_maskz_loadu_ps(some, x + 16 * h));
+        __m512 weight = weight_16(_mm512_maskz_loadu_ps(some, of + 16 * h), mul, roots);
+        better_16(a, weight, l, levels, better[h]);
+    }
+    for (int k = 1; k < levels; k++) {
+        here[k] = _mm512_kunpackd(_mm512_kunpackw(better[3][k], better[2][k]),
+                                  _mm512_kunpackw(better[1][k], better[0][k]));
+        t = _mm512_mask_mov_epi8(t, here[k], _mm512_set1_epi8((char)k));
+    }
+    for (int k = levels - 1; k > 0; k--) {
+        count[k] += __builtin_popcountll(here[k] & in & ~wider);
+        wider |= here[k];
+    }
+    _mm512_mask_storeu_epi8(tag, in, t);
+}
+
 // The level's constants stay in registers where the number of levels is a constant: loops unroll.
 TARGET_AVX512 static inline __attribute__((always_inline)) void
 choose_512(const float *x, const struct alloc_weights *w, size_t n, const struct alloc_levels *l,
-           const int levels, const int roots, uint8_t *tag)
+           const int levels, const int roots, uint8_t *tag, int64_t *count)
 {
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 in = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1 : 0xffffu);
-        const __m512 a = _mm512_abs_ps(_mm512_maskz_loadu_ps(in, x + i));
-        __m512 weight = _mm512_maskz_loadu_ps(in, w->of + i);
-        if (roots >= 0)
-            weight =
-                _mm512_max_ps(_mm512_mul_ps(weight, _mm512_set1_ps(w->mul)), _mm512_setzero_ps());
-        for (int r = 0; r < roots; r++)
-            weight = _mm512_sqrt_ps(weight);
-        __m512 best = _mm512_mul_ps(_mm512_mul_ps(a, a), weight);
-        __m512i at = _mm512_setzero_si512();
-        for (int k = 1; k < levels; k++) {
-            __m512 v;
-            if (l->kind[k] == ALLOC_FP16) {
-                v = _mm512_min_ps(a, _mm512_set1_ps(F16_MOST));
-                v = _mm512_cvtph_ps(
-                    _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-            } else if (l->kind[k] == ALLOC_SIGN) {
-                v = _mm512_set1_ps(l->scale[k]);
-            } else {
-                v = _mm512_min_ps(_mm512_mul_ps(a, _mm512_set1_ps(l->inverse[k])),
-                                  _mm512_set1_ps(l->q[k]));
-                v = _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-                v = _mm512_mul_ps(v, _mm512_set1_ps(l->scale[k]));
-            }
-            __m512 e = _mm512_sub_ps(a, v);
-            __m512 j = _mm512_add_ps(_mm512_mul_ps(_mm512_mul_ps(e, e), weight),
-                                     _mm512_set1_ps(l->cost[k]));
-            __mmask16 better = _mm512_cmp_ps_mask(j, best, _CMP_LT_OQ);
-            best = _mm512_mask_mov_ps(best, better, j);
-            at = _mm512_mask_mov_epi32(at, better, _mm512_set1_epi32(k));
-        }
-        _mm_mask_storeu_epi8(tag + i, in, _mm512_cvtepi32_epi8(at));
+    const struct alloc_levels own = *l; // what tags cannot be thought to lie in
+    const __m512 mul = _mm512_set1_ps(w->mul);
+    const float *of = w->of;
+    int64_t found[ALLOC_LEVELS] = {0};
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64)
+        choose_64(x + i, of + i, mul, UINT64_MAX, &own, levels, roots, tag + i, found);
+    if (i < n) {
+        const __mmask64 in = (UINT64_C(1) << (n - i)) - 1;
+        choose_64(x + i, of + i, mul, in, &own, levels, roots, tag + i, found);
+    }
+    count[0] += (int64_t)n;
+    for (int k = 1; k < levels; k++) {
+        count[k] += found[k];
+        count[0] -= found[k];
     }
 }
 
 TARGET_AVX512 static void choose_avx512(const float *x, const struct alloc_weights *w, size_t n,
-                                        const struct alloc_levels *l, uint8_t *tag)
+                                        const struct alloc_levels *l, uint8_t *tag, int64_t *count)
 {
     if (l->count == 4 && w->roots == 2)
-        choose_512(x, w, n, l, 4, 2, tag);
+        choose_512(x, w, n, l, 4, 2, tag, count);
     else if (l->count == 4 && w->roots < 0)
-        choose_512(x, w, n, l, 4, -1, tag);
+        choose_512(x, w, n, l, 4, -1, tag, count);
     else
-        choose_512(x, w, n, l, l->count, w->roots, tag);
+        choose_512(x, w, n, l, l->count, w->roots, tag, count);
 }
 
 // |x| of eight values becomes what level k makes of it.
@@ -212,7 +272,7 @@ choose_256(const float *x, const struct alloc_weights *w, size_t n, const struct
 }
 
 TARGET_AVX2 static void choose_avx2(const float *x, const struct alloc_weights *w, size_t n,
-                                    const struct alloc_levels *l, uint8_t *tag)
+                                    const struct alloc_levels *l, uint8_t *tag, int64_t *count)
 {
     const size_t whole = n & ~(size_t)31;
     const struct alloc_weights rest = weights_from(w, whole);
@@ -222,12 +282,13 @@ TARGET_AVX2 static void choose_avx2(const float *x, const struct alloc_weights *
         choose_256(x, w, whole, l, 4, -1, tag);
     else
         choose_256(x, w, whole, l, l->count, w->roots, tag);
-    choose_base(x + whole, &rest, n - whole, l, tag + whole);
+    alloc_count(tag, whole, l->count, count);
+    choose_base(x + whole, &rest, n - whole, l, tag + whole, count);
 }
 #endif
 
 void alloc_choose(const float *x, const struct alloc_weights *w, size_t n,
-                  const struct alloc_levels *l, uint8_t *tag)
+                  const struct alloc_levels *l, uint8_t *tag, int64_t *count)
 {
-    SIMD_PICK(choose, (x, w, n, l, tag));
+    SIMD_PICK(choose, (x, w, n, l, tag, count));
 }

@@ -327,14 +327,15 @@ struct alloc_levels { // what each width does to the coordinates of one group; l
     float cost[ALLOC_LEVELS]; // lambda (bits of the level - bits of level 0); 0 for level 0
 };
 // choose.c: tag = the level of least w e^2 + cost, the narrower of equal ones. w, of a squared
-// error: as it is given, or as many square roots of F mul, which is 0 where it is below.
+// error: as it is given, or as many square roots of F mul, which is 0 where it is below. Adds to
+// the counts of tags; n < 65536 + 32.
 struct alloc_weights {
     const float *of;
     int roots; // up to 4; -1: weights
     float mul;
 };
 void alloc_choose(const float *x, const struct alloc_weights *w, size_t n,
-                  const struct alloc_levels *l, uint8_t *tag);
+                  const struct alloc_levels *l, uint8_t *tag, int64_t *count);
 // Magnitudes by size: bin |v| inv, the last one takes all from bins - 1 on. Adds.
 void alloc_bins(const float *v, size_t n, float inv, int bins, uint32_t *bin);
 // Positions from base on of tags that are not 0, and their tags less 1, in order; both have room

@@ -182,27 +182,22 @@ static int roots_of(const struct alloc_rule *rule)
 // the first-level cache.
 static void choose_run(const struct alloc_vectors *v, const struct alloc_rule *rule,
                        const struct alloc_run *r, const struct alloc_levels *l, size_t begin,
-                       size_t end, uint8_t *tag)
+                       size_t end, uint8_t *tag, int64_t counts[ALLOC_LEVELS])
 {
     const float *x = v->x + r->at;
     float weight[TILE];
     struct alloc_weights w = {weight, roots_of(rule), r->factor};
     if (w.roots >= 0) {
         w.of = v->sens + r->at + begin;
-        alloc_choose(x + begin, &w, end - begin, l, tag + begin);
+        alloc_choose(x + begin, &w, end - begin, l, tag + begin, counts);
         return;
     }
     for (size_t at = begin & ~(size_t)(TILE - 1); at < end; at += TILE) {
-        size_t m = tile(r->n, at);
-        uint8_t some[TILE];
+        size_t m = tile(r->n, at), first = at > begin ? 0 : begin - at;
+        size_t last = at + m < end ? m : end - at;
         weigh_tile(v, rule, r, at, m, weight);
-        if (at >= begin && at + m <= end) {
-            alloc_choose(x + at, &w, m, l, tag + at);
-            continue;
-        }
-        alloc_choose(x + at, &w, m, l, some);
-        size_t first = at > begin ? 0 : begin - at, last = at + m < end ? m : end - at;
-        memcpy(tag + at + first, some + first, last - first);
+        w.of = weight + first;
+        alloc_choose(x + at + first, &w, last - first, l, tag + at + first, counts);
     }
 }
 
@@ -217,8 +212,10 @@ static void choose(const struct kernel_ctx *cx, const struct alloc_vectors *v,
             continue;
         size_t begin = from > run->place ? from - run->place : 0;
         size_t end = to - run->place < run->n ? to - run->place : run->n;
-        choose_run(v, rule, run, l, begin, end, tag + run->place);
-        count(cx, tag, run, 1, l->count, counts + i);
+        memset(counts[i], 0, sizeof counts[i]);
+        choose_run(v, rule, run, l, begin, end, tag + run->place, counts[i]);
+        if (end - begin < run->n) // what the others have is not known
+            count(cx, tag, run, 1, l->count, counts + i);
     }
 }
 
@@ -287,15 +284,15 @@ static void code_run(const float *x, const uint8_t *tag, const struct alloc_run 
                      const struct alloc_widths *widths, const float scale[ALLOC_LEVELS],
                      const int64_t counts[ALLOC_LEVELS], uint8_t *to[ALLOC_LEVELS])
 {
-    float kept_x[TILE + 32], v[TILE + 32];
-    uint8_t kept_tag[TILE + 32];
+    float kept_x[TILE + 64], v[TILE + 64];
+    uint8_t kept_tag[TILE + 64];
     for (size_t at = 0; at < r->n; at += TILE) {
         size_t n = alloc_keep(x + at, tag + at, tile(r->n, at), kept_x, kept_tag);
-        memset(kept_tag + n, ALLOC_LEVELS, 32); // none: whole vectors
+        memset(kept_tag + n, ALLOC_LEVELS, 64); // none: whole vectors
         for (int k = 1; k < widths->count; k++) {
             if (counts[k] == 0)
                 continue;
-            size_t found = alloc_gather(kept_x, kept_tag, (n + 31) & ~(size_t)31, (uint8_t)k, v);
+            size_t found = alloc_gather(kept_x, kept_tag, (n + 63) & ~(size_t)63, (uint8_t)k, v);
             code_tile(widths->kind[k], widths->bits[k], scale[k], v, found, to[k]);
             to[k] += found * alloc_code_bytes(widths->bits[k]);
         }

@@ -132,8 +132,7 @@ static void choose_sample(struct fstq_encoder *e, struct fstq_counts *count)
         for (size_t at = s->at[i]; at < s->at[i + 1]; at += TILE) {
             size_t m = s->at[i + 1] - at < TILE ? s->at[i + 1] - at : TILE;
             const struct alloc_weights weights = {s->w + at, -1, 0};
-            alloc_choose(s->x + at, &weights, m, &e->levels[w->group[t]], s->tag + at);
-            alloc_count(s->tag + at, m, w->a.count, of_tile);
+            alloc_choose(s->x + at, &weights, m, &e->levels[w->group[t]], s->tag + at, of_tile);
         }
         for (int k = 0; k < w->a.count; k++)
             count->of[class][k] += (double)of_tile[k];

@@ -149,8 +149,7 @@ static double choose_at(struct bench_alloc *b, float lambda)
     for (int k = 1; k < b->a.count; k++)
         b->levels.cost[k] = lambda * (float)(b->a.bits[k] + 2);
     const struct alloc_weights w = {b->u, -1, 0};
-    alloc_choose(b->x, &w, b->shape.n_values, &b->levels, b->tag);
-    alloc_count(b->tag, b->shape.n_values, b->a.count, count);
+    alloc_choose(b->x, &w, b->shape.n_values, &b->levels, b->tag, count);
     return plain_bits(&b->a, count);
 }
 
@@ -257,7 +256,8 @@ static void test_choice_by_hand(void **state)
     for (int k = 1; k < 4; k++)
         b.levels.cost[k] = -1;
     const struct alloc_weights one = {(const float[]){1}, -1, 0};
-    alloc_choose((const float[]){0}, &one, 1, &b.levels, b.tag);
+    int64_t count[ALLOC_LEVELS] = {0};
+    alloc_choose((const float[]){0}, &one, 1, &b.levels, b.tag, count);
     assert_int_equal(b.tag[0], 1);
     alloc_close(&b);
 }
@@ -272,11 +272,16 @@ static void choose_everywhere(struct bench_alloc *b, size_t n, int roots, uint8_
         alloc_power(b->sens, n, 1e6f, 16 >> roots, b->u);
         for (int turn = 0; turn < 2; turn++) {
             memset(b->tag, 0xe5, sizeof b->tag);
-            alloc_choose(b->x, turn ? &made : &given, n, &b->levels, b->tag);
+            int64_t count[ALLOC_LEVELS] = {0};
+            alloc_choose(b->x, turn ? &made : &given, n, &b->levels, b->tag, count);
             assert_int_equal(b->tag[n], 0xe5);
             if (isa == SIMD_BASE && turn == 0)
                 memcpy(want, b->tag, n);
             assert_memory_equal(b->tag, want, n);
+            for (size_t i = 0; i < n; i++)
+                count[want[i]]--;
+            for (int k = 0; k < ALLOC_LEVELS; k++)
+                assert_int_equal(count[k], 0);
         }
     }
     simd_limit(SIMD_AVX512);
