@@ -44,7 +44,7 @@ static const char *shape_name(int32_t i)
 
 struct step_params {
     int32_t shape, dim, hidden, layers, heads, kv_heads, vocab, batch, seq, rank, threads, dtype;
-    int32_t recompute;
+    int32_t recompute, math;
 };
 
 static struct step_params params;
@@ -64,6 +64,7 @@ static const struct opt options[] = {
     OPT_ROW(struct step_params, dtype, "step.dtype", "auto", dtype_name, "how weights are held"),
     OPT_ENUM(struct step_params, recompute, "step.recompute", "none", model_recomputes,
              "as model.recompute"),
+    OPT_ENUM(struct step_params, math, "step.math", "fp32", dev_math_names, "as dev.math"),
     SIZE(dim, "288", "width"),
     SIZE(hidden, "768", "width inside the MLP"),
     SIZE(layers, "6", "layers"),
@@ -101,7 +102,7 @@ static void step_open(struct step *s, const struct shape_row *r)
     p.lora_rank = r->rank;
     p.dtype = params.dtype;
     p.recompute = params.recompute;
-    if (dev_open(&s->dev, 0, params.threads, &err))
+    if (dev_open(&s->dev, 0, params.threads, &err) || dev_math(&s->dev, params.math, &err))
         die(STATUS_ENV, "%s", err.text);
     s->m = model_create(&s->dev, &p, &r->c, 1, &err);
     if (!s->m)
@@ -554,11 +555,13 @@ static void run(struct bench_ctx *c)
                                       params.rank};
     struct measured *m = mem_alloc(MEM_OTHER, sizeof *m * (size_t)n);
     openblas_set_num_threads(1);
-    fprintf(c->out,
-            "# one LoRA step with AdamW and backward to the embeddings, %d thread%s, kernels %s\n"
-            "# Products: projections, adapters and head over the whole step's time; OpenBLAS: the "
-            "same alone, one thread, core %s\n",
-            params.threads, params.threads == 1 ? "" : "s", simd_text(), openblas_get_corename());
+    fprintf(
+        c->out,
+        "# one LoRA step with AdamW and backward to the embeddings, %d thread%s, kernels %s, %s\n"
+        "# Products: projections, adapters and head over the whole step's time; OpenBLAS: the "
+        "same alone, one thread, core %s\n",
+        params.threads, params.threads == 1 ? "" : "s", simd_text(), dev_math_names[params.math],
+        openblas_get_corename());
     table_head(&t);
     for (int i = 0; i < n; i++)
         measure(c, &t, &row[i], &m[i]);
