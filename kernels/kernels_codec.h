@@ -354,12 +354,13 @@ void rotate_fwht(float *x, size_t n); // unnormalised, in place; n a power of tw
 
 // mix.c: vectors mixed value by value.
 void mix_sum(float a, const float *x, float b, const float *y, size_t n,
-             float *out);                                     // out = a x + b y; may be x or y
-void mix_scale(float a, size_t n, float *x);                  // x = a x
-bool mix_finite(const float *x, const float *y, size_t n);    // whether all x + y are
-void mix_fill(float v, size_t n, float *x);                   // x = v
-void mix_sign(float step, size_t n, float *x);                // x = step sign(x)
-void mix_mean(const uint32_t *senders, size_t n, float *sum); // sum / senders, 0 where none
+             float *out);                                          // out = a x + b y; may be x or y
+void mix_add_f64(double a, const double *x, size_t n, double *to); // to += a x
+void mix_scale(float a, size_t n, float *x);                       // x = a x
+bool mix_finite(const float *x, const float *y, size_t n);         // whether all x + y are
+void mix_fill(float v, size_t n, float *x);                        // x = v
+void mix_sign(float step, size_t n, float *x);                     // x = step sign(x)
+void mix_mean(const uint32_t *senders, size_t n, float *sum);      // sum / senders, 0 where none
 struct mix_momentum {
     float mu, scale;
     bool nesterov;

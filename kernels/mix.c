@@ -8,6 +8,12 @@ SIMD_KERNEL void SIMD_NAME(mix_sum)(float a, const float *x, float b, const floa
         out[i] = a * x[i] + b * y[i];
 }
 
+SIMD_KERNEL void SIMD_NAME(mix_add_f64)(double a, const double *x, size_t n, double *to)
+{
+    for (size_t i = 0; i < n; i++)
+        to[i] += a * x[i];
+}
+
 SIMD_KERNEL void SIMD_NAME(mix_scale)(float a, size_t n, float *x)
 {
     for (size_t i = 0; i < n; i++)
@@ -65,6 +71,11 @@ SIMD_KERNEL void SIMD_NAME(mix_majority)(const int32_t *sum, size_t n, float ste
 void mix_sum(float a, const float *x, float b, const float *y, size_t n, float *out)
 {
     SIMD_PICK(mix_sum, (a, x, b, y, n, out));
+}
+
+void mix_add_f64(double a, const double *x, size_t n, double *to)
+{
+    SIMD_PICK(mix_add_f64, (a, x, n, to));
 }
 
 void mix_scale(float a, size_t n, float *x)

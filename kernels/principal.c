@@ -3,37 +3,57 @@
 // those behind its columns, up to the next multiple of 16, are zeros.
 #ifdef SIMD_LANES // read for each instruction set
 
-#define klt_products SIMD_NAME(klt_products)
-#define klt_rows     SIMD_NAME(klt_rows)
-#define klt_add      SIMD_NAME(klt_add)
-#define klt_total    SIMD_NAME(klt_total)
+#define klt_products  SIMD_NAME(klt_products)
+#define klt_rows      SIMD_NAME(klt_rows)
+#define klt_gram_rows SIMD_NAME(klt_gram_rows)
+#define KLT_OWN       (SIMD_REGISTERS > 16 && SIMD_PIECES == 1 ? 4 : 1) // rows at a time
+#define klt_add       SIMD_NAME(klt_add)
+#define klt_total     SIMD_NAME(klt_total)
 
-// Of row i and `many` rows from j on: 16 lanes a product, added by a fixed tree.
-SIMD_INLINE void klt_products(const float *m, size_t i, size_t j, const int many, size_t cols,
-                              double *out)
+// Of `own` rows from i and `many` rows from j on: 16 lanes a product, added by a fixed tree.
+SIMD_INLINE void klt_products(const float *m, size_t i, const int own, size_t j, const int many,
+                              size_t cols, double *out, size_t ld)
 {
-    simd_f sum[4][SIMD_PIECES];
+    simd_f sum[KLT_OWN][4][SIMD_PIECES];
     memset(sum, 0, sizeof sum);
     for (size_t c = 0; c < cols; c += SIMD_WIDE)
         for (int p = 0; p < SIMD_PIECES; p++) {
-            const simd_f own = *simd_of(m + i * KLT_TILE + c + (size_t)p * SIMD_LANES);
-            for (int k = 0; k < many; k++)
-                sum[k][p] +=
-                    own * *simd_of(m + (j + (size_t)k) * KLT_TILE + c + (size_t)p * SIMD_LANES);
+            simd_f row[KLT_OWN];
+            for (int o = 0; o < own; o++)
+                row[o] = *simd_of(m + (i + (size_t)o) * KLT_TILE + c + (size_t)p * SIMD_LANES);
+            for (int k = 0; k < many; k++) {
+                const simd_f other =
+                    *simd_of(m + (j + (size_t)k) * KLT_TILE + c + (size_t)p * SIMD_LANES);
+                for (int o = 0; o < own; o++)
+                    sum[o][k][p] += row[o] * other;
+            }
         }
-    for (int k = 0; k < many; k++)
-        out[k] += (double)simd_sum(sum[k]);
+    for (int o = 0; o < own; o++)
+        for (int k = 0; k < many; k++)
+            out[(size_t)o * ld + (size_t)k] += (double)simd_sum(sum[o][k]);
+}
+
+// Columns [j, end) of rows [i, i + own) of g.
+SIMD_INLINE void klt_gram_rows(const float *m, size_t i, const int own, size_t j, size_t end,
+                               size_t cols, double *g, size_t ld)
+{
+    for (; j + 4 <= end; j += 4)
+        klt_products(m, i, own, j, 4, cols, g + i * ld + j, ld);
+    for (; j < end; j++)
+        klt_products(m, i, own, j, 1, cols, g + i * ld + j, ld);
 }
 
 SIMD_KERNEL void SIMD_NAME(klt_gram)(const float *m, size_t rows, size_t cols, double *g)
 {
-    for (size_t i = 0; i < rows; i++) {
-        size_t j = i;
-        for (; j + 4 <= rows; j += 4)
-            klt_products(m, i, j, 4, cols, g + i * rows + j);
-        for (; j < rows; j++)
-            klt_products(m, i, j, 1, cols, g + i * rows + j);
+    size_t i = 0;
+    for (; i + KLT_OWN <= rows && KLT_OWN > 1;
+         i += KLT_OWN) { // the block on the diagonal, the rest
+        for (size_t o = 0; o < KLT_OWN; o++)
+            klt_gram_rows(m, i + o, 1, i + o, i + KLT_OWN, cols, g, rows);
+        klt_gram_rows(m, i, KLT_OWN, i + KLT_OWN, rows, cols, g, rows);
     }
+    for (; i < rows; i++)
+        klt_gram_rows(m, i, 1, i, rows, cols, g, rows);
 }
 
 SIMD_KERNEL float SIMD_NAME(klt_column)(const float *m, size_t rows, size_t cols)
@@ -170,6 +190,8 @@ SIMD_KERNEL void SIMD_NAME(klt_give)(const uint8_t *code, size_t n, const struct
 }
 
 #undef klt_products
+#undef klt_gram_rows
+#undef KLT_OWN
 #undef klt_rows
 #undef klt_add
 #undef klt_total

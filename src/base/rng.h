@@ -26,6 +26,7 @@ enum rng_use {
     RNG_STEPS = 16,    // local steps of a client                 a = round, b = client
     RNG_VIEW = 17,     // sets of rows or columns                 a = how many there are
     RNG_INFER = 18,    // prompts to time, tokens left out        a, b = whose
+    RNG_RANKS = 19,    // which client has which rank
 };
 
 struct rng {

@@ -143,6 +143,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     size_t g = (size_t)c->at_once;
     c->theta = mem_alloc(MEM_ADAPTER, fed_model_floats(env) * sizeof *c->theta);
     env->work->row->initial(env->work, c->theta);
+    c->masked = env->method->view.own ? mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->masked) : NULL;
     c->delta = mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->delta);
     c->job = mem_alloc(MEM_OTHER, g * sizeof *c->job);
     c->task = mem_alloc(MEM_OTHER, g * sizeof *c->task);
@@ -172,9 +173,9 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
 
 void clients_close(struct clients *c)
 {
-    void *blocks[] = {c->report,     c->theta,     c->delta,     c->job,   c->state,
-                      c->state_next, c->sens,      c->grad,      c->x_hat, c->scratch,
-                      c->alloc,      c->alloc_out, c->by_tensor, c->task,  c->change};
+    void *blocks[] = {c->report,    c->theta, c->delta,  c->job,     c->state, c->state_next,
+                      c->sens,      c->grad,  c->x_hat,  c->scratch, c->alloc, c->alloc_out,
+                      c->by_tensor, c->task,  c->change, c->masked};
     slots_close(c->slots);
     close_device(c);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
@@ -237,16 +238,37 @@ static bool take_changes(struct clients *c, const struct frame *f, const uint8_t
     return true;
 }
 
+// As much of a version as the largest of this worker's ranks holds.
+static bool take_part(struct clients *c, const struct frame *f, const uint8_t *payload)
+{
+    const struct view_inst *view = &c->env->method->view;
+    uint32_t p = 0;
+    while (p < view->n_parts && f->payload_bytes != 4 * view->part[p].shape.n_values)
+        p++;
+    if (p == view->n_parts)
+        return false;
+    for (size_t i = 0; i < view->part[p].shape.n_values; i++)
+        c->part[0][i] = get_f32(payload + 4 * i);
+    view_scatter(&view->part[p], c->part[0], c->theta);
+    return true;
+}
+
+static bool take_whole(struct clients *c, const struct frame *f, const uint8_t *payload)
+{
+    if (f->payload_bytes != 4 * fed_down_floats(c->env))
+        return false;
+    take_version(c, payload);
+    return true;
+}
+
 bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload)
 {
     const struct fed_env *env = c->env;
     const struct scheme *scheme = env->method->scheme;
-    bool coded = fed_down_coded(env);
-    if (!isfinite(f->loss) || (!coded && f->payload_bytes != 4 * fed_down_floats(env)) ||
-        (coded && !take_changes(c, f, payload)))
+    if (!isfinite(f->loss) || !(fed_down_coded(env)     ? take_changes(c, f, payload)
+                                : env->method->view.own ? take_part(c, f, payload)
+                                                        : take_whole(c, f, payload)))
         return false;
-    if (!coded)
-        take_version(c, payload);
     c->version = f->version;
     c->loss_fall = (double)f->loss;
     if (scheme->fresh)
@@ -333,6 +355,20 @@ static void give_vectors(struct clients *c, struct train_job *job, int i)
     }
 }
 
+// What of the version job i is trained from.
+static const float *start_of(struct clients *c, uint32_t client, int i)
+{
+    const struct view_part *own = view_own(&c->env->method->view, client);
+    float *start = c->masked + (size_t)i * c->n;
+    if (!own)
+        return c->theta;
+    memset(start, 0, c->n * sizeof *start);
+    for (int r = 0; r < own->n_ranges; r++)
+        for (size_t k = own->range[r].from; k < own->range[r].to; k++)
+            start[k] = c->theta[k];
+    return start;
+}
+
 void clients_train(struct clients *c, const struct client_task *task, int n)
 {
     const struct method *m = c->env->method;
@@ -345,7 +381,7 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
             .client = task[i].client,
             .round = c->version,
             .steps = fed_steps(c->env->fed, c->env->seed, c->version, task[i].client),
-            .theta = c->theta,
+            .theta = start_of(c, task[i].client, i),
             .delta = c->delta + at,
             .sens = c->sens ? c->sens + at : NULL,
             .grad = c->grad ? c->grad + at : NULL,
@@ -616,7 +652,7 @@ static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns
     set_budget(c, job, ready_ns, part, &p);
     double norm = privatise(c, job->client, (float *)(uintptr_t)p.in[0].x, n);
     if (env->update)
-        env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x, c->theta);
+        env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x, job->theta);
     *b = transport_buf(env->transport, cap);
     laps_begin(&p.laps, env->rec);
     for (int k = 0; k < c->n_vectors; k++) {

@@ -23,6 +23,7 @@ struct clients {
     struct round_start start; // of their round
     double loss_fall;         // as the version announced it
     float *theta;             // (fed_model_floats)
+    float *masked;            // (at_once, n) what each is trained from, where ranks are unequal
     uint32_t have;            // version they are, where versions are coded; 0 = none
     float *change;            // (n) scratch, there
     float *down[FED_VECTORS]; // (n) each, that came with the version

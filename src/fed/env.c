@@ -4,7 +4,10 @@
 #include "fed/datagram.h"
 #include "fed/exact.h"
 #include "fed/policy.h"
+#include "fed/ranks.h"
 #include "net/port.h"
+
+#include <stdio.h>
 
 static int64_t since(int64_t t_ns, int64_t from_ns)
 {
@@ -341,11 +344,68 @@ static int open_downlink(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+// What goes with parts that hold one another.
+static int check_ranks(const struct fed_env *env, const struct ranks *r, struct err *err)
+{
+    const struct method *m = env->method;
+    const struct fed_params *fed = env->fed;
+    if (!m->view.whole)
+        return err_set(err, "a client's rank is its view: leave out view %s", m->view.row->name);
+    if (m->scheme->server != &server_sync || m->scheme->backbone || m->scheme->fresh ||
+        m->scheme->pack || m->scheme->down_vectors || m->scheme->up)
+        return err_set(err, "scheme %s has clients of one rank", m->scheme->name);
+    if (view_needs(&m->view) & CODEC_OWN_AGG)
+        return err_set(err, "codec %s adds up messages of one size", m->codec->row->name);
+    if (fed->sum == FED_SUM_EXACT || *fed->downlink)
+        return err_set(err, "leave out fed.sum = exact and fed.downlink");
+    if (datagram_on(m, env->link))
+        return err_set(err, "set net.blocks = off, or net.delivery = reliable");
+    for (uint32_t i = 0; i < env->work->shape.n_tensors; i++) {
+        const struct shape_tensor *t = &env->work->shape.tensors[i];
+        if (t->kind == SHAPE_LORA_A && r->rank[r->n - 1] != t->rows)
+            return err_set(err, "the largest is that of the adapter: set model.lora_rank = %u",
+                           r->rank[r->n - 1]);
+    }
+    return 0;
+}
+
+// Makes the method's view that of fed.ranks, where there are any.
+static int open_ranks(const struct fed_env *env, struct err *err)
+{
+    struct method *m = env->method;
+    const struct fed_params *fed = env->fed;
+    char text[FED_VECTORS][512];
+    const char *codec[FED_VECTORS];
+    struct view_inst v;
+    struct ranks r;
+    struct err why = {""};
+    if (!*fed->ranks || m->view.own)
+        return 0;
+    if (ranks_parse(fed->ranks, &r, err))
+        return -1;
+    if (check_ranks(env, &r, &why))
+        return err_set(err, "fed.ranks = %.60s: %.400s", fed->ranks, why.text);
+    for (int k = 0; k < m->view.n_vectors; k++) {
+        snprintf(text[k], sizeof text[k], "%s", m->view.part[0].vector[k].codec->text);
+        codec[k] = text[k];
+    }
+    const struct profile_model *by = fed->ranks_by == FED_RANKS_DEVICE ? env->profile : NULL;
+    uint8_t *own = ranks_deal(&r, (uint32_t)fed->clients, env->seed, by);
+    if (view_open_ranks(&v, &r, own, codec, m->view.n_vectors, &env->work->shape, err))
+        return -1;
+    view_close(&m->view);
+    m->view = v;
+    m->codec = m->view.part[0].vector[0].codec;
+    if (r.n > 1 && v.part[0].shape.n_values == v.part[1].shape.n_values)
+        return err_set(err, "fed.ranks = %.60s: this task has no low-rank adapter", fed->ranks);
+    return 0;
+}
+
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
-    if (check_pace(env, err) || check_policy(env, err) || check_sum(env, err) ||
-        check_relays(env, err) || check_battery(env, err))
+    if (open_ranks(env, err) || check_pace(env, err) || check_policy(env, err) ||
+        check_sum(env, err) || check_relays(env, err) || check_battery(env, err))
         return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
@@ -373,6 +433,12 @@ size_t fed_down_floats(const struct fed_env *env)
 int64_t fed_version_bytes(const struct fed_env *env)
 {
     return (int64_t)(FRAME_HEADER_BYTES + 4 * fed_down_floats(env));
+}
+
+int64_t fed_client_bytes(const struct fed_env *env, uint32_t client)
+{
+    const struct view_part *own = view_own(&env->method->view, client);
+    return own ? (int64_t)(FRAME_HEADER_BYTES + 4 * own->shape.n_values) : fed_version_bytes(env);
 }
 
 uint64_t fed_payload_bound(const struct fed_env *env)

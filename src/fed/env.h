@@ -81,6 +81,7 @@ size_t fed_model_floats(const struct fed_env *env);
 bool fed_adapter_down(const struct fed_env *env); // does the adapter itself?
 size_t fed_down_floats(const struct fed_env *env);
 int64_t fed_version_bytes(const struct fed_env *env); // of the frame with a version as it is
+int64_t fed_client_bytes(const struct fed_env *env, uint32_t client); // with what of it it is sent
 // Do versions travel as coded changes (downlink.h)?
 static inline bool fed_down_coded(const struct fed_env *env)
 {

@@ -21,6 +21,8 @@ struct fed_params { // [fed]
     double deadline_s, quorum, overcommit, min_completion, late_weight; // see policy.h
     double server_lr, server_lr_end;
     char downlink[160]; // see downlink.h
+    char ranks[160];    // see ranks.h
+    int32_t ranks_by;   // FED_RANKS_*
     int32_t opt_state;  // FED_STATE_*
     int32_t weights;    // FED_WEIGHTS_*
     int32_t sum;        // FED_SUM_*
@@ -32,6 +34,7 @@ struct fed_params { // [fed]
 enum { FED_STATE_RESET, FED_STATE_KEEP };
 enum { FED_WEIGHTS_SAMPLES, FED_WEIGHTS_EQUAL };
 enum { FED_SUM_ORDER, FED_SUM_EXACT };
+enum { FED_RANKS_DRAW, FED_RANKS_DEVICE };
 
 struct fisher_params { // [fisher]: what clients measure for codecs that ask for it
     double rho;

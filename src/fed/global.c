@@ -49,8 +49,10 @@ static void open_parts(struct global *g, const struct view_inst *v, size_t keep_
 static void open_vectors(struct global *g, const struct view_inst *v)
 {
     size_t bytes = g->n * sizeof(float);
+    g->n_sum = v->row->nested ? v->n_sum : g->n;
+    g->cover = v->row->nested ? mem_alloc(MEM_SERVER, bytes) : NULL;
     for (int k = 0; k < v->n_vectors; k++) {
-        g->sum[k] = mem_alloc(MEM_SERVER, bytes);
+        g->sum[k] = mem_alloc(MEM_SERVER, g->n_sum * sizeof(float));
         g->mean[k] = v->whole ? g->sum[k] : mem_alloc(MEM_SERVER, bytes);
         bool exact = g->env->fed->sum == FED_SUM_EXACT;
         g->one[k] = k || exact ? mem_alloc(MEM_SERVER, bytes) : NULL;
@@ -102,6 +104,7 @@ void global_close(struct global *g)
         mem_free(g->one[k]);
     }
     mem_free(g->part);
+    mem_free(g->cover);
     mem_free(g->theta);
     mem_free(g->state);
     mem_free(g->scratch);
@@ -115,7 +118,7 @@ void global_begin(struct global *g, uint32_t version)
     g->weight = g->loss = 0;
     g->arrived = 0;
     for (int k = 0; k < view->n_vectors; k++)
-        memset(g->sum[k], 0, g->n * sizeof *g->sum[k]);
+        memset(g->sum[k], 0, g->n_sum * sizeof *g->sum[k]);
     for (uint32_t p = 0; p < view->n_parts; p++)
         for (int k = 0; k < view->n_vectors; k++) {
             const struct codec_inst *c = view->part[p].vector[k].codec;
@@ -299,9 +302,34 @@ static void close_sum(struct part_sum *part, const struct codec_inst *c)
     }
 }
 
+// The mean of each value, over those whose part holds it.
+static void close_nested(struct global *g)
+{
+    const struct view_inst *view = &g->env->method->view;
+    float *mean = g->mean[0];
+    memset(mean, 0, g->n * sizeof *mean);
+    memset(g->cover, 0, g->n * sizeof *g->cover);
+    for (uint32_t p = 0; p < view->n_parts; p++) {
+        const struct part_sum *part = global_sum(g, p, 0);
+        const struct view_part *at = &view->part[p];
+        const float *from = part->sum;
+        for (int r = 0; r < at->n_ranges && part->weight > 0; r++)
+            for (size_t i = at->range[r].from; i < at->range[r].to; i++) {
+                mean[i] += *from++;
+                g->cover[i] += (float)part->weight;
+            }
+    }
+    for (size_t i = 0; i < g->n; i++)
+        mean[i] *= g->cover[i] > 0 ? (float)(1.0 / (double)g->cover[i]) : 0;
+}
+
 static void close_sums(struct global *g)
 {
     const struct view_inst *view = &g->env->method->view;
+    if (view->row->nested) {
+        close_nested(g);
+        return;
+    }
     for (uint32_t p = 0; p < view->n_parts; p++)
         for (int k = 0; k < view->n_vectors; k++)
             close_sum(global_sum(g, p, k), view->part[p].vector[k].codec);
@@ -319,16 +347,19 @@ static void step_parts(struct global *g, double lr)
                         .lr = lr,
                         .arrived = g->arrived,
                         .clients = g->env->fed->clients};
-    for (uint32_t p = 0; p < m->view.n_parts; p++) {
+    const bool nested = m->view.row->nested;
+    for (uint32_t p = m->view.n_parts; p-- > 0;) {
         const struct view_part *part = &m->view.part[p];
         if (global_sum(g, p, 0)->weight <= 0)
             continue;
-        for (int k = 0; k < m->view.n_vectors && !m->view.whole; k++)
+        for (int k = 0; k < m->view.n_vectors && !m->view.whole && !nested; k++)
             view_scatter(part, global_sum(g, p, k)->sum, g->mean[k]);
         for (int i = 0; i < part->n_ranges; i++) {
             step.range = part->range[i];
             m->scheme->commit(m->scheme_opt, &step);
         }
+        if (nested) // the largest of them holds the others
+            return;
     }
 }
 
@@ -336,7 +367,7 @@ static bool sums_finite(const struct global *g)
 {
     bool finite = true;
     for (int k = 0; k < g->env->method->view.n_vectors; k++)
-        finite &= global_finite(g->sum[k], g->n);
+        finite &= global_finite(g->sum[k], g->n_sum);
     return finite;
 }
 
@@ -359,9 +390,10 @@ bool global_commit(struct global *g, uint32_t version, double lr, double *norm)
     span_end(rec, span, STAGE_AGGREGATE, -1, 0, bytes);
     if (!sums_finite(g) || !own)
         return false;
+    const float *mean = g->cover ? g->mean[0] : g->sum[0];
     double squares = 0;
     for (size_t i = 0; i < g->n; i++)
-        squares += (double)g->sum[0][i] * (double)g->sum[0][i];
+        squares += (double)mean[i] * (double)mean[i];
     *norm = sqrt(squares);
     span = span_begin(rec);
     step_parts(g, lr);

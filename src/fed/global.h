@@ -33,11 +33,13 @@ struct part_sum {     // what arrived of one vector of one part of the view
 struct global {
     const struct fed_env *env;
     size_t n, n_model, n_state; // n_model: the adapter, then what moves the backbone
+    size_t n_sum;               // of all parts of the view
     float *theta, *state;       // (n_model), (n_state)
     // By vector, (n) each: sums of the parts one after another; their means, laid out as the
     // adapter.
     float *sum[FED_VECTORS], *mean[FED_VECTORS];
     float *one[FED_VECTORS]; // one client's vectors beside the update
+    float *cover;            // (n) weight behind each value of the mean, where parts are nested
     struct part_sum *part;   // (view.n_parts, view.n_vectors)
     void *scratch;           // of decoders
     void *own;               // of the scheme's hooks

@@ -3,9 +3,12 @@
 #include "fed/policy.h"
 #include "fed/presence.h"
 #include "fed/profile.h"
+#include "fed/ranks.h"
 
 static const char *const weight_names[] = {
     [FED_WEIGHTS_SAMPLES] = "samples", [FED_WEIGHTS_EQUAL] = "equal", NULL};
+static const char *const ranks_names[] = {
+    [FED_RANKS_DRAW] = "draw", [FED_RANKS_DEVICE] = "device", NULL};
 static const char *const sum_names[] = {"order", "exact", NULL};
 static const char *const state_names[] = {
     [FED_STATE_RESET] = "reset", [FED_STATE_KEEP] = "keep", NULL};
@@ -51,6 +54,12 @@ const struct opt fed_options[] = {
     OPT_STRING(struct fed_params, downlink, "fed.downlink", "",
                "CODEC[:opts][+ef]: versions travel down as coded changes, and the server goes on "
                "from what clients decode; empty = as floats"),
+    OPT_STRING(struct fed_params, ranks, "fed.ranks", "",
+               "RANK:SHARE,...: clients of unequal rank, the largest that of the adapter, as in "
+               "4:0.5,8:0.3,16:0.2; empty = all have that of the adapter"),
+    OPT_ENUM(struct fed_params, ranks_by, "fed.ranks_by", "draw", ranks_names,
+             "whose rank is small: drawn from the seed, or the slowest devices' of "
+             "client.profile"),
     OPT_ENUM(struct fed_params, opt_state, "fed.opt_state", "reset", state_names,
              "optimizer state of a client between its rounds"),
     OPT_ENUM(struct fed_params, weights, "fed.weights", "samples", weight_names,
@@ -140,6 +149,9 @@ int fed_check(const struct fed_params *p, struct err *err)
                        "fed.late_weight = %g: nobody is late without fed.deadline_s, "
                        "fed.quorum or fed.overcommit",
                        p->late_weight);
+    struct ranks ranks;
+    if (*p->ranks && ranks_parse(p->ranks, &ranks, err))
+        return -1;
     if (p->server_lr_end < 0 && p->server_lr_end != -1)
         return err_set(err, "fed.server_lr_end = %g: it is -1 (constant) or at least 0",
                        p->server_lr_end);

@@ -44,23 +44,11 @@ static const struct scheme noop = {
     .commit = scheme_mean,
 };
 
-const struct scheme *const scheme_table[] = {&fedavg,
-                                             &scheme_fedavgm,
-                                             &scheme_fedadagrad,
-                                             &scheme_fedadam,
-                                             &scheme_fedyogi,
-                                             &scheme_fedprox,
-                                             &scheme_scaffold,
-                                             &scheme_feddyn,
-                                             &scheme_fednova,
-                                             &scheme_fedbuff,
-                                             &scheme_fedasync,
-                                             &scheme_fedbat,
-                                             &scheme_fedex,
-                                             &scheme_flora,
-                                             &scheme_split,
-                                             &noop,
-                                             NULL};
+const struct scheme *const scheme_table[] = {
+    &fedavg,          &scheme_fedavgm,  &scheme_fedadagrad, &scheme_fedadam, &scheme_fedyogi,
+    &scheme_fedprox,  &scheme_scaffold, &scheme_feddyn,     &scheme_fednova, &scheme_fedbuff,
+    &scheme_fedasync, &scheme_fedbat,   &scheme_fedex,      &scheme_flora,   &scheme_hetlora,
+    &scheme_flexlora, &scheme_lorafair, &scheme_split,      &noop,           NULL};
 
 const struct scheme *scheme_find(const char *name)
 {

@@ -98,7 +98,8 @@ struct scheme {
 
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
     scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fednova, scheme_fedprox,
-    scheme_fedyogi, scheme_flora, scheme_scaffold, scheme_split;
+    scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_hetlora, scheme_lorafair, scheme_scaffold,
+    scheme_split;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

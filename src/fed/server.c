@@ -426,6 +426,17 @@ struct netbuf *server_pack_model(struct server *s, const float *theta)
     return b;
 }
 
+struct netbuf *server_pack_part(struct server *s, const struct view_part *part)
+{
+    size_t n = part->shape.n_values;
+    struct netbuf *b = transport_buf(s->env->transport, 4 * n);
+    uint8_t *p = netbuf_payload(b);
+    view_gather(part, s->global.theta, s->global.mean[0]); // free until the commit
+    for (size_t i = 0; i < n; i++)
+        put_f32(p + 4 * i, s->global.mean[0][i]);
+    return b;
+}
+
 struct netbuf *server_pack_changes(struct server *s, int endpoint)
 {
     size_t len = (size_t)downlink_peer_bytes(s->down, endpoint);

@@ -127,6 +127,8 @@ void server_evaluate(struct server *s);
 void server_checkpoint(struct server *s);
 // The frame of a version (n_model), to be sent as it is.
 struct netbuf *server_pack_model(struct server *s, const float *theta);
+// As much of it as a part of the view holds.
+struct netbuf *server_pack_part(struct server *s, const struct view_part *part);
 // And where versions are coded: what the endpoint lacks of the newest.
 struct netbuf *server_pack_changes(struct server *s, int endpoint);
 int64_t server_take_wire(struct server *s); // bytes the transport moved since it was last asked

@@ -14,7 +14,7 @@
 int64_t books_client_bytes(const struct server *s, uint32_t client)
 {
     return s->down ? (int64_t)FRAME_HEADER_BYTES + downlink_client_bytes(s->down, client)
-                   : fed_version_bytes(s->env);
+                   : fed_client_bytes(s->env, client);
 }
 
 // How far training has come: clients whose codec sends less as the loss goes down hear it with the

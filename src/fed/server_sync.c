@@ -109,27 +109,46 @@ static const struct turn *first_turn(const struct sync_round *r, int endpoint)
     return &r->turn[i];
 }
 
+// What the clients of a rank are trained from, the largest part of them all; NULL = the version.
+static const struct view_part *part_for(const struct server *s, int endpoint)
+{
+    const struct sync_round *r = s->rounds;
+    const struct view_part *most = NULL;
+    for (int i = 0; i < r->n_turns; i++) {
+        const struct view_part *own = view_own(&s->env->method->view, r->turn[i].client);
+        if (own && r->turn[i].endpoint == endpoint && (!most || own > most))
+            most = own;
+    }
+    return most;
+}
+
 // The model to the ranks that have tasks.
 static void send_models(struct server *s)
 {
+    const bool own = s->env->method->view.own != NULL;
     struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
     if (r->model)
         transport_unref(env->transport, r->model);
-    r->model = s->down ? NULL : server_pack_model(s, s->global.theta);
+    r->model = s->down || own ? NULL : server_pack_model(s, s->global.theta);
     for (int e = 1; e <= s->workers; e++) {
         if (!s->peer[e].owes_events)
             continue;
         const struct turn *first = first_turn(r, e);
-        struct netbuf *b = s->down ? server_pack_changes(s, e) : r->model;
+        const struct view_part *part = part_for(s, e);
+        struct netbuf *b = s->down ? server_pack_changes(s, e)
+                           : part  ? server_pack_part(s, part)
+                                   : r->model;
         struct frame f = books_model_head(s);
+        if (part)
+            f.payload_bytes = 4 * (f.values = (uint32_t)part->shape.n_values);
         f.payload_bytes = s->down ? (uint64_t)downlink_peer_bytes(s->down, e) : f.payload_bytes;
         struct link_transfer down = {.round = s->round,
                                      .client = first->client,
                                      .t_ready_ns = r->start.run_ns,
                                      .bytes = first->down_bytes};
         server_send(s, e, &f, b, now_ns(s), &down);
-        if (s->down)
+        if (s->down || own)
             transport_unref(env->transport, b);
     }
 }

@@ -57,6 +57,7 @@ static int parse(struct view_inst *v, const char *text, struct err *err)
 static int open_part(struct view_inst *v, uint32_t p, const char *const *codec, struct err *err)
 {
     struct view_part *part = &v->part[p];
+    size_t state = v->row->nested ? 0 : v->n_state;
     shape_init(&part->shape);
     v->row->ranges(v->opt, v->shape, p, part);
     shape_seal(&part->shape);
@@ -72,9 +73,25 @@ static int open_part(struct view_inst *v, uint32_t p, const char *const *codec, 
         vector->codec = codec_open(codec[k], v->whole ? v->shape : &part->shape, err);
         if (!vector->codec)
             return -1;
-        vector->state_at = v->n_state;
-        v->n_state += codec_state_floats(vector->codec);
+        vector->state_at = state;
+        state += codec_state_floats(vector->codec);
     }
+    v->n_state = state > v->n_state ? state : v->n_state;
+    v->n_sum += part->shape.n_values;
+    return 0;
+}
+
+static int open_parts(struct view_inst *v, const char *const *codec, struct err *err)
+{
+    v->whole = v->row == view_table[0];
+    v->n_parts = v->row->parts(v->opt);
+    v->stay = v->row->stay ? v->row->stay(v->opt) : 1;
+    v->part = mem_alloc(MEM_OTHER, v->n_parts * sizeof *v->part);
+    for (uint32_t p = 0; p < v->n_parts; p++)
+        if (open_part(v, p, codec, err)) {
+            view_close(v);
+            return -1;
+        }
     return 0;
 }
 
@@ -88,16 +105,18 @@ int view_open(struct view_inst *v, const char *text, const char *const *codec, i
         view_close(v);
         return -1;
     }
-    v->whole = v->row == view_table[0];
-    v->n_parts = v->row->parts(v->opt);
-    v->stay = v->row->stay ? v->row->stay(v->opt) : 1;
-    v->part = mem_alloc(MEM_OTHER, v->n_parts * sizeof *v->part);
-    for (uint32_t p = 0; p < v->n_parts; p++)
-        if (open_part(v, p, codec, err)) {
-            view_close(v);
-            return -1;
-        }
-    return 0;
+    return open_parts(v, codec, err);
+}
+
+int view_open_ranks(struct view_inst *v, const struct ranks *ranks, uint8_t *own,
+                    const char *const *codec, int n_vectors, const struct shape *shape,
+                    struct err *err)
+{
+    *v = (struct view_inst){
+        .row = &view_rank, .shape = shape, .own = own, .n_vectors = n_vectors, .text = "rank"};
+    v->opt = mem_alloc(MEM_OTHER, sizeof *ranks);
+    memcpy(v->opt, ranks, sizeof *ranks);
+    return open_parts(v, codec, err);
 }
 
 void view_close(struct view_inst *v)
@@ -110,6 +129,7 @@ void view_close(struct view_inst *v)
     }
     mem_free(v->part);
     mem_free(v->opt);
+    mem_free(v->own);
     memset(v, 0, sizeof *v);
 }
 
@@ -124,6 +144,8 @@ static uint32_t turns(const struct view_inst *v, uint32_t round)
 uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round)
 {
     uint32_t turn = turns(v, round);
+    if (v->own)
+        return v->own[client];
     return v->row->mixed ? shape_turn(client, turn, v->n_parts)
                          : (turn + v->n_parts - 1) % v->n_parts;
 }
@@ -132,7 +154,7 @@ struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t cli
                           int vector)
 {
     uint64_t stream = (uint64_t)vector << 56 | (uint64_t)view_turn(v, client, round) << 40;
-    uint32_t earlier = turns(v, round) / v->n_parts * v->stay;
+    uint32_t earlier = turns(v, round) / (v->own ? 1 : v->n_parts) * v->stay;
     return (struct codec_key){.seed = seed ^ stream,
                               .client = client,
                               .version = earlier + (round + v->stay - 1) % v->stay};
@@ -144,6 +166,11 @@ const struct shape_range *view_trained(const struct view_inst *v, uint32_t clien
     const struct view_part *p = &v->part[view_turn(v, client, round)];
     *n_ranges = v->row->frozen ? p->n_ranges : 0;
     return v->row->frozen ? p->range : NULL;
+}
+
+const struct view_part *view_own(const struct view_inst *v, uint32_t client)
+{
+    return v->own ? &v->part[v->own[client]] : NULL;
 }
 
 void view_gather(const struct view_part *p, const float *full, float *part)

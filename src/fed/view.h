@@ -28,6 +28,13 @@ struct view_part {
 
 struct local_rule; // local.h
 
+#define RANKS_MOST 16
+struct ranks { // of unequal clients
+    uint32_t n;
+    uint32_t rank[RANKS_MOST]; // ascending
+    double share[RANKS_MOST];  // of clients
+};
+
 struct view {
     const char *name, *help, *source;
     const struct opt *options;
@@ -36,6 +43,7 @@ struct view {
     bool frozen;                    // what is outside the part is not trained
     bool only;                      // what is outside never changes: the downlink leaves it out too
     bool mixed;                     // clients of a round have different parts
+    bool nested;                    // a client has one part for good; each holds those before it
     const struct local_rule *local; // another form of the adapter, that training goes through; NULL
                                     // = as it is
     uint32_t (*parts)(const void *opt);
@@ -44,17 +52,20 @@ struct view {
     void (*ranges)(const void *opt, const struct shape *shape, uint32_t p, struct view_part *part);
 };
 
+extern const struct view view_rank;
 extern const struct view *const view_table[]; // NULL-terminated; the first is the whole adapter
 
-// A view of one adapter. Parts are disjoint.
+// A view of one adapter. Parts are disjoint, unless they are nested.
 struct view_inst {
     const struct view *row;
     void *opt;
     const struct shape *shape; // of the adapter
     uint32_t n_parts, stay;
     struct view_part *part;
+    uint8_t *own;   // nested: (clients) the part of each; else NULL
+    size_t n_sum;   // values of all parts
     int n_vectors;  // in a frame, the update first
-    size_t n_state; // floats of all codecs
+    size_t n_state; // floats of all codecs that a client has
     bool whole;     // one part, the adapter itself: nothing is copied
     char text[96];
 };
@@ -63,6 +74,11 @@ struct view_inst {
 // instance.
 int view_open(struct view_inst *v, const char *text, const char *const *codec, int n_vectors,
               const struct shape *shape, struct err *err);
+// The view of fed.ranks, see ranks.h: part i is the first rank[i] rows of every A and columns of
+// every B, and all of what is neither. Takes own (clients) over, also on an error.
+int view_open_ranks(struct view_inst *v, const struct ranks *ranks, uint8_t *own,
+                    const char *const *codec, int n_vectors, const struct shape *shape,
+                    struct err *err);
 void view_close(struct view_inst *v);
 
 uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round);
@@ -73,6 +89,8 @@ struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t cli
 // What local training may change, NULL = everything.
 const struct shape_range *view_trained(const struct view_inst *v, uint32_t client, uint32_t round,
                                        int *n_ranges);
+// The part that a client has of each version, and what it is trained from: nested, else NULL.
+const struct view_part *view_own(const struct view_inst *v, uint32_t client);
 void view_gather(const struct view_part *p, const float *full, float *part);
 void view_scatter(const struct view_part *p, const float *part, float *full);
 

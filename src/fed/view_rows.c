@@ -261,5 +261,39 @@ static const struct view view_sub = {
     .ranges = ranges_sub,
 };
 
+static uint32_t rank_parts(const void *opt)
+{
+    return ((const struct ranks *)opt)->n;
+}
+
+static void ranges_rank(const void *opt, const struct shape *shape, uint32_t p,
+                        struct view_part *part)
+{
+    const uint32_t rank = ((const struct ranks *)opt)->rank[p];
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        bool a = t->kind == SHAPE_LORA_A, b = t->kind == SHAPE_LORA_B;
+        uint32_t rows = a && rank < t->rows ? rank : t->rows;
+        uint32_t cols = b && rank < t->cols ? rank : t->cols;
+        shape_add(&part->shape, t->name, rows, cols, (enum shape_kind)t->kind);
+        for (uint32_t row = 0; row < rows; row++) {
+            size_t from = t->offset + (size_t)row * t->cols;
+            add_range(part, from, from + cols);
+        }
+    }
+}
+
+// Not by name: fed.ranks says what its parts are.
+const struct view view_rank = {
+    .name = "rank",
+    .help = "as much of the adapter as a client's rank",
+    .source = "",
+    .frozen = true,
+    .mixed = true,
+    .nested = true,
+    .parts = rank_parts,
+    .ranges = ranges_rank,
+};
+
 const struct view *const view_table[] = {&view_ab,  &view_b,   &view_r, &view_alt,
                                          &view_seg, &view_sub, NULL};

@@ -209,14 +209,14 @@ static void take_task(struct worker *w, const struct net_msg *m)
     struct task_state state = {0};
     size_t len = m->frame.payload_bytes, tail = w->clients.state_floats ? TASK_STATE_BYTES : 0;
     size_t down = fed_down_coded(w->env) ? TASK_DOWN_BYTES : 0;
-    int64_t down_bytes = fed_version_bytes(w->env);
+    int64_t down_bytes = 0;
     if (m->frame.version != w->version || r->n_tasks == policy_sampled(w->env->fed) ||
         m->frame.client >= (uint32_t)w->env->fed->clients || was_asked(w, m->frame.client) ||
         len < down + tail || round_start_get(m->payload, len - down - tail, &start) ||
         (tail && task_state_get(m->payload + len - tail, tail, &state)))
         return;
-    if (down)
-        down_bytes = (int64_t)(get_u64(m->payload + len - tail - down) & INT64_MAX);
+    down_bytes = down ? (int64_t)(get_u64(m->payload + len - tail - down) & INT64_MAX)
+                      : fed_client_bytes(w->env, m->frame.client);
     w->clients.start = start;
     r->expected = (int)m->frame.samples;
     r->asked[own_place(w, m->frame.client)] = r->sets;

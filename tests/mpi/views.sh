@@ -121,6 +121,22 @@ for method in fedex/topk:ratio=0.1+ef flora/qsgd "scaffold/topk:ratio=0.1+ef;int
     check "$method: stopped and resumed, the same weights" \
         equal "$(adapter resumed)" "$(adapter straight)"
 done
+# Clients of unequal rank: each has its part, and so have ranks that hold several of them.
+unequal=(fed.ranks=2:0.4,4:0.3,8:0.3 fed.rounds=8)
+for method in fedavg/topk:ratio=0.2+ef flexlora/int:bits=8; do
+    run "${unequal[@]}" fed.method=$method >straight 2>&1
+    mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${unequal[@]}" fed.method=$method \
+        >products.3 2>&1
+    check "unequal ranks, $method: the same weights for any ranks" \
+        equal "$(adapter products.3)" "$(adapter straight)"
+    check "unequal ranks, $method: and the same bytes" \
+        equal "$(bytes products.3)" "$(bytes straight)"
+    stop_at_checkpoint KILL "u.${method%%/*}" \
+        "$FSTQ" run "${common[@]}" "${unequal[@]}" fed.method=$method run.dir="u.${method%%/*}"
+    run "${unequal[@]}" fed.method=$method run.dir="u.${method%%/*}" run.resume=on >resumed 2>&1
+    check "unequal ranks, $method: killed and resumed, the same weights" \
+        equal "$(adapter resumed)" "$(adapter straight)"
+done
 # Coded versions: what clients have and what the server's code left out are kept with the run.
 down=(fed.method=scaffold/fp16 fed.downlink=topk:ratio=0.2+ef fed.rounds=12)
 run "${down[@]}" >straight 2>&1
