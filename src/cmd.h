@@ -13,7 +13,7 @@ struct cmd {
     int (*run)(int argc, char **argv); // argv[0] is the subcommand; returns enum status
 };
 
-extern const struct cmd cmd_run, cmd_compare, cmd_show, cmd_export, cmd_score, cmd_pretrain,
-    cmd_infer, cmd_bench, cmd_list, cmd_info;
+extern const struct cmd cmd_run, cmd_compare, cmd_show, cmd_export, cmd_report, cmd_score,
+    cmd_pretrain, cmd_infer, cmd_bench, cmd_list, cmd_info;
 
 #endif

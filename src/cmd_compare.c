@@ -22,6 +22,12 @@ static void write_markdown(const struct compare *c, const struct runs *r, FILE *
     compare_markdown(c, out);
 }
 
+static void write_latex(const struct compare *c, const struct runs *r, FILE *out)
+{
+    (void)r;
+    compare_latex(c, out);
+}
+
 // What the table can be written as, and how such a file begins.
 static const struct form {
     const char *flag, *begins;
@@ -30,6 +36,7 @@ static const struct form {
     {"csv", "method,seeds,", write_csv},
     {"json", "{\"config\":", compare_json},
     {"markdown", "|method|seeds|", write_markdown},
+    {"latex", "%fstqcompare;", write_latex},
 };
 enum { N_FORMS = ARRAY_LEN(forms) };
 
@@ -99,6 +106,22 @@ static int write_files(const struct compare *c, const struct runs *r, const stru
     return bad;
 }
 
+// For fstq report: it lies beside the runs.
+static int leave_data(const struct compare *c, const struct runs *r)
+{
+    char path[sizeof c->p.dir + 16];
+    struct outfile out;
+    struct err err;
+    snprintf(path, sizeof path, "%s/compare.json", c->p.dir);
+    if (outfile_open(&out, path, "{\"config\":", &err) == 0) {
+        compare_json(c, r, out.f);
+        if (outfile_close(&out, &err) == 0)
+            return 0;
+    }
+    fprintf(stderr, "fstq compare: %s\n", err.text);
+    return -1;
+}
+
 static void print_head(const struct compare *c, const struct request *q)
 {
     printf("# fstq compare %s; fstq %s (git %s)\n", q->config, buildinfo.version,
@@ -143,8 +166,12 @@ static int conclude(const struct compare *c, struct runs *r, const struct reques
         compare_print_search(c, stdout);
     compare_print(c, stdout);
     int bad = write_files(c, r, q);
+    if (!q->no_run && leave_data(c, r))
+        bad = -1;
     runs_counts(r, &finished, &made, &failed, &missing);
     printf("#\n# %d runs were there, %d made now, %d failed\n", finished, made, failed);
+    if (!q->no_run)
+        printf("# fstq report %s draws it\n", c->p.dir);
     const char *note = runs_note(r);
     if (*note)
         printf("# %s\n", note);
@@ -204,7 +231,7 @@ static void print_keys(FILE *out)
 
 const struct cmd cmd_compare = {
     .name = "compare",
-    .usage = "CONFIG [section.key=value ...] [--csv FILE] [--json FILE] [--markdown FILE]",
+    .usage = "CONFIG [section.key=value ...] [--csv|json|markdown|latex FILE ...]",
     .help = "many methods x seeds, tuned alike, compared in one table",
     .details =
         "CONFIG is the config of a run with a section [compare]:\n\n"
@@ -222,13 +249,13 @@ const struct cmd cmd_compare = {
         "the order of their lines, the base first, so put what matters most at the top. DIR/log "
         "says\n"
         "what has run and how long the rest will take.\n\n"
-        "  --csv FILE, --json FILE, --markdown FILE   the table; JSON has every curve too\n"
+        "  --csv, --json, --markdown, --latex FILE   the table; JSON has every curve too\n"
         "  --search     also print what the search tried\n"
         "  --no-run     show only what is there already, also while another process is running "
         "it\n\n"
         "  fstq compare configs/compare-quick.ini --json quick.json\n"
         "  fstq compare configs/compare-quick.ini compare.seeds=\"1 2 3\" compare.jobs=4\n"
-        "  scripts/plot_compare.py quick.json quick.png\n",
+        "  fstq report runs/compare-quick\n",
     .more = print_keys,
     .alone = true,
     .run = compare_main,

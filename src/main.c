@@ -15,9 +15,9 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct cmd *const commands[] = {&cmd_run,   &cmd_compare,  &cmd_show,  &cmd_export,
-                                             &cmd_score, &cmd_pretrain, &cmd_infer, &cmd_bench,
-                                             &cmd_list,  &cmd_info};
+static const struct cmd *const commands[] = {&cmd_run,    &cmd_compare, &cmd_show,     &cmd_export,
+                                             &cmd_report, &cmd_score,   &cmd_pretrain, &cmd_infer,
+                                             &cmd_bench,  &cmd_list,    &cmd_info};
 
 static const char statuses[] =
     "Exit status: 0 valid, 1 a check failed, 2 bad usage or config, 3 degraded (clients or trace\n"

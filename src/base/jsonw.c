@@ -139,3 +139,9 @@ void jsonw_bool(struct jsonw *j, bool v)
     before(j);
     fputs(v ? "true" : "false", j->out);
 }
+
+void jsonw_raw(struct jsonw *j, const char *json)
+{
+    before(j);
+    fputs(json, j->out);
+}

@@ -24,5 +24,6 @@ void jsonw_text(struct jsonw *j, const char *s);
 void jsonw_int(struct jsonw *j, int64_t v);
 void jsonw_num(struct jsonw *j, double v); // %.17g, null when not finite
 void jsonw_bool(struct jsonw *j, bool v);
+void jsonw_raw(struct jsonw *j, const char *json); // a value that is JSON already
 
 #endif

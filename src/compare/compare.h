@@ -49,7 +49,22 @@ struct interval {
 };
 struct interval interval_of(const double *v, size_t n);
 struct interval interval_of_difference(const double *v, const double *base, size_t n);
-double ratio_mean(const double *base, const double *v, size_t n); // geometric, of base / v
+// Of base / v: the geometric mean and the ends of its 95% interval (Student, on logarithms).
+struct ratio {
+    size_t n;
+    double mean, low, high;
+};
+struct ratio ratio_of(const double *base, const double *v, size_t n);
+// Of v - base. NaN where a value is missing or there is no pair.
+struct paired_test {
+    size_t n;
+    double dz;            // Cohen's d of paired differences: their mean by their deviation
+    double rank_biserial; // share of the rank sum in favour of v less the share against it
+    double p_wilcoxon;    // signed-rank test, two-sided, exact
+};
+struct paired_test paired_test_of(const double *v, const double *base, size_t n);
+// Holm's step-down (1979): p-values of a family, those that are NaN no part of it.
+void holm(const double *p, size_t n, double *adjusted);
 double student_975(size_t degrees);
 
 struct compare_params { // [compare]
@@ -157,6 +172,7 @@ void compare_print(const struct compare *c, FILE *out);
 void compare_print_search(const struct compare *c, FILE *out);
 void compare_csv(const struct compare *c, FILE *out);
 void compare_markdown(const struct compare *c, FILE *out);
+void compare_latex(const struct compare *c, FILE *out);
 void compare_json(const struct compare *c, const struct runs *r, FILE *out);
 
 #endif

@@ -1,108 +1,11 @@
-// The table of a comparison: as text, Markdown, CSV, and with every curve as JSON.
-#include "base/buildinfo.h"
-#include "base/jsonw.h"
+// The table of a comparison: as text, Markdown, LaTeX and CSV.
 #include "base/mem.h"
 #include "base/table.h"
-#include "compare/compare.h"
+#include "compare/compare_summary.h"
 #include "report/export.h"
 
 #include <math.h>
 #include <string.h>
-
-struct reached { // a target: a part of the base's final score on the same seed
-    size_t n;    // seeds that reach it
-    struct interval rounds, bytes, time_ns; // NaN unless all do
-    double ratio; // of the base's uplink to this, over the seeds on which both reach it
-    double round_at[COMPARE_SEEDS], bytes_at[COMPARE_SEEDS];
-};
-
-struct summary {
-    size_t n; // seeds that are there
-    double final_score[COMPARE_SEEDS];
-    struct interval score, gain; // gain: paired, over the base
-    struct reached target[COMPARE_TARGETS];
-    struct interval at[COMPARE_AT];
-    double message_bytes, bits, nmse, total_bytes;
-};
-
-static double mean_of(const double *v, size_t n)
-{
-    return interval_of(v, n).mean;
-}
-
-static void reach(const struct compare *c, const struct compare_method *m, int t, struct reached *x)
-{
-    const struct compare_method *base = &c->method[c->base];
-    double rounds[COMPARE_SEEDS], bytes[COMPARE_SEEDS], time[COMPARE_SEEDS];
-    double of_base[COMPARE_SEEDS], of_this[COMPARE_SEEDS];
-    size_t n = 0, both = 0;
-    for (int s = 0; s < c->n_seeds; s++) {
-        const struct curve *v = m->run[s], *b = base->run[s];
-        x->round_at[s] = x->bytes_at[s] = (double)NAN;
-        if (!v || !b)
-            continue;
-        double last = curve_final(b, c->p.last);
-        double goal = c->higher ? c->target[t] * last : last / c->target[t];
-        size_t i = curve_reach(v, c->p.trailing, goal, c->higher),
-               k = curve_reach(b, c->p.trailing, goal, c->higher);
-        rounds[n] = bytes[n] = time[n] = (double)NAN;
-        if (i < v->n) {
-            x->n++;
-            rounds[n] = x->round_at[s] = v->round[i];
-            bytes[n] = x->bytes_at[s] = v->uplink_bytes[i];
-            time[n] = v->time_ns[i];
-        }
-        n++;
-        if (i < v->n && k < b->n) {
-            of_base[both] = b->uplink_bytes[k];
-            of_this[both++] = v->uplink_bytes[i];
-        }
-    }
-    x->rounds = interval_of(rounds, n);
-    x->bytes = interval_of(bytes, n);
-    x->time_ns = interval_of(time, n);
-    x->ratio = ratio_mean(of_base, of_this, both);
-}
-
-static void summarise(const struct compare *c, int i, struct summary *s)
-{
-    const struct compare_method *m = &c->method[i], *base = &c->method[c->base];
-    double v[COMPARE_SEEDS], pair[COMPARE_SEEDS], pair_base[COMPARE_SEEDS], total[COMPARE_SEEDS],
-        size[COMPARE_SEEDS], bits[COMPARE_SEEDS], nmse[COMPARE_SEEDS];
-    size_t pairs = 0;
-    memset(s, 0, sizeof *s);
-    for (int k = 0; k < c->n_seeds; k++) {
-        const struct curve *x = m->run[k];
-        s->final_score[k] = (double)NAN;
-        if (!x)
-            continue;
-        v[s->n] = s->final_score[k] = x->finite ? curve_final(x, c->p.last) : (double)NAN;
-        size[s->n] = x->message_bytes;
-        bits[s->n] = 8 * x->message_bytes / x->adapter_values;
-        nmse[s->n] = x->nmse;
-        total[s->n] = x->n ? x->uplink_bytes[x->n - 1] : (double)NAN;
-        if (base->run[k]) {
-            pair[pairs] = v[s->n];
-            pair_base[pairs++] = curve_final(base->run[k], c->p.last);
-        }
-        s->n++;
-    }
-    s->score = interval_of(v, s->n);
-    s->gain = interval_of_difference(pair, pair_base, pairs);
-    for (int t = 0; t < c->n_targets; t++)
-        reach(c, m, t, &s->target[t]);
-    for (int a = 0; a < c->n_at; a++) {
-        size_t n = 0;
-        for (int k = 0; k < c->n_seeds; k++)
-            if (m->run[k])
-                v[n++] = curve_at_bytes(m->run[k], c->p.trailing, c->at_bytes[a]);
-        s->at[a] = interval_of(v, n);
-    }
-    s->message_bytes = mean_of(size, s->n);
-    s->bits = mean_of(bits, s->n);
-    s->nmse = mean_of(nmse, s->n);
-    s->total_bytes = mean_of(total, s->n);
-}
 
 // Cells. Those of text and Markdown are rounded; CSV has the numbers.
 
@@ -141,11 +44,6 @@ static void put_interval(struct row *r, const char *head, const char *unit, stru
     put_cell(r, "+-", unit, x.half, half);
 }
 
-static const char *way(const struct compare *c)
-{
-    return c->p.traffic == TRAFFIC_BOTH ? "both" : "up";
-}
-
 static void put_target(struct row *r, const struct compare *c, int t, const struct summary *s)
 {
     char head[32], text[64], percent[24];
@@ -153,10 +51,10 @@ static void put_target(struct row *r, const struct compare *c, int t, const stru
     snprintf(percent, sizeof percent, "%.4g%%", 100 * c->target[t]);
     snprintf(head, sizeof head, "R %s", percent);
     put_cell(r, head, "", x->rounds.mean, fmt_fixed(text, x->rounds.mean, 6, 1));
-    snprintf(head, sizeof head, "%s %s", way(c), percent);
+    snprintf(head, sizeof head, "%s %s", compare_way(c), percent);
     put_cell(r, head, "", x->bytes.mean, bytes_text(text, x->bytes.mean));
     snprintf(head, sizeof head, "x %s", percent);
-    put_cell(r, head, "of base", x->ratio, fmt_fixed(text, x->ratio, 7, 2));
+    put_cell(r, head, "of base", x->less_bytes.mean, fmt_fixed(text, x->less_bytes.mean, 7, 2));
     snprintf(head, sizeof head, "n %s", percent);
     snprintf(text, sizeof text, "%zu/%zu", x->n, s->n);
     put_cell(r, head, "", (double)x->n, text);
@@ -172,6 +70,10 @@ static void fill(const struct compare *c, int i, const struct summary *s, struct
     put_interval(r, c->p.score, "", s->score, false);
     struct interval none = {0, (double)NAN, (double)NAN};
     put_interval(r, "vs base", "", i == c->base ? none : s->gain, true);
+    if (c->n_seeds >= TEST_SEEDS) {
+        put_cell(r, "d", "paired", s->test.dz, fmt_fixed(text, s->test.dz, 7, 2));
+        put_cell(r, "p", "Holm", s->p_holm, fmt_fixed(text, s->p_holm, 7, 3));
+    }
     for (int t = 0; t < c->n_targets && r->n + 7 <= CELLS; t++)
         put_target(r, c, t, s);
     put_cell(r, "message", "B", s->message_bytes, fmt_fixed(text, s->message_bytes, 9, 0));
@@ -195,12 +97,10 @@ typedef void (*filler)(const struct compare *, int, const struct summary *, stru
 static struct row *rows_of(const struct compare *c, filler f)
 {
     struct row *rows = mem_alloc(MEM_OTHER, (size_t)c->n_methods * sizeof *rows);
-    struct summary *s = mem_alloc(MEM_OTHER, sizeof *s);
-    for (int i = 0; i < c->n_methods; i++) {
-        summarise(c, i, s);
-        f(c, i, s, &rows[i]);
-    }
-    mem_free(s);
+    struct summary *all = summarise_all(c);
+    for (int i = 0; i < c->n_methods; i++)
+        f(c, i, &all[i], &rows[i]);
+    mem_free(all);
     return rows;
 }
 
@@ -228,11 +128,6 @@ static void print_rows(const struct compare *c, filler f, FILE *out)
     mem_free(rows);
 }
 
-static const char *traffic(const struct compare *c)
-{
-    return c->p.traffic == TRAFFIC_BOTH ? "traffic" : "uplink";
-}
-
 static void print_legend(const struct compare *c, FILE *out)
 {
     fprintf(out,
@@ -245,25 +140,30 @@ static void print_legend(const struct compare *c, FILE *out)
             "# many times less %s than the base, geometric mean over seeds on which both "
             "reach it. %s is every\n"
             "# byte of the frames %s, headers included.\n",
-            c->p.score, c->p.last, c->method[c->base].name, way(c), traffic(c), c->p.trailing,
-            c->p.score, traffic(c), c->p.traffic == TRAFFIC_BOTH ? "Traffic" : "Uplink",
+            c->p.score, c->p.last, c->method[c->base].name, compare_way(c), compare_traffic(c),
+            c->p.trailing, c->p.score, compare_traffic(c),
+            c->p.traffic == TRAFFIC_BOTH ? "Traffic" : "Uplink",
             c->p.traffic == TRAFFIC_BOTH ? "both ways" : "that reached the server");
 }
 
-static const char *expanded(const struct compare_method *m, int n_seeds)
+static void print_sentences(const struct compare *c, FILE *out)
 {
-    for (int s = 0; s < n_seeds; s++)
-        if (m->run[s])
-            return m->run[s]->method;
-    return m->cfg.fed.method;
+    struct summary *all = summarise_all(c);
+    char text[1024];
+    fputs("#\n", out);
+    for (int i = 0; i < c->n_methods; i++) {
+        summary_sentence(c, i, &all[i], text, sizeof text);
+        fprintf(out, "# %s\n", text);
+    }
+    mem_free(all);
 }
 
 void compare_print(const struct compare *c, FILE *out)
 {
     for (int i = 0; i < c->n_methods; i++) {
         const struct compare_method *m = &c->method[i];
-        fprintf(out, "# %s = %s%s%s\n", m->name, expanded(m, c->n_seeds), *m->options ? " " : "",
-                m->options);
+        fprintf(out, "# %s = %s%s%s\n", m->name, compare_expanded(m, c->n_seeds),
+                *m->options ? " " : "", m->options);
         if (m->budget && m->resolved)
             fprintf(out, "#   budget %.0f B per message: %.4g gives %.0f B (%d tried)\n",
                     m->target_bytes, m->found, m->got_bytes, m->probes);
@@ -275,23 +175,14 @@ void compare_print(const struct compare *c, FILE *out)
     fputs("#\n", out);
     print_rows(c, fill, out);
     print_legend(c, out);
+    print_sentences(c, out);
     if (c->n_at) {
         fprintf(out,
                 "#\n# %s after so much %s (mean of %d evaluations; a run that ended before has its "
                 "last)\n",
-                c->p.score, traffic(c), c->p.trailing);
+                c->p.score, compare_traffic(c), c->p.trailing);
         print_rows(c, fill_at, out);
     }
-}
-
-static void describe_tried(const struct compare *c, const struct tried *t, char *out, size_t size)
-{
-    size_t used = 0;
-    *out = '\0';
-    for (int d = 0; d < c->n_dims; d++)
-        for (int k = 0; k < c->dim[d].n_keys && used < size; k++)
-            used += (size_t)snprintf(out + used, size - used, "%s%s=%s", used ? " " : "",
-                                     c->dim[d].key[k], c->dim[d].value[t->at[d]][k]);
 }
 
 void compare_print_search(const struct compare *c, FILE *out)
@@ -301,7 +192,7 @@ void compare_print_search(const struct compare *c, FILE *out)
         const struct compare_method *m = &c->method[i];
         fprintf(out, "# search %s\n", m->name);
         for (int k = 0; k < m->n_tried; k++) {
-            describe_tried(c, &m->tried[k], text, sizeof text);
+            compare_describe_tried(c, &m->tried[k], text, sizeof text);
             fprintf(out, "#   %9s  %s", fmt_fixed(number, m->tried[k].score, 9, 4), text);
             if (m->tried[k].seeds < c->n_search_seeds)
                 fprintf(out, " (%d of %d seeds)", m->tried[k].seeds, c->n_search_seeds);
@@ -333,7 +224,7 @@ void compare_csv(const struct compare *c, FILE *out)
         fputc(',', out);
         export_csv_text(out, setting);
         fputc(',', out);
-        export_csv_text(out, expanded(m, c->n_seeds));
+        export_csv_text(out, compare_expanded(m, c->n_seeds));
         fputs("\r\n", out);
     }
     mem_free(a);
@@ -369,178 +260,78 @@ void compare_markdown(const struct compare *c, FILE *out)
     for (int i = 0; i < c->n_methods; i++) {
         const struct compare_method *m = &c->method[i];
         fprintf(out, "| %s | %s%s%s%s | `%s` |\n", m->name, m->options, *m->options ? " " : "",
-                m->setting, m->at_edge ? " (edge)" : "", expanded(m, c->n_seeds));
+                m->setting, m->at_edge ? " (edge)" : "", compare_expanded(m, c->n_seeds));
     }
 }
 
-// JSON.
+// LaTeX, with the package booktabs; a value and its half width are one cell.
 
-static void json_numbers(struct jsonw *j, const char *key, const double *v, size_t n)
+static void latex_text(FILE *out, const char *text)
 {
-    bool compact = j->compact;
-    jsonw_key(j, key);
-    j->compact = true;
-    jsonw_array(j);
-    for (size_t i = 0; i < n; i++)
-        jsonw_num(j, v[i]);
-    jsonw_end(j);
-    j->compact = compact;
-}
-
-static void json_interval(struct jsonw *j, const char *key, struct interval x)
-{
-    bool compact = j->compact;
-    jsonw_key(j, key);
-    j->compact = true;
-    jsonw_object(j);
-    jsonw_key(j, "n");
-    jsonw_int(j, (int64_t)x.n);
-    jsonw_key(j, "mean");
-    jsonw_num(j, x.mean);
-    jsonw_key(j, "ci95");
-    jsonw_num(j, x.half);
-    jsonw_end(j);
-    j->compact = compact;
-}
-
-static void json_number(struct jsonw *j, const char *key, double v)
-{
-    jsonw_key(j, key);
-    jsonw_num(j, v);
-}
-
-static void json_text(struct jsonw *j, const char *key, const char *text)
-{
-    jsonw_key(j, key);
-    jsonw_text(j, text);
-}
-
-static void json_runs(struct jsonw *j, const struct compare *c, const struct runs *r,
-                      const struct compare_method *m)
-{
-    jsonw_key(j, "runs");
-    jsonw_array(j);
-    for (int s = 0; s < c->n_seeds; s++) {
-        const struct curve *v = m->run[s];
-        char key[24];
-        if (!v)
-            continue;
-        struct config cfg = m->tuned;
-        cfg.run.seed = c->seed[s];
-        snprintf(key, sizeof key, "%016llx", (unsigned long long)runs_key(r, &cfg));
-        jsonw_object(j);
-        jsonw_key(j, "seed");
-        jsonw_int(j, c->seed[s]);
-        json_text(j, "key", key);
-        json_number(j, "final", v->finite ? curve_final(v, c->p.last) : (double)NAN);
-        json_number(j, "floor", v->floor);
-        json_number(j, "message_bytes", v->message_bytes);
-        json_number(j, "nmse", v->nmse);
-        json_numbers(j, "round", v->round, v->n);
-        json_numbers(j, "score", v->score, v->n);
-        json_numbers(j, "uplink_bytes", v->uplink_bytes, v->n);
-        json_numbers(j, "time_modelled_ns", v->time_ns, v->n);
-        jsonw_end(j);
+    static const char marks[] = "&%$#_{}";
+    static const struct {
+        char c;
+        const char *word;
+    } words[] = {{'\\', "\\textbackslash{}"},  {'~', "\\textasciitilde{}"},
+                 {'^', "\\textasciicircum{}"}, {'<', "\\textless{}"},
+                 {'>', "\\textgreater{}"},     {'|', "\\textbar{}"},
+                 {'"', "\\textquotedbl{}"}};
+    for (const char *s = text; *s; s++) {
+        const char *word = NULL;
+        for (size_t i = 0; i < ARRAY_LEN(words); i++)
+            word = words[i].c == *s ? words[i].word : word;
+        if (word)
+            fputs(word, out);
+        else
+            fprintf(out, strchr(marks, *s) ? "\\%c" : "%c", *s);
     }
-    jsonw_end(j);
 }
 
-static void json_search(struct jsonw *j, const struct compare *c, const struct compare_method *m)
+static void latex_row(const struct row *r, bool head, FILE *out)
 {
-    char text[COMPARE_SETTING];
-    jsonw_key(j, "search");
-    jsonw_array(j);
-    for (int k = 0; k < m->n_tried; k++) {
-        describe_tried(c, &m->tried[k], text, sizeof text);
-        jsonw_object(j);
-        json_text(j, "setting", text);
-        json_number(j, "score", m->tried[k].score);
-        jsonw_end(j);
+    for (int k = 0; k < r->n; k++) {
+        bool half = k + 1 < r->n && !strcmp(r->head[k + 1], "+-");
+        fputs(k ? " & " : "", out);
+        if (head) {
+            latex_text(out, r->head[k]);
+            if (*r->unit[k]) {
+                fputs(" (", out);
+                latex_text(out, r->unit[k]);
+                fputc(')', out);
+            }
+        } else if (half && isfinite(r->value[k + 1])) {
+            fprintf(out, "$%s \\pm %s$", r->text[k], r->text[k + 1]);
+        } else if (k && isfinite(r->value[k]) && r->value[k] < 0) {
+            fprintf(out, "$%s$", r->text[k]);
+        } else {
+            latex_text(out, r->text[k]);
+        }
+        k += half;
     }
-    jsonw_end(j);
+    fputs(" \\\\\n", out);
 }
 
-static void json_summary(struct jsonw *j, const struct compare *c, const struct summary *s)
+static void latex_rows(const struct compare *c, filler f, FILE *out)
 {
-    json_interval(j, "final", s->score);
-    json_interval(j, "vs_base", s->gain);
-    jsonw_key(j, "targets");
-    jsonw_array(j);
-    for (int t = 0; t < c->n_targets; t++) {
-        const struct reached *x = &s->target[t];
-        jsonw_object(j);
-        json_number(j, "target", c->target[t]);
-        jsonw_key(j, "reached");
-        jsonw_int(j, (int64_t)x->n);
-        json_interval(j, "rounds", x->rounds);
-        json_interval(j, "uplink_bytes", x->bytes);
-        json_interval(j, "time_modelled_ns", x->time_ns);
-        json_number(j, "uplink_ratio", x->ratio);
-        json_numbers(j, "round_by_seed", x->round_at, (size_t)c->n_seeds);
-        json_numbers(j, "uplink_by_seed", x->bytes_at, (size_t)c->n_seeds);
-        jsonw_end(j);
-    }
-    jsonw_end(j);
-    jsonw_key(j, "at_bytes");
-    jsonw_array(j);
-    for (int a = 0; a < c->n_at; a++) {
-        jsonw_object(j);
-        json_number(j, "bytes", c->at_bytes[a]);
-        json_interval(j, "score", s->at[a]);
-        jsonw_end(j);
-    }
-    jsonw_end(j);
-    json_number(j, "message_bytes", s->message_bytes);
-    json_number(j, "bits_per_value", s->bits);
-    json_number(j, "nmse", s->nmse);
-    json_number(j, "uplink_total_bytes", s->total_bytes);
-}
-
-static void json_method(struct jsonw *j, const struct compare *c, const struct runs *r, int i)
-{
-    const struct compare_method *m = &c->method[i];
-    struct summary *s = mem_alloc(MEM_OTHER, sizeof *s);
-    summarise(c, i, s);
-    jsonw_object(j);
-    json_text(j, "name", m->name);
-    json_text(j, "method", expanded(m, c->n_seeds));
-    json_text(j, "options", m->options);
-    json_text(j, "setting", m->setting);
-    jsonw_key(j, "at_edge");
-    jsonw_bool(j, m->at_edge);
-    if (m->budget) {
-        json_number(j, "budget_bytes", m->target_bytes);
-        json_number(j, "budget_found", m->found);
-        json_number(j, "budget_got_bytes", m->got_bytes);
-    }
-    json_summary(j, c, s);
-    json_search(j, c, m);
-    json_runs(j, c, r, m);
-    jsonw_end(j);
-    mem_free(s);
-}
-
-void compare_json(const struct compare *c, const struct runs *r, FILE *out)
-{
-    struct jsonw j;
-    jsonw_begin(&j, out);
-    jsonw_object(&j);
-    json_text(&j, "config", c->path);
-    json_text(&j, "suite_version", buildinfo.version);
-    json_text(&j, "git_rev", buildinfo.git_rev);
-    json_text(&j, "score", c->p.score);
-    json_text(&j, "traffic", way(c)); // what is called uplink below
-    jsonw_key(&j, "higher_is_better");
-    jsonw_bool(&j, c->higher);
-    json_text(&j, "base", c->method[c->base].name);
-    jsonw_key(&j, "last");
-    jsonw_int(&j, c->p.last);
-    jsonw_key(&j, "trailing");
-    jsonw_int(&j, c->p.trailing);
-    jsonw_key(&j, "methods");
-    jsonw_array(&j);
+    struct row *rows = rows_of(c, f);
+    fputs("\\begin{tabular}{l", out);
+    for (int k = 1; k < rows[0].n; k++)
+        fputs(strcmp(rows[0].head[k], "+-") ? "r" : "", out);
+    fputs("}\n\\toprule\n", out);
+    latex_row(&rows[0], true, out);
+    fputs("\\midrule\n", out);
     for (int i = 0; i < c->n_methods; i++)
-        json_method(&j, c, r, i);
-    jsonw_end(&j);
-    jsonw_end(&j);
+        latex_row(&rows[i], false, out);
+    fputs("\\bottomrule\n\\end{tabular}\n", out);
+    mem_free(rows);
+}
+
+void compare_latex(const struct compare *c, FILE *out)
+{
+    fputs("% fstq compare; \\usepackage{booktabs}\n", out);
+    latex_rows(c, fill, out);
+    if (c->n_at) {
+        fputc('\n', out);
+        latex_rows(c, fill_at, out);
+    }
 }

@@ -84,10 +84,97 @@ struct interval interval_of_difference(const double *v, const double *base, size
     return interval_of(d, n);
 }
 
-double ratio_mean(const double *base, const double *v, size_t n)
+struct ratio ratio_of(const double *base, const double *v, size_t n)
 {
-    double sum = 0;
+    double logs[COMPARE_SEEDS];
     for (size_t i = 0; i < n; i++)
-        sum += log(base[i] / v[i]);
-    return n && isfinite(sum) ? exp(sum / (double)n) : (double)NAN;
+        logs[i] = log(base[i] / v[i]);
+    struct interval x = interval_of(logs, n);
+    if (!isfinite(x.mean))
+        return (struct ratio){x.n, (double)NAN, (double)NAN, (double)NAN};
+    return (struct ratio){x.n, exp(x.mean), exp(x.mean - x.half), exp(x.mean + x.half)};
+}
+
+// Twice the rank of each of n magnitudes: ties share the mean of their ranks, which may be a half.
+static void double_ranks(const double *size, size_t n, size_t *rank)
+{
+    for (size_t i = 0; i < n; i++) {
+        size_t below = 0, same = 0;
+        for (size_t k = 0; k < n; k++) {
+            below += size[k] < size[i];
+            same += size[k] == size[i];
+        }
+        rank[i] = 2 * below + same + 1;
+    }
+}
+
+// The exact chance of a sum of signed ranks at least as far from its mean, every sign being even:
+// sums are counted one rank after the other (Wilcoxon 1945; differences of zero are left out).
+static double signed_rank_p(const size_t *rank, size_t n, size_t sum)
+{
+    enum { SUMS = COMPARE_SEEDS * (COMPARE_SEEDS + 1) + 1 };
+    double *ways = mem_alloc(MEM_OTHER, SUMS * sizeof *ways), tail = 0;
+    size_t total = 0;
+    ways[0] = 1;
+    for (size_t i = 0; i < n; i++) {
+        total += rank[i];
+        for (size_t s = total + 1; s-- > 0;)
+            ways[s] = (ways[s] + (s >= rank[i] ? ways[s - rank[i]] : 0)) / 2;
+    }
+    size_t low = sum < total - sum ? sum : total - sum;
+    for (size_t s = 0; s <= low; s++)
+        tail += ways[s];
+    mem_free(ways);
+    return 2 * tail < 1 ? 2 * tail : 1;
+}
+
+struct paired_test paired_test_of(const double *v, const double *base, size_t n)
+{
+    struct paired_test t = {n, (double)NAN, (double)NAN, (double)NAN};
+    double difference[COMPARE_SEEDS], size[COMPARE_SEEDS], sum = 0, square = 0;
+    size_t rank[COMPARE_SEEDS], counted = 0, plus = 0, total = 0;
+    bool up[COMPARE_SEEDS];
+    for (size_t i = 0; i < n; i++) {
+        difference[i] = v[i] - base[i];
+        sum += difference[i];
+    }
+    if (!n || !isfinite(sum))
+        return t;
+    for (size_t i = 0; i < n; i++) {
+        square += (difference[i] - sum / (double)n) * (difference[i] - sum / (double)n);
+        up[counted] = difference[i] > 0;
+        size[counted] = fabs(difference[i]);
+        counted += difference[i] != 0;
+    }
+    if (n > 1 && square > 0)
+        t.dz = sum / (double)n / sqrt(square / (double)(n - 1));
+    double_ranks(size, counted, rank);
+    for (size_t i = 0; i < counted; i++) {
+        total += rank[i];
+        plus += up[i] ? rank[i] : 0;
+    }
+    t.rank_biserial = total ? (2 * (double)plus - (double)total) / (double)total : 0;
+    t.p_wilcoxon = counted ? signed_rank_p(rank, counted, plus) : 1;
+    return t;
+}
+
+void holm(const double *p, size_t n, double *adjusted)
+{
+    size_t family = 0;
+    for (size_t i = 0; i < n; i++)
+        family += isnan(p[i]) ? 0 : 1;
+    for (size_t i = 0; i < n; i++) {
+        adjusted[i] = isnan(p[i]) ? (double)NAN : 0;
+        for (size_t k = 0; k < n && !isnan(p[i]); k++) {
+            if (isnan(p[k]) || p[k] > p[i])
+                continue;
+            size_t before = 0; // of the family, smaller than this one
+            for (size_t j = 0; j < n; j++)
+                before += p[j] < p[k];
+            double x = (double)(family - before) * p[k];
+            adjusted[i] = x > adjusted[i] ? x : adjusted[i];
+        }
+        if (adjusted[i] > 1)
+            adjusted[i] = 1;
+    }
 }

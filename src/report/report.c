@@ -431,7 +431,7 @@ void report_bytes(FILE *out, const struct trace_file *f, int32_t run)
 }
 
 // Tensors are few, so rows of one tensor are found by looking at all.
-static int32_t sum_tensors(const struct trace_file *f, int32_t run, struct rec_alloc *sum,
+int32_t report_sum_tensors(const struct trace_file *f, int32_t run, struct rec_alloc *sum,
                            int32_t most)
 {
     size_t n;
@@ -483,7 +483,7 @@ void report_widths(FILE *out, const struct trace_file *f, int32_t run, size_t mo
     if (!rows)
         return;
     struct rec_alloc *sum = mem_alloc(MEM_TRACE, rows * sizeof *sum);
-    int32_t tensors = sum_tensors(f, run, sum, (int32_t)rows), n = 1;
+    int32_t tensors = report_sum_tensors(f, run, sum, (int32_t)rows), n = 1;
     for (int32_t i = 0; i < tensors; i++)
         for (int k = 0; k < RECORD_WIDTHS; k++)
             used[k] |= sum[i].kept[k] > 0;

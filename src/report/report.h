@@ -64,6 +64,9 @@ struct report_energy {
 double *report_energy_events(const struct trace_file *f, int32_t run, struct report_energy *sum);
 // By client; free with mem_free.
 struct report_client *report_sum_clients(const struct trace_file *f, int32_t run, size_t *n);
+// The values of each tensor by width, at most so many tensors; returns how many.
+int32_t report_sum_tensors(const struct trace_file *f, int32_t run, struct rec_alloc *sum,
+                           int32_t most);
 
 struct tally;
 void report_tally(const struct trace_file *f, int32_t run, struct tally *t);

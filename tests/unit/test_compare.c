@@ -111,10 +111,80 @@ static void ratios_multiply(void **state)
 {
     (void)state;
     double base[] = {100, 400}, v[] = {50, 50}, zero[] = {0, 50};
-    near(ratio_mean(base, v, 2), 4); // sqrt(2 x 8)
-    near(ratio_mean(v, base, 2), 0.25);
-    assert_true(isnan(ratio_mean(base, v, 0)));
-    assert_true(isnan(ratio_mean(base, zero, 2)));
+    struct ratio x = ratio_of(base, v, 2); // 2 and 8
+    near(x.mean, 4);
+    near(x.low, exp(log(4) * (1 - 12.7062 / 2)));
+    near(x.high, exp(log(4) * (1 + 12.7062 / 2)));
+    near(ratio_of(v, base, 2).mean, 0.25);
+    x = ratio_of(base, v, 1);
+    near(x.mean, 2);
+    assert_true(isnan(x.low) && isnan(x.high)); // one seed has no interval
+    assert_true(isnan(ratio_of(base, v, 0).mean));
+    assert_true(isnan(ratio_of(base, zero, 2).mean));
+    double lost[] = {NAN, 50}; // one that did not get there is not averaged away
+    x = ratio_of(base, lost, 2);
+    assert_int_equal(x.n, 1);
+    assert_true(isnan(x.mean) && isnan(x.low));
+}
+
+// p-values of scipy.stats.wilcoxon(method="exact") of SciPy 1.17.
+static void wilcoxon_as_scipy(void **state)
+{
+    (void)state;
+    static const double none[20];
+    double five[] = {0.545584, 1.021618, 0.530437, -1.103157, 1.105356};
+    struct paired_test t = paired_test_of(five, none, 5);
+    near(t.p_wilcoxon, 0.4375);
+    near(t.rank_biserial, 0.4666666666666667);
+    near(t.dz, 0.47103952893085355);
+    double eight[] = {0.646375, -0.336953, 0.781118, 0.564572,
+                      0.494132, 0.228422,  0.746713, -0.536454};
+    t = paired_test_of(eight, none, 8);
+    near(t.p_wilcoxon, 0.109375);
+    near(t.rank_biserial, 0.6666666666666666);
+    near(t.dz, 0.6442696835487918);
+    double twenty[] = {0.03709,  -0.282119, 0.798846, 0.239722, -0.092457, -0.581908, -0.057192,
+                       0.208142, -0.075603, 1.494064, 1.206724, -2.511162, -1.689013, 0.025228,
+                       -0.22219, 0.413643,  0.417322, 2.317839, -0.912021, -0.177605};
+    t = paired_test_of(twenty, none, 20);
+    near(t.p_wilcoxon, 0.9272785186767578);
+    near(t.rank_biserial, 0.02857142857142857);
+    double rising_by[] = {1, 2, 3, 4, 5}; // the least that five pairs can come to
+    near(paired_test_of(rising_by, none, 5).p_wilcoxon, 0.0625);
+}
+
+static void ties_and_holes(void **state)
+{
+    (void)state;
+    // Ranks 2 2 2 4; a sum of at most 2 has 4 of 16 signs.
+    double tied[] = {1, 1, -1, 2, 0}, base[] = {0, 0, 0, 0, 0};
+    struct paired_test t = paired_test_of(tied, base, 4);
+    near(t.p_wilcoxon, 0.5);
+    near(t.rank_biserial, (8. - 2) / 10);
+    near(paired_test_of(tied, base, 5).p_wilcoxon, 0.5); // a difference of zero has no rank
+    t = paired_test_of(base, base, 5);
+    near(t.p_wilcoxon, 1);
+    near(t.rank_biserial, 0);
+    assert_true(isnan(t.dz));
+    double lost[] = {1, NAN, 2};
+    t = paired_test_of(lost, base, 3);
+    assert_true(isnan(t.p_wilcoxon) && isnan(t.dz) && isnan(t.rank_biserial));
+    assert_true(isnan(paired_test_of(tied, base, 0).p_wilcoxon));
+}
+
+static void holms_step_down(void **state)
+{
+    (void)state;
+    double p[] = {0.04, NAN, 0.01, 0.03}, adjusted[4];
+    holm(p, 4, adjusted); // .01 x 3; .03 x 2; .04 x 1, but not below the one before it
+    near(adjusted[2], 0.03);
+    near(adjusted[3], 0.06);
+    near(adjusted[0], 0.06);
+    assert_true(isnan(adjusted[1]));
+    double large[] = {0.6, 0.6};
+    holm(large, 2, adjusted);
+    near(adjusted[0], 1);
+    near(adjusted[1], 1);
 }
 
 static void changed_defaults_are_noticed(void **state)
@@ -138,10 +208,17 @@ static void changed_defaults_are_noticed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(final_score),     cmocka_unit_test(target_by_trailing_mean),
-        cmocka_unit_test(score_at_bytes),  cmocka_unit_test(students_t),
-        cmocka_unit_test(intervals),       cmocka_unit_test(differences_are_paired),
-        cmocka_unit_test(ratios_multiply), cmocka_unit_test(changed_defaults_are_noticed),
+        cmocka_unit_test(final_score),
+        cmocka_unit_test(target_by_trailing_mean),
+        cmocka_unit_test(score_at_bytes),
+        cmocka_unit_test(students_t),
+        cmocka_unit_test(intervals),
+        cmocka_unit_test(differences_are_paired),
+        cmocka_unit_test(ratios_multiply),
+        cmocka_unit_test(wilcoxon_as_scipy),
+        cmocka_unit_test(ties_and_holes),
+        cmocka_unit_test(holms_step_down),
+        cmocka_unit_test(changed_defaults_are_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# fstq report: the page stands by itself, its figures have the numbers of the traces, what comes from
+# outside stays text, and what is missing makes a smaller page.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-report.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+page() { python3 "$root/tests/cli/check_page.py" "$@" >said 2>&1 || { cat said; false; }; }
+# Where the program under test lies, its scripts need not: the page is drawn from the checkout's.
+draw() { python3 "$root/scripts/report.py" "$1/report.json" "$1/report.html"; }
+
+evil='a<b>&"c'\''.h5'
+base=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.clients=6 fed.clients_per_round=3
+    fed.rounds=4 fed.local_steps=2 net.transport=sim net.link=lte-hetero client.step_ns=1e6)
+"$FSTQ" run "${base[@]}" fed.method=fedavg/fstq:budget=0.1,importance=magnitude trace.file="$evil" >out 2>err
+check "a run" equal "$?" 0
+"$FSTQ" report "$evil" -o one >out 2>err
+check "a report of it: status 0" equal "$?" 0
+check "its sentence" contains out "B a message; score"
+check "the last line says where it is" equal "$(tail -n 1 out | cut -d: -f1)" "# one/report.html"
+draw one
+check "the page stands by itself, a file's odd name is text on it" page one/report.html \
+    one/report.json "$evil" "A round, client by client" "Links as they were applied" \
+    Memory
+check "nothing of the name is a tag" eval "! grep -q 'a<b>' one/report.html"
+
+# Numbers against those of fstq show.
+"$FSTQ" show "$evil" --json >show.json
+check "rounds, bytes, stages and links are those of the trace" python3 -c '
+import json
+run = json.load(open("one/report.json"))["runs"][0]
+show = json.load(open("show.json"))["results"][0]
+rounds = show["rounds"]
+assert run["rounds"]["score"] == [r["score"] for r in rounds]
+total, sums = 0, []
+for r in rounds:
+    total += max(0, r["time_modelled_ns"])
+    sums.append(total)
+assert run["rounds"]["time_modelled_ns"] == sums and total > 0
+for part, n in run["bytes"]["parts"].items():
+    assert show["bytes"][part] == n
+assert sum(run["bytes"]["parts"].values()) == run["bytes"]["total"] == show["bytes"]["total"]
+time = {s["stage"]: s["time_ns"] for s in show["stages"]}
+for s in run["stages"]:
+    assert s["time_ns"] == time[s["stage"]]
+up = sum(w["bytes"] for w in run["links"] if w["way"] == "up")
+assert up == rounds[-1]["uplink_total_bytes"]
+g = run["gantt"]
+length = {r["version"]: r["time_modelled_ns"] for r in rounds}[g["version"]]
+assert length == sorted(r["time_modelled_ns"] for r in rounds if r["version"])[2]
+assert max(b["end_ns"] for b in g["modelled"]) == length
+for c in {b["client"] for b in g["modelled"]}:
+    bars = [b for b in g["modelled"] if b["client"] == c]
+    assert [b["part"] for b in bars][:3] == ["download", "compute", "transfer"]
+    assert all(a["end_ns"] == b["start_ns"] for a, b in zip(bars, bars[1:]))
+    assert bars[0]["start_ns"] == 0 and bars[-1]["end_ns"] == length'
+
+"$FSTQ" run "${base[@]}" net.link=fixed fed.eval_every=0 trace.file=bare.h5 >out 2>err
+"$FSTQ" report "$evil" bare.h5 -o two >out 2>err
+draw two
+check "two runs, one page" page two/report.html two/report.json "2 runs"
+
+# Without Python, or where it fails: tables, and the same status.
+PYTHON=/nowhere/python3 "$FSTQ" report "$evil" -o plain >out 2>err
+check "no Python: status 0" equal "$?" 0
+check "the tables stand by themselves" page plain/report.html plain/report.json "evaluate" "values"
+mkdir kept
+echo mine >kept/report.html
+"$FSTQ" report "$evil" -o kept >out 2>err
+check "a file of another kind is left alone" equal "$? $(cat kept/report.html)" "4 mine"
+check "and named" contains err kept/report.html
+"$FSTQ" report "$evil" -o plain >out 2>err
+check "a page is written anew in place of an older one" equal "$?" 0
+
+# What a trace cut short has, in a smaller page.
+head -c 12000 bare.h5 >cut.h5
+"$FSTQ" report cut.h5 -o cut >out 2>err
+check "what cannot be read at all is an error" test "$?" -ge 3
+"$FSTQ" report nothing.h5 >out 2>err
+check "a missing trace: status 4" equal "$?" 4
+mkdir empty
+"$FSTQ" report empty >out 2>err
+check "an empty folder: said, and how to fill it" contains err "fstq compare leaves"
+"$FSTQ" report >out 2>err
+check "no trace: status 2" equal "$?" 2
+
+# A comparison.
+cat >c.ini <<'END'
+[task]
+name = quadratic
+[optim]
+kind = sgd
+lr = 0.01
+[fed]
+clients = 6
+clients_per_round = 3
+rounds = 5
+local_steps = 2
+[net]
+link = lte-hetero
+[compare]
+base = fp32
+seeds = 1 2 3 4 5
+last = 2
+trailing = 2
+method = fp32 | fedavg/fp32
+method = sign_1 | fedavg/sign
+method = topk | fedavg/topk:ratio=0.1
+END
+"$FSTQ" compare c.ini compare.dir=cmp --latex t.tex --markdown t.md >out 2>err
+check "a comparison leaves its numbers beside its runs" test -s cmp/compare.json
+check "and says how to draw them" contains out "fstq report cmp"
+python3 - cmp/compare.json <<'END'
+import sys
+text = open(sys.argv[1]).read()
+open(sys.argv[1], "w").write(text.replace('sign_1', '<i>&sign\\"'))
+END
+"$FSTQ" report cmp >said 2>err
+check "a report of it: status 0" equal "$?" 0
+check "a sentence per method, as compare has them" equal \
+    "$(grep -c '^# .*B a message' said)" "$(grep -c '^# .*B a message' out)"
+draw cmp
+check "the page stands by itself, a method's odd name is text" page cmp/report.html \
+    cmp/report.json '<i>&sign"' "Bytes against score" "Wilcoxon, Holm" "In numbers"
+check "bands are the intervals of the means over seeds" python3 -c '
+import json
+for m in json.load(open("cmp/compare.json"))["methods"]:
+    k = 3
+    means = [sum(r["score"][k - 1:k + 1]) / 2 for r in m["runs"]]
+    mean = sum(means) / 5
+    s = (sum((v - mean) ** 2 for v in means) / 4) ** 0.5
+    assert abs(m["curve"]["score_mean"][k] - mean) < 1e-9 * abs(mean)
+    assert abs(m["curve"]["score_ci95"][k] - 2.7764 * s / 5 ** 0.5) < 1e-6 * abs(mean)
+    assert m["less_time"]["low"] <= m["less_time"]["mean"] <= m["less_time"]["high"]
+    assert m["test"]["pairs"] == (0 if m["name"] == "fp32" else 5)'
+check "LaTeX: names are text" contains t.tex 'sign\_1 & 5/5'
+check "LaTeX: as many columns in each row" equal \
+    "$(grep -o '^.*\\\\$' t.tex | grep ' & ' | sed 's/\\&//g' | tr -cd '&\n' | sort -u | wc -l)" 1
+mv cmp/runs away
+"$FSTQ" report cmp -o small >lost 2>err
+check "without the runs: a smaller page" equal "$?" 0
+draw small
+check "and what is left is whole" page small/report.html small/report.json "Bytes against score"
+check "it says what is missing" contains lost "of 3 methods no trace"
+echo '{"config": 1}' >bad.json
+"$FSTQ" report bad.json -o bad >out 2>err
+check "JSON that is no comparison is refused" contains err 'no "methods" in it'
+echo '{"config": [' >bad.json
+"$FSTQ" report bad.json -o bad >out 2>err
+check "JSON that is none is refused with its line" contains err "bad.json:"
+echo '{"methods":[{"name":7,"runs":[{"key":"../../x"}],"verdict":[],"final":3},null,[]]}' >odd.json
+"$FSTQ" report --tables odd.json -o odd >out 2>err
+check "members of other types are left out" equal "$?" 0
+finish
