@@ -1,6 +1,6 @@
 # FSTQ-Bench. One non-recursive Makefile; everything it makes lies in build/$(BUILD).
 #   make                    the program, build/release/fstq
-#   make demo | test        set-up, build and a first run | the test suite
+#   make demo | test        set-up, build, six methods compared | the test suite
 #   make config             what was found
 #   make bench | asan | fuzz | test-long | format | clean | install PREFIX=/usr/local DESTDIR=
 #   BUILD=release|debug|asan   CUDA=auto|0|1   CUDA_HOME=/usr/local/cuda   CUDA_ARCH="87 90"
@@ -255,6 +255,7 @@ install: all
 	install -m 755 $(O)/fstq scripts/fstq-run $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/fstq/configs
 	install -m 755 $(wildcard scripts/*.py) scripts/netns-cluster.sh $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	install -m 644 scripts/report.css scripts/report.js $(DESTDIR)$(PREFIX)/share/fstq/scripts
 config:
 	@echo "CC        $(CC)  ($(shell $(CC) --version 2>/dev/null | head -n 1))"
 	@echo "BUILD     $(BUILD)  $(OPTS)"

@@ -154,8 +154,9 @@ def comparison_table(compare):
             text, value = ratio(t['less_time'])
             row.append((f'{text} ({t["reached"]}/{len(m["runs"])})', value))
         rows.append(row)
-    note = (f'× less: how many times less than {compare["base"]}. Press a head to sort. Intervals are Student\'s over seeds, paired with the base by '
-            'seed, of ratios on logarithms. A target is a part of the base\'s final score on the '
+    note = (f'× less: how many times less than {compare["base"]}. Press a head to sort. Intervals '
+            'are Student\'s over seeds, paired with the base by seed, of ratios on logarithms. A '
+            'target is a part of the base\'s final score on the '
             'same seed; a ratio to it is of the seeds on which both reach it, – where there are '
             'none, and behind it stands how many reach it. Time is modelled.')
     return table(heads, rows) + f'<p class="caption">{esc(note)}</p>'

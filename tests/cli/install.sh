@@ -30,4 +30,7 @@ check "also through a link" \
 check "an installed run: status 0" equal "$?" 0
 check "an installed run: VALID" equal "$(tail -n 1 out)" "# VALID"
 check "an installed run: its trace is where it was started" test -s quadratic.h5
+"$prefix/bin/fstq" report quadratic.h5 -o page >out 2>err
+check "an installed report: status 0" equal "$?" 0
+check "and it is drawn" grep -q '<svg' page/report.html
 finish

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# fstq report: the page stands by itself, its figures have the numbers of the traces, what comes from
-# outside stays text, and what is missing makes a smaller page.
+# fstq report: the page stands by itself, its figures have the numbers of the traces, what comes
+# from outside stays text, and what is missing makes a smaller page.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
@@ -15,7 +15,8 @@ draw() { python3 "$root/scripts/report.py" "$1/report.json" "$1/report.html"; }
 evil='a<b>&"c'\''.h5'
 base=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.clients=6 fed.clients_per_round=3
     fed.rounds=4 fed.local_steps=2 net.transport=sim net.link=lte-hetero client.step_ns=1e6)
-"$FSTQ" run "${base[@]}" fed.method=fedavg/fstq:budget=0.1,importance=magnitude trace.file="$evil" >out 2>err
+"$FSTQ" run "${base[@]}" fed.method=fedavg/fstq:budget=0.1,importance=magnitude \
+    trace.file="$evil" >out 2>err
 check "a run" equal "$?" 0
 "$FSTQ" report "$evil" -o one >out 2>err
 check "a report of it: status 0" equal "$?" 0
