@@ -102,9 +102,10 @@ void quant_signs_from_bits(const uint8_t *bits, size_t first, size_t n, float me
 
 // quant_pack.c: floats straight to packed codes and back; the same bytes as quant.c and pack.c in
 // turn. Each group has its scale; where there are several, group is a multiple of 8.
-// width >= the bits of 2 q, at most 8. rnd: stochastic rounding, NULL: to nearest.
-void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, const float *scale,
-                int q, unsigned width, uint8_t *out);
+// width >= the bits of 2 q, at most 8. rnd: stochastic rounding, NULL: to nearest. next (n): what
+// the caller looks at afterwards, fetched meanwhile; it may lie beyond all values.
+void quant_pack(const float *x, const float *next, const uint32_t *rnd, size_t n, size_t group,
+                const float *scale, int q, unsigned width, uint8_t *out);
 void quant_pack_sign(const float *x, size_t n, uint8_t *out);
 // and adds |x| block by block, as quant_stats does
 void quant_pack_sign_abs(const float *x, size_t n, uint8_t *out, double *total);

@@ -46,7 +46,7 @@ static void philox_words_base(const uint32_t key[2], const uint32_t ctr[4], uint
     philox_tail(key, ctr, first, 0, n, out);
 }
 
-// A vector holds one counter word of many blocks. Block 4 k + L (or 2 k + L) sits in element k of
+// A vector holds one counter word of many blocks. With AVX2 block 2 k + L sits in element k of
 // 128-bit lane L, so that transposing 4 x 4 inside the lanes puts the words into the stream's
 // order.
 #if SIMD_X86
@@ -105,23 +105,57 @@ TARGET_AVX2 static void philox_words_avx2(const uint32_t key[2], const uint32_t 
     philox_tail(key, ctr, first, i, n, out);
 }
 
+// A word of eight counters, each in the lower half of 64 bits: products need no merging, and nobody
+// looks at the upper halves.
+struct counters_512 {
+    __m512i c0, c1, c2, c3;
+};
+
+// keys: of all rounds, the two in turn.
+TARGET_AVX512 static inline __attribute__((always_inline)) struct counters_512
+philox_rounds_512(struct counters_512 c, const __m512i keys[2 * PHILOX_ROUNDS])
+{
+    const __m512i m0 = _mm512_set1_epi32((int)PHILOX_M0), m1 = _mm512_set1_epi32((int)PHILOX_M1);
+    for (int r = 0; r < PHILOX_ROUNDS; r++) {
+        const __m512i p0 = _mm512_mul_epu32(m0, c.c0), p1 = _mm512_mul_epu32(m1, c.c2);
+        const __m512i h0 = _mm512_srli_epi64(p0, 32), h1 = _mm512_srli_epi64(p1, 32);
+        c.c0 = _mm512_ternarylogic_epi64(h1, c.c1, keys[2 * r], 0x96); // a ^ b ^ c
+        c.c1 = p1;
+        c.c2 = _mm512_ternarylogic_epi64(h0, c.c3, keys[2 * r + 1], 0x96);
+        c.c3 = p0;
+    }
+    return c;
+}
+
+// The words of blocks 2 L, or those of blocks 2 L + 1, fill 128-bit lanes L: hence the order.
+TARGET_AVX512 static inline __attribute__((always_inline)) void
+philox_store_512(struct counters_512 c, uint32_t out[32])
+{
+    const __m512i c01 = _mm512_mask_shuffle_epi32(c.c0, 0xaaaa, c.c1, _MM_PERM_CCAA);
+    const __m512i c23 = _mm512_mask_shuffle_epi32(c.c2, 0xaaaa, c.c3, _MM_PERM_CCAA);
+    _mm512_storeu_si512(out, _mm512_unpacklo_epi64(c01, c23));
+    _mm512_storeu_si512(out + 16, _mm512_unpackhi_epi64(c01, c23));
+}
+
 TARGET_AVX512 static void philox_words_avx512(const uint32_t key[2], const uint32_t ctr[4],
                                               uint64_t first, size_t n, uint32_t *out)
 {
-    typedef __m512i V;
-    const V m0 = _mm512_set1_epi32((int)PHILOX_M0), m1 = _mm512_set1_epi32((int)PHILOX_M1);
-    const V order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    struct counters_512 c = {.c1 = _mm512_set1_epi32((int)ctr[1]),
+                             .c2 = _mm512_set1_epi32((int)ctr[2]),
+                             .c3 = _mm512_set1_epi32((int)ctr[3])};
+    __m512i keys[2 * PHILOX_ROUNDS];
     size_t i = 0;
+    for (uint32_t r = 0; r < PHILOX_ROUNDS; r++) {
+        keys[2 * r] = _mm512_set1_epi32((int)(key[0] + r * PHILOX_W0));
+        keys[2 * r + 1] = _mm512_set1_epi32((int)(key[1] + r * PHILOX_W1));
+    }
     for (; i + 64 <= n; i += 64) {
-        V c0 = _mm512_add_epi32(_mm512_set1_epi32((int)(uint32_t)((first + i) / 4)), order);
-        V c1 = _mm512_set1_epi32((int)ctr[1]), c2 = _mm512_set1_epi32((int)ctr[2]),
-          c3 = _mm512_set1_epi32((int)ctr[3]);
-        uint32_t k0 = key[0], k1 = key[1];
-#define MERGE(odd, even) _mm512_mask_blend_epi32(0xaaaa, even, odd)
-        for (int r = 0; r < PHILOX_ROUNDS; r++)
-            PHILOX_ROUND(_mm512_, _mm512_xor_si512, MERGE);
-        PHILOX_STORE(_mm512_, _mm512_storeu_si512, 16);
-#undef MERGE
+        const uint32_t block = (uint32_t)((first + i) / 4);
+        c.c0 = _mm512_add_epi32(_mm512_set1_epi32((int)block), order);
+        philox_store_512(philox_rounds_512(c, keys), out + i);
+        c.c0 = _mm512_add_epi32(_mm512_set1_epi32((int)(block + 8)), order);
+        philox_store_512(philox_rounds_512(c, keys), out + i + 32);
     }
     philox_tail(key, ctr, first, i, n, out);
 }

@@ -73,9 +73,10 @@ static void unpack_rest(const uint8_t *in, size_t at, size_t end, unsigned width
     }
 }
 
-static void pack_base(const float *x, const uint32_t *rnd, size_t n, size_t group,
-                      const float *scale, int q, unsigned width, uint8_t *out)
+static void pack_base(const float *x, const float *next, const uint32_t *rnd, size_t n,
+                      size_t group, const float *scale, int q, unsigned width, uint8_t *out)
 {
+    (void)next;
     for (size_t at = 0; at < n; at += group)
         pack_rest(x, rnd, at, min_size(n, at + group), reciprocal(*scale++), q, width, out);
 }
@@ -127,7 +128,7 @@ LANES_256 __m256i stochastic_8(const float *x, const uint32_t *rnd, __m256 inv, 
     return _mm256_sub_epi32(_mm256_xor_si256(level, below), below);
 }
 
-// 32 codes as bytes; meanwhile next is fetched, for the caller fits the following run from there.
+// 32 codes as bytes; meanwhile next is fetched, for the caller's next look.
 // Packing works inside 128-bit lanes; the permutation puts the values back into order.
 LANES_256 __m256i codes_32(const float *x, const float *next, const uint32_t *rnd, __m256 inv,
                            __m256 most, __m256i q)
@@ -165,27 +166,27 @@ LANES_256 void store_32(__m256i c, unsigned width, uint8_t *out)
 
 // A copy for each width whose codes are packed in registers, with random numbers and without.
 #define PACK_BY_WIDTH(target, name, packed, other)                                                 \
-    target static void name(const float *x, const uint32_t *rnd, size_t n, size_t group,           \
-                            const float *scale, int q, unsigned width, uint8_t *out)               \
+    target static void name(const float *x, const float *next, const uint32_t *rnd, size_t n,      \
+                            size_t group, const float *scale, int q, unsigned width, uint8_t *out) \
     {                                                                                              \
         if (width == 8 && rnd)                                                                     \
-            packed(x, rnd, n, group, scale, q, 8, out);                                            \
+            packed(x, next, rnd, n, group, scale, q, 8, out);                                      \
         else if (width == 8)                                                                       \
-            packed(x, NULL, n, group, scale, q, 8, out);                                           \
+            packed(x, next, NULL, n, group, scale, q, 8, out);                                     \
         else if (width == 4 && rnd)                                                                \
-            packed(x, rnd, n, group, scale, q, 4, out);                                            \
+            packed(x, next, rnd, n, group, scale, q, 4, out);                                      \
         else if (width == 4)                                                                       \
-            packed(x, NULL, n, group, scale, q, 4, out);                                           \
+            packed(x, next, NULL, n, group, scale, q, 4, out);                                     \
         else if (width == 2 && rnd)                                                                \
-            packed(x, rnd, n, group, scale, q, 2, out);                                            \
+            packed(x, next, rnd, n, group, scale, q, 2, out);                                      \
         else if (width == 2)                                                                       \
-            packed(x, NULL, n, group, scale, q, 2, out);                                           \
+            packed(x, next, NULL, n, group, scale, q, 2, out);                                     \
         else                                                                                       \
-            other(x, rnd, n, group, scale, q, width, out);                                         \
+            other(x, next, rnd, n, group, scale, q, width, out);                                   \
     }
 
-LANES_256 void pack_256(const float *x, const uint32_t *rnd, size_t n, size_t group,
-                        const float *scale, int q, unsigned width, uint8_t *out)
+LANES_256 void pack_256(const float *x, const float *next, const uint32_t *rnd, size_t n,
+                        size_t group, const float *scale, int q, unsigned width, uint8_t *out)
 {
     const __m256 most = _mm256_set1_ps((float)q);
     const __m256i q8 = _mm256_set1_epi8((char)q);
@@ -194,7 +195,7 @@ LANES_256 void pack_256(const float *x, const uint32_t *rnd, size_t n, size_t gr
         float one = reciprocal(*scale++);
         __m256 inv = _mm256_set1_ps(one);
         for (; at + 32 <= end; at += 32)
-            store_32(codes_32(x + at, x + n + at, rnd ? rnd + at : NULL, inv, most, q8), width,
+            store_32(codes_32(x + at, next + at, rnd ? rnd + at : NULL, inv, most, q8), width,
                      out + at / 8 * width);
         if (at < end)
             pack_rest(x, rnd, at, end, one, q, width, out);
@@ -352,7 +353,7 @@ LANES_512 __m512i stochastic_16(const float *x, const uint32_t *rnd, __m512 inv,
     return _mm512_mask_sub_epi32(level, below, _mm512_setzero_si512(), level);
 }
 
-// 64 codes as bytes; meanwhile next is fetched, for the caller fits the following run from there.
+// 64 codes as bytes; meanwhile next is fetched, for the caller's next look.
 // Packing with saturation works inside 128-bit lanes; the permutation puts the values back into
 // order.
 LANES_512 __m512i codes_64(const float *x, const float *next, const uint32_t *rnd, __m512 inv,
@@ -388,8 +389,8 @@ LANES_512 void store_64(__m512i c, unsigned width, uint8_t *out)
     _mm_storeu_si128((__m128i *)(void *)out, _mm512_cvtepi32_epi8(four));
 }
 
-LANES_512 void pack_512(const float *x, const uint32_t *rnd, size_t n, size_t group,
-                        const float *scale, int q, unsigned width, uint8_t *out)
+LANES_512 void pack_512(const float *x, const float *next, const uint32_t *rnd, size_t n,
+                        size_t group, const float *scale, int q, unsigned width, uint8_t *out)
 {
     const __m512 most = _mm512_set1_ps((float)q);
     const __m512i q8 = _mm512_set1_epi8((char)q);
@@ -398,7 +399,7 @@ LANES_512 void pack_512(const float *x, const uint32_t *rnd, size_t n, size_t gr
         float one = reciprocal(*scale++);
         __m512 inv = _mm512_set1_ps(one);
         for (; at + 64 <= end; at += 64)
-            store_64(codes_64(x + at, x + n + at, rnd ? rnd + at : NULL, inv, most, q8), width,
+            store_64(codes_64(x + at, next + at, rnd ? rnd + at : NULL, inv, most, q8), width,
                      out + at / 8 * width);
         if (at < end)
             pack_rest(x, rnd, at, end, one, q, width, out);
@@ -407,9 +408,9 @@ LANES_512 void pack_512(const float *x, const uint32_t *rnd, size_t n, size_t gr
 }
 
 // Other widths: whole tiles of bytes first.
-TARGET_AVX512 static void pack_tiles_512(const float *x, const uint32_t *rnd, size_t n,
-                                         size_t group, const float *scale, int q, unsigned width,
-                                         uint8_t *out)
+TARGET_AVX512 static void pack_tiles_512(const float *x, const float *next, const uint32_t *rnd,
+                                         size_t n, size_t group, const float *scale, int q,
+                                         unsigned width, uint8_t *out)
 {
     uint8_t code[TILE];
     const __m512 most = _mm512_set1_ps((float)q);
@@ -422,7 +423,7 @@ TARGET_AVX512 static void pack_tiles_512(const float *x, const uint32_t *rnd, si
             size_t m = min_size(end - at, TILE) & ~(size_t)63;
             for (size_t i = 0; i < m; i += 64)
                 store_64(
-                    codes_64(x + at + i, x + n + at + i, rnd ? rnd + at + i : NULL, inv, most, q8),
+                    codes_64(x + at + i, next + at + i, rnd ? rnd + at + i : NULL, inv, most, q8),
                     8, code + i);
             pack_u8(code, m, width, out + at / 8 * width);
             at += m;
@@ -664,10 +665,10 @@ void quant_i16_from_le(const uint8_t *in, size_t n, float step, float *v)
         v[i] = (float)((in[2 * i] | in[2 * i + 1] << 8) - I16_MOST) * step;
 }
 
-void quant_pack(const float *x, const uint32_t *rnd, size_t n, size_t group, const float *scale,
-                int q, unsigned width, uint8_t *out)
+void quant_pack(const float *x, const float *next, const uint32_t *rnd, size_t n, size_t group,
+                const float *scale, int q, unsigned width, uint8_t *out)
 {
-    SIMD_PICK(pack, (x, rnd, n, group, scale, q, width, out));
+    SIMD_PICK(pack, (x, next, rnd, n, group, scale, q, width, out));
 }
 
 void quant_pack_sign(const float *x, size_t n, uint8_t *out)

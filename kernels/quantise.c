@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define TILE  1024    // values in hand, in the first-level cache
+#define DRAWN 512     // values whose random words are made while others come from memory
 #define PIECE 4096    // values that are summed, then looked at again
 #define LIMIT 0x1p100 // magnitudes below it are sound
 
@@ -61,8 +62,8 @@ static void fit(const struct kernel_ctx *cx, const float *x, const struct quant_
 
 // Coding.
 
-// The random words of values [at, at + n) of a run, n <= TILE.
-static const uint32_t *draw(const struct quant_run *r, size_t at, size_t n, uint32_t buf[TILE + 4])
+// The random words of values [at, at + n) of a run; buf (n + 4).
+static const uint32_t *draw(const struct quant_run *r, size_t at, size_t n, uint32_t *buf)
 {
     size_t first = r->drawn + at, skip = first % 4;
     philox_words(r->key, r->ctr, first - skip, n + skip, buf);
@@ -147,15 +148,15 @@ static void code_tiles(const struct quant_run *r, const float *x, const struct q
 static void code_apart(const struct quant_run *r, const float *x, const struct quant_rule *rule,
                        const float *scale, uint8_t *out)
 {
-    uint32_t rnd[TILE + 4];
+    uint32_t rnd[DRAWN + 4];
     if (rule->kind == QUANT_NEAREST) {
-        quant_pack(x, NULL, r->n, r->group, scale, rule->q, rule->width, out);
+        quant_pack(x, x + r->n, NULL, r->n, r->group, scale, rule->q, rule->width, out);
         return;
     }
     for (size_t at = 0, m; at < r->n; at += m) {
-        m = min_size(TILE % r->group == 0 ? r->n - at : group_end(r, at) - at, TILE);
-        quant_pack(x + at, draw(r, at, m, rnd), m, r->group, scale + at / r->group, rule->q,
-                   rule->width, out + at / 8 * rule->width);
+        m = min_size(DRAWN % r->group == 0 ? r->n - at : group_end(r, at) - at, DRAWN);
+        quant_pack(x + at, x + r->n + at, draw(r, at, m, rnd), m, r->group, scale + at / r->group,
+                   rule->q, rule->width, out + at / 8 * rule->width);
     }
 }
 

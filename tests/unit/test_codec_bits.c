@@ -433,7 +433,7 @@ static void check_pack(struct packing *p, const float *x, size_t n, size_t group
     }
     pack_u8(p->code, n, width, p->wanted);
     memset(p->packed, 0x5a, bytes + 1);
-    quant_pack(x, rnd, n, group, p->scale, q, width, p->packed);
+    quant_pack(x, x + n, rnd, n, group, p->scale, q, width, p->packed);
     assert_memory_equal(p->packed, p->wanted, bytes);
     assert_int_equal(p->packed[bytes], 0x5a);
 
