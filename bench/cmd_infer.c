@@ -155,6 +155,16 @@ static void check_outputs(const struct request *q)
         die(STATUS_ENV, "%s", err.text);
 }
 
+// The row that takes the same prompts without a reduction.
+static const struct infer_row *base_of(const struct infer *in, const struct infer_row *r)
+{
+    for (const struct infer_row *b = in->row; b < in->row + in->n_rows; b++)
+        if (b->set.reduce.row == reduction_table[0] && b->set.batch == r->set.batch &&
+            b->set.prompt == r->set.prompt && b->set.answer == r->set.answer)
+            return b;
+    return NULL;
+}
+
 // Makes every row's prompts, or ends the program.
 static void open_rows(const struct config *c, struct infer *in, const struct infer_setting *set)
 {
@@ -163,15 +173,18 @@ static void open_rows(const struct config *c, struct infer *in, const struct inf
     for (int i = 0; i < in->n_rows; i++) {
         in->row[i].set = set[i];
         if (infer_prompts_open(&in->row[i].prompts, &set[i], in->task, model_config(in->model),
-                               (uint64_t)c->run.seed, &err))
+                               (uint64_t)c->run.seed, &err) ||
+            model_reduce_check(in->model, &set[i].reduce, in->row[i].prompts.longest, &err))
             die(STATUS_USAGE, "%s", err.text);
     }
+    for (int i = 0; i < in->n_rows; i++)
+        in->row[i].base = base_of(in, &in->row[i]);
 }
 
 static int infer_main(int argc, char **argv)
 {
     static struct config cfg;
-    static struct infer_setting settings[INFER_SETTINGS];
+    static struct infer_setting settings[INFER_SETTINGS + 1];
     struct request q = {0};
     struct dev dev;
     struct model *model;
@@ -186,7 +199,7 @@ static int infer_main(int argc, char **argv)
     check_outputs(&q);
     open_all(&cfg, &dev, &model, &task);
     struct infer in = {.model = model, .task = task, .params = &cfg.infer, .lanes = dev.lanes};
-    in.n_rows = infer_settings(&cfg.infer, task, settings, &err);
+    in.n_rows = infer_settings(&cfg.infer, task, (uint64_t)cfg.run.seed, settings, &err);
     if (in.n_rows < 0)
         die(STATUS_USAGE, "%s", err.text);
     open_rows(&cfg, &in, settings);

@@ -5,6 +5,7 @@
 
 #include "bench/bench.h"
 #include "model/model.h"
+#include "model/reduce.h"
 #include "src/config.h"
 #include "task/task.h"
 
@@ -13,12 +14,13 @@
 struct infer_setting {
     int32_t batch;          // sequences at once
     int32_t prompt, answer; // tokens of a synthetic prompt; new ones of a sequence, at most
+    struct model_reduce reduce;
 };
 
 // Every combination of the lists in p; with the task's prompts their lengths and answers are the
 // task's. Returns how many there are, or -1 with the key that is wrong.
-int infer_settings(const struct infer_params *p, const struct task *task,
-                   struct infer_setting settings[INFER_SETTINGS], struct err *err);
+int infer_settings(const struct infer_params *p, const struct task *task, uint64_t seed,
+                   struct infer_setting settings[INFER_SETTINGS + 1], struct err *err);
 
 struct infer_prompts {
     int32_t n, longest;
@@ -35,6 +37,7 @@ void infer_prompts_close(struct infer_prompts *p);
 // What one setting came to. Times are of a repetition: all its prompts, in turn by batches.
 struct infer_row {
     struct infer_setting set;
+    const struct infer_row *base; // the same without a reduction, or NULL
     struct infer_prompts prompts;
     int64_t prompt_tokens, new_tokens, steps; // of a repetition; steps: tokens beyond the first
     struct bench_result prefill, decode, whole;

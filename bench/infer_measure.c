@@ -67,6 +67,7 @@ static struct times repeat_once(const struct infer *in, struct infer_row *r, boo
                               .out_len = r->out_len + first,
                               .ended = r->ended + first,
                               .token_ns = r->token_ns,
+                              .reduce = &r->set.reduce,
                               .cache_bytes = &bytes};
         model_generate(in->model, &g);
         r->cache_bytes = bytes > r->cache_bytes ? bytes : r->cache_bytes;

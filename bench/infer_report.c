@@ -16,6 +16,16 @@ static struct stats rates(const struct bench_result *b, int64_t tokens)
     return stats_of(v, (size_t)b->samples);
 }
 
+static double keep_of(const struct infer_row *r)
+{
+    return r->set.reduce.keep;
+}
+
+static double layer_of(const struct infer_row *r)
+{
+    return r->set.reduce.layer;
+}
+
 static double batch_of(const struct infer_row *r)
 {
     return r->set.batch;
@@ -91,6 +101,12 @@ static double joule_of(const struct infer_row *r)
     return r->joule / (double)(r->new_tokens * r->whole.samples);
 }
 
+// Of a whole repetition, against the one beside it without a reduction.
+static double speedup_of(const struct infer_row *r)
+{
+    return r->base ? bench_ratio(&r->base->whole, &r->whole) : NAN;
+}
+
 static double score_of(const struct infer_row *r)
 {
     return r->score;
@@ -101,6 +117,8 @@ static const struct column {
     int width, decimals;
     double (*value)(const struct infer_row *r);
 } columns[] = {
+    {"keep", "keep", "", 5, 3, keep_of},
+    {"layer", "layer", "", 5, 0, layer_of},
     {"batch", "batch", "", 5, 0, batch_of},
     {"prompt_tokens", "prompt", "tokens", 8, 0, prompt_of},
     {"new_tokens", "new", "tokens", 8, 0, fresh_of},
@@ -116,27 +134,30 @@ static const struct column {
     {"token_p99_ms", "p99", "ms", 8, 3, step_p99},
     {"cache_mib", "cache", "MiB", 8, 2, cache_mib},
     {"joule_per_token", "energy", "J/token", 9, 4, joule_of},
+    {"speedup", "speed-up", "x", 8, 3, speedup_of},
     {"score", "score", "", 6, 4, score_of},
 };
 enum { COLUMNS = ARRAY_LEN(columns) };
-_Static_assert(COLUMNS <= TABLE_COLS, "a table holds all columns");
+_Static_assert(COLUMNS < TABLE_COLS, "a table holds all columns");
 
 const char infer_begins[3][8] = {
-    [INFER_TEXT] = "#", [INFER_MARKDOWN] = "| batch", [INFER_CSV] = "batch,"};
+    [INFER_TEXT] = "#", [INFER_MARKDOWN] = "| reduce", [INFER_CSV] = "reduce,"};
 
 static void text(const struct infer *in, FILE *out)
 {
-    struct table t = {.out = out, .n_cols = COLUMNS};
+    struct table t = {.out = out, .n_cols = COLUMNS + 1};
     char cell[COLUMNS][32];
-    const char *cells[COLUMNS];
+    const char *cells[COLUMNS + 1];
+    t.col[0] = (struct table_col){"reduce", "", 9, TABLE_LEFT};
     for (int k = 0; k < COLUMNS; k++)
-        t.col[k] =
+        t.col[k + 1] =
             (struct table_col){columns[k].head, columns[k].unit, columns[k].width, TABLE_RIGHT};
     table_head(&t);
     for (int i = 0; i < in->n_rows; i++) {
+        cells[0] = in->row[i].set.reduce.row->name;
         for (int k = 0; k < COLUMNS; k++)
-            cells[k] = fmt_fixed(cell[k], columns[k].value(&in->row[i]), columns[k].width,
-                                 columns[k].decimals);
+            cells[k + 1] = fmt_fixed(cell[k], columns[k].value(&in->row[i]), columns[k].width,
+                                     columns[k].decimals);
         table_row(&t, cells);
     }
 }
@@ -144,16 +165,17 @@ static void text(const struct infer *in, FILE *out)
 static void markdown(const struct infer *in, FILE *out)
 {
     char cell[32];
+    fputs("| reduce", out);
     for (int k = 0; k < COLUMNS; k++)
-        fprintf(out, "%s%s%s%s", k ? " | " : "| ", columns[k].head, *columns[k].unit ? ", " : "",
-                columns[k].unit);
-    fputs(" |\n|", out);
+        fprintf(out, " | %s%s%s", columns[k].head, *columns[k].unit ? ", " : "", columns[k].unit);
+    fputs(" |\n|:--|", out);
     for (int k = 0; k < COLUMNS; k++)
         fputs("--:|", out);
     fputc('\n', out);
     for (int i = 0; i < in->n_rows; i++) {
+        fprintf(out, "| %s", in->row[i].set.reduce.row->name);
         for (int k = 0; k < COLUMNS; k++)
-            fprintf(out, "%s%s", k ? " | " : "| ",
+            fprintf(out, " | %s",
                     fmt_fixed(cell, columns[k].value(&in->row[i]), 24, columns[k].decimals));
         fputs(" |\n", out);
     }
@@ -161,13 +183,15 @@ static void markdown(const struct infer *in, FILE *out)
 
 static void csv(const struct infer *in, FILE *out)
 {
+    fputs("reduce", out);
     for (int k = 0; k < COLUMNS; k++)
-        fprintf(out, "%s%s", k ? "," : "", columns[k].key);
+        fprintf(out, ",%s", columns[k].key);
     fputc('\n', out);
     for (int i = 0; i < in->n_rows; i++) {
+        fputs(in->row[i].set.reduce.row->name, out);
         for (int k = 0; k < COLUMNS; k++) {
             double v = columns[k].value(&in->row[i]);
-            fprintf(out, "%s", k ? "," : "");
+            fputc(',', out);
             if (isfinite(v))
                 fprintf(out, "%.9g", v);
         }
@@ -202,8 +226,9 @@ void infer_json(const struct infer *in, struct bench_ctx *c)
                 counters[k] = (struct bench_counter){columns[k].key, columns[k].value(r)};
             counters[COLUMNS] =
                 (struct bench_counter){"items_per_second", rates(phase[p].b, phase[p].tokens).mean};
-            snprintf(name, sizeof name, "%s/batch:%d/prompt:%d/new:%d", phase[p].name, r->set.batch,
-                     r->set.prompt, r->set.answer);
+            snprintf(name, sizeof name, "%s/%s/keep:%g/layer:%d/batch:%d/prompt:%d/new:%d",
+                     phase[p].name, r->set.reduce.row->name, r->set.reduce.keep,
+                     r->set.reduce.layer, r->set.batch, r->set.prompt, r->set.answer);
             bench_report(c, name, phase[p].b, 0, counters, COLUMNS + 1, NULL);
         }
     }

@@ -77,7 +77,8 @@ SIMD_KERNEL void SIMD_NAME(scores_back)(float *s, float *dp, ptrdiff_t lds, int3
 
 // One query against a cache.
 SIMD_KERNEL void SIMD_NAME(step_head)(const float *q, const float *k, const float *v, ptrdiff_t ld,
-                                      int32_t n, int32_t dim, float scale, float *s, float *out)
+                                      const float *log_size, int32_t n, int32_t dim, float scale,
+                                      float *s, float *out)
 {
     for (int32_t j = 0; j < n; j++) {
         const float *key = k + j * ld;
@@ -93,6 +94,8 @@ SIMD_KERNEL void SIMD_NAME(step_head)(const float *q, const float *k, const floa
             sum[p] += x * y;
         }
         s[j] = simd_sum(sum) * scale;
+        if (log_size)
+            s[j] += log_size[j];
     }
     float top, total = SIMD_NAME(softmax_row)(s, n, n, &top);
     for (int32_t c = 0; c < dim; c++)
@@ -376,12 +379,13 @@ void attention_step_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a
         cache_append(a, row, n - 1, k, v);
         assert((size_t)n <= cx->work_floats);
         int32_t from = first_key(a->window, n - 1);
+        const float *log_size = cache->log_size ? cache->log_size[i] + from : NULL;
         k += from * ld;
         v += from * ld;
         for (int32_t h = 0; h < a->heads; h++)
             SIMD_PICK(step_head, (row + h * a->head_dim, k + h / group * a->head_dim,
-                                  v + h / group * a->head_dim, ld, n - from, a->head_dim, a->scale,
-                                  cx->work, act_out(out) + i * ldo + h * a->head_dim));
+                                  v + h / group * a->head_dim, ld, log_size, n - from, a->head_dim,
+                                  a->scale, cx->work, act_out(out) + i * ldo + h * a->head_dim));
     }
 }
 
@@ -500,6 +504,7 @@ void attention_step_ref(const struct kernel_ctx *cx, const struct kernel_attn *a
             struct head h = {.q = qkv + i * ldq + hd * dim,
                              .k = k + hd / group * dim,
                              .v = v + hd / group * dim,
+                             .log_size = cache->log_size ? cache->log_size[i] : NULL,
                              .ld = ld,
                              .len = n,
                              .dim = dim};

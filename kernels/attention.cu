@@ -310,6 +310,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
 
 struct att_cache {
     kernel_act *const *k, *const *v;
+    float *const *log_size;
     const int32_t *n;
     size_t skip;
 };
@@ -366,6 +367,8 @@ static __global__ void __launch_bounds__(ATT_THREADS)
         for (int c = 0; c < D / 32; c++)
             x += lane + 32 * c < a.dim ? q[c] * k[j * width + lane + 32 * c] : 0.0f;
         x = warp_sum(x) * a.scale;
+        if (cache.log_size)
+            x += cache.log_size[i][j];
         float most = fmaxf(top, x), shrink = top == most ? 1.0f : expf(top - most);
         float p = expf(x - most);
         top = most;
@@ -483,7 +486,7 @@ extern "C" void GPU_OP(cache_rows)(const struct kernel_ctx *cx, const struct ker
                                    ptrdiff_t ldq, const struct kernel_cache *cache)
 {
     struct att_args g = args_of(a, seqs->start, seqs->rows, qkv, ldq);
-    struct att_cache c = {cache->k, cache->v, cache->n, cache->skip};
+    struct att_cache c = {cache->k, cache->v, cache->log_size, cache->n, cache->skip};
     if (seqs->longest > 0)
         LAUNCH(keep_rows, dim3((unsigned)seqs->longest, (unsigned)seqs->n), ATT_THREADS, 0,
                cx->stream, g, c);
@@ -495,7 +498,7 @@ extern "C" void GPU_OP(attention_step)(const struct kernel_ctx *cx, const struct
                                        ptrdiff_t ldo)
 {
     struct att_args g = args_of(a, nullptr, m, qkv, ldq);
-    struct att_cache c = {cache->k, cache->v, cache->n, cache->skip};
+    struct att_cache c = {cache->k, cache->v, cache->log_size, cache->n, cache->skip};
     if (m <= 0)
         return;
     LAUNCH(append_rows, (unsigned)m, ATT_THREADS, 0, cx->stream, g, c);

@@ -155,9 +155,11 @@ struct kernel_fisher {
 
 // Sequences that are being generated: those of sequence i begin `skip` elements after k[i] and
 // v[i], (capacity, kv_heads * head_dim) each, n[i] rows of them valid. skip: to a layer's, where
-// the lists are those of the first layer.
+// the lists are those of the first layer. log_size[i] (capacity) is added to every score of a key,
+// attention_step's own at n[i] included; or NULL.
 struct kernel_cache {
     kernel_act *const *k, *const *v;
+    float *const *log_size;
     const int32_t *n;
     size_t skip;
 };

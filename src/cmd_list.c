@@ -7,6 +7,7 @@
 #include "fed/presence.h"
 #include "fed/profile.h"
 #include "fed/scheme.h"
+#include "model/reduce.h"
 #include "net/rate.h"
 
 #include <getopt.h>
@@ -261,6 +262,13 @@ static void list_sensors(void)
     puts("# 'fstq info' says which of them this machine has");
 }
 
+static void list_reductions(void)
+{
+    puts("# which tokens of a prompt go on at inference (infer.reduce)");
+    for (const struct reduction *const *r = reduction_table; *r; r++)
+        row((*r)->name, (*r)->help);
+}
+
 static const struct list {
     const char *name, *help;
     void (*print)(void);
@@ -274,6 +282,7 @@ static const struct list {
     {"transports", "what carries the bytes", list_transports},
     {"tasks", "what is learned", list_tasks},
     {"stages", "what is timed, and what each clock includes", list_stages},
+    {"reductions", "how prompts get fewer tokens at inference", list_reductions},
     {"sensors", "power and temperature readers", list_sensors},
     {"benches", "microbenchmarks and their parameters", list_benches},
 };

@@ -32,10 +32,13 @@ extern const int pretrain_option_count;
 struct infer_params {
     int32_t prompts; // INFER_*
     char prompt_tokens[120], new_tokens[120], batch[120];
+    char reduce[120], keep[120], layer[120];
+    int32_t positions; // INFER_ORIGINAL | INFER_COMPACT
     int32_t repeat, warmup, show;
     bool merged;
 };
 enum { INFER_SYNTHETIC, INFER_TASK };
+enum { INFER_ORIGINAL, INFER_COMPACT };
 
 extern const struct opt infer_options[]; // bench/infer_settings.c
 extern const int infer_option_count;

@@ -84,9 +84,7 @@ static void attend(struct launch *r, int32_t l, float *received)
     merge_plan(r, l);
     r->op->rope(r->cx, &rope, r->pos, r->rows, k->qkv, a->ld_qkv);
     if (r->cache.k) {
-        struct kernel_cache cache = r->cache;
-        cache.skip = (size_t)l * r->cache_layer;
-        r->op->attention_step(r->cx, &attn, &cache, r->rows, k->qkv, a->ld_qkv, k->att, a->ld_q);
+        r->op->attention_step(r->cx, &attn, &r->cache, r->rows, k->qkv, a->ld_qkv, k->att, a->ld_q);
     } else {
         r->op->attention_fwd(r->cx, &attn, &r->seqs, k->qkv, a->ld_qkv, k->att, a->ld_q, k->lse,
                              received);

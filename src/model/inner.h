@@ -279,8 +279,9 @@ struct launch {
     struct kernel_seqs seqs;
     const int32_t *pos;        // of the rows of this layer
     const float *log_size;     // likewise, or NULL
-    struct kernel_cache cache; // generation: of the rows, else k is NULL
-    size_t cache_layer;        // elements from a layer's cache to the next one's
+    struct kernel_cache cache; // generation: of the rows, in this layer, else k is NULL
+    const int32_t *merges;     // the host's, or NULL: rows of each sequence to merge in this layer,
+                               // not a part of them
     int32_t first;             // layer that the rows enter
     int32_t n_top;             // rows with a loss
     int32_t n_scored;          // rows whose gradient goes down to the embeddings
@@ -315,6 +316,7 @@ static inline void launch_wait(const struct launch *r)
 
 // levels.c: merging. All but merge_enter and merge_plan are for launches that merge.
 void merge_begin(struct launch *r);            // level 0: all rows of the slice
+void merge_rows_begin(struct launch *r);       // the same of prompts, whose last tokens stay
 void merge_enter(struct launch *r, int32_t l); // rows, positions and sizes of layer l
 void merge_plan(struct launch *r, int32_t l);  // from the keys of layer l, before they are turned
 void merge_forward(struct launch *r, int32_t l, const kernel_act *x, kernel_act *y);

@@ -6,13 +6,26 @@
 #include <assert.h>
 #include <string.h>
 
-void merge_begin(struct launch *r)
+static struct level *first_level(struct launch *r)
 {
-    const struct model_batch *b = r->job->batch;
     struct level *y = &r->level[0];
     y->rows = r->rows;
     for (int32_t i = 0; i < r->rows; i++)
         y->size[i] = 1;
+    return y;
+}
+
+void merge_rows_begin(struct launch *r)
+{
+    struct level *y = first_level(r);
+    for (int32_t q = 0; q < r->seqs.n; q++)
+        y->host.free[q] = y->host.start[q + 1] - y->host.start[q] - 1;
+}
+
+void merge_begin(struct launch *r)
+{
+    const struct model_batch *b = r->job->batch;
+    struct level *y = first_level(r);
     for (int32_t q = 0; q < r->seqs.n; q++) {
         int32_t n = 0, len = y->host.start[q + 1] - y->host.start[q];
         const int32_t *targets = b->targets + r->slice->row0 + y->host.start[q];
@@ -75,6 +88,50 @@ static void merge_mark(struct launch *r)
     launch_mark(r, MARK_MERGE + r->merge_marks++);
 }
 
+// Where keys are not finite too few may have found a partner; the first ones go to their
+// neighbours then, so that as many merge as were asked for.
+static void merge_the_rest(const struct level_lists *y, int32_t q, int32_t most)
+{
+    int32_t first = y->start[q], end = first + y->free[q];
+    for (int32_t i = first; i < end; i++)
+        most -= y->into[i] != i;
+    for (int32_t i = first + 2; i + 1 < end && most > 0; i += 2)
+        if (y->into[i] == i) {
+            y->into[i] = i + 1;
+            most--;
+        }
+}
+
+// To the host's into: which row of the layer each row goes to.
+static void match(struct launch *r, struct kernel_merge *g, const kernel_act *key,
+                  struct level *from)
+{
+    const struct level_lists *here = &from->host, *there = &from->dev;
+    if (!r->merges)
+        r->op->merge_match(r->cx, g, &r->seqs, there->free, key, r->a.ld_qkv, there->into);
+    for (int32_t q = 0; q < r->seqs.n && r->merges; q++) {
+        struct kernel_seqs one = {.n = 1,
+                                  .rows = from->rows,
+                                  .longest = here->start[q + 1] - here->start[q],
+                                  .start = there->start + q};
+        g->ratio = here->free[q] > 0 ? (r->merges[q] + 0.5) / here->free[q] : 0;
+        r->op->merge_match(r->cx, g, &one, there->free + q, key, r->a.ld_qkv, there->into);
+    }
+    launch_get(r, here->into, there->into, (size_t)from->rows * sizeof *here->into);
+    launch_wait(r);
+    for (int32_t q = 0; q < r->seqs.n && r->merges; q++)
+        merge_the_rest(here, q, r->merges[q]);
+}
+
+// Generation says how many rows go; where that is none there is nothing to look for.
+static bool wants_none(const struct launch *r)
+{
+    for (int32_t q = 0; q < r->seqs.n && r->merges; q++)
+        if (r->merges[q] > 0)
+            return false;
+    return r->merges != NULL;
+}
+
 void merge_plan(struct launch *r, int32_t l)
 {
     const struct model_config *c = &r->m->cfg;
@@ -87,12 +144,12 @@ void merge_plan(struct launch *r, int32_t l)
                              .window = r->merge->window,
                              .ratio = r->merge->ratio};
     const kernel_act *key = kernel_act_at(r->cx, r->a.kept[l].qkv, (size_t)model_q_cols(c));
-    int32_t stay = 0;
-    r->op->merge_match(r->cx, &g, &r->seqs, from->dev.free, key, r->a.ld_qkv, from->dev.into);
-    launch_get(r, from->host.into, from->dev.into, (size_t)from->rows * sizeof *from->host.into);
-    launch_wait(r);
-    for (int32_t i = 0; i < from->rows; i++)
-        stay += from->host.into[i] == i;
+    int32_t stay = wants_none(r) ? from->rows : 0;
+    if (stay == 0) {
+        match(r, &g, key, from);
+        for (int32_t i = 0; i < from->rows; i++)
+            stay += from->host.into[i] == i;
+    }
     from->merges = stay < from->rows;
     if (from->merges) {
         lay_out(r, from, to);

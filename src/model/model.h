@@ -259,6 +259,7 @@ struct model_times model_times(const struct model *m);
 // Activations that one lane must keep from forward to backward of a slice of so many tokens.
 size_t model_kept_bytes(const struct model *m, int32_t tokens);
 
+struct model_reduce; // reduce.h
 struct model_gen {
     const float *adapter; // or NULL
     int32_t n_seqs;
@@ -270,6 +271,7 @@ struct model_gen {
     int64_t *token_ns;    // (n_seqs, max_new) out: when each was known, from the start of the work
                           // on (memory is there by then), the end included; or NULL
     int64_t *cache_bytes; // out: of the keys and values of all sequences; or NULL
+    const struct model_reduce *reduce; // of prompts (reduce.h), or NULL; not with answers
     // With an expected answer, its end included, from token answer[i] >= 1 of sequence i on: one
     // pass over all of it gives the answer's loss, and what to go on from after the prompt. Where
     // each token of the answer is the likeliest one, it is what would be generated: out is not

@@ -162,8 +162,7 @@ static struct answer answer_of(const struct model_batch *b, int32_t seq)
     return (struct answer){.first = r, .n = b->start[seq + 1] - r, .start = b->start[seq]};
 }
 
-// The k-th largest of n values, in expected linear time; reorders them.
-static float kth_largest(float *x, int32_t n, int32_t k)
+float token_kth_largest(float *x, int32_t n, int32_t k)
 {
     int32_t from = 0, to = n - 1, at = k - 1;
     while (from < to) {
@@ -204,7 +203,7 @@ static void mask_answer(const struct token_tracker *t, const struct model_batch 
         float s = key < 0 ? INFINITY : t->score[key];
         score[i] = weights[i] = s >= 0 ? s : -1; // a NaN is worst
     }
-    float least = kth_largest(score, a->n, left);
+    float least = token_kth_largest(score, a->n, left);
     for (int32_t i = 0; i < a->n; i++)
         left -= weights[i] > least;
     for (int32_t i = 0; i < a->n; i++) {

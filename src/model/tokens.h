@@ -78,6 +78,9 @@ void token_weights(const struct token_tracker *t, const struct model_batch *batc
 // After a refresh step: raw (rows) as the source needs. The mask acts from the next step on.
 void token_update(struct token_tracker *t, const struct model_batch *batch, const float *raw);
 
+// The k-th largest of n values, none a NaN, in expected linear time; reorders them.
+float token_kth_largest(float *x, int32_t n, int32_t k);
+
 // Token Recall: of the ceil(p n) tokens of each answer with the largest reference score, ties to
 // the earlier, how many a mask that gates the loss on tokens keeps. The n tokens of an answer are
 // those before its end; reference (rows) is by the row that reads a token, as token_sq is.

@@ -24,7 +24,8 @@ marks = json.load(open('t.json'))['benchmarks']
 want = {(r['prompt_tokens'], r['new_tokens'], r['batch']): r for r in rows}
 assert len(want) == 8
 for r in rows:
-    name = 'infer/{}/batch:%s/prompt:%s/new:%s' % (r['batch'], r['prompt_tokens'], r['new_tokens'])
+    name = 'infer/{}/none/keep:1/layer:0/batch:%s/prompt:%s/new:%s'
+    name %= r['batch'], r['prompt_tokens'], r['new_tokens']
     for phase in ('prefill', 'decode', 'whole'):
         of = [m for m in marks if m['run_name'] == name.format(phase)]
         assert [m['run_type'] for m in of] == ['iteration'] * 2 + ['aggregate'] * 5, name
@@ -51,7 +52,7 @@ grep -A3 '^# example' scored >want
 grep -A3 '^# example' out >got
 check "task: what is said is what score prints" cmp got want
 exact=$(sed -n 's/^# exact \([0-9.]*\),.*/\1/p' scored)
-check "task: and so is the score" awk -v want="$exact" '/^ +(32|5) / { n += $NF == want }
+check "task: and so is the score" awk -v want="$exact" '/^none / { n += $NF == want }
     END { exit n != 2 }' out
 infer "${task[@]}" infer.merged=on infer.show=32
 check "merged: said" contains out "# adapter of r after round 2, merged into the weights"
@@ -65,6 +66,27 @@ check "PEFT: the same answers" cmp got want
     fed.local_steps=20 task.test=32 run.dir=r trace.file=r.h5 run.resume=on infer.batch=7 >log 2>&1
 check "what infer is told is no part of a run's identity" contains log "# VALID"
 
+# Fewer tokens of the prompt: every reduction that needs no scores, at every keep and layer.
+all=none,random,first,last,attention,merge
+infer infer.reduce=$all infer.keep=1,0.6 infer.layer=1,2 infer.prompt_tokens=40 infer.new_tokens=4 \
+    --csv t.csv
+check "reductions: status 0" equal "$?" 0
+check "reductions: each at every keep and layer, none once" equal "$(rows out)" 21
+check "reductions: the caches shrink from the layer on" awk -F, '
+    $1 == "none" { all = $17; n += $19 == 1 }
+    $1 != "none" && $2 == 0.6 && $3 == 1 { n += ($17 - all * (44 + 2 * 28) / 132) ^ 2 < 1e-9 }
+    END { exit n != 6 }' t.csv
+for one in random first last attention merge; do
+    infer "${task[@]}" infer.reduce=$one infer.keep=1 infer.show=32
+    grep -A3 '^# example' out >got
+    check "$one: nothing left out, the same answers" cmp got want
+done
+infer "${task[@]}" infer.reduce=last infer.keep=0.3 infer.layer=0 infer.positions=compact \
+    infer.show=32
+grep -A3 '^# example' out >got
+check "the last third of a prompt says something else" eval '! cmp -s got want'
+check "and scores worse" awk -v all="$exact" '/^last / { n += $NF < all } END { exit n != 1 }' out
+
 # Energy, where a sensor counts it.
 mkdir -p sys/sys/class/powercap/intel-rapl:0
 echo package-0 >sys/sys/class/powercap/intel-rapl:0/name
@@ -72,10 +94,10 @@ echo 5000000 >sys/sys/class/powercap/intel-rapl:0/energy_uj
 echo 262143328850 >sys/sys/class/powercap/intel-rapl:0/max_energy_range_uj
 FSTQ_SYSFS_ROOT=$dir/sys infer infer.prompt_tokens=8 infer.new_tokens=4 --csv -
 check "energy: a counter that stands still is no energy" \
-    awk -F, 'NR > 1 && /^1,8/ { n += $15 == "0" } END { exit n != 1 }' out
+    awk -F, '/^none,1,0,1,8/ { n += $18 == "0" } END { exit n != 1 }' out
 FSTQ_SYSFS_ROOT=/nowhere infer infer.prompt_tokens=8 infer.new_tokens=4 --csv -
 check "energy: without a sensor there is none" \
-    awk -F, '/^1,8/ { n += $15 == "" } END { exit n != 1 }' out
+    awk -F, '/^none,1,0,1,8/ { n += $18 == "" } END { exit n != 1 }' out
 
 # What makes no sense.
 refuse() { # name text arguments...
@@ -93,6 +115,16 @@ refuse "an empty prompt" "infer.prompt_tokens = 0: '0' is not" infer.prompt_toke
 refuse "too long a prompt" "infer.prompt_tokens = 250 and infer.new_tokens = 32: together more" \
     infer.prompt_tokens=8,250
 refuse "an unknown key" "did you mean infer.repeat?" infer.repeats=3
+refuse "an unknown reduction" "there is no 'lst'; did you mean last; see" infer.reduce=none,lst
+refuse "nothing kept" "infer.keep = 0: '0' is not a number from 1e-06 to 1" infer.keep=0
+refuse "attention of no layer" "attention: needs what layer 0 makes" infer.reduce=attention \
+    infer.layer=0
+refuse "a layer beyond" "the model's last layer is 2" infer.reduce=last infer.layer=3
+refuse "too much to merge" "get 128 tokens down to 66, not to 13" infer.reduce=merge \
+    infer.keep=0.1 infer.layer=2
+refuse "merged tokens, compacted" "keep their positions" infer.reduce=merge \
+    infer.positions=compact
+refuse "scores that nobody learned" "fisher: there are no scores" infer.reduce=fisher
 refuse "synthetic prompts say nothing" "set infer.prompts = task" infer.show=3
 refuse "nothing to merge" "infer.merged = on: there is no adapter" infer.merged=on
 refuse "merged into blocks" "set model.dtype = fp32" run.dir=r infer.merged=on model.dtype=bf16

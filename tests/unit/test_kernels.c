@@ -666,19 +666,25 @@ static struct att make_attention(int32_t dim, const int32_t *start, int32_t n_se
 
 // Lists of one cache.
 struct one_cache {
-    struct twin k, v, list_k, list_v, n;
+    struct twin k, v, list_k, list_v, list_size, n;
+    bool sizes;
     struct kernel_cache c;
 };
 
-static struct one_cache make_cache(size_t n, size_t skip)
+// log_size: of its rows, or NULL.
+static struct one_cache make_cache(size_t n, size_t skip, const struct twin *log_size, int32_t from)
 {
     struct one_cache t = {.k = both(ACTS, NULL, skip + n), .v = both(ACTS, NULL, skip + n)};
     const int32_t none = 0;
     t.list_k = both(BYTES, NULL, sizeof t.k.on[0]);
     t.list_v = both(BYTES, NULL, sizeof t.v.on[0]);
+    t.list_size = both(BYTES, NULL, sizeof(float *));
+    t.sizes = log_size != NULL;
     for (int s = 0; s < SIDES; s++) {
         dev_put(&dev[s], t.list_k.on[s], &t.k.on[s], sizeof t.k.on[s]);
         dev_put(&dev[s], t.list_v.on[s], &t.v.on[s], sizeof t.v.on[s]);
+        const float *size = log_size ? (const float *)log_size->on[s] + from : NULL;
+        dev_put(&dev[s], t.list_size.on[s], &size, sizeof size);
     }
     t.n = both(INTS, &none, 1);
     t.c.skip = skip;
@@ -689,6 +695,7 @@ static const struct kernel_cache *cache(struct one_cache *t)
 {
     t->c.k = t->list_k.on[side];
     t->c.v = t->list_v.on[side];
+    t->c.log_size = t->sizes ? t->list_size.on[side] : NULL;
     t->c.n = I(t->n);
     return &t->c;
 }
@@ -697,8 +704,9 @@ static const struct kernel_cache *cache(struct one_cache *t)
 static void check_cache(struct att *t, struct twin out, int32_t from, int32_t len)
 {
     size_t row = (size_t)(2 * t->a.head_dim);
-    struct one_cache step = make_cache((size_t)len * row, 5),
-                     half = make_cache((size_t)len * row, 0);
+    const struct twin *sizes = t->sizes ? &t->log_size : NULL;
+    struct one_cache step = make_cache((size_t)len * row, 5, sizes, from),
+                     half = make_cache((size_t)len * row, 0, NULL, 0);
     struct twin one = both(ACTS, NULL, (size_t)t->ldo);
     const float *want = values(out, REF);
     for (int32_t i = 0; i < len; i++) {
@@ -745,7 +753,7 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, b
     if (m < 64)
         SLOPE(t.qkv, values(d, ROW), weighted_attention(&t));
     // Step by step only short ones where a step is slow.
-    for (int32_t q = 0; q < n_seqs && !sizes; q++)
+    for (int32_t q = 0; q < n_seqs; q++)
         if (dev[ROW].row->host || start[q + 1] - start[q] < 64)
             check_cache(&t, out, start[q], start[q + 1] - start[q]);
 }

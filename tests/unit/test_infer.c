@@ -1,0 +1,552 @@
+// Generation with fewer tokens of the prompt: against a full forward in which the same tokens are
+// masked, against prompts without them, and the same bits however sequences are batched.
+#include "base/rng.h"
+#include "model/model.h"
+#include "model/reduce.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { CPU, REF };
+enum { VOCAB = 60, NEW = 7, SEQS = 12, LONG = 48, LAYERS = 4 };
+
+static const struct model_config small = {.dim = 24,
+                                          .hidden = 40,
+                                          .layers = LAYERS,
+                                          .heads = 4,
+                                          .kv_heads = 2,
+                                          .head_dim = 6,
+                                          .vocab = VOCAB,
+                                          .max_positions = 96,
+                                          .rope_theta = 1000,
+                                          .norm_eps = 1e-5};
+
+struct bed {
+    struct dev dev;
+    struct model *m;
+    float *adapter;
+};
+
+// Weights large enough that what a token sees matters to what comes next.
+static void bed_of(struct bed *b, int32_t kind, int32_t threads, int32_t layers)
+{
+    struct err err = {""};
+    struct model_config c = small;
+    struct model_params p;
+    c.layers = layers;
+    opt_defaults(model_options, model_option_count, &p);
+    p.lora_rank = 3;
+    if (dev_open(&b->dev, kind, threads, &err))
+        fail_msg("%s", err.text);
+    b->m = model_create(&b->dev, &p, &c, 5, &err);
+    if (!b->m)
+        fail_msg("%s", err.text);
+    size_t n = model_shape(b->m)->n_values;
+    b->adapter = mem_alloc(MEM_ADAPTER, (n + KERNEL_SLACK) * sizeof *b->adapter);
+    model_init_adapter(b->m, 6, b->adapter);
+    struct rng r = rng_stream(9, RNG_TEST, 0, 0, 0);
+    for (size_t i = 0; i < n; i++)
+        b->adapter[i] += (float)(0.4 * rng_normal(&r));
+}
+
+static void bed_open(struct bed *b, int32_t kind, int32_t threads)
+{
+    bed_of(b, kind, threads, LAYERS);
+}
+
+static void bed_close(struct bed *b)
+{
+    model_close(b->m);
+    mem_free(b->adapter);
+    dev_close(&b->dev);
+}
+
+static int32_t start[SEQS + 1], tokens[SEQS * LONG];
+static float scores[VOCAB];
+
+// Prompts of 1, 2, 5, ... tokens; ids repeat within them.
+static int make_prompts(void **state)
+{
+    (void)state;
+    struct rng r = rng_stream(3, RNG_TEST, 1, 0, 0);
+    for (int32_t q = 0; q < SEQS; q++) {
+        int32_t n = q == 0 ? 1 : q == 1 ? 2 : 5 + (int32_t)rng_below(&r, LONG - 5);
+        for (int32_t i = 0; i < n; i++)
+            tokens[start[q] + i] = (int32_t)rng_below(&r, VOCAB / 2);
+        start[q + 1] = start[q] + n;
+    }
+    for (int i = 0; i < VOCAB; i++)
+        scores[i] = (float)rng_below(&r, 20); // with ties
+    return 0;
+}
+
+struct answer {
+    int32_t out[SEQS * NEW], len[SEQS];
+    int64_t when[SEQS * NEW], cache;
+};
+
+static void generate(struct bed *b, const struct model_reduce *reduce, int32_t q0, int32_t n,
+                     struct answer *a)
+{
+    memset(a, 0, sizeof *a);
+    struct model_gen g = {.adapter = b->adapter,
+                          .n_seqs = n,
+                          .start = start + q0,
+                          .tokens = tokens,
+                          .max_new = NEW,
+                          .end = -1,
+                          .out = a->out,
+                          .out_len = a->len,
+                          .token_ns = a->when,
+                          .cache_bytes = &a->cache,
+                          .reduce = reduce};
+    model_generate(b->m, &g);
+    for (int32_t i = 0; i < n; i++)
+        assert_int_equal(a->len[i], NEW);
+}
+
+static struct model_reduce reduce_of(const struct reduction *row, double keep, int32_t layer)
+{
+    return (struct model_reduce){
+        .row = row, .keep = keep, .layer = layer, .seed = 4, .scores = scores};
+}
+
+#define EACH_REDUCTION(row)                                                                        \
+    for (const struct reduction *const *at_ = reduction_table, *row; (row = *at_) != NULL; at_++)
+
+static void keeping_all_changes_nothing(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer want, got;
+    bed_open(&b, CPU, 2);
+    generate(&b, NULL, 0, SEQS, &want);
+    EACH_REDUCTION(row)
+    for (int32_t l = row->first_layer; l < LAYERS; l++) {
+        struct model_reduce r = reduce_of(row, 1, l);
+        generate(&b, &r, 0, SEQS, &got);
+        assert_memory_equal(got.out, want.out, sizeof want.out);
+        assert_int_equal(got.cache, want.cache);
+    }
+    bed_close(&b);
+}
+
+static void prompts_beside_each_other_do_not_matter(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer all, one;
+    int differ = 0;
+    bed_open(&b, CPU, 2);
+    generate(&b, NULL, 0, SEQS, &one);
+    EACH_REDUCTION(row)
+    for (int32_t l = row->first_layer; l < 3; l++) {
+        struct model_reduce r = reduce_of(row, 0.4, l);
+        generate(&b, NULL, 0, SEQS, &one);
+        generate(&b, &r, 0, SEQS, &all);
+        differ += memcmp(one.out, all.out, sizeof all.out) != 0;
+        for (int32_t q = 0; q < SEQS; q++) {
+            generate(&b, &r, q, 1, &one);
+            assert_memory_equal(one.out, all.out + q * NEW, NEW * sizeof *one.out);
+        }
+    }
+    assert_true(differ > 10); // the reductions do something
+    bed_close(&b);
+}
+
+// The caches: of all rows below the layer, of those that are left from there on, and what comes.
+static void caches_shrink(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer a;
+    bed_open(&b, CPU, 1);
+    EACH_REDUCTION(row)
+    for (int32_t l = row->first_layer; l < 3; l++) {
+        struct model_reduce r = reduce_of(row, 0.6, l);
+        int64_t rows = 0;
+        for (int32_t q = 0; q < SEQS; q++)
+            for (int32_t k = 0; k < LAYERS; k++) {
+                int32_t n = start[q + 1] - start[q], left = reduce_rows(&r, n, k);
+                rows += left + NEW;
+                if (row->worth)
+                    assert_int_equal(left, k < l ? n : (int32_t)ceil(0.6 * n - 1e-9));
+            }
+        generate(&b, &r, 0, SEQS, &a);
+        assert_int_equal(a.cache, rows * 2 * small.kv_heads * small.head_dim * (int)sizeof(float));
+    }
+    bed_close(&b);
+}
+
+static void times_rise(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer a;
+    bed_open(&b, CPU, 2);
+    generate(&b, NULL, 0, SEQS, &a);
+    for (int32_t q = 0; q < SEQS; q++)
+        for (int32_t i = 0; i < NEW; i++)
+            assert_true(a.when[q * NEW + i] > (i ? a.when[q * NEW + i - 1] : 0));
+    bed_close(&b);
+}
+
+// What stays, worked out in plain words.
+static int32_t chosen(const struct model_reduce *r, int32_t q, const float *received, bool *stays)
+{
+    int32_t kept[LONG], n = start[q + 1] - start[q];
+    float work[2 * LONG];
+    struct reduce_prompt p = {.token = tokens + start[q], .n = n, .received = received};
+    int32_t k = reduce_choose(r, &p, kept, work);
+    memset(stays, 0, (size_t)n);
+    for (int32_t i = 0; i < k; i++) {
+        assert_true(kept[i] >= 0 && kept[i] < n && !stays[kept[i]]);
+        assert_true(i == 0 || kept[i] > kept[i - 1]);
+        stays[kept[i]] = true;
+    }
+    return k;
+}
+
+static void the_best_stay(void **state)
+{
+    (void)state;
+    bool stays[LONG];
+    float received[LONG];
+    for (int i = 0; i < LONG; i++)
+        received[i] = (float)(i * 7 % 10);
+    received[3] = NAN;
+    EACH_REDUCTION(row)
+    for (int32_t q = 0; q < SEQS && row->worth; q++) {
+        struct model_reduce r = reduce_of(row, 0.45, 1);
+        int32_t n = start[q + 1] - start[q], k = (int32_t)ceil(0.45 * n - 1e-9), got = 0;
+        assert_int_equal(chosen(&r, q, received, stays), k);
+        assert_true(stays[n - 1]);
+        bool scored = row->needs & REDUCE_SCORES, early = strcmp(row->name, "first") == 0,
+             late = strcmp(row->name, "last") == 0, attended = row->needs & REDUCE_RECEIVED;
+        for (int32_t i = 0; i < n; i++) {
+            int32_t better = 1; // the last token
+            for (int32_t j = 0; j < n - 1; j++) {
+                float x = scored ? scores[tokens[start[q] + i]] : i == 3 ? -1 : received[i];
+                float y = scored ? scores[tokens[start[q] + j]] : j == 3 ? -1 : received[j];
+                better += scored || attended ? y > x || (y == x && j < i) : early ? j < i : j > i;
+            }
+            got += stays[i];
+            if ((scored || attended || early || late) && i < n - 1)
+                assert_int_equal(stays[i], better < k);
+        }
+        assert_int_equal(got, k);
+    }
+}
+
+static void chance_follows_seed_and_prompt(void **state)
+{
+    (void)state;
+    bool a[LONG], b[LONG];
+    const int32_t q = SEQS - 1, n = start[q + 1] - start[q];
+    struct model_reduce r = reduce_of(reduction_find("random"), 0.5, 1);
+    chosen(&r, q, NULL, a);
+    chosen(&r, q, NULL, b);
+    assert_memory_equal(a, b, (size_t)n);
+    r.seed++;
+    chosen(&r, q, NULL, b);
+    assert_memory_not_equal(a, b, (size_t)n);
+}
+
+// Without positions to keep, leaving tokens out before the first layer is another prompt.
+static void left_out_before_all_layers(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer want, got;
+    bed_open(&b, CPU, 1);
+    EACH_REDUCTION(row)
+    for (int32_t q = 2; q < SEQS && row->worth && row->first_layer == 0; q++) {
+        struct model_reduce r = reduce_of(row, 0.5, 0);
+        bool stays[LONG];
+        int32_t shorter[LONG], span[2] = {0, 0};
+        chosen(&r, q, NULL, stays);
+        for (int32_t i = 0; i < start[q + 1] - start[q]; i++)
+            if (stays[i])
+                shorter[span[1]++] = tokens[start[q] + i];
+        r.compact = true;
+        generate(&b, &r, q, 1, &got);
+        memset(&want, 0, sizeof want);
+        struct model_gen g = {.adapter = b.adapter,
+                              .n_seqs = 1,
+                              .start = span,
+                              .tokens = shorter,
+                              .max_new = NEW,
+                              .end = -1,
+                              .out = want.out,
+                              .out_len = want.len};
+        model_generate(b.m, &g);
+        assert_memory_equal(got.out, want.out, NEW * sizeof *got.out);
+    }
+    bed_close(&b);
+}
+
+// A full forward in two parts, without a cache: all tokens below the layer, and above it those that
+// stay, as they stand there.
+static int32_t masked_next(struct bed *b, const int32_t *text, int32_t n, const bool *stays,
+                           int32_t prompt, int32_t layer, bool compact)
+{
+    static int32_t target[LONG + NEW], pos[LONG + NEW], size[LONG + NEW], best[LONG + NEW], len[1];
+    static float x[(LONG + NEW) * 24];
+    int32_t span[2] = {0, n}, at = 0;
+    for (int32_t i = 0; i < n; i++)
+        target[i] = i == n - 1 ? 0 : -1;
+    struct model_cut cut = {.layer = layer, .len = len, .pos = pos, .size = size, .x = x};
+    struct model_batch all = {.n_seqs = 1, .start = span, .tokens = text, .targets = target};
+    struct model_job below = {.batch = &all, .adapter = b->adapter, .cut = &cut};
+    model_evaluate(b->m, &below, 1);
+    assert_int_equal(len[0], n);
+    for (int32_t i = 0; i < n; i++) {
+        if (i < prompt && !stays[i])
+            continue;
+        target[at] = i == n - 1 ? 0 : -1;
+        pos[at] = compact ? at : i;
+        memmove(x + at++ * small.dim, x + i * small.dim, (size_t)small.dim * sizeof *x);
+    }
+    span[1] = at;
+    struct model_batch rest = {.n_seqs = 1, .start = span, .targets = target, .from = &cut};
+    struct model_job above = {.batch = &rest, .adapter = b->adapter, .best = best};
+    model_evaluate(b->m, &above, 1);
+    return best[at - 1];
+}
+
+static void left_out_is_masked(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer a;
+    bed_open(&b, CPU, 1);
+    EACH_REDUCTION(row)
+    for (int32_t l = 1; l < LAYERS && row->worth && !(row->needs & REDUCE_RECEIVED); l++)
+        for (int compact = 0; compact < 2; compact++) {
+            struct model_reduce r = reduce_of(row, 0.4, l);
+            r.compact = compact;
+            generate(&b, &r, 0, SEQS, &a);
+            for (int32_t q = 0; q < SEQS; q++) {
+                int32_t text[LONG + NEW], n = start[q + 1] - start[q];
+                bool stays[LONG];
+                chosen(&r, q, NULL, stays);
+                memcpy(text, tokens + start[q], (size_t)n * sizeof *text);
+                for (int32_t i = 0; i < NEW; i++) {
+                    int32_t next = masked_next(&b, text, n + i, stays, n, l, compact);
+                    assert_int_equal(a.out[q * NEW + i], next);
+                    text[n + i] = next;
+                }
+            }
+        }
+    bed_close(&b);
+}
+
+// The attention that decides is that of the layers below, of the prompt alone.
+static void attention_below_decides(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer a;
+    bed_open(&b, CPU, 1);
+    struct model_reduce r = reduce_of(reduction_find("attention"), 0.4, LAYERS - 1);
+    generate(&b, &r, 0, SEQS, &a);
+    for (int32_t q = 0; q < SEQS; q++) {
+        static int32_t target[LONG], pos[LONG], size[LONG], len[1];
+        static float x[LONG * 24], received[LONG];
+        int32_t n = start[q + 1] - start[q];
+        const int32_t span[2] = {0, n};
+        bool stays[LONG];
+        for (int32_t i = 0; i < n; i++)
+            target[i] = i == n - 1 ? 0 : -1;
+        struct model_cut cut = {.layer = r.layer, .len = len, .pos = pos, .size = size, .x = x};
+        struct model_batch all = {
+            .n_seqs = 1, .start = span, .tokens = tokens + start[q], .targets = target};
+        struct model_job below = {
+            .batch = &all, .adapter = b.adapter, .cut = &cut, .received = received};
+        model_evaluate(b.m, &below, 1);
+        chosen(&r, q, received, stays);
+        int32_t next = masked_next(&b, tokens + start[q], n, stays, n, r.layer, false);
+        assert_int_equal(a.out[q * NEW], next);
+    }
+    bed_close(&b);
+}
+
+// The likeliest token after a text whose first n tokens merge as in training: a full forward, with
+// rows that count as often as they have tokens, and no cache.
+static int32_t merged_next(struct bed *b, const int32_t *text, int32_t n, int32_t whole,
+                           const struct model_merge *merge)
+{
+    int32_t target[LONG + NEW], best = 0;
+    float weight[LONG + NEW] = {0};
+    double least = INFINITY;
+    const int32_t span[2] = {0, whole};
+    for (int32_t k = 0; k < whole; k++)
+        target[k] = k >= n - 1 ? 0 : -1; // such rows do not merge
+    weight[whole - 1] = 1;
+    for (int32_t t = 0; t < VOCAB; t++) {
+        target[whole - 1] = t;
+        struct model_batch all = {.n_seqs = 1,
+                                  .start = span,
+                                  .tokens = text,
+                                  .targets = target,
+                                  .weights = weight,
+                                  .sum = true};
+        struct model_job job = {.batch = &all, .adapter = b->adapter, .merge = merge};
+        model_evaluate(b->m, &job, 1);
+        best = job.loss < least ? t : best;
+        least = fmin(job.loss, least);
+    }
+    return best;
+}
+
+// Where only the first of two layers merges, merging is that of training.
+static void merged_rows_are_those_of_training(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct answer a;
+    int merged = 0;
+    bed_of(&b, CPU, 1, 2);
+    struct model_reduce r = reduce_of(reduction_find("merge"), 0.7, 1);
+    generate(&b, &r, 0, SEQS, &a);
+    for (int32_t q = 0; q < SEQS; q++) {
+        int32_t text[LONG + NEW], n = start[q + 1] - start[q], go = n - reduce_rows(&r, n, 1);
+        struct model_merge merge = {
+            .ratio = n > 1 ? (go + 0.5) / (n - 1) : 0, .window = 8, .protect = true};
+        memcpy(text, tokens + start[q], (size_t)n * sizeof *text);
+        memcpy(text + n, a.out + q * NEW, NEW * sizeof *text);
+        merged += go;
+        for (int32_t i = 0; i < NEW; i += NEW - 1)
+            assert_int_equal(text[n + i], merged_next(&b, text, n, n + i, &merge));
+    }
+    assert_true(merged > 40);
+    bed_close(&b);
+}
+
+static void halves_merge_until_few_are_left(void **state)
+{
+    (void)state;
+    struct model_reduce r = reduce_of(reduction_find("merge"), 0.25, 2);
+    // 40 tokens, of which every second from the third on may go: 18, then 9, then what is wanted.
+    const int32_t want[] = {40, 40, 22, 13, 10, 10};
+    for (int32_t l = 0; l < 6; l++)
+        assert_int_equal(reduce_rows(&r, 40, l), want[l]);
+    for (int32_t n = 1; n < 5; n++)
+        assert_int_equal(reduce_rows(&r, n, 5), n);
+}
+
+static void refuses(const struct bed *b, const struct model_reduce *r, const char *word)
+{
+    struct err err = {""};
+    assert_int_equal(model_reduce_check(b->m, r, 40, &err), -1);
+    if (!strstr(err.text, word))
+        fail_msg("'%s' is not in '%s'", word, err.text);
+}
+
+static void what_cannot_be_is_refused(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct err err;
+    bed_open(&b, CPU, 1);
+    EACH_REDUCTION(row)
+    {
+        struct model_reduce r = reduce_of(row, 0.5, row->first_layer);
+        assert_int_equal(model_reduce_check(b.m, &r, 40, &err), 0);
+        r.layer = LAYERS;
+        if (row != reduction_table[0])
+            refuses(&b, &r, "the model's last layer is 3");
+        r.layer = 0;
+        if (row->first_layer)
+            refuses(&b, &r, "can leave before layer 1 at the earliest");
+        r.scores = NULL;
+        if (row->needs & REDUCE_SCORES)
+            refuses(&b, &r, "no scores");
+    }
+    struct model_reduce r = reduce_of(reduction_find("merge"), 0.5, 1);
+    r.compact = true;
+    refuses(&b, &r, "keep their positions");
+    r = reduce_of(reduction_find("merge"), 0.1, 3);
+    refuses(&b, &r, "at most half of the tokens merge in a layer");
+    bed_close(&b);
+}
+
+// A merged adapter is part of the weights: the loss is the same up to rounding.
+static void folded_adapters_say_the_same(void **state)
+{
+    (void)state;
+    struct bed b;
+    struct err err;
+    int32_t target[SEQS * LONG];
+    float apart[SEQS * LONG], folded[SEQS * LONG];
+    bed_open(&b, CPU, 1);
+    for (int32_t i = 0; i < start[SEQS]; i++)
+        target[i] = tokens[(i + 5) % start[SEQS]];
+    struct model_batch batch = {
+        .n_seqs = SEQS, .start = start, .tokens = tokens, .targets = target};
+    struct model_job job = {.batch = &batch, .adapter = b.adapter, .token_loss = apart};
+    model_evaluate(b.m, &job, 1);
+    assert_int_equal(model_fold(b.m, b.adapter, &err), 0);
+    job.adapter = NULL;
+    job.token_loss = folded;
+    model_evaluate(b.m, &job, 1);
+    for (int32_t i = 0; i < start[SEQS]; i++)
+        if (!(fabsf(apart[i] - folded[i]) <= 1e-5f * (1 + fabsf(apart[i]))))
+            fail_msg("token %d: %g apart, %g merged", i, (double)apart[i], (double)folded[i]);
+    bed_close(&b);
+}
+
+// Other devices: the same tokens stay, the same are generated.
+static void devices_agree(void **state)
+{
+    (void)state;
+    enum { FROM = 2, N = 3 }; // some are slow
+    struct bed cpu, other;
+    struct answer a, b;
+    struct err err;
+    bed_open(&cpu, CPU, 1);
+    for (int32_t kind = REF; dev_table[kind]; kind++) {
+        if (dev_usable(kind, &err))
+            continue;
+        bed_open(&other, kind, 2);
+        const char *const names[] = {"attention", "merge", "last"};
+        for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+            struct model_reduce r = reduce_of(reduction_find(names[i]), 0.5, 1);
+            generate(&cpu, &r, FROM, N, &a);
+            generate(&other, &r, FROM, N, &b);
+            if (memcmp(a.out, b.out, sizeof a.out) != 0)
+                fail_msg("%s on %s", names[i], dev_table[kind]->name);
+        }
+        bed_close(&other);
+    }
+    bed_close(&cpu);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keeping_all_changes_nothing),
+        cmocka_unit_test(prompts_beside_each_other_do_not_matter),
+        cmocka_unit_test(caches_shrink),
+        cmocka_unit_test(times_rise),
+        cmocka_unit_test(the_best_stay),
+        cmocka_unit_test(chance_follows_seed_and_prompt),
+        cmocka_unit_test(left_out_before_all_layers),
+        cmocka_unit_test(left_out_is_masked),
+        cmocka_unit_test(attention_below_decides),
+        cmocka_unit_test(merged_rows_are_those_of_training),
+        cmocka_unit_test(halves_merge_until_few_are_left),
+        cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(folded_adapters_say_the_same),
+        cmocka_unit_test(devices_agree),
+    };
+    return cmocka_run_group_tests(tests, make_prompts, NULL);
+}
