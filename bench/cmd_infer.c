@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 struct request {
-    const char *config, *peft, *json, *csv, *markdown;
+    const char *config, *peft, *json, *csv, *markdown, *scores;
 };
 
 // What the arguments name; those that are left, overrides of parameters, are gathered at the front.
@@ -22,7 +22,8 @@ static int take_arguments(struct request *q, int argc, char **argv)
     } flags[] = {{"--json", &q->json},
                  {"--csv", &q->csv},
                  {"--markdown", &q->markdown},
-                 {"--from-peft", &q->peft}};
+                 {"--from-peft", &q->peft},
+                 {"--save-scores", &q->scores}};
     int n = 0;
     for (int i = 1; i < argc; i++) {
         const char **to = NULL;
@@ -39,44 +40,59 @@ static int take_arguments(struct request *q, int argc, char **argv)
     return n;
 }
 
-// The device, the model and, where prompts are the task's, the task; ends the program where one is
-// not to be had.
-static void open_all(const struct config *c, struct dev *dev, struct model **model,
-                     struct task **task)
+// The file of the vocabulary's scores: infer.scores, or that beside the adapter. False: none.
+static bool scores_path(const struct config *c, const struct request *q, char *path, size_t size)
+{
+    const char *dir = q->peft ? q->peft : c->run.dir;
+    snprintf(path, size, "%s", c->infer.scores);
+    if (*path)
+        return true;
+    snprintf(path, size, "%s/%s", dir, TOKEN_SCORES_FILE);
+    return *dir && access(path, F_OK) == 0;
+}
+
+// The task, where prompts are its own or scores have to be learned from its clients.
+static struct task *open_task(const struct config *c, const struct request *q, bool needs_scores)
+{
+    struct task_params params = c->task;
+    struct err err;
+    char path[512];
+    if (c->infer.prompts != INFER_TASK && c->infer.show)
+        die(STATUS_USAGE,
+            "infer.show = %d: synthetic prompts say nothing; set infer.prompts = task",
+            c->infer.show);
+    if (c->infer.prompts != INFER_TASK && (!needs_scores || scores_path(c, q, path, sizeof path)))
+        return NULL;
+    if (task_table[params.name]->numeric)
+        die(STATUS_USAGE, "infer.prompts, infer.reduce: task.name = %s has no text",
+            task_table[params.name]->name);
+    if (!params.vocab[0])
+        model_vocabulary(c->model.path, params.vocab, sizeof params.vocab);
+    struct task *task = task_open(&params, (uint64_t)c->run.seed, c->fed.clients, &err);
+    if (!task)
+        die(STATUS_USAGE, "%s", err.text);
+    return task;
+}
+
+// The device and the model; ends the program where one is not to be had.
+static struct model *open_model(const struct config *c, struct dev *dev, const struct task *task)
 {
     struct err err;
     int threads = c->dev.threads ? c->dev.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
-    struct task_params params = c->task;
-    *task = NULL;
-    if (c->infer.prompts == INFER_TASK) {
-        if (task_table[params.name]->numeric)
-            die(STATUS_USAGE, "infer.prompts = task: task.name = %s has no text",
-                task_table[params.name]->name);
-        if (!params.vocab[0])
-            model_vocabulary(c->model.path, params.vocab, sizeof params.vocab);
-        *task = task_open(&params, (uint64_t)c->run.seed, c->fed.clients, &err);
-        if (!*task)
-            die(STATUS_USAGE, "%s", err.text);
-    } else if (c->infer.show) {
-        die(STATUS_USAGE,
-            "infer.show = %d: synthetic prompts say nothing; set infer.prompts = "
-            "task",
-            c->infer.show);
-    }
     if (dev_open(dev, config_dev_kind(c), threads, &err) || dev_math(dev, c->dev.math, &err))
         die(STATUS_ENV, "%s", err.text);
-    *model = model_open(dev, &c->model, &err);
-    if (!*model)
+    struct model *m = model_open(dev, &c->model, &err);
+    if (!m)
         die(STATUS_USAGE, "%s", err.text);
-    if (*task && (*task)->tokenizer->vocab > model_config(*model)->vocab)
+    if (task && task->tokenizer->vocab > model_config(m)->vocab)
         die(STATUS_USAGE,
             "task.tokenizer has %d tokens, model.path = '%s' embeds %d; give the tokenizer of the "
             "model",
-            (*task)->tokenizer->vocab, c->model.path, model_config(*model)->vocab);
+            task->tokenizer->vocab, c->model.path, model_config(m)->vocab);
+    return m;
 }
 
-// That of a PEFT folder, or of run.dir's newest sound checkpoint; NULL = there is none, or it is
-// part of the weights now.
+// That of a PEFT folder, or of run.dir's newest sound checkpoint; NULL = there is none.
 static float *load_adapter(const struct config *c, const struct request *q, struct model *m)
 {
     const struct shape *shape = model_shape(m);
@@ -89,21 +105,44 @@ static float *load_adapter(const struct config *c, const struct request *q, stru
         puts("# no adapter");
         return NULL;
     }
-    float *theta = mem_alloc(MEM_ADAPTER, (shape->n_values + 1) * sizeof *theta);
+    float *theta = mem_alloc(MEM_ADAPTER, (shape->n_values + KERNEL_SLACK) * sizeof *theta);
     if (q->peft && model_peft_read(m, &c->model, q->peft, theta, &err))
         die(STATUS_USAGE, "%s", err.text);
     if (!q->peft &&
         checkpoint_adapter(c->run.dir, shape->hash, shape->n_values, theta, &round, &err))
         die(STATUS_ENV, "%s", err.text);
-    if (c->infer.merged && model_fold(m, theta, &err))
-        die(STATUS_USAGE, "infer.merged = on: %s", err.text);
     printf("# adapter of %s", q->peft ? q->peft : c->run.dir);
     if (!q->peft)
         printf(" after round %u", round);
     puts(c->infer.merged ? ", merged into the weights" : "");
+    return theta;
+}
+
+static void get_scores(const struct config *c, const struct request *q, struct model *m,
+                       struct task *task, const float *adapter, struct token_scores *scores)
+{
+    struct err err;
+    char path[512];
+    if (scores_path(c, q, path, sizeof path)) {
+        if (token_scores_read(scores, model_config(m)->vocab, path, &err))
+            die(STATUS_USAGE, "%s", err.text);
+        printf("# token scores of %s\n", path);
+    } else {
+        infer_learn(scores, c, m, task, adapter);
+    }
+    if (q->scores && token_scores_write(scores, q->scores, &err))
+        die(STATUS_ENV, "%s", err.text);
+}
+
+// NULL: it is part of the weights now.
+static float *merge_adapter(const struct config *c, struct model *m, float *adapter)
+{
+    struct err err;
     if (!c->infer.merged)
-        return theta;
-    mem_free(theta);
+        return adapter;
+    if (model_fold(m, adapter, &err))
+        die(STATUS_USAGE, "infer.merged = on: %s", err.text);
+    mem_free(adapter);
     return NULL;
 }
 
@@ -181,14 +220,34 @@ static void open_rows(const struct config *c, struct infer *in, const struct inf
         in->row[i].base = base_of(in, &in->row[i]);
 }
 
+static void write_all(const struct infer *in, const struct request *q, int argc, char **argv)
+{
+    if (q->json)
+        write_json(in, q->json, argc, argv);
+    if (q->csv)
+        write_table(in, q->csv, INFER_CSV);
+    if (q->markdown)
+        write_table(in, q->markdown, INFER_MARKDOWN);
+}
+
+// The settings, checked as far as they can be without a task; whether any needs scores.
+static bool settings_need_scores(const struct config *c, const struct request *q,
+                                 struct infer_setting *settings)
+{
+    struct err err;
+    int n = infer_settings(&c->infer, NULL, (uint64_t)c->run.seed, settings, &err);
+    if (n < 0)
+        die(STATUS_USAGE, "%s", err.text);
+    return q->scores || infer_needs_scores(settings, n);
+}
+
 static int infer_main(int argc, char **argv)
 {
     static struct config cfg;
     static struct infer_setting settings[INFER_SETTINGS + 1];
     struct request q = {0};
     struct dev dev;
-    struct model *model;
-    struct task *task;
+    struct token_scores scores = {0};
     struct err err;
     char **all =
         mem_alloc(MEM_OTHER, (size_t)argc * sizeof *all); // as they were, for the JSON file
@@ -197,29 +256,30 @@ static int infer_main(int argc, char **argv)
     if (config_load(&cfg, q.config, n, argv))
         return STATUS_USAGE;
     check_outputs(&q);
-    open_all(&cfg, &dev, &model, &task);
-    struct infer in = {.model = model, .task = task, .params = &cfg.infer, .lanes = dev.lanes};
-    in.n_rows = infer_settings(&cfg.infer, task, (uint64_t)cfg.run.seed, settings, &err);
-    if (in.n_rows < 0)
-        die(STATUS_USAGE, "%s", err.text);
-    open_rows(&cfg, &in, settings);
+    bool needs_scores = settings_need_scores(&cfg, &q, settings);
+    struct task *task = open_task(&cfg, &q, needs_scores);
+    struct model *model = open_model(&cfg, &dev, task);
+    struct infer in = {.model = model, .params = &cfg.infer, .lanes = dev.lanes};
+    in.task = cfg.infer.prompts == INFER_TASK ? task : NULL;
+    in.n_rows = infer_settings(&cfg.infer, in.task, (uint64_t)cfg.run.seed, settings, &err);
     head(&cfg, &in, &dev);
     float *adapter = load_adapter(&cfg, &q, model);
-    in.adapter = adapter;
+    if (needs_scores)
+        get_scores(&cfg, &q, model, task, adapter, &scores);
+    for (int i = 0; i < in.n_rows && needs_scores; i++)
+        settings[i].reduce.scores = &scores;
+    open_rows(&cfg, &in, settings);
+    in.adapter = adapter = merge_adapter(&cfg, model, adapter);
     infer_measure(&in);
     infer_print(&in, stdout, INFER_TEXT);
     printf("# peak memory %.1f MiB\n", (double)mem_rss_peak() / (1 << 20));
     if (cfg.infer.show)
         infer_show(&in, cfg.infer.show);
-    if (q.json)
-        write_json(&in, q.json, argc, all);
-    if (q.csv)
-        write_table(&in, q.csv, INFER_CSV);
-    if (q.markdown)
-        write_table(&in, q.markdown, INFER_MARKDOWN);
+    write_all(&in, &q, argc, all);
     for (int i = 0; i < in.n_rows; i++)
         infer_row_close(&in.row[i]);
     mem_free(in.row);
+    token_scores_close(&scores);
     mem_free(adapter);
     mem_free(all);
     model_close(model);
@@ -231,8 +291,8 @@ static int infer_main(int argc, char **argv)
 
 const struct cmd cmd_infer = {
     .name = "infer",
-    .usage = "[--json FILE] [--csv FILE] [--markdown FILE] [--from-peft DIR] [CONFIG] "
-             "[section.key=value ...]",
+    .usage = "[--json FILE] [--csv FILE] [--markdown FILE] [--from-peft DIR] "
+             "[--save-scores FILE] [CONFIG] [section.key=value ...]",
     .help = "how fast a model reads prompts and answers on this device",
     .details =
         "Every combination of the lists in [infer] is timed: reading the prompts until the first\n"
@@ -241,7 +301,10 @@ const struct cmd cmd_infer = {
         "adapter of its newest checkpoint is used, without it the bare base model.\n"
         "  --json FILE      every repetition, in the schema of fstq bench\n"
         "  --csv FILE, --markdown FILE   the table\n"
-        "  --from-peft DIR  the adapter of a folder that PEFT wrote\n\n"
+        "  --from-peft DIR  the adapter of a folder that PEFT wrote\n"
+        "  --save-scores FILE  what tokens are worth, learned here from the task's clients, for a\n"
+        "                   device without gradients: infer.scores = FILE, or named\n"
+        "                   " TOKEN_SCORES_FILE " beside the adapter\n\n"
         "  fstq infer infer.prompt_tokens=64,128 infer.batch=1,4\n"
         "  fstq infer infer.prompts=task task.name=synth-qa run.dir=q1 infer.show=3\n",
     .alone = true,

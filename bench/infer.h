@@ -1,5 +1,6 @@
 // `fstq infer`: how fast a model answers on this device. infer_settings.c says what is measured,
-// infer_prompts.c on which prompts, infer_measure.c measures, infer_report.c says what came out.
+// infer_prompts.c on which prompts, infer_learn.c what tokens are worth, infer_measure.c measures,
+// infer_report.c says what came out.
 #ifndef FSTQ_BENCH_INFER_H
 #define FSTQ_BENCH_INFER_H
 
@@ -21,6 +22,12 @@ struct infer_setting {
 // task's. Returns how many there are, or -1 with the key that is wrong.
 int infer_settings(const struct infer_params *p, const struct task *task, uint64_t seed,
                    struct infer_setting settings[INFER_SETTINGS + 1], struct err *err);
+
+bool infer_needs_scores(const struct infer_setting *set, int n);
+// What the task's clients learn of the vocabulary: each looks at minibatches of its own examples,
+// and takes gradients with this adapter (NULL = none).
+void infer_learn(struct token_scores *all, const struct config *c, struct model *m,
+                 struct task *task, const float *adapter);
 
 struct infer_prompts {
     int32_t n, longest;

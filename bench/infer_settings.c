@@ -27,6 +27,13 @@ const struct opt infer_options[] = {
                "layer from which on there are fewer, a list; 0 = they are not even embedded"),
     OPT_ENUM(struct infer_params, positions, "infer.positions", "original", positions_names,
              "of the tokens that go on; compact: numbered anew"),
+    OPT_STRING(struct infer_params, scores, "infer.scores", "",
+               "file of the vocabulary's scores; empty: the one beside the adapter, else they are "
+               "learned from the task's clients"),
+    OPT(struct infer_params, score_clients, "infer.score_clients", "20", 1, 1e6, "",
+        "clients to learn them from"),
+    OPT(struct infer_params, score_steps, "infer.score_steps", "20", 1, 1e6, "",
+        "minibatches (fed.batch) that each client looks at for them"),
     OPT(struct infer_params, repeat, "infer.repeat", "5", 1, BENCH_SAMPLES_MAX, "",
         "repetitions of every setting, taken in turn"),
     OPT(struct infer_params, warmup, "infer.warmup", "1", 0, 1000, "",
@@ -149,4 +156,12 @@ int infer_settings(const struct infer_params *p, const struct task *task, uint64
     if (n > INFER_SETTINGS)
         return err_set(err, "infer: more than %d combinations", INFER_SETTINGS);
     return n;
+}
+
+bool infer_needs_scores(const struct infer_setting *set, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (set[i].reduce.row->needs & REDUCE_SCORES)
+            return true;
+    return false;
 }

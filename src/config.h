@@ -34,6 +34,8 @@ struct infer_params {
     char prompt_tokens[120], new_tokens[120], batch[120];
     char reduce[120], keep[120], layer[120];
     int32_t positions; // INFER_ORIGINAL | INFER_COMPACT
+    char scores[240];
+    int32_t score_clients, score_steps;
     int32_t repeat, warmup, show;
     bool merged;
 };

@@ -8,7 +8,7 @@
 
 static float worth_score(const struct model_reduce *r, struct reduce_prompt *p, int32_t i)
 {
-    return r->scores[p->token[i]];
+    return r->scores->table[r->row->scores][p->token[i]];
 }
 
 static float worth_received(const struct model_reduce *r, struct reduce_prompt *p, int32_t i)
@@ -43,11 +43,13 @@ static const struct reduction none = {.name = "none",
 static const struct reduction fisher = {
     .name = "fisher",
     .help = "those of the highest Fisher score in training stay, by vocabulary id",
+    .scores = SCORES_FISHER,
     .needs = REDUCE_SCORES,
     .worth = worth_score};
 static const struct reduction gradnorm = {
     .name = "gradnorm",
     .help = "those of the largest gradient norm in training stay, by vocabulary id",
+    .scores = SCORES_GRADNORM,
     .needs = REDUCE_SCORES,
     .worth = worth_score};
 static const struct reduction attention = {

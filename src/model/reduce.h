@@ -11,6 +11,7 @@
 
 #include "base/rng.h"
 #include "model/model.h"
+#include "model/scores.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -33,6 +34,7 @@ struct reduction {
     const char *name, *help;
     unsigned needs;
     int32_t first_layer; // the lowest that it can act before
+    int32_t scores;      // which of the vocabulary's (scores.h), where it needs any
     // How much token i is worth; the best stay, ties to the earlier. NULL: none is left out.
     float (*worth)(const struct model_reduce *r, struct reduce_prompt *p, int32_t i);
 };
@@ -41,11 +43,11 @@ const struct reduction *reduction_find(const char *name);
 
 struct model_reduce {
     const struct reduction *row;
-    double keep;         // in (0, 1]
-    int32_t layer;       // that fewer tokens enter; 0 = they are not even embedded
-    bool compact;        // positions are numbered anew
-    uint64_t seed;       // of random choices
-    const float *scores; // (vocab) where the row needs them
+    double keep;                       // in (0, 1]
+    int32_t layer;                     // that fewer tokens enter; 0 = they are not even embedded
+    bool compact;                      // positions are numbered anew
+    uint64_t seed;                     // of random choices
+    const struct token_scores *scores; // where the row needs them, else NULL
 };
 
 // Whether it makes sense for this model and prompts of up to so many tokens.

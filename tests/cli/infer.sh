@@ -87,6 +87,20 @@ grep -A3 '^# example' out >got
 check "the last third of a prompt says something else" eval '! cmp -s got want'
 check "and scores worse" awk -v all="$exact" '/^last / { n += $NF < all } END { exit n != 1 }' out
 
+# Scores: learned from clients, kept beside the adapter, the same from there.
+infer "${task[@]}" infer.reduce=fisher,gradnorm infer.keep=0.6 infer.layer=0 infer.show=32 \
+    infer.score_clients=4 infer.score_steps=5 --save-scores r/token_scores.safetensors
+check "scores: learned" contains out "# token scores learned from 4 clients, 5 minibatches of 4 each"
+grep -A3 '^# example' out >want
+cp out learned
+infer "${task[@]}" infer.reduce=fisher,gradnorm infer.keep=0.6 infer.layer=0 infer.show=32
+check "scores: found beside the adapter" contains out "# token scores of r/token_scores.safetensors"
+grep -A3 '^# example' out >got
+check "scores: from the file, the same answers" cmp got want
+infer infer.reduce=fisher infer.prompt_tokens=16 infer.scores=r/token_scores.safetensors
+check "scores: synthetic prompts, too" contains out "# token scores of r/token_scores.safetensors"
+rm r/token_scores.safetensors
+
 # Energy, where a sensor counts it.
 mkdir -p sys/sys/class/powercap/intel-rapl:0
 echo package-0 >sys/sys/class/powercap/intel-rapl:0/name
@@ -124,7 +138,11 @@ refuse "too much to merge" "get 128 tokens down to 66, not to 13" infer.reduce=m
     infer.keep=0.1 infer.layer=2
 refuse "merged tokens, compacted" "keep their positions" infer.reduce=merge \
     infer.positions=compact
-refuse "scores that nobody learned" "fisher: there are no scores" infer.reduce=fisher
+refuse "scores of a task without text" "task.name = quadratic has no text" infer.reduce=fisher \
+    task.name=quadratic
+printf 'mine' >r/token_scores.safetensors
+refuse "scores that are none" "r/token_scores.safetensors: " infer.reduce=fisher run.dir=r
+rm r/token_scores.safetensors
 refuse "synthetic prompts say nothing" "set infer.prompts = task" infer.show=3
 refuse "nothing to merge" "infer.merged = on: there is no adapter" infer.merged=on
 refuse "merged into blocks" "set model.dtype = fp32" run.dir=r infer.merged=on model.dtype=bf16

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -70,7 +71,8 @@ static void bed_close(struct bed *b)
 }
 
 static int32_t start[SEQS + 1], tokens[SEQS * LONG];
-static float scores[VOCAB];
+static float score[2][VOCAB];
+static struct token_scores scores = {.vocab = VOCAB, .table = {score[0], score[1]}};
 
 // Prompts of 1, 2, 5, ... tokens; ids repeat within them.
 static int make_prompts(void **state)
@@ -83,8 +85,8 @@ static int make_prompts(void **state)
             tokens[start[q] + i] = (int32_t)rng_below(&r, VOCAB / 2);
         start[q + 1] = start[q] + n;
     }
-    for (int i = 0; i < VOCAB; i++)
-        scores[i] = (float)rng_below(&r, 20); // with ties
+    for (int i = 0; i < 2 * VOCAB; i++)
+        score[i / VOCAB][i % VOCAB] = (float)rng_below(&r, 20); // with ties
     return 0;
 }
 
@@ -116,7 +118,7 @@ static void generate(struct bed *b, const struct model_reduce *reduce, int32_t q
 static struct model_reduce reduce_of(const struct reduction *row, double keep, int32_t layer)
 {
     return (struct model_reduce){
-        .row = row, .keep = keep, .layer = layer, .seed = 4, .scores = scores};
+        .row = row, .keep = keep, .layer = layer, .seed = 4, .scores = &scores};
 }
 
 #define EACH_REDUCTION(row)                                                                        \
@@ -234,8 +236,9 @@ static void the_best_stay(void **state)
         for (int32_t i = 0; i < n; i++) {
             int32_t better = 1; // the last token
             for (int32_t j = 0; j < n - 1; j++) {
-                float x = scored ? scores[tokens[start[q] + i]] : i == 3 ? -1 : received[i];
-                float y = scored ? scores[tokens[start[q] + j]] : j == 3 ? -1 : received[j];
+                const float *by = score[row->scores];
+                float x = scored ? by[tokens[start[q] + i]] : i == 3 ? -1 : received[i];
+                float y = scored ? by[tokens[start[q] + j]] : j == 3 ? -1 : received[j];
                 better += scored || attended ? y > x || (y == x && j < i) : early ? j < i : j > i;
             }
             got += stays[i];
@@ -504,6 +507,55 @@ static void folded_adapters_say_the_same(void **state)
     bed_close(&b);
 }
 
+// Of two clients: the averages by hand.
+static void scores_are_learned_by_id(void **state)
+{
+    (void)state;
+    const int32_t span[] = {0, 2, 4};
+    const int32_t first[] = {3, 1, 3, 5}, second[] = {3, 3, 3, 3};
+    const float g[] = {1, 2, 0, 3, 2, 1, 0, 0, 9, 9}; // squares 5, 9, 5, 0, 162
+    struct token_scores a, b, all, back;
+    struct err err;
+    token_scores_open(&a, 8);
+    token_scores_open(&b, 8);
+    token_scores_open(&all, 8);
+    struct model_batch batch = {.n_seqs = 2, .start = span, .tokens = first};
+    token_scores_add(&a, &batch, g, 2, 0.9);
+    assert_true(a.table[SCORES_FISHER][3] == 5 && a.table[SCORES_FISHER][1] == 9);
+    assert_true(a.table[SCORES_GRADNORM][1] == 3 && a.table[SCORES_FISHER][5] == 0);
+    batch.tokens = second;
+    token_scores_add(&a, &batch, g, 2, 0.9); // the mean of 5, 9, 5 and 0
+    assert_true(fabs((double)a.table[SCORES_FISHER][3] - (0.9 * 5 + 0.1 * 4.75)) < 1e-6);
+    assert_true(a.table[SCORES_FISHER][1] == 9 && a.seen[3] == 2 && a.seen[1] == 1);
+    batch.n_seqs = 1;
+    token_scores_add(&b, &batch, g + 8, 1, 0.9); // 81 and 81
+    token_scores_join(&all, &a);
+    token_scores_join(&all, &b);
+    assert_int_equal(token_scores_finish(&all), 3);
+    const float want = (float)((2 * 4.975 + 81) / 3);
+    assert_true(fabsf(all.table[SCORES_FISHER][3] - want) < 1e-5f);
+    assert_true(fabsf(all.table[SCORES_FISHER][7] - (want + 9) / 3) < 1e-5f); // nobody saw it
+    char path[] = "/tmp/fstq-scores-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(token_scores_write(&all, path, &err), 0);
+    assert_int_equal(token_scores_read(&back, 8, path, &err), 0);
+    for (int k = 0; k < SCORES; k++)
+        assert_memory_equal(back.table[k], all.table[k], 8 * sizeof(float));
+    token_scores_close(&back);
+    assert_int_equal(token_scores_read(&back, 9, path, &err), -1);
+    assert_non_null(strstr(err.text, "is not 9 values"));
+    all.table[SCORES_GRADNORM][2] = -1;
+    assert_int_equal(token_scores_write(&all, path, &err), 0);
+    assert_int_equal(token_scores_read(&back, 8, path, &err), -1);
+    assert_non_null(strstr(err.text, "gradnorm: value 2 is negative"));
+    remove(path);
+    token_scores_close(&a);
+    token_scores_close(&b);
+    token_scores_close(&all);
+}
+
 // Other devices: the same tokens stay, the same are generated.
 static void devices_agree(void **state)
 {
@@ -546,6 +598,7 @@ int main(void)
         cmocka_unit_test(halves_merge_until_few_are_left),
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(folded_adapters_say_the_same),
+        cmocka_unit_test(scores_are_learned_by_id),
         cmocka_unit_test(devices_agree),
     };
     return cmocka_run_group_tests(tests, make_prompts, NULL);
