@@ -6,6 +6,7 @@
 #include "bench/bench.h"
 #include "codec/basis.h"
 #include "codec/codec.h"
+#include "fed/product.h"
 #include "kernels/kernels.h"
 #include "model/update_file.h"
 
@@ -42,6 +43,7 @@ struct round {
     float **x;   // (clients) updates
     float *way;  // (n) of the adapter
     double base; // squared cosine of the updates' mean with it
+    float *from; // (n) the adapter that they were trained from
     float *mean, *out;
 };
 
@@ -131,8 +133,9 @@ static int round_read(struct round *r, struct err *err)
         return -1;
     const size_t n = r->shape.n_values;
     r->way = to;
-    r->mean = from;
+    r->from = from;
     mix_sum(1, to, -1, from, n, r->way);
+    r->mean = mem_alloc(MEM_DATA, (n + 1) * sizeof *r->mean);
     r->out = mem_alloc(MEM_DATA, (n + 1) * sizeof *r->out);
     set_mean(r);
     r->base = cos_sq(r->mean, r->way, n);
@@ -147,6 +150,7 @@ static void round_free(struct round *r)
         mem_free(r->x[k]);
     mem_free(r->x);
     mem_free(r->way);
+    mem_free(r->from);
     mem_free(r->mean);
     mem_free(r->out);
     shape_free(&r->shape);
@@ -188,6 +192,17 @@ static void by_direction(const struct shape_tensor *t, const float *x, const flo
             }
 }
 
+// Of client k's adapter, as it was after its training.
+static int set_reach(const struct round *r, int k, float *reach, struct err *err)
+{
+    struct products pairs;
+    if (products_open(&pairs, &r->shape, err))
+        return -1;
+    products_reach(&pairs, r->from, r->x[k], r->shape.n_values, reach);
+    products_close(&pairs);
+    return 0;
+}
+
 static int code_one(struct round *r, const struct codec_inst *c, int k, void *room[4],
                     struct figures *f, struct err *err)
 {
@@ -200,6 +215,8 @@ static int code_one(struct round *r, const struct codec_inst *c, int k, void *ro
                                    .key = {1, r->id[k], (uint32_t)params.round},
                                    .budget_bytes = -1};
     struct codec_report report;
+    if (codec_needs(c) & CODEC_REACH && set_reach(r, k, room[3], err))
+        return -1;
     memset(room[1], 0, codec_state_floats(c) * sizeof(float));
     uint8_t *msg = mem_alloc(MEM_CODEC, codec_bound(c) + 1);
     int64_t len = codec_encode(c, &in, msg, codec_bound(c), room[0], &report, err);

@@ -44,7 +44,8 @@ static void codec_rows(const struct codec *const *table)
       needs[] = {{CODEC_SENS, "needs sensitivities"},
                  {CODEC_STATE, "keeps state"},
                  {CODEC_OWN_AGG, "aggregates its own way"},
-                 {CODEC_GRAD, "needs gradients"}};
+                 {CODEC_GRAD, "needs gradients"},
+                 {CODEC_REACH, "needs an adapter's products"}};
     for (; *table; table++) {
         const struct codec *c = *table;
         char words[256] = "";

@@ -5,13 +5,11 @@
 
 #include <string.h>
 
-const char *const bitalloc_importances[] = {[IMPORTANCE_FISHER] = "fisher",
-                                            [IMPORTANCE_MAGNITUDE] = "magnitude",
-                                            [IMPORTANCE_RANDOM] = "random",
-                                            [IMPORTANCE_UNIFORM] = "uniform",
-                                            [IMPORTANCE_GD] = "gd",
-                                            [IMPORTANCE_ABSGD] = "absgd",
-                                            NULL};
+const char *const bitalloc_importances[] = {
+    [IMPORTANCE_FISHER] = "fisher", [IMPORTANCE_MAGNITUDE] = "magnitude",
+    [IMPORTANCE_RANDOM] = "random", [IMPORTANCE_UNIFORM] = "uniform",
+    [IMPORTANCE_GD] = "gd",         [IMPORTANCE_ABSGD] = "absgd",
+    [BITALLOC_FEDSRD] = "fedsrd",   NULL};
 const char *const bitalloc_norms[] = {
     [NORM_NONE] = "none", [NORM_TENSOR] = "tensor", [NORM_CLASS] = "class", NULL};
 const char *const bitalloc_policies[] = {
@@ -24,8 +22,11 @@ static size_t tensor_values(const struct shape_tensor *t)
     return (size_t)t->rows * t->cols;
 }
 
+// |dA| times the norm of a column of B, |dB| times that of a row of A: as F D^2, of squared norms.
 struct alloc_rule bitalloc_rule(const struct bitalloc *a)
 {
+    if (a->importance == BITALLOC_FEDSRD)
+        return (struct alloc_rule){IMPORTANCE_FISHER, 16};
     return (struct alloc_rule){(enum alloc_importance)a->importance, a->gamma16};
 }
 
@@ -53,7 +54,8 @@ void bitalloc_factors(const struct bitalloc *a, const double *sens_sum, float *m
 {
     const struct shape *s = a->shape;
     double sum[CLASSES] = {0}, n[CLASSES] = {0};
-    bool none = !bitalloc_needs_sens(a) || a->norm == NORM_NONE;
+    // Squared norms compare across matrices as they are.
+    bool none = !bitalloc_needs_sens(a) || a->norm == NORM_NONE || a->importance == BITALLOC_FEDSRD;
     for (uint32_t t = 0; t < s->n_tensors && !none; t++) {
         sum[s->tensors[t].kind] += sens_sum[t];
         n[s->tensors[t].kind] += (double)tensor_values(&s->tensors[t]);

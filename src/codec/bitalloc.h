@@ -7,7 +7,9 @@
 #include "codec/codec.h"
 #include "kernels/stages.h"
 
-extern const char *const bitalloc_importances[]; // enum alloc_importance
+// enum alloc_importance, then this one.
+enum { BITALLOC_FEDSRD = IMPORTANCE_ABSGD + 1 };
+extern const char *const bitalloc_importances[];
 
 enum bitalloc_norm { NORM_NONE, NORM_TENSOR, NORM_CLASS }; // F over its mean in the tensor or class
 extern const char *const bitalloc_norms[];
@@ -33,7 +35,8 @@ struct bitalloc {
 // width.
 typedef double bitalloc_cost(const void *arg, const int64_t count[ALLOC_LEVELS]);
 
-bool bitalloc_needs_sens(const struct bitalloc *a);
+bool bitalloc_needs_sens(
+    const struct bitalloc *a); // Fisher's, or the reach where that is asked for
 bool bitalloc_needs_grad(const struct bitalloc *a);
 // What F of each tensor is multiplied by, from the sums of its sensitivities.
 void bitalloc_factors(const struct bitalloc *a, const double *sens_sum, float *mul);

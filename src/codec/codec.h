@@ -19,6 +19,8 @@ enum codec_needs {
     CODEC_STATE = 2,   // state_floats(n) > 0 floats of client state kept between rounds
     CODEC_OWN_AGG = 4, // an aggregation of its own instead of the weighted mean
     CODEC_GRAD = 8,    // the EMA of the gradient, codec_input.grad
+    CODEC_REACH = 16,  // in codec_input.sens, instead: the squared norm of what multiplies a
+                       // coordinate in the adapter's product B A
 };
 
 enum codec_flags {
@@ -60,7 +62,7 @@ struct codec_device {
 struct codec_input {
     const struct codec_device *on; // where x, sens, grad and both states lie; NULL = the host
     const float *x;                // (n)
-    const float *sens;             // (n) or NULL
+    const float *sens;             // (n) or NULL; CODEC_SENS or CODEC_REACH
     const float *grad;             // (n) or NULL
     const float *state;            // (state_floats) before, or NULL
     float *state_next; // (state_floats) what the state becomes if the message is acknowledged

@@ -29,7 +29,7 @@ static const struct opt fstq_options[] = {
     OPT(struct fstq_opt, upload_s, "upload_s", "0", 0, 1e9, "s",
         "and no more than the client's uplink carries in so many seconds; 0 = whatever its link"),
     OPT_ENUM(struct fstq_opt, importance, "importance", "fisher", bitalloc_importances,
-             "F^gamma D^2 (21), or a control"),
+             "F^gamma D^2 (21), or a control; fedsrd: |dA| times norms of B, |dB| of A"),
     OPT(struct fstq_opt, gamma, "gamma", "0.25", 0, 1, "", "of F, in sixteenths; 1 in the paper"),
     OPT_ENUM(struct fstq_opt, norm, "norm", "tensor", bitalloc_norms, "what F is divided by"),
     OPT_STRING(struct fstq_opt, widths, "widths", "0/2/4/16", "of 0 1 2 3 4 6 8 16, ascending"),
@@ -128,8 +128,8 @@ static unsigned fstq_needs(const struct codec_inst *c)
     struct bitalloc a;
     if (read_plan(c, &a, NULL))
         return 0;
-    return (bitalloc_needs_sens(&a) ? CODEC_SENS : 0u) |
-           (bitalloc_needs_grad(&a) ? CODEC_GRAD : 0u);
+    unsigned sens = a.importance == BITALLOC_FEDSRD ? CODEC_REACH : CODEC_SENS;
+    return (bitalloc_needs_sens(&a) ? sens : 0u) | (bitalloc_needs_grad(&a) ? CODEC_GRAD : 0u);
 }
 
 static double fstq_upload_s(const struct codec_inst *c)

@@ -105,7 +105,7 @@ static void open_device(struct clients *c)
     c->there.on = (struct codec_device){
         .dev = d, .stage = d->row->stage(d, stage), .room = d->row->alloc(d, MEM_CODEC, room)};
     c->there.x = d->row->alloc(d, MEM_CODEC, bytes);
-    c->there.sens = needs & CODEC_SENS ? d->row->alloc(d, MEM_CODEC, bytes) : NULL;
+    c->there.sens = needs & (CODEC_SENS | CODEC_REACH) ? d->row->alloc(d, MEM_CODEC, bytes) : NULL;
     c->there.grad = needs & CODEC_GRAD ? d->row->alloc(d, MEM_CODEC, bytes) : NULL;
     c->there.state = state ? d->row->alloc(d, MEM_CODEC, state) : NULL;
     c->there.state_next = state ? d->row->alloc(d, MEM_CODEC, state) : NULL;
@@ -153,6 +153,11 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     }
     if (needs & CODEC_SENS)
         c->sens = mem_alloc(MEM_OPTIMIZER, g * c->n * sizeof *c->sens);
+    if (needs & CODEC_REACH) {
+        int none = products_open(&c->pairs, &env->work->shape, NULL);
+        assert(!none); // see fed_prepare
+        c->reach = mem_alloc(MEM_OPTIMIZER, c->n * sizeof *c->reach);
+    }
     if (needs & CODEC_GRAD)
         c->grad = mem_alloc(MEM_OPTIMIZER, g * c->n * sizeof *c->grad);
     if (env->fed->nmse)
@@ -175,8 +180,9 @@ void clients_close(struct clients *c)
 {
     void *blocks[] = {c->report,    c->theta, c->delta,  c->job,     c->state, c->state_next,
                       c->sens,      c->grad,  c->x_hat,  c->scratch, c->alloc, c->alloc_out,
-                      c->by_tensor, c->task,  c->change, c->masked};
+                      c->by_tensor, c->task,  c->change, c->masked,  c->reach};
     slots_close(c->slots);
+    products_close(&c->pairs);
     close_device(c);
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
@@ -536,7 +542,8 @@ static int64_t encode_vector(struct clients *c, const struct codec_inst *codec, 
     size_t n = codec->shape->n_values, state = codec_state_floats(codec);
     in.on = on;
     in.x = put_there(c, c->there.x, in.x, v ? NULL : p->there.delta, n);
-    in.sens = needs & CODEC_SENS ? put_there(c, c->there.sens, in.sens, p->there.sens, n) : NULL;
+    const float *sens = needs & CODEC_SENS ? p->there.sens : NULL;
+    in.sens = in.sens ? put_there(c, c->there.sens, in.sens, sens, n) : NULL;
     in.grad = needs & CODEC_GRAD ? put_there(c, c->there.grad, in.grad, p->there.grad, n) : NULL;
     in.state = state ? put_there(c, c->there.state, in.state, NULL, state) : NULL;
     in.state_next = state ? c->there.state_next : NULL;
@@ -640,6 +647,21 @@ static void set_budget(struct clients *c, const struct train_job *job, int64_t r
             datagram_on(c->env->method, c->env->link) ? datagram_budget(bytes) : bytes;
 }
 
+// What codecs want to know beside the vectors.
+static void give_sides(struct clients *c, struct train_job *job, const struct view_part *part,
+                       struct packing *p)
+{
+    const float *grad = part_of(c, part, 1, job->grad);
+    const unsigned needs = view_needs(&c->env->method->view);
+    if (needs & CODEC_REACH)
+        products_reach(&c->pairs, job->theta, job->delta, c->n, c->reach);
+    const float *sens = part_of(c, part, 0, needs & CODEC_REACH ? c->reach : job->sens);
+    for (int k = 0; k < c->n_vectors; k++) {
+        p->in[k].grad = grad;
+        p->in[k].sens = sens;
+    }
+}
+
 static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns,
                       struct frame *head, struct netbuf **b, struct err *err)
 {
@@ -655,10 +677,7 @@ static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns
         env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x, job->theta);
     *b = transport_buf(env->transport, cap);
     laps_begin(&p.laps, env->rec);
-    for (int k = 0; k < c->n_vectors; k++) {
-        p.in[k].sens = k ? p.in[0].sens : part_of(c, part, 0, job->sens);
-        p.in[k].grad = k ? p.in[0].grad : part_of(c, part, 1, job->grad);
-    }
+    give_sides(c, job, part, &p);
     int64_t len = encode_all(c, part, &p, netbuf_payload(*b), cap, err);
     *head = (struct frame){.kind = FRAME_UPDATE,
                            .vectors = (uint8_t)c->n_vectors,

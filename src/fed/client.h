@@ -4,6 +4,7 @@
 #define FSTQ_FED_CLIENT_H
 
 #include "fed/env.h"
+#include "fed/product.h"
 #include "fed/protocol.h"
 #include "fed/slots.h"
 
@@ -31,6 +32,8 @@ struct clients {
     struct train_job *job;        // (at_once)
     struct client_task *task;     // (at_once) of the jobs
     float *delta, *sens, *grad;   // (at_once, n); sens and grad NULL where no codec asks
+    float *reach;                 // (n) of one client, NULL where no codec asks
+    struct products pairs;        // of the adapter, there
     float *state, *state_next;    // (at_once, state_floats), one client's; NULL where none is kept
     float *up[FED_VECTORS];       // (at_once, n) what travels beside delta
     float *part[2 + FED_VECTORS]; // what travels, where that is not all: sens, grad, vectors

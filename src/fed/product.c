@@ -46,6 +46,36 @@ void products_close(struct products *p)
     memset(p, 0, sizeof *p);
 }
 
+// Of n values `apart` from each other.
+static float norm_sq(const float *theta, const float *delta, size_t at, size_t n, size_t apart)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++, at += apart) {
+        double v = (double)theta[at] + (double)delta[at];
+        sum += v * v;
+    }
+    return (float)sum;
+}
+
+void products_reach(const struct products *p, const float *theta, const float *delta, size_t n,
+                    float *reach)
+{
+    for (size_t i = 0; i < n; i++)
+        reach[i] = 1;
+    for (uint32_t i = 0; i < p->n_pairs; i++) {
+        const struct product_pair *q = &p->pair[i];
+        for (uint32_t k = 0; k < q->rank; k++) {
+            const size_t row = q->a + (size_t)k * q->cols, column = q->b + k;
+            const float of_b = norm_sq(theta, delta, column, q->rows, q->rank);
+            const float of_a = norm_sq(theta, delta, row, q->cols, 1);
+            for (size_t j = 0; j < q->cols; j++)
+                reach[row + j] = of_b;
+            for (size_t j = 0; j < q->rows; j++)
+                reach[column + j * q->rank] = of_a;
+        }
+    }
+}
+
 void products_add(const struct products *p, const float *theta, const float *delta, float weight,
                   float *sum)
 {

@@ -27,6 +27,11 @@ void products_close(struct products *p);
 // sum += weight * B A of the adapter theta, moved by delta unless that is NULL.
 void products_add(const struct products *p, const float *theta, const float *delta, float weight,
                   float *sum);
+// How far a change of each coordinate of the adapter theta + delta reaches: its square times reach
+// is the squared change of B A. A row of A has the squared norm of its column of B, and a column of
+// B that of its row of A; coordinates of no product have 1.
+void products_reach(const struct products *p, const float *theta, const float *delta, size_t n,
+                    float *reach);
 // From sum_k w_k B_k A_k to what the mean product and the step lr make of the adapter theta:
 // B A + lr (mean of B_k A_k - B A).
 void products_mean(const struct products *p, const float *theta, double weight_sum, double lr,

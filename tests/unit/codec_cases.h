@@ -139,6 +139,7 @@ static const char *const codec_cases[] = {
     "klt:step=0.5,gamma=0.5,keep=0.01",
     "klt:step=3,rdoq=0.1,unbiased=1,basis=0.5",
     "klt:dead=0,keep=0.001,basis=0.1+ef",
+    "fstq:budget=0.1,importance=fedsrd",
     NULL,
 };
 

@@ -577,12 +577,16 @@ static void test_needs_and_missing_sides(void **state)
     static const struct {
         const char *text;
         unsigned needs;
-    } rows[] = {
-        {"fstq:gamma=0.25", CODEC_SENS},    {"fstq:gamma=0.3125", CODEC_SENS},
-        {"fstq:gamma=0.0625", CODEC_SENS},  {"fstq:gamma=0", 0},
-        {"fstq:importance=magnitude", 0},   {"fstq:importance=random", 0},
-        {"fstq:importance=gd", CODEC_GRAD}, {"fstq:importance=absgd+ef", CODEC_GRAD | CODEC_STATE},
-        {"fstq-paper+zstd", CODEC_SENS}};
+    } rows[] = {{"fstq:gamma=0.25", CODEC_SENS},
+                {"fstq:gamma=0.3125", CODEC_SENS},
+                {"fstq:gamma=0.0625", CODEC_SENS},
+                {"fstq:gamma=0", 0},
+                {"fstq:importance=magnitude", 0},
+                {"fstq:importance=random", 0},
+                {"fstq:importance=gd", CODEC_GRAD},
+                {"fstq:importance=absgd+ef", CODEC_GRAD | CODEC_STATE},
+                {"fstq:importance=fedsrd", CODEC_REACH},
+                {"fstq-paper+zstd", CODEC_SENS}};
     struct session s;
     float x[64];
     fill(x, 64, DIST_NORMAL, 1);
@@ -592,7 +596,7 @@ static void test_needs_and_missing_sides(void **state)
         struct codec_input in = {
             .x = x, .state = s.state, .state_next = s.state_next, .key = key0, .budget_bytes = -1};
         int64_t len = codec_encode(s.c, &in, s.msg, codec_bound(s.c), s.scratch, NULL, &s.err);
-        bool asks = rows[k].needs & (CODEC_SENS | CODEC_GRAD);
+        bool asks = rows[k].needs & (CODEC_SENS | CODEC_GRAD | CODEC_REACH);
         assert_true(asks ? len < 0 && strstr(s.err.text, "needs") : len > 0);
         s.sens[3] = NAN;
         s.grad[3] = INFINITY;

@@ -746,6 +746,44 @@ static void test_mean_of_products(void **state)
     shape_free(&shape);
 }
 
+// A change of one coordinate moves the products by its square times its reach; by hand where both
+// matrices are simple, and everywhere by the products themselves.
+static void test_reach_of_coordinates(void **state)
+{
+    (void)state;
+    struct shape shape;
+    struct products p;
+    struct err err;
+    struct rng r = rng_stream(4, RNG_TEST, 0, 0, 0);
+    float theta[34] = {0}, delta[34] = {0}, reach[34];
+    pair_shape(&shape);
+    assert_int_equal(products_open(&p, &shape, &err), 0);
+    theta[20] = 3; // the first column of q.B is (3, 0, -4), of which -4 is new
+    delta[24] = -4;
+    theta[7] = 2; // the second row of q.A is (0, 0, 2, 0, 0)
+    products_reach(&p, theta, delta, 34, reach);
+    for (int i = 0; i < 34; i++)
+        assert_true(reach[i] == (i < 5 ? 25 : i >= 20 && i < 26 && i % 2 ? 4 : 0));
+    for (int i = 0; i < 34; i++) {
+        theta[i] = (float)rng_normal(&r);
+        delta[i] = (float)rng_normal(&r);
+    }
+    products_reach(&p, theta, delta, 34, reach);
+    for (int i = 0; i < 34; i++) {
+        float moved[35] = {0};
+        double sq = 0;
+        products_add(&p, theta, delta, -1, moved);
+        delta[i] += 0.5f;
+        products_add(&p, theta, delta, 1, moved);
+        delta[i] -= 0.5f;
+        for (int k = 0; k < 35; k++)
+            sq += (double)moved[k] * (double)moved[k];
+        assert_true(fabs(sq - 0.25 * (double)reach[i]) < 1e-5 * (1 + (double)reach[i]));
+    }
+    products_close(&p);
+    shape_free(&shape);
+}
+
 // clip and noise.
 
 static void test_clipping_by_hand(void **state)
@@ -1264,6 +1302,7 @@ int main(void)
         cmocka_unit_test(test_binary_by_hand),
         cmocka_unit_test(test_frozen_values_do_not_move),
         cmocka_unit_test(test_mean_of_products),
+        cmocka_unit_test(test_reach_of_coordinates),
         cmocka_unit_test(test_clipping_by_hand),
         cmocka_unit_test(test_noise_is_gaussian_and_keyed),
         IN_DIR(test_checkpoint_returns_the_newest),
