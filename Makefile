@@ -109,7 +109,7 @@ $(O)/fstq: $(O)/$(MAIN:.c=.o) $(O)/libfstq.a
 TEST_LD := $(shell $(CC) -fuse-ld=gold -Wl,--version >/dev/null 2>&1 && echo -fuse-ld=gold)
 $(O)/tests/%: $(O)/tests/unit/%.o $(FENCE) $(O)/libfstq.a
 	$(Q)$(CC) $(TEST_LD) -o $@ $(filter-out %.a,$^) $(O)/libfstq.a -lcmocka -lstdc++ $(LDLIBS_ALL)
-$(patsubst %,$(O)/tests/%,test_kernels test_dev test_model test_infer test_codec_stages): $(EMU_PLAIN)
+$(patsubst %,$(O)/tests/%,test_kernels test_dev test_model test_families test_infer test_codec_stages): $(EMU_PLAIN)
 $(O)/tests/test_emu: $(EMU_PLANT)
 $(O)/tests/emu/check_kernels: $(O)/tests/unit/test_kernels.o
 $(O)/tests/emu/check_codecs: $(O)/tests/unit/test_codec_stages.o

@@ -18,10 +18,28 @@ struct att_args {
     const int32_t *start;
     const float *log_size;
     float scale;
-    int heads, kv_heads, group, dim, total;
+    int heads, kv_heads, group, dim, total, window;
     const float *qkv;
     ptrdiff_t ldq;
 };
+
+// A query sees the keys up to its own place, with a window as many of them.
+static __device__ __forceinline__ bool sees(const struct att_args &a, int query, int key)
+{
+    return key <= query && (a.window == 0 || key > query - a.window);
+}
+static __device__ __forceinline__ int first_key(const struct att_args &a, int query)
+{
+    return a.window > 0 && query >= a.window ? query - a.window + 1 : 0;
+}
+static __device__ __forceinline__ int queries_end(const struct att_args &a, int last_key, int len)
+{
+    return a.window > 0 ? min(len, last_key + a.window) : len;
+}
+static __device__ __forceinline__ int tile_from(int row)
+{
+    return row / ATT_TILE * ATT_TILE;
+}
 
 // Of one sequence and head.
 struct att_head {
@@ -101,7 +119,8 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
         for (int c = 0; c < D / 32; c++)
             acc[i][c] = 0;
     }
-    for (int k0 = 0; k0 < min(h.len, q0 + ATT_WARPS * W); k0 += ATT_TILE) {
+    for (int k0 = tile_from(first_key(a, q0)); k0 < min(h.len, q0 + ATT_WARPS * W);
+         k0 += ATT_TILE) {
         __syncthreads();
         load<D, D + 1>(s->k, ATT_TILE, h.k, a.ldq, k0, h.len, a.dim);
         load<D, D>(s->v, ATT_TILE, h.v, a.ldq, k0, h.len, a.dim);
@@ -109,7 +128,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
         multiply<D, W, D + 1>(s->q + own, s->k, score);
         float size = a.log_size && k0 + lane < h.len ? a.log_size[h.row + k0 + lane] : 0.0f;
         for (int i = 0; i < W; i++) {
-            bool seen = k0 + lane <= q0 + own + i && k0 + lane < h.len;
+            bool seen = sees(a, q0 + own + i, k0 + lane) && k0 + lane < h.len;
             float x = seen ? score[i] * a.scale + size : -INFINITY;
             float most = fmaxf(top[i], warp_max(x)), shrink = 1, p = seen ? expf(x - most) : 0.0f;
             if (top[i] != most)
@@ -144,6 +163,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     SHARED_DYNAMIC(tiles, s);
     int seq = (int)blockIdx.z, lane = (int)(threadIdx.x % 32), own = (int)(threadIdx.x / 32) * W;
     int row = a.start[seq], len = a.start[seq + 1] - row, k0 = (int)blockIdx.x * ATT_WARPS * W;
+    int end = queries_end(a, k0 + ATT_WARPS * W - 1, len);
     float got[W], score[W];
     if (k0 >= len)
         return;
@@ -151,7 +171,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
         got[i] = 0;
     for (int head = 0; head < a.heads; head++) {
         struct att_head h = head_of(a, seq, head);
-        for (int q0 = k0 / ATT_TILE * ATT_TILE; q0 < len; q0 += ATT_TILE) {
+        for (int q0 = tile_from(k0); q0 < end; q0 += ATT_TILE) {
             __syncthreads();
             load<D, D>(s->q, ATT_WARPS * W, h.k, a.ldq, k0, len, a.dim);
             load<D, D + 1>(s->k, ATT_TILE, h.q, a.ldq, q0, len, a.dim);
@@ -159,7 +179,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
             multiply<D, W, D + 1>(s->q + own, s->k, score);
             for (int i = 0; i < W; i++) {
                 int key = k0 + own + i, query = q0 + lane;
-                if (key > query || query >= len)
+                if (!sees(a, query, key) || query >= len)
                     continue;
                 float size = a.log_size ? a.log_size[row + key] : 0.0f;
                 got[i] +=
@@ -204,7 +224,7 @@ static __device__ __forceinline__ void score_back(const struct att_args &a,
                                                   float *p, float *ds)
 {
     *p = *ds = 0;
-    if (key > query || query >= len)
+    if (!sees(a, query, key) || query >= len)
         return;
     ptrdiff_t at = (ptrdiff_t)head * a.total + row + query;
     float size = a.log_size ? a.log_size[row + key] : 0.0f;
@@ -225,7 +245,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     SHARED_DYNAMIC(tiles, s);
     int kv = (int)blockIdx.y, lane = (int)(threadIdx.x % 32), own = (int)(threadIdx.x / 32) * W;
     struct att_head h = head_of(a, (int)blockIdx.z, kv * a.group);
-    int k0 = (int)blockIdx.x * ATT_WARPS * W;
+    int k0 = (int)blockIdx.x * ATT_WARPS * W, end = queries_end(a, k0 + ATT_WARPS * W - 1, h.len);
     if (k0 >= h.len)
         return;
     load<D, D>(s->k, ATT_WARPS * W, h.k, a.ldq, k0, h.len, a.dim);
@@ -235,7 +255,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
         for (int c = 0; c < D / 32; c++)
             dk[i][c] = dv[i][c] = 0;
     for (int head = kv * a.group; head < (kv + 1) * a.group; head++)
-        for (int q0 = k0 / ATT_TILE * ATT_TILE; q0 < h.len; q0 += ATT_TILE) {
+        for (int q0 = tile_from(k0); q0 < end; q0 += ATT_TILE) {
             const float *dout = b.dout + h.row * b.ldo + head * a.dim;
             __syncthreads();
             load<D, D + 1>(s->q, ATT_TILE, a.qkv + h.row * a.ldq + head * a.dim, a.ldq, q0, h.len,
@@ -283,7 +303,8 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     for (int i = 0; i < W; i++)
         for (int c = 0; c < D / 32; c++)
             dq[i][c] = 0;
-    for (int k0 = 0; k0 < min(h.len, q0 + ATT_WARPS * W); k0 += ATT_TILE) {
+    for (int k0 = tile_from(first_key(a, q0)); k0 < min(h.len, q0 + ATT_WARPS * W);
+         k0 += ATT_TILE) {
         __syncthreads();
         load<D, D + 1>(s->k, ATT_TILE, h.k, a.ldq, k0, h.len, a.dim);
         load<D, D + 1>(s->v, ATT_TILE, h.v, a.ldq, k0, h.len, a.dim);
@@ -362,7 +383,7 @@ static __global__ void __launch_bounds__(ATT_THREADS)
         q[c] = at < a.dim ? a.qkv[i * a.ldq + head * a.dim + at] : 0.0f;
         acc[c] = 0;
     }
-    for (ptrdiff_t j = warp; j < n; j += ATT_WARPS) {
+    for (ptrdiff_t j = first_key(a, n - 1) + warp; j < n; j += ATT_WARPS) {
         float x = 0;
         for (int c = 0; c < D / 32; c++)
             x += lane + 32 * c < a.dim ? q[c] * k[j * width + lane + 32 * c] : 0.0f;
@@ -403,7 +424,7 @@ static struct att_args args_of(const struct kernel_attn *a, const int32_t *start
                                const kernel_act *qkv, ptrdiff_t ldq)
 {
     return {start,       a->log_size, a->scale,    a->heads, a->kv_heads, a->heads / a->kv_heads,
-            a->head_dim, total,       act_in(qkv), ldq};
+            a->head_dim, total,       a->window,   act_in(qkv), ldq};
 }
 
 static dim3 grid_of(const struct kernel_seqs *seqs, int rows, int heads)

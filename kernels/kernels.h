@@ -325,7 +325,7 @@ typedef void fisher_fn(const struct kernel_ctx *cx, const struct kernel_fisher *
 // y += x
 typedef void add_fn(const struct kernel_ctx *cx, const float *x, size_t n, float *y);
 
-#define KERNEL_LLAMA_OPS(OP)                                                                       \
+#define KERNEL_OPS(OP)                                                                             \
     OP(embed_fwd)                                                                                  \
     OP(embed_bwd)                                                                                  \
     OP(rmsnorm_fwd)                                                                                \
@@ -351,10 +351,7 @@ typedef void add_fn(const struct kernel_ctx *cx, const float *x, size_t n, float
     OP(next_step)                                                                                  \
     OP(update)                                                                                     \
     OP(fisher)                                                                                     \
-    OP(add)
-
-// What families beside Llama need, and windows of attention: a device has all of it or NULL.
-#define KERNEL_FAMILY_OPS(OP)                                                                      \
+    OP(add)                                                                                        \
     OP(norm_sum_fwd)                                                                               \
     OP(head_norm_fwd)                                                                              \
     OP(head_norm_bwd)                                                                              \
@@ -362,10 +359,6 @@ typedef void add_fn(const struct kernel_ctx *cx, const float *x, size_t n, float
     OP(scale_rows)                                                                                 \
     OP(geglu_fwd)                                                                                  \
     OP(geglu_bwd)
-
-#define KERNEL_OPS(OP)                                                                             \
-    KERNEL_LLAMA_OPS(OP)                                                                           \
-    KERNEL_FAMILY_OPS(OP)
 
 struct kernel_ops {
 #define KERNEL_FIELD(name) name##_fn *name;

@@ -3,6 +3,16 @@
 
 enum { SWIGLU_THREADS = 256 };
 
+// s = 1 / (1 + exp(-z)), slope: z'. SiLU: z = g; GELU by tanh: that of swiglu.c.
+template <bool GELU> static __device__ __forceinline__ float gate_of(float g, float *slope)
+{
+    const float a = 1.5957691216057308f, b = 0.044715f;
+    float square = b * g * g, z = GELU ? a * g * (1.0f + square) : g;
+    *slope = GELU ? a * (1.0f + 3.0f * square) : 1.0f;
+    return 1.0f / (1.0f + expf(-z));
+}
+
+template <bool GELU>
 static __global__ void __launch_bounds__(SWIGLU_THREADS)
     gate_fwd(const float *__restrict__ gu, ptrdiff_t ldg, int hidden, float *__restrict__ h,
              ptrdiff_t ldh)
@@ -10,12 +20,13 @@ static __global__ void __launch_bounds__(SWIGLU_THREADS)
     gu += blockIdx.x * ldg;
     h += blockIdx.x * ldh;
     for (int j = (int)threadIdx.x; j < hidden; j += (int)blockDim.x) {
-        float g = gu[j];
-        h[j] = g / (1.0f + expf(-g)) * gu[hidden + j];
+        float slope, g = gu[j];
+        h[j] = g * gate_of<GELU>(g, &slope) * gu[hidden + j];
     }
 }
 
 // dgu may be gu: a thread reads both of its values before it writes them.
+template <bool GELU>
 static __global__ void __launch_bounds__(SWIGLU_THREADS)
     gate_bwd(const float *gu, ptrdiff_t ldg, const float *__restrict__ dh, ptrdiff_t ldh,
              int hidden, float *dgu)
@@ -24,8 +35,8 @@ static __global__ void __launch_bounds__(SWIGLU_THREADS)
     dgu += blockIdx.x * ldg;
     dh += blockIdx.x * ldh;
     for (int j = (int)threadIdx.x; j < hidden; j += (int)blockDim.x) {
-        float g = gu[j], u = gu[hidden + j], d = dh[j], s = 1.0f / (1.0f + expf(-g));
-        dgu[j] = d * u * s * (1.0f + g * (1.0f - s));
+        float slope, g = gu[j], u = gu[hidden + j], d = dh[j], s = gate_of<GELU>(g, &slope);
+        dgu[j] = d * u * s * (1.0f + g * (1.0f - s) * slope);
         dgu[hidden + j] = d * g * s;
     }
 }
@@ -34,8 +45,8 @@ extern "C" void GPU_OP(swiglu_fwd)(const struct kernel_ctx *cx, const kernel_act
                                    int32_t m, int32_t hidden, kernel_act *h, ptrdiff_t ldh)
 {
     if (m > 0)
-        LAUNCH(gate_fwd, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0, cx->stream,
-               act_in(gu), ldg, hidden, act_out(h), ldh);
+        LAUNCH(gate_fwd<false>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
+               cx->stream, act_in(gu), ldg, hidden, act_out(h), ldh);
 }
 
 extern "C" void GPU_OP(swiglu_bwd)(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
@@ -43,6 +54,23 @@ extern "C" void GPU_OP(swiglu_bwd)(const struct kernel_ctx *cx, const kernel_act
                                    kernel_act *dgu)
 {
     if (m > 0)
-        LAUNCH(gate_bwd, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0, cx->stream,
-               act_in(gu), ldg, act_in(dh), ldh, hidden, act_out(dgu));
+        LAUNCH(gate_bwd<false>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
+               cx->stream, act_in(gu), ldg, act_in(dh), ldh, hidden, act_out(dgu));
+}
+
+extern "C" void GPU_OP(geglu_fwd)(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                                  int32_t m, int32_t hidden, kernel_act *h, ptrdiff_t ldh)
+{
+    if (m > 0)
+        LAUNCH(gate_fwd<true>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
+               cx->stream, act_in(gu), ldg, hidden, act_out(h), ldh);
+}
+
+extern "C" void GPU_OP(geglu_bwd)(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                                  const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
+                                  kernel_act *dgu)
+{
+    if (m > 0)
+        LAUNCH(gate_bwd<true>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
+               cx->stream, act_in(gu), ldg, act_in(dh), ldh, hidden, act_out(dgu));
 }

@@ -529,8 +529,7 @@ static const struct codec_stages gpu_codec = {.name = NAME,
                                               .mix = &gpu_mix};
 
 #define OP(name) .name = GPU(name),
-// The families beside Llama are the CPU's.
-static const struct kernel_ops gpu_ops = {KERNEL_LLAMA_OPS(OP)};
+static const struct kernel_ops gpu_ops = {KERNEL_OPS(OP)};
 
 // One slice per job: a GPU is filled by as many tokens as there are.
 extern const struct dev_row ROW;

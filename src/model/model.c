@@ -361,23 +361,11 @@ static void lay_out_layer(struct model *m, int32_t l)
     }
 }
 
-static int check_device(const struct dev *dev, const struct model_config *c, struct err *err)
-{
-    const struct model_traits *t = &c->traits;
-    bool plain = !(t->qkv_bias || t->head_norm || t->out_norm || t->gelu || t->scaled_embed);
-    if ((plain && c->window == 0) || dev->ops->norm_sum_fwd)
-        return 0;
-    return err_set(err,
-                   "dev.kind = %s has the operations of plain Llamas alone; set dev.kind = cpu",
-                   dev->row->name);
-}
-
 struct model *model_shell(struct dev *dev, const struct model_params *p,
                           const struct model_config *c, int32_t stored, struct err *err)
 {
     unsigned mask;
-    if (parse_targets(p->lora_targets, &mask, err) || model_config_check(c, err) ||
-        check_device(dev, c, err))
+    if (parse_targets(p->lora_targets, &mask, err) || model_config_check(c, err))
         return NULL;
     struct model *m = mem_alloc(MEM_OTHER, sizeof *m);
     m->dev = dev;

@@ -6,7 +6,7 @@ check=$FSTQ_BUILD/tests/emu
 if [ -x "$check/check_kernels" ]; then
     "$check/check_kernels" emu seed1
     bad=$?
-    "$check/check_codecs" && exit "$bad"
+    "$check/check_codecs" emu && exit "$bad"
     exit 1
 fi
 echo "1..0 # SKIP kernels are not checked in this kind of build"

@@ -122,6 +122,15 @@ static double loss_of(struct tiny *t, const float *adapter, float *token_loss)
     return job.loss;
 }
 
+// Rows of dev_table: the CPU's, the reference, and the GPU's kernels, emulated.
+static int32_t emulated(void)
+{
+    int32_t i = 0;
+    while (strcmp(dev_table[i]->name, "emu") != 0)
+        i++;
+    return i;
+}
+
 static void losses_are_those_of_transformers(void **state)
 {
     (void)state;
@@ -132,16 +141,17 @@ static void losses_are_those_of_transformers(void **state)
     {
         const json_t *want = json_object_get(row, "loss_f64");
         write_model(kind);
-        for (int dev = 0; dev < 2; dev++) {
+        const int32_t devs[] = {0, 1, emulated()};
+        for (size_t k = 0; k < ARRAY_LEN(devs); k++) {
             struct tiny t;
             float loss[ROWS];
-            tiny_open(&t, scratch_dir, dev, MODEL_KEEP_ALL);
+            tiny_open(&t, scratch_dir, devs[k], MODEL_KEEP_ALL);
             loss_of(&t, NULL, loss);
             for (size_t i = 0; i + 1 < ROWS; i++) {
                 double w = json_number_value(json_array_get(want, i));
                 if (!(fabs((double)loss[i] - w) <= 1e-5))
-                    fail_msg("%s: token %zu has loss %.7f, expected %.7f", kind, i + 1,
-                             (double)loss[i], w);
+                    fail_msg("%s on %s: token %zu has loss %.7f, expected %.7f", kind,
+                             dev_table[devs[k]]->name, i + 1, (double)loss[i], w);
             }
             tiny_close(&t);
         }
@@ -314,8 +324,18 @@ static void gguf_losses_are_those_of_transformers(void **state)
     }
 }
 
+// The gradient on a device; to be freed.
+static float *grad_of(struct tiny *t, int32_t dev, int32_t recompute)
+{
+    tiny_open(t, scratch_dir, dev, recompute);
+    float *grad = mem_alloc(MEM_OTHER, (t->n + KERNEL_SLACK) * sizeof *grad);
+    struct model_job job = {.batch = &batch, .adapter = t->adapter, .grad = grad};
+    model_backward(t->m, &job, 1, NULL);
+    return grad;
+}
+
 // Along one direction that touches every value of the adapter; kept or computed again, the gradient
-// is the same to the bit.
+// is the same to the bit, and on the GPU's kernels but for rounding.
 static void gradients_match_differences(void **state)
 {
     (void)state;
@@ -323,17 +343,22 @@ static void gradients_match_differences(void **state)
     json_t *row;
     json_object_foreach(json_object_get(golden, "models"), kind, row)
     {
-        struct tiny t[2];
-        float *grad[2], *moved;
+        struct tiny t[3];
+        float *grad[3], *moved;
+        double far = 0, all = 0;
         write_model(kind);
-        for (int i = 0; i < 2; i++) {
-            tiny_open(&t[i], scratch_dir, 0, i ? MODEL_KEEP_LAYER : MODEL_KEEP_ALL);
-            grad[i] = mem_alloc(MEM_OTHER, (t[i].n + KERNEL_SLACK) * sizeof(float));
-            struct model_job job = {.batch = &batch, .adapter = t[i].adapter, .grad = grad[i]};
-            model_backward(t[i].m, &job, 1, NULL);
-        }
+        grad[0] = grad_of(&t[0], 0, MODEL_KEEP_ALL);
+        grad[1] = grad_of(&t[1], 0, MODEL_KEEP_LAYER);
+        grad[2] = grad_of(&t[2], emulated(), MODEL_KEEP_ALL);
         size_t n = t[0].n;
         assert_memory_equal(grad[0], grad[1], n * sizeof(float));
+        for (size_t i = 0; i < n; i++) {
+            double apart = (double)grad[2][i] - (double)grad[0][i];
+            far += apart * apart;
+            all += (double)grad[0][i] * (double)grad[0][i];
+        }
+        if (!(far <= 1e-10 * all))
+            fail_msg("%s: the GPU's gradient is %g of it apart", kind, sqrt(far / all));
         moved = mem_alloc(MEM_OTHER, (n + KERNEL_SLACK) * sizeof *moved);
         for (uint32_t k = 0; k < model_shape(t[0].m)->n_tensors; k++) {
             const struct shape_tensor *s = &model_shape(t[0].m)->tensors[k];
@@ -353,7 +378,7 @@ static void gradients_match_differences(void **state)
             if (!(fabs(measured - slope) <= 1e-3 * size + 5e-4))
                 fail_msg("%s: %s has slope %g, measured %g", kind, s->name, slope, measured);
         }
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < 3; i++) {
             mem_free(grad[i]);
             tiny_close(&t[i]);
         }
@@ -361,41 +386,45 @@ static void gradients_match_differences(void **state)
     }
 }
 
+static void check_generation(int32_t dev)
+{
+    enum { NEW = 8, PROMPT = 10 };
+    struct tiny t;
+    int32_t out[NEW], len, seq[PROMPT + NEW], want[PROMPT + NEW], best[PROMPT + NEW];
+    tiny_open(&t, scratch_dir, dev, MODEL_KEEP_ALL);
+    struct model_gen g = {.adapter = t.adapter,
+                          .n_seqs = 1,
+                          .start = (const int32_t[]){0, PROMPT},
+                          .tokens = tokens,
+                          .max_new = NEW,
+                          .end = -1,
+                          .out = out,
+                          .out_len = &len};
+    model_generate(t.m, &g);
+    assert_int_equal(len, NEW);
+    memcpy(seq, tokens, PROMPT * sizeof *seq);
+    memcpy(seq + PROMPT, out, sizeof out);
+    for (int i = 0; i < PROMPT + NEW; i++)
+        want[i] = i < PROMPT + NEW - 1 ? seq[i + 1] : -1;
+    struct model_batch b = {
+        .n_seqs = 1, .start = (const int32_t[]){0, PROMPT + NEW}, .tokens = seq, .targets = want};
+    struct model_job job = {.batch = &b, .adapter = t.adapter, .best = best};
+    model_evaluate(t.m, &job, 1);
+    assert_memory_equal(best + PROMPT - 1, out, sizeof out);
+    tiny_close(&t);
+}
+
 // Through the cache, a token at a time, as all at once.
 static void generation_matches_evaluation(void **state)
 {
     (void)state;
-    enum { NEW = 8, PROMPT = 10 };
     const char *kind;
     json_t *row;
     json_object_foreach(json_object_get(golden, "models"), kind, row)
     {
-        struct tiny t;
-        int32_t out[NEW], len, seq[PROMPT + NEW], want[PROMPT + NEW], best[PROMPT + NEW];
         write_model(kind);
-        tiny_open(&t, scratch_dir, 0, MODEL_KEEP_ALL);
-        struct model_gen g = {.adapter = t.adapter,
-                              .n_seqs = 1,
-                              .start = (const int32_t[]){0, PROMPT},
-                              .tokens = tokens,
-                              .max_new = NEW,
-                              .end = -1,
-                              .out = out,
-                              .out_len = &len};
-        model_generate(t.m, &g);
-        assert_int_equal(len, NEW);
-        memcpy(seq, tokens, PROMPT * sizeof *seq);
-        memcpy(seq + PROMPT, out, sizeof out);
-        for (int i = 0; i < PROMPT + NEW; i++)
-            want[i] = i < PROMPT + NEW - 1 ? seq[i + 1] : -1;
-        struct model_batch b = {.n_seqs = 1,
-                                .start = (const int32_t[]){0, PROMPT + NEW},
-                                .tokens = seq,
-                                .targets = want};
-        struct model_job job = {.batch = &b, .adapter = t.adapter, .best = best};
-        model_evaluate(t.m, &job, 1);
-        assert_memory_equal(best + PROMPT - 1, out, sizeof out);
-        tiny_close(&t);
+        check_generation(0);
+        check_generation(emulated());
     }
 }
 

@@ -1,6 +1,7 @@
 // Every operation on every row of dev_table against the plain reference, the CPU's with every
-// instruction set that it has, the GPU's emulated in several orders of its threads; and every
-// backward operation against differences of its forward. test_kernels ROW [ORDER]: these alone.
+// instruction set that it has, the GPU's emulated in several orders of its threads, the long tests
+// in more; and every backward operation against differences of its forward. test_kernels ROW
+// [ORDER]: these alone.
 #include "base/half.h"
 #include "base/rng.h"
 #include "dev/dev.h"
@@ -529,16 +530,6 @@ static void swiglu(void **state)
     assert_memory_equal(values(gu, ROW), values(d, ROW), d.n * sizeof(float));
 }
 
-// Whether the device has what families beside Llama need; where not, nothing of it can be tried.
-static bool families_here(void)
-{
-#define OP_TRIED(name) tried[OP_##name] = true;
-    if (!dev[ROW].ops->geglu_fwd) {
-        KERNEL_FAMILY_OPS(OP_TRIED)
-    }
-    return dev[ROW].ops->geglu_fwd != NULL;
-}
-
 static double weighted_geglu(struct twin gu, int32_t m, int32_t n, struct twin r)
 {
     static float h[4096];
@@ -550,8 +541,6 @@ static void geglu(void **state)
 {
     (void)state;
     enum { M = 7, N = 27 };
-    if (!families_here())
-        return;
     float *x = random_values(M * 2 * N, 2);
     x[3] = 100.0f; // saturated both ways
     x[4] = -100.0f;
@@ -578,8 +567,6 @@ static void heads_are_normalised(void **state)
 {
     (void)state;
     enum { M = 7 };
-    if (!families_here())
-        return;
     for (int32_t dim = 16; dim <= 22; dim += 6) {
         struct kernel_heads h = {.heads = 4, .kv_heads = 2, .head_dim = dim, .eps = 1e-5f};
         int32_t ld = (h.heads + 2 * h.kv_heads) * dim;
@@ -598,8 +585,6 @@ static void rows_are_moved_and_scaled(void **state)
 {
     (void)state;
     enum { M = 5, N = 21, LD = 24 };
-    if (!families_here())
-        return;
     struct twin x = random_acts(M * LD, 1), b = random_floats(N, 1), w = random_floats(N, 1);
     struct twin y0 = random_acts(M * LD, 1), y = both(ACTS, values(y0, REF), M * LD);
     struct twin rstd = both(FLOATS, NULL, M);
@@ -762,10 +747,11 @@ static void attention(void **state)
 {
     (void)state;
     for (int sizes = 0; sizes < 2; sizes++)
-        for (int32_t window = 0; window <= (families_here() ? 20 : 0); window += 20) {
+        for (int32_t window = 0; window <= 20; window += 20) {
             check_attention(24, (const int32_t[]){0, 33, 34, 51}, 3, sizes, window);
             check_attention(7, (const int32_t[]){0, 20}, 1, sizes, window / 10);
-            check_attention(16, (const int32_t[]){0, 17, 150, 199}, 3, sizes, window);
+            if (dev[ROW].row->host || sizes == (window > 0)) // the long ones take their time
+                check_attention(16, (const int32_t[]){0, 17, 150, 199}, 3, sizes, window);
             check_attention(48, (const int32_t[]){0, 5}, 1, sizes, window / 20);
         }
 }
@@ -1121,9 +1107,9 @@ static void add_places(int32_t kind, const char *order)
                {"seed3", EMU_RANDOM, 3}};
     const char *name = dev_table[kind]->name;
     enum simd_isa best = simd_isa();
-    bool emulated = !strcmp(name, "emu");
+    bool emulated = !strcmp(name, "emu"), many = getenv("FSTQ_TEST_LONG") != NULL;
     for (size_t i = 0; i < ARRAY_LEN(way) && emulated; i++) {
-        if (order && strcmp(order, way[i].name) != 0)
+        if (order ? strcmp(order, way[i].name) != 0 : way[i].seed > 1 && !many)
             continue;
         struct place *p = &place[n_places++];
         *p = (struct place){kind, best, way[i].order, way[i].seed, ""};
