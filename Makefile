@@ -2,7 +2,7 @@
 #   make                    the program, build/release/fstq
 #   make demo | test        set-up, build, six methods compared | the test suite
 #   make config             what was found
-#   make bench | asan | fuzz | test-long | format | clean | install PREFIX=/usr/local DESTDIR=
+#   make bench | asan | fuzz | test-long | format | clean | dist | install PREFIX=/usr/local DESTDIR=
 #   BUILD=release|debug|asan   CUDA=auto|0|1   CUDA_HOME=/usr/local/cuda   CUDA_ARCH="87 90"
 #   CC=gcc|clang   V=1
 BUILD  ?= release
@@ -21,7 +21,7 @@ PKG_CONFIG ?= pkg-config
 
 # --- what is here ---------------------------------------------------------------------------------
 REQUIRED := ompi-c hdf5 hwloc openblas libxxhash jansson inih libzstd liblz4
-GOALS_WITHOUT_LIBS := demo test test-long deps clean config help format bench asan fuzz base-model
+GOALS_WITHOUT_LIBS := dist demo test test-long deps clean config help format bench asan fuzz base-model
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(GOALS_WITHOUT_LIBS),$(MAKECMDGOALS)),all),)
 MISSING := $(foreach p,$(REQUIRED),$(if $(shell $(PKG_CONFIG) --exists $(p) && echo y),,$(p)))
 ifneq ($(strip $(MISSING)),)
@@ -95,7 +95,7 @@ FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 PRELOADS := $(patsubst tests/preload/%.c,$(O)/tests/preload/%.so,$(sort $(wildcard tests/preload/*.c)))
 
 .PHONY: all demo test test-long bench asan fuzz deps config format install clean help tests base-model
-.PHONY: fuzzers replay
+.PHONY: fuzzers replay dist check-install
 .DELETE_ON_ERROR:
 .SECONDARY:
 all: $(O)/fstq
@@ -166,7 +166,7 @@ $(O)/flags: FORCE
 	@cmp -s $@ $@.new && rm $@.new || mv $@.new $@
 
 # Build facts: written only when they change, so that nothing is recompiled for nothing.
-GIT_REV := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
+GIT_REV := $(shell cat REVISION 2>/dev/null || git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 FACTS := "$(GIT_REV)" "$(shell $(CC) --version 2>/dev/null | head -n 1)" "$(OPTS)" "$(BUILD)" \
          "$(shell $(CC) -dumpmachine 2>/dev/null)" \
          "$(if $(filter 1,$(HAVE_CUDA)),$(shell $(NVCC) --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'),none)"
@@ -251,11 +251,29 @@ base-model: deps
 format:
 	@clang-format -i $(shell git ls-files '*.c' '*.h')
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/fstq/configs $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/fstq/configs share/fstq/scripts \
+	  share/fstq/schemas share/man/man1 share/man/man5 share/bash-completion/completions \
+	  share/zsh/site-functions)
 	install -m 755 $(O)/fstq scripts/fstq-run $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/fstq/configs
+	install -m 644 $(wildcard schemas/*.json) $(DESTDIR)$(PREFIX)/share/fstq/schemas
 	install -m 755 $(wildcard scripts/*.py) scripts/netns-cluster.sh $(DESTDIR)$(PREFIX)/share/fstq/scripts
 	install -m 644 scripts/report.css scripts/report.js $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	$(O)/fstq help --man > $(DESTDIR)$(PREFIX)/share/man/man1/fstq.1
+	$(O)/fstq help --man5 > $(DESTDIR)$(PREFIX)/share/man/man5/fstq.5
+	$(O)/fstq help --bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fstq
+	$(O)/fstq help --zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fstq
+# Installed into a root of its own, moved, and tried there.
+check-install: all
+	@tests/run.sh $(O) cli/install
+# The sources of HEAD; the file REVISION in them says which that is.
+VERSION = $(shell sed -n 's/.*FSTQ_VERSION "\(.*\)"/\1/p' src/base/buildinfo.h)
+dist:
+	@mkdir -p build
+	git archive --format=tar --prefix=fstq-$(VERSION)/ \
+	  --add-virtual-file=fstq-$(VERSION)/REVISION:$(shell git rev-parse --short=12 HEAD) HEAD | \
+	  gzip -9n > build/fstq-$(VERSION).tar.gz
+	@echo build/fstq-$(VERSION).tar.gz
 config:
 	@echo "CC        $(CC)  ($(shell $(CC) --version 2>/dev/null | head -n 1))"
 	@echo "BUILD     $(BUILD)  $(OPTS)"

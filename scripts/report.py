@@ -174,7 +174,7 @@ def runs_table(runs):
         up, modelled, measured = (last(k[name]) for name in (
             'uplink_bytes', 'time_modelled_ns', 'time_measured_ns'))
         rows.append([(r['label'], r['label']), value_cell(r['seed'], str(r['seed'])),
-                     value_cell(sum(1 for v in k['version'] if v > 0)),
+                     whole(sum(1 for v in k['version'] if v > 0)),
                      whole(message),
                      value_cell(up, with_unit(up, BYTES)), value_cell(last(k['score']), number(
                          last(k['score']), 4)), value_cell(last(k['train_loss'])),

@@ -68,6 +68,8 @@ def curve_panel(series, score, x_of, x_name, units, log):
     means = [v for s, _ in drawn for v in s.mean if known(v)]
     if not means:
         return None
+    positive = [v for _, x in drawn for v in x if known(v) and v > 0]
+    log = log and max(positive) > 20 * min(positive)
     svg = Svg(270, f'{score} by {x_name}')
     room = 0.1 * (max(means) - min(means))
     frame = Frame(svg, [v for _, x in drawn for v in x], means, log, units,

@@ -450,7 +450,7 @@ const struct cmd cmd_report = {
     .help = "one self-contained HTML page about runs or about a comparison",
     .details =
         "  COMPARE_DIR  what fstq compare keeps its runs in (compare.dir, else runs/NAME of the\n"
-        "               config), or a file that --json wrote; else traces, or a folder of them\n"
+        "               config), or what it wrote as JSON; else traces, or a folder of them\n"
         "  -o DIR, --output DIR   where report.html and report.json go; else beside the first\n"
         "  --tables     no pictures; so it is, too, where there is no Python 3\n\n"
         "The verdict in a sentence per method, score by round, bytes and time, stages, a round by\n"

@@ -6,6 +6,7 @@
 #include "cmd.h"
 #include "config.h"
 #include "kernels/simd.h"
+#include "manual.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -32,7 +33,10 @@ static void print_overview(FILE *out)
           out);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         fprintf(out, "  %-8s %s\n", commands[i]->name, commands[i]->help);
-    fputs("  help     COMMAND: its arguments, and examples\n\n", out);
+    fputs(
+        "  help     COMMAND: its arguments, and examples; --man --man5 --bash --zsh: the manual,\n"
+        "           the parameters as a manual page, completion for a shell\n\n",
+        out);
     fputs(statuses, out);
     fputs("\n  fstq run configs/quadratic.ini                  a first run, server and clients in "
           "one\n"
@@ -96,6 +100,9 @@ static int dispatch(int argc, char **argv)
             print_overview(stdout);
             return STATUS_VALID;
         }
+        const struct manual manual = {commands, ARRAY_LEN(commands), statuses};
+        if (manual_print(argv[2], &manual, stdout))
+            return STATUS_VALID;
         const struct cmd *cmd = find_command(argv[2]);
         return cmd ? print_help(cmd) : unknown_command(argv[2]);
     }

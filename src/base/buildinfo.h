@@ -1,7 +1,7 @@
 #ifndef FSTQ_BASE_BUILDINFO_H
 #define FSTQ_BASE_BUILDINFO_H
 
-#define FSTQ_VERSION "0.1.0"
+#define FSTQ_VERSION "0.2.0"
 
 struct buildinfo {
     const char *version, *git_rev, *compiler, *cflags, *kind, *target; // kind: release, debug, asan

@@ -344,7 +344,7 @@ void page_sentence(const struct page_run *p, char *out, size_t size)
     fmt_bytes(text[1], last->uplink_total_bytes);
     fmt_time(text[2], modelled > 0 ? modelled : -1);
     fmt_time(text[3], measured > 0 ? measured : -1);
-    fmt_count(text[4], b.frames ? b.total / b.frames : -1);
+    fmt_count(text[4], b.frames ? (b.total + b.frames / 2) / b.frames : -1);
     snprintf(out, size,
              "%s: %s B a message; score %s after %zu rounds and %s of uplink; %s modelled, %s "
              "measured.",

@@ -31,6 +31,13 @@ check "an installed run: status 0" equal "$?" 0
 check "an installed run: VALID" equal "$(tail -n 1 out)" "# VALID"
 check "an installed run: its trace is where it was started" test -s quadratic.h5
 "$prefix/bin/fstq" report quadratic.h5 -o page >out 2>err
+check "the manual, the parameters" eval \
+    "grep -q '^.TH FSTQ 1' '$prefix/share/man/man1/fstq.1' &&
+    grep -q 'fed.rounds = ' '$prefix/share/man/man5/fstq.5'"
+check "completion, and schemas" eval \
+    "bash -n '$prefix/share/bash-completion/completions/fstq' &&
+    test -s '$prefix/share/zsh/site-functions/_fstq' &&
+    test -s '$prefix/share/fstq/schemas/show.schema.json'"
 check "an installed report: status 0" equal "$?" 0
 check "and it is drawn" grep -q '<svg' page/report.html
 finish
