@@ -22,9 +22,10 @@ check "each is in the manual" equal \
 check "so is each command" equal "$(sed -n 's/^\.SS fstq \([a-z]*\) .*/\1/p' man | sort)" \
     "$("$FSTQ" --help | sed -n 's/^  \([a-z][a-z]*\)  *[^ ].*/\1/p' |
         grep -vx 'help\|fstq' | sort)"
+requests='^\.(TH|ad|SH|SS|PP|nf|fi|TP|B |BR|I |br)'
 for page in man man5; do
     check "$page: no request but these" equal \
-        "$(grep '^[.'"'"']' $page | cut -c 1-3 | grep -vE '^\.(TH|ad|SH|SS|PP|nf|fi|TP|B |BR|I |br)')" ""
+        "$(grep '^[.'"'"']' $page | cut -c 1-3 | grep -vE "$requests")" ""
     if command -v groff >/dev/null; then
         check "$page: roff has nothing to say" equal "$(groff -man -Tascii -ww -z $page 2>&1)" ""
     else
