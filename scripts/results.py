@@ -1,0 +1,195 @@
+#!/usr/bin/python3
+"""Holds the texts about results to the data beside them: results.py --check, or --print.
+
+Tables and sentences of bench/results/README.md and README.md are made again from the files that
+fstq compare wrote (bench/results/*.json, *.csv). --check: status 1 where a text says otherwise.
+"""
+import csv
+import json
+import math
+import os
+import re
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DATA = os.path.join(ROOT, 'bench', 'results')
+# The 97.5% points of Student's t for 1 to 9 degrees of freedom.
+STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+
+STANDARD = (('FedAvg, fp32', 'fp32'), ('`fstq`: 15 % of dense fp16', 'fstq-15'),
+            ('5 % and error feedback', 'fstq-5+ef'), ('4.35 %', 'fstq-4.35'),
+            ('the same, magnitude for Fisher', 'magnitude'),
+            ("the same, Fisher's half of the tokens", 'fstq-4.35~fisher'),
+            ('the same, a random half of the tokens', 'fstq-4.35~random'),
+            ('the same, random support', 'random-support'),
+            ('the same, fp16 values only', 'no-quantisation'), ('2 %', 'fstq-2'), ('1 %', 'fstq-1'),
+            ('Fed-FSTQ to the letter, `fstq-paper`', 'fstq-paper'),
+            ('to the letter, all tokens', 'paper-uniform-tokens'),
+            ('to the letter, random tokens', 'paper-random-tokens'),
+            ('to the letter, magnitude for Fisher', 'paper-magnitude'),
+            ('to the letter, random support', 'paper-random-support'),
+            ('one step for all, entropy-coded, `uniform`', 'uniform-46'),
+            ('the same, `step=4`', 'uniform-step4'), ('EDEN at .7 bits', 'eden-46'),
+            ('10 % ternary, `stc`', 'stc10'), ('signs', 'sign'))
+
+
+def places(v, sign=False):
+    """Three places without the zero before the point, as the texts have them."""
+    text = f'{v:+.3f}' if sign else f'{v:.3f}'
+    return re.sub(r'^([+-]?)0\.', r'\1.', text)
+
+
+def load_json(name):
+    with open(os.path.join(DATA, name), encoding='utf-8') as f:
+        return json.load(f)
+
+
+def load_csv(name):
+    with open(os.path.join(DATA, name), encoding='utf-8', newline='') as f:
+        return {row['method']: row for row in csv.DictReader(f)}
+
+
+def interval(values):
+    n = len(values)
+    mean = sum(values) / n
+    deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    return mean, STUDENT[n - 2] * deviation / math.sqrt(n)
+
+
+class Comparison:
+    """A comparison's JSON, by name of method."""
+
+    def __init__(self, name):
+        data = load_json(name)
+        self.base = data['base']
+        self.methods = {m['name']: m for m in data['methods']}
+
+    def finals(self, name):
+        return {r['seed']: r['final'] for r in self.methods[name]['runs']}
+
+    def difference(self, a, b):
+        """a - b, paired by seed, as the texts write it."""
+        x, y = self.finals(a), self.finals(b)
+        mean, half = interval([x[s] - y[s] for s in sorted(x)])
+        small = abs(mean) < 5e-4
+        return f'{places(abs(mean) if small else mean, not small)} ± {places(half)}'
+
+    def less(self, name, target):
+        """Times less uplink until that part of the base's score; '-': not every seed."""
+        t = next(t for t in self.methods[name]['targets'] if t['target'] == target)
+        if t['reached'] < len(self.methods[name]['runs']):
+            return '-'
+        return '1' if name == self.base else f'{t["uplink_ratio"]:.1f}'
+
+    def smaller(self, name):
+        """How many times smaller messages are than the base's."""
+        return self.methods[self.base]['message_bytes'] / self.methods[name]['message_bytes']
+
+
+def standard_rows(c):
+    for label, name in STANDARD:
+        m = c.methods[name]
+        mean, half = interval(list(c.finals(name).values()))
+        against = '' if name == c.base else ' ' + c.difference(name, c.base)
+        yield (f'| {label} | {places(mean)} ± {places(half)} |{against} | '
+               f'{m["message_bytes"]:,.0f} | {c.less(name, 0.6)} | {c.less(name, 0.9)} |')
+
+
+def standard_sentences(c):
+    least = min(c.smaller(n) for n in ('fstq-4.35', 'magnitude', 'uniform-46'))
+    most = max(c.smaller(n) for n in ('fstq-4.35', 'magnitude', 'uniform-46'))
+    small = ('fstq-4.35', 'magnitude', 'uniform-46')
+    at = {t: sorted(float(c.less(n, t)) for n in small) for t in (0.6, 0.9)}
+    below = sorted(-c.methods[n]['vs_base']['mean'] for n in small)
+    yield f'- Messages {c.smaller("fstq-15"):.0f} times smaller cost nothing.'
+    yield (f'- Messages {least:.0f} to {most:.0f} times smaller reach 60 % of FedAvg\'s score with '
+           f'{at[0.6][0]:.0f} to {at[0.6][-1]:.0f} times less uplink, and 90 % with '
+           f'{at[0.9][0]:.0f} to {at[0.9][-1]:.0f} times less, but end '
+           f'{f"{below[0]:.2f}"[1:]} to {f"{below[-1]:.2f}"[1:]} below it.')
+    yield (f'beats sending fewer in fp16 ({c.difference("fstq-4.35", "no-quantisation")}). Which '
+           f'coordinates are sent matters ({c.difference("fstq-4.35", "random-support")} over '
+           f'random ones).')
+    yield (f'That Fisher chooses them better than magnitude is not shown: '
+           f'{c.difference("fstq-4.35", "magnitude")} at 4.35 %, '
+           f'{c.difference("fstq-paper", "paper-magnitude")} to the letter of the paper.')
+    yield (f'Choosing tokens by Fisher is no better than choosing at random '
+           f'({c.difference("fstq-4.35~fisher", "fstq-4.35~random")}), and no better than')
+    ours = c.difference('fstq-15', 'fstq-paper').lstrip('+')
+    yield f'our `fstq` is {ours} above the paper to the letter.'
+    edges = sum(m['at_edge'] for m in c.methods.values())
+    yield f'- {edges} of the {len(c.methods)} methods chose the largest step of the search'
+
+
+def other_sentences():
+    sgd, answers = load_csv('compare-sgd.csv'), load_csv('compare-long.csv')
+    score = lambda row: f'{places(float(row["exact"]))} ± {places(float(row["exact ci95"]))}'
+    gain = lambda row: (f'{places(float(row["vs base"]), True)} ± '
+                        f'{places(float(row["vs base ci95"]))}')
+    yield (f'| {score(sgd["fp32"])} | {gain(sgd["fstq-4.35"])} | magnitude '
+           f'{gain(sgd["magnitude"])}; F untempered {gain(sgd["fstq-4.35-gamma1"])} |')
+    yield (f'| {score(answers["fp32"])} | all tokens {score(answers["fstq-4.35"])} | Fisher\'s '
+           f'half {score(answers["fstq-4.35~fisher"])}; a random half '
+           f'{score(answers["fstq-4.35~random"])} |')
+    codecs = load_csv('codecs.csv')
+    at = lambda name: places(float(codecs[name]['score']))
+    yield f'{len(codecs)} methods, 12 rounds, 2 seeds'
+    yield f'FedAvg ends at {at("fp32")}.'
+    yield (f'(QSGD by the L2 norm {at("qsgd-l2-4")}, top-k {at("topk-4")}, rank-1 PowerSGD '
+           f'{at("powersgd-4")})')
+    yield (f'`uniform`, a step with entropy coding, {at("uniform-1")}; EDEN {at("eden-1")}; `fstq` '
+           f'{at("fstq-1")}; signs {at("sign-1")}; top-k {at("topk-1")}. TernGrad at 1.65 bits: '
+           f'{at("terngrad-1.6")}.')
+    yield (f'`fstq+ef` {at("fstq+ef-0.25")}, ternary with error feedback {at("stc+ef-0.25")}, SBC '
+           f'{at("sbc+ef-0.25")}, `fstq` without {at("fstq-0.25")};')
+
+
+def readme_sentences(c):
+    below = -c.methods['fstq-4.35']['vs_base']['mean']
+    yield f'Messages {c.smaller("fstq-15"):.0f} times smaller than FedAvg\'s cost no accuracy.'
+    yield (f'Messages {c.smaller("fstq-4.35"):.0f} times smaller reach 90 % of FedAvg\'s score '
+           f'with {float(c.less("fstq-4.35", 0.9)):.0f} times less uplink, but end '
+           f'{f"{below:.2f}"[1:]} below it')
+
+
+def claims():
+    """(file, what it has to say), by the data."""
+    c = Comparison('compare-standard.json')
+    page = os.path.join('bench', 'results', 'README.md')
+    for text in (*standard_rows(c), *standard_sentences(c), *other_sentences()):
+        yield page, text
+    for text in readme_sentences(c):
+        yield 'README.md', text
+
+
+def one_line(text):
+    return re.sub(r'\s+', ' ', text.replace('**', ''))
+
+
+def check(root):
+    """The claims that the files under root do not make."""
+    texts, missing = {}, []
+    for name, claim in claims():
+        if name not in texts:
+            with open(os.path.join(root, name), encoding='utf-8') as f:
+                texts[name] = one_line(f.read())
+        if one_line(claim) not in texts[name]:
+            missing.append((name, claim))
+    return missing
+
+
+def main():
+    if sys.argv[1:2] == ['--print']:
+        for name, claim in claims():
+            print(f'{name}: {claim}')
+        return
+    if sys.argv[1:2] != ['--check'] or len(sys.argv) > 3:
+        sys.exit('usage: results.py --check [ROOT] | --print')
+    missing = check(sys.argv[2] if len(sys.argv) > 2 else ROOT)
+    for name, claim in missing:
+        print(f'results.py: {name} does not say, as the data do:\n    {claim}', file=sys.stderr)
+    print(f'# {len(list(claims()))} tables\' rows and sentences, {len(missing)} differ')
+    sys.exit(bool(missing))
+
+
+if __name__ == '__main__':
+    main()
