@@ -2,6 +2,7 @@
 
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "task/reader_json.h"
 
 #include <dirent.h>
 #include <jansson.h>
@@ -12,86 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { FIELDS_MAX = 24, WHERE = 128 };
 static const size_t FILE_MAX_BYTES = (size_t)1 << 30;
-
-void corpus_open(struct corpus *c)
-{
-    *c = (struct corpus){.texts = dataset_open(0)};
-}
-
-void corpus_close(struct corpus *c)
-{
-    mem_free(c->records);
-    dataset_close(c->texts);
-    *c = (struct corpus){0};
-}
-
-const char *record_field(const struct record *r, const char *name)
-{
-    for (int32_t i = 0; i < r->n_fields; i++)
-        if (strcmp(r->fields[i].name, name) == 0)
-            return r->fields[i].value;
-    return NULL;
-}
-
-static const char *keep(struct corpus *c, const char *text)
-{
-    return dataset_text(c->texts, text, strlen(text));
-}
-
-// Fields and texts must live in the corpus already, or as long as the program.
-static void add_record(struct corpus *c, const struct field *fields, int32_t n, struct record r)
-{
-    if (c->n == c->cap) {
-        int32_t cap = c->cap ? 2 * c->cap : 256;
-        struct record *more = mem_alloc(MEM_DATA, (size_t)cap * sizeof *more);
-        if (c->n)
-            memcpy(more, c->records, (size_t)c->n * sizeof *more);
-        mem_free(c->records);
-        c->records = more;
-        c->cap = cap;
-    }
-    struct field *own = dataset_take(c->texts, (size_t)n * sizeof *own);
-    memcpy(own, fields, (size_t)n * sizeof *own);
-    r.fields = own;
-    r.n_fields = n;
-    c->records[c->n++] = r;
-}
-
-// JSON with a place for every complaint.
-
-// The value of a key, which must be of the type; "where: 'key' ..." otherwise.
-static json_t *need(json_t *object, const char *key, json_type type, const char *where,
-                    struct err *err)
-{
-    static const char *const names[] = {"an object", "an array", "a text", "a whole number"};
-    if (!json_is_object(object)) {
-        err_set(err, "%s: is not an object", where);
-        return NULL;
-    }
-    json_t *v = json_object_get(object, key);
-    if (!v)
-        err_set(err, "%s: '%s' is missing", where, key);
-    else if (json_typeof(v) != type)
-        err_set(err, "%s: '%s' is not %s", where, key, names[type]);
-    return v && json_typeof(v) == type ? v : NULL;
-}
-
-static const char *need_text(json_t *object, const char *key, const char *where, struct err *err)
-{
-    json_t *v = need(object, key, JSON_STRING, where, err);
-    return v ? json_string_value(v) : NULL;
-}
-
-static json_t *parse(const char *path, const uint8_t *bytes, size_t n, struct err *err)
-{
-    json_error_t e;
-    json_t *root = json_loadb((const char *)bytes, n, 0, &e);
-    if (!root)
-        err_set(err, "%s:%d: %s", path, e.line, e.text);
-    return root;
-}
 
 // SQuAD: data[].paragraphs[].qas[].
 
@@ -130,9 +52,9 @@ struct squad {
 
 static int squad_question(const struct squad *s, json_t *q, const char *where, struct err *err)
 {
-    const char *question = need_text(q, "question", where, err);
-    const char *id = question ? need_text(q, "id", where, err) : NULL;
-    json_t *answers = id ? need(q, "answers", JSON_ARRAY, where, err) : NULL;
+    const char *question = reader_text(q, "question", where, err);
+    const char *id = question ? reader_text(q, "id", where, err) : NULL;
+    json_t *answers = id ? reader_need(q, "answers", JSON_ARRAY, where, err) : NULL;
     if (!answers)
         return -1;
     if (json_array_size(answers) == 0) { // SQuAD 2.0 asks what has no answer
@@ -142,29 +64,29 @@ static int squad_question(const struct squad *s, json_t *q, const char *where, s
     json_t *first = json_array_get(answers, 0);
     char inner[WHERE];
     snprintf(inner, sizeof inner, "%.100s.answers[0]", where);
-    const char *text = need_text(first, "text", inner, err);
-    json_t *start = text ? need(first, "answer_start", JSON_INTEGER, inner, err) : NULL;
+    const char *text = reader_text(first, "text", inner, err);
+    json_t *start = text ? reader_need(first, "answer_start", JSON_INTEGER, inner, err) : NULL;
     if (!start)
         return -1;
     struct corpus *c = s->corpus;
     struct field fields[] = {{"context", s->context},
-                             {"question", keep(c, question)},
+                             {"question", corpus_keep(c, question)},
                              {"language", s->language},
                              {"title", s->title}};
-    struct record r = {.id = keep(c, id), .answer = keep(c, text)};
+    struct record r = {.id = corpus_keep(c, id), .answer = corpus_keep(c, text)};
     r.answer_at = byte_of(s->context, json_integer_value(start), text);
-    add_record(c, fields, ARRAY_LEN(fields), r);
+    corpus_add(c, fields, ARRAY_LEN(fields), r);
     return 0;
 }
 
 static int squad_paragraph(struct squad *s, json_t *paragraph, const char *where, struct err *err)
 {
-    const char *context = need_text(paragraph, "context", where, err);
-    json_t *qas = context ? need(paragraph, "qas", JSON_ARRAY, where, err) : NULL, *q;
+    const char *context = reader_text(paragraph, "context", where, err);
+    json_t *qas = context ? reader_need(paragraph, "qas", JSON_ARRAY, where, err) : NULL, *q;
     size_t i;
     if (!qas)
         return -1;
-    s->context = keep(s->corpus, context);
+    s->context = corpus_keep(s->corpus, context);
     json_array_foreach(qas, i, q)
     {
         char inner[WHERE];
@@ -178,7 +100,7 @@ static int squad_paragraph(struct squad *s, json_t *paragraph, const char *where
 static int squad_articles(struct corpus *c, const char *path, json_t *root, struct err *err)
 {
     struct squad s = {.corpus = c, .language = language_of(c, path)};
-    json_t *data = need(root, "data", JSON_ARRAY, "the file", err), *article, *paragraph;
+    json_t *data = reader_need(root, "data", JSON_ARRAY, "the file", err), *article, *paragraph;
     size_t a, p;
     if (!data)
         return -1;
@@ -186,11 +108,11 @@ static int squad_articles(struct corpus *c, const char *path, json_t *root, stru
     {
         char where[WHERE];
         snprintf(where, sizeof where, "data[%zu]", a);
-        json_t *paragraphs = need(article, "paragraphs", JSON_ARRAY, where, err);
+        json_t *paragraphs = reader_need(article, "paragraphs", JSON_ARRAY, where, err);
         json_t *title = json_object_get(article, "title");
         if (!paragraphs)
             return -1;
-        s.title = json_is_string(title) ? keep(c, json_string_value(title)) : "";
+        s.title = json_is_string(title) ? corpus_keep(c, json_string_value(title)) : "";
         json_array_foreach(paragraphs, p, paragraph)
         {
             snprintf(where, sizeof where, "data[%zu].paragraphs[%zu]", a, p);
@@ -206,7 +128,7 @@ static int with_tree(struct corpus *c, const char *path, const uint8_t *bytes, s
                      int (*take)(struct corpus *, const char *, json_t *, struct err *),
                      struct err *err)
 {
-    json_t *root = parse(path, bytes, n, err);
+    json_t *root = reader_parse(path, bytes, n, err);
     struct err why = {0};
     if (!root)
         return -1;
@@ -266,20 +188,20 @@ static int pubmedqa_entries(struct corpus *c, const char *path, json_t *root, st
     {
         char where[WHERE];
         snprintf(where, sizeof where, "\"%.64s\"", id);
-        const char *question = need_text(entry, "QUESTION", where, err);
-        json_t *contexts = question ? need(entry, "CONTEXTS", JSON_ARRAY, where, err) : NULL;
+        const char *question = reader_text(entry, "QUESTION", where, err);
+        json_t *contexts = question ? reader_need(entry, "CONTEXTS", JSON_ARRAY, where, err) : NULL;
         const char *context = contexts ? join(c, contexts, where, err) : NULL;
-        const char *answer = context ? need_text(entry, "final_decision", where, err) : NULL;
+        const char *answer = context ? reader_text(entry, "final_decision", where, err) : NULL;
         if (!answer)
             return -1;
         if (strcmp(answer, "yes") != 0 && strcmp(answer, "no") != 0 && strcmp(answer, "maybe") != 0)
             return err_set(err, "%s: 'final_decision' is \"%.40s\", not yes, no or maybe", where,
                            answer);
-        answer = keep(c, answer);
+        answer = corpus_keep(c, answer);
         struct field fields[] = {
-            {"context", context}, {"question", keep(c, question)}, {"answer", answer}};
-        struct record r = {.answer_at = -1, .id = keep(c, id), .answer = answer};
-        add_record(c, fields, ARRAY_LEN(fields), r);
+            {"context", context}, {"question", corpus_keep(c, question)}, {"answer", answer}};
+        struct record r = {.answer_at = -1, .id = corpus_keep(c, id), .answer = answer};
+        corpus_add(c, fields, ARRAY_LEN(fields), r);
     }
     return 0;
 }
@@ -299,35 +221,7 @@ const struct reader reader_pubmedqa = {
     .read = pubmedqa_read,
 };
 
-// JSON lines.
-
-static int with_lines(struct corpus *c, const char *path, const uint8_t *bytes, size_t n,
-                      int (*take)(struct corpus *, json_t *, const char *, struct err *),
-                      struct err *err)
-{
-    int32_t line = 1;
-    for (size_t at = 0; at < n; line++) {
-        const uint8_t *newline = memchr(bytes + at, '\n', n - at);
-        size_t end = newline ? (size_t)(newline - bytes) : n, from = at;
-        at = end + 1;
-        while (from < end && (bytes[from] == ' ' || bytes[from] == '\t' || bytes[from] == '\r'))
-            from++;
-        if (from == end)
-            continue;
-        json_error_t e;
-        json_t *root = json_loadb((const char *)bytes + from, end - from, 0, &e);
-        if (!root)
-            return err_set(err, "%s:%d: %s", path, line, e.text);
-        struct err why = {0};
-        char where[WHERE];
-        snprintf(where, sizeof where, "line %d", line);
-        int r = take(c, root, where, &why);
-        json_decref(root);
-        if (r)
-            return err_set(err, "%s:%d: %.400s", path, line, why.text);
-    }
-    return 0;
-}
+// MedMCQA.
 
 static int medmcqa_line(struct corpus *c, json_t *root, const char *where, struct err *err)
 {
@@ -336,12 +230,12 @@ static int medmcqa_line(struct corpus *c, json_t *root, const char *where, struc
     struct field fields[8];
     int32_t n = 0;
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
-        const char *text = need_text(root, keys[i], where, err);
+        const char *text = reader_text(root, keys[i], where, err);
         if (!text)
             return -1;
-        fields[n++] = (struct field){keys[i], keep(c, text)};
+        fields[n++] = (struct field){keys[i], corpus_keep(c, text)};
     }
-    json_t *cop = need(root, "cop", JSON_INTEGER, where, err);
+    json_t *cop = reader_need(root, "cop", JSON_INTEGER, where, err);
     if (!cop)
         return -1;
     json_int_t right = json_integer_value(cop);
@@ -350,18 +244,18 @@ static int medmcqa_line(struct corpus *c, json_t *root, const char *where, struc
     json_t *subject = json_object_get(root, "subject_name"), *id = json_object_get(root, "id");
     const char *name = json_is_string(subject) ? json_string_value(subject) : "unknown";
     const char *answer = letters[right - 1];
-    fields[n++] = (struct field){"subject_name", keep(c, name)};
+    fields[n++] = (struct field){"subject_name", corpus_keep(c, name)};
     fields[n++] = (struct field){"answer", answer};
     struct record r = {.answer_at = -1, .answer = answer};
-    r.id = json_is_string(id) ? keep(c, json_string_value(id)) : fields[0].value;
-    add_record(c, fields, n, r);
+    r.id = json_is_string(id) ? corpus_keep(c, json_string_value(id)) : fields[0].value;
+    corpus_add(c, fields, n, r);
     return 0;
 }
 
 static int medmcqa_read(struct corpus *c, const char *path, const uint8_t *bytes, size_t n,
                         struct err *err)
 {
-    return with_lines(c, path, bytes, n, medmcqa_line, err);
+    return reader_lines(c, path, bytes, n, medmcqa_line, err);
 }
 
 const struct reader reader_medmcqa = {
@@ -373,19 +267,8 @@ const struct reader reader_medmcqa = {
     .read = medmcqa_read,
 };
 
-// A text as it is, a whole number in digits; NULL for anything else.
-static const char *scalar(struct corpus *c, json_t *v)
-{
-    char digits[32];
-    if (json_is_string(v))
-        return keep(c, json_string_value(v));
-    if (!json_is_integer(v))
-        return NULL;
-    snprintf(digits, sizeof digits, "%lld", (long long)json_integer_value(v));
-    return keep(c, digits);
-}
-
-// What is asked and what is answered is found by name: the first of each list that is there.
+// JSON lines. What is asked and what is answered is found by name: the first of each list that is
+// there.
 static int jsonl_line(struct corpus *c, json_t *root, const char *where, struct err *err)
 {
     static const char *const asks[] = {"instruction", "question", "prompt", "text"};
@@ -398,9 +281,9 @@ static int jsonl_line(struct corpus *c, json_t *root, const char *where, struct 
         return err_set(err, "%s: is not an object", where);
     json_object_foreach(root, key, value)
     {
-        const char *text = scalar(c, value);
+        const char *text = reader_scalar(c, value);
         if (text && n < FIELDS_MAX)
-            fields[n++] = (struct field){keep(c, key), text};
+            fields[n++] = (struct field){corpus_keep(c, key), text};
     }
     struct record all = {.fields = fields, .n_fields = n, .answer_at = -1};
     for (size_t i = 0; i < ARRAY_LEN(asks) && !all.id; i++)
@@ -415,14 +298,14 @@ static int jsonl_line(struct corpus *c, json_t *root, const char *where, struct 
     if (id)
         all.id = id;
     c->classes += all.answer == record_field(&all, "label");
-    add_record(c, fields, n, all);
+    corpus_add(c, fields, n, all);
     return 0;
 }
 
 static int jsonl_read(struct corpus *c, const char *path, const uint8_t *bytes, size_t n,
                       struct err *err)
 {
-    return with_lines(c, path, bytes, n, jsonl_line, err);
+    return reader_lines(c, path, bytes, n, jsonl_line, err);
 }
 
 const struct reader reader_jsonl = {
@@ -435,7 +318,8 @@ const struct reader reader_jsonl = {
 };
 
 const struct reader *const reader_table[] = {&reader_squad, &reader_pubmedqa, &reader_medmcqa,
-                                             &reader_jsonl, NULL};
+                                             &reader_jsonl, &reader_instruct, &reader_speech,
+                                             NULL};
 
 // files.
 
@@ -455,8 +339,18 @@ static int visible(const struct dirent *e)
     return e->d_name[0] != '.';
 }
 
+static bool is_named(const char *name, const char *const *ends)
+{
+    size_t n = strlen(name);
+    for (; *ends; ends++)
+        if (n > strlen(*ends) && strcmp(name + n - strlen(*ends), *ends) == 0)
+            return true;
+    return false;
+}
+
 static int read_folder(struct corpus *c, const struct reader *r, const char *path, struct err *err)
 {
+    static const char *const json[] = {".json", ".jsonl", NULL}, *const plain[] = {".txt", NULL};
     struct dirent **list = NULL;
     int n = scandir(path, &list, visible, NULL), status = 0, files = 0;
     if (n < 0)
@@ -470,18 +364,19 @@ static int read_folder(struct corpus *c, const struct reader *r, const char *pat
         }
     for (int i = 0; i < n; i++) {
         char file[PATH_MAX + NAME_MAX + 2];
-        size_t len = strlen(list[i]->d_name);
-        bool json = (len > 5 && strcmp(list[i]->d_name + len - 5, ".json") == 0) ||
-                    (len > 6 && strcmp(list[i]->d_name + len - 6, ".jsonl") == 0);
+        bool ours = is_named(list[i]->d_name, r->plain ? plain : json);
         snprintf(file, sizeof file, "%.*s/%s", PATH_MAX, path, list[i]->d_name);
         free(list[i]);
-        if (status || !json)
+        if (status || !ours)
             continue;
         files++;
         status = read_file(c, r, file, err);
     }
     free(list);
-    return status ? -1 : files ? 0 : err_set(err, "%s: no .json or .jsonl file in it", path);
+    return status ? -1
+           : files
+               ? 0
+               : err_set(err, "%s: no %s file in it", path, r->plain ? ".txt" : ".json or .jsonl");
 }
 
 int corpus_read(struct corpus *c, const struct reader *r, const char *paths, struct err *err)
@@ -508,7 +403,7 @@ int corpus_read_ids(struct corpus *c, const char *path, const char *const **ids,
     size_t size;
     if (fsio_read(path, FILE_MAX_BYTES, MEM_DATA, &bytes, &size, err))
         return -1;
-    json_t *root = parse(path, bytes, size, err), *value;
+    json_t *root = reader_parse(path, bytes, size, err), *value;
     mem_free(bytes);
     if (!root)
         return -1;
@@ -516,11 +411,11 @@ int corpus_read_ids(struct corpus *c, const char *path, const char *const **ids,
     const char **list = dataset_take(c->texts, (count + 1) * sizeof *list), *key;
     int status = count && count < INT32_MAX ? 0 : err_set(err, "%s: holds no ids", path);
     if (json_is_object(root)) {
-        json_object_foreach(root, key, value) list[i++] = keep(c, key);
+        json_object_foreach(root, key, value) list[i++] = corpus_keep(c, key);
     } else {
         json_array_foreach(root, i, value)
         {
-            const char *text = status ? NULL : scalar(c, value);
+            const char *text = status ? NULL : reader_scalar(c, value);
             if (!text)
                 status = err_set(err, "%s: item %zu is no id", path, i);
             list[i] = text;

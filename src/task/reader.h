@@ -4,52 +4,30 @@
 #define FSTQ_TASK_READER_H
 
 #include "base/check.h"
-#include "task/dataset.h"
+#include "task/corpus.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-struct field {
-    const char *name, *value;
-};
-
-struct record {
-    const struct field *fields; // "question", "context", "language", ...
-    int32_t n_fields;
-    int32_t answer_at;  // byte of the field "context" where the answer stands, -1 = not known
-    const char *id;     // records of one id stay together when test data is set apart
-    const char *answer; // what is to be generated
-};
-
-struct corpus {
-    struct record *records;
-    int32_t n, cap;
-    int32_t left_out;      // questions without an answer
-    int32_t classes;       // records whose answer is a class, not free text
-    struct dataset *texts; // owns every text
-};
 
 struct reader {
     const char *name, *help;
     const char *prompt;        // template, see prompt.h
     const char *const *labels; // NULL-terminated answers, NULL = free text
     const char *const *groups; // NULL-terminated fields; the first that a record has is its group
+    bool plain;                // text, .txt in a folder; else JSON
     // Appends the records of one file. path serves the language in its name and the messages.
     int (*read)(struct corpus *c, const char *path, const uint8_t *bytes, size_t n,
                 struct err *err);
 };
 
-extern const struct reader reader_squad, reader_pubmedqa, reader_medmcqa, reader_jsonl;
+extern const struct reader reader_squad, reader_pubmedqa, reader_medmcqa, reader_jsonl,
+    reader_instruct, reader_speech;
 extern const struct reader *const reader_table[]; // NULL-terminated
 
 // Reads files: one, all files of a folder in the order of their names, or several paths separated
 // by commas. Close the corpus in any case.
 int corpus_read(struct corpus *c, const struct reader *r, const char *paths, struct err *err);
-void corpus_open(struct corpus *c);
-void corpus_close(struct corpus *c);
-// The value of a field, or NULL.
-const char *record_field(const struct record *r, const char *name);
-
 // Ids from a JSON object (its keys) or array of texts, for an official test set.
 int corpus_read_ids(struct corpus *c, const char *path, const char *const **ids, int32_t *n,
                     struct err *err);

@@ -39,7 +39,8 @@ static const struct task_row task_quadratic = {
 const struct task_row *const task_table[] = {
     &task_quadratic,  &task_synth_qa, &task_synth_medical,
     &task_synth_long, &task_squad,    &task_pubmedqa,
-    &task_medmcqa,    &task_jsonl,    NULL,
+    &task_medmcqa,    &task_jsonl,    &task_instruct,
+    &task_speech,     NULL,
 };
 const char *const task_metric_names[TASK_METRICS] = {[TASK_EXACT] = "exact",
                                                      [TASK_F1] = "f1",

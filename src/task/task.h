@@ -76,7 +76,8 @@ struct task {
 };
 
 extern const struct task_row task_synth_qa, task_synth_medical, task_synth_long;
-extern const struct task_row task_squad, task_pubmedqa, task_medmcqa, task_jsonl;
+extern const struct task_row task_squad, task_pubmedqa, task_medmcqa, task_jsonl, task_instruct,
+    task_speech;
 extern const struct task_row *const task_table[]; // NULL-terminated
 
 // NULL with the reason in err: a file that is missing or malformed is named with line or key.

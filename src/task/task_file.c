@@ -82,6 +82,52 @@ static int assign_groups(struct file_state *s, struct task *t, const char *field
     return 0;
 }
 
+struct sized {
+    int32_t group, records;
+};
+
+static int by_size(const void *a, const void *b)
+{
+    const struct sized *x = a, *y = b;
+    return x->records != y->records ? y->records - x->records : x->group - y->group;
+}
+
+// With fewer clients than values of their field, those with most records are the clients; the
+// others' records are in neither set.
+static void keep_largest(struct file_state *s, struct task *t, const struct partition *q)
+{
+    struct corpus *c = &s->corpus;
+    int32_t all = t->n_groups, before = c->n, n = 0;
+    if (q->kind != PARTITION_FIELD || all <= t->clients)
+        return;
+    struct sized *size = mem_alloc(MEM_DATA, (size_t)all * sizeof *size);
+    int32_t *kept = mem_alloc(MEM_DATA, (size_t)all * sizeof *kept); // number from 1, 0 = left out
+    for (int32_t g = 0; g < all; g++)
+        size[g].group = g;
+    for (int32_t i = 0; i < c->n; i++)
+        size[s->group[i]].records++;
+    qsort(size, (size_t)all, sizeof *size, by_size);
+    for (int32_t k = 0; k < t->clients; k++)
+        kept[size[k].group] = 1;
+    for (int32_t g = 0; g < all; g++)
+        if (kept[g]) {
+            s->names[n] = s->names[g];
+            kept[g] = ++n;
+        }
+    t->n_groups = n;
+    c->n = 0;
+    for (int32_t i = 0; i < before; i++)
+        if (kept[s->group[i]]) {
+            s->group[c->n] = kept[s->group[i]] - 1;
+            c->records[c->n++] = c->records[i];
+        }
+    note("task.partition = field:%s: the %d of %d values with most records are the clients, with "
+         "%d of %d records",
+         q->field, t->clients, all, c->n, before);
+    mem_free(size);
+    mem_free(kept);
+}
+
 // The classes that answers are: the reader's, or those of the data where every answer is one.
 static void assign_labels(struct file_state *s, struct task *t)
 {
@@ -222,6 +268,12 @@ static int deal(struct file_state *s, struct task *t, const struct partition *q,
         at += sizes[k];
     }
     s->first[clients] = at;
+    for (size_t k = 0; k < clients && !status; k++)
+        if (sizes[k] == 0)
+            status = err_set(err,
+                             "task.partition = field:%s: all records of \"%.60s\" are test data; "
+                             "lower task.test or fed.clients",
+                             q->field, t->groups[k]);
     int32_t *next = mem_alloc(MEM_DATA, clients * sizeof *next);
     memcpy(next, s->first, clients * sizeof *next);
     for (int32_t i = 0; i < n && !status; i++)
@@ -424,7 +476,10 @@ static int file_open(struct task *t, const struct task_params *p, const struct r
                        p->max_answer, p->max_tokens);
     if (partition_parse(&q, p->partition, err) || corpus_read(&s->corpus, reader, p->path, err) ||
         prompt_check(s->prompt, &s->corpus.records[0], err) ||
-        assign_groups(s, t, group_field(s, &q), err) || set_apart(s, p, err) || deal(s, t, &q, err))
+        assign_groups(s, t, group_field(s, &q), err))
+        return -1;
+    keep_largest(s, t, &q);
+    if (set_apart(s, p, err) || deal(s, t, &q, err))
         return -1;
     assign_labels(s, t);
     const char *name = tokenizer_name(p->tokenizer);
@@ -456,4 +511,8 @@ FILE_TASK(squad, "SQuAD or XQuAD JSON in task.path: answers found in a context",
 FILE_TASK(pubmedqa, "PubMedQA JSON in task.path: yes, no or maybe", TASK_ACCURACY);
 FILE_TASK(medmcqa, "MedMCQA JSON lines in task.path: A, B, C or D", TASK_ACCURACY);
 FILE_TASK(jsonl, "JSON lines in task.path: instructions, questions or texts and answers",
+          TASK_ROUGE_L);
+FILE_TASK(instruct, "instruction files in task.path (JSON arrays or lines): clients by task",
+          TASK_ROUGE_L);
+FILE_TASK(speech, "plays as plain text in task.path: what a speaker answers; clients by speaker",
           TASK_ROUGE_L);

@@ -166,6 +166,80 @@ static void json_lines(void **state)
     check_error(&reader_jsonl, "{\"text\": \"b\"}\n", ":1:", "none of the keys output");
 }
 
+// Answers that are classes; the task is the file's name, or its folder's.
+static void instructions(void **state)
+{
+    (void)state;
+    static const char array[] =
+        " [{\"instruction\": \"Is it?\", \"input\": \"\", \"output\": \"it is true\", "
+        "\"answer\": \"true\"},\n{\"instruction\": \"Add\", \"input\": \"1 2\", "
+        "\"output\": 3, \"extra\": []}]";
+    static const struct {
+        const char *path, *task;
+    } where[] = {{"d/boolq/train.json", "boolq"}, {"d/arc.json", "arc"},
+                 {"d/arc.part.json", "arc"},      {"test.json", "unknown"},
+                 {"/dev.json", "unknown"},        {"train/test.json", "unknown"}};
+    for (size_t i = 0; i < sizeof where / sizeof *where; i++) {
+        struct corpus c;
+        struct err err = {0};
+        assert_int_equal(read_text(&c, &reader_instruct, where[i].path, array, &err), 0);
+        assert_int_equal(c.n, 2);
+        assert_string_equal(c.records[0].answer, "true");
+        assert_string_equal(c.records[0].id, "Is it?");
+        assert_string_equal(c.records[1].answer, "3");
+        assert_string_equal(c.records[1].id, "1 2");
+        assert_int_equal(c.classes, 1);
+        check_field(&c.records[1], "task", where[i].task);
+        char *prompt = prompt_fill(reader_instruct.prompt, &c.records[1], NULL);
+        assert_string_equal(prompt, "### Instruction:\nAdd\n\n### Input:\n1 2\n\n### Response:");
+        mem_free(prompt);
+        corpus_close(&c);
+    }
+    struct corpus c;
+    struct err err = {0};
+    static const char lines[] = "\n{\"instruction\": \"a\", \"output\": \"b\"}\n"
+                                "{\"instruction\": \"c\", \"output\": \"d\"}\n";
+    assert_int_equal(read_text(&c, &reader_instruct, "x.jsonl", lines, &err), 0);
+    assert_int_equal(c.n, 2);
+    assert_string_equal(c.records[1].answer, "d");
+    corpus_close(&c);
+
+    check_error(&reader_instruct, "[{\"instruction\": \"a\"}]", "[0]", "'output' and 'answer'");
+    check_error(&reader_instruct, "[{\"output\": \"a\"}]", "[0]", "'instruction' is missing");
+    check_error(&reader_instruct, "[{\"instruction\": \"a\", \"output\": {}}]", "'output'",
+                "neither");
+    check_error(&reader_instruct, "[1]", "[0]", "not an object");
+    check_error(&reader_instruct, "\"x\"", "", "");
+    check_error(&reader_instruct, "[{", ":1:", "");
+    check_error(&reader_instruct, "{\"output\": \"a\"}", ":1:", "'instruction' is missing");
+}
+
+static void speeches(void **state)
+{
+    (void)state;
+    static const char text[] = "\n\nFirst Citizen:\nSpeak,\r\nspeak. \n\nAll:\n\n\nKING "
+                               "\xc3\x89:\n  Who: me?";
+    struct corpus c;
+    struct err err = {0};
+    assert_int_equal(read_text(&c, &reader_speech, "play.txt", text, &err), 0);
+    assert_int_equal(c.n, 2);
+    assert_int_equal(c.left_out, 1); // All says nothing
+    check_field(&c.records[0], "speaker", "First Citizen");
+    check_field(&c.records[0], "before", "");
+    assert_string_equal(c.records[0].answer, "Speak,\r\nspeak.");
+    check_field(&c.records[1], "speaker", "KING \xc3\x89");
+    check_field(&c.records[1], "before", "All:");
+    assert_string_equal(c.records[1].answer, "  Who: me?");
+    char *prompt = prompt_fill(reader_speech.prompt, &c.records[1], NULL);
+    assert_string_equal(prompt, "All:\n\nKING \xc3\x89:");
+    mem_free(prompt);
+    corpus_close(&c);
+
+    check_error(&reader_speech, "A:\nb\n\nC\n", ":4:", "\"C\" begins a speech");
+    check_error(&reader_speech, ":\nb\n", ":1:", "names no speaker");
+    check_error(&reader_speech, "A:\nb\xff\n", ":2:", "byte 2 is not text");
+}
+
 static void templates(void **state)
 {
     (void)state;
@@ -279,14 +353,40 @@ static void real_medmcqa(void **state)
     corpus_close(&c);
 }
 
+static void real_instructions(void **state)
+{
+    (void)state;
+    struct corpus c;
+    if (!read_shared(&c, &reader_instruct, "tasks/boolq"))
+        skip();
+    assert_int_equal(c.n, 9427 + 3270);
+    assert_int_equal(c.classes, c.n);
+    assert_int_equal(count_field(&c, "task", "boolq"), c.n);
+    assert_int_equal(count_field(&c, "answer", "true") + count_field(&c, "answer", "false"), c.n);
+    corpus_close(&c);
+}
+
+static void real_speeches(void **state)
+{
+    (void)state;
+    struct corpus c;
+    if (!read_shared(&c, &reader_speech, "shakespeare"))
+        skip();
+    assert_int_equal(c.n + c.left_out, 7222);
+    assert_int_equal(c.left_out, 125);
+    corpus_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(squad),        cmocka_unit_test(pubmedqa),
-        cmocka_unit_test(medmcqa),      cmocka_unit_test(json_lines),
-        cmocka_unit_test(templates),    cmocka_unit_test(missing_files),
-        cmocka_unit_test(real_xquad),   cmocka_unit_test(real_pubmedqa),
-        cmocka_unit_test(real_medmcqa),
+        cmocka_unit_test(squad),         cmocka_unit_test(pubmedqa),
+        cmocka_unit_test(medmcqa),       cmocka_unit_test(json_lines),
+        cmocka_unit_test(templates),     cmocka_unit_test(missing_files),
+        cmocka_unit_test(real_xquad),    cmocka_unit_test(real_pubmedqa),
+        cmocka_unit_test(real_medmcqa),  cmocka_unit_test(instructions),
+        cmocka_unit_test(speeches),      cmocka_unit_test(real_instructions),
+        cmocka_unit_test(real_speeches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

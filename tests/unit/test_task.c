@@ -240,6 +240,35 @@ static void files(void **state)
     unlink(data_path);
 }
 
+// Fewer clients than values of the field: those with most records, the first of equals.
+static void largest_values_are_clients(void **state)
+{
+    (void)state;
+    char text[2048], path[96];
+    static const char owner[] = "abbbbccddddeeee"; // a 1, b 4, c 2, d 4, e 4
+    size_t n = 0;
+    for (int i = 0; owner[i]; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n,
+                              "{\"question\":\"q%d\",\"answer\":\"%c%d\",\"who\":\"%c\"}\n", i,
+                              owner[i], i, owner[i]);
+    write_data(text);
+    snprintf(path, sizeof path, "path=%s", data_path);
+    struct task *t = OPEN(1, 2, "name=jsonl", path, "test=1", "partition=field:who");
+    if (!t)
+        fail_msg("%s", error.text);
+    assert_int_equal(t->n_groups, 2);
+    assert_string_equal(t->groups[0], "b");
+    assert_string_equal(t->groups[1], "d");
+    assert_int_equal(t->client_sizes[0] + t->client_sizes[1] + task_test(t)->n, 8);
+    for (int32_t k = 0; k < 2; k++)
+        for (int32_t i = 0; i < t->client_sizes[k]; i++)
+            assert_int_equal(task_client(t, k)->v[i].reference[0], k ? 'd' : 'b');
+    task_close(t);
+    assert_null(OPEN(1, 5, "name=jsonl", path, "test=10", "partition=field:who"));
+    assert_non_null(strstr(error.text, "are test data"));
+    unlink(data_path);
+}
+
 static void contexts_keep_their_answer(void **state)
 {
     (void)state;
@@ -329,6 +358,7 @@ int main(void)
         cmocka_unit_test(synthetic_partitions),
         cmocka_unit_test(scores),
         cmocka_unit_test(files),
+        cmocka_unit_test(largest_values_are_clients),
         cmocka_unit_test(contexts_keep_their_answer),
         cmocka_unit_test(labels_from_data),
         cmocka_unit_test(official_test_ids),
