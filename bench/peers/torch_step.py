@@ -1,10 +1,13 @@
 #!/usr/bin/python3
 """The PyTorch twin of `fstq bench step`: one LoRA step of a Llama on the CPU, same shapes, threads.
 
-Forward, backward to the embeddings, AdamW on the adapter; frozen fp32 backbone, LoRA on all seven
-projections, a loss on every token. PyTorch as its users run it: eager, nn.functional.linear,
-softmax attention with a causal mask, cross_entropy over the whole logits,
-torch.optim.AdamW(foreach=True).
+Forward, backward to the embeddings, AdamW on the adapter; frozen backbone, LoRA on all seven
+projections, a loss on every token; cross_entropy over the whole logits,
+torch.optim.AdamW(foreach=True). PyTorch as its users run it, by option:
+    --math fp32 | bf16       bf16: torch.autocast, the weights in bf16, the adapter in fp32
+    --attention eager | sdpa a softmax with a causal mask, or scaled_dot_product_attention
+    --compile                torch.compile of the model
+    --peft                   transformers' LlamaForCausalLM under PEFT instead of the model below
 Prints one JSON object; wall and CPU time of each step. Run by compare_step.sh.
 
 OPENBLAS_CORETYPE matters: a PyTorch that multiplies with a distribution's OpenBLAS falls back to
@@ -42,6 +45,7 @@ class Block(torch.nn.Module):
         super().__init__()
         d, r, a = o.dim, o.rank, 16.0
         self.heads, self.kv, self.size = o.heads, o.kv_heads, d // o.heads
+        self.sdpa = o.attention == 'sdpa'
         self.q = Linear(d, d, r, a)
         self.k, self.v = (Linear(self.kv * self.size, d, r, a) for _ in range(2))
         self.o = Linear(d, d, r, a)
@@ -59,8 +63,11 @@ class Block(torch.nn.Module):
                 for y in (q, k))
         if self.kv != self.heads:
             k, v = (y.repeat_interleave(self.heads // self.kv, 1) for y in (k, v))
-        p = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(self.size) + mask, -1)
-        x = x + self.o((p @ v).transpose(1, 2).reshape(b, t, d))
+        if self.sdpa:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            y = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(self.size) + mask, -1) @ v
+        x = x + self.o(y.transpose(1, 2).reshape(b, t, d))
         h = norm(x, self.norm2)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
@@ -83,16 +90,59 @@ class Llama(torch.nn.Module):
         return F.linear(norm(x, self.norm), self.embed)
 
 
-def main():
+def peft_model(o):
+    """The same shape as transformers and PEFT have it."""
+    # Only here: the other rows need neither package.
+    # pylint: disable=import-outside-toplevel
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+    model = LlamaForCausalLM(LlamaConfig(
+        hidden_size=o.dim, intermediate_size=o.hidden, num_hidden_layers=o.layers,
+        num_attention_heads=o.heads, num_key_value_heads=o.kv_heads, vocab_size=o.vocab,
+        max_position_embeddings=4096, tie_word_embeddings=True, use_cache=False,
+        attn_implementation=o.attention))
+    names = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
+    model = get_peft_model(model, LoraConfig(r=o.rank, lora_alpha=16, target_modules=names,
+                                             lora_dropout=0.0, task_type='CAUSAL_LM'))
+    table = model.get_input_embeddings().weight
+    return model, table, lambda x: model(inputs_embeds=x).logits
+
+
+def build(o):
+    """Model, embedding table and what makes logits of embeddings."""
+    if o.peft:
+        model, table, run = peft_model(o)
+    else:
+        model = Llama(o)
+        table, run = model.embed, model
+    if o.math == 'bf16':
+        for w in model.parameters():
+            if not w.requires_grad:
+                w.data = w.data.to(torch.bfloat16)
+    if o.compile:
+        run = torch.compile(run)
+    return model, table, run
+
+
+def options():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     for name, value in dict(dim=288, hidden=768, layers=6, heads=6, kv_heads=0, vocab=32000,
                             batch=8, seq=256, rank=16, threads=1, steps=3, warmup=1).items():
         p.add_argument('--' + name.replace('_', '-'), type=int, default=value)
+    p.add_argument('--math', choices=('fp32', 'bf16'), default='fp32')
+    p.add_argument('--attention', choices=('eager', 'sdpa'), default='eager')
+    p.add_argument('--compile', action='store_true')
+    p.add_argument('--peft', action='store_true')
     o = p.parse_args()
     o.kv_heads = o.kv_heads or o.heads
+    return o
+
+
+def main():
+    o = options()
     torch.set_num_threads(o.threads)
     torch.manual_seed(1)
-    model = Llama(o)
+    model, table, run = build(o)
     trained = [w for w in model.parameters() if w.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=4e-3, weight_decay=0.0, foreach=True)
     tokens = torch.randint(0, o.vocab, (o.batch, o.seq))
@@ -101,11 +151,12 @@ def main():
     for i in range(o.warmup + o.steps):
         t, c = time.perf_counter(), time.process_time()
         optimizer.zero_grad(set_to_none=True)
-        embedded = model.embed[tokens].requires_grad_(True)
-        logits = model(embedded)
-        loss = F.cross_entropy(logits.view(-1, o.vocab), targets.view(-1))
+        embedded = table.detach()[tokens].requires_grad_(True)
+        with torch.autocast('cpu', torch.bfloat16, enabled=o.math == 'bf16'):
+            logits = run(embedded)
+        loss = F.cross_entropy(logits.float().view(-1, o.vocab), targets.view(-1))
         loss.backward()
-        token_sq = embedded.grad.pow(2).sum(-1)
+        token_sq = embedded.grad.float().pow(2).sum(-1)
         optimizer.step()
         if i >= o.warmup:
             wall.append(time.perf_counter() - t)
