@@ -11,6 +11,7 @@
 #include "dev/dev.h"
 #include "fed/fault.h"
 #include "fed/loop.h"
+#include "fed/product.h"
 #include "machine.h"
 #include "model/update_file.h"
 #include "net/comm_mpi.h"
@@ -310,6 +311,18 @@ static void open_env(struct run *r, int threads)
         die(STATUS_USAGE, "%s", err.text);
 }
 
+// Codecs that look at the product of an adapter's matrices.
+static void check_pairs(const struct run *r)
+{
+    struct products pairs;
+    struct err err;
+    if (!(codec_needs(r->method.codec) & CODEC_REACH))
+        return;
+    if (products_open(&pairs, &r->work.shape, &err))
+        die(STATUS_USAGE, "fed.method = %s: %s; give another importance", r->method.text, err.text);
+    products_close(&pairs);
+}
+
 // Methods that need tokens or gradients, on a task that has none.
 static void check_method(const struct run *r)
 {
@@ -323,6 +336,7 @@ static void check_method(const struct run *r)
             "fed.uplink_per_round: %s keeps to no budget; give fstq, klt, topk or another of which "
             "fstq list codecs says so, or 0",
             r->method.codec->text);
+    check_pairs(r);
     unsigned needs = codec_needs(r->method.codec) & (CODEC_SENS | CODEC_GRAD);
     if (r->work.row->fisher)
         return;

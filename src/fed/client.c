@@ -155,7 +155,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
         c->sens = mem_alloc(MEM_OPTIMIZER, g * c->n * sizeof *c->sens);
     if (needs & CODEC_REACH) {
         int none = products_open(&c->pairs, &env->work->shape, NULL);
-        assert(!none); // see fed_prepare
+        assert(!none); // the command has looked
         c->reach = mem_alloc(MEM_OPTIMIZER, c->n * sizeof *c->reach);
     }
     if (needs & CODEC_GRAD)

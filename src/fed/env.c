@@ -4,7 +4,6 @@
 #include "fed/datagram.h"
 #include "fed/exact.h"
 #include "fed/policy.h"
-#include "fed/product.h"
 #include "fed/ranks.h"
 #include "net/port.h"
 
@@ -402,25 +401,13 @@ static int open_ranks(const struct fed_env *env, struct err *err)
     return 0;
 }
 
-// Codecs that look at the product of an adapter's matrices.
-static int check_pairs(const struct fed_env *env, struct err *err)
-{
-    struct products pairs;
-    if (!(view_needs(&env->method->view) & CODEC_REACH))
-        return 0;
-    if (products_open(&pairs, &env->work->shape, err))
-        return -1;
-    products_close(&pairs);
-    return 0;
-}
-
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
     if (open_ranks(env, err) || check_pace(env, err) || check_policy(env, err) ||
         check_sum(env, err) || check_relays(env, err) || check_battery(env, err))
         return -1;
-    if (check_together(env, &why) || check_pairs(env, &why))
+    if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
     return open_downlink(env, err);
 }

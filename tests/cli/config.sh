@@ -105,6 +105,9 @@ done
 run "$root/configs/quadratic.ini" fed.rounds=2 trace.file=
 check "quadratic.ini runs" equal "$?" 0
 check "its last line is the verdict" equal "$(tail -n 1 out)" "# VALID"
+"$FSTQ" run "$root/configs/quadratic.ini" fed.method=fedavg/fstq:importance=fedsrd >out 2>err
+check "an importance by products of a task without any" equal "$?" 2
+check "and why" contains err "no low-rank adapter"
 check "the header: what was changed" contains out "# fed.rounds = 2"
 check "the header: with its unit" contains out "# client.step_ns = 2000000 ns"
 check "the header: not what is the default" test "$(grep -c '^# net.up_bps' out)" = 0
