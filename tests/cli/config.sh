@@ -105,7 +105,7 @@ done
 run "$root/configs/quadratic.ini" fed.rounds=2 trace.file=
 check "quadratic.ini runs" equal "$?" 0
 check "its last line is the verdict" equal "$(tail -n 1 out)" "# VALID"
-"$FSTQ" run "$root/configs/quadratic.ini" fed.method=fedavg/fstq:importance=fedsrd >out 2>err
+"$FSTQ" run "$root/configs/quadratic.ini" fed.method=fedavg/fstq:importance=fedsrd >refused 2>err
 check "an importance by products of a task without any" equal "$?" 2
 check "and why" contains err "no low-rank adapter"
 check "the header: what was changed" contains out "# fed.rounds = 2"
