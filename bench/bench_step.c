@@ -1,5 +1,6 @@
 // One training step of LoRA: forward, backward to the embeddings, AdamW. Beside it, in turn,
-// OpenBLAS alone on the same matrix products; the step without a token policy, and under Fed-FSTQ's
+// OpenBLAS alone on the same matrix products, or where a device has memory of its own the device's
+// library; the step without a token policy, and under Fed-FSTQ's
 // with and without a refresh; and memory: what was expected and the peak.
 #include "base/check.h"
 #include "base/clock.h"
@@ -45,9 +46,15 @@ static const char *shape_name(int32_t i)
 struct step_params {
     int32_t shape, dim, hidden, layers, heads, kv_heads, vocab, batch, seq, rank, threads, dtype;
     int32_t recompute, math;
+    int32_t dev; // row of dev_table
 };
 
 static struct step_params params;
+
+static const char *dev_name(int32_t i)
+{
+    return dev_table[i] ? dev_table[i]->name : NULL;
+}
 
 static const char *dtype_name(int i) // weights are drawn here: none are quantised
 {
@@ -60,6 +67,7 @@ static const struct opt options[] = {
         struct step_params, shape, "step.shape", "quick", shape_name,
         "embedded: nine clients' steps of the standard task; small: dim 288, 6 layers, 8 x 256; "
         "base: dim 768, 12 layers, 4 x 256; quick: the first two"),
+    OPT_ROW(struct step_params, dev, "step.dev", "cpu", dev_name, "who computes"),
     OPT(struct step_params, threads, "step.threads", "1", 1, 1024, "", "threads"),
     OPT_ROW(struct step_params, dtype, "step.dtype", "auto", dtype_name, "how weights are held"),
     OPT_ENUM(struct step_params, recompute, "step.recompute", "none", model_recomputes,
@@ -102,7 +110,7 @@ static void step_open(struct step *s, const struct shape_row *r)
     p.lora_rank = r->rank;
     p.dtype = params.dtype;
     p.recompute = params.recompute;
-    if (dev_open(&s->dev, 0, params.threads, &err) || dev_math(&s->dev, params.math, &err))
+    if (dev_open(&s->dev, params.dev, params.threads, &err) || dev_math(&s->dev, params.math, &err))
         die(STATUS_ENV, "%s", err.text);
     s->m = model_create(&s->dev, &p, &r->c, 1, &err);
     if (!s->m)
@@ -251,7 +259,7 @@ static void policy_loop(void *arg, int64_t n)
     }
 }
 
-// The same products with OpenBLAS.
+// The same products with OpenBLAS, or with what the device multiplies by.
 
 struct product { // c (m, n) of a contraction over k, so many times
     int32_t m, n, k, times;
@@ -260,6 +268,7 @@ struct product { // c (m, n) of a contraction over k, so many times
 struct blas {
     struct product p[64];
     int n;
+    struct dev *dev; // where a, b and c lie; NULL: here
     float *a, *b, *c;
     double flops;
 };
@@ -305,29 +314,57 @@ static void list_products(struct blas *l, const struct shape_row *r)
     add(l, block, c->dim, c->vocab, loss_rows / block * r->jobs);
 }
 
-static void blas_open(struct blas *l)
+// Small numbers, where the products are made.
+static float *blas_block(const struct blas *l, size_t n, int modulus)
+{
+    const size_t size = (n + KERNEL_SLACK) * sizeof(float);
+    float *x = mem_alloc(MEM_OTHER, size), *there;
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)((int)(i % (size_t)modulus) - modulus / 2);
+    if (!l->dev)
+        return x;
+    there = l->dev->row->alloc(l->dev, MEM_OTHER, size);
+    dev_put(l->dev, there, x, size);
+    mem_free(x);
+    return there;
+}
+
+static void blas_open(struct blas *l, struct dev *dev)
 {
     size_t a = 0, b = 0, c = 0;
+    l->dev = dev->row->host ? NULL : dev;
     for (int i = 0; i < l->n; i++) {
         size_t m = (size_t)l->p[i].m, n = (size_t)l->p[i].n, k = (size_t)l->p[i].k;
         a = m * k > a ? m * k : a;
         b = n * k > b ? n * k : b;
         c = m * n > c ? m * n : c;
     }
-    l->a = mem_alloc(MEM_OTHER, a * sizeof(float));
-    l->b = mem_alloc(MEM_OTHER, b * sizeof(float));
-    l->c = mem_alloc(MEM_OTHER, c * sizeof(float));
-    for (size_t i = 0; i < a; i++)
-        l->a[i] = (float)(i % 7) - 3;
-    for (size_t i = 0; i < b; i++)
-        l->b[i] = (float)(i % 5) - 2;
+    l->a = blas_block(l, a, 7);
+    l->b = blas_block(l, b, 5);
+    l->c = blas_block(l, c, 3);
 }
 
 static void blas_close(struct blas *l)
 {
-    mem_free(l->a);
-    mem_free(l->b);
-    mem_free(l->c);
+    float *const block[] = {l->a, l->b, l->c};
+    for (size_t i = 0; i < ARRAY_LEN(block); i++)
+        if (l->dev)
+            l->dev->row->free(l->dev, block[i]);
+        else
+            mem_free(block[i]);
+}
+
+static void multiply(const struct blas *l, const struct product *p)
+{
+    if (!l->dev) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->m, p->n, p->k, 1.0f, l->a, p->k,
+                    l->b, p->k, 0.0f, l->c, p->n);
+        return;
+    }
+    const struct kernel_linear w = {
+        .w = {.w = l->b, .dtype = KERNEL_F32, .rows = p->n, .cols = p->k, .ld = p->k}};
+    l->dev->ops->linear_fwd(&l->dev->lane[0].cx, &w, NULL, (kernel_act *)(void *)l->a, p->k, p->m,
+                            NULL, (kernel_act *)(void *)l->c, p->n, NULL, 0);
 }
 
 static void blas_loop(void *arg, int64_t n)
@@ -335,11 +372,10 @@ static void blas_loop(void *arg, int64_t n)
     const struct blas *l = arg;
     for (int64_t i = 0; i < n; i++)
         for (int j = 0; j < l->n; j++)
-            for (int32_t t = 0; t < l->p[j].times; t++) {
-                const struct product *p = &l->p[j];
-                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p->m, p->n, p->k, 1.0f, l->a,
-                            p->k, l->b, p->k, 0.0f, l->c, p->n);
-            }
+            for (int32_t t = 0; t < l->p[j].times; t++)
+                multiply(l, &l->p[j]);
+    if (l->dev)
+        l->dev->row->wait(l->dev, 0);
     bench_use(l->c);
 }
 
@@ -483,7 +519,7 @@ static void measure(struct bench_ctx *c, const struct table *t, const struct sha
     step_loop(s, 2);
     memory_row(c, s, fresh);
     list_products(&m->blas, r);
-    blas_open(&m->blas);
+    blas_open(&m->blas, &s->dev);
     for (int i = 0; i < 3; i++) {
         policy_open(&m->policy[i], s, r, (i + 1) * s->n_jobs);
         m->policy[i].masks = i > 0;
@@ -491,7 +527,7 @@ static void measure(struct bench_ctx *c, const struct table *t, const struct sha
     }
     const struct bench_case cases[CASES] = {
         [CASE_STEP] = {"step", NULL, step_loop, s},
-        [CASE_BLAS] = {"openblas", NULL, blas_loop, &m->blas},
+        [CASE_BLAS] = {m->blas.dev ? "blas" : "openblas", NULL, blas_loop, &m->blas},
         [CASE_PLAIN] = {"plain", NULL, policy_loop, &m->policy[0]},
         [CASE_MASKED] = {"masked", NULL, policy_loop, &m->policy[1]},
         [CASE_REFRESH] = {"refresh", NULL, policy_loop, &m->policy[2]}};
@@ -514,17 +550,13 @@ static bool wanted(int i)
            (params.shape == SHAPE_QUICK && i < 2);
 }
 
-static const struct table_col step_cols[] = {{"Shape", "", 9, TABLE_LEFT},
-                                             {"Step", "ms", 9, TABLE_RIGHT},
-                                             {"CPU", "ms", 9, TABLE_RIGHT},
-                                             {"forward", "ms", 9, TABLE_RIGHT},
-                                             {"backward", "ms", 9, TABLE_RIGHT},
-                                             {"to embed", "ms", 9, TABLE_RIGHT},
-                                             {"optimizer", "ms", 9, TABLE_RIGHT},
-                                             {"Products", "GFLOP/s", 8, TABLE_RIGHT},
-                                             {"OpenBLAS", "GFLOP/s", 8, TABLE_RIGHT},
-                                             {"of BLAS", "", 7, TABLE_RIGHT},
-                                             {"Validation", "", 10, TABLE_RIGHT}};
+static const struct table_col step_cols[] = {
+    {"Shape", "", 9, TABLE_LEFT},        {"Step", "ms", 9, TABLE_RIGHT},
+    {"CPU", "ms", 9, TABLE_RIGHT},       {"forward", "ms", 9, TABLE_RIGHT},
+    {"backward", "ms", 9, TABLE_RIGHT},  {"to embed", "ms", 9, TABLE_RIGHT},
+    {"optimizer", "ms", 9, TABLE_RIGHT}, {"Products", "GFLOP/s", 8, TABLE_RIGHT},
+    {"BLAS", "GFLOP/s", 8, TABLE_RIGHT}, {"of BLAS", "", 7, TABLE_RIGHT},
+    {"Validation", "", 10, TABLE_RIGHT}};
 static const struct table_col fisher_cols[] = {
     {"Shape", "", 9, TABLE_LEFT},         {"Plain", "ms", 9, TABLE_RIGHT},
     {"Masked", "ms", 9, TABLE_RIGHT},     {"Refresh", "ms", 9, TABLE_RIGHT},
@@ -554,14 +586,21 @@ static void run(struct bench_ctx *c)
                                       params.seq,
                                       params.rank};
     struct measured *m = mem_alloc(MEM_OTHER, sizeof *m * (size_t)n);
+    const bool here = dev_table[params.dev]->host;
     openblas_set_num_threads(1);
-    fprintf(
-        c->out,
-        "# one LoRA step with AdamW and backward to the embeddings, %d thread%s, kernels %s, %s\n"
-        "# Products: projections, adapters and head over the whole step's time; OpenBLAS: the "
-        "same alone, one thread, core %s\n",
-        params.threads, params.threads == 1 ? "" : "s", simd_text(), dev_math_names[params.math],
-        openblas_get_corename());
+    fprintf(c->out, "# one LoRA step with AdamW and backward to the embeddings on %s, ",
+            dev_table[params.dev]->name);
+    if (here)
+        fprintf(c->out, "%d thread%s, kernels %s, %s\n", params.threads,
+                params.threads == 1 ? "" : "s", simd_text(), dev_math_names[params.math]);
+    else
+        fprintf(c->out, "%s; its parts by the device's clock\n", dev_math_names[params.math]);
+    fprintf(c->out, "# Products: projections, adapters and head over the whole step's time; BLAS: "
+                    "the same alone, by ");
+    if (here)
+        fprintf(c->out, "OpenBLAS, one thread, core %s\n", openblas_get_corename());
+    else
+        fprintf(c->out, "the device's library\n");
     table_head(&t);
     for (int i = 0; i < n; i++)
         measure(c, &t, &row[i], &m[i]);
@@ -586,8 +625,8 @@ static void run(struct bench_ctx *c)
 
 const struct bench bench_step = {
     .name = "step",
-    .help = "a LoRA training step by phase, beside OpenBLAS alone on the same products, and with "
-            "and without Fisher's work; memory",
+    .help = "a LoRA training step by phase, beside the same products alone by OpenBLAS or the "
+            "device's library, and with and without Fisher's work; memory",
     .ranks = 1,
     .opts = options,
     .n_opts = (int)ARRAY_LEN(options),

@@ -75,6 +75,11 @@ tiny="ops.rows=8 ops.dim=32 ops.hidden=32 ops.heads=2 ops.vocab=32 ops.rank=2 op
 "$emu" bench ops --dev emu $tiny --samples 1 --min-time 1e-6 >out 2>err
 check "bench ops on the device: status 0" equal "$?" 0
 check "bench ops on the device: it says where" contains out "on emu"
+tiny="shape=custom dim=32 hidden=32 layers=1 heads=2 kv_heads=2 vocab=32 batch=1 seq=8 rank=2"
+# shellcheck disable=SC2046,SC2086 # a list of options
+"$emu" bench step --dev emu $(printf 'step.%s ' $tiny) --samples 1 --min-time 1e-6 >out 2>err
+check "bench step on the device: status 0" equal "$?" 0
+check "bench step on the device: it says where" contains out "on emu"
 "$emu" bench codec --dev emu codec.values=4096 codec.shape=16x64,64x16 codec.draws=2 \
     codec.methods="sign+ef powersgd" --samples 1 --min-time 1e-6 >out 2>err
 check "bench codec on the device: the host's messages" equal "$?" 0
