@@ -231,8 +231,18 @@ static bool take_changes(struct clients *c, const struct frame *f, const uint8_t
     c->have = 0;
     if (down_head_get(payload, len, &head))
         return false;
-    if (head.from == 0 && len == DOWN_HEAD_BYTES + 4 * fed_down_floats(env)) {
+    if (head.from == 0 && head.count == 0 && len == DOWN_HEAD_BYTES + 4 * fed_down_floats(env)) {
         take_version(c, payload + DOWN_HEAD_BYTES);
+    } else if (env->fed->down_of == FED_DOWN_VERSION) {
+        const struct view_part *part = &env->method->down.part[0];
+        for (int r = 0; r < part->n_ranges; r++)
+            memset(c->theta + part->range[r].from, 0,
+                   (part->range[r].to - part->range[r].from) * sizeof *c->theta);
+        if (head.from != 0 || head.count != 1)
+            return false;
+        head.from = f->version - 1;
+        if (downlink_take(env, payload, len, head, vector, c->change, c->scratch, &err))
+            return false;
     } else {
         for (int k = 0; k < env->method->scheme->down_vectors; k++)
             vector[1 + k] = c->down[k];

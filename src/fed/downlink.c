@@ -26,11 +26,17 @@ struct downlink {
     void *scratch;
     uint8_t *out;
     size_t cap;
+    size_t itself;           // bytes of the round's coded version, in out; 0 = there is none
     struct message *message; // the newest last, of versions in a row
     int n_messages;
     uint32_t *client, *peer; // version that each has, 0 = none
     uint32_t version;        // the newest
 };
+
+static bool of_versions(const struct fed_env *env)
+{
+    return env->fed->down_of == FED_DOWN_VERSION;
+}
 
 static size_t whole_bytes(const struct fed_env *env)
 {
@@ -145,9 +151,28 @@ static void vectors_of(const struct downlink *d, const struct global *g, float *
         vector[k] = g->state + (size_t)(k - 1) * d->n;
 }
 
+// Without a message the version goes out as it is.
+void downlink_begin(struct downlink *d, const struct global *g, uint32_t round)
+{
+    const struct view_part *part = &d->form->part[0];
+    struct err err;
+    d->itself = 0;
+    if (!of_versions(d->env))
+        return;
+    view_gather(part, g->theta, d->part);
+    struct codec_input in = {.x = d->part, .key = key_of(d->env, round, 0), .budget_bytes = -1};
+    int64_t len = codec_encode(part->vector[0].codec, &in, d->out, d->cap, d->scratch, NULL, &err);
+    if (len > 0)
+        d->itself = (size_t)len;
+    else
+        warn("round %u: fed.downlink: %s; the version goes out as it is", round, err.text);
+}
+
 void downlink_before(struct downlink *d, const struct global *g)
 {
     float *vector[FED_VECTORS];
+    if (of_versions(d->env))
+        return;
     vectors_of(d, g, vector);
     for (int k = 0; k < d->form->n_vectors; k++)
         memcpy(d->was[k], vector[k], d->n * sizeof(float));
@@ -182,6 +207,8 @@ static int64_t encode(struct downlink *d, float *const *vector, uint32_t version
 int downlink_after(struct downlink *d, struct global *g, uint32_t round, struct err *err)
 {
     float *vector[FED_VECTORS];
+    if (of_versions(d->env))
+        return 0;
     vectors_of(d, g, vector);
     if (d->state)
         memcpy(d->state_next, d->state, d->form->n_state * sizeof(float));
@@ -203,7 +230,8 @@ int downlink_after(struct downlink *d, struct global *g, uint32_t round, struct 
 
 void downlink_still(struct downlink *d, uint32_t round)
 {
-    push(d, round + 1, NULL, 0);
+    if (!of_versions(d->env))
+        push(d, round + 1, NULL, 0);
 }
 
 // Going out.
@@ -221,6 +249,8 @@ static int64_t bytes_from(const struct downlink *d, uint32_t has)
 {
     int first = first_message(d, has);
     size_t bytes = DOWN_HEAD_BYTES;
+    if (d->itself)
+        return (int64_t)(bytes + 4 + d->itself);
     for (int i = first; first >= 0 && i < d->n_messages; i++)
         bytes += 4 + d->message[i].len;
     return (int64_t)(first < 0 ? DOWN_HEAD_BYTES + whole_bytes(d->env) : bytes);
@@ -238,12 +268,19 @@ int64_t downlink_peer_bytes(const struct downlink *d, int endpoint)
 
 bool downlink_whole(const struct downlink *d, int endpoint)
 {
-    return first_message(d, d->peer[endpoint]) < 0;
+    return d->itself == 0 && first_message(d, d->peer[endpoint]) < 0;
 }
 
 void downlink_put(const struct downlink *d, int endpoint, uint8_t *p)
 {
     int first = first_message(d, d->peer[endpoint]);
+    if (d->itself) {
+        put_u32(p, 0);
+        put_u32(p + 4, 1);
+        put_u32(p + DOWN_HEAD_BYTES, (uint32_t)d->itself);
+        memcpy(p + DOWN_HEAD_BYTES + 4, d->out, d->itself);
+        return;
+    }
     put_u32(p, first < 0 ? 0 : d->peer[endpoint]);
     put_u32(p + 4, first < 0 ? 0 : (uint32_t)(d->n_messages - first));
     p += DOWN_HEAD_BYTES;
@@ -273,7 +310,7 @@ int down_head_get(const uint8_t *in, size_t len, struct down_head *h)
     if (len < DOWN_HEAD_BYTES)
         return -1;
     *h = (struct down_head){get_u32(in), get_u32(in + 4)};
-    return h->from == 0 && h->count > 0 ? -1 : 0;
+    return h->from == 0 && h->count > 1 ? -1 : 0;
 }
 
 int downlink_take(const struct fed_env *env, const uint8_t *in, size_t len, struct down_head head,

@@ -6,6 +6,10 @@
 // With error feedback, C = codec+ef, what the code leaves out is added to the next change
 // (DoubleSqueeze: Tang et al. 2019, with the server's half alone). A client that has an older
 // version is sent the messages since, as long as they are shorter than the version itself.
+//
+// With fed.downlink_of = version the message is C(version(t)), anew for every round: clients train
+// from what they decode, while the server's version stays whole. With C = topk that is FLASC's
+// (Kuo et al. 2024).
 #ifndef FSTQ_FED_DOWNLINK_H
 #define FSTQ_FED_DOWNLINK_H
 
@@ -16,6 +20,8 @@ struct downlink; // the server's: messages kept, and which version everybody has
 
 struct downlink *downlink_open(const struct fed_env *env);
 void downlink_close(struct downlink *d);
+// Before a round's version goes out: codes it, where versions are coded themselves.
+void downlink_begin(struct downlink *d, const struct global *g, uint32_t round);
 // Around the commit of a round: keeps the version, codes its change. The change of a round without
 // a commit is none.
 void downlink_before(struct downlink *d, const struct global *g);
@@ -37,7 +43,7 @@ int downlink_restore(struct downlink *d, const uint8_t *in, size_t words, struct
 // A payload begins with what it is.
 struct down_head {
     uint32_t from;  // version that the messages start at, 0 = the version itself follows
-    uint32_t count; // of messages
+    uint32_t count; // of messages; of the version itself 1, or 0 where it follows as it is
 };
 #define DOWN_HEAD_BYTES 8
 // A client's side: the messages of a payload onto the vectors of the version `from`, which is what

@@ -319,6 +319,11 @@ static int check_downlink(const struct fed_env *env, struct err *err)
     const struct scheme *s = m->scheme;
     if (s->server != &server_sync)
         return err_set(err, "scheme %s has no rounds whose changes could be coded", s->name);
+    if (env->fed->down_of == FED_DOWN_VERSION &&
+        (view_needs(&m->down) & CODEC_STATE || s->down_vectors))
+        return err_set(err, "fed.downlink_of = version: the code of a version knows nothing of the "
+                            "last, and is of the adapter alone: take a codec without state, and a "
+                            "scheme that sends nothing else down");
     if (s->backbone || s->fresh || s->silent)
         return err_set(err, "what scheme %s sends down is no change of the adapter", s->name);
     if (view_needs(&m->down) & ~(unsigned)CODEC_STATE)
@@ -333,6 +338,8 @@ static int open_downlink(const struct fed_env *env, struct err *err)
 {
     struct method *m = env->method;
     const char *text[FED_VECTORS], *view = m->view.row->mixed ? "" : m->view.text;
+    if (env->fed->down_of == FED_DOWN_VERSION && !m->view.row->only)
+        view = "";
     struct err why = {""};
     if (!*env->fed->downlink)
         return 0;

@@ -20,13 +20,16 @@ struct fed_params { // [fed]
     double dropout;
     double deadline_s, quorum, overcommit, min_completion, late_weight; // see policy.h
     double server_lr, server_lr_end;
-    char downlink[160]; // see downlink.h
-    char ranks[160];    // see ranks.h
-    int32_t ranks_by;   // FED_RANKS_*
-    int32_t opt_state;  // FED_STATE_*
-    int32_t weights;    // FED_WEIGHTS_*
-    int32_t sum;        // FED_SUM_*
-    int32_t relays;     // 0 = none, see relay.h
+    char downlink[160];            // see downlink.h
+    char ranks[160];               // see ranks.h
+    int32_t ranks_by;              // FED_RANKS_*
+    int32_t down_of;               // FED_DOWN_*
+    int32_t average, average_last; // FED_AVERAGE_*, rounds
+    double average_decay;
+    int32_t opt_state; // FED_STATE_*
+    int32_t weights;   // FED_WEIGHTS_*
+    int32_t sum;       // FED_SUM_*
+    int32_t relays;    // 0 = none, see relay.h
     int32_t eval_every, eval_last;
     int64_t server_ns; // configured server time of a round
     bool nmse;
@@ -35,6 +38,8 @@ enum { FED_STATE_RESET, FED_STATE_KEEP };
 enum { FED_WEIGHTS_SAMPLES, FED_WEIGHTS_EQUAL };
 enum { FED_SUM_ORDER, FED_SUM_EXACT };
 enum { FED_RANKS_DRAW, FED_RANKS_DEVICE };
+enum { FED_DOWN_CHANGE, FED_DOWN_VERSION };
+enum { FED_AVERAGE_NONE, FED_AVERAGE_EMA, FED_AVERAGE_LAST };
 
 struct fisher_params { // [fisher]: what clients measure for codecs that ask for it
     double rho;

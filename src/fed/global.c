@@ -70,9 +70,13 @@ int global_open(struct global *g, const struct fed_env *env, struct err *err)
         for (int k = 0; k < view->n_vectors; k++)
             g->n_state += keep_floats(view->part[p].vector[k].codec);
     g->n_model = fed_model_floats(env);
+    size_t average = g->n_state;
+    if (env->fed->average != FED_AVERAGE_NONE)
+        g->n_state += 1 + g->n_model;
     g->theta = mem_alloc(MEM_SERVER, g->n_model * sizeof *g->theta);
     open_vectors(g, view);
     g->state = g->n_state ? mem_alloc(MEM_SERVER, g->n_state * sizeof *g->state) : NULL;
+    g->average = g->n_state > average ? g->state + average : NULL;
     size_t scratch = datagram_on(env->method, env->link) ? datagram_read_scratch(view)
                                                          : view_decode_scratch(view);
     g->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
@@ -401,6 +405,23 @@ bool global_commit(struct global *g, uint32_t version, double lr, double *norm)
         scheme->after(g, version);
     span_end(rec, span, STAGE_COMMIT, -1, 0, bytes);
     return true;
+}
+
+void global_average(struct global *g, uint32_t version)
+{
+    const struct fed_params *fed = g->env->fed;
+    if (!g->average || (fed->average == FED_AVERAGE_LAST &&
+                        (int64_t)version <= (int64_t)fed->rounds - fed->average_last))
+        return;
+    float *mean = g->average + 1, n = g->average[0] += 1;
+    float own = fed->average == FED_AVERAGE_LAST ? 1 / n : (float)(1 - fed->average_decay);
+    for (size_t i = 0; i < g->n_model; i++)
+        mean[i] = n == 1 ? g->theta[i] : mean[i] + own * (g->theta[i] - mean[i]);
+}
+
+const float *global_evaluated(const struct global *g)
+{
+    return g->average && g->average[0] > 0 ? g->average + 1 : g->theta;
 }
 
 uint64_t global_hash(const struct global *g)

@@ -35,6 +35,7 @@ struct global {
     size_t n, n_model, n_state; // n_model: the adapter, then what moves the backbone
     size_t n_sum;               // of all parts of the view
     float *theta, *state;       // (n_model), (n_state)
+    float *average;             // (1 + n_model) in state: of how many versions, their average; NULL
     // By vector, (n) each: sums of the parts one after another; their means, laid out as the
     // adapter.
     float *sum[FED_VECTORS], *mean[FED_VECTORS];
@@ -62,7 +63,10 @@ void global_add_sums(struct global *g, const uint8_t *sums, size_t len, const do
 // The sum's step of size lr; needs at least one update. False: the sum is not finite, though each
 // update was, and the model stays as it is. norm: of the mean update.
 bool global_commit(struct global *g, uint32_t version, double lr, double *norm);
-uint64_t global_hash(const struct global *g); // XXH3 of theta
-bool global_finite(const float *v, size_t n); // for the schemes' hooks
+// The version that was committed goes into the average, where one is kept.
+void global_average(struct global *g, uint32_t version);
+const float *global_evaluated(const struct global *g); // (n_model)
+uint64_t global_hash(const struct global *g);          // XXH3 of theta
+bool global_finite(const float *v, size_t n);          // for the schemes' hooks
 
 #endif

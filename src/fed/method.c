@@ -20,6 +20,19 @@ const struct method_alias method_aliases[] = {
     {"ssf", "scaffold:control=replace/sub@fp32",
      "Subspace-SCAFFOLD with random coordinates: a fifth of the rows or columns a round"},
     {"diloco", "fedavgm:nesterov=on/fp32", "its outer optimiser; it takes fed.server_lr = 0.7"},
+    {"sparseloco", "fedavgm:nesterov=on/cocktail:sample=1,ratio=0.02,bits=2+ef:decay=0.95",
+     "2 % of the values in 2 bits, a decaying residual, Nesterov outside; by share of all values, "
+     "not chunk by chunk"},
+    {"flasc", "fedadam/topk:ratio=0.25",
+     "sparse both ways; it takes fed.downlink = topk:ratio=0.25 and fed.downlink_of = version"},
+    {"fedsa-lora", NULL,
+     "B never leaves its client, so that each has a model of its own: here one is evaluated"},
+    {"haflq", NULL,
+     "each client keeps the ranks that matter to it: here ranks are the first ones (fed.ranks); "
+     "its widths by link are fstq:upload_s="},
+    {"fedsub", NULL,
+     "turns dual variables from one subspace into the next, between which random coordinates "
+     "(view sub) have nothing in common"},
     {"streaming-diloco", NULL,
      "overlaps outer steps with training: rounds here end before the next begins"},
     {"fedkseed", NULL, "steps of zeroth order from shared seeds: training here takes gradients"},

@@ -9,6 +9,9 @@ static const char *const weight_names[] = {
     [FED_WEIGHTS_SAMPLES] = "samples", [FED_WEIGHTS_EQUAL] = "equal", NULL};
 static const char *const ranks_names[] = {
     [FED_RANKS_DRAW] = "draw", [FED_RANKS_DEVICE] = "device", NULL};
+static const char *const down_names[] = {
+    [FED_DOWN_CHANGE] = "change", [FED_DOWN_VERSION] = "version", NULL};
+static const char *const average_names[] = {"none", "ema", "last", NULL};
 static const char *const sum_names[] = {"order", "exact", NULL};
 static const char *const state_names[] = {
     [FED_STATE_RESET] = "reset", [FED_STATE_KEEP] = "keep", NULL};
@@ -54,6 +57,16 @@ const struct opt fed_options[] = {
     OPT_STRING(struct fed_params, downlink, "fed.downlink", "",
                "CODEC[:opts][+ef]: versions travel down as coded changes, and the server goes on "
                "from what clients decode; empty = as floats"),
+    OPT_ENUM(struct fed_params, down_of, "fed.downlink_of", "change", down_names,
+             "what fed.downlink codes: the change of a version, which the server then takes as it "
+             "is decoded, or the version itself, anew each round, which the server keeps whole"),
+    OPT_ENUM(struct fed_params, average, "fed.average", "none", average_names,
+             "what is evaluated: the version; a moving average of versions; the mean of those of "
+             "the last fed.average_last rounds. Training goes on from the version"),
+    OPT(struct fed_params, average_decay, "fed.average_decay", "0.9", 0, 0.99999, "",
+        "ema: weight of the average before"),
+    OPT(struct fed_params, average_last, "fed.average_last", "10", 1, 1e6, "rounds",
+        "last: of the run; before them the version is evaluated"),
     OPT_STRING(struct fed_params, ranks, "fed.ranks", "",
                "RANK:SHARE,...: clients of unequal rank, the largest that of the adapter, as in "
                "4:0.5,8:0.3,16:0.2; empty = all have that of the adapter"),
@@ -149,6 +162,9 @@ int fed_check(const struct fed_params *p, struct err *err)
                        "fed.late_weight = %g: nobody is late without fed.deadline_s, "
                        "fed.quorum or fed.overcommit",
                        p->late_weight);
+    if (p->down_of == FED_DOWN_VERSION && !*p->downlink)
+        return err_set(err, "fed.downlink_of = version: there is no codec for it; set "
+                            "fed.downlink, as in topk:ratio=0.25");
     struct ranks ranks;
     if (*p->ranks && ranks_parse(p->ranks, &ranks, err))
         return -1;

@@ -364,7 +364,7 @@ void server_evaluate(struct server *s)
     struct recorder *rec = s->env->rec;
     struct span span = span_begin(rec);
     s->eval.n_rows = 0;
-    workload_evaluate(s->env->work, s->global.theta, &s->eval);
+    workload_evaluate(s->env->work, global_evaluated(&s->global), &s->eval);
     span_end(rec, span, STAGE_EVALUATE, -1, 0, 0);
     struct rec_eval rows[EVAL_MAX + 2];
     int n = 0;

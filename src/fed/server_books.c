@@ -203,6 +203,8 @@ void books_open(struct server *s)
     s->row.energy_modelled_j = NAN;
     s->row.server_lr = fed_server_lr(s->env->fed, (int32_t)s->round);
     global_begin(&s->global, s->round);
+    if (s->down)
+        downlink_begin(s->down, &s->global, s->round);
 }
 
 // What clients will decode becomes the version.
@@ -219,7 +221,7 @@ static bool code_change(struct server *s)
     return rc == 0;
 }
 
-bool books_commit(struct server *s)
+static bool commit(struct server *s)
 {
     s->row.train_loss = s->global.loss / s->global.weight;
     s->last_loss = s->row.train_loss;
@@ -235,6 +237,14 @@ bool books_commit(struct server *s)
     s->row.rejected += s->row.arrived;
     s->row.arrived = 0;
     return false;
+}
+
+bool books_commit(struct server *s)
+{
+    bool done = commit(s);
+    if (done)
+        global_average(&s->global, s->round);
+    return done;
 }
 
 void books_still(struct server *s)

@@ -148,6 +148,25 @@ check "coded versions: stopped, and resumed on other ranks, the same weights" \
 check "coded versions: and the same bytes" equal "$(bytes resumed)" "$(bytes straight)"
 run fed.method=scaffold/fp16 fed.rounds=12 >whole 2>&1
 check "coded versions: less goes down" test "$(bytes whole)" != "$(bytes straight)"
+# Versions that are coded themselves, and an average of versions, which is kept with the run.
+eval_at() # trace: of the last version, on the test set
+{
+    "$FSTQ" export "$1" --csv "$1.csv" >/dev/null && awk -F, '
+        FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        $at["version"] == 12 { print $at["eval_loss"] }' "$1.csv/rounds.csv"
+}
+sparse=(fed.method=fedavg/topk:ratio=0.25+ef fed.downlink=topk:ratio=0.25 fed.downlink_of=version
+    fed.average=ema fed.rounds=12)
+run "${sparse[@]}" trace.file=straight.h5 >straight 2>&1
+stop_at_checkpoint KILL d.sparse "$FSTQ" run "${common[@]}" "${sparse[@]}" run.dir=d.sparse
+mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${sparse[@]}" run.dir=d.sparse \
+    run.resume=on trace.file=resumed.h5 >resumed 2>&1
+check "sparse versions: killed, and resumed on other ranks, the same weights" \
+    equal "$(adapter resumed)" "$(adapter straight)"
+check "and the same average is evaluated" equal "$(eval_at resumed.h5)" "$(eval_at straight.h5)"
+run "${sparse[@]}" fed.average=none trace.file=none.h5 >none 2>&1
+check "which is another than the version" test "$(eval_at none.h5)" != "$(eval_at straight.h5)"
+check "on the same way" equal "$(adapter none)" "$(adapter straight)"
 run fed.method=flora/topk+ef >kept 2>&1
 check "state of an adapter that is gone is refused" contains kept "begins with a new adapter"
 run fed.method=fedex/B@fp32 >kept 2>&1
