@@ -547,6 +547,51 @@ static void test_any_workers_come_to_the_same(void **state)
     }
 }
 
+// Frames are lost, damaged, doubled and late on their way: rounds go on with what came, and nothing
+// is taken for what it is not.
+static void test_faults_lose_updates_and_nothing_else(void **state)
+{
+    (void)state;
+    const char *const faults[] = {"net.sim_drop=0.1", "net.sim_corrupt=0.2", "net.sim_reorder=0.5"};
+    for (size_t i = 0; i < ARRAY_LEN(faults); i++)
+        for (size_t m = 1; m < 4; m++) {
+            int taken = 0;
+            begin(methods[m], faults[i], "fed.rounds=5");
+            federation_run(&fed);
+            assert_true(server_done(fed.loop.server));
+            for (int k = 0; k < fed.n_messages; k++) {
+                const struct rec_message *r = &fed.message[k];
+                taken += r->status == MESSAGE_OK;
+                assert_true(r->status != MESSAGE_OK || r->weight > 0);
+            }
+            assert_true(taken > 5 && (i == 2 || taken < 5 * SAMPLED));
+            assert_true(global_finite(fed.loop.server->global.theta, fed.work.shape.n_values));
+            end();
+        }
+}
+
+static void test_a_part_of_no_rank_is_refused(void **state)
+{
+    (void)state;
+    begin("fed.method=fedavg/fp32", "net.sim_workers=1", "fed.rounds=2");
+    federation_run(&fed);
+    struct clients *c = &fed.loop.worker[1]->clients;
+    size_t n = fed.work.shape.n_values;
+    uint8_t *bytes = mem_alloc(MEM_DATA, 4 * n + 8);
+    struct rng r = rng_stream(1, RNG_TEST, 0, 0, 0);
+    for (int i = 0; i < 2000; i++) {
+        struct frame f = {.version = 3, .payload_bytes = rng_below(&r, (uint32_t)(4 * n + 8))};
+        bool rank = f.payload_bytes == n || f.payload_bytes == 2 * n || f.payload_bytes == 4 * n;
+        assert_true(clients_take_model(c, &f, bytes) == rank);
+    }
+    for (size_t p = 0; p < 3; p++) { // 1, 2 and 4 of 4
+        struct frame f = {.version = 3, .payload_bytes = n << p};
+        assert_true(clients_take_model(c, &f, bytes));
+    }
+    mem_free(bytes);
+    end();
+}
+
 // One rank for all is no rank at all.
 static void test_equal_ranks_change_nothing(void **state)
 {
@@ -615,6 +660,8 @@ int main(void)
         cmocka_unit_test(test_lorafair_moves_b_to_the_mean_product),
         cmocka_unit_test(test_bytes_are_those_of_the_rank),
         cmocka_unit_test(test_any_workers_come_to_the_same),
+        cmocka_unit_test(test_faults_lose_updates_and_nothing_else),
+        cmocka_unit_test(test_a_part_of_no_rank_is_refused),
         cmocka_unit_test(test_equal_ranks_change_nothing),
         cmocka_unit_test(test_what_does_not_go_together_is_refused),
     };
