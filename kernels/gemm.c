@@ -506,6 +506,8 @@ static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32
 void gemm(const struct gemm *g, float *work)
 {
     assert(g->m >= 0 && g->n >= 0 && g->k >= 0 && (!g->bf16 || (work && g->csa == 1)));
+    if (gemm_few(g))
+        return;
     int32_t panels = gemm_panels(g->n);
     int32_t blocks = g->k > 0 ? (g->k + GEMM_KC - 1) / GEMM_KC : 1;
     for (int32_t kb = 0; kb < blocks; kb++) {

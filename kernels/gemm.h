@@ -69,6 +69,10 @@ struct gemm {
 // work: GEMM_WORK floats, used where B is neither packed nor readable as it lies, and for bf16.
 void gemm(const struct gemm *g, float *work);
 
+// The same where A has few rows and B is blocks of a type and size that it takes: gemm asks it
+// first. False: it has done nothing.
+bool gemm_few(const struct gemm *g);
+
 static inline int32_t gemm_panels(int32_t n)
 {
     return (n + GEMM_PANEL - 1) / GEMM_PANEL;

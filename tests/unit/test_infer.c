@@ -1,6 +1,8 @@
 // Generation with fewer tokens of the prompt: against a full forward in which the same tokens are
 // masked, against prompts without them, and the same bits however sequences are batched.
 #include "base/rng.h"
+#include "kernels/block.h"
+#include "kernels/simd.h"
 #include "model/model.h"
 #include "model/reduce.h"
 
@@ -556,6 +558,56 @@ static void scores_are_learned_by_id(void **state)
     token_scores_close(&all);
 }
 
+// Few rows take another way through a weight of blocks than many do, with an adapter and without:
+// the same bits for every row.
+static void few_rows_are_the_bits_of_many(void **state)
+{
+    (void)state;
+    enum { COLS = 320, ROWS = 96, MANY = 17, RANK = 3, LD = 336 };
+    static float x[MANY * LD], y0[MANY * LD], many[MANY * LD], few[MANY * LD], u[MANY * 16];
+    static float w[ROWS * COLS], adapter[2 * RANK * COLS + ROWS * RANK];
+    static uint8_t q4[64 * COLS / 32 * 20], q8[32 * COLS / 32 * 34];
+    struct rng r = rng_stream(5, RNG_TEST, 0, 0, 0);
+    struct dev d;
+    struct err err;
+    float *const random[] = {x, y0, w, adapter};
+    const size_t n[] = {ARRAY_LEN(x), ARRAY_LEN(y0), ARRAY_LEN(w), ARRAY_LEN(adapter)};
+    for (size_t k = 0; k < ARRAY_LEN(n); k++)
+        for (size_t i = 0; i < n[k]; i++)
+            random[k][i] = (float)rng_normal(&r);
+    block_encode(block_find(BLOCK_Q4_1), w, 64 * COLS / 32, q4);
+    block_encode(block_find(BLOCK_Q8_0), w + 64 * COLS, 32 * COLS / 32, q8);
+    const struct block_rows parts[] = {{block_find(BLOCK_Q4_1), q4, 64, COLS},
+                                       {block_find(BLOCK_Q8_0), q8, 32, COLS}};
+    struct kernel_linear l = {.w = {.blocks = parts, .rows = ROWS, .cols = COLS, .ld = COLS},
+                              .lora = {{.rows = 32, .rank = RANK, .b = 2 * RANK * COLS},
+                                       {.row0 = 48, .rows = 48, .rank = RANK}},
+                              .n_lora = 2,
+                              .ranks = 2 * RANK,
+                              .scale = 0.5f};
+    l.lora[1].b = l.lora[0].b + 32 * RANK;
+    assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
+    dev_reserve(&d, kernel_work_floats(MANY, MANY, COLS, 2 * RANK, 8), 1);
+    for (int isa = 0; isa < SIMD_ISA_COUNT; isa++) {
+        simd_limit((enum simd_isa)isa);
+        for (int adapted = 0; adapted < 2; adapted++) {
+            const float *a = adapted ? adapter : NULL;
+#define LINEAR(m, y)                                                                               \
+    d.ops->linear_fwd(&d.lane[0].cx, &l, a, (kernel_act *)(void *)x, LD, m,                        \
+                      (kernel_act *)(void *)y0, (kernel_act *)(void *)(y), LD,                     \
+                      (kernel_act *)(void *)u, 16)
+            LINEAR(MANY, many);
+            for (int32_t m = 1; m < MANY; m++) {
+                LINEAR(m, few);
+                for (int32_t i = 0; i < m; i++)
+                    assert_memory_equal(few + i * LD, many + i * LD, ROWS * sizeof *few);
+            }
+        }
+    }
+    simd_limit(SIMD_AVX512);
+    dev_close(&d);
+}
+
 // Other devices: the same tokens stay, the same are generated.
 static void devices_agree(void **state)
 {
@@ -599,6 +651,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_is_refused),
         cmocka_unit_test(folded_adapters_say_the_same),
         cmocka_unit_test(scores_are_learned_by_id),
+        cmocka_unit_test(few_rows_are_the_bits_of_many),
         cmocka_unit_test(devices_agree),
     };
     return cmocka_run_group_tests(tests, make_prompts, NULL);
