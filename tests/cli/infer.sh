@@ -90,7 +90,7 @@ check "and scores worse" awk -v all="$exact" '/^last / { n += $NF < all } END { 
 # Scores: learned from clients, kept beside the adapter, the same from there.
 infer "${task[@]}" infer.reduce=fisher,gradnorm infer.keep=0.6 infer.layer=0 infer.show=32 \
     infer.score_clients=4 infer.score_steps=5 --save-scores r/token_scores.safetensors
-check "scores: learned" contains out "# token scores learned from 4 clients, 5 minibatches of 4 each"
+check "scores: learned" contains out "learned from 4 clients, 5 minibatches of 4 each"
 grep -A3 '^# example' out >want
 cp out learned
 infer "${task[@]}" infer.reduce=fisher,gradnorm infer.keep=0.6 infer.layer=0 infer.show=32
