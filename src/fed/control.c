@@ -124,7 +124,8 @@ static void control_commit(const void *opt, const struct step *s)
 // of the adapter is everybody's in a round is `arrived` the number of those who sent it.
 static int control_check(const struct fed_env *env, struct err *err)
 {
-    if (env->method->view.row->mixed || env->method->view.row->local)
+    const struct view *row = env->method->view.row;
+    if (row->mixed || (row->local && !row->turned))
         return err_set(err,
                        "scheme %s takes no view under which clients of a round send different "
                        "parts, or another form of the adapter",

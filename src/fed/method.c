@@ -18,7 +18,8 @@ const struct method_alias method_aliases[] = {
      "rank x rank values per matrix, means are exact; A and B are random"},
     {"rolora", "fedavg/alt@fp32", "B and A by turns, so that means are exact"},
     {"ssf", "scaffold:control=replace/sub@fp32",
-     "Subspace-SCAFFOLD with random coordinates: a fifth of the rows or columns a round"},
+     "Subspace-SCAFFOLD with random coordinates: a fifth of the rows or columns a round; with "
+     "fed.downlink = fp32 who sat out is sent the subspaces' changes since"},
     {"diloco", "fedavgm:nesterov=on/fp32", "its outer optimiser; it takes fed.server_lr = 0.7"},
     {"sparseloco", "fedavgm:nesterov=on/cocktail:sample=1,ratio=0.02,bits=2+ef:decay=0.95",
      "2 % of the values in 2 bits, a decaying residual, Nesterov outside; by share of all values, "
@@ -31,8 +32,8 @@ const struct method_alias method_aliases[] = {
      "each client keeps the ranks that matter to it: here ranks are the first ones (fed.ranks); "
      "its widths by link are fstq:upload_s="},
     {"fedsub", NULL,
-     "turns dual variables from one subspace into the next, between which random coordinates "
-     "(view sub) have nothing in common"},
+     "turns dual variables from one subspace into the next; here those of one drawing (views sub "
+     "and gauss) have nothing in common"},
     {"streaming-diloco", NULL,
      "overlaps outer steps with training: rounds here end before the next begins"},
     {"fedkseed", NULL, "steps of zeroth order from shared seeds: training here takes gradients"},

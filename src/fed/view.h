@@ -43,6 +43,7 @@ struct view {
     bool frozen;                    // what is outside the part is not trained
     bool only;                      // what is outside never changes: the downlink leaves it out too
     bool mixed;                     // clients of a round have different parts
+    bool turned;                    // local turns the adapter's space, and nothing else
     bool nested;                    // a client has one part for good; each holds those before it
     const struct local_rule *local; // another form of the adapter, that training goes through; NULL
                                     // = as it is

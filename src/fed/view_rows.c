@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "fed/middle.h"
+#include "fed/turn.h"
 #include "fed/view.h"
 
 #include <string.h>
@@ -185,10 +186,6 @@ static const struct view view_seg = {
     .ranges = ranges_segment,
 };
 
-struct sub_opt {
-    int32_t parts, stay, draw;
-};
-
 static const struct opt sub_options[] = {
     OPT(struct sub_opt, parts, "parts", "5", 1, 4096, "",
         "a round has one of so many random sets, all of a size: r = d / parts"),
@@ -261,6 +258,23 @@ static const struct view view_sub = {
     .ranges = ranges_sub,
 };
 
+static const struct view view_gauss = {
+    .name = "gauss",
+    .help = "as sub, in a basis drawn at random for each length of side; scaffold/gauss@fp32 is "
+            "SSF with its Gaussian projector",
+    .source = "Zhu et al. 2026 (Subspace-SCAFFOLD); its projectors of one drawing complete each "
+              "other",
+    .options = sub_options,
+    .n_options = ARRAY_LEN(sub_options),
+    .option_bytes = sizeof(struct sub_opt),
+    .frozen = true,
+    .turned = true,
+    .local = &turn_rule,
+    .parts = sub_parts,
+    .stay = sub_stay,
+    .ranges = ranges_sub,
+};
+
 static uint32_t rank_parts(const void *opt)
 {
     return ((const struct ranks *)opt)->n;
@@ -295,5 +309,5 @@ const struct view view_rank = {
     .ranges = ranges_rank,
 };
 
-const struct view *const view_table[] = {&view_ab,  &view_b,   &view_r, &view_alt,
-                                         &view_seg, &view_sub, NULL};
+const struct view *const view_table[] = {&view_ab,  &view_b,   &view_r,     &view_alt,
+                                         &view_seg, &view_sub, &view_gauss, NULL};

@@ -109,7 +109,8 @@ check "three clients: fedavg's are others" test "$(loss_after fedavg.3.h5)" != "
 check "fedex sends the backbone down" \
     equal "$(bytes fedavg.3) $(bytes fedex.3)" "885 kB 885 kB 885 kB 6.86 MB"
 for method in fedex/topk:ratio=0.1+ef flora/qsgd "scaffold/topk:ratio=0.1+ef;int:bits=8" \
-    scaffold:control=replace/sub:parts=3,stay=2@fp16 feddyn/int:bits=8; do
+    scaffold:control=replace/sub:parts=3,stay=2@fp16 scaffold/gauss:parts=3@int:bits=8 \
+    feddyn/int:bits=8; do
     mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" fed.method=$method >products.3 2>&1
     run fed.method=$method >products.1 2>&1
     check "$method: the same weights for any ranks" \

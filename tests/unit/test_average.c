@@ -4,6 +4,7 @@
 
 #include "base/rng.h"
 #include "fed/downlink.h"
+#include "fed/turn.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -229,6 +230,80 @@ static void test_what_does_not_go_together_is_named(void **state)
 }
 
 // A subspace that is everything is no subspace: Subspace-SCAFFOLD is SCAFFOLD then.
+static void test_a_basis_is_orthonormal(void **state)
+{
+    (void)state;
+    enum { N = 100 };
+    static float q[N * N], other[N * N];
+    turn_draw(1, N, q);
+    turn_draw(2, N, other);
+    assert_memory_not_equal(q, other, sizeof q);
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++) {
+            double along = 0;
+            for (int k = 0; k < N; k++)
+                along += (double)q[i * N + k] * (double)q[j * N + k];
+            assert_true(fabs(along - (i == j)) < 1e-6);
+        }
+}
+
+// Turned by a basis, all of it trained, SGD goes the same way; of a part only its directions do.
+static void test_any_basis_of_all_is_scaffold(void **state)
+{
+    (void)state;
+    float plain[VALUES], turned[VALUES], before[VALUES];
+    begin(2, (const char *const[]){"fed.method=scaffold/fp32", "fed.rounds=12"});
+    federation_run(&fed);
+    memcpy(plain, fed.loop.server->global.theta, sizeof plain);
+    end();
+    begin(2, (const char *const[]){"fed.method=scaffold/gauss:parts=1@fp32", "fed.rounds=12"});
+    federation_run(&fed);
+    memcpy(turned, local_expand(&fed.work.rules, fed.loop.server->global.theta), sizeof turned);
+    assert_memory_not_equal(turned, fed.loop.server->global.theta, sizeof turned);
+    end();
+    for (int i = 0; i < VALUES; i++)
+        assert_true(fabsf(plain[i] - turned[i]) < 1e-5f);
+    for (int rounds = 3; rounds <= 4; rounds++) {
+        char key[32];
+        snprintf(key, sizeof key, "fed.rounds=%d", rounds);
+        begin(2, (const char *const[]){"fed.method=scaffold/gauss:parts=4@fp32", key});
+        federation_run(&fed);
+        const float *now = fed.loop.server->global.theta;
+        const struct view_part *p = &fed.method.view.part[view_turn(&fed.method.view, 0, 4)];
+        int same = 0, inside = 0;
+        for (int i = 0; i < VALUES && rounds == 4; i++)
+            same += now[i] == before[i];
+        for (int r = 0; r < p->n_ranges && rounds == 4; r++)
+            for (size_t i = p->range[r].from; i < p->range[r].to; i++)
+                inside += now[i] != before[i];
+        assert_true(rounds == 3 || (inside == VALUES / 4 && same == VALUES - inside));
+        memcpy(before, now, sizeof before);
+        end();
+    }
+}
+
+// Who sat out replays what changed in the subspaces since, or is sent the version: the same way,
+// with less.
+static void test_who_sat_out_catches_up(void **state)
+{
+    (void)state;
+    const char *const methods[] = {"fed.method=ssf",
+                                   "fed.method=scaffold:control=replace/gauss:parts=4@fp32"};
+    for (int m = 0; m < 2; m++) {
+        uint64_t hash[2];
+        int64_t bytes[2];
+        for (int k = 0; k < 2; k++) {
+            begin(3, (const char *const[]){methods[m], "fed.rounds=30",
+                                           k ? "fed.downlink=fp32" : "fed.downlink="});
+            federation_run(&fed);
+            hash[k] = fed.round[fed.n_rounds - 1].adapter_xxh3;
+            bytes[k] = fed.loop.server->totals.downlink_bytes;
+            end();
+        }
+        assert_true(hash[0] == hash[1] && bytes[1] < bytes[0]);
+    }
+}
+
 static void test_a_subspace_of_all_is_scaffold(void **state)
 {
     (void)state;
@@ -256,6 +331,9 @@ int main(void)
         cmocka_unit_test(test_any_workers_come_to_the_same),
         cmocka_unit_test(test_damaged_versions_are_refused),
         cmocka_unit_test(test_what_does_not_go_together_is_named),
+        cmocka_unit_test(test_a_basis_is_orthonormal),
+        cmocka_unit_test(test_any_basis_of_all_is_scaffold),
+        cmocka_unit_test(test_who_sat_out_catches_up),
         cmocka_unit_test(test_a_subspace_of_all_is_scaffold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
