@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "task/merger.h"
+#include "task/nfc.h"
 #include "task/utf8.h"
 
 #include <math.h>
@@ -33,6 +34,7 @@ struct bpe {
     const struct pretoken *pretoken;
     bool pieces; // of SentencePiece; its U+2581 are spaces here
     enum bpe_space space;
+    bool nfc;
     bool early;              // added tokens are looked for in text as it is spelled here
     struct added_row *added; // found in plain text before all else; by first byte, longest first
     int32_t added_from[257];
@@ -436,6 +438,7 @@ int bpe_build(struct tokenizer *t, const struct bpe_vocabulary *v, struct err *e
     b->vocab = v->n;
     b->pieces = a.pieces;
     b->space = v->space;
+    b->nfc = v->nfc;
     b->early = v->score != NULL;
     b->start = mem_alloc(MEM_DATA, (n + 1) * sizeof *b->start);
     b->silent = mem_alloc(MEM_DATA, n);
@@ -535,11 +538,14 @@ static void put_plain(struct encoder *e, const char *p, size_t n, bool first)
         if (due || memmem(p, n, lower_block, 3))
             p = respell(e, p, &n, due);
     }
+    char *composed = e->b->nfc && !nfc_holds(p, n) ? nfc_of(p, &n) : NULL;
+    p = composed ? composed : p;
     for (size_t i = 0; i < n;) {
         size_t len = e->b->pretoken->next(p, n, i);
         put_piece(e, p + i, len);
         i += len;
     }
+    mem_free(composed);
 }
 
 // The added token that stands at p, or NULL.

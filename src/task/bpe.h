@@ -34,6 +34,7 @@ struct bpe_vocabulary {
     bool whole;
     const struct pretoken *pretoken; // NULL = of SentencePiece
     enum bpe_space space;
+    bool nfc;   // text is brought into Unicode's form NFC first
     bool apart; // each space begins a word of its own, also behind another
     int32_t bos, eos, pad;
 };

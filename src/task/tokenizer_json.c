@@ -207,7 +207,6 @@ static int read_sentencepiece(const json_t *root, struct bpe_vocabulary *v, stru
     return 0;
 }
 
-// NFC is taken as done: text that is not, which is rare outside of tests, gets other ids.
 static int read_cutting(const json_t *root, const json_t *model, struct bpe_vocabulary *v,
                         struct err *err)
 {
@@ -228,6 +227,7 @@ static int read_cutting(const json_t *root, const json_t *model, struct bpe_voca
     if (json_is_object(normalizer) && strcmp(type_of(normalizer), "NFC") != 0)
         return err_set(err, "normalizer is %.60s: only NFC is known without byte_fallback",
                        type_of(normalizer));
+    v->nfc = json_is_object(normalizer);
     return read_pretoken(root, v, err);
 }
 
@@ -311,6 +311,22 @@ static int read_beside(const char *path, const char *name, json_t **root, struct
     return *root ? 0 : err_set(err, "%s: line %d: %s", file, why.line, why.text);
 }
 
+// Says which keys are set and not known here.
+static void note_others(const json_t *root, const char *file, const char *const *known,
+                        const char *instead)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)root, key, v)
+    {
+        const char *const *k = known;
+        while (*k && strcmp(*k, key) != 0)
+            k++;
+        if (!*k && !json_is_null(v) && !json_is_false(v))
+            note("%s: %.60s is not known here%s", file, key, instead);
+    }
+}
+
 // A token by its text: "</s>", or {"content": "</s>", ...}. Leaves *id where nothing is said.
 static int config_token(const struct tokenizer *t, const json_t *root, const char *key, int32_t *id,
                         struct err *err)
@@ -332,6 +348,42 @@ static int config_token(const struct tokenizer *t, const json_t *root, const cha
 static int read_config(struct tokenizer *t, const json_t *root, struct err *err)
 {
     static const char *const off[] = {"do_lower_case", "split_special_tokens", "add_eos_token"};
+    // What is heard, and what changes no id and no text.
+    static const char *const known[] = {"add_bos_token",
+                                        "add_eos_token",
+                                        "add_prefix_space",
+                                        "added_tokens_decoder",
+                                        "additional_special_tokens",
+                                        "backend",
+                                        "bos_token",
+                                        "chat_template",
+                                        "cls_token",
+                                        "do_lower_case",
+                                        "eos_token",
+                                        "errors",
+                                        "extra_special_tokens",
+                                        "is_local",
+                                        "legacy",
+                                        "mask_token",
+                                        "max_length",
+                                        "model_input_names",
+                                        "model_max_length",
+                                        "name_or_path",
+                                        "pad_token",
+                                        "padding_side",
+                                        "processor_class",
+                                        "sep_token",
+                                        "sp_model_kwargs",
+                                        "special_tokens_map_file",
+                                        "split_special_tokens",
+                                        "spaces_between_special_tokens",
+                                        "tokenizer_class",
+                                        "tokenizer_file",
+                                        "truncation_side",
+                                        "unk_token",
+                                        "use_default_system_prompt",
+                                        "vocab_size",
+                                        NULL};
     const json_t *space = json_object_get(root, "add_prefix_space");
     const json_t *adds = json_object_get(root, "add_bos_token");
     int32_t bos = t->bos;
@@ -343,6 +395,7 @@ static int read_config(struct tokenizer *t, const json_t *root, struct err *err)
                        "tokenizer_config.json: add_prefix_space is %s, tokenizer.json says the "
                        "opposite",
                        json_is_true(space) ? "true" : "false");
+    note_others(root, "tokenizer_config.json", known, "");
     if (config_token(t, root, "eos_token", &t->eos, err) ||
         config_token(t, root, "pad_token", &t->pad, err) ||
         config_token(t, root, "bos_token", &bos, err))
@@ -354,9 +407,31 @@ static int read_config(struct tokenizer *t, const json_t *root, struct err *err)
                : 0;
 }
 
-// eos_token_id is a number, or a list of which the first counts.
-static int read_generation(struct tokenizer *t, const json_t *root, struct err *err)
+// eos_token_id is a number, or a list of which the first counts, unless the tokenizer's own file
+// has named the token.
+static int read_generation(struct tokenizer *t, const json_t *root, bool named, struct err *err)
 {
+    // What is heard, how to sample (nothing is sampled here), and sizes.
+    static const char *const known[] = {"_from_model_config",
+                                        "bos_token_id",
+                                        "cache_implementation",
+                                        "do_sample",
+                                        "eos_token_id",
+                                        "max_length",
+                                        "max_new_tokens",
+                                        "min_p",
+                                        "pad_token_id",
+                                        "temperature",
+                                        "top_k",
+                                        "top_p",
+                                        "transformers_version",
+                                        "typical_p",
+                                        "use_cache",
+                                        NULL};
+    note_others(root, "generation_config.json", known,
+                ": an answer is the most likely token at each step");
+    if (named)
+        return 0;
     const json_t *eos = json_object_get(root, "eos_token_id");
     if (json_is_array(eos))
         eos = json_array_get(eos, 0);
@@ -380,7 +455,7 @@ static int json_beside(struct tokenizer *t, const char *path, struct err *err)
     }
     bool named = json_object_get(config, "eos_token") != NULL;
     int bad = (config && read_config(t, config, err)) ||
-              (generation && !named && read_generation(t, generation, err));
+              (generation && read_generation(t, generation, named, err));
     json_decref(config);
     json_decref(generation);
     return bad ? -1 : 0;

@@ -5,8 +5,10 @@
 #include "base/bytes.h"
 #include "base/fsio.h"
 #include "base/gguf.h"
+#include "base/mem.h"
 #include "base/rng.h"
 #include "model/model.h"
+#include "task/nfc.h"
 #include "task/pretoken.h"
 #include "task/tokenizer.h"
 
@@ -388,6 +390,63 @@ static void smollm2_itself(void **state)
     tokenizer_close(t);
 }
 
+static size_t from_hex(const char *hex, char *out)
+{
+    size_t n = 0;
+    unsigned byte;
+    for (; sscanf(hex, "%2x", &byte) == 1; hex += 2)
+        out[n++] = (char)byte;
+    return n;
+}
+
+// tests/golden/nfc.txt is Python's (scripts/make_nfc.py).
+static void text_is_composed(void **state)
+{
+    (void)state;
+    char before[512], after[512], text[256], want[256];
+    int lines = 0, changed = 0;
+    FILE *f = fopen("tests/golden/nfc.txt", "r");
+    assert_non_null(f);
+    for (; fscanf(f, "%511s %511s", before, after) == 2; lines++) {
+        size_t n = from_hex(before, text), n_want = from_hex(after, want), got = n, again = n_want;
+        char *form = nfc_of(text, &got), *same = nfc_of(want, &again);
+        bool differs = n != n_want || memcmp(text, want, n) != 0;
+        if (got != n_want || memcmp(form, want, got) != 0)
+            fail_msg("line %d", lines + 1);
+        if (again != n_want || memcmp(same, want, again) != 0)
+            fail_msg("line %d: its form changes", lines + 1);
+        if (differs && nfc_holds(text, n))
+            fail_msg("line %d: held to be in the form", lines + 1);
+        changed += differs;
+        mem_free(form);
+        mem_free(same);
+    }
+    fclose(f);
+    assert_true(lines == 400 && changed > 100);
+    // Bytes that are no UTF-8 stay, and part what is beside them.
+    size_t n = 4;
+    char *form = nfc_of("e\xff\xcc\x81", &n);
+    assert_true(n == 4 && memcmp(form, "e\xff\xcc\x81", 4) == 0);
+    mem_free(form);
+    assert_true(nfc_holds("na\xc3\xafve", 6) && !nfc_holds("nai\xcc\x88ve", 7));
+}
+
+// Qwen's tokenizers compose text first, others do not.
+static void composed_text_has_the_same_ids(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        json_t *root = load(i ? "smollm" : "qwen2");
+        struct tokenizer *t = open_json(root);
+        int32_t a[16], b[16];
+        int32_t n = tokenizer_encode(t, "na\xc3\xafve", 6, a, 16);
+        int32_t m = tokenizer_encode(t, "nai\xcc\x88ve", 7, b, 16);
+        assert_int_equal(n == m && memcmp(a, b, (size_t)n * sizeof *a) == 0, i == 0);
+        tokenizer_close(t);
+        json_decref(root);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -397,6 +456,8 @@ int main(void)
         cmocka_unit_test(ids_of_sentencepieces_in_gguf),
         cmocka_unit_test(others_are_refused_by_name),
         cmocka_unit_test(any_text_is_cut),
+        cmocka_unit_test(text_is_composed),
+        cmocka_unit_test(composed_text_has_the_same_ids),
         cmocka_unit_test(smollm2_itself),
     };
     return cmocka_run_group_tests_name("bpe", tests, NULL, NULL);

@@ -3,6 +3,7 @@
 // where its GGUF file is.
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "child.h"
 #include "model/model.h"
 #include "scratch.h"
 #include "task/chat.h"
@@ -132,6 +133,32 @@ static void files_beside_are_heard(void **state)
     }
 }
 
+static void open_beside(void *arg)
+{
+    (void)arg;
+    struct err err = {""};
+    tokenizer_close(tokenizer_open("hf", path[0], &err));
+}
+
+// A key that would change answers elsewhere, and does not here, is named.
+static void other_keys_are_named(void **state)
+{
+    (void)state;
+    write_tokenizer("smollm");
+    scratch_write("tokenizer_config.json", "{\"eos_token\": \"<|im_end|>\", \"legacy\": true, "
+                                           "\"clean_up_tokenization_spaces\": true, "
+                                           "\"fix_mistral_regex\": false}");
+    scratch_write("generation_config.json",
+                  "{\"temperature\": 0.7, \"repetition_penalty\": 1.05, \"eos_token_id\": 999}");
+    struct child c = run_child(open_beside, NULL);
+    assert_int_equal(c.status, 0);
+    assert_non_null(strstr(c.text, "tokenizer_config.json: clean_up_tokenization_spaces is not"));
+    assert_non_null(strstr(c.text, "generation_config.json: repetition_penalty is not known here"));
+    assert_null(strstr(c.text, "temperature"));
+    assert_null(strstr(c.text, "fix_mistral_regex"));
+    assert_null(strstr(c.text, "legacy"));
+}
+
 // A chat ends with its header, the answer follows without a space, and its end is the turn's.
 static void examples_are_chats(void **state)
 {
@@ -224,9 +251,8 @@ static int close_scratch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(turns_are_as_they_should),
-        cmocka_unit_test(files_beside_are_heard),
-        cmocka_unit_test(examples_are_chats),
+        cmocka_unit_test(turns_are_as_they_should), cmocka_unit_test(files_beside_are_heard),
+        cmocka_unit_test(other_keys_are_named),     cmocka_unit_test(examples_are_chats),
         cmocka_unit_test(smollm2_itself),
     };
     return cmocka_run_group_tests_name("chat", tests, open_scratch, close_scratch);
