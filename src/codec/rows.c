@@ -9,8 +9,8 @@ const struct codec *const codec_table[] = {
     &codec_natural, &codec_threelc,  &codec_eden,                      // rotated
     &codec_topk,    &codec_randk,    &codec_stc,      &codec_sbc,      // sparse
     &codec_dgc,     &codec_ecolora,  &codec_cocktail,                  //
-    &codec_signsgd, &codec_powersgd, &codec_fetchsgd, &codec_demo,     &codec_klt, &codec_fstq,
-    NULL,
+    &codec_signsgd, &codec_powersgd, &codec_fetchsgd, &codec_demo,     //
+    &codec_klt,     &codec_tcq,      &codec_fstq,     NULL,
 };
 
 const struct codec *const wrapper_table[] = {

@@ -20,6 +20,7 @@ extern const struct codec codec_powersgd;                                      /
 extern const struct codec wrapper_ef, wrapper_rans, wrapper_zstd, wrapper_lz4; // wrap.c
 extern const struct codec wrapper_ef21;                                        // ef21.c
 extern const struct codec codec_klt;                                           // klt.c
+extern const struct codec codec_tcq;                                           // tcq.c
 extern const struct codec codec_fstq;                                          // fstq.c
 
 #endif

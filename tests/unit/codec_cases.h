@@ -140,6 +140,8 @@ static const char *const codec_cases[] = {
     "klt:step=3,rdoq=0.1,unbiased=1,basis=0.5",
     "klt:dead=0,keep=0.001,basis=0.1+ef",
     "fstq:budget=0.1,importance=fedsrd",
+    "tcq",
+    "tcq:step=0.6,rdoq=0+ef",
     NULL,
 };
 

@@ -29,6 +29,7 @@ static const struct {
     {"fedbat", PART(QUANTISE)},
     {"uniform", PART(QUANTISE) | PART(ENTROPY)},
     {"klt", PART(QUANTISE) | PART(ENTROPY)},
+    {"tcq", PART(QUANTISE) | PART(ENTROPY)},
     {"natural:code=rans", PART(QUANTISE) | PART(ENTROPY)},
     {"threelc", PART(QUANTISE) | PART(ENTROPY)}, // runs,
     {"eden", PART(QUANTISE)},                    // one pass from values to packed codes
