@@ -70,7 +70,8 @@ def texts():
     rows = splits()
     marks = [c for a, b, _ in classes() for c in range(a, b + 1)]
     pools = [[c for c, *_ in rows], [a for _, a, *_ in rows], [b for _, _, b, _ in rows if b],
-             marks, list(range(0x1100, 0x1113)), list(range(0x1161, 0x1176)), list(range(0x11a7, 0x11c3)),
+             marks, list(range(0x1100, 0x1113)), list(range(0x1161, 0x1176)),
+             list(range(0x11a7, 0x11c3)),
              list(HANGUL), list(range(0x41, 0x7b)), [0x3b1, 0x430, 0x4e2d, 0x1f600]]
     return [''.join(chr(rng.choice(rng.choice(pools))) for _ in range(rng.randint(1, 12)))
             for _ in range(400)]

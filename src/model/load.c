@@ -275,7 +275,6 @@ static int open_safetensors(struct file *f, const char *path, struct safetensors
 }
 
 // Weights in one file, or in several.
-enum { SHARDS = 256 };
 struct shard {
     char path[560];
     struct file f;
@@ -288,8 +287,8 @@ struct shards {
 
 static int shards_add(struct shards *w, const char *path, struct err *err)
 {
-    if (w->n == SHARDS)
-        return err_set(err, "%s: more than %d files of weights", path, SHARDS);
+    if (w->n == SAFETENSORS_FILES)
+        return err_set(err, "%s: more than %d files of weights", path, SAFETENSORS_FILES);
     struct shard *s = &w->v[w->n];
     snprintf(s->path, sizeof s->path, "%s", path);
     if (open_safetensors(&s->f, s->path, &s->st, err))
@@ -300,7 +299,7 @@ static int shards_add(struct shards *w, const char *path, struct err *err)
 
 static void shards_open(struct shards *w)
 {
-    *w = (struct shards){.v = mem_alloc(MEM_OTHER, SHARDS * sizeof *w->v)};
+    *w = (struct shards){.v = mem_alloc(MEM_OTHER, SAFETENSORS_FILES * sizeof *w->v)};
 }
 
 static void shards_close(struct shards *w)
@@ -378,33 +377,12 @@ static bool hf_takes(const char *path)
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
 
-// The files that an index names, each once; a name with a folder in it would lead elsewhere.
-static int open_index(const char *dir, const json_t *map, struct shards *w, struct err *err)
-{
-    const char *tensor;
-    const json_t *file;
-    char path[560];
-    json_object_foreach((json_t *)map, tensor, file)
-    {
-        const char *name = json_string_value(file);
-        bool had = false;
-        if (!name || !*name || strchr(name, '/') || strlen(name) > 200)
-            return err_set(err, "weight_map: %.80s is in no file of this folder", tensor);
-        snprintf(path, sizeof path, "%s/%s", dir, name);
-        for (int32_t i = 0; i < w->n && !had; i++)
-            had = strcmp(w->v[i].path, path) == 0;
-        if (!had && shards_add(w, path, err))
-            return -1;
-    }
-    return w->n > 0 ? 0 : err_set(err, "it has no weight_map");
-}
-
 static int open_weights(const char *dir, struct shards *w, struct err *err)
 {
     char path[560];
     uint8_t *text;
     size_t n;
-    json_error_t why;
+    struct safetensors_index x;
     struct err what = {""};
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", dir);
     if (access(path, F_OK) != 0) {
@@ -413,13 +391,16 @@ static int open_weights(const char *dir, struct shards *w, struct err *err)
     }
     if (fsio_read(path, 64 << 20, MEM_OTHER, &text, &n, err))
         return -1;
-    json_t *root = json_loadb((const char *)text, n, JSON_REJECT_DUPLICATES, &why);
+    int bad = safetensors_index_parse(text, n, &x, &what);
     mem_free(text);
-    if (!root)
-        return err_set(err, "%s: line %d: %s", path, why.line, why.text);
-    int bad = open_index(dir, json_object_get(root, "weight_map"), w, &what);
-    json_decref(root);
-    return bad ? err_set(err, "%.250s: %.250s", path, what.text) : 0;
+    if (bad)
+        return err_set(err, "%.250s: %.250s", path, what.text);
+    for (int32_t i = 0; i < x.n && !bad; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, x.file[i]);
+        bad = shards_add(w, path, err);
+    }
+    safetensors_index_free(&x);
+    return bad;
 }
 
 static struct model *hf_load(struct dev *dev, const struct model_params *p, struct err *err)

@@ -152,3 +152,46 @@ const struct safetensor *safetensors_find(const struct safetensors *st, const ch
             return &st->tensor[i];
     return NULL;
 }
+
+// A name with a folder in it would lead elsewhere.
+static int add_file(struct safetensors_index *x, const char *tensor, const json_t *file,
+                    struct err *err)
+{
+    const char *name = json_string_value(file);
+    if (!name || !*name || strchr(name, '/') || strlen(name) >= SAFETENSORS_NAME)
+        return err_set(err, "weight_map: %.80s is in no file of this folder", tensor);
+    for (int32_t i = 0; i < x->n; i++)
+        if (!strcmp(x->file[i], name))
+            return 0;
+    if (x->n == SAFETENSORS_FILES)
+        return err_set(err, "weight_map: more than %d files of weights", SAFETENSORS_FILES);
+    memcpy(x->file[x->n++], name, strlen(name) + 1);
+    return 0;
+}
+
+int safetensors_index_parse(const uint8_t *bytes, size_t n, struct safetensors_index *x,
+                            struct err *err)
+{
+    json_error_t why;
+    const char *tensor;
+    json_t *file, *root = json_loadb((const char *)bytes, n, JSON_REJECT_DUPLICATES, &why);
+    int bad = 0;
+    *x = (struct safetensors_index){0};
+    if (!root)
+        return err_set(err, "line %d: %s", why.line, why.text);
+    x->file = mem_alloc(MEM_OTHER, SAFETENSORS_FILES * sizeof *x->file);
+    json_object_foreach(json_object_get(root, "weight_map"), tensor, file) if (!bad) bad =
+        add_file(x, tensor, file, err);
+    if (!bad && x->n == 0)
+        bad = err_set(err, "it has no weight_map");
+    json_decref(root);
+    if (bad)
+        safetensors_index_free(x);
+    return bad;
+}
+
+void safetensors_index_free(struct safetensors_index *x)
+{
+    mem_free(x->file);
+    *x = (struct safetensors_index){0};
+}

@@ -9,6 +9,8 @@
 #include <stdint.h>
 
 #define SAFETENSORS_DIMS       4
+#define SAFETENSORS_NAME       208 // bytes of a file's name, at most
+#define SAFETENSORS_FILES      256 // of one model, at most
 #define SAFETENSORS_HEADER_MAX ((uint64_t)100 << 20)
 
 struct safetensor {
@@ -29,6 +31,15 @@ struct safetensors {
 int safetensors_parse(const uint8_t *bytes, size_t n, uint64_t file_bytes, struct safetensors *st,
                       struct err *err);
 void safetensors_free(struct safetensors *st);
+// The files that an index (model.safetensors.index.json) names, each once.
+struct safetensors_index {
+    char (*file)[SAFETENSORS_NAME]; // names without a folder
+    int32_t n;
+};
+int safetensors_index_parse(const uint8_t *bytes, size_t n, struct safetensors_index *x,
+                            struct err *err);
+void safetensors_index_free(struct safetensors_index *x);
+
 const struct safetensor *safetensors_find(const struct safetensors *st, const char *name);
 
 #endif
