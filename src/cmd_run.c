@@ -52,7 +52,7 @@ struct run {
     FILE *progress; // NULL = nobody watches
     int64_t progress_ns;
     bool progress_shown;
-    char cpuset[64], run_dir[240];
+    char cpuset[64], gpu[64], run_dir[240];
     int64_t update_round; // the last of which an update was kept, -1 = none
 };
 
@@ -280,7 +280,7 @@ static void open_env(struct run *r, int threads)
                           .threads = threads,
                           .host = r->comm->host,
                           .cpuset = r->cpuset,
-                          .gpu = "",
+                          .gpu = r->gpu,
                           .transport = &r->transport,
                           .link = &r->transport.link,
                           .backhaul = &r->transport.relay_link,
@@ -347,12 +347,23 @@ static void check_method(const struct run *r)
                                                : "gradients by coordinate");
 }
 
+// Which GPU, for the trace; and that ranks share one.
+static void describe_device(struct run *r)
+{
+    struct dev *d = r->work.row->device ? r->work.row->device(&r->work) : NULL;
+    r->gpu[0] = '\0';
+    if (d && d->row->describe)
+        d->row->describe(d, r->gpu, sizeof r->gpu);
+    if (r->comm->local_rank == 0 && strstr(r->gpu, " ranks"))
+        printf("# time not comparable: %s: %s\n", r->comm->host, r->gpu);
+}
+
 static void open_all(struct run *r)
 {
     struct err err;
     int threads;
     describe_self(r, &threads);
-    dev_take_place(r->comm->local_rank);
+    dev_take_place(r->comm->local_rank, r->comm->local_size);
     pool_open(threads);
     recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
     r->server_rec.origin_ns = r->begun_ns;
@@ -376,6 +387,7 @@ static void open_all(struct run *r)
         method_open(&r->method, r->cfg.fed.method, &r->work.shape, &err))
         die(STATUS_USAGE, "%s", err.text);
     check_method(r);
+    describe_device(r);
     open_env(r, threads);
     r->sink = (struct fed_sink){r, sink_rows, sink_commit, sink_progress};
     if (loop_open(&r->loop, &r->env, &r->sink, RUN_SPANS / 4, &err))

@@ -46,6 +46,16 @@ static void raise_peak(enum mem_purpose purpose, size_t now)
         continue;
 }
 
+void mem_book(enum mem_purpose purpose, size_t size_bytes)
+{
+    raise_peak(purpose, atomic_fetch_add(&booked[purpose], size_bytes) + size_bytes);
+}
+
+void mem_unbook(enum mem_purpose purpose, size_t size_bytes)
+{
+    atomic_fetch_sub(&booked[purpose], size_bytes);
+}
+
 // Large arrays are read from end to end, and that is up to a fifth faster in large pages. As much
 // of the block as can have them.
 static void ask_for_large_pages(void *block, size_t size_bytes)
@@ -75,7 +85,7 @@ void *mem_alloc(enum mem_purpose purpose, size_t size_bytes)
     h->size_bytes = size_bytes;
     h->purpose = (uint32_t)purpose;
     h->magic = MAGIC;
-    raise_peak(purpose, atomic_fetch_add(&booked[purpose], size_bytes) + size_bytes);
+    mem_book(purpose, size_bytes);
     return memset((char *)h + ALIGN, 0, size_bytes);
 }
 
@@ -86,7 +96,7 @@ void mem_free(void *block)
     struct head *h = (struct head *)(void *)((char *)block - ALIGN);
     assert(h->magic == MAGIC && "not from mem_alloc, or freed before");
     h->magic = 0;
-    atomic_fetch_sub(&booked[h->purpose], h->size_bytes);
+    mem_unbook((enum mem_purpose)h->purpose, h->size_bytes);
     free(h);
 }
 

@@ -27,6 +27,9 @@ extern const char *const mem_purpose_name[MEM_PURPOSES];
 // large is compared with mem_room first: a system that overcommits would kill the process instead.
 void *mem_alloc(enum mem_purpose purpose, size_t size_bytes);
 void mem_free(void *block);
+// What somebody else gives and takes back: a GPU's memory.
+void mem_book(enum mem_purpose purpose, size_t size_bytes);
+void mem_unbook(enum mem_purpose purpose, size_t size_bytes);
 size_t mem_now(enum mem_purpose purpose);  // bytes booked now
 size_t mem_peak(enum mem_purpose purpose); // and at most so far
 void mem_peak_reset(void);

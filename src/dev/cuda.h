@@ -3,6 +3,7 @@
 #ifndef FSTQ_DEV_CUDA_H
 #define FSTQ_DEV_CUDA_H
 
+#include "dev/dev.h"
 #include "kernels/gpu_stages.h"
 
 #include <assert.h>
@@ -12,12 +13,38 @@
 #else
 #define GPU(name) name##_cuda
 #endif
+#define gpu_count      GPU(gpu_count)
+#define gpu_each       GPU(gpu_each)
+#define gpu_describe   GPU(gpu_describe)
+#define gpu_of_place   GPU(gpu_of_place)
+#define gpu_look       GPU(gpu_look)
+#define gpu_library    GPU(gpu_library)
 #define gpu_move       GPU(gpu_move)
 #define gpu_clear      GPU(gpu_clear)
 #define gpu_settle     GPU(gpu_settle)
 #define gpu_alloc_row  GPU(gpu_alloc_row)
 #define gpu_rotate_row GPU(gpu_rotate_row)
 #define gpu_select_row GPU(gpu_select_row)
+
+// dev_cuda.c, the one file that knows CUDA's header: how many GPUs there are, or why none can be
+// had; what one is; and a library's functions: -1 where it is not there, 1 where it lacks one.
+struct gpu_card {
+    char bus[32];
+    int major, minor, multiprocessors, clock_mhz, memory_bits;
+    bool integrated;
+};
+struct gpu_symbol {
+    const char *name;
+    void *to; // a pointer to a function
+};
+int gpu_count(int *n, struct err *err);
+void gpu_look(int i, struct gpu_card *c);
+int gpu_library(const char *name, const struct gpu_symbol *call, size_t n, const char **missing);
+
+// cuda_facts.c: each GPU in a line, and a device's own; which of n is this rank's.
+int gpu_each(dev_fact *fn, void *arg, struct err *err);
+void gpu_describe(const struct dev *d, char *text, size_t size);
+int gpu_of_place(int n);
 
 // dev_cuda.c: a codec's copy and zeroes, queued; and whatever is queued is done, or the program
 // ends with what went wrong.

@@ -15,16 +15,22 @@ static const struct dev_row dev_cuda = {.name = "cuda", .help = "one CUDA GPU pe
 const struct dev_row *const dev_table[] = {&dev_cpu,   &dev_ref, &dev_cuda,
                                            &dev_fence, &dev_emu, NULL};
 
-static int32_t place;
+static int32_t place, places = 1;
 
-void dev_take_place(int32_t local_rank)
+void dev_take_place(int32_t local_rank, int32_t local_ranks)
 {
     place = local_rank;
+    places = local_ranks;
 }
 
 int32_t dev_place(void)
 {
     return place;
+}
+
+int32_t dev_places(void)
+{
+    return places;
 }
 
 int dev_usable(int32_t kind, struct err *err)

@@ -39,6 +39,8 @@ struct dev_row {
     int (*usable)(struct err *err);
     // What devices of the kind there are, without opening any; or NULL.
     int (*each)(dev_fact *fn, void *arg, struct err *err);
+    // Which device of the kind this one is, and how many ranks of the host have it; or NULL.
+    void (*describe)(const struct dev *d, char *text, size_t size);
     int (*open)(struct dev *d, struct err *err);                                // or NULL
     void (*close)(struct dev *d);                                               // or NULL
     void *(*alloc)(struct dev *d, enum mem_purpose purpose, size_t size_bytes); // zeroed
@@ -88,8 +90,9 @@ struct dev {
 extern const struct dev_row *const dev_table[];
 
 // Which of several devices of a kind is this rank's: the ranks of a host take them in turn.
-void dev_take_place(int32_t local_rank);
+void dev_take_place(int32_t local_rank, int32_t local_ranks);
 int32_t dev_place(void);
+int32_t dev_places(void);
 // Whether this kind, a row of dev_table, can be opened here, or why not.
 int dev_usable(int32_t kind, struct err *err);
 // kind: row of dev_table. threads >= 1. A row that cannot run here is an error that says why.

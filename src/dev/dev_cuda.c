@@ -35,12 +35,20 @@ struct graph {
     uint64_t key;
     cudaGraphExec_t exec;
 };
+// Memory of the GPU is booked like the host's.
+struct block {
+    void *at;
+    size_t size_bytes;
+    enum mem_purpose purpose;
+    struct block *next;
+};
 struct gpu {
     cudaStream_t stream;
     cudaEvent_t *mark, origin;
     int32_t n_marks;
     struct graph graph[GRAPHS];
     int n_graphs, next;
+    struct block *blocks; // of the GPU's memory
     bool recording;
     uint64_t key;
     struct kernel_blas blas;
@@ -70,34 +78,42 @@ struct library {
     blas_gemm_fn *gemm;
 };
 
-static int load(struct library *l, struct err *err)
+int gpu_library(const char *name, const struct gpu_symbol *call, size_t n, const char **missing)
 {
-    char name[32];
-    struct {
-        const char *symbol;
-        void *to;
-    } call[] = {{"cublasCreate_v2", &l->create},
-                {"cublasDestroy_v2", &l->destroy},
-                {"cublasSetStream_v2", &l->set_stream},
-                {"cublasSetWorkspace_v2", &l->set_workspace},
-                {"cublasGemmEx", &l->gemm}};
-    snprintf(name, sizeof name, "libcublas.so.%d", CUDART_VERSION / 1000);
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (!library)
-        return err_set(err, "no %s: install CUDA's libraries, or set LD_LIBRARY_PATH to them",
-                       name);
-    for (size_t i = 0; i < ARRAY_LEN(call); i++) {
-        void *address = dlsym(library, call[i].symbol);
+        return -1;
+    for (size_t i = 0; i < n; i++) {
+        void *address = dlsym(library, call[i].name);
+        *missing = call[i].name;
         if (!address)
-            return err_set(err, "%s has no %s: install the one of CUDA %d.%d", name, call[i].symbol,
-                           CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+            return 1;
         memcpy(call[i].to, &address, sizeof address); // ISO C has no cast to a function
     }
     return 0;
 }
 
+static int load(struct library *l, struct err *err)
+{
+    char name[32];
+    const char *missing;
+    const struct gpu_symbol call[] = {{"cublasCreate_v2", &l->create},
+                                      {"cublasDestroy_v2", &l->destroy},
+                                      {"cublasSetStream_v2", &l->set_stream},
+                                      {"cublasSetWorkspace_v2", &l->set_workspace},
+                                      {"cublasGemmEx", &l->gemm}};
+    snprintf(name, sizeof name, "libcublas.so.%d", CUDART_VERSION / 1000);
+    int bad = gpu_library(name, call, ARRAY_LEN(call), &missing);
+    if (bad < 0)
+        return err_set(err, "no %s: install CUDA's libraries, or set LD_LIBRARY_PATH to them",
+                       name);
+    return bad ? err_set(err, "%s has no %s: install the one of CUDA %d.%d", name, missing,
+                         CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10)
+               : 0;
+}
+
 // Which GPUs there are, without a context on any.
-static int count_gpus(int *n, struct err *err)
+int gpu_count(int *n, struct err *err)
 {
     int driver = 0;
     cudaError_t rc = cudaGetDeviceCount(n);
@@ -117,42 +133,53 @@ static int count_gpus(int *n, struct err *err)
     return err_set(err, "%s: see nvidia-smi, or choose dev.kind = cpu", cudaGetErrorString(rc));
 }
 
-static int cuda_usable(struct err *err)
-{
-    struct library l;
-    int n;
-    return count_gpus(&n, err) || load(&l, err) ? -1 : 0;
-}
-
 static int attribute(enum cudaDeviceAttr which, int i)
 {
     int value = 0;
     return cudaDeviceGetAttribute(&value, which, i) == cudaSuccess ? value : 0;
 }
 
-static int cuda_each(dev_fact *fn, void *arg, struct err *err)
+void gpu_look(int i, struct gpu_card *c)
 {
-    char text[200], bus[32] = "";
+    *c = (struct gpu_card){.major = attribute(cudaDevAttrComputeCapabilityMajor, i),
+                           .minor = attribute(cudaDevAttrComputeCapabilityMinor, i),
+                           .multiprocessors = attribute(cudaDevAttrMultiProcessorCount, i),
+                           .clock_mhz = attribute(cudaDevAttrClockRate, i) / 1000,
+                           .memory_bits = attribute(cudaDevAttrGlobalMemoryBusWidth, i),
+                           .integrated = attribute(cudaDevAttrIntegrated, i) != 0};
+    if (cudaDeviceGetPCIBusId(c->bus, sizeof c->bus, i) != cudaSuccess)
+        snprintf(c->bus, sizeof c->bus, "no PCI bus");
+}
+
+static int cuda_usable(struct err *err)
+{
+    struct library l;
     int n;
-    if (count_gpus(&n, err))
-        return -1;
-    for (int i = 0; i < n; i++) {
-        if (cudaDeviceGetPCIBusId(bus, sizeof bus, i) != cudaSuccess)
-            snprintf(bus, sizeof bus, "no PCI bus");
-        snprintf(text, sizeof text,
-                 "%s, sm_%d%d, %d multiprocessors at up to %d MHz, memory %d bits wide%s", bus,
-                 attribute(cudaDevAttrComputeCapabilityMajor, i),
-                 attribute(cudaDevAttrComputeCapabilityMinor, i),
-                 attribute(cudaDevAttrMultiProcessorCount, i),
-                 attribute(cudaDevAttrClockRate, i) / 1000,
-                 attribute(cudaDevAttrGlobalMemoryBusWidth, i),
-                 attribute(cudaDevAttrIntegrated, i) ? ", shared with the CPU" : "");
-        fn(arg, i, text);
-    }
-    return 0;
+    return gpu_count(&n, err) || load(&l, err) ? -1 : 0;
 }
 
 // Memory.
+
+static void book(struct gpu *g, void *at, size_t size_bytes, enum mem_purpose purpose)
+{
+    struct block *b = mem_alloc(MEM_OTHER, sizeof *b);
+    *b = (struct block){at, size_bytes, purpose, g->blocks};
+    g->blocks = b;
+    mem_book(purpose, size_bytes);
+}
+
+// at NULL: all
+static void unbook(struct gpu *g, const void *at)
+{
+    for (struct block **p = &g->blocks, *b; (b = *p) != NULL;)
+        if (!at || b->at == at) {
+            *p = b->next;
+            mem_unbook(b->purpose, b->size_bytes);
+            mem_free(b);
+        } else {
+            p = &b->next;
+        }
+}
 
 static void *cuda_alloc(struct dev *d, enum mem_purpose purpose, size_t size_bytes)
 {
@@ -162,6 +189,7 @@ static void *cuda_alloc(struct dev *d, enum mem_purpose purpose, size_t size_byt
     if (rc != cudaSuccess)
         die(STATUS_ENV, "the GPU has no %zu bytes for %s: %s", size_bytes,
             mem_purpose_name[purpose], cudaGetErrorString(rc));
+    book(g, p, size_bytes, purpose);
     check(g, cudaMemsetAsync(p, 0, size_bytes, g->stream), "a fill");
     return p;
 }
@@ -181,6 +209,7 @@ static void cuda_wait(struct dev *d, int32_t lane)
 static void cuda_free(struct dev *d, void *block)
 {
     cuda_wait(d, 0);
+    unbook(of(d), block);
     cudaFree(block);
 }
 
@@ -316,6 +345,7 @@ static void cuda_close(struct dev *d)
         cudaEventDestroy(g->origin);
     if (g->stream)
         cudaStreamDestroy(g->stream);
+    unbook(g, NULL);
     mem_free(g->mark);
     mem_free(g);
 }
@@ -331,6 +361,7 @@ static int open_library(struct gpu *g, struct err *err)
     g->blas.gemm = l.gemm;
     if (cudaMalloc(&g->blas_work, BLAS_WORK) != cudaSuccess)
         return err_set(err, "the GPU has no %zu bytes for cuBLAS", BLAS_WORK);
+    book(g, g->blas_work, BLAS_WORK, MEM_OTHER);
     rc = l.set_stream(g->blas.handle, g->stream);
     rc = rc ? rc : l.set_workspace(g->blas.handle, g->blas_work, BLAS_WORK);
     return rc ? err_set(err, "cuBLAS cannot be set up: status %d", rc) : 0;
@@ -341,9 +372,9 @@ static int open_gpu(struct dev *d, struct err *err)
 {
     struct gpu *g = of(d);
     int n;
-    if (count_gpus(&n, err))
+    if (gpu_count(&n, err))
         return -1;
-    cudaError_t rc = cudaSetDevice(dev_place() % n);
+    cudaError_t rc = cudaSetDevice(gpu_of_place(n));
     if (rc == cudaSuccess)
         rc = cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking);
     if (rc == cudaSuccess)
@@ -351,7 +382,7 @@ static int open_gpu(struct dev *d, struct err *err)
     if (rc == cudaSuccess)
         rc = cudaEventRecordWithFlags(g->origin, g->stream, cudaEventRecordDefault);
     if (rc != cudaSuccess)
-        return err_set(err, "GPU %d cannot be opened: %s; see nvidia-smi", dev_place() % n,
+        return err_set(err, "GPU %d cannot be opened: %s; see nvidia-smi", gpu_of_place(n),
                        cudaGetErrorString(rc));
     return open_library(g, err);
 }
@@ -543,7 +574,8 @@ const struct dev_row ROW = {
     .slice_tokens = INT32_MAX,
     .work_floats = (size_t)1 << 24, // logits of 512 rows at a vocabulary of 32,000
     .usable = cuda_usable,
-    .each = cuda_each,
+    .each = gpu_each,
+    .describe = gpu_describe,
     .open = cuda_open,
     .close = cuda_close,
     .alloc = cuda_alloc,

@@ -5,6 +5,7 @@
 #include "kernels/blas.h"
 
 #include <cblas.h>
+#include <cstdio>
 #include <cstring>
 
 static const int BAD_VALUE = 7; // CUBLAS_STATUS_INVALID_VALUE
@@ -74,6 +75,38 @@ static int set_workspace(void *, void *, size_t)
     return 0;
 }
 
+// What the driver's management library says of a card: 8 GiB, half of it free.
+static int say_nothing()
+{
+    return 0;
+}
+static int find(const char *bus, void **card)
+{
+    *card = const_cast<char *>(bus);
+    return 0;
+}
+static int card_name(void *, char *text, unsigned size)
+{
+    snprintf(text, size, "Emulated GPU");
+    return 0;
+}
+static int card_memory(void *, unsigned long long *total_free_used)
+{
+    total_free_used[0] = 8ull << 30;
+    total_free_used[1] = total_free_used[2] = 4ull << 30;
+    return 0;
+}
+static int card_limit(void *, unsigned *mw)
+{
+    *mw = 25000;
+    return 0;
+}
+static int card_clock(void *, int, unsigned *mhz)
+{
+    *mhz = 1000;
+    return 0;
+}
+
 static const struct {
     const char *name;
     void *call;
@@ -81,7 +114,13 @@ static const struct {
              {"cublasDestroy_v2", reinterpret_cast<void *>(destroy)},
              {"cublasSetStream_v2", reinterpret_cast<void *>(set_stream)},
              {"cublasSetWorkspace_v2", reinterpret_cast<void *>(set_workspace)},
-             {"cublasGemmEx", reinterpret_cast<void *>(gemm)}};
+             {"cublasGemmEx", reinterpret_cast<void *>(gemm)},
+             {"nvmlInit_v2", reinterpret_cast<void *>(say_nothing)},
+             {"nvmlDeviceGetHandleByPciBusId_v2", reinterpret_cast<void *>(find)},
+             {"nvmlDeviceGetName", reinterpret_cast<void *>(card_name)},
+             {"nvmlDeviceGetMemoryInfo", reinterpret_cast<void *>(card_memory)},
+             {"nvmlDeviceGetEnforcedPowerLimit", reinterpret_cast<void *>(card_limit)},
+             {"nvmlDeviceGetMaxClockInfo", reinterpret_cast<void *>(card_clock)}};
 void *emu_dlsym(void *, const char *name)
 {
     for (const auto &c : calls)

@@ -162,7 +162,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
 void *emu_dlopen(const char *name, int)
 {
     static char library;
-    return here.without_blas || strcmp(name, "libcublas.so.13") != 0 ? nullptr : &library;
+    bool blas = strcmp(name, "libcublas.so.13") == 0 && !here.without_blas;
+    return blas || strcmp(name, "libnvidia-ml.so.1") == 0 ? &library : nullptr;
 }
 
 // An event is the time at which the stream came to it.

@@ -207,6 +207,8 @@ static void count_device(void *arg, int32_t i, const char *text)
     (void)arg;
     assert_int_equal(i, devices++);
     assert_non_null(strstr(text, "sm_"));
+    assert_non_null(strstr(text, "Emulated GPU, 8192 MiB, 4096 of them free"));
+    assert_non_null(strstr(text, "at most 25 W"));
 }
 
 static void what_is_missing_is_said(void **state)
@@ -242,12 +244,51 @@ static void what_is_missing_is_said(void **state)
     assert_int_equal(devices, 2);
 }
 
+// Ranks of a host take GPUs in turn; what lies on one is booked until it is closed.
+static void ranks_share_and_memory_is_booked(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t rank, ranks;
+        const char *text;
+    } cases[] = {{0, 1, "GPU 0 of 2, 0000:00:00.0"},
+                 {1, 2, "GPU 1 of 2, 0000:01:00.0"},
+                 {0, 3, "GPU 0 of 2, 0000:00:00.0, for 2 ranks"},
+                 {2, 3, "GPU 0 of 2, 0000:00:00.0, for 2 ranks"},
+                 {1, 3, "GPU 1 of 2, 0000:01:00.0"}};
+    const size_t before = mem_now(MEM_WEIGHTS), other = mem_now(MEM_OTHER);
+    emu_claim((struct emu_machine){2, 0, 13000, false});
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct dev d;
+        struct err err;
+        char text[64];
+        dev_take_place(cases[i].rank, cases[i].ranks);
+        assert_int_equal(dev_open(&d, kind_of("emu"), 1, &err), 0);
+        d.row->describe(&d, text, sizeof text);
+        assert_string_equal(text, cases[i].text);
+        void *kept = d.row->alloc(&d, MEM_WEIGHTS, 1000),
+             *freed = d.row->alloc(&d, MEM_WEIGHTS, 24);
+        assert_int_equal(mem_now(MEM_WEIGHTS), before + 1024);
+        assert_true(mem_now(MEM_OTHER) >= other + ((size_t)32 << 20)); // the library's
+        d.row->free(&d, freed);
+        assert_int_equal(mem_now(MEM_WEIGHTS), before + 1000);
+        (void)kept; // goes with the device
+        dev_close(&d);
+        assert_int_equal(mem_now(MEM_WEIGHTS), before);
+        assert_int_equal(mem_now(MEM_OTHER), other);
+    }
+    dev_take_place(0, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(missing_barriers_show),   cmocka_unit_test(fences_order_blocks),
-        cmocka_unit_test(streams_are_late),        cmocka_unit_test(mistakes_end_the_program),
+        cmocka_unit_test(missing_barriers_show),
+        cmocka_unit_test(fences_order_blocks),
+        cmocka_unit_test(streams_are_late),
+        cmocka_unit_test(mistakes_end_the_program),
         cmocka_unit_test(what_is_missing_is_said),
+        cmocka_unit_test(ranks_share_and_memory_is_booked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
