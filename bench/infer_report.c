@@ -101,6 +101,12 @@ static double joule_of(const struct infer_row *r)
     return r->joule / (double)(r->new_tokens * r->whole.samples);
 }
 
+// CPU time of a repetition, all threads: what a busy machine does not stretch.
+static double cpu_of(const struct infer_row *r)
+{
+    return r->whole.cpu_ns * 1e-9;
+}
+
 // Of a whole repetition, against the one beside it without a reduction.
 static double speedup_of(const struct infer_row *r)
 {
@@ -134,6 +140,7 @@ static const struct column {
     {"token_p99_ms", "p99", "ms", 8, 3, step_p99},
     {"cache_mib", "cache", "MiB", 8, 2, cache_mib},
     {"joule_per_token", "energy", "J/token", 9, 4, joule_of},
+    {"cpu_s", "cpu", "s", 8, 3, cpu_of},
     {"speedup", "speed-up", "x", 8, 3, speedup_of},
     {"score", "score", "", 6, 4, score_of},
 };

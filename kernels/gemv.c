@@ -4,8 +4,9 @@
 // as there, so the bits are the same.
 #ifdef SIMD_LANES // read for each instruction set
 
-#define simd_b SIMD_NAME(simd_b)
-#define gemv   SIMD_NAME(gemv)
+#define simd_b      SIMD_NAME(simd_b)
+#define gemv        SIMD_NAME(gemv)
+#define half_blocks SIMD_NAME(half_blocks)
 
 typedef uint8_t simd_b __attribute__((vector_size(SIMD_LANES), aligned(1), may_alias));
 
@@ -21,29 +22,46 @@ typedef uint8_t simd_b __attribute__((vector_size(SIMD_LANES), aligned(1), may_a
 #define ROUNDED(v) (void)(v)
 #endif
 
-SIMD_INLINE void SIMD_NAME(halves)(const uint16_t *half, float *y)
+// Of each of 16 rows the two halves that its block at x begins with, the second for Q4_1 alone.
+SIMD_INLINE void SIMD_NAME(scales)(const uint8_t *x, size_t stride, struct turned *t)
 {
 #if SIMD_X86 && SIMD_LANES == 16
-    _mm512_storeu_ps(y, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)half)));
-#elif SIMD_X86 && SIMD_LANES == 8
-    for (int i = 0; i < 16; i += 8)
-        _mm256_storeu_ps(
-            y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(half + i))));
+    const __m512i row =
+        _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                           _mm512_set1_epi32((int)stride));
+    __m512i both = _mm512_i32gather_epi32(row, x, 1);
+    _mm512_storeu_ps(t->d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
+    _mm512_storeu_ps(t->m, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
 #else
-    for (int i = 0; i < 16; i++)
-        y[i] = f16_to_f32(half[i]);
+    uint16_t half[2][16];
+    for (int i = 0; i < 16; i++) {
+        memcpy(&half[0][i], x + (size_t)i * stride, sizeof half[0][i]);
+        memcpy(&half[1][i], x + (size_t)i * stride + 2, sizeof half[1][i]);
+    }
+#if SIMD_X86 && SIMD_LANES == 8
+    for (int i = 0; i < 16; i += 8) {
+        _mm256_storeu_ps(t->d + i, _mm256_cvtph_ps(*(const __m128i_u *)(void *)(half[0] + i)));
+        _mm256_storeu_ps(t->m + i, _mm256_cvtph_ps(*(const __m128i_u *)(void *)(half[1] + i)));
+    }
+#else
+    for (int i = 0; i < 16; i++) {
+        t->d[i] = f16_to_f32(half[0][i]);
+        t->m[i] = f16_to_f32(half[1][i]);
+    }
+#endif
 #endif
 }
 
-// Value k of each of 16 rows, in SIMD_PIECES vectors.
-SIMD_INLINE void SIMD_NAME(q4_1_values)(const struct turned *t, int32_t k, simd_f *w)
+// Value k of each of 16 rows, in SIMD_PIECES vectors; high: k is one of the last 16.
+SIMD_INLINE void SIMD_NAME(q4_1_values)(const struct turned *t, int32_t k, const bool high,
+                                        simd_f *w)
 {
     for (int p = 0; p < SIMD_PIECES; p++) {
         simd_b b = *(const simd_b *)(t->byte[k % 16] + p * SIMD_LANES);
-        if (k < 16)
-            b &= 15;
-        else
+        if (high)
             b >>= 4;
+        else
+            b &= 15;
         simd_f v = *simd_of(t->d + p * SIMD_LANES) *
                    __builtin_convertvector(__builtin_convertvector(b, simd_i), simd_f);
         ROUNDED(v);
@@ -61,6 +79,24 @@ SIMD_INLINE void SIMD_NAME(q8_0_values)(const struct turned *t, int32_t k, simd_
     }
 }
 
+// The chains go on through the first, or last, 16 values of a block.
+SIMD_INLINE void half_blocks(const int mr, const int groups, const int type, const bool high,
+                             const struct turned *t, const float *a, ptrdiff_t rsa,
+                             simd_f r[4][4][SIMD_PIECES])
+{
+    for (int32_t k = 16 * high; k < 16 + 16 * high; k++)
+        for (int j = 0; j < groups; j++) {
+            simd_f w[SIMD_PIECES];
+            if (type == BLOCK_Q4_1)
+                SIMD_NAME(q4_1_values)(&t[j], k, high, w);
+            else
+                SIMD_NAME(q8_0_values)(&t[j], k, w);
+            for (int i = 0; i < mr; i++)
+                for (int p = 0; p < SIMD_PIECES; p++)
+                    r[i][j][p] += a[i * rsa + k] * w[p];
+        }
+}
+
 // mr rows of C, 16 columns for each of `groups` groups; mr, groups and type are constants where
 // this is inlined.
 SIMD_INLINE void gemv(const int mr, const int groups, const int type, const struct few *f,
@@ -75,25 +111,14 @@ SIMD_INLINE void gemv(const int mr, const int groups, const int type, const stru
     for (int32_t k0 = 0; k0 < g->k; k0 += 32) {
         struct turned t[4];
         fetch_ahead(f, n0, 16 * groups, k0 / 32);
-        for (int j = 0; j < groups; j++)
-            turn_blocks(type, f, n0 + 16 * j, k0 / 32, &t[j]);
         for (int j = 0; j < groups; j++) {
-            SIMD_NAME(halves)(t[j].half[0], t[j].d);
-            if (type == BLOCK_Q4_1)
-                SIMD_NAME(halves)(t[j].half[1], t[j].m);
+            size_t stride;
+            const uint8_t *x = block_at(f, n0 + 16 * j, k0 / 32, &stride);
+            turn_blocks(type, x, stride, &t[j]);
+            SIMD_NAME(scales)(x, stride, &t[j]);
         }
-        const float *a = g->a + row0 * g->rsa + k0;
-        for (int32_t k = 0; k < 32; k++)
-            for (int j = 0; j < groups; j++) {
-                simd_f w[SIMD_PIECES];
-                if (type == BLOCK_Q4_1)
-                    SIMD_NAME(q4_1_values)(&t[j], k, w);
-                else
-                    SIMD_NAME(q8_0_values)(&t[j], k, w);
-                for (int i = 0; i < mr; i++)
-                    for (int p = 0; p < SIMD_PIECES; p++)
-                        r[i][j][p] += a[i * g->rsa + k] * w[p];
-            }
+        for (int high = 0; high < 2; high++)
+            half_blocks(mr, groups, type, high, t, g->a + row0 * g->rsa + k0, g->rsa, r);
     }
     for (int j = 0; j < groups; j++) {
         int32_t n = n0 + 16 * j;
@@ -156,8 +181,7 @@ typedef uint8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
 // One block of each of 16 rows: byte i of all of them, scales, and what is added.
 struct turned {
     uint8_t byte[32][16];
-    uint16_t half[2][16];
-    float d[16], m[16]; // these halves as floats
+    float d[16], m[16];
 };
 
 struct few {
@@ -187,16 +211,21 @@ static inline __attribute__((always_inline)) void turn16(bytes16 *r)
     }
 }
 
-// Blocks b of 16 rows of W, from row n on.
-static inline __attribute__((always_inline)) void
-turn_blocks(const int type, const struct few *f, int32_t n, int32_t b, struct turned *t)
+// Where block b of row n of W is, and how far it is to the same of the next row.
+static inline const uint8_t *block_at(const struct few *f, int32_t n, int32_t b, size_t *stride)
 {
     const struct block_rows *part = f->part;
     int32_t row = f->row0 + n;
     for (; row >= part->rows; part++)
         row -= part->rows;
-    size_t stride = block_row_bytes(part);
-    const uint8_t *x = part->at + (size_t)row * stride + (size_t)b * (size_t)part->type->bytes;
+    *stride = block_row_bytes(part);
+    return part->at + (size_t)row * *stride + (size_t)b * (size_t)part->type->bytes;
+}
+
+// The bytes of a block at x and of those of the next 15 rows.
+static inline __attribute__((always_inline)) void turn_blocks(const int type, const uint8_t *x,
+                                                              size_t stride, struct turned *t)
+{
     const int values = type == BLOCK_Q4_1 ? 4 : 2, halves = type == BLOCK_Q4_1 ? 1 : 2;
     for (int h = 0; h < halves; h++) {
         bytes16 r[16];
@@ -204,10 +233,6 @@ turn_blocks(const int type, const struct few *f, int32_t n, int32_t b, struct tu
             r[i] = *(const bytes16 *)(x + (size_t)i * stride + values + 16 * h);
         turn16(r);
         memcpy(t->byte[16 * h], r, sizeof r);
-    }
-    for (int i = 0; i < 16; i++) {
-        memcpy(&t->half[0][i], x + (size_t)i * stride, sizeof t->half[0][i]);
-        memcpy(&t->half[1][i], x + (size_t)i * stride + 2, sizeof t->half[1][i]);
     }
 }
 

@@ -73,7 +73,7 @@ infer infer.reduce=$all infer.keep=1,0.6 infer.layer=1,2 infer.prompt_tokens=40 
 check "reductions: status 0" equal "$?" 0
 check "reductions: each at every keep and layer, none once" equal "$(rows out)" 21
 check "reductions: the caches shrink from the layer on" awk -F, '
-    $1 == "none" { all = $17; n += $19 == 1 }
+    $1 == "none" { all = $17; n += $20 == 1 }
     $1 != "none" && $2 == 0.6 && $3 == 1 { n += ($17 - all * (44 + 2 * 28) / 132) ^ 2 < 1e-9 }
     END { exit n != 6 }' t.csv
 for one in random first last attention merge; do
