@@ -14,6 +14,6 @@ struct cmd {
 };
 
 extern const struct cmd cmd_run, cmd_compare, cmd_show, cmd_export, cmd_report, cmd_score,
-    cmd_pretrain, cmd_infer, cmd_bench, cmd_list, cmd_info;
+    cmd_pretrain, cmd_infer, cmd_bench, cmd_list, cmd_info, cmd_doctor;
 
 #endif

@@ -18,7 +18,7 @@
 
 static const struct cmd *const commands[] = {&cmd_run,    &cmd_compare, &cmd_show,     &cmd_export,
                                              &cmd_report, &cmd_score,   &cmd_pretrain, &cmd_infer,
-                                             &cmd_bench,  &cmd_list,    &cmd_info};
+                                             &cmd_bench,  &cmd_list,    &cmd_info,     &cmd_doctor};
 
 static const char statuses[] =
     "Exit status: 0 valid, 1 a check failed, 2 bad usage or config, 3 degraded (clients or trace\n"
