@@ -58,7 +58,8 @@ def series_of_comparison(compare, runs):
 
 def series_of_runs(runs):
     out = []
-    modelled = all(r['rounds']['time_modelled_ns'][-1:] > [0] for r in runs)
+    modelled = all(r['rounds']['time_modelled_ns'][-1:] > [0] and r['pace'] in ('model', '')
+                   for r in runs)
     for place, r in enumerate(runs):
         s = figures.Series(r['label'], place, False)
         rounds, b = r['rounds'], r['bytes']
@@ -305,7 +306,7 @@ def main():
         with open(sys.argv[1], encoding='utf-8') as f:
             data = json.load(f)
         text = page(data)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         sys.exit(f'report.py: {sys.argv[1]}: {type(e).__name__}: {e}; it takes what "fstq report" '
                  f'writes')
     if len(sys.argv) == 3:

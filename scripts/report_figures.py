@@ -429,7 +429,7 @@ def memory(series):
             name = s.name if len(s.run['memory']) == 1 else f'{shorten(s.name, 9)} r{r["rank"]}'
             rows += [(s.name, r['rank'], k, v) for k, v in booked.items()]
             rows.append((s.name, r['rank'], 'rss', r['rss_peak_bytes']))
-            used += [k for k in booked if k not in used]
+            used += [k for k in booked if k not in used and k != OTHERS]
             if booked:
                 bars.append((name, list(booked.items()), with_unit(r['rss_peak_bytes'], MEBI)
                              if r['rss_peak_bytes'] > 0 else ''))

@@ -146,6 +146,25 @@ check "without the runs: a smaller page" equal "$?" 0
 draw small
 check "and what is left is whole" page small/report.html small/report.json "Bytes against score"
 check "it says what is missing" contains lost "of 3 methods no trace"
+# Damage in every member: a page or a refusal, never a crash or a traceback.
+cat >damage.py <<'END'
+import json, os, subprocess, sys
+root, fstq = sys.argv[1:]
+sys.path[:0] = [os.path.join(root, 'tests', 'cli'), os.path.join(root, 'scripts')]
+import check_schema, report
+for k, (what, value) in enumerate(check_schema.damaged(json.load(open('cmp/compare.json')))):
+    if k % 4 == 0:
+        json.dump(value, open('damaged.json', 'w'))
+        run = subprocess.run([fstq, 'report', '--tables', 'damaged.json', '-o', 'damaged'],
+                             capture_output=True)
+        assert run.returncode in (0, 4), (what, run)
+for what, value in check_schema.damaged(json.load(open('one/report.json'))):
+    try:
+        report.page(value)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        pass # what report.py names in one line
+END
+check "damaged numbers make a page or a refusal" python3 damage.py "$root" "$FSTQ"
 echo '{"config": 1}' >bad.json
 "$FSTQ" report bad.json -o bad >out 2>err
 check "JSON that is no comparison is refused" contains err 'no "methods" in it'
