@@ -153,10 +153,11 @@ for source in tests/fuzz/fuzz_*.c; do
     [ -f "$source" ] && fuzz+=("$replay/$(basename "$source" .c)")
 done
 {
-    add "" "${unit[@]}" "${fuzz[@]}"
-    add "/usr/bin/env python3" tests/*.py
-    mapfile -t scripts < <(grep -L '^# Alone:' tests/cli/*.sh tests/mpi/*.sh)
+    # Scripts first: they take longest, and short programs fill the end.
+    mapfile -t scripts < <(grep -L '^# Alone:' tests/mpi/*.sh tests/cli/*.sh)
     add bash "${scripts[@]}"
+    add "/usr/bin/env python3" tests/*.py
+    add "" "${unit[@]}" "${fuzz[@]}"
 } >"$scratch/list"
 batch "$slots" <"$scratch/list"
 mapfile -t scripts < <(grep -l '^# Alone:' tests/cli/*.sh tests/mpi/*.sh)

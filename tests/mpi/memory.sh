@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Aggregation holds one accumulator beside the model, and as many packed updates as the arena takes:
 # a hundred clients cost the server what ten do.
-# Alone: what is resident is measured.
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"

@@ -65,6 +65,17 @@ check "rounds end at their deadlines though nobody reports" equal \
     "$(awk '/^ +[12] / { print $2, ($8 >= 300) }' nobody)" "$(printf '0/2 1\n0/2 1')"
 check "and the run with them" contains nobody "# VALID"
 
+# The clock decides who is in time. Client 1 (on rank 2) is behind a link 200 times slower.
+printf '%s\n' name,up_mbps,up_sigma_mbps,down_mbps,down_sigma_mbps,rtt_ms a,8,0,80,0,1 \
+    b,0.04,0,80,0,1 >two.csv
+slow=(task.outputs=10 fed.clients=2 net.link=trace net.trace=two.csv net.timeout_s=20)
+counted() { awk '/^ +[1-9]/ { printf "%s ", $2 }' "$1"; }
+run quorum "${slow[@]}" fed.quorum=1
+check "a quorum: the slow one is left behind" equal "$(counted quorum)" "1/2 1/2 1/2 "
+check "which is no fault" contains quorum "# VALID"
+run deadline "${slow[@]}" fed.deadline_s=0.3
+check "a deadline: the same" equal "$(counted deadline)" "1/2 1/2 1/2 "
+
 mpirun --oversubscribe -np 3 "$FSTQ" run "${base[@]}" fed.clients_per_round=3 >many 2>&1
 check "more clients than ranks: status 2" equal $? 2
 check "which says how many ranks it takes" contains many "start 4 ranks"

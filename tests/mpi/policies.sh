@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Deadline, quorum, over-commitment, completion and staleness: rounds end when they should, and the
-# same updates count on any number of ranks, simulated, and after a resume.
-# Alone: some of its rounds have a real pace.
+# same updates count on any number of ranks, simulated, and after a resume. (At a real pace: see
+# paced.sh.)
 set -u
 . "$(dirname "$0")/../tap.bash"
 : "${FSTQ:?}"
@@ -88,24 +88,6 @@ run 1 resumed fed.rounds=300 fed.deadline_s=0.25 run.dir=d run.resume=on
 check "a resumed run cuts the same rounds" \
     equal "$(adapter resumed) $(rounds resumed | tail -n 1)" \
     "$(adapter long) $(rounds long | tail -n 1)"
-
-# At a real pace the clock decides. Client 1 (on rank 2) is behind a link twenty times slower.
-cat >two.csv <<'CSV'
-name,up_mbps,up_sigma_mbps,down_mbps,down_sigma_mbps,rtt_ms
-a,8,0,80,0,1
-b,0.04,0,80,0,1
-CSV
-real=(fed.clients=2 fed.clients_per_round=2 fed.rounds=3 net.pace=real net.link=trace
-    net.trace=two.csv fed.eval_every=0 net.timeout_s=20)
-timeout 60 mpirun --oversubscribe -np 3 "$FSTQ" run "${base[@]}" "${real[@]}" fed.quorum=1 \
-    >quick 2>&1
-check "real pace, a quorum: the slow one is left behind" \
-    equal "$(rounds quick | awk '{ print $2 }' | tr '\n' ' ')" "1/2 1/2 1/2 "
-check "which is no fault" contains quick "# VALID"
-timeout 60 mpirun --oversubscribe -np 3 "$FSTQ" run "${base[@]}" "${real[@]}" fed.deadline_s=0.3 \
-    >cut 2>&1
-check "real pace, a deadline: the same" \
-    equal "$(rounds cut | awk '{ print $2 }' | tr '\n' ' ')" "1/2 1/2 1/2 "
 
 run 1 arena fed.quorum=0.5 net.arena_bytes=10000
 check "updates that cannot all wait: status 2" equal $? 2
