@@ -88,7 +88,7 @@ EMU_CHECK  := $(EMU_ENGINE) $(O)/tests/emu/emu_check.o $(CU:kernels/%.cu=$(O)/te
 # What must be found, planted.
 EMU_PLANT  := $(EMU_ENGINE) $(addprefix $(O)/tests/emu/,emu_check.o check/planted.o) \
               $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o)
-EMUBIN := $(O)/tests/fstq-emu $(O)/tests/emu/check_kernels $(O)/tests/emu/check_codecs
+EMUBIN := $(O)/tests/fstq-emu $(addprefix $(O)/tests/emu/,check_kernels check_codecs costs)
 PROGS := $(sort $(wildcard tests/mpi/*.c))
 PROGBIN := $(PROGS:tests/mpi/%.c=$(O)/tests/mpi/%)
 FUZZBIN := $(patsubst tests/%.c,$(O)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
@@ -113,7 +113,8 @@ $(patsubst %,$(O)/tests/%,test_kernels test_dev test_model test_families test_in
 $(O)/tests/test_emu: $(EMU_PLANT)
 $(O)/tests/emu/check_kernels: $(O)/tests/unit/test_kernels.o
 $(O)/tests/emu/check_codecs: $(O)/tests/unit/test_codec_stages.o
-$(O)/tests/emu/check_kernels $(O)/tests/emu/check_codecs: $(FENCE) $(EMU_CHECK) $(O)/libfstq.a
+$(O)/tests/emu/costs: $(O)/tests/emu/costs.o
+$(O)/tests/emu/check_kernels $(O)/tests/emu/check_codecs $(O)/tests/emu/costs: $(FENCE) $(EMU_CHECK) $(O)/libfstq.a
 	$(Q)$(CC) $(TEST_LD) -o $@ $(filter-out %.a,$^) $(O)/libfstq.a -lcmocka -lstdc++ $(LDLIBS_ALL)
 # The program with one more device, which auto takes: memory that host code cannot touch.
 $(O)/tests/fstq-fence: $(O)/$(MAIN:.c=.o) $(FENCE) $(O)/libfstq.a

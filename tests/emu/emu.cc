@@ -110,7 +110,16 @@ void emu_seed(uint64_t seed, enum emu_order order)
 struct emu_counts emu_counted(void)
 {
     e.count.findings = emu_check_findings();
+    emu_check_traffic(&e.count.read_bytes, &e.count.write_bytes);
     return e.count;
+}
+void emu_count_product(void)
+{
+    e.count.products++;
+}
+void emu_count_copy(size_t n, bool there)
+{
+    (there ? e.count.put_bytes : e.count.get_bytes) += n;
 }
 void emu_on_error(void (*fn)(const char *))
 {

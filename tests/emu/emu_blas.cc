@@ -24,6 +24,7 @@ static void multiply(const void *args)
 {
     product g;
     memcpy(&g, args, sizeof g);
+    emu_count_product();
     cblas_sgemm(CblasColMajor, g.op_a == BLAS_T ? CblasTrans : CblasNoTrans,
                 g.op_b == BLAS_T ? CblasTrans : CblasNoTrans, g.m, g.n, g.k, g.alpha, g.a, g.lda,
                 g.b, g.ldb, g.beta, g.c, g.ldc);

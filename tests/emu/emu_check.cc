@@ -46,7 +46,7 @@ static struct {
     uint32_t fence[THREADS];     // when it fenced last
     std::vector<uint32_t> published, acquired; // of each block
     std::set<std::pair<uint32_t, uint32_t>> told;
-    uint64_t findings;
+    uint64_t findings, read_words, written_words;
 } c;
 
 static void *reserve(size_t n)
@@ -133,6 +133,12 @@ uint64_t emu_check_findings(void)
     return c.findings;
 }
 
+void emu_check_traffic(uint64_t *read_bytes, uint64_t *write_bytes)
+{
+    *read_bytes = WORD * c.read_words;
+    *write_bytes = WORD * c.written_words;
+}
+
 // What to say. A finding is told once for each pair of lines.
 
 static std::string line_of(uint32_t pc)
@@ -192,10 +198,12 @@ static void touch_word(word *p, uintptr_t at, const access_of &now, bool write, 
     if (!write) {
         if (shared && fresh)
             wrong("reads shared memory that nothing wrote", at, now.pc);
+        c.read_words += !shared && p->r[0].run != now.run;
         int slot = p->r[0].run != now.run || p->r[0].thread == now.thread ? 0 : 1;
         p->r[slot] = now;
         return;
     }
+    c.written_words += !shared && fresh;
     for (const access_of &r : p->r)
         if (r.run == now.run && (r.bytes & now.bytes) && !(r.atomic && now.atomic) &&
             !ordered(r, now))

@@ -21,5 +21,6 @@ void emu_check_join(unsigned warp, unsigned mask);
 void emu_check_fence(void);
 void emu_check_atomic(const void *at, size_t n);
 uint64_t emu_check_findings(void);
+void emu_check_traffic(uint64_t *read_bytes, uint64_t *write_bytes);
 
 #endif

@@ -38,8 +38,13 @@ void emu_graph_free(void *graph);
 
 struct emu_counts {
     uint64_t launches, blocks, switches, barriers, meets, findings;
+    uint64_t products;                // of the library
+    uint64_t read_bytes, write_bytes; // of device memory by kernels, a word once a launch; checked
+    uint64_t put_bytes, get_bytes;    // to the device and from there
 };
 struct emu_counts emu_counted(void);
+void emu_count_product(void);
+void emu_count_copy(size_t size_bytes, bool there);
 // By default an error is printed and ends the program. fn: is told instead, where that is possible.
 void emu_on_error(void (*fn)(const char *text));
 // What the machine claims to have from now on. error: of cudaGetDeviceCount, or 0; driver: the CUDA

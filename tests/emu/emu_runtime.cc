@@ -101,6 +101,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcp
         emu_fail("a copy from or to the host within a recording");
         abort();
     }
+    if (kind != cudaMemcpyDeviceToDevice)
+        emu_count_copy(n, kind == cudaMemcpyHostToDevice);
     emu_put(s, to, from, n);
     return cudaSuccess;
 }
