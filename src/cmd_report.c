@@ -146,6 +146,11 @@ static int add_comparison(struct report *r, const char *path, struct err *err)
     if (!json_is_array(json_object_get(r->compare, "methods")))
         return err_set(
             err, "%s: no \"methods\" in it; it takes what fstq compare CONFIG --json writes", path);
+    const json_t *first = json_array_get(json_object_get(r->compare, "methods"), 0);
+    if (json_is_object(first) && !json_object_get(first, "curve") &&
+        !json_object_get(first, "verdict"))
+        return err_set(err, "%s: of an fstq before 0.2; fstq compare writes it anew from its runs",
+                       path);
     r->compare_text = json_dumps(r->compare, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     snprintf(r->compare_path, sizeof r->compare_path, "%s", path);
     char copy[1100];
