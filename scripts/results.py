@@ -33,6 +33,17 @@ STANDARD = (('FedAvg, fp32', 'fp32'), ('`fstq`: 15 % of dense fp16', 'fstq-15'),
             ('10 % ternary, `stc`', 'stc10'), ('signs', 'sign'))
 
 
+# Rows of single updates: label, codec; numbers are cut out of both, for a row is a curve of steps.
+UPDATES = (('EDEN', 'eden:bits=*'), ('NNC, trellis, a tensor a matrix', 'nnc:qp=*,trellis,each'),
+           ('NNC, scalar, stacked', 'nnc:qp=*,scalar,stacked'),
+           ('NNC, trellis, stacked', 'nnc:qp=*,trellis,stacked'),
+           ('`uniform:group=class`', 'uniform:step=*,group=class'),
+           ('the same, `dead=0.1,value=centre`',
+            'uniform:step=*,group=class,dead=0.1,value=centre'),
+           ('`fstq:importance=magnitude`', 'fstq:importance=magnitude,budget=*'),
+           ('`stc`', 'stc:ratio=*,group=class,scale=bf16'), ('`klt`', 'klt:step=*'))
+
+
 def places(v, sign=False):
     """Three places without the zero before the point, as the texts have them."""
     text = f'{v:+.3f}' if sign else f'{v:.3f}'
@@ -143,6 +154,34 @@ def other_sentences():
            f'{at("sbc+ef-0.25")}, `fstq` without {at("fstq-0.25")};')
 
 
+def bits_at(points, nmse):
+    """Bits a value between the steps next to an error; None outside of them."""
+    points = sorted(points)
+    for (a, low), (b, high) in zip(points, points[1:]):
+        if a <= nmse <= b:
+            return low + (nmse - a) / (b - a) * (high - low)
+    return None
+
+
+def update_rows():
+    curves = {}
+    with open(os.path.join(DATA, 'updates.csv'), encoding='utf-8', newline='') as f:
+        for row in csv.DictReader(f):
+            codec = re.sub(r'(step|budget|bits|ratio|qp)=-?[\d.]+', r'\1=*', row['codec'])
+            curves.setdefault((row['optimiser'], int(row['round']), codec), []).append(
+                (float(row['nmse']), float(row['bits'])))
+    for label, codec in UPDATES:
+        cells = []
+        for at in ((('adamw', 10, 0.6), ('adamw', 50, 0.6)),
+                   (('adamw', 10, 0.36), ('adamw', 50, 0.36)),
+                   (('sgd', 10, 0.16), ('sgd', 10, 0.11))):
+            bits = [bits_at(curves[optimiser, version, codec], nmse)
+                    for optimiser, version, nmse in at]
+            texts = ['-' if b is None else re.sub(r'^0\.', '.', f'{b:.2f}') for b in bits]
+            cells.append('-' if texts == ['-', '-'] else ' / '.join(texts))
+        yield f'| {label} | {" | ".join(cells)} |'
+
+
 def readme_sentences(c):
     below = -c.methods['fstq-4.35']['vs_base']['mean']
     yield f'Messages {c.smaller("fstq-15"):.0f} times smaller than FedAvg\'s cost no accuracy.'
@@ -155,7 +194,8 @@ def claims():
     """(file, what it has to say), by the data."""
     c = Comparison('compare-standard.json')
     page = os.path.join('bench', 'results', 'README.md')
-    for text in (*standard_rows(c), *standard_sentences(c), *other_sentences()):
+    for text in (*standard_rows(c), *standard_sentences(c), *other_sentences(),
+                 *update_rows()):
         yield page, text
     for text in readme_sentences(c):
         yield 'README.md', text
