@@ -105,6 +105,13 @@ def damaged(v, root=None):
             yield from damaged(kept, root)
 
 
+def short(v):
+    """The same with one item of each list: enough to damage."""
+    if isinstance(v, dict):
+        return {key: short(part) for key, part in v.items()}
+    return [short(part) for part in v[:1]] if isinstance(v, list) else v
+
+
 def required(schema):
     """The names that a schema asks for somewhere: others may be missing."""
     names = set(schema.get('required', ())) if isinstance(schema, dict) else set()
@@ -120,7 +127,8 @@ def main():
             value = json.load(f)
         validator = Validator(sys.argv[3])
         asked = {'without ' + name for name in required(validator.root)}
-        missed = [what for what, copied in damaged(value) if not any(validator.errors(copied))]
+        missed = [what for what, copied in damaged(short(value))
+                  if not any(validator.errors(copied))]
         missed = [what for what in missed if what in asked or not what.startswith('without')]
         for what in missed:
             print('# not noticed:', what)
