@@ -100,6 +100,21 @@ void mem_free(void *block)
     free(h);
 }
 
+void *mem_grow(enum mem_purpose purpose, void *block, size_t n, size_t need, size_t *cap,
+               size_t row_bytes)
+{
+    if (need <= *cap)
+        return block;
+    size_t most = 2 * *cap > need ? 2 * *cap : need;
+    most = most < 16 ? 16 : most;
+    void *more = mem_alloc(purpose, most * row_bytes);
+    if (n)
+        memcpy(more, block, n * row_bytes);
+    mem_free(block);
+    *cap = most;
+    return more;
+}
+
 size_t mem_now(enum mem_purpose purpose)
 {
     return atomic_load(&booked[purpose]);

@@ -27,6 +27,10 @@ extern const char *const mem_purpose_name[MEM_PURPOSES];
 // large is compared with mem_room first: a system that overcommits would kill the process instead.
 void *mem_alloc(enum mem_purpose purpose, size_t size_bytes);
 void mem_free(void *block);
+// Room for `need` rows, at least doubled where there is less: block has *cap of them, the first n
+// in use, which are kept. Rows beyond them are zero where the block is new.
+void *mem_grow(enum mem_purpose purpose, void *block, size_t n, size_t need, size_t *cap,
+               size_t row_bytes);
 // What somebody else gives and takes back: a GPU's memory.
 void mem_book(enum mem_purpose purpose, size_t size_bytes);
 void mem_unbook(enum mem_purpose purpose, size_t size_bytes);

@@ -404,15 +404,8 @@ void power_sum_add(struct power_sum *s, const struct rec_sensor *row)
     int i = 0;
     while (i < s->n && (s->rail[i].rank != row->rank || strcmp(s->rail[i].rail, row->rail) != 0))
         i++;
-    if (i == s->cap) {
-        int cap = s->cap ? 2 * s->cap : POWER_RAILS;
-        struct power_last *more = mem_alloc(MEM_TRACE, (size_t)cap * sizeof *more);
-        if (s->n)
-            memcpy(more, s->rail, (size_t)s->n * sizeof *more);
-        mem_free(s->rail);
-        s->rail = more;
-        s->cap = cap;
-    }
+    if (i == s->n)
+        s->rail = mem_grow(MEM_TRACE, s->rail, (size_t)i, (size_t)i + 1, &s->cap, sizeof *s->rail);
     struct power_last *r = &s->rail[i];
     if (i == s->n) {
         *r = (struct power_last){.rank = row->rank, .kind = power_kind_of(row->rail)};

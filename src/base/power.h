@@ -63,7 +63,8 @@ struct power_last {
 };
 struct power_sum {
     struct power_last *rail;
-    int n, cap;
+    int n;
+    size_t cap;
 };
 void power_sum_add(struct power_sum *s, const struct rec_sensor *row);
 double power_sum_take(struct power_sum *s); // J since it was last taken, NaN = nothing was read

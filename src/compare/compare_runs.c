@@ -302,15 +302,7 @@ static void take_finished(struct runs *r, struct one_run *one)
 static struct one_run *add_run(struct runs *r, uint64_t key, const struct config *c,
                                const char *name, const char *setting)
 {
-    if (r->n == r->cap) {
-        size_t cap = r->cap ? 2 * r->cap : 256;
-        struct one_run **run = mem_alloc(MEM_OTHER, cap * sizeof *run);
-        if (r->n)
-            memcpy(run, r->run, r->n * sizeof *run);
-        mem_free(r->run);
-        r->run = run;
-        r->cap = cap;
-    }
+    r->run = mem_grow(MEM_OTHER, r->run, r->n, r->n + 1, &r->cap, sizeof *r->run);
     struct one_run *one = mem_alloc(MEM_OTHER, sizeof *one);
     one->key = key;
     one->cfg = *c;

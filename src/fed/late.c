@@ -17,15 +17,7 @@ void late_free(struct late_list *l, struct transport *t)
 void late_add(struct late_list *l, struct netbuf *held, const struct update *u, int64_t arrives_ns,
               const struct rec_message *row)
 {
-    if (l->n == l->cap) {
-        size_t cap = l->cap ? 2 * l->cap : 16;
-        struct late *more = mem_alloc(MEM_SERVER, cap * sizeof *more);
-        if (l->n)
-            memcpy(more, l->one, l->n * sizeof *more);
-        mem_free(l->one);
-        l->one = more;
-        l->cap = cap;
-    }
+    l->one = mem_grow(MEM_SERVER, l->one, l->n, l->n + 1, &l->cap, sizeof *l->one);
     l->one[l->n++] = (struct late){held, *u, arrives_ns, *row};
 }
 

@@ -146,23 +146,11 @@ struct reading {
     size_t names_cap;
 };
 
-static void *grown(void *old, size_t have, size_t *cap, size_t need)
-{
-    if (need <= *cap)
-        return old;
-    *cap = need > 2 * *cap ? need : 2 * *cap;
-    void *more = mem_alloc(MEM_OTHER, *cap);
-    if (have)
-        memcpy(more, old, have);
-    mem_free(old);
-    return more;
-}
-
 static void add_device(struct reading *r, const char *name, size_t len, struct device d)
 {
-    r->d = grown(r->d, r->n * sizeof d, &r->cap, (r->n + 1) * sizeof d);
+    r->d = mem_grow(MEM_OTHER, r->d, r->n, r->n + 1, &r->cap, sizeof d);
     r->d[r->n++] = d;
-    r->names = grown(r->names, r->names_at, &r->names_cap, r->names_at + len + 1);
+    r->names = mem_grow(MEM_OTHER, r->names, r->names_at, r->names_at + len + 1, &r->names_cap, 1);
     memcpy(r->names + r->names_at, name, len);
     r->names[r->names_at + len] = '\0';
     r->names_at += len + 1;
@@ -205,7 +193,7 @@ static int read_csv(struct reading *r, const char *where, const char *bytes, siz
         if (!line[strspn(line, " \t")])
             continue;
         if (r->cap == 0 && strcmp(line, head) == 0 && r->names_at == 0) {
-            r->names = grown(r->names, 0, &r->names_cap, 1); // the head was there
+            r->names = mem_grow(MEM_OTHER, r->names, 0, 1, &r->names_cap, 1); // the head was there
             continue;
         }
         char *comma = strchr(line, ',');

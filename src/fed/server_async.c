@@ -120,15 +120,8 @@ static void send_task(struct server *s, struct away *w)
 static void book(struct server *s, const struct rec_message *row)
 {
     struct async_rounds *a = s->rounds;
-    if (a->n_done == a->done_cap) {
-        size_t cap = a->done_cap ? 2 * a->done_cap : 64;
-        struct rec_message *more = mem_alloc(MEM_SERVER, cap * sizeof *more);
-        if (a->n_done)
-            memcpy(more, a->done, a->n_done * sizeof *more);
-        mem_free(a->done);
-        a->done = more;
-        a->done_cap = cap;
-    }
+    a->done =
+        mem_grow(MEM_SERVER, a->done, a->n_done, a->n_done + 1, &a->done_cap, sizeof *a->done);
     a->done[a->n_done++] = *row;
 }
 

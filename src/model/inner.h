@@ -96,7 +96,8 @@ struct model {
 
     struct model_lane *lane;
     struct slice *slice;
-    int32_t n_slices, slice_cap;
+    int32_t n_slices;
+    size_t slice_cap;
     struct lane_bytes bytes; // of each lane
     uint32_t moves;          // how often memory that operations are given has moved
     float *grads;            // of jobs that bring no place for it

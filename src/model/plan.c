@@ -9,15 +9,8 @@
 
 static struct slice *next_slice(struct model *m)
 {
-    if (m->n_slices == m->slice_cap) {
-        int32_t cap = m->slice_cap ? 2 * m->slice_cap : 64;
-        struct slice *more = mem_alloc(MEM_OTHER, (size_t)cap * sizeof *more);
-        if (m->slice)
-            memcpy(more, m->slice, (size_t)m->n_slices * sizeof *more);
-        mem_free(m->slice);
-        m->slice = more;
-        m->slice_cap = cap;
-    }
+    m->slice = mem_grow(MEM_OTHER, m->slice, (size_t)m->n_slices, (size_t)m->n_slices + 1,
+                        &m->slice_cap, sizeof *m->slice);
     return &m->slice[m->n_slices++];
 }
 

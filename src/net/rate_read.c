@@ -33,25 +33,14 @@ static void steps_free(struct steps *s)
     *s = (struct steps){0};
 }
 
-static double *grown(double *old, size_t n, size_t cap)
-{
-    double *v = mem_alloc(MEM_NET, cap * sizeof *v);
-    if (n)
-        memcpy(v, old, n * sizeof *v);
-    mem_free(old);
-    return v;
-}
-
 static int steps_add(struct steps *s, double seconds, double bps, const char *where,
                      struct err *err)
 {
     if (s->n == STEPS_MAX)
         return err_set(err, "%s: more than %d steps", where, STEPS_MAX);
-    if (s->n == s->cap) {
-        s->cap = s->cap ? 2 * s->cap : 1024;
-        s->seconds = grown(s->seconds, s->n, s->cap);
-        s->bps = grown(s->bps, s->n, s->cap);
-    }
+    size_t cap = s->cap;
+    s->seconds = mem_grow(MEM_NET, s->seconds, s->n, s->n + 1, &cap, sizeof *s->seconds);
+    s->bps = mem_grow(MEM_NET, s->bps, s->n, s->n + 1, &s->cap, sizeof *s->bps);
     s->seconds[s->n] = seconds;
     s->bps[s->n++] = bps;
     return 0;
@@ -59,15 +48,8 @@ static int steps_add(struct steps *s, double seconds, double bps, const char *wh
 
 static struct rate_source *source_new(struct rate_set *set, const char *name)
 {
-    if (set->n == set->cap) {
-        size_t cap = set->cap ? 2 * set->cap : 16;
-        struct rate_source *more = mem_alloc(MEM_NET, cap * sizeof *more);
-        if (set->n)
-            memcpy(more, set->source, set->n * sizeof *more);
-        mem_free(set->source);
-        set->source = more;
-        set->cap = cap;
-    }
+    set->source =
+        mem_grow(MEM_NET, set->source, set->n, set->n + 1, &set->cap, sizeof *set->source);
     struct rate_source *s = &set->source[set->n++];
     *s = (struct rate_source){.rtt_ms = -1};
     snprintf(s->name, sizeof s->name, "%s", name);

@@ -57,15 +57,7 @@ static bool before(const struct sim_event *a, const struct sim_event *b)
 
 static void heap_push(struct sim *s, struct sim_event e)
 {
-    if (s->n == s->cap) {
-        size_t cap = s->cap ? 2 * s->cap : 256;
-        struct sim_event *heap = mem_alloc(MEM_NET, cap * sizeof *heap);
-        if (s->n)
-            memcpy(heap, s->heap, s->n * sizeof *heap);
-        mem_free(s->heap);
-        s->heap = heap;
-        s->cap = cap;
-    }
+    s->heap = mem_grow(MEM_NET, s->heap, s->n, s->n + 1, &s->cap, sizeof *s->heap);
     size_t i = s->n++;
     for (; i > 0 && before(&e, &s->heap[(i - 1) / 2]); i = (i - 1) / 2)
         s->heap[i] = s->heap[(i - 1) / 2];

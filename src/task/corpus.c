@@ -31,15 +31,8 @@ const char *corpus_keep(struct corpus *c, const char *text)
 
 void corpus_add(struct corpus *c, const struct field *fields, int32_t n, struct record r)
 {
-    if (c->n == c->cap) {
-        int32_t cap = c->cap ? 2 * c->cap : 256;
-        struct record *more = mem_alloc(MEM_DATA, (size_t)cap * sizeof *more);
-        if (c->n)
-            memcpy(more, c->records, (size_t)c->n * sizeof *more);
-        mem_free(c->records);
-        c->records = more;
-        c->cap = cap;
-    }
+    c->records =
+        mem_grow(MEM_DATA, c->records, (size_t)c->n, (size_t)c->n + 1, &c->cap, sizeof *c->records);
     struct field *own = dataset_take(c->texts, (size_t)n * sizeof *own);
     memcpy(own, fields, (size_t)n * sizeof *own);
     r.fields = own;

@@ -22,7 +22,8 @@ struct record {
 
 struct corpus {
     struct record *records;
-    int32_t n, cap;
+    int32_t n;
+    size_t cap;
     int32_t left_out;      // questions without an answer
     int32_t classes;       // records whose answer is a class, not free text
     const char *task;      // of the file that is being read

@@ -439,16 +439,7 @@ void trace_append(struct trace *t, enum record_id id, const void *rows, size_t n
     struct row_buffer *b = &t->buf[id];
     if (!t->h5_sound && !t->journal_sound)
         return;
-    if (b->cap - b->n < n) {
-        size_t cap = 2 * b->cap > b->n + n ? 2 * b->cap : b->n + n;
-        cap = cap < 64 ? 64 : cap;
-        char *p = mem_alloc(MEM_TRACE, cap * row_bytes);
-        if (b->n)
-            memcpy(p, b->rows, b->n * row_bytes);
-        mem_free(b->rows);
-        b->rows = p;
-        b->cap = cap;
-    }
+    b->rows = mem_grow(MEM_TRACE, b->rows, b->n, b->n + n, &b->cap, row_bytes);
     memcpy(b->rows + b->n * row_bytes, rows, n * row_bytes);
     trace_rows_clean(id, b->rows + b->n * row_bytes, n);
     b->n += n;

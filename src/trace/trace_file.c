@@ -15,24 +15,11 @@ int trace_errno_set(struct err *err, const char *path, const char *what)
     return err_set(err, "%s: cannot %s: %s", path, what, strerror(errno));
 }
 
-static void *grown(void *old, size_t used_bytes, size_t new_bytes)
-{
-    void *p = mem_alloc(MEM_TRACE, new_bytes);
-    if (used_bytes)
-        memcpy(p, old, used_bytes);
-    mem_free(old);
-    return p;
-}
-
 void trace_fact_add(struct trace_file *f, enum trace_place place, const char *name,
                     const char *text, size_t len)
 {
-    if (f->n_facts == f->cap_facts) {
-        int cap = f->cap_facts ? 2 * f->cap_facts : 64;
-        f->facts =
-            grown(f->facts, (size_t)f->n_facts * sizeof *f->facts, (size_t)cap * sizeof *f->facts);
-        f->cap_facts = cap;
-    }
+    f->facts = mem_grow(MEM_TRACE, f->facts, (size_t)f->n_facts, (size_t)f->n_facts + 1,
+                        &f->cap_facts, sizeof *f->facts);
     struct trace_fact *fact = &f->facts[f->n_facts++];
     fact->place = place;
     snprintf(fact->name, sizeof fact->name, "%s", name);
@@ -120,11 +107,7 @@ void trace_rows_add(struct trace_file *f, enum record_id id, const void *rows, s
     size_t row_bytes = record_tables[id].row_bytes;
     if (n == 0)
         return;
-    if (f->cap[id] - f->n[id] < n) {
-        size_t cap = 2 * f->cap[id] > f->n[id] + n ? 2 * f->cap[id] : f->n[id] + n;
-        f->rows[id] = grown(f->rows[id], f->n[id] * row_bytes, cap * row_bytes);
-        f->cap[id] = cap;
-    }
+    f->rows[id] = mem_grow(MEM_TRACE, f->rows[id], f->n[id], f->n[id] + n, &f->cap[id], row_bytes);
     size_t first = f->n[id];
     for (size_t i = 0; i < n; i++) {
         const char *row = (const char *)rows + i * row_bytes;
@@ -198,10 +181,7 @@ static void attempt_note(struct attempt_map *m, struct attempt_key k)
 {
     if (m->n && memcmp(&m->keys[m->n - 1], &k, sizeof k) == 0)
         return;
-    if (m->n == m->cap) {
-        m->cap = m->cap ? 2 * m->cap : 256;
-        m->keys = grown(m->keys, m->n * sizeof k, m->cap * sizeof k);
-    }
+    m->keys = mem_grow(MEM_TRACE, m->keys, m->n, m->n + 1, &m->cap, sizeof k);
     m->keys[m->n++] = k;
 }
 

@@ -37,7 +37,8 @@ struct trace_file {
 
     size_t cap[REC_COUNT]; // of rows, in rows
     struct trace_fact *facts;
-    int n_facts, cap_facts;
+    int n_facts;
+    size_t cap_facts;
 };
 
 void trace_file_free(struct trace_file *f);

@@ -60,15 +60,7 @@ static uint64_t record_hash(uint32_t type, uint64_t len, const uint8_t *payload)
 
 static uint8_t *reserve(struct trace_journal *j, size_t n)
 {
-    if (j->cap - j->len < n) {
-        size_t cap = 2 * j->cap > j->len + n ? 2 * j->cap : j->len + n;
-        uint8_t *p = mem_alloc(MEM_TRACE, cap);
-        if (j->len)
-            memcpy(p, j->buf, j->len);
-        mem_free(j->buf);
-        j->buf = p;
-        j->cap = cap;
-    }
+    j->buf = mem_grow(MEM_TRACE, j->buf, j->len, j->len + n, &j->cap, 1);
     uint8_t *at = j->buf + j->len;
     j->len += n;
     return at;

@@ -531,6 +531,28 @@ static int drop_scratch(void **state)
     return scratch_drop();
 }
 
+// Rows that are in use stay, room at least doubles, and what is new is zero.
+static void grows(void **state)
+{
+    (void)state;
+    size_t cap = 0, before = mem_now(MEM_OTHER);
+    int32_t *v = NULL;
+    for (int32_t i = 0; i < 1000; i++) {
+        size_t had = cap;
+        v = mem_grow(MEM_OTHER, v, (size_t)i, (size_t)i + 1, &cap, sizeof *v);
+        assert_true(cap > (size_t)i && (cap == had || cap >= 2 * had));
+        assert_int_equal(v[i], 0);
+        v[i] = i;
+    }
+    for (int32_t i = 0; i < 1000; i++)
+        assert_int_equal(v[i], i);
+    assert_ptr_equal(mem_grow(MEM_OTHER, v, 1000, cap, &cap, sizeof *v), v);
+    v = mem_grow(MEM_OTHER, v, 0, 5000, &cap, sizeof *v); // none is in use
+    assert_int_equal(cap, 5000);
+    mem_free(v);
+    assert_int_equal(mem_now(MEM_OTHER), before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -554,6 +576,7 @@ int main(void)
         cmocka_unit_test(mad_against_sorting),
         cmocka_unit_test(bytes_are_little_endian),
         cmocka_unit_test(halves_round_to_even),
+        cmocka_unit_test(grows),
         cmocka_unit_test(buildinfo_is_there),
     };
     return cmocka_run_group_tests_name("base", tests, make_scratch, drop_scratch);
