@@ -136,7 +136,7 @@ void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256]);
 struct rans_encoder {
     uint32_t step[256]; // (4096 - freq) | start << 13 | shift << 26
     uint32_t reciprocal[256];
-    unsigned kinds; // codes that occur are below
+    unsigned first, kinds; // codes that occur lie in [first, first + kinds)
 };
 struct rans_decoder {
     uint32_t slot[1 << RANS_PROB_BITS]; // code | freq << 8 | (slot - start) << 20

@@ -363,10 +363,10 @@ uint8_t pack_max_u8(const uint8_t *code, size_t n)
     return SIMD_PICK(pack_max_u8, (code, n));
 }
 
-void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256])
+// Adds. By a table; four, so that equal neighbours do not wait for each other.
+static void count_any(const uint8_t *code, size_t n, uint64_t count[256])
 {
-    uint32_t part[4][256]; // four, so that equal neighbours do not wait for each other
-    memset(count, 0, 256 * sizeof *count);
+    uint32_t part[4][256];
     for (size_t begin = 0; begin < n; begin += UINT32_MAX) {
         size_t end = n - begin > UINT32_MAX ? begin + UINT32_MAX : n, i = begin;
         memset(part, 0, sizeof part);
@@ -380,6 +380,53 @@ void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256])
         for (int s = 0; s < 256; s++)
             count[s] += (uint64_t)part[0][s] + part[1][s] + part[2][s] + part[3][s];
     }
+}
+
+#define COUNT_FEW  16
+#define COUNT_TILE 4096
+
+// Adds. Kinds [low, low + COUNT_FEW) by comparing, the others, which are rare, one by one.
+static void count_few(const uint8_t *code, size_t n, unsigned low, uint64_t count[256])
+{
+    uint8_t kind[COUNT_TILE];
+    for (size_t at = 0; at < n; at += COUNT_TILE) {
+        size_t m = n - at < COUNT_TILE ? n - at : COUNT_TILE;
+        int64_t few[COUNT_FEW] = {0}, found = 0;
+        for (size_t i = 0; i < m; i++)
+            kind[i] = (uint8_t)(code[at + i] - low);
+        alloc_count(kind, m, COUNT_FEW, few);
+        for (int k = 0; k < COUNT_FEW; k++) {
+            count[(low + (unsigned)k) & 0xff] += (uint64_t)few[k];
+            found += few[k];
+        }
+        for (size_t i = 0; i < m && found < (int64_t)m; i++)
+            if (kind[i] >= COUNT_FEW) {
+                count[code[at + i]]++;
+                found++;
+            }
+    }
+}
+
+// The first codes show whether nearly all are of a few neighbouring kinds.
+void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256])
+{
+    size_t first = n < COUNT_TILE ? n : COUNT_TILE;
+    uint64_t sum = 0, most = 0;
+    unsigned low = 0, high = 0; // neighbours with most codes begin from low to high
+    memset(count, 0, 256 * sizeof *count);
+    count_any(code, first, count);
+    for (unsigned k = 0; k < 256; k++) {
+        sum += count[k] - (k < COUNT_FEW ? 0 : count[k - COUNT_FEW]);
+        if (k >= COUNT_FEW - 1 && sum >= most) {
+            high = k - (COUNT_FEW - 1);
+            low = sum > most ? high : low;
+            most = sum;
+        }
+    }
+    if (simd_isa() == SIMD_BASE || most + COUNT_TILE / 256 < first)
+        count_any(code + first, n - first, count);
+    else
+        count_few(code + first, n - first, low + (high - low) / 2, count);
 }
 
 #endif

@@ -54,10 +54,12 @@ void rans_frequencies(const uint64_t count[256], uint16_t freq[256])
 void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256])
 {
     uint32_t start = 0;
-    e->kinds = 0;
-    for (int s = 0; s < 256; s++) {
+    unsigned end = 0;
+    e->first = 256;
+    for (unsigned s = 0; s < 256; s++) {
         uint32_t f = freq[s], shift = 0, bias = start;
-        e->kinds = f ? (unsigned)s + 1 : e->kinds;
+        e->first = f && s < e->first ? s : e->first;
+        end = f ? s + 1 : end;
         e->reciprocal[s] = UINT32_MAX;
         if (f >= 2) {
             while (f > 1u << shift)
@@ -70,6 +72,7 @@ void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256])
         e->step[s] = (PROB_ONE - f) | bias << 13 | shift << 26;
         start += f;
     }
+    e->kinds = end - e->first;
 }
 
 int rans_decoder_init(struct rans_decoder *d, const uint16_t freq[256])
@@ -166,15 +169,36 @@ TARGET_AVX512 static inline __attribute__((always_inline)) __m512i mul_hi(__m512
     return _mm512_mask_blend_epi32(0xaaaa, even, odd);
 }
 
-// Codes below 16 find their steps in two registers.
+// Entries of a table where codes that occur find them by their last bits, being few neighbours.
+static void rotate_entries(const struct rans_encoder *e, const uint32_t table[256], unsigned few,
+                           uint32_t *out)
+{
+    for (unsigned k = 0; k < few; k++) {
+        unsigned code = e->first + ((k - e->first) & (few - 1));
+        out[k] = table[code < 256 ? code : 255];
+    }
+}
+
+// Of up to 16 kinds of codes, up to 32, or any.
+struct entries_512 {
+    __m512i low, high;
+};
+
 TARGET_AVX512 static inline __attribute__((always_inline)) __m512i
-encode_16(const struct rans_encoder *e, const uint8_t *code, const bool few, __m512i x, uint8_t **p)
+entry_16(const uint32_t table[256], const struct entries_512 *t, __m512i code, const unsigned kinds)
+{
+    return kinds == 16   ? _mm512_permutexvar_epi32(code, t->low)
+           : kinds == 32 ? _mm512_permutex2var_epi32(t->low, code, t->high)
+                         : _mm512_i32gather_epi32(code, table, 4);
+}
+
+TARGET_AVX512 static inline __attribute__((always_inline)) __m512i
+encode_16(const struct rans_encoder *e, const uint8_t *code, const struct entries_512 t[2],
+          const unsigned kinds, __m512i x, uint8_t **p)
 {
     __m512i s = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code));
-    __m512i step = few ? _mm512_permutexvar_epi32(s, _mm512_loadu_si512(e->step))
-                       : _mm512_i32gather_epi32(s, e->step, 4);
-    __m512i rcp = few ? _mm512_permutexvar_epi32(s, _mm512_loadu_si512(e->reciprocal))
-                      : _mm512_i32gather_epi32(s, e->reciprocal, 4);
+    __m512i step = entry_16(e->step, &t[0], s, kinds);
+    __m512i rcp = entry_16(e->reciprocal, &t[1], s, kinds);
     __m512i rest = _mm512_and_si512(step, _mm512_set1_epi32(0x1fff)); // 4096 - freq
     __m512i full =
         _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32((int)PROB_ONE), rest), FULL_SHIFT);
@@ -190,13 +214,20 @@ encode_16(const struct rans_encoder *e, const uint8_t *code, const bool few, __m
 }
 
 TARGET_AVX512 static inline __attribute__((always_inline)) uint8_t *
-encode_512(const struct rans_encoder *e, const uint8_t *code, size_t steps, const bool few,
+encode_512(const struct rans_encoder *e, const uint8_t *code, size_t steps, const unsigned kinds,
            uint32_t *state, uint8_t *p)
 {
+    struct entries_512 t[2];
+    for (int k = 0; k < 2 && kinds <= 32; k++) {
+        uint32_t entry[32];
+        rotate_entries(e, k ? e->reciprocal : e->step, kinds, entry);
+        t[k].low = _mm512_loadu_si512(entry);
+        t[k].high = kinds == 32 ? _mm512_loadu_si512(entry + 16) : t[k].low;
+    }
     __m512i low = _mm512_loadu_si512(state), high = _mm512_loadu_si512(state + 16);
-    for (size_t t = steps; t-- > 0;) {
-        high = encode_16(e, code + t * 32 + 16, few, high, &p);
-        low = encode_16(e, code + t * 32, few, low, &p);
+    for (size_t i = steps; i-- > 0;) {
+        high = encode_16(e, code + i * 32 + 16, t, kinds, high, &p);
+        low = encode_16(e, code + i * 32, t, kinds, low, &p);
     }
     _mm512_storeu_si512(state, low);
     _mm512_storeu_si512(state + 16, high);
@@ -210,14 +241,15 @@ TARGET_AVX512 static uint8_t *encode_steps_avx512(const struct rans_encoder *e, 
     (void)buf;
     if (lanes != 32) // with this instruction set's shifts
         return encode_steps(e, code, steps, lanes, state, p);
-    return e->kinds <= 16 ? encode_512(e, code, steps, true, state, p)
-                          : encode_512(e, code, steps, false, state, p);
+    return e->kinds <= 16   ? encode_512(e, code, steps, 16, state, p)
+           : e->kinds <= 32 ? encode_512(e, code, steps, 32, state, p)
+                            : encode_512(e, code, steps, 256, state, p);
 }
 
-// Entries of a table by codes, of which there are kinds. Few are picked from registers: many
-// machines load lanes from eight places one after the other.
+// The same; few are picked from registers: many machines load lanes from eight places one after the
+// other.
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
-entries_8(const uint32_t table[256], __m256i code, const unsigned kinds)
+entries_8(const uint32_t *table, __m256i code, const unsigned kinds)
 {
     if (kinds > 16)
         return _mm256_i32gather_epi32((const int *)(const void *)table, code, 4);
@@ -226,18 +258,19 @@ entries_8(const uint32_t table[256], __m256i code, const unsigned kinds)
     if (kinds <= 8)
         return low;
     __m256i high = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row + 1), code);
-    __m256i upper = _mm256_cmpgt_epi32(code, _mm256_set1_epi32(7));
-    return _mm256_blendv_epi8(low, high, upper);
+    __m256i upper = _mm256_slli_epi32(code, 28); // bit 3 to the sign
+    return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high),
+                                                _mm256_castsi256_ps(upper)));
 }
 
 // Stores eight words, of which those that are shed come last: the next ones take the place of the
 // others.
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
-encode_8(const struct rans_encoder *e, const uint8_t *code, const unsigned kinds, __m256i x,
+encode_8(const uint32_t *const entry[2], const uint8_t *code, const unsigned kinds, __m256i x,
          uint8_t **p)
 {
     __m256i s = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code));
-    __m256i step = entries_8(e->step, s, kinds), rcp = entries_8(e->reciprocal, s, kinds);
+    __m256i step = entries_8(entry[0], s, kinds), rcp = entries_8(entry[1], s, kinds);
     __m256i rest = _mm256_and_si256(step, _mm256_set1_epi32(0x1fff)); // 4096 - freq
     __m256i full = _mm256_add_epi32(_mm256_srli_epi32(x, FULL_SHIFT), rest);
     __m256i shed = _mm256_cmpgt_epi32(full, _mm256_set1_epi32(PROB_ONE - 1));
@@ -260,12 +293,18 @@ encode_256(const struct rans_encoder *e, const uint8_t *code, size_t steps, cons
            uint32_t *state, uint8_t *p, const uint8_t *buf)
 {
     __m256i x[4], *at = (__m256i *)(void *)state;
+    const uint32_t *entry[2] = {e->step, e->reciprocal};
+    uint32_t few[2][16];
     size_t t = steps;
+    for (int k = 0; k < 2 && kinds <= 16; k++) {
+        rotate_entries(e, entry[k], kinds, few[k]);
+        entry[k] = few[k];
+    }
     for (int k = 0; k < 4; k++)
         x[k] = _mm256_loadu_si256(at + k);
     for (; t > 0 && p - buf >= 2 * (WORD_MAX_STEP + 8); t--)
         for (int k = 3; k >= 0; k--)
-            x[k] = encode_8(e, code + 32 * (t - 1) + 8 * k, kinds, x[k], &p);
+            x[k] = encode_8(entry, code + 32 * (t - 1) + 8 * k, kinds, x[k], &p);
     for (int k = 0; k < 4; k++)
         _mm256_storeu_si256(at + k, x[k]);
     return encode_steps_base(e, code, t, 32, state, p, buf);

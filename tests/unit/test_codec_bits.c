@@ -265,7 +265,7 @@ static void rans_sweep(void)
 {
     static const size_t sizes[] = {2, 3, 100, 16383, 16384, 16389, 262144, 262175, 300001};
     static const double ratios[] = {.001, .05, .4, .9, 1};
-    static const unsigned kinds[] = {2, 3, 7, 15, 256};
+    static const unsigned kinds[] = {2, 7, 15, 31, 256};
     uint8_t *code = mem_alloc(MEM_CODEC, 300001), *back = mem_alloc(MEM_CODEC, 300001);
     uint8_t *buf = mem_alloc(MEM_CODEC, rans_bound(300001));
     static uint64_t hash[9][5][5];
@@ -276,6 +276,9 @@ static void rans_sweep(void)
                 draw_codes(code, n, kinds[c], ratios[b], (uint32_t)(a + 10 * b));
                 code[0] = 0;
                 code[1] = (uint8_t)(kinds[c] - 1); // at least two kinds
+                const unsigned lowest = (unsigned)(a % 3) * ((256 - kinds[c]) / 2);
+                for (size_t i = 0; i < n; i++)
+                    code[i] = (uint8_t)(code[i] + lowest);
                 uint64_t count[256];
                 uint16_t freq[256];
                 struct rans_encoder e;
@@ -307,6 +310,33 @@ static void rans_sweep(void)
     mem_free(code);
     mem_free(back);
     mem_free(buf);
+}
+
+// Few neighbours anywhere, a stranger now and then, and what comes after a misleading beginning.
+static void count_sweep(void)
+{
+    enum { N = 3 * 4096 + 77 };
+    static uint8_t code[N];
+    struct rng r = test_rng(8);
+    for (int turn = 0; turn < 40; turn++) {
+        unsigned low = rng_below(&r, 256), kinds = 1 + rng_below(&r, 40);
+        size_t n = turn % 8 ? N : rng_below(&r, 4200);
+        uint64_t count[256], want[256] = {0};
+        for (size_t i = 0; i < n; i++) {
+            bool strange = turn % 4 == 1 && rng_below(&r, 1000) == 0;
+            bool late = turn % 4 == 2 && i > 5000;
+            code[i] = (uint8_t)(strange || late ? rng_below(&r, 256) : low + rng_below(&r, kinds));
+            want[code[i]]++;
+        }
+        pack_count_u8(code, n, count);
+        assert_memory_equal(count, want, sizeof want);
+    }
+}
+
+static void test_counts(void **state)
+{
+    (void)state;
+    each_isa(count_sweep);
 }
 
 static void test_rans(void **state)
@@ -535,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_packing),
         cmocka_unit_test(test_base3),
         cmocka_unit_test(test_floats_to_packed_codes),
+        cmocka_unit_test(test_counts),
         cmocka_unit_test(test_rans),
         cmocka_unit_test(test_rans_tables),
         cmocka_unit_test(test_entropy_trip),
