@@ -356,11 +356,12 @@ def widths(series):
 
 def links(series):
     """The rates that transfers had, of the first series with any: the same for all of a seed."""
-    s = next((s for s in traced(series) if s.run['links']), None)
+    limited = lambda s: [w for w in s.run['links'] if known(w['rate_max_bps'])]
+    s = next((s for s in traced(series) if limited(s)), None)
     if not s:
-        return None
+        return None # or links of no limit, which have no rate
     clients = {}
-    for link in s.run['links']:
+    for link in limited(s):
         clients.setdefault(link['client'], {})[link['way']] = link
     order = sorted(clients, key=lambda c: min(w['rate_mean_bps'] for w in clients[c].values()))
     height = 12 if len(order) <= 30 else max(3, 360 / len(order))

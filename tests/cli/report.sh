@@ -59,7 +59,7 @@ for c in {b["client"] for b in g["modelled"]}:
     assert all(a["end_ns"] == b["start_ns"] for a, b in zip(bars, bars[1:]))
     assert bars[0]["start_ns"] == 0 and bars[-1]["end_ns"] == length'
 
-"$FSTQ" run "${base[@]}" net.link=fixed fed.eval_every=0 trace.file=bare.h5 >out 2>err
+"$FSTQ" run "${base[@]}" net.link=loopback fed.eval_every=0 trace.file=bare.h5 >out 2>err
 "$FSTQ" report "$evil" bare.h5 -o two >out 2>err
 draw two
 check "two runs, one page" page two/report.html two/report.json "2 runs"
