@@ -40,4 +40,16 @@ check "completion, and schemas" eval \
     test -s '$prefix/share/fstq/schemas/show.schema.json'"
 check "an installed report: status 0" equal "$?" 0
 check "and it is drawn" grep -q '<svg' page/report.html
+
+# The sources as a file: what git has, and which revision that is.
+if git -C "$root" rev-parse HEAD >rev 2>/dev/null; then
+    made=$(make -s -C "$root" dist 2>err | tail -n 1)
+    check "make dist: the sources" eval "tar tzf '$root/$made' >list && grep -q '/src/main.c$' list"
+    check "make dist: their revision" equal \
+        "$(tar xzOf "$root/$made" "$(basename "$made" .tar.gz)/REVISION" | cut -c 1-12)" \
+        "$(cut -c 1-12 rev)"
+    check "make dist: what is built is no part of it" equal "$(grep -c '/build/' list)" 0
+else
+    skip "make dist" "no checkout of git"
+fi
 finish
