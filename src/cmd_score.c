@@ -8,6 +8,7 @@
 #include "fed/checkpoint.h"
 #include "fed/workload.h"
 #include "model/model.h"
+#include "model/scores.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -121,6 +122,20 @@ static void load_adapter(const struct config *c, struct workload *w, const char 
     printf("# adapter of %s after round %u\n", c->run.dir, round);
 }
 
+// What tokens are worth goes with the adapter.
+static void write_peft(const struct config *c, const struct workload *w, const char *from,
+                       const char *to, const float *theta)
+{
+    struct err err;
+    if (w->row->peft_write(w, to, theta, &err))
+        die(STATUS_ENV, "%s", err.text);
+    int copied = from || *c->run.dir ? token_scores_copy(from ? from : c->run.dir, to, &err) : 0;
+    if (copied < 0)
+        die(STATUS_ENV, "%s", err.text);
+    if (copied)
+        printf("# token scores, too: %s/%s\n", to, TOKEN_SCORES_FILE);
+}
+
 static int32_t read_show(const char *text)
 {
     char *end;
@@ -182,8 +197,8 @@ static int score_main(int argc, char **argv)
     print_scores(&w, r);
     if (show)
         w.row->answers(&w, show, print_answer, &shown);
-    if (to && w.row->peft_write(&w, to, theta, &err))
-        die(STATUS_ENV, "%s", err.text);
+    if (to)
+        write_peft(&cfg, &w, from, to, theta);
     bool bad = json && write_json(json, &cfg, &w, r);
     mem_free(theta);
     mem_free(r);

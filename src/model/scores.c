@@ -8,6 +8,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+#define FILE_MAX ((size_t)1 << 28)
 
 static const char *const names[SCORES] = {
     [SCORES_FISHER] = "fisher", [SCORES_GRADNORM] = "gradnorm"};
@@ -146,9 +149,25 @@ int token_scores_read(struct token_scores *s, int32_t vocab, const char *path, s
     uint8_t *bytes;
     size_t n;
     struct err why = {""};
-    if (fsio_read(path, (size_t)1 << 28, MEM_OTHER, &bytes, &n, err))
+    if (fsio_read(path, FILE_MAX, MEM_OTHER, &bytes, &n, err))
         return -1;
     int bad = token_scores_parse(s, vocab, bytes, n, &why);
     mem_free(bytes);
     return bad ? err_set(err, "%s: %s", path, why.text) : 0;
+}
+
+int token_scores_copy(const char *from_dir, const char *to_dir, struct err *err)
+{
+    char from[512], to[512];
+    uint8_t *bytes;
+    size_t n;
+    snprintf(from, sizeof from, "%s/%s", from_dir, TOKEN_SCORES_FILE);
+    snprintf(to, sizeof to, "%s/%s", to_dir, TOKEN_SCORES_FILE);
+    if (access(from, F_OK) != 0)
+        return 0;
+    if (fsio_read(from, FILE_MAX, MEM_OTHER, &bytes, &n, err))
+        return -1;
+    int bad = fsio_replace(to, bytes, n, err);
+    mem_free(bytes);
+    return bad ? -1 : 1;
 }

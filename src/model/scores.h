@@ -35,6 +35,8 @@ int32_t token_scores_finish(struct token_scores *all);
 int token_scores_write(const struct token_scores *s, const char *path, struct err *err);
 // Opens s for this vocabulary, or leaves nothing to close and says what is wrong with the file.
 int token_scores_read(struct token_scores *s, int32_t vocab, const char *path, struct err *err);
+// Those beside an adapter go with it to another folder: 1 = they do, 0 = there are none.
+int token_scores_copy(const char *from_dir, const char *to_dir, struct err *err);
 // From the file's bytes; for the above, the tests and the fuzzer.
 int token_scores_parse(struct token_scores *s, int32_t vocab, const uint8_t *bytes, size_t n,
                        struct err *err);

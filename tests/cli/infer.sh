@@ -97,6 +97,13 @@ infer "${task[@]}" infer.reduce=fisher,gradnorm infer.keep=0.6 infer.layer=0 inf
 check "scores: found beside the adapter" contains out "# token scores of r/token_scores.safetensors"
 grep -A3 '^# example' out >got
 check "scores: from the file, the same answers" cmp got want
+"$FSTQ" score task.name=synth-qa task.test=1 run.dir=r --to-peft peft2 >out 2>err
+check "scores: go with the adapter to PEFT" cmp r/token_scores.safetensors \
+    peft2/token_scores.safetensors
+infer task.name=synth-qa task.test=32 infer.prompts=task --from-peft peft2 infer.layer=0 \
+    infer.reduce=fisher,gradnorm infer.keep=0.6 infer.show=32
+grep -A3 '^# example' out >got
+check "scores: from there, the same answers" cmp got want
 infer infer.reduce=fisher infer.prompt_tokens=16 infer.scores=r/token_scores.safetensors
 check "scores: synthetic prompts, too" contains out "# token scores of r/token_scores.safetensors"
 rm r/token_scores.safetensors
