@@ -158,8 +158,8 @@ BLOCK_KERNEL(nf4, 34, 64)
 {
     float d = half_at(x);
     for (int i = 0; i < 32; i++) {
-        y[i] = d * nf4_level[x[2 + i] & 15];
-        y[32 + i] = d * nf4_level[x[2 + i] >> 4];
+        y[i] = d * block_nf4[x[2 + i] & 15];
+        y[32 + i] = d * block_nf4[x[2 + i] >> 4];
     }
 }
 
@@ -219,7 +219,7 @@ static const int8_t iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
 
 // NormalFloat (Dettmers et al. 2023, appendix E): quantiles of normal values that reach from -1 to
 // 1 and have a zero.
-static const float nf4_level[16] = {-1.0f,        -0.69619280f, -0.52507305f,  -0.39491749f,
+const float block_nf4[16] = {-1.0f,        -0.69619280f, -0.52507305f,  -0.39491749f,
                                     -0.28444138f, -0.18477343f, -0.091050036f, 0.0f,
                                     0.079580300f, 0.16093020f,  0.24611230f,   0.33791524f,
                                     0.44070983f,  0.56261700f,  0.72295684f,   1.0f};
@@ -307,7 +307,7 @@ static void to_nf4(const float *x, uint8_t *y)
     put_half(y, most);
     for (int i = 0; i < 64; i++) {
         q[i] = 0;
-        while (q[i] < 15 && x[i] * by > (nf4_level[q[i]] + nf4_level[q[i] + 1]) / 2)
+        while (q[i] < 15 && x[i] * by > (block_nf4[q[i]] + block_nf4[q[i] + 1]) / 2)
             q[i]++;
     }
     for (int i = 0; i < 32; i++)

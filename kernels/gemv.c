@@ -79,16 +79,46 @@ SIMD_INLINE void SIMD_NAME(q8_0_values)(const struct turned *t, int32_t k, simd_
     }
 }
 
-// The chains go on through the first, or last, 16 values of a block.
+// Codes of NF4: the low nibbles of 32 bytes, then the high ones.
+SIMD_INLINE void SIMD_NAME(nf4_values)(const struct turned *t, int32_t k, const bool high,
+                                       simd_f *w)
+{
+    for (int p = 0; p < SIMD_PIECES; p++) {
+        simd_b b = *(const simd_b *)(t->byte[k % 32] + p * SIMD_LANES);
+        simd_f level;
+        if (high)
+            b >>= 4;
+        else
+            b &= 15;
+        simd_i code = __builtin_convertvector(b, simd_i);
+#if SIMD_X86 && SIMD_LANES == 16
+        level = (simd_f)_mm512_permutexvar_ps((__m512i)code, _mm512_loadu_ps(block_nf4));
+#elif SIMD_X86 && SIMD_LANES == 8
+        level = (simd_f)_mm256_blendv_ps(
+            _mm256_permutevar8x32_ps(_mm256_loadu_ps(block_nf4), (__m256i)code),
+            _mm256_permutevar8x32_ps(_mm256_loadu_ps(block_nf4 + 8), (__m256i)code),
+            (__m256)(code << 28)); // by bit 3
+#else
+        for (int i = 0; i < SIMD_LANES; i++)
+            level[i] = block_nf4[code[i]];
+#endif
+        w[p] = *simd_of(t->d + p * SIMD_LANES) * level;
+    }
+}
+
+// The chains go on through the first, or last, half of the values of a block.
 SIMD_INLINE void half_blocks(const int mr, const int groups, const int type, const bool high,
                              const struct turned *t, const float *a, ptrdiff_t rsa,
                              simd_f r[4][4][SIMD_PIECES])
 {
-    for (int32_t k = 16 * high; k < 16 + 16 * high; k++)
+    const int32_t half = type == BLOCK_NF4 ? 32 : 16;
+    for (int32_t k = half * high; k < half + half * high; k++)
         for (int j = 0; j < groups; j++) {
             simd_f w[SIMD_PIECES];
             if (type == BLOCK_Q4_1)
                 SIMD_NAME(q4_1_values)(&t[j], k, high, w);
+            else if (type == BLOCK_NF4)
+                SIMD_NAME(nf4_values)(&t[j], k, high, w);
             else
                 SIMD_NAME(q8_0_values)(&t[j], k, w);
             for (int i = 0; i < mr; i++)
@@ -103,17 +133,18 @@ SIMD_INLINE void gemv(const int mr, const int groups, const int type, const stru
                       int32_t row0, int32_t n0)
 {
     const struct gemm *g = f->g;
+    const int32_t values = type == BLOCK_NF4 ? 64 : 32;
     simd_f r[4][4][SIMD_PIECES];
     for (int i = 0; i < mr; i++)
         for (int j = 0; j < groups * SIMD_PIECES; j++)
             r[i][j / SIMD_PIECES][j % SIMD_PIECES] =
                 g->c0 ? *simd_of(g->c0 + (row0 + i) * g->ldc0 + n0 + j * SIMD_LANES) : (simd_f){0};
-    for (int32_t k0 = 0; k0 < g->k; k0 += 32) {
+    for (int32_t k0 = 0; k0 < g->k; k0 += values) {
         struct turned t[4];
-        fetch_ahead(f, n0, 16 * groups, k0 / 32);
+        fetch_ahead(f, n0, 16 * groups, k0 / values);
         for (int j = 0; j < groups; j++) {
             size_t stride;
-            const uint8_t *x = block_at(f, n0 + 16 * j, k0 / 32, &stride);
+            const uint8_t *x = block_at(f, n0 + 16 * j, k0 / values, &stride);
             turn_blocks(type, x, stride, &t[j]);
             SIMD_NAME(scales)(x, stride, &t[j]);
         }
@@ -156,6 +187,8 @@ SIMD_KERNEL void SIMD_NAME(few_rows)(const struct few *f, int type, int mr, int3
 {
     if (type == BLOCK_Q4_1)
         GEMV_ROWS(BLOCK_Q4_1)
+    else if (type == BLOCK_NF4)
+        GEMV_ROWS(BLOCK_NF4)
     else
         GEMV_ROWS(BLOCK_Q8_0)
 }
@@ -255,12 +288,19 @@ static inline void fetch_ahead(const struct few *f, int32_t n, int32_t rows, int
 #define SIMD_FILE "gemv.c"
 #include "simd_each.h"
 
-// Whether every group of columns lies in one part, and in blocks of 32.
+static bool takes(const struct gemm *g, const struct block_rows *p)
+{
+    int32_t id = p->type->id;
+    return (id == BLOCK_Q4_1 || id == BLOCK_Q8_0 || id == BLOCK_NF4) &&
+           p->rows % (16 * GROUPS) == 0 && g->k % p->type->values == 0;
+}
+
+// Whether every group of columns lies in one part, and in whole blocks.
 static bool can(const struct gemm *g, struct few *f)
 {
     const struct gemm_mat *w = &g->b;
     if (!w->blocks || !w->trans || w->packed || g->bf16 || g->m < 1 || g->m > MOST_ROWS ||
-        g->csa != 1 || g->n % (16 * GROUPS) || g->k % 32)
+        g->csa != 1 || g->n % (16 * GROUPS))
         return false;
     *f = (struct few){.g = g, .part = w->blocks, .row0 = w->row0};
     for (; f->row0 >= f->part->rows; f->part++)
@@ -269,7 +309,7 @@ static bool can(const struct gemm *g, struct few *f)
     if (f->row0 % 16)
         return false;
     for (const struct block_rows *p = f->part; left > 0; left -= p++->rows)
-        if ((p->type->id != BLOCK_Q4_1 && p->type->id != BLOCK_Q8_0) || p->rows % (16 * GROUPS))
+        if (!takes(g, p))
             return false;
     return true;
 }

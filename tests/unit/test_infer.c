@@ -563,10 +563,10 @@ static void scores_are_learned_by_id(void **state)
 static void few_rows_are_the_bits_of_many(void **state)
 {
     (void)state;
-    enum { COLS = 320, ROWS = 96, MANY = 17, RANK = 3, LD = 336 };
+    enum { COLS = 320, ROWS = 160, MANY = 17, RANK = 3, LD = 336 };
     static float x[MANY * LD], y0[MANY * LD], many[MANY * LD], few[MANY * LD], u[MANY * 16];
     static float w[ROWS * COLS], adapter[2 * RANK * COLS + ROWS * RANK];
-    static uint8_t q4[64 * COLS / 32 * 20], q8[32 * COLS / 32 * 34];
+    static uint8_t q4[64 * COLS / 32 * 20], q8[32 * COLS / 32 * 34], nf4[64 * COLS / 64 * 34];
     struct rng r = rng_stream(5, RNG_TEST, 0, 0, 0);
     struct dev d;
     struct err err;
@@ -577,11 +577,13 @@ static void few_rows_are_the_bits_of_many(void **state)
             random[k][i] = (float)rng_normal(&r);
     block_encode(block_find(BLOCK_Q4_1), w, 64 * COLS / 32, q4);
     block_encode(block_find(BLOCK_Q8_0), w + 64 * COLS, 32 * COLS / 32, q8);
+    block_encode(block_find(BLOCK_NF4), w + 96 * COLS, 64 * COLS / 64, nf4);
     const struct block_rows parts[] = {{block_find(BLOCK_Q4_1), q4, 64, COLS},
-                                       {block_find(BLOCK_Q8_0), q8, 32, COLS}};
+                                       {block_find(BLOCK_Q8_0), q8, 32, COLS},
+                                       {block_find(BLOCK_NF4), nf4, 64, COLS}};
     struct kernel_linear l = {.w = {.blocks = parts, .rows = ROWS, .cols = COLS, .ld = COLS},
                               .lora = {{.rows = 32, .rank = RANK, .b = 2 * RANK * COLS},
-                                       {.row0 = 48, .rows = 48, .rank = RANK}},
+                                       {.row0 = 48, .rows = 100, .rank = RANK}},
                               .n_lora = 2,
                               .ranks = 2 * RANK,
                               .scale = 0.5f};
