@@ -42,7 +42,8 @@ def bench(arguments, samples):
             sys.exit(f'speed_codecs.py: {program}: {e.strerror}; run make first, or set FSTQ')
         if done.returncode:
             sys.exit(f'{done.stdout}{done.stderr}speed_codecs.py: {" ".join(command)} failed')
-        return json.load(f)['benchmarks']
+        with open(f.name) as written:  # which stands in the other's place
+            return json.load(written)['benchmarks']
 
 
 def times(rows, name, key):

@@ -203,7 +203,8 @@ def run_fstq(program, method, args, samples):
              str(samples), '--min-time', '0.001', '--json', f.name], capture_output=True, text=True)
         if done.returncode:
             sys.exit(f'compare_codec: {" ".join(done.args)}: {done.stdout}{done.stderr}')
-        rows = {r['name']: r for r in json.load(f)['benchmarks']}
+        with open(f.name) as written:  # which stands in the other's place
+            rows = {r['name']: r for r in json.load(written)['benchmarks']}
     pick = {op: rows[f'codec/codec/{method}/{op}_median'] for op in ('memcpy', 'encode', 'decode')}
     key = 'cpu_time' if args.clock == 'cpu' else 'real_time'
     return {**{op: row[key] * 1e-9 for op, row in pick.items()},
