@@ -83,17 +83,17 @@ extern "C" void GPU_OP(ce_head)(const struct kernel_ctx *cx, const struct kernel
         struct gpu_matrix in = {act_in(x) + i * ldx, ldx}, out = {logits, vocab};
         for (int32_t v = 0; v < vocab; v += some) {
             int32_t k = vocab - v < some ? vocab - v : some;
-            gpu_multiply(cx, n, k, cols, 1, in, false, gpu_rows_of(cx, head, v, k, cx->work), true,
-                         0, logits + v, vocab);
+            gpu_multiply_weight(cx, n, k, cols, in, gpu_rows_of(cx, head, v, k, cx->work), true, 0,
+                                logits + v, vocab);
         }
         LAUNCH(ce_rows, (unsigned)n, (unsigned)gpu_threads(vocab, CE_THREADS), 0, cx->stream,
                logits, vocab, target + i, weight ? weight + i : weight, loss ? loss + i : loss,
                best ? best + i : best, dx || dw);
         for (int32_t v = 0; v < vocab && dx; v += some) {
             int32_t k = vocab - v < some ? vocab - v : some;
-            gpu_multiply(cx, n, cols, k, 1, {logits + v, vocab}, false,
-                         gpu_rows_of(cx, head, v, k, cx->work), false, v > 0,
-                         act_out(dx) + i * lddx, lddx);
+            gpu_multiply_weight(cx, n, cols, k, {logits + v, vocab},
+                                gpu_rows_of(cx, head, v, k, cx->work), false, v > 0,
+                                act_out(dx) + i * lddx, lddx);
         }
         if (dw)
             gpu_multiply(cx, vocab, cols, n, 1, out, true, in, false, 1, dw, cols);

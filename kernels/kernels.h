@@ -37,15 +37,16 @@ typedef struct kernel_act kernel_act;
 
 // Where an operation runs, and memory of the device to work in: kernel_work_floats() of it, per
 // thread on the CPU.
-// How weights are multiplied by: in fp32, or both sides rounded to bf16 and summed in fp32.
-enum kernel_math { KERNEL_MATH_F32, KERNEL_MATH_BF16 };
+// How weights are multiplied by: in fp32, or both sides rounded to bf16 or tf32, which has as few
+// bits of mantissa as fp16, and summed in fp32.
+enum kernel_math { KERNEL_MATH_F32, KERNEL_MATH_BF16, KERNEL_MATH_TF32 };
 
 struct kernel_ctx {
     void *stream;
     float *work;
     size_t work_floats;
     int32_t act;       // enum kernel_dtype of activations; fp32 on the CPU
-    int32_t math;      // enum kernel_math; fp32 but on the CPU
+    int32_t math;      // enum kernel_math
     int64_t *apart_ns; // the host's, or NULL: to it the CPU's update adds the time of the averages
     struct kernel_blas *blas; // the host's, of a GPU's stream (blas.h)
 };

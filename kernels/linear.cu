@@ -42,8 +42,9 @@ extern "C" void GPU_OP(linear_fwd)(const struct kernel_ctx *cx, const struct ker
     float beta = begin_sum(cx, y0, y, ldy, m, rows);
     for (int32_t r = 0; r < rows; r += some) {
         int32_t n = rows - r < some ? rows - r : some;
-        gpu_multiply(cx, m, n, cols, 1, {act_in(x), ldx}, false,
-                     gpu_rows_of(cx, &l->w, r, n, cx->work), true, beta, act_out(y) + r, ldy);
+        gpu_multiply_weight(cx, m, n, cols, {act_in(x), ldx},
+                            gpu_rows_of(cx, &l->w, r, n, cx->work), true, beta, act_out(y) + r,
+                            ldy);
     }
     if (!adapter || l->ranks == 0)
         return;
@@ -92,8 +93,9 @@ extern "C" void GPU_OP(linear_bwd)(const struct kernel_ctx *cx, const struct ker
     float beta = dx ? begin_sum(cx, dx0, dx, lddx, m, cols) : 0;
     for (int32_t r = 0; r < rows && dx; r += some, beta = 1) {
         int32_t n = rows - r < some ? rows - r : some;
-        gpu_multiply(cx, m, cols, n, 1, {d.at + r, lddy}, false,
-                     gpu_rows_of(cx, &l->w, r, n, cx->work + du), false, beta, act_out(dx), lddx);
+        gpu_multiply_weight(cx, m, cols, n, {d.at + r, lddy},
+                            gpu_rows_of(cx, &l->w, r, n, cx->work + du), false, beta, act_out(dx),
+                            lddx);
     }
     if (dw)
         gpu_multiply(cx, rows, cols, m, 1, d, true, {act_in(x), ldx}, false, 1, dw, cols);

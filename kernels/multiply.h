@@ -14,18 +14,34 @@ struct gpu_matrix {
     const float *at;
     ptrdiff_t ld;
 };
-static inline void gpu_multiply(const struct kernel_ctx *cx, int m, int n, int k, float alpha,
-                                struct gpu_matrix a, bool turned_a, struct gpu_matrix b,
-                                bool turned_b, float beta, float *c, ptrdiff_t ldc)
+static inline void gpu_product(const struct kernel_ctx *cx, int compute, int m, int n, int k,
+                               float alpha, struct gpu_matrix a, bool turned_a, struct gpu_matrix b,
+                               bool turned_b, float beta, float *c, ptrdiff_t ldc)
 {
     struct kernel_blas *blas = cx->blas;
     if (m <= 0 || n <= 0)
         return;
     int rc = blas->gemm(blas->handle, turned_b ? BLAS_T : BLAS_N, turned_a ? BLAS_T : BLAS_N, n, m,
                         k, &alpha, b.at, BLAS_F32, (int)b.ld, a.at, BLAS_F32, (int)a.ld, &beta, c,
-                        BLAS_F32, (int)ldc, BLAS_COMPUTE_F32, BLAS_ALGORITHM_DEFAULT);
+                        BLAS_F32, (int)ldc, compute, BLAS_ALGORITHM_DEFAULT);
     if (rc && !blas->status)
         blas->status = rc;
+}
+static inline void gpu_multiply(const struct kernel_ctx *cx, int m, int n, int k, float alpha,
+                                struct gpu_matrix a, bool turned_a, struct gpu_matrix b,
+                                bool turned_b, float beta, float *c, ptrdiff_t ldc)
+{
+    gpu_product(cx, BLAS_COMPUTE_F32, m, n, k, alpha, a, turned_a, b, turned_b, beta, c, ldc);
+}
+// By a frozen weight b: as cx->math says.
+static inline void gpu_multiply_weight(const struct kernel_ctx *cx, int m, int n, int k,
+                                       struct gpu_matrix a, struct gpu_matrix b, bool turned_b,
+                                       float beta, float *c, ptrdiff_t ldc)
+{
+    int compute = cx->math == KERNEL_MATH_BF16   ? BLAS_COMPUTE_BF16
+                  : cx->math == KERNEL_MATH_TF32 ? BLAS_COMPUTE_TF32
+                                                 : BLAS_COMPUTE_F32;
+    gpu_product(cx, compute, m, n, k, 1, a, false, b, turned_b, beta, c, ldc);
 }
 
 static __global__ void widen(const void *__restrict__ w, int dtype, ptrdiff_t ld, int cols,

@@ -72,13 +72,15 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
 }
 
 const char *const dev_math_names[] = {
-    [KERNEL_MATH_F32] = "fp32", [KERNEL_MATH_BF16] = "bf16", NULL};
+    [KERNEL_MATH_F32] = "fp32", [KERNEL_MATH_BF16] = "bf16", [KERNEL_MATH_TF32] = "tf32", NULL};
 
 int dev_math(struct dev *d, int32_t math, struct err *err)
 {
-    if (math == KERNEL_MATH_BF16 && !d->row->bf16)
-        return err_set(err, "dev.math = bf16: not supported by dev.kind = %s", d->row->name);
-    if (math == KERNEL_MATH_BF16 && !kernel_bf16_fast())
+    const bool own = d->row->bf16 && math == KERNEL_MATH_BF16;
+    if (math != KERNEL_MATH_F32 && !own && !d->row->tensor)
+        return err_set(err, "dev.math = %s: not supported by dev.kind = %s", dev_math_names[math],
+                       d->row->name);
+    if (own && !kernel_bf16_fast())
         note("dev.math = bf16: this CPU has no AVX-512 BF16; the same bits, made in fp32, are no "
              "faster");
     for (int32_t i = 0; i < d->lanes; i++)

@@ -570,6 +570,7 @@ const struct dev_row ROW = {
     .ops = &gpu_ops,
     .codec = &gpu_codec,
     .act = KERNEL_F32,
+    .tensor = true,
     .lanes = 1,
     .slice_tokens = INT32_MAX,
     .work_floats = (size_t)1 << 24, // logits of 512 rows at a vocabulary of 32,000

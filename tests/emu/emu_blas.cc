@@ -7,6 +7,7 @@
 #include <cblas.h>
 #include <cstdio>
 #include <cstring>
+#include <vector>
 
 static const int BAD_VALUE = 7; // CUBLAS_STATUS_INVALID_VALUE
 
@@ -18,13 +19,39 @@ struct product {
     float alpha, beta;
     const float *a, *b;
     float *c;
+    unsigned cut; // bits of a mantissa that are rounded off
 };
+
+// To even. A matrix of op (rows, k), column-major.
+static std::vector<float> rounded(const float *x, int ld, int rows, int cols, unsigned cut)
+{
+    std::vector<float> y((size_t)ld * (size_t)cols);
+    for (int j = 0; j < cols; j++)
+        for (int i = 0; i < rows; i++) {
+            uint32_t u;
+            size_t at = (size_t)j * (size_t)ld + (size_t)i;
+            memcpy(&u, x + at, sizeof u);
+            u += (1u << (cut - 1)) - 1 + (u >> cut & 1);
+            u &= ~((1u << cut) - 1);
+            memcpy(&y[at], &u, sizeof u);
+        }
+    return y;
+}
 
 static void multiply(const void *args)
 {
     product g;
     memcpy(&g, args, sizeof g);
     emu_count_product();
+    std::vector<float> a, b;
+    if (g.cut) {
+        a = g.op_a == BLAS_T ? rounded(g.a, g.lda, g.k, g.m, g.cut)
+                             : rounded(g.a, g.lda, g.m, g.k, g.cut);
+        b = g.op_b == BLAS_T ? rounded(g.b, g.ldb, g.n, g.k, g.cut)
+                             : rounded(g.b, g.ldb, g.k, g.n, g.cut);
+        g.a = a.data();
+        g.b = b.data();
+    }
     cblas_sgemm(CblasColMajor, g.op_a == BLAS_T ? CblasTrans : CblasNoTrans,
                 g.op_b == BLAS_T ? CblasTrans : CblasNoTrans, g.m, g.n, g.k, g.alpha, g.a, g.lda,
                 g.b, g.ldb, g.beta, g.c, g.ldc);
@@ -36,7 +63,9 @@ static int gemm(void *h, int op_a, int op_b, int m, int n, int k, const void *al
 {
     if (m < 0 || n < 0 || k < 0 || lda < (op_a == BLAS_T ? k : m) ||
         ldb < (op_b == BLAS_T ? n : k) || ldc < m || type_a != BLAS_F32 || type_b != BLAS_F32 ||
-        type_c != BLAS_F32 || compute != BLAS_COMPUTE_F32)
+        type_c != BLAS_F32 ||
+        (compute != BLAS_COMPUTE_F32 && compute != BLAS_COMPUTE_BF16 &&
+         compute != BLAS_COMPUTE_TF32))
         return BAD_VALUE;
     product g = {op_a,
                  op_b,
@@ -50,7 +79,10 @@ static int gemm(void *h, int op_a, int op_b, int m, int n, int k, const void *al
                  0,
                  static_cast<const float *>(a),
                  static_cast<const float *>(b),
-                 static_cast<float *>(c)};
+                 static_cast<float *>(c),
+                 compute == BLAS_COMPUTE_BF16   ? 16u
+                 : compute == BLAS_COMPUTE_TF32 ? 13u
+                                                : 0u};
     memcpy(&g.alpha, alpha, sizeof g.alpha);
     memcpy(&g.beta, beta, sizeof g.beta);
     emu_call_later(static_cast<handle *>(h)->stream, multiply, &g, sizeof g);

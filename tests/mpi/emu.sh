@@ -63,6 +63,7 @@ alike "signs, with what was left out" 1e-3 emu fed.method=fedavg/sign+ef
 alike "tokens by Fisher, packed" 1e-2 emu fed.method=fedavg~fisher:keep=0.5,every=1/fstq
 if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
     alike "tokens by attention" 1e-3 emu fed.method=fedavg~attention:keep=0.5,every=1/fp32
+    alike "products in bf16" 1e-2 emu fed.method=fedavg/fp32 dev.math=bf16
     alike "merged tokens" 1e-3 emu fed.method=fedavg~tome/fp32
     alike "bf16 weights, recomputed" 1e-2 emu fed.method=fedavg/fp32 model.dtype=bf16 \
         model.recompute=layer
@@ -110,6 +111,9 @@ else
     check "without a GPU: status 4 also where the task would not use it" equal "$?" 4
     check "without a GPU: what is missing there" contains err "dev.kind = cuda: no"
 fi
+"$FSTQ" run "${common[@]}" dev.kind=cpu dev.math=tf32 trace.file= trace.updates=0 >out 2>err
+check "tf32 on the CPU: status 2" equal "$?" 2
+check "tf32 on the CPU: refused" contains err "dev.math = tf32: not supported by dev.kind = cpu"
 # A device that is there, for a task that computes on the CPU alone.
 "$emu" run "$root/configs/quadratic.ini" dev.kind=emu fed.rounds=1 trace.file= >out 2>err
 check "a device that the task does not use: status 2" equal "$?" 2

@@ -296,6 +296,45 @@ static void products_in_bf16(void **state)
     }
 }
 
+static float to_tf32(float x)
+{
+    uint32_t u = f32_bits(x);
+    return f32_from_bits((u + 0xfff + (u >> 13 & 1)) & ~0x1fffu);
+}
+
+// A device's units for it: both sides rounded, sums in any order, forward and back.
+static void products_by_tensor_units(void **state)
+{
+    (void)state;
+    enum { M = 13, N = 35, K = 70 };
+    struct kernel_linear l = {.w = {.rows = N, .cols = K, .ld = K}};
+    for (int32_t math = KERNEL_MATH_BF16; math <= KERNEL_MATH_TF32 && dev[ROW].row->tensor;
+         math++) {
+        struct err err;
+        float *a = random_values(M * K, 1), *b = random_values(N * K, 1);
+        float *d = random_values(M * N, 1), *own[] = {a, b, d};
+        const size_t n[] = {M * K, N * K, M * N};
+        struct twin x = both(ACTS, a, M * K), w = both(FLOATS, b, N * K), dy = both(ACTS, d, M * N);
+        struct twin y = both(ACTS, NULL, M * N), dx = both(ACTS, NULL, M * K);
+        assert_int_equal(dev_math(&dev[ROW], math, &err), 0);
+        RUN_ROW(linear_fwd, with(&l, w), NULL, A(x), K, M, NULL, A(y), N, NULL, 0);
+        RUN_ROW(linear_bwd, with(&l, w), NULL, A(dy), N, A(x), K, NULL, 0, M, NULL, A(dx), K, NULL,
+                NULL);
+        assert_int_equal(dev_math(&dev[ROW], KERNEL_MATH_F32, &err), 0);
+        for (int k = 0; k < 3; k++)
+            for (size_t i = 0; i < n[k]; i++)
+                own[k][i] = math == KERNEL_MATH_BF16 ? to_bf16(own[k][i]) : to_tf32(own[k][i]);
+        struct twin rx = both(ACTS, a, M * K), rw = both(FLOATS, b, N * K);
+        struct twin rdy = both(ACTS, d, M * N);
+        struct twin ry = both(ACTS, NULL, M * N), rdx = both(ACTS, NULL, M * K);
+        RUN_REF(linear_fwd, with(&l, rw), NULL, A(rx), K, M, NULL, A(ry), N, NULL, 0);
+        RUN_REF(linear_bwd, with(&l, rw), NULL, A(rdy), N, A(rx), K, NULL, 0, M, NULL, A(rdx), K,
+                NULL, NULL);
+        CLOSE_VALUES((const float *)values(y, ROW), (const float *)values(ry, REF), y.n, 3e-6);
+        CLOSE_VALUES((const float *)values(dx, ROW), (const float *)values(rdx, REF), dx.n, 3e-6);
+    }
+}
+
 static void rounding_to_bf16(void **state)
 {
     (void)state;
@@ -1160,6 +1199,7 @@ int main(int argc, char **argv)
     } row[] = {
         {"products_of_all_shapes", products_of_all_shapes},
         {"products_in_bf16", products_in_bf16},
+        {"products_by_tensor_units", products_by_tensor_units},
         {"rounding_to_bf16", rounding_to_bf16},
         {"blocks_are_decoded_on_the_way", blocks_are_decoded_on_the_way},
         {"rows_do_not_depend_on_the_batch", rows_do_not_depend_on_the_batch},
