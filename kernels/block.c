@@ -220,9 +220,9 @@ static const int8_t iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
 // NormalFloat (Dettmers et al. 2023, appendix E): quantiles of normal values that reach from -1 to
 // 1 and have a zero.
 const float block_nf4[16] = {-1.0f,        -0.69619280f, -0.52507305f,  -0.39491749f,
-                                    -0.28444138f, -0.18477343f, -0.091050036f, 0.0f,
-                                    0.079580300f, 0.16093020f,  0.24611230f,   0.33791524f,
-                                    0.44070983f,  0.56261700f,  0.72295684f,   1.0f};
+                             -0.28444138f, -0.18477343f, -0.091050036f, 0.0f,
+                             0.079580300f, 0.16093020f,  0.24611230f,   0.33791524f,
+                             0.44070983f,  0.56261700f,  0.72295684f,   1.0f};
 
 // Sixteen steps that GCC writes out one by one do not become vectors.
 #if defined(__clang__)

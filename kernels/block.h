@@ -24,8 +24,8 @@ struct block_rows {
     int32_t rows, cols; // cols: whole blocks
 };
 
-extern const float block_nf4[16]; // what the codes of NF4 stand for
-extern const struct block_row block_table[];                           // ends with a NULL name
+extern const float block_nf4[16];            // what the codes of NF4 stand for
+extern const struct block_row block_table[]; // ends with a NULL name
 enum block_id { BLOCK_Q4_1 = 3, BLOCK_Q8_0 = 8, BLOCK_NF4 = 1 << 20 }; // GGUF's ids, but the last
 const struct block_row *block_find(int32_t id);                        // NULL = cannot be decoded
 // Blocks that lie one after another.
