@@ -333,11 +333,21 @@ static void test_ties_are_the_same(void **state)
     dev_close(&d);
 }
 
-// The largest slices that are rotated, and work memory that all does not fit into at once.
+// The largest slices that are rotated, work memory that all does not fit into at once, and of equal
+// values more than a sparsifier has room for as candidates.
 static void test_parts_come_out_as_the_whole(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"eden:bits=2.5", "topk:ratio=0.3", "sbc:ratio=0.3"};
+    static const struct {
+        const char *text;
+        size_t work_floats; // a whole slice's where there are slices of 65,536 values
+        bool tied;
+    } rows[] = {{"eden:bits=2.5", 78000, false},
+                {"topk:ratio=0.3", 12000, false},
+                {"sbc:ratio=0.3", 12000, false},
+                {"topk:ratio=0.01,group=all", 12000, true},
+                {"stc:ratio=0.01,group=class", 12000, true},
+                {"sbc:ratio=0.01,group=tensor", 12000, true}};
     struct dev d;
     struct err err;
     struct twin t;
@@ -349,9 +359,11 @@ static void test_parts_come_out_as_the_whole(void **state)
     shape_seal(&t.s.shape);
     float *x = mem_alloc(MEM_CODEC, sizeof *x * t.s.shape.n_values);
     fill(x, t.s.shape.n_values, DIST_NORMAL, 4);
-    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
-        twin_open(&t, &d, texts[i], x);
-        d.lane[0].cx.work_floats = i ? 12000 : 78000; // a whole slice's, which are 65,536 values
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        for (size_t k = 0; k < t.s.shape.n_values && rows[i].tied; k++)
+            x[k] = (float)(k * 2654435769u >> 7 & 3) - 1.5f;
+        twin_open(&t, &d, rows[i].text, x);
+        d.lane[0].cx.work_floats = rows[i].work_floats;
         same_on_device(&t, x, NULL);
         d.lane[0].cx.work_floats = all;
         twin_close(&t);
