@@ -327,7 +327,7 @@ def widths_panel(tensors):
             part = t['mean_bits'] / top
             by = ', '.join(f'{n:,} at {w} bit' for w, n in t['values_by_width'].items())
             svg.rect(left + k * cell + .5, y, cell - 1, 16, 'var(--s0)',
-                     f'{t["tensor"]}: {number(t["mean_bits"])} bit a value ({by})',
+                     f'{t["tensor"]}: {number(t["mean_bits"])} bit per value ({by})',
                      f' fill-opacity="{0.06 + 0.84 * part:.3f}"')
             svg.text(left + (k + .5) * cell, y + 11.5, f'{t["mean_bits"]:.2g}', 'middle',
                      'cell on' if part > 0.55 else 'cell')

@@ -12,7 +12,7 @@ const struct codec_alias codec_alias_table[] = {
     {"natdither", "natural:levels=8,norm=l2,bucket=512",
      "natural dithering: powers of two below a bucket's norm"},
     {"3lc", "threelc+ef", "3LC as it is used, with error feedback"},
-    {"drive", "eden:bits=1", "one rotated bit a value"},
+    {"drive", "eden:bits=1", "one rotated bit per value"},
     {"efsign", "sign:group=tensor+ef", "EF-signSGD: signs, mean magnitudes, error feedback"},
     {"fstq-paper",
      "fstq:policy=percentile,budget=0.15,shares=0.005/0.04/0.08,importance=fisher,gamma=1,"

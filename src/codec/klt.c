@@ -37,7 +37,7 @@ static const struct opt klt_options[] = {
     OPT(struct klt_opt, dead, "dead", "0.1", 0, 0.49, "steps",
         "by how much a coefficient must lie beyond the middle between two to become the larger"),
     OPT(struct klt_opt, keep, "keep", "0.05", 1e-3, 10, "step^2",
-        "energy a value of the weakest direction that is sent"),
+        "energy per value of the weakest direction that is sent"),
     OPT(struct klt_opt, basis, "basis", "0.3", 0.05, 1, "", "step of the directions' coordinates"),
     OPT(struct klt_opt, gamma, "gamma", "0", 0, 1, "1/16",
         "steps grow with this power of the root mean square of a direction; 0 = one for all"),

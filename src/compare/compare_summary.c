@@ -275,7 +275,7 @@ void summary_sentence(const struct compare *c, int i, const struct summary *s, c
         snprintf(out, size, "%s: no run yet.", m->name);
         return;
     }
-    say(out, size, "%s: %s B a message", m->name,
+    say(out, size, "%s: %s B per message", m->name,
         fmt_count(text[0], (int64_t)(s->message_bytes + 0.5)));
     if (i == c->base) {
         say(out, size, ", the base; %s %.4f", c->p.score, s->score.mean);

@@ -18,7 +18,7 @@ const struct method_alias method_aliases[] = {
      "rank x rank values per matrix, means are exact; A and B are random"},
     {"rolora", "fedavg/alt@fp32", "B and A by turns, so that means are exact"},
     {"ssf", "scaffold:control=replace/sub@fp32",
-     "Subspace-SCAFFOLD with random coordinates: a fifth of the rows or columns a round; with "
+     "Subspace-SCAFFOLD with random coordinates: a fifth of the rows or columns per round; with "
      "fed.downlink = fp32 who sat out is sent the subspaces' changes since"},
     {"diloco", "fedavgm:nesterov=on/fp32", "its outer optimiser; it takes fed.server_lr = 0.7"},
     {"sparseloco", "fedavgm:nesterov=on/cocktail:sample=1,ratio=0.02,bits=2+ef:decay=0.95",

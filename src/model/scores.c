@@ -118,8 +118,8 @@ static int take_table(struct token_scores *s, int k, const struct safetensors *s
     if (!t)
         return err_set(err, "tensor %s is missing", names[k]);
     if (t->dtype != KERNEL_F32 || t->dims != 1 || t->dim[0] != s->vocab)
-        return err_set(err, "tensor %s is not %d values of F32, one a token of the model", names[k],
-                       s->vocab);
+        return err_set(err, "tensor %s is not %d values of F32, one per token of the model",
+                       names[k], s->vocab);
     for (int32_t v = 0; v < s->vocab; v++) {
         s->table[k][v] = get_f32(bytes + t->at + 4 * (size_t)v);
         if (!(s->table[k][v] >= 0 && isfinite(s->table[k][v])))

@@ -346,7 +346,7 @@ void page_sentence(const struct page_run *p, char *out, size_t size)
     fmt_time(text[3], measured > 0 ? measured : -1);
     fmt_count(text[4], b.frames ? (b.total + b.frames / 2) / b.frames : -1);
     snprintf(out, size,
-             "%s: %s B a message; score %s after %zu rounds and %s of uplink; %s modelled, %s "
+             "%s: %s B per message; score %s after %zu rounds and %s of uplink; %s modelled, %s "
              "measured.",
              p->label, text[4], text[0], rounds, text[1], text[2], text[3]);
 }

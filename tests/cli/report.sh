@@ -20,7 +20,7 @@ base=(task.name=quadratic optim.kind=sgd optim.lr=0.01 fed.clients=6 fed.clients
 check "a run" equal "$?" 0
 "$FSTQ" report "$evil" -o one >out 2>err
 check "a report of it: status 0" equal "$?" 0
-check "its sentence" contains out "B a message; score"
+check "its sentence" contains out "B per message; score"
 check "the last line says where it is" equal "$(tail -n 1 out | cut -d: -f1)" "# one/report.html"
 draw one
 check "the page stands by itself, a file's odd name is text on it" page one/report.html \
@@ -122,7 +122,7 @@ END
 "$FSTQ" report cmp >said 2>err
 check "a report of it: status 0" equal "$?" 0
 check "a sentence per method, as compare has them" equal \
-    "$(grep -c '^# .*B a message' said)" "$(grep -c '^# .*B a message' out)"
+    "$(grep -c '^# .*B per message' said)" "$(grep -c '^# .*B per message' out)"
 draw cmp
 check "the page stands by itself, a method's odd name is text" page cmp/report.html \
     cmp/report.json '<i>&sign"' "Bytes against score" "Wilcoxon, Holm" "In numbers"
