@@ -142,7 +142,7 @@ add() # command-prefix files...
 }
 
 start=$SECONDS
-replay=${FSTQ_REPLAY:-$PWD/build/asan/fuzz}
+replay=${FSTQ_REPLAY:-$PWD/build/replay/fuzz}
 # Only what has a source: programs of tests that were renamed may lie about in the build directory.
 unit=()
 for source in tests/unit/*.c; do
