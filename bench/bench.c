@@ -120,25 +120,6 @@ double bench_mb_per_s(int64_t bytes, double ns)
     return (double)bytes / ns * 1e3;
 }
 
-// JSON as Google Benchmark writes it: its compare.py and all that reads its files work unchanged.
-static void text_field(struct jsonw *j, const char *key, const char *value)
-{
-    jsonw_key(j, key);
-    jsonw_text(j, value);
-}
-
-static void int_field(struct jsonw *j, const char *key, int64_t value)
-{
-    jsonw_key(j, key);
-    jsonw_int(j, value);
-}
-
-static void num_field(struct jsonw *j, const char *key, double value)
-{
-    jsonw_key(j, key);
-    jsonw_num(j, value);
-}
-
 static bool read_line(const char *path, char *out, size_t size)
 {
     FILE *f = fopen(path, "r");
@@ -150,6 +131,7 @@ static bool read_line(const char *path, char *out, size_t size)
     return ok;
 }
 
+// JSON as Google Benchmark writes it: its compare.py and all that reads its files work unchanged.
 static void write_caches(struct jsonw *j)
 {
     jsonw_key(j, "caches");
@@ -169,10 +151,10 @@ static void write_caches(struct jsonw *j)
         int64_t size = strtoll(value[2], &unit, 10);
         size *= *unit == 'M' ? 1 << 20 : *unit == 'K' ? 1 << 10 : 1;
         jsonw_object(j);
-        text_field(j, "type", value[0]);
-        int_field(j, "level", strtoll(value[1], NULL, 10));
-        int_field(j, "size", size);
-        text_field(j, "shared_cpu_list", value[3]);
+        jsonw_key_text(j, "type", value[0]);
+        jsonw_key_int(j, "level", strtoll(value[1], NULL, 10));
+        jsonw_key_int(j, "size", size);
+        jsonw_key_text(j, "shared_cpu_list", value[3]);
         jsonw_end(j);
     }
     jsonw_end(j);
@@ -202,11 +184,11 @@ static void write_context(struct jsonw *j, int argc, char **argv)
         size_t at = strlen(line);
         snprintf(line + at, sizeof line - at, "%s%s", i ? " " : "", argv[i]);
     }
-    text_field(j, "date", date);
-    text_field(j, "host_name", host);
-    text_field(j, "executable", "fstq");
-    int_field(j, "num_cpus", sysconf(_SC_NPROCESSORS_ONLN));
-    num_field(j, "mhz_per_cpu", cpu_mhz());
+    jsonw_key_text(j, "date", date);
+    jsonw_key_text(j, "host_name", host);
+    jsonw_key_text(j, "executable", "fstq");
+    jsonw_key_int(j, "num_cpus", sysconf(_SC_NPROCESSORS_ONLN));
+    jsonw_key_num(j, "mhz_per_cpu", cpu_mhz());
     jsonw_key(j, "cpu_scaling_enabled");
     jsonw_bool(j, read_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", governor,
                             sizeof governor) &&
@@ -219,12 +201,12 @@ static void write_context(struct jsonw *j, int argc, char **argv)
     for (int i = 0; i < n; i++)
         jsonw_num(j, load[i]);
     jsonw_end(j);
-    text_field(j, "library_version", buildinfo.version);
-    text_field(j, "library_build_type", buildinfo.kind);
-    int_field(j, "json_schema_version", 1);
-    text_field(j, "git_rev", buildinfo.git_rev);
-    text_field(j, "compiler", buildinfo.compiler);
-    text_field(j, "arguments", line);
+    jsonw_key_text(j, "library_version", buildinfo.version);
+    jsonw_key_text(j, "library_build_type", buildinfo.kind);
+    jsonw_key_int(j, "json_schema_version", 1);
+    jsonw_key_text(j, "git_rev", buildinfo.git_rev);
+    jsonw_key_text(j, "compiler", buildinfo.compiler);
+    jsonw_key_text(j, "arguments", line);
 }
 
 bool bench_json_begin(struct jsonw *j, FILE *out, int argc, char **argv)
@@ -261,31 +243,31 @@ static void write_row(struct jsonw *j, const struct json_row *row, const struct 
     snprintf(name, sizeof name, "%s%s%s", row->name, row->aggregate ? "_" : "",
              row->aggregate ? row->aggregate : "");
     jsonw_object(j);
-    text_field(j, "name", name);
-    int_field(j, "family_index", row->family);
-    int_field(j, "per_family_instance_index", 0);
-    text_field(j, "run_name", row->name);
-    text_field(j, "run_type", row->aggregate ? "aggregate" : "iteration");
-    int_field(j, "repetitions", r->samples);
+    jsonw_key_text(j, "name", name);
+    jsonw_key_int(j, "family_index", row->family);
+    jsonw_key_int(j, "per_family_instance_index", 0);
+    jsonw_key_text(j, "run_name", row->name);
+    jsonw_key_text(j, "run_type", row->aggregate ? "aggregate" : "iteration");
+    jsonw_key_int(j, "repetitions", r->samples);
     if (!row->aggregate)
-        int_field(j, "repetition_index", row->repetition);
-    int_field(j, "threads", row->threads);
+        jsonw_key_int(j, "repetition_index", row->repetition);
+    jsonw_key_int(j, "threads", row->threads);
     if (row->aggregate) {
-        text_field(j, "aggregate_name", row->aggregate);
-        text_field(j, "aggregate_unit", "time");
+        jsonw_key_text(j, "aggregate_name", row->aggregate);
+        jsonw_key_text(j, "aggregate_unit", "time");
     }
-    int_field(j, "iterations", row->aggregate ? r->samples : r->iterations);
-    num_field(j, "real_time", row->real_ns);
-    num_field(j, "cpu_time", row->cpu_ns);
-    text_field(j, "time_unit", "ns");
+    jsonw_key_int(j, "iterations", row->aggregate ? r->samples : r->iterations);
+    jsonw_key_num(j, "real_time", row->real_ns);
+    jsonw_key_num(j, "cpu_time", row->cpu_ns);
+    jsonw_key_text(j, "time_unit", "ns");
     if (row->bytes_per_second > 0)
-        num_field(j, "bytes_per_second", row->bytes_per_second);
+        jsonw_key_num(j, "bytes_per_second", row->bytes_per_second);
     for (int i = 0; i < n_counters; i++)
-        num_field(j, counters[i].name, counters[i].value);
+        jsonw_key_num(j, counters[i].name, counters[i].value);
     if (error) {
         jsonw_key(j, "error_occurred");
         jsonw_bool(j, true);
-        text_field(j, "error_message", error);
+        jsonw_key_text(j, "error_message", error);
     }
     jsonw_end(j);
 }

@@ -241,18 +241,6 @@ void infer_json(const struct infer *in, struct bench_ctx *c)
     }
 }
 
-// Text on one line, without what would move a terminal's cursor.
-static void print_text(const char *label, const char *text, const char *end)
-{
-    printf("  %-9s ", label);
-    for (const char *p = text; *p; p++)
-        if (*p == '\n')
-            fputs("\\n", stdout);
-        else
-            putchar((unsigned char)*p < 32 || *p == 127 ? ' ' : *p);
-    puts(end);
-}
-
 void infer_show(const struct infer *in, int32_t n)
 {
     enum { TOKEN_BYTES = 32 }; // more than most have; what does not fit is cut
@@ -264,11 +252,11 @@ void infer_show(const struct infer *in, int32_t n)
         const struct example *e = &set->v[q];
         printf("# example %d\n", q + 1);
         tokenizer_decode(in->task->tokenizer, e->tokens, e->answer, words, size);
-        print_text("prompt", words, "");
-        print_text("expected", e->reference, "");
+        table_text(stdout, "prompt", words, "");
+        table_text(stdout, "expected", e->reference, "");
         tokenizer_decode(in->task->tokenizer, r->out + (ptrdiff_t)q * r->set.answer, r->out_len[q],
                          words, size);
-        print_text("answer", words, r->ended[q] ? "" : " ...");
+        table_text(stdout, "answer", words, r->ended[q] ? "" : " ...");
     }
     mem_free(words);
 }

@@ -37,25 +37,13 @@ static void print_scores(const struct workload *w, const struct eval_result *r)
     printf("# %s %.4f, loss %.4f\n", w->row->score_name(w), r->score, r->loss);
 }
 
-// Text on one line, without what would move a terminal's cursor.
-static void print_text(const char *label, const char *text, const char *end)
-{
-    printf("  %-9s ", label);
-    for (const char *p = text; *p; p++)
-        if (*p == '\n')
-            fputs("\\n", stdout);
-        else
-            putchar((unsigned char)*p < 32 || *p == 127 ? ' ' : *p);
-    puts(end);
-}
-
 static void print_answer(void *arg, const struct eval_answer *a)
 {
     int *n = arg;
     printf("# example %d\n", ++*n);
-    print_text("prompt", a->prompt, "");
-    print_text("expected", a->reference, "");
-    print_text("answer", a->answer, a->ended ? "" : " ...");
+    table_text(stdout, "prompt", a->prompt, "");
+    table_text(stdout, "expected", a->reference, "");
+    table_text(stdout, "answer", a->answer, a->ended ? "" : " ...");
 }
 
 static const char JSON_BEGINS[] = "{\"task\":";

@@ -145,3 +145,21 @@ void jsonw_raw(struct jsonw *j, const char *json)
     before(j);
     fputs(json, j->out);
 }
+
+void jsonw_key_text(struct jsonw *j, const char *key, const char *s)
+{
+    jsonw_key(j, key);
+    jsonw_text(j, s);
+}
+
+void jsonw_key_int(struct jsonw *j, const char *key, int64_t v)
+{
+    jsonw_key(j, key);
+    jsonw_int(j, v);
+}
+
+void jsonw_key_num(struct jsonw *j, const char *key, double v)
+{
+    jsonw_key(j, key);
+    jsonw_num(j, v);
+}

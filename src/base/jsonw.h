@@ -25,5 +25,9 @@ void jsonw_int(struct jsonw *j, int64_t v);
 void jsonw_num(struct jsonw *j, double v); // %.17g, null when not finite
 void jsonw_bool(struct jsonw *j, bool v);
 void jsonw_raw(struct jsonw *j, const char *json); // a value that is JSON already
+// A member of an object.
+void jsonw_key_text(struct jsonw *j, const char *key, const char *s);
+void jsonw_key_int(struct jsonw *j, const char *key, int64_t v);
+void jsonw_key_num(struct jsonw *j, const char *key, double v);
 
 #endif

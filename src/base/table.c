@@ -134,3 +134,14 @@ char *fmt_count(char *buf, int64_t n)
     *p = 0;
     return buf;
 }
+
+void table_text(FILE *out, const char *label, const char *text, const char *end)
+{
+    fprintf(out, "  %-9s ", label);
+    for (const char *p = text; *p; p++)
+        if (*p == '\n')
+            fputs("\\n", out);
+        else
+            fputc((unsigned char)*p < 32 || *p == 127 ? ' ' : *p, out);
+    fprintf(out, "%s\n", end);
+}

@@ -24,6 +24,8 @@ struct table {
 void table_head(const struct table *t);
 // Cells are text: format numbers with the functions below. Missing is "-".
 void table_row(const struct table *t, const char *const *cells);
+// Text on one line behind its label, without what would move a terminal's cursor.
+void table_text(FILE *out, const char *label, const char *text, const char *end);
 
 // Each writes into buf (at least 32 bytes) and returns it. Sheds decimals instead of breaking a
 // column. "-" for what is missing: NaN, or an integer below zero.

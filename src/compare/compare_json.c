@@ -56,18 +56,6 @@ static void json_ratio(struct jsonw *j, const char *key, struct ratio x)
     j->compact = compact;
 }
 
-static void json_number(struct jsonw *j, const char *key, double v)
-{
-    jsonw_key(j, key);
-    jsonw_num(j, v);
-}
-
-static void json_text(struct jsonw *j, const char *key, const char *text)
-{
-    jsonw_key(j, key);
-    jsonw_text(j, text);
-}
-
 static void json_runs(struct jsonw *j, const struct compare *c, const struct runs *r,
                       const struct compare_method *m)
 {
@@ -84,11 +72,11 @@ static void json_runs(struct jsonw *j, const struct compare *c, const struct run
         jsonw_object(j);
         jsonw_key(j, "seed");
         jsonw_int(j, c->seed[s]);
-        json_text(j, "key", key);
-        json_number(j, "final", v->finite ? curve_final(v, c->p.last) : (double)NAN);
-        json_number(j, "floor", v->floor);
-        json_number(j, "message_bytes", v->message_bytes);
-        json_number(j, "nmse", v->nmse);
+        jsonw_key_text(j, "key", key);
+        jsonw_key_num(j, "final", v->finite ? curve_final(v, c->p.last) : (double)NAN);
+        jsonw_key_num(j, "floor", v->floor);
+        jsonw_key_num(j, "message_bytes", v->message_bytes);
+        jsonw_key_num(j, "nmse", v->nmse);
         json_numbers(j, "round", v->round, v->n);
         json_numbers(j, "score", v->score, v->n);
         json_numbers(j, "uplink_bytes", v->uplink_bytes, v->n);
@@ -106,8 +94,8 @@ static void json_search(struct jsonw *j, const struct compare *c, const struct c
     for (int k = 0; k < m->n_tried; k++) {
         compare_describe_tried(c, &m->tried[k], text, sizeof text);
         jsonw_object(j);
-        json_text(j, "setting", text);
-        json_number(j, "score", m->tried[k].score);
+        jsonw_key_text(j, "setting", text);
+        jsonw_key_num(j, "score", m->tried[k].score);
         jsonw_end(j);
     }
     jsonw_end(j);
@@ -120,10 +108,10 @@ static void json_test(struct jsonw *j, const struct summary *s)
     jsonw_object(j);
     jsonw_key(j, "pairs");
     jsonw_int(j, (int64_t)t->n);
-    json_number(j, "cohen_dz", t->dz);
-    json_number(j, "rank_biserial", t->rank_biserial);
-    json_number(j, "p_wilcoxon", t->p_wilcoxon);
-    json_number(j, "p_holm", s->p_holm); // null below five pairs
+    jsonw_key_num(j, "cohen_dz", t->dz);
+    jsonw_key_num(j, "rank_biserial", t->rank_biserial);
+    jsonw_key_num(j, "p_wilcoxon", t->p_wilcoxon);
+    jsonw_key_num(j, "p_holm", s->p_holm); // null below five pairs
     jsonw_end(j);
 }
 
@@ -151,13 +139,13 @@ static void json_summary(struct jsonw *j, const struct compare *c, const struct 
     for (int t = 0; t < c->n_targets; t++) {
         const struct reached *x = &s->target[t];
         jsonw_object(j);
-        json_number(j, "target", c->target[t]);
+        jsonw_key_num(j, "target", c->target[t]);
         jsonw_key(j, "reached");
         jsonw_int(j, (int64_t)x->n);
         json_interval(j, "rounds", x->rounds);
         json_interval(j, "uplink_bytes", x->bytes);
         json_interval(j, "time_modelled_ns", x->time_ns);
-        json_number(j, "uplink_ratio", x->less_bytes.mean);
+        jsonw_key_num(j, "uplink_ratio", x->less_bytes.mean);
         json_ratio(j, "less_uplink", x->less_bytes);
         json_ratio(j, "less_time", x->less_time);
         json_numbers(j, "round_by_seed", x->round_at, (size_t)c->n_seeds);
@@ -169,15 +157,15 @@ static void json_summary(struct jsonw *j, const struct compare *c, const struct 
     jsonw_array(j);
     for (int a = 0; a < c->n_at; a++) {
         jsonw_object(j);
-        json_number(j, "bytes", c->at_bytes[a]);
+        jsonw_key_num(j, "bytes", c->at_bytes[a]);
         json_interval(j, "score", s->at[a]);
         jsonw_end(j);
     }
     jsonw_end(j);
-    json_number(j, "message_bytes", s->message_bytes);
-    json_number(j, "bits_per_value", s->bits);
-    json_number(j, "nmse", s->nmse);
-    json_number(j, "uplink_total_bytes", s->total_bytes);
+    jsonw_key_num(j, "message_bytes", s->message_bytes);
+    jsonw_key_num(j, "bits_per_value", s->bits);
+    jsonw_key_num(j, "nmse", s->nmse);
+    jsonw_key_num(j, "uplink_total_bytes", s->total_bytes);
     json_ratio(j, "less_uplink", s->less_bytes);
     json_interval(j, "time_modelled_total_ns", s->total_time_ns);
     json_ratio(j, "less_time", s->less_time);
@@ -190,17 +178,17 @@ static void json_method(struct jsonw *j, const struct compare *c, const struct r
     char sentence[1024];
     summary_sentence(c, i, s, sentence, sizeof sentence);
     jsonw_object(j);
-    json_text(j, "name", m->name);
-    json_text(j, "method", compare_expanded(m, c->n_seeds));
-    json_text(j, "options", m->options);
-    json_text(j, "setting", m->setting);
-    json_text(j, "verdict", sentence);
+    jsonw_key_text(j, "name", m->name);
+    jsonw_key_text(j, "method", compare_expanded(m, c->n_seeds));
+    jsonw_key_text(j, "options", m->options);
+    jsonw_key_text(j, "setting", m->setting);
+    jsonw_key_text(j, "verdict", sentence);
     jsonw_key(j, "at_edge");
     jsonw_bool(j, m->at_edge);
     if (m->budget) {
-        json_number(j, "budget_bytes", m->target_bytes);
-        json_number(j, "budget_found", m->found);
-        json_number(j, "budget_got_bytes", m->got_bytes);
+        jsonw_key_num(j, "budget_bytes", m->target_bytes);
+        jsonw_key_num(j, "budget_found", m->found);
+        jsonw_key_num(j, "budget_got_bytes", m->got_bytes);
     }
     json_summary(j, c, s);
     json_band(j, c, m);
@@ -215,14 +203,14 @@ void compare_json(const struct compare *c, const struct runs *r, FILE *out)
     struct summary *all = summarise_all(c);
     jsonw_begin(&j, out);
     jsonw_object(&j);
-    json_text(&j, "config", c->path);
-    json_text(&j, "suite_version", buildinfo.version);
-    json_text(&j, "git_rev", buildinfo.git_rev);
-    json_text(&j, "score", c->p.score);
-    json_text(&j, "traffic", compare_way(c)); // what is called uplink below
+    jsonw_key_text(&j, "config", c->path);
+    jsonw_key_text(&j, "suite_version", buildinfo.version);
+    jsonw_key_text(&j, "git_rev", buildinfo.git_rev);
+    jsonw_key_text(&j, "score", c->p.score);
+    jsonw_key_text(&j, "traffic", compare_way(c)); // what is called uplink below
     jsonw_key(&j, "higher_is_better");
     jsonw_bool(&j, c->higher);
-    json_text(&j, "base", c->method[c->base].name);
+    jsonw_key_text(&j, "base", c->method[c->base].name);
     jsonw_key(&j, "last");
     jsonw_int(&j, c->p.last);
     jsonw_key(&j, "trailing");

@@ -233,18 +233,6 @@ static void make_slices(struct chrome *c)
 
 // Writing.
 
-static void key_text(struct jsonw *j, const char *key, const char *text)
-{
-    jsonw_key(j, key);
-    jsonw_text(j, text);
-}
-
-static void key_int(struct jsonw *j, const char *key, int64_t v)
-{
-    jsonw_key(j, key);
-    jsonw_int(j, v);
-}
-
 static void key_us(struct jsonw *j, const char *key, int64_t ns)
 {
     jsonw_key(j, key);
@@ -256,10 +244,10 @@ static void begin_event(struct jsonw *j, const char *phase, const char *name, in
 {
     jsonw_object(j);
     j->compact = true; // an event per line
-    key_text(j, "ph", phase);
-    key_text(j, "name", name);
-    key_int(j, "pid", pid);
-    key_int(j, "tid", tid);
+    jsonw_key_text(j, "ph", phase);
+    jsonw_key_text(j, "name", name);
+    jsonw_key_int(j, "pid", pid);
+    jsonw_key_int(j, "tid", tid);
 }
 
 static void end_event(struct jsonw *j)
@@ -274,7 +262,7 @@ static void put_metadata(struct jsonw *j, const char *what, int32_t pid, int32_t
     begin_event(j, "M", what, pid, tid);
     jsonw_key(j, "args");
     jsonw_object(j);
-    key_text(j, "name", name);
+    jsonw_key_text(j, "name", name);
     jsonw_end(j);
     end_event(j);
 }
@@ -284,7 +272,7 @@ static void put_sort_index(struct jsonw *j, const char *what, int32_t pid, int32
     begin_event(j, "M", what, pid, tid);
     jsonw_key(j, "args");
     jsonw_object(j);
-    key_int(j, "sort_index", v);
+    jsonw_key_int(j, "sort_index", v);
     jsonw_end(j);
     end_event(j);
 }
@@ -352,14 +340,14 @@ static void put_slice(struct jsonw *j, const struct slice *s)
                 {"cpu_ns", e->cpu_ns},       {"bytes_in", e->bytes_in},
                 {"bytes_out", e->bytes_out}, {"energy_uj", e->energy_uj}};
     begin_event(j, "X", stage_table[e->stage].name, s->pid, s->tid);
-    key_text(j, "cat", e->flags & EVENT_MODELLED ? "modelled" : lane_name[s->lane]);
+    jsonw_key_text(j, "cat", e->flags & EVENT_MODELLED ? "modelled" : lane_name[s->lane]);
     key_us(j, "ts", s->ts);
     key_us(j, "dur", s->dur);
     jsonw_key(j, "args");
     jsonw_object(j);
     for (size_t i = 0; i < ARRAY_LEN(args); i++)
         if (args[i].v > 0 || (i < 2 && args[i].v >= 0))
-            key_int(j, args[i].name, args[i].v);
+            jsonw_key_int(j, args[i].name, args[i].v);
     jsonw_end(j);
     end_event(j);
 }
@@ -381,11 +369,11 @@ static int by_update(const void *a, const void *b)
 static void put_arrow_end(struct chrome *c, const char *phase, const struct slice *s, int64_t ts)
 {
     begin_event(&c->j, phase, "update", s->pid, s->tid);
-    key_text(&c->j, "cat", "update");
-    key_int(&c->j, "id", c->flows);
+    jsonw_key_text(&c->j, "cat", "update");
+    jsonw_key_int(&c->j, "id", c->flows);
     key_us(&c->j, "ts", ts);
     if (phase[0] == 'f')
-        key_text(&c->j, "bp", "e"); // to the slice around it
+        jsonw_key_text(&c->j, "bp", "e"); // to the slice around it
     end_event(&c->j);
 }
 
@@ -474,14 +462,14 @@ static void put_modelled(struct jsonw *j, const char *name, int32_t pid, int32_t
         return;
     dur = clamped(dur, 0);
     begin_event(j, "X", name, pid, tid);
-    key_text(j, "cat", "modelled");
+    jsonw_key_text(j, "cat", "modelled");
     key_us(j, "ts", ts);
     key_us(j, "dur", dur);
     jsonw_key(j, "args");
     jsonw_object(j);
-    key_int(j, "version", version);
+    jsonw_key_int(j, "version", version);
     if (bytes >= 0)
-        key_int(j, "bytes", bytes);
+        jsonw_key_int(j, "bytes", bytes);
     jsonw_end(j);
     end_event(j);
 }

@@ -9,24 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void key_text(struct jsonw *j, const char *key, const char *text)
-{
-    jsonw_key(j, key);
-    jsonw_text(j, text);
-}
-
-static void key_int(struct jsonw *j, const char *key, int64_t v)
-{
-    jsonw_key(j, key);
-    jsonw_int(j, v);
-}
-
-static void key_num(struct jsonw *j, const char *key, double v)
-{
-    jsonw_key(j, key);
-    jsonw_num(j, v);
-}
-
 static const char *setting(const struct trace_file *f, const char *name)
 {
     for (int i = 0; i < f->n_config; i++)
@@ -113,11 +95,11 @@ static void put_stages_of(struct jsonw *j, const struct trace_file *f, int32_t r
         if (!count[s] || s == STAGE_ROUND)
             continue;
         jsonw_object(j);
-        key_int(j, "rank", rank);
-        key_text(j, "stage", stage_table[s].name);
-        key_text(j, "lane", lane_name[stage_table[s].lane]);
-        key_int(j, "count", count[s]);
-        key_int(j, "time_ns", time[s]);
+        jsonw_key_int(j, "rank", rank);
+        jsonw_key_text(j, "stage", stage_table[s].name);
+        jsonw_key_text(j, "lane", lane_name[stage_table[s].lane]);
+        jsonw_key_int(j, "count", count[s]);
+        jsonw_key_int(j, "time_ns", time[s]);
         jsonw_end(j);
     }
 }
@@ -142,14 +124,14 @@ static void put_bytes(struct jsonw *j, const struct trace_file *f, int32_t run)
     struct report_bytes b = report_sum_bytes(f, run);
     jsonw_key(j, "bytes");
     jsonw_object(j);
-    key_int(j, "frames", b.frames);
-    key_int(j, "total", b.total);
-    key_int(j, "values_told", b.values);
-    key_num(j, "nmse_median", b.nmse_median);
+    jsonw_key_int(j, "frames", b.frames);
+    jsonw_key_int(j, "total", b.total);
+    jsonw_key_int(j, "values_told", b.values);
+    jsonw_key_num(j, "nmse_median", b.nmse_median);
     jsonw_key(j, "parts");
     jsonw_object(j);
     for (int k = 0; k < 6; k++)
-        key_int(j, report_part_name[k], b.part[k]);
+        jsonw_key_int(j, report_part_name[k], b.part[k]);
     jsonw_end(j);
     jsonw_end(j);
 }
@@ -165,7 +147,7 @@ static void put_widths(struct jsonw *j, const struct trace_file *f, int32_t run)
     for (int32_t i = 0; i < n; i++) {
         double all = 0, bits = 0;
         jsonw_object(j);
-        key_text(j, "tensor", sum[i].name);
+        jsonw_key_text(j, "tensor", sum[i].name);
         jsonw_key(j, "values_by_width");
         jsonw_object(j);
         for (int k = 0; k < RECORD_WIDTHS; k++) {
@@ -174,10 +156,10 @@ static void put_widths(struct jsonw *j, const struct trace_file *f, int32_t run)
             bits += (double)sum[i].kept[k] * record_width_bits[k];
             snprintf(width, sizeof width, "%d", record_width_bits[k]);
             if (sum[i].kept[k])
-                key_int(j, width, sum[i].kept[k]);
+                jsonw_key_int(j, width, sum[i].kept[k]);
         }
         jsonw_end(j);
-        key_num(j, "mean_bits", bits / all);
+        jsonw_key_num(j, "mean_bits", bits / all);
         jsonw_end(j);
     }
     j->compact = false;
@@ -243,15 +225,15 @@ static void put_links(struct jsonw *j, const struct trace_file *f, int32_t run)
     j->compact = true;
     for (size_t i = 0; i < n; i++) {
         jsonw_object(j);
-        key_int(j, "client", w[i].client);
-        key_text(j, "way", w[i].up ? "up" : "down");
-        key_int(j, "transfers", w[i].n);
-        key_int(j, "bytes", w[i].bytes);
-        key_int(j, "lost", w[i].lost);
-        key_num(j, "rate_mean_bps", w[i].sum / (double)w[i].n);
-        key_num(j, "rate_min_bps", w[i].least);
-        key_num(j, "rate_max_bps", w[i].most);
-        key_num(j, "latency_mean_ns", w[i].latency_ns / (double)w[i].n);
+        jsonw_key_int(j, "client", w[i].client);
+        jsonw_key_text(j, "way", w[i].up ? "up" : "down");
+        jsonw_key_int(j, "transfers", w[i].n);
+        jsonw_key_int(j, "bytes", w[i].bytes);
+        jsonw_key_int(j, "lost", w[i].lost);
+        jsonw_key_num(j, "rate_mean_bps", w[i].sum / (double)w[i].n);
+        jsonw_key_num(j, "rate_min_bps", w[i].least);
+        jsonw_key_num(j, "rate_max_bps", w[i].most);
+        jsonw_key_num(j, "latency_mean_ns", w[i].latency_ns / (double)w[i].n);
         jsonw_end(j);
     }
     j->compact = false;
@@ -279,16 +261,16 @@ static void put_energy(struct jsonw *j, const struct trace_file *f, int32_t run)
     bool measured = sum.boards && sum.joule > 0;
     jsonw_key(j, "energy");
     jsonw_object(j);
-    key_num(j, "modelled_compute_j", told ? compute : (double)NAN);
-    key_num(j, "modelled_send_j", told ? send : (double)NAN);
-    key_num(j, "measured_j", measured ? sum.joule : (double)NAN);
+    jsonw_key_num(j, "modelled_compute_j", told ? compute : (double)NAN);
+    jsonw_key_num(j, "modelled_send_j", told ? send : (double)NAN);
+    jsonw_key_num(j, "measured_j", measured ? sum.joule : (double)NAN);
     jsonw_key(j, "measured_by_stage_j");
     jsonw_object(j);
     for (int s = STAGE_PAD + 1; s < STAGE_COUNT && measured; s++)
         if (stage_j[s] > 0)
-            key_num(j, stage_table[s].name, stage_j[s]);
+            jsonw_key_num(j, stage_table[s].name, stage_j[s]);
     if (measured)
-        key_num(j, "(no span)", sum.joule - sum.shared_j);
+        jsonw_key_num(j, "(no span)", sum.joule - sum.shared_j);
     jsonw_end(j);
     jsonw_end(j);
 }
@@ -302,16 +284,16 @@ static void put_memory(struct jsonw *j, const struct trace_file *f)
     j->compact = true;
     for (size_t i = 0; i < n; i++) {
         jsonw_object(j);
-        key_int(j, "rank", r[i].rank);
-        key_text(j, "host", r[i].host);
-        key_text(j, "role", r[i].role);
-        key_text(j, "gpu", r[i].gpu);
-        key_int(j, "rss_peak_bytes", r[i].rss_peak_bytes);
+        jsonw_key_int(j, "rank", r[i].rank);
+        jsonw_key_text(j, "host", r[i].host);
+        jsonw_key_text(j, "role", r[i].role);
+        jsonw_key_text(j, "gpu", r[i].gpu);
+        jsonw_key_int(j, "rss_peak_bytes", r[i].rss_peak_bytes);
         jsonw_key(j, "booked_peak_bytes");
         jsonw_object(j);
         for (int k = 0; k < MEM_PURPOSES; k++)
             if (r[i].mem_peak_bytes[k] > 0)
-                key_int(j, mem_purpose_name[k], r[i].mem_peak_bytes[k]);
+                jsonw_key_int(j, mem_purpose_name[k], r[i].mem_peak_bytes[k]);
         jsonw_end(j);
         jsonw_end(j);
     }
@@ -373,12 +355,12 @@ void page_run_json(struct jsonw *j, const struct page_run *p)
                  {"transport", setting(f, "net.transport")}};
     jsonw_object(j);
     for (size_t i = 0; i < ARRAY_LEN(texts); i++)
-        key_text(j, texts[i].name, texts[i].text);
-    key_int(j, "run", p->run);
-    key_int(j, "seed", row ? row->seed : -1);
+        jsonw_key_text(j, texts[i].name, texts[i].text);
+    jsonw_key_int(j, "run", p->run);
+    jsonw_key_int(j, "seed", row ? row->seed : -1);
     jsonw_key(j, "complete");
     jsonw_bool(j, f->complete);
-    key_int(j, "damaged", f->damaged);
+    jsonw_key_int(j, "damaged", f->damaged);
     put_rounds(j, f, p->run);
     put_stages(j, f, p->run);
     jsonw_key(j, "gantt");
