@@ -42,11 +42,14 @@ static int64_t calibrate(const struct bench_case *k, double min_ns)
 
 // A sample far shorter than calibrated says that the calibration was disturbed: it is discarded and
 // the count corrected.
-static void sample(const struct bench_case *k, double min_ns, int i, struct bench_result *r)
+static void sample(struct bench_ctx *c, const struct bench_case *k, int i, struct bench_result *r)
 {
+    double min_ns = c->min_time_s * 1e9;
     for (int tries = 0;; tries++) {
+        struct noise_mark begun = noise_begin();
         struct timing t = run_once(k, r->iterations);
         if ((double)t.wall_ns >= min_ns / 2 || tries == 3) {
+            bench_noise(c, &begun, r, i);
             r->sample_ns[i] = (double)t.wall_ns / (double)r->iterations;
             r->sample_cpu_ns[i] = (double)t.cpu_ns / (double)r->iterations;
             return;
@@ -57,7 +60,56 @@ static void sample(const struct bench_case *k, double min_ns, int i, struct benc
     }
 }
 
-void bench_measure(const struct bench_ctx *c, const struct bench_case *cases, int n,
+void bench_noise(struct bench_ctx *c, const struct noise_mark *begun, struct bench_result *r,
+                 int sample)
+{
+    r->noise[sample] = noise_end(begun);
+    noise_add(&c->row_noise, &r->noise[sample]);
+}
+
+struct noise_tally bench_take_noise(struct bench_ctx *c)
+{
+    struct noise_tally taken = c->row_noise;
+    c->row_noise = (struct noise_tally){0};
+    return taken;
+}
+
+// With the column of noise, where there is one: before Validation.
+static struct table with_noise(const struct table *t)
+{
+    struct table wide = *t;
+    int last = t->n_cols - 1;
+    if (strcmp(t->col[last].head, "Validation") != 0)
+        return wide;
+    wide.col[last + 1] = t->col[last];
+    wide.col[last] = (struct table_col){"Noisy", "%", 5, TABLE_RIGHT};
+    wide.n_cols++;
+    return wide;
+}
+
+void bench_head(const struct bench_ctx *c, const struct table *t)
+{
+    table_title(c->name);
+    struct table wide = with_noise(t);
+    table_head(&wide);
+}
+
+void bench_row(struct bench_ctx *c, const struct table *t, const char *const *cells)
+{
+    struct table wide = with_noise(t);
+    const char *all[TABLE_COLS];
+    char noisy[32];
+    memcpy(all, cells, (size_t)t->n_cols * sizeof *all);
+    if (wide.n_cols > t->n_cols) {
+        struct noise_tally n = bench_take_noise(c);
+        noise_join(&c->noise, &n);
+        all[t->n_cols] = cells[t->n_cols - 1];
+        all[t->n_cols - 1] = fmt_fixed(noisy, n.samples ? 100.0 * n.noisy / n.samples : NAN, 5, 0);
+    }
+    table_row(&wide, all);
+}
+
+void bench_measure(struct bench_ctx *c, const struct bench_case *cases, int n,
                    struct bench_result *results)
 {
     assert(n >= 1 && n <= BENCH_CASES_MAX && c->samples >= 1 && c->samples <= BENCH_SAMPLES_MAX);
@@ -69,7 +121,7 @@ void bench_measure(const struct bench_ctx *c, const struct bench_case *cases, in
     }
     for (int i = 0; i < c->samples; i++)
         for (int k = 0; k < n; k++)
-            sample(&cases[k], min_ns, i, &results[k]);
+            sample(c, &cases[k], i, &results[k]);
     for (int k = 0; k < n; k++) {
         memcpy(sorted, results[k].sample_cpu_ns, sizeof sorted);
         results[k].cpu_ns = stats_of(sorted, (size_t)c->samples).median;
@@ -226,7 +278,6 @@ void bench_json_end(struct jsonw *j)
 {
     jsonw_end(j);
     jsonw_end(j);
-    fputc('\n', j->out);
 }
 
 struct json_row {
@@ -235,6 +286,22 @@ struct json_row {
     const char *aggregate;
     double real_ns, cpu_ns, bytes_per_second;
 };
+
+static void write_noise(struct jsonw *j, const struct json_row *row, const struct bench_result *r)
+{
+    if (row->aggregate) {
+        struct noise_tally all = {0};
+        for (int i = 0; i < r->samples; i++)
+            noise_add(&all, &r->noise[i]);
+        jsonw_key_int(j, "noisy_samples", all.noisy);
+        return;
+    }
+    const struct noise *n = &r->noise[row->repetition];
+    jsonw_key_num(j, "waited_share", (double)n->waited);
+    jsonw_key_num(j, "stolen_share", (double)n->stolen);
+    jsonw_key_num(j, "clock_share", (double)n->clock);
+    jsonw_key_int(j, "throttled", n->throttled);
+}
 
 static void write_row(struct jsonw *j, const struct json_row *row, const struct bench_result *r,
                       const struct bench_counter *counters, int n_counters, const char *error)
@@ -262,6 +329,7 @@ static void write_row(struct jsonw *j, const struct json_row *row, const struct 
     jsonw_key_text(j, "time_unit", "ns");
     if (row->bytes_per_second > 0)
         jsonw_key_num(j, "bytes_per_second", row->bytes_per_second);
+    write_noise(j, row, r);
     for (int i = 0; i < n_counters; i++)
         jsonw_key_num(j, counters[i].name, counters[i].value);
     if (error) {

@@ -7,6 +7,8 @@
 #include "base/jsonw.h"
 #include "base/opt.h"
 #include "base/stats.h"
+#include "base/table.h"
+#include "bench/noise.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,11 +22,12 @@ struct bench_ctx {
     double min_time_s; // a shorter sample is no sample
     int samples;
     int rank, size;
-    FILE *out;          // the human's table; rank 0 only
-    struct jsonw *json; // NULL = not asked for
-    int failures;       // checks that failed
-    int threads;        // that the rows in hand use, for the JSON file; 0 = 1
-    int families;       // of the JSON file
+    FILE *out;                           // the human's table; rank 0 only
+    struct jsonw *json;                  // NULL = not asked for
+    int failures;                        // checks that failed
+    struct noise_tally row_noise, noise; // of samples since the last row; of the rows before it
+    int threads;                         // that the rows in hand use, for the JSON file; 0 = 1
+    int families;                        // of the JSON file
 };
 
 struct bench {
@@ -57,11 +60,12 @@ struct bench_result {
     int samples, discarded;
     // In the order they were taken, so that cases measured together can be paired.
     double sample_ns[BENCH_SAMPLES_MAX], sample_cpu_ns[BENCH_SAMPLES_MAX];
+    struct noise noise[BENCH_SAMPLES_MAX]; // what disturbed each
 };
 
 // Calibrates every case (which warms it up), then takes ctx->samples of each in turn: A B C A B C,
 // so that whatever disturbs the machine disturbs all of them.
-void bench_measure(const struct bench_ctx *c, const struct bench_case *cases, int n,
+void bench_measure(struct bench_ctx *c, const struct bench_case *cases, int n,
                    struct bench_result *results);
 // Median over the pairs of a's time to b's.
 double bench_ratio(const struct bench_result *a, const struct bench_result *b);
@@ -75,6 +79,15 @@ struct bench_counter {
 // bytes: moved by one iteration, 0 = does not apply. error: NULL, or what the check found wrong.
 void bench_report(struct bench_ctx *c, const char *row, const struct bench_result *r, int64_t bytes,
                   const struct bench_counter *counters, int n_counters, const char *error);
+// A bench's table, with its name as title and one more column before Validation: the share of
+// samples since the last row that something disturbed.
+void bench_head(const struct bench_ctx *c, const struct table *t);
+void bench_row(struct bench_ctx *c, const struct table *t, const char *const *cells);
+// For samples taken without bench_measure, and for rows that are printed later than measured.
+void bench_noise(struct bench_ctx *c, const struct noise_mark *begun, struct bench_result *r,
+                 int sample);
+struct noise_tally bench_take_noise(struct bench_ctx *c);
+
 // A check of the measured path: counts failures, returns the word for the Validation column.
 const char *bench_check(struct bench_ctx *c, bool ok);
 

@@ -132,6 +132,7 @@ struct row {
     struct bench_result copy, encode, decode, add;
     size_t state_bytes, scratch_bytes, decode_scratch, update_bytes;
     const char *verdict, *coded_on;
+    struct noise_tally noise;
 };
 
 static void copy_loop(void *arg, int64_t n)
@@ -271,6 +272,7 @@ static void measure(struct bench_ctx *c, struct job *j, struct row *row)
     row->decode = r[2];
     row->add = r[3];
     row->verdict = bench_check(c, !wrong);
+    row->noise = bench_take_noise(c);
     row->coded_on = j->report.ran_on ? j->report.ran_on : "-";
     row->state_bytes = codec_state_floats(j->c) * sizeof(float);
     row->scratch_bytes = codec_scratch_bytes(j->c);
@@ -343,18 +345,19 @@ static const struct table parts_table = {.n_cols = 10,
                                                  {"NMSE", "", 9, TABLE_RIGHT},
                                                  {"Validation", "", 10, TABLE_RIGHT}}};
 
-static void print_parts(const struct table *t, const struct row *row)
+static void print_parts(struct bench_ctx *c, const struct table *t, const struct row *row)
 {
     char cell[8][32];
     fmt_fixed(cell[0], row->bits, 9, 4);
     for (int k = 0; k < 6; k++)
         fmt_fixed(cell[k + 1], row->parts[k], 9, 4);
     fmt_fixed(cell[7], row->nmse, 9, 5);
-    table_row(t, (const char *[]){row->text, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
-                                  cell[6], cell[7], row->verdict});
+    bench_row(c, t,
+              (const char *[]){row->text, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
+                               cell[6], cell[7], row->verdict});
 }
 
-static void print_speed(const struct table *t, const struct row *row)
+static void print_speed(struct bench_ctx *c, const struct table *t, const struct row *row)
 {
     const double values[] = {row->bits,
                              32 / row->bits,
@@ -379,7 +382,7 @@ static void print_speed(const struct table *t, const struct row *row)
         cells[k + 1] = fmt_fixed(cell[k], values[k], t->col[k + 1].width, decimals[k]);
     cells[ARRAY_LEN(values) + 1] = row->coded_on;
     cells[ARRAY_LEN(values) + 2] = row->verdict;
-    table_row(t, cells);
+    bench_row(c, t, cells);
 }
 
 static int by_key(const void *a, const void *b)
@@ -534,12 +537,13 @@ static bool next_method(const char **rest, int *k, char *text, size_t size)
     return len > 0;
 }
 
-static void print_row(const struct table *t, const struct row *row)
+static void print_row(struct bench_ctx *c, const struct table *t, const struct row *row)
 {
+    c->row_noise = row->noise;
     if (params.parts)
-        print_parts(t, row);
+        print_parts(c, t, row);
     else
-        print_speed(t, row);
+        print_speed(c, t, row);
     fflush(t->out);
 }
 
@@ -552,14 +556,14 @@ static void run_all(struct bench_ctx *c, const struct shape *s, const float *x, 
     char text[256];
     int k = 0, n = 0;
     t.out = c->out;
-    table_head(&t);
+    bench_head(c, &t);
     while (n < MOST && next_method(&rest, &k, text, sizeof text))
         if (run_one(c, text, s, x, side, &rows[n]) && ++n && params.sort == SORT_NONE)
-            print_row(&t, &rows[n - 1]);
+            print_row(c, &t, &rows[n - 1]);
     if (params.sort != SORT_NONE) {
         qsort(rows, (size_t)n, sizeof *rows, by_key);
         for (int i = 0; i < n; i++)
-            print_row(&t, &rows[i]);
+            print_row(c, &t, &rows[i]);
     }
     mem_free(rows);
 }

@@ -274,7 +274,8 @@ static const struct table drift_table = {.n_cols = 4 + DIRECTIONS,
                                                  {"gain", "7th", 6, TABLE_RIGHT},
                                                  {"gain", "8th", 6, TABLE_RIGHT}}};
 
-static void print_figures(const struct table *t, const char *text, const struct figures *f)
+static void print_figures(struct bench_ctx *c, const struct table *t, const char *text,
+                          const struct figures *f)
 {
     char cell[3 + DIRECTIONS][32];
     const char *cells[TABLE_COLS] = {text};
@@ -282,7 +283,7 @@ static void print_figures(const struct table *t, const char *text, const struct 
     for (int k = 0; k < 3 + DIRECTIONS; k++)
         cells[1 + k] = fmt_fixed(cell[k], k < 3 ? head[k] : f->gain[k - 3], t->col[k + 1].width,
                                  k < 3 ? 3 : 2);
-    table_row(t, cells);
+    bench_row(c, t, cells);
     fflush(t->out);
 }
 
@@ -309,7 +310,7 @@ static void run(struct bench_ctx *c)
         params.round, r->clients, r->shape.n_values, params.ahead, r->base);
     struct table t = drift_table;
     t.out = c->out;
-    table_head(&t);
+    bench_head(c, &t);
     for (const char *rest = params.methods; *rest;) {
         char text[256];
         struct figures f;
@@ -324,7 +325,7 @@ static void run(struct bench_ctx *c)
             continue;
         }
         bench_check(c, true);
-        print_figures(&t, text, &f);
+        print_figures(c, &t, text, &f);
     }
     round_free(r);
     mem_free(r);

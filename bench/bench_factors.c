@@ -132,7 +132,8 @@ static void measure(struct bench_ctx *c, const struct table *t, const size_t sha
         bench_report(c, row, &res[1 - i], 0, NULL, 0, ok ? NULL : "no truncated SVD");
     }
     snprintf(cell[4], sizeof cell[4], "%.1e", off);
-    table_row(t, (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], bench_check(c, ok)});
+    bench_row(c, t,
+              (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], bench_check(c, ok)});
     job_close(&j);
 }
 
@@ -151,7 +152,7 @@ static void run(struct bench_ctx *c)
     double all_s[2] = {0};
     fprintf(c->out, "# %d clients of rank %d; a model has %d layers, two matrices a product\n",
             params.clients, params.rank, LAYERS);
-    table_head(&t);
+    bench_head(c, &t);
     for (size_t i = 0; i < ARRAY_LEN(shape); i++)
         measure(c, &t, shape[i], many[i], all_s);
     fprintf(c->out, "# all 448 matrices, CPU time: flexlora %.2f s, lorafair %.2f s\n", all_s[0],

@@ -105,8 +105,9 @@ static void row(struct bench_ctx *c, const struct table *t, const struct product
         fmt_fixed(cell[1 + CASES + i], bench_ratio(&res[CASE_BLAS], &res[i]), 8, 2);
     snprintf(cell[8], sizeof cell[8], "%.1e", far);
     snprintf(cell[9], sizeof cell[9], "%.1e", far_bf16);
-    table_row(t, (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6],
-                                  cell[7], cell[8], cell[9], bench_check(c, ok)});
+    bench_row(c, t,
+              (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6],
+                               cell[7], cell[8], cell[9], bench_check(c, ok)});
     for (int i = 0; i < CASES; i++) {
         char name[80];
         struct bench_counter count[] = {{"flop_per_s", 1e9 * flops / res[i].ns.median}};
@@ -169,7 +170,7 @@ static void run(struct bench_ctx *c)
             kernel_bf16_fast() ? "pairs of bf16, packed as it is used"
                                : "its bits made in fp32, for this CPU does not multiply bf16",
             simd_text(), openblas_get_corename());
-    table_head(&t);
+    bench_head(c, &t);
     if (params.m > 0)
         measure(c, &t, params.m, params.n, params.k);
     for (size_t i = 0; i < ARRAY_LEN(shape) && params.m == 0; i++)

@@ -119,7 +119,7 @@ static const char *check_product(struct bench_ctx *c, struct product *p)
 static const struct table_col cols[] = {
     {"kernel", "", 14, TABLE_LEFT},   {"bytes", "MB", 9, TABLE_RIGHT},
     {"time", "us", 10, TABLE_RIGHT},  {"rate", "GB/s", 8, TABLE_RIGHT},
-    {"of copy", "%", 8, TABLE_RIGHT}, {"check", "", 6, TABLE_RIGHT},
+    {"of copy", "%", 8, TABLE_RIGHT}, {"Validation", "", 10, TABLE_RIGHT},
 };
 
 static void report(struct bench_ctx *c, const struct table *t, const char *name, int64_t bytes,
@@ -134,7 +134,7 @@ static void report(struct bench_ctx *c, const struct table *t, const char *name,
                            fmt_fixed(v[3], 100 * of, 8, 1),
                            check};
     struct bench_counter counters[] = {{"of_copy", of}};
-    table_row(t, cells);
+    bench_row(c, t, cells);
     bench_report(c, name, r, bytes, counters, 1, strcmp(check, "Fail") ? NULL : "differs");
 }
 
@@ -245,7 +245,7 @@ static void run(struct bench_ctx *c)
     memcpy(t.col, cols, sizeof cols);
     dev_reserve(&d, kernel_work_floats(16, params.cached + 1, params.rows, 16, params.head_dim), 1);
     fprintf(c->out, "# one thread; copy: memcpy of as many bytes, beside it\n");
-    table_head(&t);
+    bench_head(c, &t);
     products(c, &d, &t);
     attention(c, &d, &t);
     dev_close(&d);

@@ -152,7 +152,9 @@ static void measure(struct bench_ctx *c, const struct table *t, struct pair *p, 
     int64_t slipped = p->t.pacer.slipped_ns;
     res.samples = c->samples < 3 ? c->samples : 3;
     for (int i = 0; i < res.samples; i++) {
+        struct noise_mark begun = noise_begin();
         struct sent s = send_one(p, n, &x);
+        bench_noise(c, &begun, &res, i);
         ok &= s.ok;
         res.sample_ns[i] = s.ns - half_ns;
         res.sample_cpu_ns[i] = s.cpu_ns;
@@ -175,7 +177,7 @@ static void measure(struct bench_ctx *c, const struct table *t, struct pair *p, 
     fmt_fixed(cell[8], late, 8, 2);
     const char *cells[] = {cell[0], link,    cell[1], cell[2], cell[3],           cell[4],
                            cell[5], cell[6], cell[7], cell[8], bench_check(c, ok)};
-    table_row(t, cells);
+    bench_row(c, t, cells);
     fflush(c->out);
     const struct bench_counter counters[] = {{"modelled_ns", want},
                                              {"pace_error_percent", error},
@@ -218,7 +220,7 @@ static void run_rows(struct bench_ctx *c, struct pair *p)
         "# less %.1f us; cpu: beyond that of the same bytes at full speed; slipped: the machine\n"
         "# woke the sender later than the pacer makes good (%d ms)\n",
         half * 1e-3, PACER_CREDIT_NS / 1000000);
-    table_head(&t);
+    bench_head(c, &t);
     snprintf(list, sizeof list, "%s", params.links);
     for (char *link = strtok_r(list, ";", &save); link; link = strtok_r(NULL, ";", &save))
         measure_link(c, &t, p, link, half);

@@ -76,7 +76,8 @@ static void measure_size(struct bench_ctx *c, const struct table *t, struct pair
     fmt_fixed(cell[3], bench_mb_per_s(n, r[0].ns.ci_low), 9, 0);
     fmt_fixed(cell[4], bench_mb_per_s(n, r[1].ns.median), 9, 0);
     fmt_fixed(cell[5], bench_ratio(&r[0], &r[1]), 9, 2);
-    table_row(t, (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], verdict});
+    bench_row(c, t,
+              (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], verdict});
     for (int k = 0; k < 2; k++) {
         snprintf(row, sizeof row, "%s/%zu", cases[k].name, p->n);
         bench_report(c, row, &r[k], n, NULL, 0, ok ? NULL : "copy or hash differs");
@@ -99,7 +100,7 @@ static void run(struct bench_ctx *c)
     bench_fill(p.from, max, 1);
     fprintf(c->out,
             "# bytes copied or hashed per second, one core; a copy reads and writes each byte\n");
-    table_head(&t);
+    bench_head(c, &t);
     for (p.n = (size_t)params.min_bytes; p.n <= max; p.n *= 4)
         measure_size(c, &t, &p);
     mem_free(p.from);

@@ -36,8 +36,9 @@ static void measure_size(struct bench_ctx *c, const struct table *t, struct ping
         fmt_fixed(cell[1 + i], us[i] / 2e3, 10, 2);
     fmt_fixed(cell[5], bench_mb_per_s((int64_t)n, r.ns.median / 2), 10, 1);
     fmt_fixed(cell[6], r.cpu_ns / 2e3, 10, 2);
-    table_row(t, (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6],
-                                  bench_check(c, ok)});
+    bench_row(c, t,
+              (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], cell[6],
+                               bench_check(c, ok)});
     snprintf(row, sizeof row, "pingpong/%zu", n);
     bench_report(c, row, &r, 2 * (int64_t)n, NULL, 0, ok ? NULL : "bytes differ");
     fflush(c->out);
@@ -53,7 +54,7 @@ static void run(struct bench_ctx *c)
             t.col[i] = columns[i];
         fprintf(c->out,
                 "# MPI_Send and MPI_Recv between ranks 0 and 1; one way is half a round trip\n");
-        table_head(&t);
+        bench_head(c, &t);
         for (size_t n = 0; n <= (size_t)params.max_bytes; n = n ? 4 * n : 1)
             measure_size(c, &t, &p, n);
         pingpong_stop(&p);

@@ -437,8 +437,9 @@ static void measure(struct bench_ctx *c, const struct table *t, struct bed *b,
     fmt_fixed(cell[3], bytes > 0 ? bytes / res[1].ns.median / copied : NAN, 8, 2);
     fmt_fixed(cell[4], flops > 0 ? flops / res[1].ns.median : NAN, 8, 1);
     snprintf(cell[5], sizeof cell[5], "%.1e", apart);
-    table_row(t, (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
-                                  bench_check(c, ok)});
+    bench_row(
+        c, t,
+        (const char *[]){cell[0], cell[1], cell[2], cell[3], cell[4], cell[5], bench_check(c, ok)});
     struct bench_counter count[] = {{"error", apart},
                                     {"flop_per_s", 1e9 * flops / res[1].ns.median}};
     bench_report(c, row->name, &res[1], (int64_t)bytes, count, 2,
@@ -470,7 +471,7 @@ static void run(struct bench_ctx *c)
     fprintf(c->out, b.dev.row->host ? "# one thread\n"
                                     : "# time: from the first of many launches to the end of the "
                                       "last, divided by their number\n");
-    table_head(&t);
+    bench_head(c, &t);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         measure(c, &t, &b, &rows[i]);
     bed_close(&b);

@@ -91,7 +91,7 @@ static void measure(struct bench_ctx *ctx, const struct table *t, struct codes *
     }
     simd_limit(SIMD_AVX512);
     cells[1 + 2 * SIMD_ISA_COUNT] = bench_check(ctx, ok);
-    table_row(t, cells);
+    bench_row(ctx, t, cells);
 }
 
 static void run(struct bench_ctx *ctx)
@@ -119,7 +119,7 @@ static void run(struct bench_ctx *ctx)
         "# %zu codes; millions per second by instruction set (one that this machine lacks runs as "
         "the next below); width 32 is memcpy\n",
         n);
-    table_head(&t);
+    bench_head(ctx, &t);
     for (c.width = 1; c.width <= 16; c.width++)
         measure(ctx, &t, &c);
     c.width = 32;

@@ -104,7 +104,7 @@ static void measure(struct bench_ctx *c, const struct table *t, struct stream *s
     for (int k = 0; k < 4; k++)
         cells[k] = cell[k];
     cells[4 + 2 * SIMD_ISA_COUNT] = bench_check(c, ok);
-    table_row(t, cells);
+    bench_row(c, t, cells);
 }
 
 static void run(struct bench_ctx *c)
@@ -134,7 +134,7 @@ static void run(struct bench_ctx *c)
     s->buf = mem_alloc(MEM_CODEC, rans_bound(n));
     fprintf(c->out, "# %zu symbols, geometric with this ratio (1 = uniform); millions per second\n",
             n);
-    table_head(&t);
+    bench_head(c, &t);
     for (size_t k = 0; k < ARRAY_LEN(sources); k++)
         measure(c, &t, s, sources[k].kinds, sources[k].ratio);
     mem_free(s->code);

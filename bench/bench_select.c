@@ -124,7 +124,7 @@ static void print(struct bench_ctx *c, const struct table *t, const struct job *
     fmt_time(cell[1], (int64_t)r->ns.median);
     fmt_fixed(cell[2], r->ns.median / n, 8, 3);
     fmt_fixed(cell[3], 4 * n / r->ns.median, 8, 2);
-    table_row(t, (const char *[]){name, cell[0], cell[1], cell[2], cell[3], bench_check(c, ok)});
+    bench_row(c, t, (const char *[]){name, cell[0], cell[1], cell[2], cell[3], bench_check(c, ok)});
     bench_report(c, name, r, 4 * (int64_t)j->shape.n_values, NULL, 0, ok ? NULL : "wrong choice");
 }
 
@@ -183,7 +183,7 @@ static void run(struct bench_ctx *c)
         j->sens[i] *= j->sens[i];
     fprintf(c->out, "# %zu values in %u matrices, %s, one thread, %s\n", n, j->shape.n_tensors,
             update_dists[params.dist], simd_text());
-    table_head(&t);
+    bench_head(c, &t);
     run_topk(c, &t, j);
     run_alloc(c, &t, j);
     mem_free(j->x);

@@ -439,8 +439,9 @@ static void row_step(struct bench_ctx *c, const struct table *t, const struct sh
     for (int i = 0; i < 2; i++)
         fmt_fixed(cell[6 + i], m->blas.flops / res[i].ns.median, 8, 1);
     fmt_fixed(cell[8], bench_ratio(&res[1], &res[0]), 7, 2);
-    table_row(t, (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
-                                  cell[6], cell[7], cell[8], bench_check(c, m->ok)});
+    bench_row(c, t,
+              (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
+                               cell[6], cell[7], cell[8], bench_check(c, m->ok)});
 }
 
 static double part_median(const struct policy *p, int part)
@@ -473,7 +474,8 @@ static void policy_shares(const struct measured *m, double by_clock[2], double b
     by_difference[0] = ((EVERY - 1) * masked + by_difference[1]) / EVERY;
 }
 
-static void row_fisher(const struct table *t, const struct shape_row *r, const struct measured *m)
+static void row_fisher(struct bench_ctx *c, const struct table *t, const struct shape_row *r,
+                       const struct measured *m)
 {
     const struct policy *p = &m->policy[2];
     double clocked[2], difference[2];
@@ -487,8 +489,9 @@ static void row_fisher(const struct table *t, const struct shape_row *r, const s
         fmt_fixed(cell[7 + i], 100 * clocked[i], 8, 2);
         fmt_fixed(cell[9 + i], 100 * difference[i], 8, 2);
     }
-    table_row(t, (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
-                                  cell[6], cell[7], cell[8], cell[9], cell[10]});
+    bench_row(c, t,
+              (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
+                               cell[6], cell[7], cell[8], cell[9], cell[10]});
 }
 
 static void report(struct bench_ctx *c, const struct shape_row *r, const struct measured *m,
@@ -601,7 +604,7 @@ static void run(struct bench_ctx *c)
         fprintf(c->out, "OpenBLAS, one thread, core %s\n", openblas_get_corename());
     else
         fprintf(c->out, "the device's library\n");
-    table_head(&t);
+    bench_head(c, &t);
     for (int i = 0; i < n; i++)
         measure(c, &t, &row[i], &m[i]);
     fprintf(
@@ -617,9 +620,9 @@ static void run(struct bench_ctx *c)
         "and of the refresh alone;\n"
         "# %% CPU: the same as the difference of whole steps' CPU time\n",
         EVERY, EVERY - 1);
-    table_head(&f);
+    bench_head(c, &f);
     for (int i = 0; i < n; i++)
-        row_fisher(&f, &row[i], &m[i]);
+        row_fisher(c, &f, &row[i], &m[i]);
     mem_free(m);
 }
 

@@ -251,8 +251,9 @@ static void rows(struct bench_ctx *c, const struct reference *r, const struct ta
         fmt_fixed(cell[0], recall, 8, 4);
         fmt_fixed(cell[1], recall / ceiling, 8, 4);
         fmt_fixed(cell[2], ns / 1e3, 9, 2);
-        table_row(t, (const char *[]){w->source->name, key, cell[0], cell[1], cell[2],
-                                      bench_check(c, ok)});
+        bench_row(
+            c, t,
+            (const char *[]){w->source->name, key, cell[0], cell[1], cell[2], bench_check(c, ok)});
         struct bench_result res = {.iterations = w->masks, .samples = 1, .sample_ns = {ns}};
         res.ns = stats_of(&ns, 1);
         struct bench_counter count[] = {{"token_recall", recall}, {"ceiling", ceiling}};
@@ -287,7 +288,7 @@ static void run(struct bench_ctx *c)
         "reference itself: %.4f; %lld tokens\n",
         task_choices[params.task], params.top, params.rounds, params.clients, params.steps,
         params.batch, params.keep, params.every, share(r->ceiling), (long long)r->ceiling.top);
-    table_head(&t);
+    bench_head(c, &t);
     rows(c, r, &t);
     reference_close(r);
     mem_free(r);

@@ -170,8 +170,9 @@ static void put_row(struct bench_ctx *c, const struct table *t, const char *name
     fmt_fixed(cell[2], ns->ci_high / 1e3, 11, 3);
     fmt_fixed(cell[3], cpu_ns / 1e3, 11, 3);
     fmt_fixed(cell[4], ns->median / 1e9 * 100, 10, 5);
-    table_row(t, (const char *[]){name, cell[0], cell[1], cell[2], cell[3], cell[4],
-                                  bench_check(c, !wrong)});
+    bench_row(c, t,
+              (const char *[]){name, cell[0], cell[1], cell[2], cell[3], cell[4],
+                               bench_check(c, !wrong)});
 }
 
 static void measure_spans(struct bench_ctx *c, const struct table *t)
@@ -242,7 +243,7 @@ static void run(struct bench_ctx *c)
         die(STATUS_ENV, "trace.dir = %s: nothing can be written there", params.dir);
     fprintf(c->out, "# a span recorded; a round of %d clients x %d spans committed to HDF5 in %s\n",
             params.clients, params.events, params.dir);
-    table_head(&t);
+    bench_head(c, &t);
     measure_spans(c, &t);
     measure_commits(c, &t, dir);
     rmdir(dir);

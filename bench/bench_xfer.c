@@ -60,7 +60,7 @@ static void measure_size(struct bench_ctx *c, const struct table *t, struct ping
     for (int i = 0; i < 11; i++)
         cells[i] = cell[i];
     cells[11] = bench_check(c, ok);
-    table_row(t, cells);
+    bench_row(c, t, cells);
     fflush(c->out);
 }
 
@@ -76,7 +76,7 @@ static void run(struct bench_ctx *c)
                 "# payloads between ranks 0 and 1 and back, one way is half a round trip; a "
                 "frame adds %d bytes\n",
                 FRAME_HEADER_BYTES);
-        table_head(&t);
+        bench_head(c, &t);
         size_t n = (size_t)params.min_bytes;
         for (; n <= (size_t)params.max_bytes; n = n ? 4 * n : 1)
             measure_size(c, &t, &p, n);

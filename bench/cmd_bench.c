@@ -122,16 +122,20 @@ static int take_dev(const struct request *q, bool named, struct err *err)
 static int parse(struct request *q, int argc, char **argv, bool speak)
 {
     static const struct option longs[] = {
-        {"list", no_argument, NULL, 'l'},           {"json", required_argument, NULL, 'j'},
-        {"min-time", required_argument, NULL, 't'}, {"samples", required_argument, NULL, 's'},
-        {"dev", required_argument, NULL, 'd'},      {NULL, 0, NULL, 0},
+        {"list", no_argument, NULL, 'l'},
+        {"json", required_argument, NULL, 'j'},
+        {"min-time", required_argument, NULL, 't'},
+        {"samples", required_argument, NULL, 's'},
+        {"dev", required_argument, NULL, 'd'},
+        {"output", required_argument, NULL, 'o'},
+        {NULL, 0, NULL, 0},
     };
     int mistakes = 0;
     struct err err;
     double v = 0;
     optind = 0;
     opterr = speak;
-    for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "o:", longs, NULL)) != -1;) {
         int bad = 0;
         if (c == 'l')
             q->list = true;
@@ -139,6 +143,8 @@ static int parse(struct request *q, int argc, char **argv, bool speak)
             q->json_path = optarg;
         else if (c == 'd')
             q->dev = optarg;
+        else if (c == 'o')
+            bad = table_set_form(optarg, &err);
         else if (c == 't')
             bad = set_number("--min-time", optarg, 1e-6, 100, &q->min_time_s, &err);
         else if (c == 's' &&
@@ -155,6 +161,8 @@ static int parse(struct request *q, int argc, char **argv, bool speak)
         if (bad && ++mistakes && speak)
             fprintf(stderr, "fstq bench: %s\n", err.text);
     }
+    if (table_form() == TABLE_JSON && !q->json_path)
+        q->json_path = "-";
     bool named = q->n_chosen > 0;
     for (int i = 0; q->n_chosen == 0 && bench_table[i]; i++)
         q->chosen[i] = bench_table[i];
@@ -175,6 +183,16 @@ static void head(const struct bench_ctx *c)
             c->size, c->size == 1 ? "" : "s", comm_get()->host, load, c->samples, c->min_time_s);
 }
 
+static void say_noise(const struct bench_ctx *c)
+{
+    const struct noise_tally *n = &c->noise;
+    fprintf(c->out, "# noisy: %d of %d samples", n->noisy, n->samples);
+    for (int k = 0, some = 0; k < NOISE_KINDS; k++)
+        if (n->of[k])
+            fprintf(c->out, "%s %d %s", some++ ? "," : ":", n->of[k], noise_words[k]);
+    fputs("\n", c->out);
+}
+
 static void run_all(struct request *q, struct bench_ctx *c)
 {
     for (int i = 0; i < q->n_chosen; i++) {
@@ -188,8 +206,11 @@ static void run_all(struct request *q, struct bench_ctx *c)
             continue;
         }
         c->name = b->name;
+        c->noise = (struct noise_tally){0};
         if (wanted)
             b->run(c);
+        if (c->noise.noisy)
+            say_noise(c);
         if (b->ranks > 1)
             comm_barrier(); // a rank that still closes would take the next one's first order
     }
@@ -224,7 +245,7 @@ static int run(int argc, char **argv)
                               .samples = (int)q.samples,
                               .rank = comm->rank,
                               .size = comm->size,
-                              .out = stdout,
+                              .out = table_stream(stdout),
                               .json = file ? &json : NULL};
         if (first)
             head(&c);
@@ -234,7 +255,8 @@ static int run(int argc, char **argv)
         if (file && outfile_close(&json_file, &err) < 0)
             die(STATUS_ENV, "%s", err.text);
         if (first && c.failures)
-            printf("# %d check%s failed\n", c.failures, c.failures == 1 ? "" : "s");
+            fprintf(c.out, "# %d check%s failed\n", c.failures, c.failures == 1 ? "" : "s");
+        fflush(c.out);
         status = c.failures ? STATUS_CHECK : STATUS_VALID;
     }
     comm_exit(status, 1);
@@ -245,6 +267,7 @@ const struct cmd cmd_bench = {
     .usage = "[NAME ...] [options] [NAME.KEY=VALUE ...]",
     .help = "microbenchmarks in isolation; without a NAME all that can run here",
     .details = "  --list          what there is, with its parameters\n"
+               "  -o, --output FORM   md, csv, jsonl: the tables so; json: as --json -\n"
                "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
                "  --min-time S    shortest sample in seconds (0.02)\n"
                "  --samples N     samples of every row (11)\n"

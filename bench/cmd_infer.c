@@ -11,18 +11,19 @@
 #include <unistd.h>
 
 struct request {
-    const char *config, *peft, *json, *csv, *markdown, *scores;
+    const char *config, *peft, *json, *csv, *markdown, *scores, *form;
 };
+
+static FILE *say; // for people: stderr where -o has stdout
 
 // What the arguments name; those that are left, overrides of parameters, are gathered at the front.
 static int take_arguments(struct request *q, int argc, char **argv)
 {
     const struct {
         const char *flag, **to;
-    } flags[] = {{"--json", &q->json},
-                 {"--csv", &q->csv},
-                 {"--markdown", &q->markdown},
-                 {"--from-peft", &q->peft},
+    } flags[] = {{"--json", &q->json},         {"--csv", &q->csv},
+                 {"--markdown", &q->markdown}, {"-o", &q->form},
+                 {"--output", &q->form},       {"--from-peft", &q->peft},
                  {"--save-scores", &q->scores}};
     int n = 0;
     for (int i = 1; i < argc; i++) {
@@ -102,7 +103,7 @@ static float *load_adapter(const struct config *c, const struct request *q, stru
         if (c->infer.merged)
             die(STATUS_USAGE,
                 "infer.merged = on: there is no adapter; name run.dir or --from-peft");
-        puts("# no adapter");
+        fputs("# no adapter\n", say);
         return NULL;
     }
     float *theta = mem_alloc(MEM_ADAPTER, (shape->n_values + KERNEL_SLACK) * sizeof *theta);
@@ -111,10 +112,10 @@ static float *load_adapter(const struct config *c, const struct request *q, stru
     if (!q->peft &&
         checkpoint_adapter(c->run.dir, shape->hash, shape->n_values, theta, &round, &err))
         die(STATUS_ENV, "%s", err.text);
-    printf("# adapter of %s", q->peft ? q->peft : c->run.dir);
+    fprintf(say, "# adapter of %s", q->peft ? q->peft : c->run.dir);
     if (!q->peft)
-        printf(" after round %u", round);
-    puts(c->infer.merged ? ", merged into the weights" : "");
+        fprintf(say, " after round %u", round);
+    fprintf(say, "%s\n", c->infer.merged ? ", merged into the weights" : "");
     return theta;
 }
 
@@ -126,9 +127,9 @@ static void get_scores(const struct config *c, const struct request *q, struct m
     if (scores_path(c, q, path, sizeof path)) {
         if (token_scores_read(scores, model_config(m)->vocab, path, &err))
             die(STATUS_USAGE, "%s", err.text);
-        printf("# token scores of %s\n", path);
+        fprintf(say, "# token scores of %s\n", path);
     } else {
-        infer_learn(scores, c, m, task, adapter);
+        infer_learn(scores, c, m, task, adapter, say);
     }
     if (q->scores && token_scores_write(scores, q->scores, &err))
         die(STATUS_ENV, "%s", err.text);
@@ -151,12 +152,12 @@ static void head(const struct config *c, const struct infer *in, const struct de
     const struct model_config *m = model_config(in->model);
     double load = -1;
     getloadavg(&load, 1);
-    printf("# fstq infer %s (%s, %s): model %s, %zu weights, %d layers\n", buildinfo.version,
-           buildinfo.git_rev, buildinfo.kind, c->model.path, model_weight_count(in->model),
-           m->layers);
-    printf("# %s on %s, %d thread%s, load %.1f; %d repetitions after %d\n",
-           in->task ? task_table[c->task.name]->name : "synthetic prompts", dev->row->name,
-           dev->threads, dev->threads == 1 ? "" : "s", load, c->infer.repeat, c->infer.warmup);
+    fprintf(say, "# fstq infer %s (%s, %s): model %s, %zu weights, %d layers\n", buildinfo.version,
+            buildinfo.git_rev, buildinfo.kind, c->model.path, model_weight_count(in->model),
+            m->layers);
+    fprintf(say, "# %s on %s, %d thread%s, load %.1f; %d repetitions after %d\n",
+            in->task ? task_table[c->task.name]->name : "synthetic prompts", dev->row->name,
+            dev->threads, dev->threads == 1 ? "" : "s", load, c->infer.repeat, c->infer.warmup);
 }
 
 static void write_json(const struct infer *in, const char *path, int argc, char **argv)
@@ -183,6 +184,25 @@ static void write_table(const struct infer *in, const char *path, int format)
     infer_print(in, out.f, format);
     if (outfile_close(&out, &err) < 0)
         die(STATUS_ENV, "%s", err.text);
+}
+
+// -o FORM: the document on stdout alone, or rows.
+static int take_form(struct request *q, struct err *err)
+{
+    say = stdout;
+    if (!q->form)
+        return 0;
+    if (table_set_form(q->form, err))
+        return -1;
+    const char **to[] = {[TABLE_JSON] = &q->json, [TABLE_CSV] = &q->csv, [TABLE_MD] = &q->markdown};
+    if (table_form() == TABLE_JSONL)
+        say = table_stream(stdout);
+    else if (table_form() != TABLE_TEXT) {
+        *to[table_form()] = "-";
+        say = stderr;
+    }
+    table_title("infer");
+    return 0;
 }
 
 static void check_outputs(const struct request *q)
@@ -253,6 +273,10 @@ static int infer_main(int argc, char **argv)
         mem_alloc(MEM_OTHER, (size_t)argc * sizeof *all); // as they were, for the JSON file
     memcpy(all, argv, (size_t)argc * sizeof *all);
     int n = take_arguments(&q, argc, argv);
+    if (take_form(&q, &err)) {
+        fprintf(stderr, "fstq infer: %s\n", err.text);
+        return STATUS_USAGE;
+    }
     if (config_load(&cfg, q.config, n, argv))
         return STATUS_USAGE;
     check_outputs(&q);
@@ -271,10 +295,12 @@ static int infer_main(int argc, char **argv)
     open_rows(&cfg, &in, settings);
     in.adapter = adapter = merge_adapter(&cfg, model, adapter);
     infer_measure(&in);
-    infer_print(&in, stdout, INFER_TEXT);
-    printf("# peak memory %.1f MiB\n", (double)mem_rss_peak() / (1 << 20));
+    if (say != stderr)
+        infer_print(&in, say, INFER_TEXT);
+    fprintf(say, "# peak memory %.1f MiB\n", (double)mem_rss_peak() / (1 << 20));
     if (cfg.infer.show)
-        infer_show(&in, cfg.infer.show);
+        infer_show(&in, say, cfg.infer.show);
+    fflush(say);
     write_all(&in, &q, argc, all);
     for (int i = 0; i < in.n_rows; i++)
         infer_row_close(&in.row[i]);
@@ -291,7 +317,7 @@ static int infer_main(int argc, char **argv)
 
 const struct cmd cmd_infer = {
     .name = "infer",
-    .usage = "[--json FILE] [--csv FILE] [--markdown FILE] [--from-peft DIR] "
+    .usage = "[-o FORM] [--json FILE] [--csv FILE] [--markdown FILE] [--from-peft DIR] "
              "[--save-scores FILE] [CONFIG] [section.key=value ...]",
     .help = "how fast a model reads prompts and answers on this device",
     .details =
@@ -301,6 +327,7 @@ const struct cmd cmd_infer = {
         "adapter of its newest checkpoint is used, without it the bare base model.\n"
         "  --json FILE      every repetition, in the schema of fstq bench\n"
         "  --csv FILE, --markdown FILE   the table\n"
+        "  -o FORM          md, csv, json: as these with FILE -, all else to stderr; jsonl\n"
         "  --from-peft DIR  the adapter of a folder that PEFT wrote\n"
         "  --save-scores FILE  what tokens are worth, learned here from the task's clients, for a\n"
         "                   device without gradients: infer.scores = FILE, or named\n"

@@ -27,7 +27,7 @@ bool infer_needs_scores(const struct infer_setting *set, int n);
 // What the task's clients learn of the vocabulary: each looks at minibatches of its own examples,
 // and takes gradients with this adapter (NULL = none).
 void infer_learn(struct token_scores *all, const struct config *c, struct model *m,
-                 struct task *task, const float *adapter);
+                 struct task *task, const float *adapter, FILE *say);
 
 struct infer_prompts {
     int32_t n, longest;
@@ -78,6 +78,6 @@ void infer_print(const struct infer *in, FILE *out, int format);
 extern const char infer_begins[3][8]; // how a file of a format begins
 void infer_json(const struct infer *in, struct bench_ctx *c);
 // The first n questions and what the model said, by the last setting.
-void infer_show(const struct infer *in, int32_t n);
+void infer_show(const struct infer *in, FILE *out, int32_t n);
 
 #endif

@@ -22,7 +22,7 @@ static void learn_client(struct token_scores *own, const struct config *c, struc
 }
 
 void infer_learn(struct token_scores *all, const struct config *c, struct model *m,
-                 struct task *task, const float *adapter)
+                 struct task *task, const float *adapter, FILE *say)
 {
     size_t n = model_shape(m)->n_values, dim = (size_t)model_config(m)->dim;
     size_t rows = (size_t)c->fed.batch * (size_t)task->max_tokens;
@@ -46,8 +46,10 @@ void infer_learn(struct token_scores *all, const struct config *c, struct model 
         token_scores_join(all, &own);
         token_scores_close(&own);
     }
-    printf("# token scores learned from %d clients, %d minibatches of %d each: %d of %d ids seen\n",
-           clients, c->infer.score_steps, c->fed.batch, token_scores_finish(all), all->vocab);
+    fprintf(
+        say,
+        "# token scores learned from %d clients, %d minibatches of %d each: %d of %d ids seen\n",
+        clients, c->infer.score_steps, c->fed.batch, token_scores_finish(all), all->vocab);
     lm_batch_close(&b);
     mem_free(embed_grad);
     mem_free(theta);

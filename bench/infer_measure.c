@@ -76,8 +76,10 @@ static struct times repeat_once(const struct infer *in, struct infer_row *r, boo
     return t;
 }
 
-static void put_sample(struct bench_result *b, int i, int64_t ns, double cpu_ns)
+static void put_sample(struct bench_result *b, int i, int64_t ns, double cpu_ns,
+                       const struct noise *noise)
 {
+    b->noise[i] = *noise;
     b->iterations = 1;
     b->samples = i + 1;
     b->sample_ns[i] = (double)ns;
@@ -87,16 +89,18 @@ static void put_sample(struct bench_result *b, int i, int64_t ns, double cpu_ns)
 static void take_sample(const struct infer *in, struct infer_row *r, int i, struct meter *meter)
 {
     meter_take(meter);
+    struct noise_mark begun = noise_begin();
     int64_t cpu = clock_cpu_ns(), wall = clock_ns();
     struct times t = repeat_once(in, r, true);
     wall = clock_ns() - wall;
     cpu = clock_cpu_ns() - cpu;
     r->joule += meter_take(meter);
+    struct noise noise = noise_end(&begun);
     r->new_tokens = t.fresh;
     r->steps = t.steps;
-    put_sample(&r->prefill, i, t.prefill_ns, NAN);
-    put_sample(&r->decode, i, t.decode_ns, NAN);
-    put_sample(&r->whole, i, wall, (double)cpu);
+    put_sample(&r->prefill, i, t.prefill_ns, NAN, &noise);
+    put_sample(&r->decode, i, t.decode_ns, NAN, &noise);
+    put_sample(&r->whole, i, wall, (double)cpu, &noise);
 }
 
 static void row_open(const struct infer *in, struct infer_row *r)

@@ -241,7 +241,7 @@ void infer_json(const struct infer *in, struct bench_ctx *c)
     }
 }
 
-void infer_show(const struct infer *in, int32_t n)
+void infer_show(const struct infer *in, FILE *out, int32_t n)
 {
     enum { TOKEN_BYTES = 32 }; // more than most have; what does not fit is cut
     const struct examples *set = task_test((struct task *)in->task);
@@ -250,13 +250,13 @@ void infer_show(const struct infer *in, int32_t n)
     char *words = mem_alloc(MEM_DATA, size);
     for (int32_t q = 0; q < n && q < set->n; q++) {
         const struct example *e = &set->v[q];
-        printf("# example %d\n", q + 1);
+        fprintf(out, "# example %d\n", q + 1);
         tokenizer_decode(in->task->tokenizer, e->tokens, e->answer, words, size);
-        table_text(stdout, "prompt", words, "");
-        table_text(stdout, "expected", e->reference, "");
+        table_text(out, "prompt", words, "");
+        table_text(out, "expected", e->reference, "");
         tokenizer_decode(in->task->tokenizer, r->out + (ptrdiff_t)q * r->set.answer, r->out_len[q],
                          words, size);
-        table_text(stdout, "answer", words, r->ended[q] ? "" : " ...");
+        table_text(out, "answer", words, r->ended[q] ? "" : " ...");
     }
     mem_free(words);
 }

@@ -35,7 +35,7 @@ static const struct form {
 } forms[] = {
     {"csv", "method,seeds,", write_csv},
     {"json", "{\"config\":", compare_json},
-    {"markdown", "|method|seeds|", write_markdown},
+    {"markdown", "|method|seeds|", write_markdown}, // -o md
     {"latex", "%fstqcompare;", write_latex},
 };
 enum { N_FORMS = ARRAY_LEN(forms) };
@@ -43,24 +43,50 @@ enum { N_FORMS = ARRAY_LEN(forms) };
 struct request {
     const char *config, *path[N_FORMS];
     bool no_run, search;
+    FILE *out; // for people: stderr where -o has stdout
 };
 
 enum { FORM = 256 }; // getopt's value of the first of them
 
+// -o FORM: the files' forms, and tables of rows.
+static int take_form(struct request *q, const char *name)
+{
+    struct err err;
+    bool md = strcmp(name, "md") == 0;
+    for (int i = 0; i < N_FORMS; i++)
+        if (strcmp(md ? "markdown" : name, forms[i].flag) == 0) {
+            q->path[i] = "-";
+            q->out = stderr;
+            return 0;
+        }
+    if (table_set_form(name, &err) == 0) {
+        q->out = table_stream(stdout);
+        return 0;
+    }
+    fprintf(stderr, "fstq compare: %s; or latex\n", err.text);
+    return -1;
+}
+
 static int parse(struct request *q, int argc, char **argv)
 {
-    struct option flags[N_FORMS + 3] = {{"no-run", no_argument, NULL, 'n'},
-                                        {"search", no_argument, NULL, 's'}};
+    enum { OWN = 3 };
+    struct option flags[OWN + N_FORMS + 1] = {{"no-run", no_argument, NULL, 'n'},
+                                              {"search", no_argument, NULL, 's'},
+                                              {"output", required_argument, NULL, 'o'}};
     for (int i = 0; i < N_FORMS; i++)
-        flags[2 + i] = (struct option){forms[i].flag, required_argument, NULL, FORM + i};
-    *q = (struct request){0};
+        flags[OWN + i] = (struct option){forms[i].flag, required_argument, NULL, FORM + i};
+    *q = (struct request){.out = stdout};
     argv[0] = (char[]){"fstq compare"};
-    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "o:", flags, NULL)) != -1;) {
         if (c >= FORM) {
             q->path[c - FORM] = optarg;
             continue;
         }
         switch (c) {
+        case 'o':
+            if (take_form(q, optarg))
+                return -1;
+            break;
         case 'n':
             q->no_run = true;
             break;
@@ -124,23 +150,23 @@ static int leave_data(const struct compare *c, const struct runs *r)
 
 static void print_head(const struct compare *c, const struct request *q)
 {
-    printf("# fstq compare %s; fstq %s (git %s)\n", q->config, buildinfo.version,
-           buildinfo.git_rev);
-    printf("# %d methods x %d seeds of %d rounds; runs in %s/runs\n", c->n_methods, c->n_seeds,
-           c->cfg.fed.rounds, c->p.dir);
+    fprintf(q->out, "# fstq compare %s; fstq %s (git %s)\n", q->config, buildinfo.version,
+            buildinfo.git_rev);
+    fprintf(q->out, "# %d methods x %d seeds of %d rounds; runs in %s/runs\n", c->n_methods,
+            c->n_seeds, c->cfg.fed.rounds, c->p.dir);
     for (int d = 0; d < c->n_dims; d++) {
-        printf("# searched for every method (%s, seeds %s):",
-               c->p.search_mode == SEARCH_GRID ? "grid" : "one line after the other",
-               c->p.search_seeds);
+        fprintf(q->out, "# searched for every method (%s, seeds %s):",
+                c->p.search_mode == SEARCH_GRID ? "grid" : "one line after the other",
+                c->p.search_seeds);
         for (int k = 0; k < c->dim[d].n_keys; k++)
-            printf("%s%s", k ? "," : " ", c->dim[d].key[k]);
-        putchar(':');
+            fprintf(q->out, "%s%s", k ? "," : " ", c->dim[d].key[k]);
+        fputc(':', q->out);
         for (int v = 0; v < c->dim[d].n_values; v++)
             for (int k = 0; k < c->dim[d].n_keys; k++)
-                printf("%s%s", k ? "/" : " ", c->dim[d].value[v][k]);
-        putchar('\n');
+                fprintf(q->out, "%s%s", k ? "/" : " ", c->dim[d].value[v][k]);
+        fputc('\n', q->out);
     }
-    fflush(stdout);
+    fflush(q->out);
 }
 
 // Until nothing more can be asked for. -1: it cannot go on.
@@ -163,35 +189,36 @@ static int conclude(const struct compare *c, struct runs *r, const struct reques
 {
     int finished, made, failed, missing;
     if (q->search)
-        compare_print_search(c, stdout);
-    compare_print(c, stdout);
+        compare_print_search(c, q->out);
+    compare_print(c, q->out);
     int bad = write_files(c, r, q);
     if (!q->no_run && leave_data(c, r))
         bad = -1;
     runs_counts(r, &finished, &made, &failed, &missing);
-    printf("#\n# %d runs were there, %d made now, %d failed\n", finished, made, failed);
+    fprintf(q->out, "#\n# %d runs were there, %d made now, %d failed\n", finished, made, failed);
     if (!q->no_run)
-        printf("# fstq report %s draws it\n", c->p.dir);
+        fprintf(q->out, "# fstq report %s draws it\n", c->p.dir);
     const char *note = runs_note(r);
     if (*note)
-        printf("# %s\n", note);
+        fprintf(q->out, "# %s\n", note);
     if (bad)
         return STATUS_ENV;
     if (runs_interrupted(r)) {
-        puts("# INTERRUPTED: the same command goes on from here");
+        fputs("# INTERRUPTED: the same command goes on from here\n", q->out);
         return STATUS_INTERRUPTED;
     }
     if (failed || missing) {
-        printf("# DEGRADED:");
+        fprintf(q->out, "# DEGRADED:");
         if (failed)
-            printf(" %d runs failed; their logs lie in %s/runs, the same command tries again",
-                   failed, c->p.dir);
+            fprintf(q->out,
+                    " %d runs failed; their logs lie in %s/runs, the same command tries again",
+                    failed, c->p.dir);
         else
-            printf(" at least %d runs are missing", missing);
-        putchar('\n');
+            fprintf(q->out, " at least %d runs are missing", missing);
+        fputc('\n', q->out);
         return STATUS_DEGRADED;
     }
-    puts("# VALID");
+    fputs("# VALID\n", q->out);
     return STATUS_VALID;
 }
 
@@ -211,6 +238,7 @@ static int compare_main(int argc, char **argv)
     }
     print_head(c, &q);
     int status = run_all(c, r) ? STATUS_USAGE : conclude(c, r, &q);
+    fflush(q.out);
     runs_close(r);
     compare_free(c);
     mem_free(c);
@@ -231,7 +259,7 @@ static void print_keys(FILE *out)
 
 const struct cmd cmd_compare = {
     .name = "compare",
-    .usage = "CONFIG [section.key=value ...] [--csv|json|markdown|latex FILE ...]",
+    .usage = "CONFIG [section.key=value ...] [-o FORM] [--csv|json|markdown|latex FILE ...]",
     .help = "many methods x seeds, tuned alike, compared in one table",
     .details =
         "CONFIG is the config of a run with a section [compare]:\n\n"
@@ -250,6 +278,7 @@ const struct cmd cmd_compare = {
         "says\n"
         "what has run and how long the rest will take.\n\n"
         "  --csv, --json, --markdown, --latex FILE   the table; JSON has every curve too\n"
+        "  -o, --output FORM   md, csv, json, latex: as --FORM -, all else to stderr; jsonl\n"
         "  --search     also print what the search tried\n"
         "  --no-run     show only what is there already, also while another process is running "
         "it\n\n"

@@ -23,9 +23,11 @@ static const struct table_col score_cols[] = {
     {"examples", "", 10, TABLE_RIGHT},
 };
 
+static FILE *out; // for people, as -o wants it
+
 static void print_scores(const struct workload *w, const struct eval_result *r)
 {
-    struct table t = {.out = stdout, .n_cols = (int)ARRAY_LEN(score_cols)};
+    struct table t = {.out = out, .n_cols = (int)ARRAY_LEN(score_cols)};
     char v[32], n[32];
     memcpy(t.col, score_cols, sizeof score_cols);
     table_head(&t);
@@ -34,16 +36,16 @@ static void print_scores(const struct workload *w, const struct eval_result *r)
                                fmt_fixed(v, r->rows[i].value, 10, 4), fmt_count(n, r->rows[i].n)};
         table_row(&t, cells);
     }
-    printf("# %s %.4f, loss %.4f\n", w->row->score_name(w), r->score, r->loss);
+    fprintf(out, "# %s %.4f, loss %.4f\n", w->row->score_name(w), r->score, r->loss);
 }
 
 static void print_answer(void *arg, const struct eval_answer *a)
 {
     int *n = arg;
-    printf("# example %d\n", ++*n);
-    table_text(stdout, "prompt", a->prompt, "");
-    table_text(stdout, "expected", a->reference, "");
-    table_text(stdout, "answer", a->answer, a->ended ? "" : " ...");
+    fprintf(out, "# example %d\n", ++*n);
+    table_text(out, "prompt", a->prompt, "");
+    table_text(out, "expected", a->reference, "");
+    table_text(out, "answer", a->answer, a->ended ? "" : " ...");
 }
 
 static const char JSON_BEGINS[] = "{\"task\":";
@@ -57,12 +59,12 @@ static int complain(const struct err *err)
 static int write_json(const char *path, const struct config *c, const struct workload *w,
                       const struct eval_result *r)
 {
-    struct outfile out;
+    struct outfile file;
     struct err err;
     struct jsonw j;
-    if (outfile_open(&out, path, JSON_BEGINS, &err) < 0)
+    if (outfile_open(&file, path, JSON_BEGINS, &err) < 0)
         return complain(&err);
-    jsonw_begin(&j, out.f);
+    jsonw_begin(&j, file.f);
     jsonw_object(&j);
     jsonw_key(&j, "task");
     jsonw_text(&j, task_table[c->task.name]->name);
@@ -88,8 +90,8 @@ static int write_json(const char *path, const struct config *c, const struct wor
     }
     jsonw_end(&j);
     jsonw_end(&j);
-    fputc('\n', out.f);
-    return outfile_close(&out, &err) < 0 ? complain(&err) : 0;
+    fputc('\n', file.f);
+    return outfile_close(&file, &err) < 0 ? complain(&err) : 0;
 }
 
 // The adapter of a PEFT folder, or of run.dir's newest sound checkpoint; without either the initial
@@ -102,12 +104,12 @@ static void load_adapter(const struct config *c, struct workload *w, const char 
     if (peft && w->row->peft_read(w, peft, theta, &err))
         die(STATUS_USAGE, "%s", err.text);
     if (peft)
-        printf("# adapter of %s\n", peft);
+        fprintf(out, "# adapter of %s\n", peft);
     if (peft || !*c->run.dir)
         return;
     if (checkpoint_adapter(c->run.dir, w->shape.hash, w->shape.n_values, theta, &round, &err))
         die(STATUS_ENV, "%s", err.text);
-    printf("# adapter of %s after round %u\n", c->run.dir, round);
+    fprintf(out, "# adapter of %s after round %u\n", c->run.dir, round);
 }
 
 // What tokens are worth goes with the adapter.
@@ -121,7 +123,7 @@ static void write_peft(const struct config *c, const struct workload *w, const c
     if (copied < 0)
         die(STATUS_ENV, "%s", err.text);
     if (copied)
-        printf("# token scores, too: %s/%s\n", to, TOKEN_SCORES_FILE);
+        fprintf(out, "# token scores, too: %s/%s\n", to, TOKEN_SCORES_FILE);
 }
 
 static int32_t read_show(const char *text)
@@ -138,12 +140,14 @@ static int score_main(int argc, char **argv)
     static struct config cfg;
     struct workload w;
     struct err err;
-    const char *json = NULL, *path = NULL, *from = NULL, *to = NULL;
+    const char *json = NULL, *form = "text", *path = NULL, *from = NULL, *to = NULL;
     int n = 0, shown = 0;
     int32_t show = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--json") == 0 && i + 1 < argc)
             json = argv[++i];
+        else if ((strcmp(argv[i], "-o") == 0 || strcmp(argv[i], "--output") == 0) && i + 1 < argc)
+            form = argv[++i];
         else if (strcmp(argv[i], "--from-peft") == 0 && i + 1 < argc)
             from = argv[++i];
         else if (strcmp(argv[i], "--to-peft") == 0 && i + 1 < argc)
@@ -155,6 +159,12 @@ static int score_main(int argc, char **argv)
         else
             argv[n++] = argv[i];
     }
+    if (table_set_form(form, &err))
+        return complain(&err), STATUS_USAGE;
+    if (table_form() == TABLE_JSON && !json)
+        json = "-";
+    out = table_stream(stdout);
+    table_title("scores");
     if (config_load(&cfg, path, n, argv))
         return STATUS_USAGE;
     if ((json && outfile_check(json, JSON_BEGINS, &err) < 0) || (to && model_peft_check(to, &err)))
@@ -179,7 +189,8 @@ static int score_main(int argc, char **argv)
             task_table[cfg.task.name]->name);
     float *theta = mem_alloc(MEM_ADAPTER, w.shape.n_values * sizeof *theta);
     struct eval_result *r = mem_alloc(MEM_OTHER, sizeof *r);
-    printf("# fstq score: task %s, model %s\n", task_table[cfg.task.name]->name, cfg.model.path);
+    fprintf(out, "# fstq score: task %s, model %s\n", task_table[cfg.task.name]->name,
+            cfg.model.path);
     load_adapter(&cfg, &w, from, theta);
     workload_evaluate(&w, theta, r);
     print_scores(&w, r);
@@ -187,6 +198,7 @@ static int score_main(int argc, char **argv)
         w.row->answers(&w, show, print_answer, &shown);
     if (to)
         write_peft(&cfg, &w, from, to, theta);
+    fflush(out);
     bool bad = json && write_json(json, &cfg, &w, r);
     mem_free(theta);
     mem_free(r);
@@ -196,12 +208,13 @@ static int score_main(int argc, char **argv)
 
 const struct cmd cmd_score = {
     .name = "score",
-    .usage = "[--json FILE] [--show N] [--to-peft DIR] [--from-peft DIR] [CONFIG] "
+    .usage = "[-o FORM] [--json FILE] [--show N] [--to-peft DIR] [--from-peft DIR] [CONFIG] "
              "[section.key=value ...]",
     .help = "scores a base model, or the checkpoint in run.dir, on a task",
     .details =
         "Scores every group of the task's test set and all of it. With run.dir the adapter of its\n"
         "newest checkpoint is scored, without it the bare base model.\n"
+        "  -o FORM       md, csv, jsonl: the table so; json: as --json -\n"
         "  --json FILE   the same as JSON\n"
         "  --show N      also the first N questions, what was expected and what the model said;\n"
         "                \"...\" marks an answer that did not end\n"

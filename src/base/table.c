@@ -4,6 +4,38 @@
 #include <stdbool.h>
 #include <string.h>
 
+const char *const table_forms[] = {
+    [TABLE_TEXT] = "text", [TABLE_MD] = "md",       [TABLE_CSV] = "csv",
+    [TABLE_JSON] = "json", [TABLE_JSONL] = "jsonl", NULL};
+static enum table_form chosen = TABLE_TEXT;
+
+static const char *title;
+
+void table_title(const char *name)
+{
+    title = name;
+}
+
+const char *table_titled(void)
+{
+    return title;
+}
+
+enum table_form table_form(void)
+{
+    return chosen;
+}
+
+int table_set_form(const char *name, struct err *err)
+{
+    for (int i = 0; table_forms[i]; i++)
+        if (strcmp(name, table_forms[i]) == 0) {
+            chosen = (enum table_form)i;
+            return 0;
+        }
+    return err_set(err, "-o %s: it is text, md, csv, json or jsonl", name);
+}
+
 // Columns a text takes on the screen: UTF-8 code points.
 static int columns(const char *s)
 {
@@ -39,7 +71,7 @@ static void line(const struct table *t, char lead, const char *const *cells)
     fputc('\n', t->out);
 }
 
-void table_head(const struct table *t)
+static void text_head(const struct table *t)
 {
     const char *head[TABLE_COLS], *unit[TABLE_COLS];
     char bracket[TABLE_COLS][32];
@@ -53,9 +85,87 @@ void table_head(const struct table *t)
     line(t, '#', unit);
 }
 
-void table_row(const struct table *t, const char *const *cells)
+static void text_row(const struct table *t, const char *const *cells)
 {
     line(t, ' ', cells);
+}
+
+static const struct table_writer table_text_writer = {text_head, text_row};
+static const struct table_writer *const writers[] = {[TABLE_TEXT] = &table_text_writer,
+                                                     [TABLE_MD] = &table_md,
+                                                     [TABLE_CSV] = &table_csv,
+                                                     [TABLE_JSON] = NULL,
+                                                     [TABLE_JSONL] = &table_jsonl};
+
+void table_head(const struct table *t)
+{
+    if (writers[chosen])
+        writers[chosen]->head(t);
+}
+
+void table_row(const struct table *t, const char *const *cells)
+{
+    if (writers[chosen])
+        writers[chosen]->row(t, cells);
+}
+
+// A stream that knows whether it stands in a note or in data, character by character.
+struct notes {
+    FILE *out;
+    bool begun, in_note, after_data, any; // begun: something of this line was seen
+    bool blank;                           // of a note: nothing but its '#' so far
+};
+
+static void put_prose(struct notes *s, char c)
+{
+    if (c == '\n') {
+        fputs(s->blank ? "\n" : "  \n", s->out); // two blanks: the line ends here
+        return;
+    }
+    if (s->blank && c == ' ')
+        return;
+    s->blank = false;
+    if (strchr("*_<`\\", c))
+        fputc('\\', s->out);
+    fputc(c, s->out);
+}
+
+static ssize_t filter(void *cookie, const char *text, size_t n)
+{
+    struct notes *s = cookie;
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        bool first = !s->begun;
+        if (first) {
+            s->in_note = c == '#';
+            s->blank = true;
+            // Markdown: a table and what stands around it are apart.
+            if (chosen == TABLE_MD && s->any && s->in_note == s->after_data)
+                fputc('\n', s->out);
+            s->any = true;
+        }
+        s->begun = c != '\n';
+        s->after_data = !s->in_note;
+        if (!s->in_note)
+            fputc(c, s->out);
+        else if (chosen == TABLE_MD && !(first && c == '#'))
+            put_prose(s, c);
+    }
+    fflush(s->out);
+    return ferror(s->out) ? 0 : (ssize_t)n;
+}
+
+FILE *table_stream(FILE *out)
+{
+    static struct notes notes;
+    notes = (struct notes){.out = out};
+    if (chosen == TABLE_TEXT || chosen == TABLE_CSV)
+        return out;
+    FILE *f = fopencookie(&notes, "w", (cookie_io_functions_t){.write = filter});
+    if (!f)
+        die(STATUS_ENV, "no memory for a stream");
+    setvbuf(f, NULL, _IOLBF, BUFSIZ);
+    return f;
 }
 
 char *fmt_fixed(char *buf, double v, int width, int decimals)

@@ -2,6 +2,8 @@
 #ifndef FSTQ_BASE_TABLE_H
 #define FSTQ_BASE_TABLE_H
 
+#include "base/check.h"
+
 #include <stdint.h>
 #include <stdio.h>
 
@@ -22,6 +24,27 @@ struct table {
 };
 
 void table_head(const struct table *t);
+// What a program writes its tables as: one form, chosen where its arguments are read.
+enum table_form { TABLE_TEXT, TABLE_MD, TABLE_CSV, TABLE_JSON, TABLE_JSONL };
+extern const char *const table_forms[]; // by their names; NULL-terminated
+enum table_form table_form(void);
+// What follows -o; a name that is none is an error. TABLE_JSON is the document of the command's
+// --json, which each writes itself: tables are then not printed.
+int table_set_form(const char *name, struct err *err);
+// What the tables from here on are of, for rows in JSON lines; NULL = nothing.
+void table_title(const char *name);
+// Where tables of that form and the notes between them go: out itself, or a stream before it that
+// makes "# note" a line of prose (Markdown) or leaves it out (JSON lines). Closed at exit.
+FILE *table_stream(FILE *out);
+
+// A form of tables; table.c has that of text, table_forms.c the others.
+struct table_writer {
+    void (*head)(const struct table *t);
+    void (*row)(const struct table *t, const char *const *cells);
+};
+extern const struct table_writer table_md, table_csv, table_jsonl;
+const char *table_titled(void); // what table_title said last
+
 // Cells are text: format numbers with the functions below. Missing is "-".
 void table_row(const struct table *t, const char *const *cells);
 // Text on one line behind its label, without what would move a terminal's cursor.

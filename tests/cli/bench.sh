@@ -43,6 +43,20 @@ grep -vE '^(#|[0-9])' "$scratch/out" >"$scratch/err"
 [ ! -s "$scratch/err" ]
 result $? "# begins every line that is not data"
 
+# Every form of -o is the same rows.
+# shellcheck disable=SC2086
+bench memcpy $quick -o jsonl memcpy.max_bytes=16384
+row='^\{"table": "memcpy", "Size \(B\)": (4096|16384), '
+row+='.*"Noisy \(%\)": [0-9.]+, "Validation": "Pass"\}$'
+[ "$status" -eq 0 ] && [ "$(grep -cE "$row" "$scratch/out")" -eq 2 ] &&
+    [ "$(wc -l <"$scratch/out")" -eq 2 ]
+result $? "-o jsonl: an object a row, and nothing else"
+# shellcheck disable=SC2086
+bench memcpy $quick -o json memcpy.max_bytes=4096
+[ "$status" -eq 0 ] && head -n 2 "$scratch/out" | tr -d ' \n' | grep -qx '{"context":{' &&
+    [ "$(tail -n 1 "$scratch/out")" = "}" ] && says '"noisy_samples"' && says '"waited_share"'
+result $? "-o json: Google Benchmark's document alone, with what disturbed each sample"
+
 if "$python" -c 'import json' 2>/dev/null; then
     "$python" - "$scratch/b.json" >"$scratch/out" 2>"$scratch/err" <<'PY'
 import json, sys
@@ -158,6 +172,7 @@ mistake "a parameter of nobody" 'NAME.KEY=VALUE' max_bytes=12
 mistake "a parameter of an unknown benchmark" 'no benchmark of that name' foo.max_bytes=12
 mistake "a number that is none" '--samples many' memcpy --samples many
 mistake "a time out of range" '--min-time 0' memcpy --min-time 0
+mistake "a form that is none" '-o xml: it is text, md, csv' memcpy -o xml
 mistake "an unknown option" 'wibble' --wibble
 bench memcopy --samples x
 [ "$(wc -l <"$scratch/err")" -eq 2 ]

@@ -61,6 +61,63 @@ static void table_of_numbers(void **state)
     free(text);
 }
 
+// The same table and notes in each form; text last, for the tests that follow.
+static void forms(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *form, *want;
+    } cases[] = {
+        {"md", "a \\*note\\*  \n"
+               "\n"
+               "| size (B) | rate (MB/s) | rate (MB/s) 2 | what |\n"
+               "|--:|--:|--:|:--|\n"
+               "| 1,234,567 | 1.5 | - | a\\|b |\n"
+               "\n"
+               "after  \n"},
+        {"csv", "# a *note*\n"
+                "size (B),rate (MB/s),rate (MB/s) 2,what\n"
+                "1234567,1.5,,a|b\n"
+                "# after\n"},
+        {"json", ""},
+        {"jsonl", "{\"table\": \"t\", \"size (B)\": 1234567, \"rate (MB/s)\": 1.5, "
+                  "\"rate (MB/s) 2\": null, \"what\": \"a|b\"}\n"},
+        {"text", "# a *note*\n"
+                 "#      size    rate    rate  what\n"
+                 "#       (B)  (MB/s)  (MB/s)\n"
+                 "  1,234,567     1.5       -  a|b\n"
+                 "# after\n"},
+    };
+    struct err err;
+    assert_int_equal(table_set_form("xml", &err), -1);
+    assert_non_null(strstr(err.text, "jsonl"));
+    table_title("t");
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char *text;
+        size_t size;
+        FILE *whole = open_memstream(&text, &size);
+        assert_int_equal(table_set_form(cases[i].form, &err), 0);
+        struct table t = {.out = table_stream(whole),
+                          .n_cols = 4,
+                          .col = {{"size", "B", 9, TABLE_RIGHT},
+                                  {"rate", "MB/s", 6, TABLE_RIGHT},
+                                  {"rate", "MB/s", 6, TABLE_RIGHT},
+                                  {"what", "", 4, TABLE_LEFT}}};
+        fprintf(t.out, "# a ");
+        fprintf(t.out, "*note*\n");
+        table_head(&t);
+        table_row(&t, (const char *const[]){"1,234,567", "1.5", "-", "a|b"});
+        fprintf(t.out, "# after\n");
+        fflush(t.out);
+        if (t.out != whole)
+            fclose(t.out);
+        fclose(whole);
+        assert_string_equal(text, cases[i].want);
+        free(text);
+    }
+    table_title(NULL);
+}
+
 static void numbers_keep_their_width(void **state)
 {
     (void)state;
@@ -258,13 +315,10 @@ static void json_reads_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table_lines_up),
-        cmocka_unit_test(table_of_numbers),
-        cmocka_unit_test(numbers_keep_their_width),
-        cmocka_unit_test(times),
-        cmocka_unit_test(sizes_and_counts),
-        cmocka_unit_test(json_as_written),
-        cmocka_unit_test(json_compact),
+        cmocka_unit_test(table_lines_up),  cmocka_unit_test(table_of_numbers),
+        cmocka_unit_test(forms),           cmocka_unit_test(numbers_keep_their_width),
+        cmocka_unit_test(times),           cmocka_unit_test(sizes_and_counts),
+        cmocka_unit_test(json_as_written), cmocka_unit_test(json_compact),
         cmocka_unit_test(json_reads_back),
     };
     return cmocka_run_group_tests_name("base text", tests, NULL, NULL);

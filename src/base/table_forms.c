@@ -1,0 +1,151 @@
+// How tables are written for machines and pages: Markdown, CSV, JSON lines.
+#include "base/table.h"
+
+#include "base/jsonw.h"
+
+#include <ctype.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+// "memcpy (MB/s)"; a second column of the same name is numbered.
+static const char *column_name(const struct table *t, int i, char *to, size_t size)
+{
+    int same = 1;
+    for (int k = 0; k < i; k++)
+        same +=
+            strcmp(t->col[k].head, t->col[i].head) == 0 &&
+            strcmp(t->col[k].unit ? t->col[k].unit : "", t->col[i].unit ? t->col[i].unit : "") == 0;
+    bool unit = t->col[i].unit && *t->col[i].unit;
+    int n = snprintf(to, size, "%s%s%s%s", t->col[i].head, unit ? " (" : "",
+                     unit ? t->col[i].unit : "", unit ? ")" : "");
+    if (same > 1 && n > 0 && (size_t)n < size)
+        snprintf(to + n, size - (size_t)n, " %d", same);
+    return to;
+}
+
+static bool missing(const char *cell)
+{
+    return !cell || !*cell || strcmp(cell, "-") == 0;
+}
+
+// "1,234,567" as 1234567: what was grouped for the eye.
+static const char *ungrouped(const char *cell, char *to, size_t size)
+{
+    size_t n = strlen(cell), k = 0, lead = strcspn(cell, ",");
+    if (n >= size || lead == n || lead == 0 || lead > 3 || (n - lead) % 4 != 0)
+        return cell;
+    for (size_t i = 0; i < n; i++) {
+        bool comma = i >= lead && (i - lead) % 4 == 0;
+        if (comma ? cell[i] != ',' : !isdigit((unsigned char)cell[i]))
+            return cell;
+        if (!comma)
+            to[k++] = cell[i];
+    }
+    to[k] = '\0';
+    return to;
+}
+
+static void md_cell(FILE *out, const char *s)
+{
+    fputs("| ", out);
+    for (; *s; s++)
+        fprintf(out, strchr("|\\", *s) ? "\\%c" : "%c", *s);
+    fputc(' ', out);
+}
+
+static void md_head(const struct table *t)
+{
+    char name[96];
+    for (int i = 0; i < t->n_cols; i++)
+        md_cell(t->out, column_name(t, i, name, sizeof name));
+    fputs("|\n", t->out);
+    for (int i = 0; i < t->n_cols; i++)
+        fputs(t->col[i].align == TABLE_RIGHT ? "|--:" : "|:--", t->out);
+    fputs("|\n", t->out);
+}
+
+static void md_row(const struct table *t, const char *const *cells)
+{
+    for (int i = 0; i < t->n_cols; i++)
+        md_cell(t->out, missing(cells[i]) ? "-" : cells[i]);
+    fputs("|\n", t->out);
+}
+
+static void csv_cell(FILE *out, const char *s)
+{
+    bool quote = s[strcspn(s, ",\"\r\n")] || *s == '#';
+    if (quote)
+        fputc('"', out);
+    for (; *s; s++) {
+        if (*s == '"')
+            fputc('"', out);
+        fputc(*s, out);
+    }
+    if (quote)
+        fputc('"', out);
+}
+
+static void csv_head(const struct table *t)
+{
+    char name[96];
+    for (int i = 0; i < t->n_cols; i++) {
+        fputs(i ? "," : "", t->out);
+        csv_cell(t->out, column_name(t, i, name, sizeof name));
+    }
+    fputc('\n', t->out);
+}
+
+static void csv_row(const struct table *t, const char *const *cells)
+{
+    char digits[32];
+    for (int i = 0; i < t->n_cols; i++) {
+        fputs(i ? "," : "", t->out);
+        if (!missing(cells[i]))
+            csv_cell(t->out, ungrouped(cells[i], digits, sizeof digits));
+    }
+    fputc('\n', t->out);
+}
+
+// As JSON writes them: strtod takes more (hexadecimal, inf, +1, .5, 007).
+static bool is_number(const char *s)
+{
+    const char *digits = s + (*s == '-');
+    char *end;
+    if (s[strspn(s, "0123456789+-.eE")] || !isdigit((unsigned char)*digits) ||
+        (*digits == '0' && isdigit((unsigned char)digits[1])))
+        return false;
+    strtod(s, &end);
+    return !*end && end[-1] != '.';
+}
+
+static void no_head(const struct table *t)
+{
+    (void)t;
+}
+
+static void jsonl_row(const struct table *t, const char *const *cells)
+{
+    struct jsonw j;
+    char name[96], digits[32];
+    jsonw_begin(&j, t->out);
+    j.compact = true;
+    jsonw_object(&j);
+    if (table_titled())
+        jsonw_key_text(&j, "table", table_titled());
+    for (int i = 0; i < t->n_cols; i++) {
+        jsonw_key(&j, column_name(t, i, name, sizeof name));
+        const char *cell = missing(cells[i]) ? NULL : ungrouped(cells[i], digits, sizeof digits);
+        if (!cell)
+            jsonw_raw(&j, "null");
+        else if (is_number(cell))
+            jsonw_raw(&j, cell);
+        else
+            jsonw_text(&j, cell);
+    }
+    jsonw_end(&j); // and the line
+}
+
+const struct table_writer table_md = {md_head, md_row};
+const struct table_writer table_csv = {csv_head, csv_row};
+const struct table_writer table_jsonl = {no_head, jsonl_row};
