@@ -337,6 +337,8 @@ void loan_free(struct model *m, struct loan *l);
 void places_reserve(struct model *m, int32_t n);
 void places_free(struct model *m);
 
+struct kernel_optim model_optim(const struct optim_params *p); // optimizer.c
+
 // plan.c: what the host decides; it touches nothing of the device's.
 void plan_slices(struct model *m, const struct model_batch *b, int32_t job); // into slices
 void plan_slice(struct launch *r);

@@ -177,7 +177,7 @@ static void update_all(struct update *u, int32_t n, double lr, struct recorder *
     update_times(u, n, t0, t1, rec);
 }
 
-static struct kernel_optim optim_of(const struct optim_params *p)
+struct kernel_optim model_optim(const struct optim_params *p)
 {
     return (struct kernel_optim){.kind = p->kind,
                                  .beta1 = p->beta1,
@@ -191,7 +191,7 @@ static struct kernel_optim optim_of(const struct optim_params *p)
 void model_update(struct model *m, struct model_job *jobs, int32_t n, const struct optim_params *p,
                   struct recorder *rec)
 {
-    struct update u = {.m = m, .jobs = jobs, .optim = optim_of(p), .n = m->shape.n_values};
+    struct update u = {.m = m, .jobs = jobs, .optim = model_optim(p), .n = m->shape.n_values};
     for (int32_t j = 0; j < n; j++)
         assert(jobs[j].client && jobs[j].client->place);
     update_all(&u, n, p->lr, rec);
@@ -208,7 +208,7 @@ void model_full_update(struct model *m, struct model_job *job, const struct opti
 {
     struct update u = {.m = m,
                        .jobs = job,
-                       .optim = optim_of(p),
+                       .optim = model_optim(p),
                        .full = model_full_weights(m),
                        .n = model_weight_count(m)};
     update_all(&u, 1, p->lr, NULL);

@@ -1,0 +1,461 @@
+#include "model/side.h"
+
+#include "base/fmath.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "model/inner.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+struct side_layer { // offsets in the vector of weights
+    size_t down, up, project[SIDE_TYPES];
+};
+
+struct side {
+    struct dev *dev;
+    struct side_config cfg;
+    struct shape shape;
+    struct side_layer *layer;
+    size_t head, bias, alpha, n;
+    float *state; // (3, n) weights, moments
+    float *grad;  // (n)
+    kernel_step step;
+
+    // A batch in work: rows are strides apart, rounded up so that kernels may read whole vectors.
+    int32_t rows; // there is room for
+    ptrdiff_t ld_in, ld, ld_rank, ld_out;
+    float **x, **a, **z, **s, **h; // (layers): a is x where nothing projects
+    float *ds, *dz, *dh;
+    float *top, *y, *dy; // (rows) of those with a loss
+    uint8_t *block;
+};
+
+int side_check(const struct side_config *c, struct err *err)
+{
+    if (c->layers < 1 || c->width < 1 || c->rank < 1 || c->classes < 2 || c->types < 1 ||
+        c->types > SIDE_TYPES)
+        return err_set(err, "a side network of %d layers, width %d, rank %d, %d classes", c->layers,
+                       c->width, c->rank, c->classes);
+    for (int32_t t = 0; t < c->types; t++)
+        if (!c->project && c->dim[t] != c->width)
+            return err_set(err,
+                           "a backbone of width %d beside a side network of width %d needs a "
+                           "projection",
+                           c->dim[t], c->width);
+    return 0;
+}
+
+static size_t add_tensor(struct side *s, const char *name, int32_t layer, int32_t rows,
+                         int32_t cols)
+{
+    char full[48];
+    size_t at = s->shape.n_values;
+    snprintf(full, sizeof full, "side.%d.%s", layer, name);
+    shape_add(&s->shape, full, (uint32_t)rows, (uint32_t)cols, SHAPE_OTHER);
+    return at;
+}
+
+static void lay_out(struct side *s)
+{
+    const struct side_config *c = &s->cfg;
+    shape_init(&s->shape);
+    for (int32_t i = 0; i < c->layers; i++) {
+        struct side_layer *l = &s->layer[i];
+        l->down = add_tensor(s, "down", i, c->rank, c->width);
+        l->up = add_tensor(s, "up", i, c->width, c->rank);
+        for (int32_t t = 0; t < c->types && c->project; t++)
+            l->project[t] = add_tensor(s, "project", i * c->types + t, c->width, c->dim[t]);
+    }
+    s->head = add_tensor(s, "head", c->layers, c->classes, c->width);
+    s->bias = add_tensor(s, "bias", c->layers, 1, c->classes);
+    s->alpha = add_tensor(s, "alpha", c->layers, 1, c->layers);
+    shape_seal(&s->shape);
+    s->n = s->shape.n_values;
+}
+
+static int32_t widest_input(const struct side_config *c)
+{
+    int32_t most = c->width;
+    for (int32_t t = 0; t < c->types; t++)
+        most = c->dim[t] > most ? c->dim[t] : most;
+    return most;
+}
+
+struct side *side_open(struct dev *d, const struct side_config *c)
+{
+    struct side *s = mem_alloc(MEM_SERVER, sizeof *s);
+    size_t layers = (size_t)c->layers;
+    assert(d->row->host);
+    s->dev = d;
+    s->cfg = *c;
+    s->layer = mem_alloc(MEM_SERVER, layers * sizeof *s->layer);
+    lay_out(s);
+    s->state = mem_alloc(MEM_SERVER, (3 * s->n + KERNEL_SLACK) * sizeof *s->state);
+    s->grad = mem_alloc(MEM_SERVER, (s->n + KERNEL_SLACK) * sizeof *s->grad);
+    float ***list[] = {&s->x, &s->a, &s->z, &s->s, &s->h};
+    for (size_t i = 0; i < ARRAY_LEN(list); i++)
+        *list[i] = mem_alloc(MEM_SERVER, layers * sizeof(float *));
+    s->ld_in = stride(widest_input(c));
+    s->ld = stride(c->width);
+    s->ld_rank = stride(c->rank);
+    s->ld_out = stride(c->classes);
+    return s;
+}
+
+void side_close(struct side *s)
+{
+    if (!s)
+        return;
+    void *blocks[] = {s->layer, s->state, s->grad, s->x, s->a, s->z, s->s, s->h, s->block};
+    for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
+        mem_free(blocks[i]);
+    shape_free(&s->shape);
+    mem_free(s);
+}
+
+const struct side_config *side_config(const struct side *s)
+{
+    return &s->cfg;
+}
+const struct shape *side_shape(const struct side *s)
+{
+    return &s->shape;
+}
+float *side_state(struct side *s)
+{
+    return s->state;
+}
+int32_t *side_steps(struct side *s)
+{
+    return &s->step.steps;
+}
+ptrdiff_t side_out_stride(const struct side *s)
+{
+    return s->ld_out;
+}
+ptrdiff_t side_stride(const struct side *s, int32_t type)
+{
+    (void)type;
+    return s->cfg.project ? s->ld_in : s->ld;
+}
+
+static void gaussian(uint64_t seed, uint32_t tensor, int32_t rows, int32_t cols, float *w)
+{
+    struct rng r = rng_stream(seed, RNG_INIT, tensor, 1, 0);
+    double sd = 1 / sqrt((double)cols);
+    for (int64_t k = 0; k < (int64_t)rows * cols; k++)
+        w[k] = (float)(sd * rng_normal(&r));
+}
+
+void side_init(struct side *s, uint64_t seed)
+{
+    const struct side_config *c = &s->cfg;
+    uint32_t tensor = 0;
+    memset(s->state, 0, 3 * s->n * sizeof *s->state);
+    s->step = (kernel_step){0};
+    for (int32_t i = 0; i < c->layers; i++)
+        gaussian(seed, tensor++, c->rank, c->width, s->state + s->layer[i].down);
+    for (int32_t i = 0; i < c->layers && c->project; i++)
+        for (int32_t t = 0; t < c->types; t++, tensor++) {
+            float *u = s->state + s->layer[i].project[t];
+            if (c->dim[t] != c->width)
+                gaussian(seed, tensor, c->width, c->dim[t], u);
+            for (int32_t k = 0; c->dim[t] == c->width && k < c->width; k++)
+                u[(size_t)k * (size_t)c->width + (size_t)k] = 1;
+        }
+}
+
+// memory of a batch.
+
+static void take_rows(struct side *s, int32_t rows, struct bump *b)
+{
+    size_t n = (size_t)rows;
+#define ROWS(ld) bump_take(b, n *(size_t)(ld) + KERNEL_SLACK, sizeof(float))
+    for (int32_t i = 0; i < s->cfg.layers; i++) {
+        s->a[i] = ROWS(s->ld);
+        s->x[i] = s->cfg.project ? ROWS(s->ld_in) : s->a[i];
+        s->z[i] = i ? ROWS(s->ld) : s->a[0];
+        s->s[i] = ROWS(s->ld);
+        s->h[i] = ROWS(s->ld_rank);
+    }
+    float **own[] = {&s->ds, &s->dz, &s->top};
+    for (size_t i = 0; i < ARRAY_LEN(own); i++)
+        *own[i] = ROWS(s->ld);
+    s->dh = ROWS(s->ld_rank);
+    s->y = ROWS(s->ld_out);
+    s->dy = ROWS(s->ld_out);
+#undef ROWS
+}
+
+static void make_room(struct side *s, int32_t rows)
+{
+    const struct side_config *c = &s->cfg;
+    struct bump count = {0};
+    if (rows <= s->rows)
+        return;
+    s->rows = rows;
+    take_rows(s, rows, &count);
+    mem_free(s->block);
+    s->block = mem_alloc(MEM_SERVER, count.used);
+    struct bump use = {.base = s->block};
+    take_rows(s, rows, &use);
+    int32_t widest = widest_input(c) > c->classes ? widest_input(c) : c->classes;
+    dev_reserve(s->dev, kernel_work_floats(rows, 1, widest, c->rank, 16), 0);
+}
+
+float *side_input(struct side *s, const struct side_batch *b, int32_t layer)
+{
+    if (layer == 0)
+        make_room(s, b->rows);
+    return s->x[layer];
+}
+
+// operations.
+
+static struct kernel_linear linear_at(const struct side *s, size_t at, int32_t rows, int32_t cols)
+{
+    return (struct kernel_linear){
+        .w = {.w = s->state + at, .dtype = KERNEL_F32, .rows = rows, .cols = cols, .ld = cols}};
+}
+
+// y = y0 + x W^T
+static void multiply(struct side *s, size_t at, int32_t rows, int32_t cols, const float *x,
+                     ptrdiff_t ldx, int32_t m, const float *y0, float *y, ptrdiff_t ldy)
+{
+    struct kernel_linear l = linear_at(s, at, rows, cols);
+    s->dev->ops->linear_fwd(&s->dev->lane[0].cx, &l, NULL, (const kernel_act *)x, ldx, m,
+                            (const kernel_act *)y0, (kernel_act *)y, ldy, NULL, 0);
+}
+
+// dx = dx0 + dy W, or dx NULL; the gradient of W += dy^T x
+static void multiply_back(struct side *s, size_t at, int32_t rows, int32_t cols, const float *dy,
+                          ptrdiff_t lddy, const float *x, ptrdiff_t ldx, int32_t m,
+                          const float *dx0, float *dx, ptrdiff_t lddx)
+{
+    struct kernel_linear l = linear_at(s, at, rows, cols);
+    s->dev->ops->linear_bwd(&s->dev->lane[0].cx, &l, NULL, (const kernel_act *)dy, lddy,
+                            (const kernel_act *)x, ldx, NULL, 0, m, (const kernel_act *)dx0,
+                            (kernel_act *)dx, lddx, NULL, s->grad + at);
+}
+
+static float gate(const struct side *s, int32_t i)
+{
+    return (float)(1 / (1 + fmath_exp(-(double)s->state[s->alpha + (size_t)i])));
+}
+
+static void mix(const struct side *s, int32_t i, int32_t rows)
+{
+    float mu = gate(s, i), rest = 1 - mu;
+    for (int32_t r = 0; r < rows; r++) {
+        const float *restrict a = s->a[i] + r * s->ld, *restrict from = s->s[i - 1] + r * s->ld;
+        float *restrict z = s->z[i] + r * s->ld;
+        for (int32_t k = 0; k < s->cfg.width; k++)
+            z[k] = rest * a[k] + mu * from[k];
+    }
+}
+
+static void rectify(const struct side *s, float *h, int32_t rows)
+{
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t k = 0; k < s->cfg.rank; k++) {
+            float *x = &h[r * s->ld_rank + k];
+            *x = *x > 0 ? *x : 0;
+        }
+}
+
+static void forward_layer(struct side *s, const struct side_batch *b, int32_t i)
+{
+    const struct side_config *c = &s->cfg;
+    const struct side_layer *l = &s->layer[i];
+    if (c->project)
+        multiply(s, l->project[b->type], c->width, c->dim[b->type], s->x[i], s->ld_in, b->rows,
+                 NULL, s->a[i], s->ld);
+    if (i > 0)
+        mix(s, i, b->rows);
+    multiply(s, l->down, c->rank, c->width, s->z[i], s->ld, b->rows, NULL, s->h[i], s->ld_rank);
+    rectify(s, s->h[i], b->rows);
+    multiply(s, l->up, c->width, c->rank, s->h[i], s->ld_rank, b->rows, s->z[i], s->s[i], s->ld);
+}
+
+static int32_t scored_row(const struct side_batch *b, int32_t i)
+{
+    return b->row ? b->row[i] : i;
+}
+
+const float *side_forward(struct side *s, const struct side_batch *b)
+{
+    const struct side_config *c = &s->cfg;
+    const float *last = s->s[c->layers - 1];
+    uint64_t was = dev_denormals_off();
+    assert(b->rows >= 1 && b->scored >= 1 && b->rows <= s->rows);
+    for (int32_t i = 0; i < c->layers; i++)
+        forward_layer(s, b, i);
+    for (int32_t r = 0; r < b->scored; r++) {
+        memcpy(s->top + r * s->ld, last + scored_row(b, r) * s->ld,
+               (size_t)c->width * sizeof *s->top);
+        memcpy(s->y + r * s->ld_out, s->state + s->bias, (size_t)c->classes * sizeof *s->y);
+    }
+    multiply(s, s->head, c->classes, c->width, s->top, s->ld, b->scored, s->y, s->y, s->ld_out);
+    dev_denormals_restore(was);
+    return s->y;
+}
+
+// losses: a row's, and its gradient times `share`.
+
+static double row_l2(const struct side *s, const struct side_answer *a, int32_t r, float share,
+                     const float *y, float *dy)
+{
+    size_t at = (size_t)r * (size_t)s->cfg.classes;
+    double sum = 0;
+    for (int32_t k = 0; k < s->cfg.classes; k++) {
+        float want = a->target ? a->target[at + (size_t)k] : (float)(k == a->label[r]);
+        float miss = y[k] - (a->base ? want - a->base[at + (size_t)k] : want);
+        sum += (double)miss * (double)miss;
+        dy[k] = 2 * share * miss;
+    }
+    return sum;
+}
+
+static double row_ce(const struct side *s, const struct side_answer *a, int32_t r, float share,
+                     const float *y, float *dy)
+{
+    size_t at = (size_t)r * (size_t)s->cfg.classes;
+    const float *base = a->base ? a->base + at : NULL;
+    double most = -INFINITY, sum = 0;
+    for (int32_t k = 0; k < s->cfg.classes; k++) {
+        dy[k] = y[k] + (base ? base[k] : 0);
+        most = (double)dy[k] > most ? (double)dy[k] : most;
+    }
+    double right = (double)dy[a->label[r]] - most;
+    for (int32_t k = 0; k < s->cfg.classes; k++) {
+        double e = fmath_exp((double)dy[k] - most);
+        sum += e;
+        dy[k] = (float)e;
+    }
+    for (int32_t k = 0; k < s->cfg.classes; k++)
+        dy[k] = share * ((float)((double)dy[k] / sum) - (float)(k == a->label[r]));
+    return fmath_log(sum) - right;
+}
+
+// Leaves dy behind.
+double side_loss_of(struct side *s, const struct side_batch *b, const struct side_answer *a)
+{
+    double sum = 0;
+    float share = 1.0f / (float)b->scored;
+    for (int32_t r = 0; r < b->scored; r++)
+        sum += (a->loss == SIDE_CE ? row_ce : row_l2)(s, a, r, share, s->y + r * s->ld_out,
+                                                      s->dy + r * s->ld_out);
+    return sum / b->scored;
+}
+
+// backward.
+
+static void backward_head(struct side *s, const struct side_batch *b)
+{
+    const struct side_config *c = &s->cfg;
+    for (int32_t r = 0; r < b->scored; r++)
+        for (int32_t k = 0; k < c->classes; k++)
+            s->grad[s->bias + (size_t)k] += s->dy[r * s->ld_out + k];
+    multiply_back(s, s->head, c->classes, c->width, s->dy, s->ld_out, s->top, s->ld, b->scored,
+                  NULL, s->dz, s->ld);
+    memset(s->ds, 0, (size_t)b->rows * (size_t)s->ld * sizeof *s->ds);
+    for (int32_t r = 0; r < b->scored; r++)
+        memcpy(s->ds + scored_row(b, r) * s->ld, s->dz + r * s->ld,
+               (size_t)c->width * sizeof *s->ds);
+}
+
+// dz becomes da; ds that of the layer before. Returns the gradient of mu.
+static double unmix(struct side *s, int32_t i, int32_t rows)
+{
+    float mu = gate(s, i), rest = 1 - mu;
+    double sum = 0;
+    for (int32_t r = 0; r < rows; r++) {
+        const float *a = s->a[i] + r * s->ld, *from = s->s[i - 1] + r * s->ld;
+        float *dz = s->dz + r * s->ld, *ds = s->ds + r * s->ld, part = 0;
+        for (int32_t k = 0; k < s->cfg.width; k++) {
+            part += dz[k] * (from[k] - a[k]);
+            ds[k] = mu * dz[k];
+            dz[k] *= rest;
+        }
+        sum += (double)part;
+    }
+    return sum * (double)mu * (double)rest;
+}
+
+static void backward_layer(struct side *s, const struct side_batch *b, int32_t i)
+{
+    const struct side_config *c = &s->cfg;
+    const struct side_layer *l = &s->layer[i];
+    multiply_back(s, l->up, c->width, c->rank, s->ds, s->ld, s->h[i], s->ld_rank, b->rows, NULL,
+                  s->dh, s->ld_rank);
+    for (int32_t r = 0; r < b->rows; r++)
+        for (int32_t k = 0; k < c->rank; k++)
+            if (!(s->h[i][r * s->ld_rank + k] > 0))
+                s->dh[r * s->ld_rank + k] = 0;
+    multiply_back(s, l->down, c->rank, c->width, s->dh, s->ld_rank, s->z[i], s->ld, b->rows, s->ds,
+                  s->dz, s->ld);
+    if (i > 0)
+        s->grad[s->alpha + (size_t)i] += (float)unmix(s, i, b->rows);
+    if (c->project)
+        multiply_back(s, l->project[b->type], c->width, c->dim[b->type], s->dz, s->ld, s->x[i],
+                      s->ld_in, b->rows, NULL, NULL, 0);
+}
+
+double side_gradient(struct side *s, const struct side_batch *b, const struct side_answer *a,
+                     const float **grad)
+{
+    side_forward(s, b);
+    double loss = side_loss_of(s, b, a);
+    uint64_t was = dev_denormals_off();
+    memset(s->grad, 0, s->n * sizeof *s->grad);
+    backward_head(s, b);
+    for (int32_t i = s->cfg.layers; i-- > 0;)
+        backward_layer(s, b, i);
+    dev_denormals_restore(was);
+    *grad = s->grad;
+    return loss;
+}
+
+double side_step(struct side *s, const struct side_batch *b, const struct side_answer *a,
+                 const struct optim_params *p)
+{
+    const struct kernel_ctx *cx = &s->dev->lane[0].cx;
+    const struct kernel_optim h = model_optim(p);
+    const struct kernel_ranges all = {0};
+    const float *grad;
+    double loss = side_gradient(s, b, a, &grad);
+    s->step.lr = (float)p->lr;
+    s->dev->ops->sum_squares(cx, &all, grad, s->n, &s->step);
+    if (!isfinite(loss) || !isfinite(s->step.squares))
+        return NAN;
+    s->dev->ops->next_step(cx, &h, &s->step);
+    s->dev->ops->update(cx, &h, &s->step, &all, 0, s->n, s->state, s->state + s->n,
+                        s->state + 2 * s->n, grad, NULL);
+    return loss;
+}
+
+void side_best(const struct side *s, const struct side_batch *b, const float *base, int32_t *best)
+{
+    for (int32_t r = 0; r < b->scored; r++) {
+        const float *y = s->y + r * s->ld_out,
+                    *add = base ? base + (size_t)r * (size_t)s->cfg.classes : NULL;
+        float most = -INFINITY;
+        best[r] = 0;
+        for (int32_t k = 0; k < s->cfg.classes; k++) {
+            float v = y[k] + (add ? add[k] : 0);
+            best[r] = v > most ? k : best[r];
+            most = v > most ? v : most;
+        }
+    }
+}
+
+double side_step_flops(const struct side *s, int32_t type, int32_t rows)
+{
+    const struct side_config *c = &s->cfg;
+    double adapters = 6.0 * 2 * c->width * c->rank * c->layers, head = 6.0 * c->width * c->classes;
+    double project = c->project ? 4.0 * c->width * c->dim[type] * c->layers : 0;
+    return rows * (adapters + head + project);
+}
