@@ -120,6 +120,18 @@ void control_take(struct control *c, int32_t rows, struct bump *b)
     c->log_size = bump_take(b, (size_t)rows, sizeof *c->log_size);
 }
 
+static void results_take_tap(const struct model *m, const struct model_tap *t, struct results *r,
+                             int32_t rows, struct bump *b)
+{
+    size_t n = (size_t)(t->rows < rows ? t->rows : rows), vocab = (size_t)m->cfg.vocab;
+    r->tap = bump_take(b, (size_t)t->n * n * (size_t)m->cfg.dim, sizeof *r->tap);
+    if (!t->logits)
+        return;
+    r->logits = take_floats(b, n * vocab);
+    if (m->dev->row->act != KERNEL_F32)
+        r->wide = take(m, b, (int32_t)n, m->cfg.vocab);
+}
+
 void results_take(const struct model *m, const struct model_job *job, struct results *r,
                   int32_t rows, struct bump *b)
 {
@@ -134,6 +146,8 @@ void results_take(const struct model *m, const struct model_job *job, struct res
         r->received = bump_take(b, n, sizeof *r->received);
     if (x)
         r->x = bump_take(b, n * (size_t)m->cfg.dim, sizeof *r->x);
+    if (job && job->tap)
+        results_take_tap(m, job->tap, r, rows, b);
 }
 
 // The last layer merges nothing: what follows its attention is done for rows with a loss alone.

@@ -178,7 +178,9 @@ void launch_forward(struct launch *r)
 {
     const struct model *m = r->m;
     const struct model_job *job = r->job;
-    int32_t layers = job->cut ? job->cut->layer : m->cfg.layers;
+    int32_t layers = job->cut   ? job->cut->layer
+                     : job->tap ? tap_layers(m, job->tap)
+                                : m->cfg.layers;
     if (job->batch->from)
         r->op->narrow_rows(r->cx, r->dev_out.x, r->rows, m->cfg.dim, r->a.x[r->first], r->a.ld_dim);
     else
@@ -189,10 +191,14 @@ void launch_forward(struct launch *r)
         if (r->merge && l == m->cfg.layers - 1)
             enter_last(r, l);
         layer_forward(r, l, job->received ? r->dev_out.received : NULL);
+        if (job->tap)
+            tap_layer(r, l);
     }
     if (job->cut) {
         merge_enter(r, layers);
         r->op->widen_rows(r->cx, r->a.x[layers], r->a.ld_dim, r->rows, m->cfg.dim, r->dev_out.x);
+    } else if (job->tap) {
+        tap_head(r);
     } else {
         head(r);
     }

@@ -230,11 +230,14 @@ struct level {
 
 // What comes back in one piece; all but loss only where it was asked for.
 struct results {
-    float *loss;     // (n_top)
-    int32_t *best;   // (n_top)
-    float *token_sq; // (n_scored)
-    float *received; // (rows)
-    float *x;        // (rows, dim): gradients of the embeddings, or rows at a cut
+    float *loss;      // (n_top)
+    int32_t *best;    // (n_top)
+    float *token_sq;  // (n_scored)
+    float *received;  // (rows)
+    float *x;         // (rows, dim): gradients of the embeddings, or rows at a cut
+    float *tap;       // (tap.n, rows, dim)
+    float *logits;    // (rows with a target, vocab)
+    kernel_act *wide; // logits, where activations are no floats
 };
 
 void acts_take(const struct model *m, const struct model_lane *lane, struct acts *a, int32_t rows,
@@ -365,6 +368,17 @@ static inline int32_t rows_after(const struct launch *r, int32_t l)
 void layer_forward(struct launch *r, int32_t l, float *received);
 void launch_forward(struct launch *r);
 void launch_backward(struct launch *r);
+
+// tap.c
+static inline int32_t tap_layers(const struct model *m, const struct model_tap *t)
+{
+    return t->logits ? m->cfg.layers : t->layer[t->n - 1] + 1;
+}
+void tap_check(const struct model *m, const struct model_job *job);
+void tap_layer(struct launch *r, int32_t l); // after it
+void tap_head(struct launch *r);
+void tap_outcome(struct launch *r);
+uint64_t tap_key(const struct model_tap *t); // of all that operations depend on
 
 // Loaders. Each fills *m or returns -1 with the file and the field.
 struct loader {

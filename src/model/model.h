@@ -149,6 +149,18 @@ struct model_cut {
     float *x;            // (rows, dim)
 };
 
+// What layers put out, read on the way forward, for who trains beside the model (side.h): nothing
+// is kept of a layer once the next has run.
+struct model_tap {
+    int32_t n;            // layers
+    const int32_t *layer; // (n) ascending, from 0
+    bool all;             // rows of the batch, or those with a target
+    int32_t rows;         // of either
+    float *x;             // (n, rows, dim) out
+    float *logits; // (rows with a target, vocab) out, or NULL: the head is left out, and what
+                   // is above the last of the layers
+};
+
 struct model_batch {
     int32_t n_seqs;
     const int32_t *start;   // (n_seqs + 1): rows of each sequence; no padding is needed
@@ -199,6 +211,8 @@ struct model_job {
     const struct model_merge *merge; // or NULL; goes with none of the outputs per token
     struct model_cut *cut; // or NULL: model_evaluate ends before this layer, without a loss; rows
                            // with a target do not merge then
+
+    struct model_tap *tap; // or NULL: model_evaluate reads layers instead of a loss; no merging
 
     // Outputs, each or NULL. Per token they have the batch's rows.
     float *grad;       // (n) the gradient; it is not to be changed

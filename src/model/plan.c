@@ -60,7 +60,7 @@ void plan_top(struct launch *r)
         r->host.target[r->n_top] = targets[i];
         r->host.weight[r->n_top++] = (float)(w * by);
     }
-    r->few = r->n_top <= r->rows / 2;
+    r->few = r->n_top <= r->rows / 2 && !(job->tap && job->tap->all);
 }
 
 // Only tokens that are predicted are ever scored: the prompt's rows, most of the batch, are left
@@ -116,6 +116,7 @@ struct key {
     const void *model, *adapter, *grad;
     int32_t rows, seqs, longest, n_top, n_scored, first, cut, lane;
     uint32_t model_moves, dev_moves;
+    uint64_t tap;
     uint8_t backward, full, token_sq, embed_grad, received, best, log_size;
 };
 
@@ -134,6 +135,7 @@ uint64_t plan_key(const struct launch *r)
     k.n_scored = r->n_scored;
     k.first = r->first;
     k.cut = job->cut ? job->cut->layer : 0;
+    k.tap = job->tap ? tap_key(job->tap) : 0;
     k.lane = r->lane;
     k.model_moves = r->m->moves;
     k.dev_moves = r->m->dev->moves;
@@ -214,6 +216,8 @@ void plan_outcome(struct launch *r)
 {
     if (r->job->cut)
         cut_outcome(r);
+    else if (r->job->tap)
+        tap_outcome(r);
     else
         head_outcome(r);
     token_outcome(r);

@@ -110,6 +110,9 @@ static int32_t job_prepare(struct work *w, int32_t j)
     assert(!job->merge ||
            !(job->token_loss || job->token_sq || job->embed_grad || job->received || job->best));
     assert((!job->cut || w->mode == MODE_EVALUATE) && !(job->merge && b->from));
+    assert(!job->tap || (w->mode == MODE_EVALUATE && !job->cut && !job->merge && !b->weights));
+    if (job->tap)
+        tap_check(m, job);
     for (int32_t s = 0; s < b->n_seqs; s++) {
         int32_t len = b->start[s + 1] - b->start[s];
         assert(len >= 1);
