@@ -144,6 +144,11 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     c->theta = mem_alloc(MEM_ADAPTER, fed_model_floats(env) * sizeof *c->theta);
     env->work->row->initial(env->work, c->theta);
     c->masked = env->method->view.own ? mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->masked) : NULL;
+    if (env->fed->evaluate == FED_EVALUATE_PERSONAL) {
+        c->trained = mem_alloc(MEM_ADAPTER, c->n * sizeof *c->trained);
+        c->scores_cap = 2 * tasks;
+        c->scores = mem_alloc(MEM_TRACE, (size_t)c->scores_cap * sizeof *c->scores);
+    }
     c->delta = mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->delta);
     c->job = mem_alloc(MEM_OTHER, g * sizeof *c->job);
     c->task = mem_alloc(MEM_OTHER, g * sizeof *c->task);
@@ -178,9 +183,10 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
 
 void clients_close(struct clients *c)
 {
-    void *blocks[] = {c->report,    c->theta, c->delta,  c->job,     c->state, c->state_next,
-                      c->sens,      c->grad,  c->x_hat,  c->scratch, c->alloc, c->alloc_out,
-                      c->by_tensor, c->task,  c->change, c->masked,  c->reach};
+    void *blocks[] = {c->report,     c->theta,     c->delta,     c->job,   c->state,
+                      c->state_next, c->sens,      c->grad,      c->x_hat, c->scratch,
+                      c->alloc,      c->alloc_out, c->by_tensor, c->task,  c->change,
+                      c->masked,     c->reach,     c->trained,   c->scores};
     slots_close(c->slots);
     products_close(&c->pairs);
     close_device(c);

@@ -24,6 +24,7 @@ struct clients {
     struct round_start start; // of their round
     double loss_fall;         // as the version announced it
     float *theta;             // (fed_model_floats)
+    float *trained;           // (n) scratch, where clients' own models are evaluated
     float *masked;            // (at_once, n) what each is trained from, where ranks are unequal
     uint32_t have;            // version they are, where versions are coded; 0 = none
     float *change;            // (n) scratch, there
@@ -50,6 +51,8 @@ struct clients {
     // What their messages were, until the worker tells the server.
     struct rec_message *report;
     int n_reports, reports_cap;
+    struct rec_eval *scores; // (scores_cap) of models they have trained, see personal.h
+    int n_scores, scores_cap;
     struct rec_alloc *alloc, *alloc_out; // (n_alloc) widths, part after part of the view
     size_t n_alloc;
     int64_t (*by_tensor)[RECORD_WIDTHS]; // of one message

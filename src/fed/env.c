@@ -180,13 +180,42 @@ size_t fed_relay_bound(const struct fed_env *env)
     return bytes;
 }
 
+// Answers of clients need a model and test examples of their own, and time.
+static int check_personal(const struct fed_env *env, struct err *err)
+{
+    const struct scheme *s = env->method->scheme;
+    if (env->fed->evaluate != FED_EVALUATE_PERSONAL)
+        return 0;
+    if (!env->work->row->personal)
+        return err_set(err,
+                       "fed.evaluate = personal: task %s has no test examples that are like one "
+                       "client's; set it to global",
+                       env->work->row->name);
+    if (s->server != &server_sync || s->pack)
+        return err_set(err,
+                       "fed.evaluate = personal goes with synchronous rounds of clients that train "
+                       "a whole adapter, which those of scheme %s do not; set it to global",
+                       s->name);
+    if (env->net->pace == NET_PACE_REAL)
+        return err_set(err, "fed.evaluate = personal: answers would hold up updates at a real "
+                            "pace; set net.pace = model, or fed.evaluate = global");
+    return 0;
+}
+
 // A scheme's own rule stands next to the optimizer, another form of the adapter next to the model.
 static int check_together(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
     struct local_use rules[LOCAL_RULES];
     int n = 0;
+    if (m->scheme->keeps != m->view.row->kept)
+        return err_set(err,
+                       "scheme %s does not go with view %s: what a view leaves to clients is kept "
+                       "by scheme fedsa, as in fedsa/A@fp32",
+                       m->scheme->name, m->view.row->name);
     if (m->scheme->check && m->scheme->check(env, err))
+        return -1;
+    if (check_personal(env, err))
         return -1;
     if (env->work->row->tokens && env->work->row->tokens(env->work, m->tokens, err))
         return -1;

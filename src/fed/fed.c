@@ -46,6 +46,13 @@ int32_t fed_steps(const struct fed_params *p, uint64_t seed, uint32_t round, uin
            (int32_t)rng_below(&r, (uint32_t)(p->local_steps - p->local_steps_min + 1));
 }
 
+bool fed_scored(const struct fed_params *p, uint32_t round)
+{
+    int32_t left = p->rounds - (int32_t)round;
+    return left == 0 || left < p->eval_last ||
+           (p->eval_every > 0 && (int32_t)round % p->eval_every == 0);
+}
+
 double fed_server_lr(const struct fed_params *p, int32_t round)
 {
     int32_t half = p->rounds / 2; // rounds count from 1

@@ -25,6 +25,7 @@ struct fed_params { // [fed]
     int32_t ranks_by;              // FED_RANKS_*
     int32_t down_of;               // FED_DOWN_*
     int32_t average, average_last; // FED_AVERAGE_*, rounds
+    int32_t evaluate;              // FED_EVALUATE_*, see personal.h
     double average_decay;
     int32_t opt_state; // FED_STATE_*
     int32_t weights;   // FED_WEIGHTS_*
@@ -39,6 +40,7 @@ enum { FED_WEIGHTS_SAMPLES, FED_WEIGHTS_EQUAL };
 enum { FED_SUM_ORDER, FED_SUM_EXACT };
 enum { FED_RANKS_DRAW, FED_RANKS_DEVICE };
 enum { FED_DOWN_CHANGE, FED_DOWN_VERSION };
+enum { FED_EVALUATE_GLOBAL, FED_EVALUATE_PERSONAL };
 enum { FED_AVERAGE_NONE, FED_AVERAGE_EMA, FED_AVERAGE_LAST };
 
 struct fisher_params { // [fisher]: what clients measure for codecs that ask for it
@@ -76,6 +78,7 @@ static inline int fed_owner(uint32_t client, int workers)
 {
     return 1 + (int)(client % (uint32_t)workers);
 }
+bool fed_scored(const struct fed_params *p, uint32_t round); // is a score due after this round?
 // Constant over the first half of the rounds, then linear to the end value (< 0: constant
 // throughout).
 double fed_server_lr(const struct fed_params *p, int32_t round);

@@ -74,6 +74,7 @@ struct lm {
 
     struct lm_answers answers;
     struct score *group_score; // (task.n_groups)
+    struct example *like;      // (test set) scratch: what of it is like one client's data; or NULL
 };
 
 // Server and clients of one process hold different backbones in turn; NULL = it does not move.

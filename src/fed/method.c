@@ -26,8 +26,8 @@ const struct method_alias method_aliases[] = {
      "not chunk by chunk"},
     {"flasc", "fedadam/topk:ratio=0.25",
      "sparse both ways; it takes fed.downlink = topk:ratio=0.25 and fed.downlink_of = version"},
-    {"fedsa-lora", NULL,
-     "B never leaves its client, so that each has a model of its own: here one is evaluated"},
+    {"fedsa-lora", "fedsa/A@fp32",
+     "B stays with its client, who has a model of its own: it takes fed.evaluate = personal"},
     {"haflq", NULL,
      "each client keeps the ranks that matter to it: here ranks are the first ones (fed.ranks); "
      "its widths by link are fstq:upload_s="},

@@ -12,6 +12,7 @@ static const char *const ranks_names[] = {
 static const char *const down_names[] = {
     [FED_DOWN_CHANGE] = "change", [FED_DOWN_VERSION] = "version", NULL};
 static const char *const average_names[] = {"none", "ema", "last", NULL};
+static const char *const evaluate_names[] = {"global", "personal", NULL};
 static const char *const sum_names[] = {"order", "exact", NULL};
 static const char *const state_names[] = {
     [FED_STATE_RESET] = "reset", [FED_STATE_KEEP] = "keep", NULL};
@@ -67,6 +68,10 @@ const struct opt fed_options[] = {
         "ema: weight of the average before"),
     OPT(struct fed_params, average_last, "fed.average_last", "10", 1, 1e6, "rounds",
         "last: of the run; before them the version is evaluated"),
+    OPT_ENUM(struct fed_params, evaluate, "fed.evaluate", "global", evaluate_names,
+             "who answers the test set: the server with the global model, or each client of the "
+             "round with the model it has just trained, on the groups it has examples of, in their "
+             "shares; the score is the clients' mean, and the measured round takes that longer"),
     OPT_STRING(struct fed_params, ranks, "fed.ranks", "",
                "RANK:SHARE,...: clients of unequal rank, the largest that of the adapter, as in "
                "4:0.5,8:0.3,16:0.2; empty = all have that of the adapter"),
@@ -165,6 +170,9 @@ int fed_check(const struct fed_params *p, struct err *err)
     if (p->down_of == FED_DOWN_VERSION && !*p->downlink)
         return err_set(err, "fed.downlink_of = version: there is no codec for it; set "
                             "fed.downlink, as in topk:ratio=0.25");
+    if (p->evaluate == FED_EVALUATE_PERSONAL && p->average != FED_AVERAGE_NONE)
+        return err_set(err, "fed.average is of the server's versions, and with fed.evaluate = "
+                            "personal clients evaluate their own models; set one of the two back");
     struct ranks ranks;
     if (*p->ranks && ranks_parse(p->ranks, &ranks, err))
         return -1;

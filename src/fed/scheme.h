@@ -80,6 +80,7 @@ struct scheme {
     int64_t (*pack)(const struct fed_env *env, struct train_job *job, uint8_t *out, size_t cap,
                     struct codec_report *report, struct err *err);
     size_t (*bound)(const struct fed_env *env);
+    bool keeps;  // what the view leaves out is the client's own: a view that is `kept`
     bool silent; // nothing of the adapter travels down
     bool fresh;  // adapters begin anew each round, from the seed: they need not travel down
 
@@ -98,8 +99,8 @@ struct scheme {
 
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
     scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fednova, scheme_fedprox,
-    scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_hetlora, scheme_lorafair, scheme_scaffold,
-    scheme_split;
+    scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_hetlora, scheme_lorafair,
+    scheme_scaffold, scheme_split;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

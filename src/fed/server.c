@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "base/power.h"
 #include "fed/downlink.h"
+#include "fed/personal.h"
 
 #include <assert.h>
 #include <math.h>
@@ -132,6 +133,8 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
     server_slots_open(s);
     if (env->client->battery_j > 0)
         s->battery = mem_alloc(MEM_SERVER, (size_t)env->fed->clients * sizeof *s->battery);
+    if (env->fed->evaluate == FED_EVALUATE_PERSONAL)
+        s->personal = personal_open(env->fed->clients);
     for (int32_t i = 0; s->battery && i < env->fed->clients; i++)
         s->battery[i] = battery_full(env->client);
     struct checkpoint c = checkpoint_of(s);
@@ -176,6 +179,7 @@ void server_close(struct server *s)
     mem_free(s->more);
     mem_free(s->slot);
     mem_free(s->battery);
+    personal_close(s->personal);
     mem_free(s->heard);
     mem_free(s->drain);
     mem_free(s);
@@ -592,6 +596,7 @@ void server_take_events(struct server *s, const struct net_msg *m)
         struct rec_message message;
         struct rec_alloc alloc;
         struct rec_sensor sensor;
+        struct rec_eval eval;
     } row;
     for (size_t at = 0; rows_get(m->payload, m->frame.payload_bytes, &at, &part) > 0;) {
         size_t bytes = record_tables[part.id].row_bytes;
@@ -605,6 +610,8 @@ void server_take_events(struct server *s, const struct net_msg *m)
                 take_alloc(s, &row.alloc);
             else if (part.id == REC_SENSORS)
                 take_sensor(s, p, &row.sensor);
+            else if (part.id == REC_EVAL && s->personal)
+                personal_take(s->personal, &row.eval);
         }
     }
 }

@@ -71,8 +71,9 @@ struct server {
     int64_t relay_up_bytes, relay_down_bytes; // of this process
     struct power_sum power;
     struct eval_result eval;
-    void *rounds;         // of the handlers
-    uint8_t *ckpt, *more; // scratch: a checkpoint's bytes; what the handlers keep of it
+    struct personal *personal; // what clients told, see personal.h; NULL = the server evaluates
+    void *rounds;              // of the handlers
+    uint8_t *ckpt, *more;      // scratch: a checkpoint's bytes; what the handlers keep of it
     size_t ckpt_cap, more_cap;
     uint8_t *heard; // scratch of books_heard
     size_t heard_cap;

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "fed/datagram.h"
 #include "fed/downlink.h"
+#include "fed/personal.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -202,6 +203,8 @@ void books_open(struct server *s)
     s->row.score = s->row.eval_loss = s->row.energy_j = s->row.update_norm = NAN;
     s->row.energy_modelled_j = NAN;
     s->row.server_lr = fed_server_lr(s->env->fed, (int32_t)s->round);
+    if (s->personal)
+        personal_begin(s->personal, s->round);
     global_begin(&s->global, s->round);
     if (s->down)
         downlink_begin(s->down, &s->global, s->round);
@@ -256,14 +259,20 @@ void books_still(struct server *s)
 
 void books_evaluate(struct server *s)
 {
-    const struct fed_params *fed = s->env->fed;
-    int32_t left = fed->rounds - (int32_t)s->round;
-    bool last = left == 0 || left < fed->eval_last;
-    if (!last && !(fed->eval_every > 0 && (int32_t)s->round % fed->eval_every == 0))
+    if (!fed_scored(s->env->fed, s->round) || s->personal)
         return;
     server_evaluate(s);
     s->row.score = s->eval.score;
     s->row.eval_loss = s->eval.loss;
+}
+
+static void take_personal(struct server *s)
+{
+    struct personal_score mean;
+    personal_mean(s->personal, s->env, s->sink, &mean);
+    s->row.score = s->eval.score = mean.score;
+    s->row.eval_loss = s->eval.loss = mean.loss;
+    s->eval.n_rows = 0; // groups are not told
 }
 
 static void add_totals(struct server *s)
@@ -290,6 +299,8 @@ bool books_close(struct server *s, int64_t t_begin_ns)
 {
     const struct fed_env *env = s->env;
     add_totals(s);
+    if (s->personal && fed_scored(env->fed, s->round))
+        take_personal(s);
     s->row.uplink_total_bytes = s->totals.uplink_bytes;
     s->row.adapter_xxh3 = global_hash(&s->global);
     s->row.energy_j = server_take_energy(s);

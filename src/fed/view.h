@@ -42,6 +42,7 @@ struct view {
     size_t option_bytes;
     bool frozen;                    // what is outside the part is not trained
     bool only;                      // what is outside never changes: the downlink leaves it out too
+    bool kept;                      // what is outside is trained and stays with its client
     bool mixed;                     // clients of a round have different parts
     bool turned;                    // local turns the adapter's space, and nothing else
     bool nested;                    // a client has one part for good; each holds those before it

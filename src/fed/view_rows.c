@@ -135,6 +135,27 @@ static const struct view view_b = {
     .ranges = ranges_b,
 };
 
+static void ranges_shared(const void *opt, const struct shape *shape, uint32_t p,
+                          struct view_part *part)
+{
+    (void)opt;
+    (void)p;
+    for (uint32_t i = 0; i < shape->n_tensors; i++)
+        if (shape->tensors[i].kind != SHAPE_LORA_B)
+            add_piece(part, &shape->tensors[i], shape->tensors[i].offset, shape->tensors[i].rows,
+                      shape->tensors[i].cols);
+}
+
+static const struct view view_a = {
+    .name = "A",
+    .help = "all is trained, B stays with its client: the rest travels, both ways; for fedsa",
+    .source = "FedSA-LoRA, ICLR 2025",
+    .only = true,
+    .kept = true,
+    .parts = one_part,
+    .ranges = ranges_shared,
+};
+
 // R stands at the head of B's place.
 static void ranges_middle(const void *opt, const struct shape *shape, uint32_t p,
                           struct view_part *part)
@@ -309,5 +330,5 @@ const struct view view_rank = {
     .ranges = ranges_rank,
 };
 
-const struct view *const view_table[] = {&view_ab,  &view_b,   &view_r,     &view_alt,
+const struct view *const view_table[] = {&view_ab,  &view_b,   &view_a,     &view_r, &view_alt,
                                          &view_seg, &view_sub, &view_gauss, NULL};

@@ -64,6 +64,7 @@ static void lm_close(struct workload *w)
     lm_cut_close(lm);
     lm_answers_close(&lm->answers);
     mem_free(lm->group_score);
+    mem_free(lm->like);
     if (lm->model)
         model_close(lm->model);
     if (lm->dev.row)
@@ -149,6 +150,51 @@ static void lm_evaluate(struct workload *w, const float *adapter, const float *b
         put_score(r, lm->task->groups[g], &lm->group_score[g]);
 }
 
+static bool is_like(const struct task *t, uint32_t client, const struct example *e)
+{
+    return !t->held || t->held[(size_t)client * (size_t)t->n_groups + (size_t)e->group] > 0;
+}
+
+// Each group by its share of the client's examples.
+static double held_score(const struct lm *lm, uint32_t client, const struct score *all)
+{
+    const struct task *t = lm->task;
+    double sum = 0, weight = 0;
+    for (int32_t g = 0; t->held && g < t->n_groups; g++) {
+        const struct score *s = &lm->group_score[g];
+        double w = t->held[(size_t)client * (size_t)t->n_groups + (size_t)g];
+        if (s->n == 0)
+            continue;
+        sum += w * task_main_score(t, s);
+        weight += w;
+    }
+    return weight > 0 ? sum / weight : t->held ? NAN : task_main_score(t, all);
+}
+
+// A worker has no room for answers until the first of its clients is asked.
+static void lm_personal(struct workload *w, uint32_t client, const float *adapter,
+                        const float *backbone, struct eval_result *r)
+{
+    struct lm *lm = w->state;
+    const struct examples *test = task_test(lm->task);
+    struct score all;
+    if (!lm->answers.model)
+        lm_eval_open(lm);
+    if (!lm->like)
+        lm->like = mem_alloc(MEM_DATA, (size_t)test->n * sizeof *lm->like);
+    struct examples like = {.v = lm->like};
+    for (int32_t i = 0; i < test->n; i++)
+        if (is_like(lm->task, client, &test->v[i]))
+            lm->like[like.n++] = test->v[i];
+    r->score = r->loss = NAN;
+    r->n_rows = 0;
+    lm_backbone(w, backbone);
+    if (!lm_answers_run(&lm->answers, adapter, &like, r->stop, &r->loss))
+        return;
+    task_score(lm->task, &like, lm->answers.prediction, &all, lm->group_score);
+    r->score = held_score(lm, client, &all);
+}
+
 static void lm_answered(const struct workload *w, int32_t n,
                         void (*fn)(void *arg, const struct eval_answer *a), void *arg)
 {
@@ -218,6 +264,7 @@ const struct workload_row work_lm = {
     .device = lm_device,
     .train = lm_train,
     .evaluate = lm_evaluate,
+    .personal = lm_personal,
     .answers = lm_answered,
     .peft_write = lm_peft_write,
     .peft_read = lm_peft_read,

@@ -199,14 +199,16 @@ void worker_send_events(struct worker *w)
     const struct rows_section part[] = {{REC_EVENTS, n, w->drain},
                                         {REC_MESSAGES, (size_t)c->n_reports, c->report},
                                         {REC_ALLOC, clients_take_alloc(c), c->alloc_out},
-                                        {REC_SENSORS, n_sensors, sensor}};
-    size_t len = rows_bytes(part, ARRAY_LEN(part));
+                                        {REC_SENSORS, n_sensors, sensor},
+                                        {REC_EVAL, (size_t)c->n_scores, c->scores}};
+    const int n_parts = (int)ARRAY_LEN(part) - (c->n_scores == 0);
+    size_t len = rows_bytes(part, n_parts);
     struct netbuf *b = transport_buf(w->env->transport, len);
     struct frame f = {.kind = FRAME_EVENTS, .version = w->version, .payload_bytes = len};
-    rows_put(netbuf_payload(b), part, ARRAY_LEN(part));
+    rows_put(netbuf_payload(b), part, n_parts);
     worker_send(w, &f, b, now_ns(w));
     transport_unref(w->env->transport, b);
-    c->n_reports = 0;
+    c->n_reports = c->n_scores = 0;
 }
 
 void worker_settle(struct worker *w)

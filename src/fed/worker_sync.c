@@ -5,6 +5,7 @@
 #include "base/bytes.h"
 #include "base/mem.h"
 #include "fed/downlink.h"
+#include "fed/personal.h"
 #include "fed/policy.h"
 #include "fed/relay.h"
 
@@ -187,6 +188,7 @@ static void sync_step(struct worker *w)
         r->at_once[i] = (struct client_task){.client = r->task[first + i].client,
                                              .state = r->task[first + i].state};
     clients_train(&w->clients, r->at_once, n);
+    personal_measure(&w->clients, n);
     for (int i = 0; i < n; i++)
         finish_task(w, &r->task[first + i], i);
 }
@@ -199,7 +201,7 @@ static void take_model(struct worker *w, const struct net_msg *m)
     if (!worker_take_model(w, m))
         return;
     drop_tasks(w);
-    w->clients.n_reports = 0;
+    w->clients.n_reports = w->clients.n_scores = 0;
 }
 
 static void take_task(struct worker *w, const struct net_msg *m)

@@ -109,6 +109,9 @@ struct workload_row {
     // backbone: (n_backbone), NULL where there is none.
     void (*evaluate)(struct workload *w, const float *adapter, const float *backbone,
                      struct eval_result *r);
+    // A client's own model on what of the test set is like its data; NULL = there is no such part.
+    void (*personal)(struct workload *w, uint32_t client, const float *adapter,
+                     const float *backbone, struct eval_result *r);
     // The first n answers of the last evaluation; NULL = there are none.
     void (*answers)(const struct workload *w, int32_t n,
                     void (*fn)(void *arg, const struct eval_answer *a), void *arg);

@@ -138,6 +138,17 @@ for method in fedavg/topk:ratio=0.2+ef flexlora/int:bits=8; do
     check "unequal ranks, $method: killed and resumed, the same weights" \
         equal "$(adapter resumed)" "$(adapter straight)"
 done
+# B that stays with its client: killed, it goes on from what its slot has, on whichever rank.
+own=(fed.method=fedsa-lora fed.evaluate=personal fed.rounds=8)
+run "${own[@]}" >straight 2>&1
+stop_at_checkpoint KILL d.own "$FSTQ" run "${common[@]}" "${own[@]}" run.dir=d.own
+mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${own[@]}" run.dir=d.own run.resume=on \
+    >resumed 2>&1
+check "fedsa: killed and resumed on other ranks, the same weights" \
+    equal "$(adapter resumed)" "$(adapter straight)"
+score() { sed -n '/^# exact/p' "$1"; }
+check "fedsa: and the same score of clients' own models" \
+    equal "$(score resumed)" "$(score straight)"
 # Coded versions: what clients have and what the server's code left out are kept with the run.
 down=(fed.method=scaffold/fp16 fed.downlink=topk:ratio=0.2+ef fed.rounds=12)
 run "${down[@]}" >straight 2>&1
