@@ -56,7 +56,7 @@ const struct stage_row stage_table[STAGE_COUNT] = {
     [STAGE_COMMIT] = {"commit", LANE_COMPUTE, false, STAGE_PAD,
         "the server optimiser's step on the global adapter", "the aggregate"},
     [STAGE_EVALUATE] = {"evaluate", LANE_COMPUTE, false, STAGE_PAD,
-        "scoring the global adapter", "training loss, which comes from train"},
+        "scoring the global adapter, or a client its own", "training loss, which comes from train"},
     [STAGE_CHECKPOINT] = {"checkpoint", LANE_IO, false, STAGE_PAD,
         "writing, syncing and renaming the server's state", "client slots"},
     [STAGE_TRACE] = {"trace", LANE_IO, false, STAGE_PAD,
