@@ -7,6 +7,7 @@
 #include "fed/fault.h"
 #include "fed/policy.h"
 #include "fed/privacy.h"
+#include "fed/worth.h"
 
 #include <assert.h>
 #include <math.h>
@@ -76,6 +77,18 @@ static void open_vectors(struct clients *c)
         c->up[k] = mem_alloc(MEM_ADAPTER, (size_t)c->at_once * bytes);
     for (int k = 0; k < 2 + c->n_vectors && !c->env->method->view.whole; k++)
         c->part[k] = mem_alloc(MEM_ADAPTER, bytes);
+}
+
+static void open_scores(struct clients *c)
+{
+    const struct workload *w = c->env->work;
+    size_t bytes = worth_bound(fed_scores_vocab(c->env));
+    if (!bytes)
+        return;
+    c->worth = mem_alloc(MEM_OTHER, bytes);
+    c->seen = mem_alloc(MEM_OTHER, (size_t)c->at_once * sizeof *c->seen);
+    for (int i = 0; i < c->at_once; i++)
+        token_scores_open(&c->seen[i], w->row->vocab(w));
 }
 
 // Memory of the device for the hungriest codec that runs there.
@@ -178,15 +191,19 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     }
     c->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
     open_alloc(c);
+    open_scores(c);
     open_device(c);
 }
 
 void clients_close(struct clients *c)
 {
-    void *blocks[] = {c->report,     c->theta,     c->delta,     c->job,   c->state,
-                      c->state_next, c->sens,      c->grad,      c->x_hat, c->scratch,
-                      c->alloc,      c->alloc_out, c->by_tensor, c->task,  c->change,
-                      c->masked,     c->reach,     c->trained,   c->scores};
+    void *blocks[] = {c->report,     c->theta,     c->delta,     c->job,    c->state,
+                      c->state_next, c->sens,      c->grad,      c->x_hat,  c->scratch,
+                      c->alloc,      c->alloc_out, c->by_tensor, c->task,   c->change,
+                      c->masked,     c->reach,     c->trained,   c->scores, c->worth};
+    for (int i = 0; c->seen && i < c->at_once; i++)
+        token_scores_close(&c->seen[i]);
+    mem_free(c->seen);
     slots_close(c->slots);
     products_close(&c->pairs);
     close_device(c);
@@ -413,6 +430,10 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
         job->trained = view_trained(&m->view, job->client, c->version, &job->n_trained);
         c->task[i] = task[i];
         give_vectors(c, job, i);
+        if (fed_scores_due(c->env, c->version)) {
+            job->scores = &c->seen[i];
+            token_scores_clear(job->scores);
+        }
     }
     (m->scheme->train ? m->scheme->train : work->row->train)(work, c->job, n, c->env->rec);
 }
@@ -649,8 +670,9 @@ static int64_t share_of_round(const struct fed_env *env)
     return env->fed->uplink_per_round <= 0 ? -1 : bytes > 0 ? bytes : 0;
 }
 
+// behind: bytes of the payload that the vectors do not have.
 static void set_budget(struct clients *c, const struct train_job *job, int64_t ready_ns,
-                       const struct view_part *part, struct packing *p)
+                       const struct view_part *part, size_t behind, struct packing *p)
 {
     double upload_s = codec_upload_s(part->vector[0].codec);
     int64_t bytes = share_of_round(c->env);
@@ -661,6 +683,8 @@ static void set_budget(struct clients *c, const struct train_job *job, int64_t r
     if (bytes >= 0)
         p->in[0].budget_bytes =
             datagram_on(c->env->method, c->env->link) ? datagram_budget(bytes) : bytes;
+    if (bytes >= 0 && behind)
+        p->in[0].budget_bytes = bytes > (int64_t)behind ? bytes - (int64_t)behind : 0;
 }
 
 // What codecs want to know beside the vectors.
@@ -685,13 +709,14 @@ static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns
     const struct view_inst *view = &env->method->view;
     const struct view_part *part = &view->part[view_turn(view, job->client, c->version)];
     size_t cap = view_bound(view), n = part->shape.n_values;
+    size_t worth = job->scores ? worth_put(job->scores, c->worth) : 0;
     struct packing p = {0};
     prepare(c, job, part, &p);
-    set_budget(c, job, ready_ns, part, &p);
+    set_budget(c, job, ready_ns, part, worth, &p);
     double norm = privatise(c, job->client, (float *)(uintptr_t)p.in[0].x, n);
     if (env->update)
         env->update(env->update_arg, c->version, job->client, &part->shape, p.in[0].x, job->theta);
-    *b = transport_buf(env->transport, cap);
+    *b = transport_buf(env->transport, cap + worth);
     laps_begin(&p.laps, env->rec);
     give_sides(c, job, part, &p);
     int64_t len = encode_all(c, part, &p, netbuf_payload(*b), cap, err);
@@ -705,6 +730,11 @@ static int64_t encode(struct clients *c, struct train_job *job, int64_t ready_ns
     struct netbuf *whole = *b;
     if (len >= 0)
         find_messages(c, &p, netbuf_payload(whole), (size_t)len);
+    if (len >= 0 && worth) {
+        memcpy(netbuf_payload(whole) + len, c->worth, worth);
+        p.bytes[0] += (int64_t)worth;
+        len += (int64_t)worth;
+    }
     if (len >= 0 && datagram_on(env->method, env->link))
         len = as_datagrams(c, part, &p, head, b, err);
     laps_end(&p.laps, env->rec, STAGE_ENCODE, CODEC_REST, (int32_t)job->client,

@@ -35,6 +35,8 @@ struct clients {
     float *delta, *sens, *grad;   // (at_once, n); sens and grad NULL where no codec asks
     float *reach;                 // (n) of one client, NULL where no codec asks
     struct products pairs;        // of the adapter, there
+    struct token_scores *seen;    // (at_once) NULL where nobody sends any
+    uint8_t *worth;               // scratch: a message of them
     float *state, *state_next;    // (at_once, state_floats), one client's; NULL where none is kept
     float *up[FED_VECTORS];       // (at_once, n) what travels beside delta
     float *part[2 + FED_VECTORS]; // what travels, where that is not all: sens, grad, vectors

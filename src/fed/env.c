@@ -5,6 +5,7 @@
 #include "fed/exact.h"
 #include "fed/policy.h"
 #include "fed/ranks.h"
+#include "fed/worth.h"
 #include "net/port.h"
 
 #include <stdio.h>
@@ -160,13 +161,27 @@ size_t fed_state_floats(const struct fed_env *env)
     return fed_work_floats(env) + fed_own_floats(env) + env->method->view.n_state;
 }
 
+int32_t fed_scores_vocab(const struct fed_env *env)
+{
+    const struct workload *w = env->work;
+    bool any = w && w->row->vocab && w->env.fisher->scores > 0; // without work nobody sends at all
+    return any ? w->row->vocab(w) : 0;
+}
+
+bool fed_scores_due(const struct fed_env *env, uint32_t version)
+{
+    int32_t every = env->work->env.fisher->scores;
+    return every > 0 && (version % (uint32_t)every == 0 || version == (uint32_t)env->fed->rounds);
+}
+
 size_t fed_update_bound(const struct fed_env *env)
 {
     const struct scheme *s = env->method->scheme;
     if (s->bound)
         return s->bound(env);
-    return datagram_on(env->method, env->link) ? datagram_bound(&env->method->view)
-                                               : view_bound(&env->method->view);
+    return worth_bound(fed_scores_vocab(env)) + (datagram_on(env->method, env->link)
+                                                     ? datagram_bound(&env->method->view)
+                                                     : view_bound(&env->method->view));
 }
 
 size_t fed_relay_bound(const struct fed_env *env)
@@ -328,6 +343,31 @@ static int check_relays(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+static int check_scores(const struct fed_env *env, struct err *err)
+{
+    const struct method *m = env->method;
+    const int32_t every = env->work->env.fisher->scores;
+    const char *why = NULL;
+    if (every == 0)
+        return 0;
+    if (!env->work->row->vocab)
+        why = "this task has no vocabulary: set it to 0";
+    else if (!*env->run_dir)
+        why = "scores are kept beside the checkpoint: set run.dir";
+    else if (m->tokens->merges)
+        why = "tokens that merge have no gradient of their own: take another token source";
+    else if (m->scheme->train || m->scheme->pack)
+        why = "this scheme's clients train or send in a way of their own: take another";
+    else if (env->fed->relays > 0)
+        why = "relays pass on sums of updates alone: set fed.relays = 0";
+    else if (datagram_on(m, env->link))
+        why = "scores go with whole updates: set net.blocks = off, or net.delivery = reliable";
+    else if (env->client->dp_clip > 0)
+        why = "scores would leave clients as they are, neither clipped nor blurred: leave out "
+              "client.dp_clip";
+    return why ? err_set(err, "fisher.scores = %d: %s", every, why) : 0;
+}
+
 // A battery that nobody knows how fast to empty.
 static int check_battery(const struct fed_env *env, struct err *err)
 {
@@ -441,7 +481,8 @@ int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
     if (open_ranks(env, err) || check_pace(env, err) || check_policy(env, err) ||
-        check_sum(env, err) || check_relays(env, err) || check_battery(env, err))
+        check_sum(env, err) || check_relays(env, err) || check_battery(env, err) ||
+        check_scores(env, err))
         return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);

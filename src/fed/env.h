@@ -68,6 +68,10 @@ size_t fed_optim_floats(const struct fed_env *env);
 size_t fed_work_floats(const struct fed_env *env);
 size_t fed_own_floats(const struct fed_env *env);
 size_t fed_state_floats(const struct fed_env *env);
+// What tokens are worth (worth.h): the vocabulary's size, 0 = nobody ever sends that; and do the
+// clients of this version?
+int32_t fed_scores_vocab(const struct fed_env *env);
+bool fed_scores_due(const struct fed_env *env, uint32_t version);
 size_t fed_update_bound(const struct fed_env *env); // longest payload of an update
 // And of what a relay sends on, see relay.h; 0 = there are none.
 #define RELAY_HEAD_BYTES   8

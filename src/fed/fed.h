@@ -47,6 +47,7 @@ struct fisher_params { // [fisher]: what clients measure for codecs that ask for
     double rho;
     int32_t accumulate; // FISHER_*
     int32_t persist;    // FED_STATE_*
+    int32_t scores;     // versions between those that bring the vocabulary's scores, 0 = never
 };
 enum { FISHER_EMA, FISHER_SUM, FISHER_ORACLE };
 

@@ -73,10 +73,13 @@ int global_open(struct global *g, const struct fed_env *env, struct err *err)
     size_t average = g->n_state;
     if (env->fed->average != FED_AVERAGE_NONE)
         g->n_state += 1 + g->n_model;
+    size_t worth = g->n_state;
+    g->n_state += worth_floats(fed_scores_vocab(env));
     g->theta = mem_alloc(MEM_SERVER, g->n_model * sizeof *g->theta);
     open_vectors(g, view);
     g->state = g->n_state ? mem_alloc(MEM_SERVER, g->n_state * sizeof *g->state) : NULL;
-    g->average = g->n_state > average ? g->state + average : NULL;
+    g->average = worth > average ? g->state + average : NULL;
+    worth_open(&g->worth, fed_scores_vocab(env), g->n_state > worth ? g->state + worth : NULL);
     size_t scratch = datagram_on(env->method, env->link) ? datagram_read_scratch(view)
                                                          : view_decode_scratch(view);
     g->scratch = scratch ? mem_alloc(MEM_CODEC, scratch) : NULL;
@@ -107,6 +110,7 @@ void global_close(struct global *g)
         mem_free(g->sum[k]);
         mem_free(g->one[k]);
     }
+    worth_close(&g->worth);
     mem_free(g->part);
     mem_free(g->cover);
     mem_free(g->theta);
@@ -121,6 +125,7 @@ void global_begin(struct global *g, uint32_t version)
     const struct view_inst *view = &g->env->method->view;
     g->weight = g->loss = 0;
     g->arrived = 0;
+    worth_begin(&g->worth);
     for (int k = 0; k < view->n_vectors; k++)
         memset(g->sum[k], 0, g->n_sum * sizeof *g->sum[k]);
     for (uint32_t p = 0; p < view->n_parts; p++)
@@ -252,12 +257,29 @@ int global_add_update(struct global *g, struct update *u, struct err *err)
     return rc;
 }
 
+// What tokens are worth counts where its update does.
+static int add_whole(struct global *g, struct update *u, struct err *err)
+{
+    const struct scheme *scheme = g->env->method->scheme;
+    const size_t len = u->len;
+    const bool worth = fed_scores_due(g->env, u->version);
+    int64_t before = worth ? worth_before(g->worth.vocab, u->bytes, len, err) : (int64_t)len;
+    if (before < 0)
+        return -1;
+    u->len = (size_t)before;
+    int rc = scheme->add ? scheme->add(g, u, err) : global_add_update(g, u, err);
+    u->len = len;
+    if (rc == 0 && worth)
+        worth_add(&g->worth, u->bytes, (size_t)before, len);
+    return rc;
+}
+
 int global_add(struct global *g, struct update *u, struct err *err)
 {
     const struct scheme *scheme = g->env->method->scheme;
     struct recorder *rec = g->env->rec;
     struct span span = span_begin(rec);
-    int rc = scheme->add ? scheme->add(g, u, err) : global_add_update(g, u, err);
+    int rc = add_whole(g, u, err);
     if (!scheme->pack) // what is no update is timed by whom knows it
         span_end(rec, span, STAGE_DECODE, (int32_t)u->client, (int64_t)u->len, (int64_t)(4 * g->n));
     if (rc)
@@ -403,6 +425,7 @@ bool global_commit(struct global *g, uint32_t version, double lr, double *norm)
     step_parts(g, lr);
     if (scheme->after)
         scheme->after(g, version);
+    worth_commit(&g->worth, g->env->work->env.fisher->rho, version);
     span_end(rec, span, STAGE_COMMIT, -1, 0, bytes);
     return true;
 }

@@ -5,6 +5,7 @@
 
 #include "fed/env.h"
 #include "fed/exact.h"
+#include "fed/worth.h"
 
 #include <stdbool.h>
 
@@ -42,6 +43,7 @@ struct global {
     float *one[FED_VECTORS]; // one client's vectors beside the update
     float *cover;            // (n) weight behind each value of the mean, where parts are nested
     struct part_sum *part;   // (view.n_parts, view.n_vectors)
+    struct worth worth;      // what tokens are worth; in state, behind the average
     void *scratch;           // of decoders
     void *own;               // of the scheme's hooks
     int32_t arrived;

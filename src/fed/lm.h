@@ -68,6 +68,7 @@ struct lm {
     struct model_job *oracle;           // (at_once) examples
     struct token_tracker *tracker;      // (at_once), NULL while every token counts alike
     float *tracker_mem, *weights, *raw; // (at_once, ...) of the trackers; rows of each batch
+    float *embed_grad; // (at_once, rows, dim), NULL where nobody asks what tokens are worth
 
     struct model_cut cut; // rows of one batch at the cut
     int32_t *label;       // (longest)

@@ -49,6 +49,10 @@ void lm_train_open(struct workload *w, struct lm *lm)
     for (size_t i = 0; i < g; i++)
         lm_batch_open(&lm->batch[i], fed->batch, lm->task->max_tokens);
     int64_t rows = (int64_t)fed->batch * lm->task->max_tokens;
+    if (w->env.fisher->scores > 0)
+        lm->embed_grad =
+            mem_alloc(MEM_DATA, g * (size_t)rows * (size_t)model_config(lm->model)->dim *
+                                    sizeof *lm->embed_grad);
     model_reserve(lm->model, lm->task->max_tokens, rows < INT32_MAX ? (int32_t)rows : INT32_MAX,
                   lm->at_once);
 }
@@ -79,8 +83,9 @@ void lm_train_close(struct lm *lm)
 {
     for (int i = 0; lm->batch && i < lm->at_once; i++)
         lm_batch_close(&lm->batch[i]);
-    void *blocks[] = {lm->batch,   lm->job,     lm->client,      lm->rng, lm->drawn, lm->moments,
-                      lm->tracker, lm->weights, lm->tracker_mem, lm->raw, lm->oracle};
+    void *blocks[] = {lm->batch,       lm->job,     lm->client,  lm->rng,
+                      lm->drawn,       lm->moments, lm->tracker, lm->weights,
+                      lm->tracker_mem, lm->raw,     lm->oracle,  lm->embed_grad};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (lm->theta)
@@ -212,6 +217,34 @@ static void step_tokens(struct workload *w, struct lm *lm, struct train_job *job
         lm->job[i].received = needs & TOKEN_RECEIVED ? raw : NULL;
     }
     span_end(rec, span, STAGE_MASK, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
+}
+
+static float *embed_grad_of(const struct workload *w, const struct lm *lm, int i)
+{
+    size_t rows = (size_t)w->env.fed->batch * (size_t)lm->task->max_tokens;
+    return lm->embed_grad + (size_t)i * rows * (size_t)model_config(lm->model)->dim;
+}
+
+// Steps under the whole loss tell what tokens are worth; a mask would speak for itself.
+static void ask_scores(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                       bool refresh)
+{
+    for (int i = 0; i < n; i++) {
+        bool whole = jobs[i].tokens->all || refresh || !lm->tracker[i].masked;
+        lm->job[i].embed_grad = jobs[i].scores && whole ? embed_grad_of(w, lm, i) : NULL;
+    }
+}
+
+static void take_scores(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
+                        struct recorder *rec)
+{
+    if (!lm->job[0].embed_grad) // all ask, or none does
+        return;
+    struct span span = span_begin(rec);
+    for (int i = 0; i < n; i++)
+        token_scores_add(jobs[i].scores, &lm->batch[i].batch, lm->job[i].embed_grad,
+                         model_config(lm->model)->dim, w->env.fisher->rho);
+    span_end(rec, span, STAGE_REFRESH, n == 1 ? (int32_t)jobs[0].client : -1, 0, 0);
 }
 
 static void refresh_tokens(struct workload *w, struct lm *lm, struct train_job *jobs, int n,
@@ -383,7 +416,9 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
         draw_ns += clock_ns() - t;
         bool refresh;
         step_tokens(w, lm, jobs, n, &refresh, rec);
+        ask_scores(w, lm, jobs, n, refresh);
         train_step(w, lm, n, s, rec);
+        take_scores(w, lm, jobs, n, rec);
         if (refresh)
             refresh_tokens(w, lm, jobs, n, rec);
         for (int i = 0; i < n; i++)

@@ -142,6 +142,9 @@ const struct opt fisher_options[] = {
         "mean square of each example's gradient, over all of the client's, after training"),
     OPT_ENUM(struct fisher_params, persist, "fisher.persist", "reset", state_names,
              "averages of gradients and of token scores of a client between its rounds"),
+    OPT(struct fisher_params, scores, "fisher.scores", "0", 0, 1e7, "rounds",
+        "in every N-th round, and in the last, clients also send what tokens of the vocabulary "
+        "are worth, for fstq infer; 0 = never"),
 };
 const int fisher_option_count = ARRAY_LEN(fisher_options);
 

@@ -506,6 +506,8 @@ void server_checkpoint(struct server *s)
     d.more = s->more;
     s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
     int rc = checkpoint_write(env->run_dir, &c, &d, s->ckpt, &err);
+    if (rc == 0)
+        rc = worth_save(&s->global.worth, env->run_dir, &err);
     note_kept(s, rc ? err.text : NULL);
     synced = fsio_sync_ns() - synced;
     recorder_put(env->rec, STAGE_SYNC, -1, clock_ns() - synced, synced, -1, 0, 0, 0);

@@ -3,6 +3,7 @@
 
 #include "base/shape.h"
 #include "fed/fed.h"
+#include "model/scores.h"
 #include "model/tokens.h"
 
 #include <stdbool.h>
@@ -32,9 +33,10 @@ struct train_job {
     int32_t steps; // of the optimizer
     const struct token_source *tokens;
     const struct token_opts *token_opt;
-    bool lend;       // there is asked for
-    int32_t samples; // out: weight of this client
-    double loss;     // out: mean local loss
+    struct token_scores *scores; // out: what tokens of the vocabulary are worth, or NULL
+    bool lend;                   // there is asked for
+    int32_t samples;             // out: weight of this client
+    double loss;                 // out: mean local loss
     int64_t dur_ns, cpu_ns;
     bool failed;              // out: no update from this client
     struct train_there there; // out

@@ -229,6 +229,12 @@ static int lm_peft_read(const struct workload *w, const char *dir, float *theta,
     return model_peft_read(lm->model, w->env.model, dir, theta, err);
 }
 
+static int32_t lm_vocab(const struct workload *w)
+{
+    const struct lm *lm = w->state;
+    return model_config(lm->model)->vocab;
+}
+
 static const char *lm_score_name(const struct workload *w)
 {
     const struct lm *lm = w->state;
@@ -270,5 +276,6 @@ const struct workload_row work_lm = {
     .peft_read = lm_peft_read,
     .partition = lm_partition,
     .cut = &lm_cut,
+    .vocab = lm_vocab,
     .score_name = lm_score_name,
 };

@@ -123,6 +123,7 @@ struct workload_row {
     void (*partition)(const struct workload *w,
                       void (*fn)(void *arg, const struct rec_partition *row), void *arg);
     const struct cut_work *cut;                          // NULL = has no layers to cut between
+    int32_t (*vocab)(const struct workload *w);          // of job.scores; NULL = fills none
     const char *(*score_name)(const struct workload *w); // what `score` is: "error", "exact", ...
 };
 

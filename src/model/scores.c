@@ -26,6 +26,13 @@ void token_scores_open(struct token_scores *s, int32_t vocab)
     s->count = mem_alloc(MEM_OTHER, n * sizeof *s->count);
 }
 
+void token_scores_clear(struct token_scores *s)
+{
+    for (int k = 0; k < SCORES; k++)
+        memset(s->table[k], 0, (size_t)s->vocab * sizeof *s->table[k]);
+    memset(s->seen, 0, (size_t)s->vocab * sizeof *s->seen);
+}
+
 void token_scores_close(struct token_scores *s)
 {
     for (int k = 0; k < SCORES; k++)

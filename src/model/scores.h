@@ -23,6 +23,7 @@ struct token_scores {
 
 void token_scores_open(struct token_scores *s, int32_t vocab);
 void token_scores_close(struct token_scores *s); // also of one that was never opened
+void token_scores_clear(struct token_scores *s); // as it was opened
 // A minibatch: embed_grad (rows, dim) as a backward left it. An average begins with the first mean
 // over the id's rows, so that rare ids are not worth less for being rare.
 void token_scores_add(struct token_scores *s, const struct model_batch *b, const float *embed_grad,

@@ -42,7 +42,8 @@ check "lists: numbers agree in all formats" equal "$(cat log)" ""
 
 # Answers: those that `score` gets, with the adapter apart or merged.
 "$FSTQ" run task.name=synth-qa fed.rounds=2 fed.clients=4 fed.clients_per_round=4 \
-    fed.local_steps=20 task.test=32 run.dir=r trace.file=r.h5 >log 2>&1
+    fed.local_steps=20 task.test=32 run.dir=r trace.file=r.h5 fisher.scores=2 >log 2>&1
+mv r/token_scores.safetensors sent # what clients sent; those of this file come later
 check "a run to take the adapter of" test -f r/server.a.ckpt
 task=(task.name=synth-qa task.test=32 infer.prompts=task run.dir=r)
 "$FSTQ" score task.name=synth-qa task.test=32 run.dir=r --show 32 >scored 2>&1
@@ -63,7 +64,8 @@ infer task.name=synth-qa task.test=32 infer.prompts=task --from-peft peft infer.
 grep -A3 '^# example' out >got
 check "PEFT: the same answers" cmp got want
 "$FSTQ" run task.name=synth-qa fed.rounds=2 fed.clients=4 fed.clients_per_round=4 \
-    fed.local_steps=20 task.test=32 run.dir=r trace.file=r.h5 run.resume=on infer.batch=7 >log 2>&1
+    fed.local_steps=20 task.test=32 run.dir=r trace.file=r.h5 fisher.scores=2 run.resume=on \
+    infer.batch=7 >log 2>&1
 check "what infer is told is no part of a run's identity" contains log "# VALID"
 
 # Fewer tokens of the prompt: every reduction that needs no scores, at every keep and layer.
@@ -86,6 +88,32 @@ infer "${task[@]}" infer.reduce=last infer.keep=0.3 infer.layer=0 infer.position
 grep -A3 '^# example' out >got
 check "the last third of a prompt says something else" eval '! cmp -s got want'
 check "and scores worse" awk -v all="$exact" '/^last / { n += $NF < all } END { exit n != 1 }' out
+
+# Scores that clients sent: beside the checkpoint, and with the adapter to PEFT.
+cp sent r/token_scores.safetensors
+"$FSTQ" score task.name=synth-qa task.test=1 run.dir=r --to-peft peft1 >/dev/null 2>&1
+sent() { # folder, how it is named...
+    local from=$1
+    shift
+    infer task.name=synth-qa task.test=32 infer.prompts=task "$@" infer.show=32 infer.layer=0 \
+        infer.reduce=fisher,gradnorm infer.keep=0.6
+    check "scores sent: of $from" contains out "# token scores of $from/token_scores.safetensors"
+    grep -A3 '^# example' out >"answers.$from"
+}
+sent r run.dir=r
+sent peft1 --from-peft peft1
+check "scores sent: the same answers from both" cmp answers.r answers.peft1
+python3 - <<'PY' >log 2>&1
+import json, struct
+raw = open('sent', 'rb').read()
+n = struct.unpack('<Q', raw[:8])[0]
+head = json.loads(raw[8:8 + n])
+at, to = head['fisher']['data_offsets']
+fisher = struct.unpack('<%df' % head['fisher']['shape'][0], raw[8 + n + at:8 + n + to])
+assert min(fisher) >= 0 and len(set(fisher)) > 100, 'ids do not differ'
+PY
+check "scores sent: an id has its own" equal "$(cat log)" ""
+rm r/token_scores.safetensors
 
 # Scores: learned from clients, kept beside the adapter, the same from there.
 infer "${task[@]}" infer.reduce=fisher,gradnorm infer.keep=0.6 infer.layer=0 infer.show=32 \

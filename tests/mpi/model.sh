@@ -83,14 +83,18 @@ check "score: the checkpoint's adapter has the run's score" equal \
 # Averages kept between rounds are client state, too.
 fisher=(fed.method='fedavg~fisher:every=2,key=vocab/fstq:budget=0.05'
     fisher.persist=keep fed.opt_state=keep fed.rounds=6)
-run 1 fisher "${fisher[@]}"
+run 1 fisher "${fisher[@]}" fisher.scores=2 run.dir=s1
 run 1 forgets "${fisher[@]}" fisher.persist=reset
 check "kept averages matter" test "$(adapter fisher)" != "$(adapter forgets)"
-run 3 fisher3 "${fisher[@]}"
+run 3 fisher3 "${fisher[@]}" fisher.scores=2 run.dir=s3
+check "token scores: the same from three ranks" cmp s1/token_scores.safetensors \
+    s3/token_scores.safetensors
 check "kept averages: the same adapter on three ranks" \
     equal "$(adapter fisher3)" "$(adapter fisher)"
-stop_at_checkpoint KILL f "$FSTQ" run "${common[@]}" "${fisher[@]}" run.dir=f
-run 2 resumed "${fisher[@]}" run.dir=f run.resume=on
+stop_at_checkpoint KILL f "$FSTQ" run "${common[@]}" "${fisher[@]}" fisher.scores=2 run.dir=f
+run 2 resumed "${fisher[@]}" fisher.scores=2 run.dir=f run.resume=on
+check "token scores: killed and resumed, the same" cmp f/token_scores.safetensors \
+    s1/token_scores.safetensors
 check "kept averages: killed and resumed on other ranks, the same adapter" \
     equal "$(adapter resumed)" "$(adapter fisher)"
 # A mask that keeps every token is no mask: the same messages and adapter as without one.
