@@ -188,6 +188,7 @@ $(foreach k,attention ce embed gemm gemv linear norm optim rope swiglu,$(eval CF
 $(foreach k,pack philox quant quant_pack quantise rotate rotation sums,$(eval CFLAGS_$(k) = -falign-functions=64 -falign-loops=32))
 
 $(O)/src/model/builtin.o: src/model/base.safetensors
+$(O)/src/report/paper.o: configs/paper/as-reported.csv
 
 # Few, so that building stays quick: what is newer than the last one is made of its PTX when the
 # program starts. CUDA_ARCH="72 87 90 110 120": code for all of these.
@@ -255,11 +256,12 @@ base-model: deps
 format:
 	@clang-format -i $(shell git ls-files '*.c' '*.h')
 install: all
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/fstq/configs share/fstq/scripts \
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/fstq/configs/paper share/fstq/scripts \
 	  share/fstq/schemas share/man/man1 share/man/man5 share/bash-completion/completions \
 	  share/zsh/site-functions)
 	install -m 755 $(O)/fstq scripts/fstq-run $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/fstq/configs
+	install -m 644 $(wildcard configs/paper/*) $(DESTDIR)$(PREFIX)/share/fstq/configs/paper
 	install -m 644 $(wildcard schemas/*.json) $(DESTDIR)$(PREFIX)/share/fstq/schemas
 	install -m 755 $(wildcard scripts/*.py) scripts/netns-cluster.sh $(DESTDIR)$(PREFIX)/share/fstq/scripts
 	install -m 644 scripts/report.css scripts/report.js $(DESTDIR)$(PREFIX)/share/fstq/scripts

@@ -5,8 +5,10 @@
 #include "base/jsonw.h"
 #include "base/mem.h"
 #include "base/outfile.h"
+#include "base/table.h"
 #include "cmd.h"
 #include "report/page.h"
+#include "report/paper.h"
 #include "report/report.h"
 
 #include <dirent.h>
@@ -31,7 +33,7 @@ struct source { // a trace of which runs are shown
 
 struct report {
     char out[1024], command[2048];
-    bool plain;
+    bool plain, paper;
     char *compare_text; // what fstq compare wrote, NULL = none
     json_t *compare;
     char compare_path[1100];
@@ -132,25 +134,36 @@ static void add_methods(struct report *r, const char *dir)
     }
 }
 
-static int add_comparison(struct report *r, const char *path, struct err *err)
+// What fstq compare wrote, NULL = it is none.
+static json_t *read_comparison(const char *path, struct err *err)
 {
     uint8_t *bytes;
     size_t n;
     json_error_t where;
     if (fsio_read(path, COMPARE_MAX, MEM_OTHER, &bytes, &n, err))
-        return -1;
-    r->compare = json_loadb((const char *)bytes, n, JSON_REJECT_DUPLICATES, &where);
+        return NULL;
+    json_t *doc = json_loadb((const char *)bytes, n, JSON_REJECT_DUPLICATES, &where);
     mem_free(bytes);
+    const json_t *first = json_array_get(json_object_get(doc, "methods"), 0);
+    if (!doc)
+        err_set(err, "%s:%d: %s", path, where.line, where.text);
+    else if (!json_is_array(json_object_get(doc, "methods")))
+        err_set(err, "%s: no \"methods\" in it; it takes what fstq compare CONFIG --json writes",
+                path);
+    else if (json_is_object(first) && !json_object_get(first, "curve") &&
+             !json_object_get(first, "verdict"))
+        err_set(err, "%s: of an fstq before 0.2; fstq compare writes it anew from its runs", path);
+    else
+        return doc;
+    json_decref(doc);
+    return NULL;
+}
+
+static int add_comparison(struct report *r, const char *path, struct err *err)
+{
+    r->compare = read_comparison(path, err);
     if (!r->compare)
-        return err_set(err, "%s:%d: %s", path, where.line, where.text);
-    if (!json_is_array(json_object_get(r->compare, "methods")))
-        return err_set(
-            err, "%s: no \"methods\" in it; it takes what fstq compare CONFIG --json writes", path);
-    const json_t *first = json_array_get(json_object_get(r->compare, "methods"), 0);
-    if (json_is_object(first) && !json_object_get(first, "curve") &&
-        !json_object_get(first, "verdict"))
-        return err_set(err, "%s: of an fstq before 0.2; fstq compare writes it anew from its runs",
-                       path);
+        return -1;
     r->compare_text = json_dumps(r->compare, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     snprintf(r->compare_path, sizeof r->compare_path, "%s", path);
     char copy[1100];
@@ -377,12 +390,48 @@ static int write_report(struct report *r, struct err *err)
     return 0;
 }
 
+// The paper's tables, beside comparisons of ours.
+
+static int report_paper(char *const *path, int n)
+{
+    struct paper p;
+    struct err err = {""};
+    json_t *doc[PAPER_DOCS];
+    int status = STATUS_VALID;
+    paper_open(&p);
+    for (int i = 0; i < n && status == STATUS_VALID; i++) {
+        char file[1100];
+        struct stat st;
+        bool folder = stat(path[i], &st) == 0 && S_ISDIR(st.st_mode);
+        snprintf(file, sizeof file, "%s%s", path[i], folder ? "/compare.json" : "");
+        if (i == PAPER_DOCS)
+            err_set(&err, "more than %d comparisons at once", (int)PAPER_DOCS);
+        else if ((doc[i] = read_comparison(file, &err)))
+            p.doc[p.n_docs++] = doc[i];
+        status = p.n_docs > i ? STATUS_VALID : STATUS_ENV;
+    }
+    FILE *out = table_stream(stdout);
+    if (status == STATUS_VALID)
+        paper_print(&p, out);
+    else
+        fprintf(stderr, "fstq report: %s\n", err.text);
+    fflush(out);
+    for (int i = 0; i < p.n_docs; i++)
+        json_decref(doc[i]);
+    paper_close(&p);
+    return status;
+}
+
 // The command.
 
 static int parse(struct report *r, int argc, char **argv)
 {
-    static const struct option flags[] = {
-        {"output", required_argument, NULL, 'o'}, {"tables", no_argument, NULL, 't'}, {0}};
+    static const struct option flags[] = {{"output", required_argument, NULL, 'o'},
+                                          {"tables", no_argument, NULL, 't'},
+                                          {"paper", no_argument, NULL, 'p'},
+                                          {"form", required_argument, NULL, 'f'},
+                                          {0}};
+    struct err err;
     size_t used = (size_t)snprintf(r->command, sizeof r->command, "fstq");
     for (int i = 0; i < argc && used < sizeof r->command; i++)
         used += (size_t)snprintf(r->command + used, sizeof r->command - used, " %s", argv[i]);
@@ -390,11 +439,21 @@ static int parse(struct report *r, int argc, char **argv)
     for (int c; (c = getopt_long(argc, argv, "o:", flags, NULL)) != -1;) {
         if (c == '?')
             return -1;
+        if (c == 'f' && table_set_form(optarg, &err)) {
+            fprintf(stderr, "fstq report: %s\n", err.text + strlen("-o "));
+            return -1;
+        }
         if (c == 't')
             r->plain = true;
+        else if (c == 'p')
+            r->paper = true;
+        else if (c == 'f')
+            continue;
         else
             snprintf(r->out, sizeof r->out, "%s", optarg);
     }
+    if (r->paper)
+        return 0;
     if (optind == argc) {
         fprintf(stderr, "fstq report: traces, or the folder of a comparison, please: fstq report "
                         "runs/compare-quick\n");
@@ -432,6 +491,10 @@ static int report_main(int argc, char **argv)
         free_report(r);
         return STATUS_USAGE;
     }
+    if (r->paper) {
+        free_report(r);
+        return report_paper(argv + optind, argc - optind);
+    }
     for (int i = optind; i < argc && status == STATUS_VALID; i++)
         if (r->compare && argc - optind > 1) {
             err_set(&err, "a comparison is a report of its own: give it alone");
@@ -451,19 +514,24 @@ static int report_main(int argc, char **argv)
 
 const struct cmd cmd_report = {
     .name = "report",
-    .usage = "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables]",
+    .usage = "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables] | --paper [COMPARE_DIR ...]",
     .help = "one self-contained HTML page about runs or about a comparison",
     .details =
         "  COMPARE_DIR  what fstq compare keeps its runs in (compare.dir, else runs/NAME of the\n"
         "               config), or what it wrote as JSON; else traces, or a folder of them\n"
         "  -o DIR, --output DIR   where report.html and report.json go; else beside the first\n"
-        "  --tables     no pictures; so it is, too, where there is no Python 3\n\n"
+        "  --tables     no pictures; so it is, too, where there is no Python 3\n"
+        "  --paper      the tables of the Fed-FSTQ paper on stdout: as reported, computed anew "
+        "where\n"
+        "               they follow from others, and ours where COMPARE_DIRs hold comparisons by\n"
+        "               configs/paper/; --form md, csv or jsonl\n\n"
         "The verdict in a sentence per method, score by round, bytes and time, stages, a round by\n"
         "client, bytes by part, bits by layer, links, energy and memory, as far as the traces "
         "hold\n"
         "them. The page loads nothing from elsewhere. $PYTHON names the interpreter (python3).\n\n"
         "  fstq compare configs/compare-quick.ini && fstq report runs/compare-quick\n"
-        "  fstq report quick.h5 -o quick-report\n",
+        "  fstq report quick.h5 -o quick-report\n"
+        "  fstq report --paper --form md\n",
     .alone = true,
     .run = report_main,
 };

@@ -32,7 +32,8 @@ const struct opt compare_options[] = {
         "rounds per run that measures message sizes for a budget"),
     OPT(P, jobs, "jobs", "0", 0, 1024, "", "runs at a time, one thread each; 0 = cores"),
     OPT_STRING(P, score, "score", "score",
-               "what counts: score (the task's own), or exact, f1, rouge_l, loss, error, ..."),
+               "what counts: score (the task's own), or exact, f1, rouge_l, loss, error, ...; "
+               "exact@zh: of one set"),
     OPT_ENUM(P, better, "better", "auto", betters,
              "which score is better; auto: lower for loss and error"),
     OPT(P, last, "last", "5", 1, 1000, "",

@@ -138,12 +138,15 @@ static void path_of(const struct runs *r, uint64_t key, const char *ending, char
 
 // Curves out of traces.
 
+// "exact", or "exact@zh": of one set, a language.
 static double metric_at(const struct trace_file *f, const char *metric, int32_t version)
 {
-    size_t n;
+    size_t n, len = strcspn(metric, "@");
+    const char *set = metric[len] ? metric + len + 1 : "all";
     const struct rec_eval *e = report_rows(f, REC_EVAL, &n);
     for (size_t i = 0; i < n; i++)
-        if (e[i].version == version && !strcmp(e[i].set, "all") && !strcmp(e[i].metric, metric))
+        if (e[i].version == version && !strcmp(e[i].set, set) && strlen(e[i].metric) == len &&
+            !strncmp(e[i].metric, metric, len))
             return e[i].value;
     return (double)NAN;
 }

@@ -95,7 +95,7 @@ task.features = 4096|task.features=4096 task.outputs=4096 task.samples=1e6
 CASES
 
 # Every config of the repository loads, and the header says what is not as by default.
-for config in "$root"/configs/*.ini; do
+for config in "$root"/configs/*.ini "$root"/configs/paper/*.ini; do
     name=$(basename "$config")
     cat >"$name" <"$config"
     printf '[fed]\nnot_a_key = 1\n' >>"$name"

@@ -176,4 +176,31 @@ check "JSON that is none is refused with its line" contains err "bad.json:"
 echo '{"methods":[{"name":7,"runs":[{"key":"../../x"}],"verdict":[],"final":3},null,[]]}' >odd.json
 "$FSTQ" report --tables odd.json -o odd >out 2>err
 check "members of other types are left out" equal "$?" 0
+# The paper's tables: what follows from them is computed, ours is found by its config's name.
+python3 -c '
+import json
+def method(name, size, s):
+    return {"name": name, "verdict": "", "message_bytes": size, "final": {"mean": 0.5},
+            "runs": [{"round": [2, 4]}], "time_modelled_total_ns": {"mean": 4e9 * s}}
+json.dump({"config": "x/table-2.ini", "score": "exact", "methods": [
+    method("FedAvg", 2.5e6, 6), method("Fed-FSTQ", 0.25e6, 5.1)]}, open("table-2.json", "w"))'
+"$FSTQ" report --paper table-2.json --form csv >paper.csv 2>err
+check "the paper's tables" equal "$?" 0
+tables_of() { sed -n "/^# Table $1[,:]/,/^# $2/p" paper.csv | grep "^$3"; }
+check "a mean that is not that of its row" eval \
+    'tables_of I average Fed-FSTQ,computed | grep -qx "Fed-FSTQ,computed,,,,,,,,,2.67,average"'
+check "an upload that payload and rate do not give, and what hangs on it" eval \
+    'tables_of II payload Fed-FSTQ,computed |
+        grep -qx "Fed-FSTQ,computed,,61.44,,67.29,146.28,\"upload, round, energy\""'
+check "a bound" eval \
+    'tables_of V memory Fed-FSTQ,computed | grep -qx "Fed-FSTQ,computed,>= 3370.00,memory"'
+check "what follows is not called wrong" eval \
+    'tables_of III all FedAvg,computed |
+        grep -qx "FedAvg,computed,60.96,224.80,429.60,839.20,2068.00,"'
+check "ours: payload, upload, compute, round, energy" eval \
+    'tables_of II payload FedAvg,ours | grep -qx "FedAvg,ours,2.5000,1.0000,5.0000,6.0000,22.00,"'
+check "ours: a claim" eval 'grep -qx "round at 20 Mbit/s,ours,1.1765," paper.csv'
+check "how many do not follow" contains paper.csv "21 printed values do not follow"
+"$FSTQ" report --paper "$evil" >out 2>err
+check "a trace is no comparison" equal "$?" 4
 finish
