@@ -13,7 +13,7 @@
 
 // Matrices.
 
-static struct axes_matrix matrix_of(const struct shape_tensor *t)
+struct axes_matrix axes_matrix_of(const struct shape_tensor *t)
 {
     size_t n = (size_t)t->rows * t->cols;
     size_t rows = t->rows < t->cols ? t->rows : t->cols;
@@ -26,7 +26,7 @@ static struct axes_sizes sizes_of(const struct codec_inst *c, struct axes_matrix
 {
     struct axes_sizes s = {0};
     for (uint32_t t = 0; t < c->shape->n_tensors; t++) {
-        struct axes_matrix one = matrix_of(&c->shape->tensors[t]);
+        struct axes_matrix one = axes_matrix_of(&c->shape->tensors[t]);
         one.first = s.rows;
         one.square = s.squares;
         one.coord = s.coords;

@@ -48,6 +48,8 @@ struct axes {
     _Atomic bool bad; // a value is not finite, or too large
 };
 
+// How a tensor is turned, if it is.
+struct axes_matrix axes_matrix_of(const struct shape_tensor *t);
 struct axes_sizes {
     size_t rows, squares, coords;
 };

@@ -138,9 +138,10 @@ struct codec {
     bool feeds_back;               // a wrapper that sends later what its inner codec left out
     // Checks options against each other and the shape; NULL = nothing to check.
     int (*check)(const struct codec_inst *c, struct err *err);
-    // Where options or an inner codec decide: flags instead of the row's, needs beside the row's;
-    // or NULL.
+    // Where options or an inner codec decide: flags and stages instead of the row's, needs beside
+    // the row's; or NULL.
     unsigned (*flags_of)(const struct codec_inst *c);
+    unsigned (*stages_of)(const struct codec_inst *c);
     // Seconds that a message may take on its client's uplink, 0 = no matter; or NULL. Whoever knows
     // the link turns them into codec_input.budget_bytes.
     double (*upload_s)(const struct codec_inst *c);

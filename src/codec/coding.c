@@ -155,7 +155,8 @@ static unsigned stages_there(const struct codec_stages *s)
 bool codec_runs_on(const struct codec_inst *c, const struct dev *d)
 {
     const struct codec_stages *has = d->row->codec;
-    bool here = has && c->row->stages && !(c->row->stages & ~stages_there(has));
+    const unsigned stages = c->row->stages_of ? c->row->stages_of(c) : c->row->stages;
+    bool here = has && stages && !(stages & ~stages_there(has));
     return here && (!c->inner || codec_runs_on(c->inner, d));
 }
 

@@ -16,6 +16,7 @@ static const char *const format_choices[] = {"fp32", "bf16", NULL};
 static const char *const tags_choices[] = {"auto", "bitmap", "dense", "rice", "rans", NULL};
 static const char *const values_choices[] = {"auto", "packed", NULL};
 static const char *const top_choices[] = {"fp16", "int16", NULL};
+static const char *const transform_choices[] = {"none", "klt", NULL};
 
 #define RELATIVE_MIN 16 // bytes that a budget in parts of the update is at least
 
@@ -43,6 +44,9 @@ static const struct opt fstq_options[] = {
     OPT_ENUM(struct fstq_opt, values, "values", "auto", values_choices,
              "auto: entropy-coded where that is shorter"),
     OPT_ENUM(struct fstq_opt, top, "top", "fp16", top_choices, "format of the 16-bit width"),
+    OPT_ENUM(struct fstq_opt, transform, "transform", "none", transform_choices,
+             "klt: of coefficients along each matrix's principal directions, F turned alike; a "
+             "matrix that klt leaves as it is stays so"),
 };
 
 static const struct fstq_opt *options(const struct codec_inst *c)
@@ -71,7 +75,7 @@ static int parse_list(const char *text, const char *name, double *out, int most,
     }
 }
 
-static int read_plan(const struct codec_inst *c, struct bitalloc *a, struct err *err)
+int fstq_read_plan(const struct codec_inst *c, struct bitalloc *a, struct err *err)
 {
     const struct fstq_opt *o = options(c);
     double width[ALLOC_LEVELS], share[ALLOC_LEVELS], sum = 0;
@@ -110,7 +114,7 @@ static int fstq_check(const struct codec_inst *c, struct err *err)
 {
     const struct fstq_opt *o = options(c);
     struct bitalloc a;
-    if (read_plan(c, &a, err))
+    if (fstq_read_plan(c, &a, err))
         return -1;
     if (o->gamma * 16 != floor(o->gamma * 16))
         return err_set(err, "gamma=%g: give a multiple of 1/16", o->gamma);
@@ -126,7 +130,7 @@ static int fstq_check(const struct codec_inst *c, struct err *err)
 static unsigned fstq_needs(const struct codec_inst *c)
 {
     struct bitalloc a;
-    if (read_plan(c, &a, NULL))
+    if (fstq_read_plan(c, &a, NULL))
         return 0;
     unsigned sens = a.importance == BITALLOC_FEDSRD ? CODEC_REACH : CODEC_SENS;
     return (bitalloc_needs_sens(&a) ? sens : 0u) | (bitalloc_needs_grad(&a) ? CODEC_GRAD : 0u);
@@ -172,9 +176,14 @@ static size_t pieces_of(const struct codec_inst *c)
     return pieces;
 }
 
+static uint32_t classes_of(const struct codec_inst *c)
+{
+    return options(c)->transform == TRANSFORM_NONE ? FSTQ_KINDS : FSTQ_CLASSES;
+}
+
 static size_t groups_of(const struct codec_inst *c)
 {
-    return options(c)->group == GROUP_CLASS ? FSTQ_CLASSES : c->shape->n_tensors;
+    return options(c)->group == GROUP_CLASS ? classes_of(c) : c->shape->n_tensors;
 }
 
 static struct alloc_run run_of(const struct fstq_work *w, uint32_t t)
@@ -203,7 +212,7 @@ static void lay_order(struct fstq_work *w)
     const struct shape *s = w->c->shape;
     size_t at = 0;
     uint32_t n = 0;
-    for (uint32_t k = 0; k < FSTQ_CLASSES; k++) {
+    for (uint32_t k = 0; k < w->classes; k++) {
         w->class_at[k] = at;
         for (uint32_t t = 0; t < s->n_tensors; t++) {
             if (fstq_class(w, t) != k)
@@ -216,7 +225,7 @@ static void lay_order(struct fstq_work *w)
             at += fstq_tensor_values(w, t);
         }
     }
-    w->class_at[FSTQ_CLASSES] = at;
+    w->class_at[w->classes] = at;
 }
 
 static void lay_widths(struct fstq_work *w)
@@ -236,6 +245,7 @@ static int lay_work(const struct codec_inst *c, const struct codec_device *on, s
     *w = (struct fstq_work){.c = c,
                             .opt = c->opt,
                             .groups = (uint32_t)groups,
+                            .classes = classes_of(c),
                             .on = on,
                             .whole = codec_column(on)->whole,
                             .stages = codec_column(on)->alloc,
@@ -255,7 +265,7 @@ static int lay_work(const struct codec_inst *c, const struct codec_device *on, s
     w->stage_tag = on && w->whole ? on->room : w->tag;
     lay_order(w);
     memset(w->scale, 0, groups * sizeof *w->scale);
-    if (read_plan(c, &w->a, err))
+    if (fstq_read_plan(c, &w->a, err))
         return -1;
     lay_widths(w);
     return 0;
@@ -318,7 +328,7 @@ static size_t fstq_device(const struct codec_inst *c)
     return SCRATCH_ROUND(n) + (options(c)->policy == POLICY_RD ? 0 : n * sizeof(float));
 }
 
-static size_t fstq_scratch(const struct codec_inst *c)
+size_t fstq_plain_scratch(const struct codec_inst *c)
 {
     size_t n = c->shape->n_values, tensors = c->shape->n_tensors, groups = groups_of(c);
     bool rd = options(c)->policy == POLICY_RD, tiers = fits_all(options(c));
@@ -337,15 +347,15 @@ static size_t decoded_codes(const struct codec_inst *c)
     return options(c)->values == VALUES_AUTO ? c->shape->n_values : 0;
 }
 
-static size_t fstq_decode_scratch(const struct codec_inst *c)
+size_t fstq_plain_decode_scratch(const struct codec_inst *c)
 {
     return work_bytes(c, decoded_codes(c)) + fstq_read_scratch(c);
 }
 
-static size_t fstq_bound(const struct codec_inst *c)
+size_t fstq_plain_bound(const struct codec_inst *c)
 {
     struct bitalloc a;
-    return read_plan(c, &a, NULL) ? 1 : fstq_message_bound(c, &a);
+    return fstq_read_plan(c, &a, NULL) ? 1 : fstq_message_bound(c, &a);
 }
 
 static int64_t write_message(struct fstq_encoder *e, uint8_t *out, size_t cap,
@@ -381,7 +391,7 @@ static int look(struct fstq_encoder *e, struct err *err)
         return err_set(err, "this importance needs the gradients, and there are none");
     fstq_look(e);
     for (uint32_t t = 0; t < tensors; t++)
-        if (e->facts[t].max_bits >= f32_bits(CODEC_LIMIT))
+        if (e->facts[t].max_bits >= f32_bits(fstq_limit(w->opt)))
             return codec_bad_input(w->c, e->in->x, e->in->on, err);
     for (uint32_t t = 0; t < tensors; t++) {
         if (!(e->sens_sum[t] < (double)INFINITY))
@@ -473,12 +483,54 @@ int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *s
     return 0;
 }
 
-static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
-                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+int64_t fstq_plain_encode(const struct codec_inst *c, const struct codec_input *in, int64_t budget,
+                          uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
+                          struct err *err)
 {
     struct fstq_encoder e;
     int bad = fstq_begin(c, in, scratch, &e, err);
-    return bad ? bad : encode_within(&e, budget_of(c, in), out, cap, report, err);
+    return bad ? bad : encode_within(&e, budget, out, cap, report, err);
+}
+
+int fstq_plain_read(const struct codec_inst *c, const struct codec_device *on, struct fstq_work *w,
+                    const uint8_t *in, size_t len, void *scratch, struct err *err)
+{
+    return lay_work(c, on, w, decoded_codes(c), scratch, err) || fstq_read(w, in, len, err) ? -1
+                                                                                            : 0;
+}
+
+// By the transform.
+
+static bool turned(const struct codec_inst *c)
+{
+    return options(c)->transform != TRANSFORM_NONE;
+}
+
+static size_t fstq_scratch(const struct codec_inst *c)
+{
+    return turned(c) ? fstq_axes_scratch(c) : fstq_plain_scratch(c);
+}
+
+static size_t fstq_decode_scratch(const struct codec_inst *c)
+{
+    return turned(c) ? fstq_axes_decode_scratch(c) : fstq_plain_decode_scratch(c);
+}
+
+static size_t fstq_bound(const struct codec_inst *c)
+{
+    return turned(c) ? fstq_axes_bound(c) : fstq_plain_bound(c);
+}
+
+static unsigned fstq_stages(const struct codec_inst *c)
+{
+    return turned(c) ? 0 : CODEC_ON_ALLOC;
+}
+
+static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
+                           size_t cap, void *scratch, struct codec_report *report, struct err *err)
+{
+    return (turned(c) ? fstq_axes_encode : fstq_plain_encode)(c, in, budget_of(c, in), out, cap,
+                                                              scratch, report, err);
 }
 
 static int fstq_decode(const struct codec_inst *c, const struct codec_key *key, const uint8_t *in,
@@ -486,7 +538,9 @@ static int fstq_decode(const struct codec_inst *c, const struct codec_key *key, 
 {
     (void)key;
     struct fstq_work w;
-    if (lay_work(c, to.on, &w, decoded_codes(c), scratch, err) || fstq_read(&w, in, len, err))
+    if (turned(c))
+        return fstq_axes_decode(c, in, len, to, scratch, err);
+    if (fstq_plain_read(c, to.on, &w, in, len, scratch, err))
         return -1;
     fstq_give(&w, to.sink);
     return 0;
@@ -501,6 +555,7 @@ const struct codec codec_fstq = {
     .option_bytes = sizeof(struct fstq_opt),
     .flags = CODEC_SELF_CHECK | CODEC_RANDOM | CODEC_BUDGET,
     .stages = CODEC_ON_ALLOC,
+    .stages_of = fstq_stages,
     .needs_of = fstq_needs,
     .upload_s = fstq_upload_s,
     .check = fstq_check,

@@ -1,6 +1,7 @@
 // What the files of Fed-FSTQ's codec share: fstq.c (options, the row), fstq_budget.c (the search
 // for the budget), fstq_design.c (scales and rates, from a sample), fstq_stages.c (passes over all
-// values, by the stages of a device), fstq_message.c (the bytes).
+// values, by the stages of a device), fstq_message.c (the bytes), fstq_axes.c (coefficients along
+// principal axes instead of values).
 //
 // Message: header (its flags say how tags are coded), tags or positions, scales of every width in
 // use in every group, values of the first width, of the second, ... Coordinates are taken class by
@@ -19,12 +20,14 @@ enum { FORMAT_FP32, FORMAT_BF16 };
 enum fstq_tags { TAGS_AUTO, TAGS_BITMAP, TAGS_DENSE, TAGS_RICE, TAGS_RANS };
 enum { VALUES_AUTO, VALUES_PACKED };
 enum { TOP_FP16, TOP_INT16 };
-#define FSTQ_CLASSES 3
+enum { TRANSFORM_NONE, TRANSFORM_KLT };
+#define FSTQ_KINDS   3 // classes of an update as it is
+#define FSTQ_CLASSES 8 // and at most
 #define FSTQ_LOG_2   0.69314718055994531
 
 struct fstq_opt {
     char widths[32], shares[96];
-    int32_t policy, importance, norm, group, scale, format, tags, values, top;
+    int32_t policy, importance, norm, group, scale, format, tags, values, top, transform;
     double gamma, budget, bits, upload_s;
     int64_t bytes;
 };
@@ -43,7 +46,7 @@ struct fstq_work {
     bool whole;                    // all runs in one call
     const struct alloc_stages *stages;
     const struct kernel_ctx *cx;
-    uint32_t groups, pieces;
+    uint32_t groups, pieces, classes;
     uint32_t *group; // (n_tensors)
     size_t *place;   // (n_tensors) where a tensor's tags begin
     uint32_t *order; // (n_tensors) class by class
@@ -101,7 +104,7 @@ static inline size_t fstq_tensor_values(const struct fstq_work *w, uint32_t t)
 }
 static inline uint32_t fstq_class(const struct fstq_work *w, uint32_t t)
 {
-    return (w->c->shape->tensors[t].kind + FSTQ_CLASSES - 1) % FSTQ_CLASSES; // A, B, others
+    return (w->c->shape->tensors[t].kind + w->classes - 1) % w->classes; // A, B, others
 }
 
 static inline unsigned fstq_kinds(int bits)
@@ -130,6 +133,11 @@ static inline size_t fstq_first_code(const struct fstq_work *w, int k)
 {
     return w->pieces ? w->start[0][k] : 0;
 }
+// What values stay below. Coefficients grow with the root of the rows at most.
+static inline float fstq_limit(const struct fstq_opt *o)
+{
+    return o->transform == TRANSFORM_NONE ? CODEC_LIMIT : 8 * CODEC_LIMIT;
+}
 static inline size_t fstq_scale_bytes(const struct fstq_opt *o)
 {
     return o->format == FORMAT_FP32 ? 4 : 2;
@@ -140,6 +148,27 @@ float fstq_rounded(const struct fstq_opt *o, float s);
 // fstq.c. Looks at the vectors and gets ready to allocate; -1 or CODEC_NONFINITE where it cannot.
 int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *scratch,
                struct fstq_encoder *e, struct err *err);
+
+int fstq_read_plan(const struct codec_inst *c, struct bitalloc *a, struct err *err);
+// A message of a vector as it is, within a budget; < 0: none. And back, w being laid by it.
+size_t fstq_plain_scratch(const struct codec_inst *c);
+size_t fstq_plain_decode_scratch(const struct codec_inst *c);
+size_t fstq_plain_bound(const struct codec_inst *c);
+int64_t fstq_plain_encode(const struct codec_inst *c, const struct codec_input *in, int64_t budget,
+                          uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
+                          struct err *err);
+int fstq_plain_read(const struct codec_inst *c, const struct codec_device *on, struct fstq_work *w,
+                    const uint8_t *in, size_t len, void *scratch, struct err *err);
+
+// fstq_axes.c: of an update turned into its principal axes, with F turned alike.
+size_t fstq_axes_scratch(const struct codec_inst *c);
+size_t fstq_axes_decode_scratch(const struct codec_inst *c);
+size_t fstq_axes_bound(const struct codec_inst *c);
+int64_t fstq_axes_encode(const struct codec_inst *c, const struct codec_input *in, int64_t budget,
+                         uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
+                         struct err *err);
+int fstq_axes_decode(const struct codec_inst *c, const uint8_t *in, size_t len,
+                     struct codec_output to, void *scratch, struct err *err);
 
 // Room for one of the codec's own messages with these codes, on the host.
 int fstq_lay(const struct codec_inst *c, struct fstq_work *w, size_t code_bytes, void *scratch,

@@ -108,7 +108,15 @@ static size_t put_bytes(const struct codec_inst *c)
     return fstq_lay_bytes(c, 2 * c->shape->n_values) + fstq_message_scratch(c);
 }
 
+// A coefficient is of a whole column.
+static bool can_cut(const struct codec_inst *c)
+{
+    const struct fstq_opt *o = c->opt;
+    return o->transform == TRANSFORM_NONE;
+}
+
 const struct codec_blocks blocks_fstq = {
+    .can = can_cut,
     .open = open_message,
     .put = put_block,
     .open_bytes = open_bytes,

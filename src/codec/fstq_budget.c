@@ -25,7 +25,7 @@ static void code_all(struct fstq_encoder *e, bool fit)
 static double cost_now(const struct fstq_encoder *e)
 {
     struct fstq_counts count;
-    for (int class = 0; class < FSTQ_CLASSES; class ++)
+    for (uint32_t class = 0; class < e->w.classes; class ++)
         for (int k = 0; k < ALLOC_LEVELS; k++)
             count.of[class][k] = (double)e->w.of_class[class][k];
     return fstq_cost(e, &count);

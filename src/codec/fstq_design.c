@@ -138,7 +138,7 @@ static void choose_sample(struct fstq_encoder *e, struct fstq_counts *count)
             count->of[class][k] += (double)of_tile[k];
         seen[class] += (double)(s->at[i + 1] - s->at[i]);
     }
-    for (uint32_t class = 0; class < FSTQ_CLASSES; class ++)
+    for (uint32_t class = 0; class < w->classes; class ++)
         for (int k = 0; k < w->a.count && seen[class] > 0; k++)
             count->of[class][k] *=
                 (double)(w->class_at[class + 1] - w->class_at[class]) / seen[class];
@@ -192,7 +192,7 @@ static void begin_levels(struct fstq_encoder *e)
     }
     for (int k = 1; k < w->a.count; k++) {
         e->value_bits[k] = w->a.bits[k];
-        for (int class = 0; class < FSTQ_CLASSES; class ++)
+        for (uint32_t class = 0; class < w->classes; class ++)
             e->rate[class][k] = w->a.bits[k] + 2; // of a tag
     }
 }
@@ -209,7 +209,7 @@ void fstq_set_costs(struct fstq_encoder *e, float lambda)
 static void set_rates(struct fstq_encoder *e, const struct fstq_counts *count)
 {
     const struct fstq_opt *o = e->w.opt;
-    for (int class = 0; class < FSTQ_CLASSES; class ++)
+    for (uint32_t class = 0; class < e->w.classes; class ++)
         for (int k = 1; k < e->w.a.count; k++) {
             double tag = 0;
             if (o->tags == TAGS_BITMAP)

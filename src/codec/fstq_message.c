@@ -44,7 +44,7 @@ static double plain_tags(const struct fstq_work *w, enum fstq_tags tags, double 
 static double rans_tags(const struct fstq_work *w, const struct fstq_counts *count)
 {
     double bytes = 0;
-    for (int k = 0; k < FSTQ_CLASSES; k++) {
+    for (uint32_t k = 0; k < w->classes; k++) {
         size_t n = w->class_at[k + 1] - w->class_at[k];
         if (n > 0)
             bytes +=
@@ -59,7 +59,7 @@ static enum fstq_tags cheapest_tags(const struct fstq_work *w, const struct fstq
 {
     enum fstq_tags best = (enum fstq_tags)w->opt->tags;
     double kept = (double)w->c->shape->n_values;
-    for (int k = 0; k < FSTQ_CLASSES; k++)
+    for (uint32_t k = 0; k < w->classes; k++)
         kept -= count->of[k][0];
     *bytes = INFINITY;
     for (int t = TAGS_BITMAP; t <= TAGS_RANS; t++) {
@@ -94,7 +94,7 @@ double fstq_cost(const struct fstq_encoder *e, const struct fstq_counts *count)
     cheapest_tags(&e->w, count, &bytes);
     for (int k = 1; k < e->w.a.count; k++) {
         double n = 0;
-        for (int class = 0; class < FSTQ_CLASSES; class ++)
+        for (uint32_t class = 0; class < e->w.classes; class ++)
             n += count->of[class][k];
         if (n > 0)
             bytes += values_bytes(&e->w, k, n, e->value_bits[k]) + scales_bytes(&e->w, k, n);
@@ -146,7 +146,7 @@ size_t fstq_read_scratch(const struct codec_inst *c)
 
 // Writing.
 
-static size_t class_positions(const struct fstq_work *w, int class, uint32_t *at)
+static size_t class_positions(const struct fstq_work *w, uint32_t class, uint32_t *at)
 {
     size_t from = w->class_at[class], n = w->class_at[class + 1] - from;
     return alloc_positions(w->tag + from, n, (uint32_t)from, at);
@@ -161,12 +161,12 @@ static int put_kept_tags(struct msg_out *o, const struct fstq_work *w, size_t ke
         return -1;
     if (bits == 0)
         return 0;
-    pack_u8(buf, alloc_kept(w->tag, w->class_at[FSTQ_CLASSES], buf), bits, p);
+    pack_u8(buf, alloc_kept(w->tag, w->class_at[w->classes], buf), bits, p);
     return 0;
 }
 
 // Counts of the tags of a class, or of codes, as the entropy coder wants them.
-static void class_counts(const struct fstq_work *w, int class, uint64_t count[256])
+static void class_counts(const struct fstq_work *w, uint32_t class, uint64_t count[256])
 {
     memset(count, 0, 256 * sizeof *count);
     for (int k = 0; k < w->a.count; k++)
@@ -175,7 +175,7 @@ static void class_counts(const struct fstq_work *w, int class, uint64_t count[25
 
 static int put_rans_tags(struct msg_out *o, const struct fstq_work *w, void *scratch)
 {
-    for (int k = 0; k < FSTQ_CLASSES; k++) {
+    for (uint32_t k = 0; k < w->classes; k++) {
         uint64_t count[256];
         class_counts(w, k, count);
         if (entropy_put_counted(o, PART_TAGS, w->tag + w->class_at[k],
@@ -205,7 +205,7 @@ static int put_tags(struct msg_out *o, const struct fstq_work *w, enum fstq_tags
             return -1;
         alloc_bitmap(w->tag, n, p);
     }
-    for (int k = 0; k < FSTQ_CLASSES && tags == TAGS_RICE; k++) {
+    for (uint32_t k = 0; k < w->classes && tags == TAGS_RICE; k++) {
         size_t count = class_positions(w, k, scratch), size = w->class_at[k + 1] - w->class_at[k];
         if (size && (msg_put_varint(o, PART_DIRECTORY, count) ||
                      positions_put(o, scratch, count, w->class_at[k], size, POSITIONS_RICE)))
@@ -257,7 +257,7 @@ static int put_values(struct msg_out *o, const struct fstq_encoder *e, void *scr
 static enum fstq_tags tags_of(const struct fstq_work *w, double *bytes)
 {
     struct fstq_counts count;
-    for (int class = 0; class < FSTQ_CLASSES; class ++)
+    for (uint32_t class = 0; class < w->classes; class ++)
         for (int k = 0; k < ALLOC_LEVELS; k++)
             count.of[class][k] = (double)w->of_class[class][k];
     return cheapest_tags(w, &count, bytes);
@@ -266,7 +266,7 @@ static enum fstq_tags tags_of(const struct fstq_work *w, double *bytes)
 static double rice_length(const struct fstq_work *w, uint32_t *at)
 {
     double bytes = 0;
-    for (int k = 0; k < FSTQ_CLASSES; k++) {
+    for (uint32_t k = 0; k < w->classes; k++) {
         uint64_t bits;
         size_t count = class_positions(w, k, at);
         rice_best(at, count, w->class_at[k], &bits);
@@ -291,7 +291,7 @@ double fstq_length(const struct fstq_encoder *e)
     enum fstq_tags tags = tags_of(w, &bytes);
     if (tags == TAGS_RICE)
         bytes = rice_length(w, w->rest) + ceil(kept * fstq_tag_bits(&w->a) / 8);
-    for (int k = 0; k < FSTQ_CLASSES && tags == TAGS_RANS; k++) {
+    for (uint32_t k = 0; k < w->classes && tags == TAGS_RANS; k++) {
         uint64_t count[256];
         class_counts(w, k, count);
         bytes = (k ? bytes : 0) +
@@ -329,7 +329,7 @@ static int get_kept_tags(struct msg_in *m, struct fstq_work *w, size_t kept, str
     uint8_t buf[BLOCK + 16] = {0}, worst = 0;
     if (!p)
         return msg_short("tags", err);
-    size_t used = 0, n = bits ? w->class_at[FSTQ_CLASSES] : 0;
+    size_t used = 0, n = bits ? w->class_at[w->classes] : 0;
     for (size_t at = 0; at < n; at += BLOCK) {
         size_t m_tags = n - at < BLOCK ? n - at : BLOCK, from = used & ~(size_t)7;
         size_t have = kept - from < m_tags + 7 ? kept - from : m_tags + 7;
@@ -361,7 +361,7 @@ static int get_bitmap(struct msg_in *m, struct fstq_work *w, size_t n, size_t *k
 static int get_rice(struct msg_in *m, struct fstq_work *w, size_t n, size_t *kept, struct err *err)
 {
     memset(w->tag, 0, n);
-    for (int k = 0; k < FSTQ_CLASSES; k++) {
+    for (uint32_t k = 0; k < w->classes; k++) {
         size_t size = w->class_at[k + 1] - w->class_at[k];
         uint64_t count;
         if (size == 0)
@@ -386,7 +386,7 @@ static int get_tags(struct msg_in *m, struct fstq_work *w, enum fstq_tags tags, 
         return pack_max_u8(w->tag, n) >= w->a.count ? msg_bad("tags", "no such width", err) : 0;
     }
     if (tags == TAGS_RANS) {
-        for (int k = 0; k < FSTQ_CLASSES; k++)
+        for (uint32_t k = 0; k < w->classes; k++)
             if (entropy_get(m, w->tag + w->class_at[k], w->class_at[k + 1] - w->class_at[k],
                             (unsigned)w->a.count, w->rest, err))
                 return -1;
@@ -410,7 +410,7 @@ static int get_scales(struct msg_in *m, struct fstq_work *w, struct err *err)
             if (!p)
                 return msg_short("scales", err);
             w->scale[g][k] = size == 4 ? get_f32(p) : bf16_to_f32(get_u16(p));
-            if (!msg_scale_ok(w->scale[g][k]))
+            if (!msg_within(w->scale[g][k], 2 * fstq_limit(w->opt)))
                 return msg_bad("scales", "one is not finite, or too large", err);
         }
     return 0;

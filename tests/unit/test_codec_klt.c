@@ -270,6 +270,86 @@ static void test_square_matrices_fall_back(void **state)
     shape_free(&shape);
 }
 
+// Fed-FSTQ on coefficients: less error at equal bytes, and F is met where it is.
+
+static double weighted_error(const char *text, const struct shape *shape, const float *x,
+                             const float *f, double *nmse)
+{
+    struct session s = {.shape = *shape};
+    double err = 0, all = 0;
+    session_open(&s, text);
+    memcpy(s.sens, f, shape->n_values * sizeof *f);
+    session_trip(&s, x, key_of(0));
+    for (size_t i = 0; i < shape->n_values; i++) {
+        const double d = (double)x[i] - (double)s.x_hat[i];
+        err += (double)f[i] * d * d;
+        all += (double)f[i] * (double)x[i] * (double)x[i];
+    }
+    *nmse = codec_nmse(x, s.x_hat, shape->n_values);
+    session_close(&s);
+    return err / all;
+}
+
+static void test_fstq_over_coefficients(void **state)
+{
+    (void)state;
+    struct shape shape;
+    float *x, *f;
+    double plain, turned, by_f;
+    low_rank(&shape, &x);
+    f = mem_alloc(MEM_CODEC, shape.n_values * sizeof *f);
+    for (size_t i = 0; i < shape.n_values; i++) // columns of A and rows of A differ in F
+        f[i] = (i / 64) % 4 == 0 ? 16 : 1;
+    weighted_error("fstq:budget=0.0435,importance=magnitude", &shape, x, f, &plain);
+    double even = weighted_error("fstq:budget=0.0435,importance=magnitude,transform=klt", &shape, x,
+                                 f, &turned);
+    double met = weighted_error("fstq:budget=0.0435,gamma=1,transform=klt", &shape, x, f, &by_f);
+    assert_true(turned < .75 * plain && by_f > turned && met < .9 * even);
+    mem_free(f);
+    mem_free(x);
+    shape_free(&shape);
+}
+
+static void test_fstq_meets_budgets(void **state)
+{
+    (void)state;
+    struct shape shape;
+    float *x;
+    low_rank(&shape, &x);
+    struct session s = {.shape = shape};
+    session_open(&s, "fstq:transform=klt,importance=magnitude");
+    for (int64_t budget = 1; budget <= 65536; budget *= 4) {
+        const struct codec_input in = {.x = x, .key = key_of(0), .budget_bytes = budget};
+        int64_t len = codec_encode(s.c, &in, s.msg, codec_bound(s.c), s.scratch, &s.report, &s.err);
+        assert_true(len > 0 && len <= budget && (budget < 1024 || len > budget * 9 / 10));
+        assert_int_equal(codec_decode(s.c, &in.key, s.msg, (size_t)len, s.x_hat, s.scratch, &s.err),
+                         0);
+        int64_t kept = 0;
+        for (int w = 0; w < RECORD_WIDTHS; w++)
+            kept += s.report.kept[w];
+        assert_int_equal(kept, shape.n_values);
+    }
+    session_close(&s);
+    mem_free(x);
+    shape_free(&shape);
+}
+
+// Matrices that are not turned are one direction each: the bytes of fstq on a row, and a few more.
+static void test_fstq_leaves_square_matrices(void **state)
+{
+    (void)state;
+    enum { SIDE = 200 };
+    static float x[SIDE * SIDE];
+    struct shape shape;
+    fill(x, SIDE * SIDE, DIST_LAPLACE, 13);
+    shape_one(&shape, SIDE, SIDE);
+    struct rd own = rate("fstq:importance=magnitude,budget=0.1,transform=klt", &shape, x);
+    struct rd same = rate("fstq:importance=magnitude,budget=0.1", &shape, x);
+    near("bits", own.bits, same.bits, .01);
+    near("NMSE", own.nmse, same.nmse, .01);
+    shape_free(&shape);
+}
+
 static void test_nothing_and_extremes(void **state)
 {
     (void)state;
@@ -303,6 +383,9 @@ int main(void)
         cmocka_unit_test(test_steps_that_follow_the_direction),
         cmocka_unit_test(test_square_matrices_fall_back),
         cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_fstq_over_coefficients),
+        cmocka_unit_test(test_fstq_meets_budgets),
+        cmocka_unit_test(test_fstq_leaves_square_matrices),
         cmocka_unit_test(test_nothing_and_extremes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

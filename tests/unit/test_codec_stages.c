@@ -46,6 +46,7 @@ static const struct {
     {"fetchsgd", PART(QUANTISE) | PART(PACK)},
     {"demo", PART(FEEDBACK) | PART(SELECT) | PART(PACK) | PART(QUANTISE)},
     {"fstq", PART(QUANTISE) | PART(ALLOC) | PART(ENTROPY)},
+    {"fstq:transform=klt", PART(QUANTISE) | PART(ALLOC) | PART(ENTROPY)},
     {"fstq-paper", PART(QUANTISE) | PART(SELECT) | PART(ALLOC) | PART(PACK)},
     {"topk+ef", SPARSE | PART(FEEDBACK)},
     {"fp16+ef21", PART(FEEDBACK) | PART(PACK) | PART(QUANTISE)}, // its first message is dense
