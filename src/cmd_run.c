@@ -703,6 +703,7 @@ static enum status conclude(struct run *r)
     add_summary(r, "control_up", (double)s->totals.control_up_bytes, "byte");
     add_summary(r, "wire", (double)s->totals.wire_bytes, "byte");
     add_summary(r, "adapter_values", (double)s->global.n, "1");
+    add_summary(r, "client_state", 4 * (double)fed_state_floats(&r->env), "byte");
     add_summary(r, "time_measured", (double)s->totals.measured_ns, "ns");
     add_summary(r, "time_modelled", (double)s->totals.modelled_ns, "ns");
     add_figures(r);

@@ -29,8 +29,11 @@ struct curve {
     double message_bytes;                           // mean of a client's frame
     double nmse;                                    // median, NaN = not measured
     double adapter_values;
-    char method[640]; // with every option
-    bool finite;      // the last score is a number: the run did not diverge
+    double up_bytes, down_bytes; // of the whole run; NaN = not told, like those that follow
+    double state_bytes;          // that a client keeps between its rounds
+    double server_ns;            // measured, of a round: its median
+    char method[640];            // with every option
+    bool finite;                 // the last score is a number: the run did not diverge
 };
 
 // Mean of the last evaluations (of all where there are fewer); NaN if one of them is.

@@ -166,6 +166,10 @@ static void json_summary(struct jsonw *j, const struct compare *c, const struct 
     jsonw_key_num(j, "bits_per_value", s->bits);
     jsonw_key_num(j, "nmse", s->nmse);
     jsonw_key_num(j, "uplink_total_bytes", s->total_bytes);
+    jsonw_key_num(j, "up_bytes", s->up_bytes);
+    jsonw_key_num(j, "down_bytes", s->down_bytes);
+    jsonw_key_num(j, "client_state_bytes", s->state_bytes);
+    jsonw_key_num(j, "server_round_ns", s->server_ns);
     json_ratio(j, "less_uplink", s->less_bytes);
     json_interval(j, "time_modelled_total_ns", s->total_time_ns);
     json_ratio(j, "less_time", s->less_time);

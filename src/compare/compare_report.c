@@ -92,6 +92,19 @@ static void fill_at(const struct compare *c, int i, const struct summary *s, str
     }
 }
 
+// The last table: what a method costs beside its messages.
+static void fill_cost(const struct compare *c, int i, const struct summary *s, struct row *r)
+{
+    char t[32];
+    r->n = 0;
+    put_cell(r, "method", "", (double)NAN, c->method[i].name);
+    put_cell(r, "up", "of a run", s->up_bytes, bytes_text(t, s->up_bytes));
+    put_cell(r, "down", "of a run", s->down_bytes, bytes_text(t, s->down_bytes));
+    put_cell(r, "state", "of a client", s->state_bytes, bytes_text(t, s->state_bytes));
+    put_cell(r, "server", "of a round", s->server_ns,
+             isnan(s->server_ns) ? "-" : fmt_time(t, (int64_t)s->server_ns));
+}
+
 typedef void (*filler)(const struct compare *, int, const struct summary *, struct row *);
 
 static struct row *rows_of(const struct compare *c, filler f)
@@ -183,6 +196,14 @@ void compare_print(const struct compare *c, FILE *out)
                 c->p.score, compare_traffic(c), c->p.trailing);
         print_rows(c, fill_at, out);
     }
+    fputs(
+        "#\n# What it costs: bytes of a run each way, what a client keeps between its rounds, and "
+        "the "
+        "server's time of a round\n"
+        "# (broadcast, decode, aggregate and commit; the median, as measured on this machine with "
+        "what else ran there)\n",
+        out);
+    print_rows(c, fill_cost, out);
 }
 
 void compare_print_search(const struct compare *c, FILE *out)
@@ -205,13 +226,14 @@ void compare_print_search(const struct compare *c, FILE *out)
 void compare_csv(const struct compare *c, FILE *out)
 {
     struct row *a = rows_of(c, fill), *b = rows_of(c, fill_at);
+    struct summary *all = summarise_all(c);
     for (int k = 0; k < a->n; k++) {
         bool ci = k && !strcmp(a->head[k], "+-");
         fprintf(out, "%s%s%s", k ? "," : "", a->head[k - ci], ci ? " ci95" : "");
     }
     for (int k = 1; k < b->n; k++)
         fprintf(out, ",at %s%s", b->head[k - (k % 2 == 0)], k % 2 ? "" : " ci95");
-    fputs(",setting,expanded\r\n", out);
+    fputs(",up bytes,down bytes,client state bytes,server round ns,setting,expanded\r\n", out);
     for (int i = 0; i < c->n_methods; i++) {
         const struct compare_method *m = &c->method[i];
         export_csv_text(out, m->name);
@@ -219,6 +241,10 @@ void compare_csv(const struct compare *c, FILE *out)
             fprintf(out, isfinite(a[i].value[k]) ? ",%.10g" : ",", a[i].value[k]);
         for (int k = 1; k < b[i].n; k++)
             fprintf(out, isfinite(b[i].value[k]) ? ",%.10g" : ",", b[i].value[k]);
+        const double cost[] = {all[i].up_bytes, all[i].down_bytes, all[i].state_bytes,
+                               all[i].server_ns};
+        for (size_t k = 0; k < ARRAY_LEN(cost); k++)
+            fprintf(out, isfinite(cost[k]) ? ",%.10g" : ",", cost[k]);
         char setting[2 * COMPARE_SETTING];
         snprintf(setting, sizeof setting, "%s%s%s", m->options, *m->options ? " " : "", m->setting);
         fputc(',', out);
@@ -229,6 +255,7 @@ void compare_csv(const struct compare *c, FILE *out)
     }
     mem_free(a);
     mem_free(b);
+    mem_free(all);
 }
 
 static void markdown_rows(const struct compare *c, filler f, FILE *out)
@@ -256,6 +283,8 @@ void compare_markdown(const struct compare *c, FILE *out)
         fputc('\n', out);
         markdown_rows(c, fill_at, out);
     }
+    fputc('\n', out);
+    markdown_rows(c, fill_cost, out);
     fputs("\n| method | settings | written out |\n|---|---|---|\n", out);
     for (int i = 0; i < c->n_methods; i++) {
         const struct compare_method *m = &c->method[i];
@@ -334,4 +363,6 @@ void compare_latex(const struct compare *c, FILE *out)
         fputc('\n', out);
         latex_rows(c, fill_at, out);
     }
+    fputc('\n', out);
+    latex_rows(c, fill_cost, out);
 }

@@ -4,6 +4,7 @@
 #include "base/fsio.h"
 #include "base/job.h"
 #include "base/mem.h"
+#include "base/stats.h"
 #include "base/table.h"
 #include "base/topo.h"
 #include "compare/compare.h"
@@ -179,23 +180,57 @@ static void take_rounds(struct curve *c, const struct trace_file *f, const char 
     }
 }
 
+// What the server did for a version: the median of all that it did anything for. Each has at least
+// one event, and so no number above that of the events.
+static double server_median(const struct trace_file *f)
+{
+    size_t n, rounds = 0;
+    const struct rec_event *e = report_rows(f, REC_EVENTS, &n);
+    double *sum = mem_alloc(MEM_OTHER, (n + 1) * sizeof *sum);
+    for (size_t i = 0; i < n; i++) {
+        bool server = e[i].stage == STAGE_BROADCAST || e[i].stage == STAGE_DECODE ||
+                      e[i].stage == STAGE_AGGREGATE || e[i].stage == STAGE_COMMIT;
+        if (server && e[i].version > 0 && (size_t)e[i].version <= n)
+            sum[e[i].version] += (double)e[i].dur_ns;
+    }
+    for (size_t v = 1; v <= n; v++)
+        if (sum[v] > 0)
+            sum[rounds++] = sum[v];
+    double median = stats_of(sum, rounds).median;
+    mem_free(sum);
+    return rounds ? median : (double)NAN;
+}
+
 static int load_curve(struct curve *c, const char *path, const char *metric, bool both,
                       struct err *err)
 {
     struct trace_file f;
     if (trace_read_guarded(path, &f, err))
         return -1;
-    *c = (struct curve){.adapter_values = (double)NAN, .finite = true};
+    *c = (struct curve){.adapter_values = (double)NAN,
+                        .up_bytes = (double)NAN,
+                        .down_bytes = (double)NAN,
+                        .state_bytes = (double)NAN,
+                        .finite = true};
     take_rounds(c, &f, metric, both);
     struct report_bytes b = report_sum_bytes(&f, 0);
     c->message_bytes = b.frames ? (double)b.total / (double)b.frames : (double)NAN;
     c->nmse = b.nmse_median;
+    c->server_ns = server_median(&f);
     snprintf(c->method, sizeof c->method, "%s", report_method(&f, 0));
     size_t n;
     const struct rec_summary *s = report_rows(&f, REC_SUMMARY, &n);
+    const struct {
+        const char *key;
+        double *to;
+    } told[] = {{"adapter_values", &c->adapter_values},
+                {"uplink", &c->up_bytes},
+                {"downlink", &c->down_bytes},
+                {"client_state", &c->state_bytes}};
     for (size_t i = 0; i < n; i++) {
-        if (!strcmp(s[i].key, "adapter_values"))
-            c->adapter_values = s[i].value;
+        for (size_t k = 0; k < ARRAY_LEN(told); k++)
+            if (!strcmp(s[i].key, told[k].key))
+                *told[k].to = s[i].value;
         if (!strcmp(s[i].key, "status"))
             c->finite = (int)s[i].value != STATUS_CHECK;
     }

@@ -86,6 +86,7 @@ static void summarise(const struct compare *c, int i, struct summary *s)
     const struct compare_method *m = &c->method[i];
     double v[COMPARE_SEEDS], total[COMPARE_SEEDS], size[COMPARE_SEEDS], bits[COMPARE_SEEDS],
         nmse[COMPARE_SEEDS], time[COMPARE_SEEDS];
+    double cost[4][COMPARE_SEEDS];
     memset(s, 0, sizeof *s);
     for (int k = 0; k < c->n_seeds; k++) {
         const struct curve *x = m->run[k];
@@ -97,6 +98,10 @@ static void summarise(const struct compare *c, int i, struct summary *s)
         bits[s->n] = 8 * x->message_bytes / x->adapter_values;
         nmse[s->n] = x->nmse;
         total[s->n] = last_of(x->uplink_bytes, x->n);
+        cost[0][s->n] = x->up_bytes;
+        cost[1][s->n] = x->down_bytes;
+        cost[2][s->n] = x->state_bytes;
+        cost[3][s->n] = x->server_ns;
         time[s->n++] = last_of(x->time_ns, x->n);
     }
     s->score = interval_of(v, s->n);
@@ -114,6 +119,10 @@ static void summarise(const struct compare *c, int i, struct summary *s)
     s->bits = mean_of(bits, s->n);
     s->nmse = mean_of(nmse, s->n);
     s->total_bytes = mean_of(total, s->n);
+    s->up_bytes = mean_of(cost[0], s->n);
+    s->down_bytes = mean_of(cost[1], s->n);
+    s->state_bytes = mean_of(cost[2], s->n);
+    s->server_ns = mean_of(cost[3], s->n);
     s->total_time_ns = interval_of(time, s->n);
 }
 

@@ -9,7 +9,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-compare.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 compare() { "$FSTQ" compare "$@" >out 2>err; }
-table() { grep -v '^#' "$1"; }
+table() { sed '/^# What it costs/,$d' "$1" | grep -v '^#'; }
 
 cat >run.ini <<'EOF'
 [task]
@@ -135,6 +135,14 @@ check "CSV: a head and a row per method" equal "$(wc -l <t.csv)" 3
 check "CSV: as many fields in each" equal "$(python3 -c '
 import csv; print(len({len(r) for r in csv.reader(open("t.csv"))}))')" 1
 check "Markdown: the table" contains t.md "| fp32 | 2/2 |"
+check "what it costs: bytes each way and no state" grep -q '^| fp32 | [^|]*B | [^|]*B | 0 B | ' t.md
+compare two.ini compare.dir=state compare.seeds=1 compare.base=c --json state.json \
+    compare.method="c | scaffold/topk:ratio=0.1+ef" compare.only=c
+check "what it costs: a control and a residual of 1,000 floats each, and its round" python3 -c '
+import json
+m = json.load(open("state.json"))["methods"][0]
+assert m["client_state_bytes"] == 8004, m["client_state_bytes"]
+assert m["server_round_ns"] > 0 and m["down_bytes"] > m["up_bytes"] > 0'
 
 # The same search for every method; the best setting is taken for the result.
 {
