@@ -185,7 +185,8 @@ void bitalloc_ranks(const struct bitalloc *a, const struct bitalloc_on *on, cons
 
 #define LOG_LEAST (-87.0) // beyond these a multiplier is no float
 #define LOG_MOST  87.0
-#define LOG_NEXT  0x1p-24 // nearer ones may be the same float
+#define SMOOTH    6       // turns in which the line is trusted whatever comes of it
+#define LOG_NEXT  0x1p-16 // nearer ones are as good, and the same float in the end
 
 void bitalloc_search_begin(struct bitalloc_search *s, double want, double slack, double lambda,
                            double slope)
@@ -217,11 +218,12 @@ static void search_out(struct bitalloc_search *s, double cost)
     s->at = s->at < LOG_LEAST ? LOG_LEAST : s->at > LOG_MOST ? LOG_MOST : s->at;
 }
 
-// Between two sides: where the line through both reaches the aim, every third time in the middle.
-static void search_in(struct bitalloc_search *s)
+// Between two sides: where the line through both reaches the aim; every third time, and where the
+// cost stays what it was, in the middle.
+static void search_in(struct bitalloc_search *s, bool flat)
 {
     double part = (s->dear.cost - search_aim(s)) / (s->dear.cost - s->cheap.cost);
-    part = s->turns % 3 == 2 ? 0.5 : part < 0.02 ? 0.02 : part > 0.98 ? 0.98 : part;
+    part = flat || s->turns % 3 == 2 ? 0.5 : part < 0.02 ? 0.02 : part > 0.98 ? 0.98 : part;
     s->at = s->dear.at + part * (s->cheap.at - s->dear.at);
 }
 
@@ -233,6 +235,7 @@ enum bitalloc_verdict bitalloc_search_tell(struct bitalloc_search *s, double cos
     if (dear && s->at >= LOG_MOST)
         return SEARCH_HOPELESS;
     struct bitalloc_side *side = dear ? &s->dear : &s->cheap;
+    const bool flat = s->patient && s->turns >= SMOOTH && side->known && side->cost == cost;
     *side = (struct bitalloc_side){true, s->at, cost};
     s->turns++; // the first step trusts the slope
     if (!s->dear.known || !s->cheap.known) {
@@ -241,6 +244,6 @@ enum bitalloc_verdict bitalloc_search_tell(struct bitalloc_search *s, double cos
     }
     if (s->cheap.at - s->dear.at <= LOG_NEXT)
         return SEARCH_BETWEEN;
-    search_in(s);
+    search_in(s, flat);
     return SEARCH_ON;
 }

@@ -70,6 +70,7 @@ struct bitalloc_search {
     double at;                        // log lambda
     struct bitalloc_side dear, cheap; // nearest ones above want and below
     int turns;
+    bool patient; // goes on until there is a verdict, and where nothing changes, by halves
 };
 void bitalloc_search_begin(struct bitalloc_search *s, double want, double slack, double lambda,
                            double slope);

@@ -81,10 +81,12 @@ static void meet_by_lambda(struct fstq_encoder *e, double budget)
     double slope;
     float lambda = fstq_design(e, budget - spare - near / 3, &slope);
     bitalloc_search_begin(&s, budget - spare, near, lambda, slope);
-    for (int i = 0; i < TRIES && verdict == SEARCH_ON; i++)
-        verdict = bitalloc_search_tell(&s, choose(e, bitalloc_search_lambda(&s), 0, n));
-    bitalloc_search_begin(&s, budget - spare / 2, slack_of(budget) - spare / 2,
-                          bitalloc_search_lambda(&s), slope);
+    for (int i = 0; i < TRIES && verdict == SEARCH_ON; i++) {
+        lambda = bitalloc_search_lambda(&s); // of the tags there are
+        verdict = bitalloc_search_tell(&s, choose(e, lambda, 0, n));
+    }
+    bitalloc_search_begin(&s, budget - spare / 2, slack_of(budget) - spare / 2, lambda, slope);
+    s.patient = true;
     for (;;) {
         code_all(e, e->w.opt->scale == SCALE_TIER);
         verdict = bitalloc_search_tell(&s, fstq_length(e));

@@ -745,6 +745,24 @@ static void test_paper_preset(void **state)
     close_one(&s);
 }
 
+// Four values only: widths jump from one lambda to the next float, and the first coordinates get
+// what the others do not.
+static void test_budget_is_met_by_equal_values(void **state)
+{
+    (void)state;
+    struct session s;
+    open_one(&s, 8, 5000, "fstq:bits=1.5,importance=magnitude");
+    const size_t n = s.shape.n_values;
+    float *x = mem_alloc(MEM_CODEC, n * sizeof *x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)(i * 2654435769u >> 7 & 3) - 1.5f;
+    int64_t len = session_trip(&s, x, key_of(0));
+    assert_true(len <= (int64_t)n * 3 / 16 && len > (int64_t)n * 3 / 16 * 99 / 100);
+    assert_true(codec_nmse(x, s.x_hat, n) < .13); // .1 if all large ones fitted
+    mem_free(x);
+    close_one(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -764,6 +782,7 @@ int main(void)
         cmocka_unit_test(test_needs_and_missing_sides),
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_budget_is_met),
+        cmocka_unit_test(test_budget_is_met_by_equal_values),
         cmocka_unit_test(test_error_falls_with_the_budget),
         cmocka_unit_test(test_paper_preset),
     };
