@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Draws the page of fstq report: report.py report.json [OUT.html], else to stdout.
+"""Draws the page of fstq report: report.py report.json [OUT.html], else to stdout;
+report.py report.json --figures DIR: its figures as SVG and PDF at the width of a column, and CSV.
 
 report.json is what 'fstq report' writes: the numbers, computed by fstq. The page holds everything
 it needs, figures, their data, style and script; it loads nothing. Only the standard library is
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import report_figures as figures
+from report_pdf import write_figures
 from report_svg import BYTES, TIMES, esc, known, marker, number, with_unit
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -50,6 +52,7 @@ def series_of_comparison(compare, runs):
         elif len(finished) == 2:
             s.seeds = [trailing(r['score'][:len(s.mean)], compare['trailing']) for r in finished]
         s.message, s.verdict = m['message_bytes'], m['verdict']
+        s.bits, s.nmse = m['bits_per_value'], m['nmse']
         s.final, s.final_half = m['final']['mean'], m['final']['ci95']
         s.run = by_name.get(m['name'])
         out.append(s)
@@ -68,6 +71,8 @@ def series_of_runs(runs):
         s.time = rounds['time_modelled_ns' if modelled else 'time_measured_ns']
         s.mean = nothing_to_nan(rounds['score'])
         s.message = b['total'] / b['frames'] if b['frames'] else None
+        s.bits = 8 * b['total'] / b['values_told'] if b['values_told'] > 0 else None
+        s.nmse = b['nmse_median']
         s.final = next((v for v in reversed(rounds['score']) if known(v)), None)
         out.append(s)
     return out, modelled
@@ -254,7 +259,8 @@ def about(data):
     return '; '.join(words)
 
 
-def sections(data):
+def drawn_of(data):
+    """The series of a report, and its figures."""
     c, runs = data['compare'], data['runs']
     if c:
         series = series_of_comparison(c, runs)
@@ -266,17 +272,23 @@ def sections(data):
         series, modelled = series_of_runs(runs)
         score, higher, few = 'score', True, None
         time_name = 'modelled time' if modelled else 'measured time'
-    source = source_line(data)
     drawn = [figures.curves(series, score, time_name, few),
-             figures.pareto(series, score, higher) if c else None,
+             figures.pareto(series, score, higher) if c else None, figures.distortion(series),
+             figures.scaling(c, series),
              *(f(series) for f in (figures.stages, figures.parts, figures.gantt, figures.widths,
                                    figures.links, figures.memory, figures.energy))]
-    drawn = [figure(f, series, source) for f in drawn if f]
+    return series, [f for f in drawn if f]
+
+
+def sections(data):
+    c, source = data['compare'], source_line(data)
+    series, drawn = drawn_of(data)
+    drawn = [figure(f, series, source) for f in drawn]
     first = drawn[:1] if drawn and 'id="score"' in drawn[0] else []
     yield verdict(series)
     yield from first
     yield '<section id="table"><h2>In numbers</h2>'
-    yield comparison_table(c) if c else runs_table(runs)
+    yield comparison_table(c) if c else runs_table(data['runs'])
     yield '</section>'
     yield '<div class="figures">'
     yield from drawn[len(first):]
@@ -300,11 +312,14 @@ def page(data):
 
 
 def main():
-    if len(sys.argv) not in (2, 3):
-        sys.exit('usage: report.py report.json [OUT.html]')
+    if len(sys.argv) not in (2, 3, 4) or (len(sys.argv) == 4 and sys.argv[2] != '--figures'):
+        sys.exit('usage: report.py report.json [OUT.html | --figures DIR]')
     try:
         with open(sys.argv[1], encoding='utf-8') as f:
             data = json.load(f)
+        if len(sys.argv) == 4:
+            write_figures(drawn_of(data)[1], sys.argv[3])
+            return
         text = page(data)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         sys.exit(f'report.py: {sys.argv[1]}: {type(e).__name__}: {e}; it takes what "fstq report" '

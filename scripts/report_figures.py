@@ -2,6 +2,7 @@
 the traces do not hold what it shows."""
 import csv
 import io
+import os
 import re
 
 from report_svg import (BYTES, DASHES, JOULES, MARKERS, MEBI, N_COLOURS, RATES, TIMES, Axis, Frame,
@@ -11,6 +12,7 @@ PARTS = ('values', 'indices', 'tags', 'scales', 'directory', 'header')
 STAGES = ('train', 'encode', 'decode', 'aggregate', 'evaluate', 'transfer')
 MOVES = ('broadcast', 'download', 'upload')  # stages that are transfer
 OTHERS = 'other'
+NO_LIMIT = 1e14  # bit/s: what configs say for a link that is none
 WIDE = 460  # of the grid of layers and matrices
 GANTT = ('download', 'compute', 'encode', 'transfer', 'decode', 'wait')
 
@@ -38,6 +40,7 @@ class Series:
         self.round = self.mean = self.half = self.bytes = self.time = ()
         self.seeds = []   # of few seeds the curves themselves, for an interval would say little
         self.message = self.final = self.final_half = None
+        self.bits = self.nmse = None
         self.verdict = ''
         self.run = None   # the trace of its first seed, where it is there
 
@@ -180,6 +183,111 @@ def pareto(series, score, higher):
                   'beats in both bytes and score.', rows, [('', svg.render())])
 
 
+def distortion(series):
+    """What an update loses by what it takes."""
+    points = [(s.bits, s.nmse, s) for s in series if known(s.bits) and known(s.nmse)
+              and s.bits > 0 and s.nmse > 0]
+    if len(points) < 2:
+        return None
+    svg = Svg(270, 'Rate and distortion')
+    frame = Frame(svg, [x for x, _, _ in points], [y for _, y, _ in points], True,
+                  y_log=min(y for _, y, _ in points) < 0.02)
+    frame.draw('bits a value, log', 'NMSE' + (', log' if frame.y.log else ''))
+    for x, y, s in points:
+        svg.marker(frame.x.at(x), frame.y.at(y), s.marker, s.colour, 4.5,
+                   f'{s.name}: NMSE {number(y)} at {number(x)} bits a value')
+    for x, y, anchor, s in place_labels(frame, points):
+        svg.text(x, y, shorten(s.name, 18), anchor, 'tick', title=s.name)
+    exact = [s.name for s in series if known(s.nmse) and s.nmse == 0]
+    note = f' Nothing is lost by {", ".join(exact)}.' if exact else ''
+    return Figure('distortion', 'Rate and distortion',
+                  'Squared error of the decoded updates over their squares, median over messages, '
+                  'against all bits of a message.' + note,
+                  [('series', 'bits_per_value', 'nmse'), *((s.name, x, y) for x, y, s in points)],
+                  [('', svg.render())])
+
+
+def swept(methods):
+    """The one option whose number differs between methods that are else the same, and the groups
+    of three and more: {written-out method: [(number, method)]}."""
+    groups, keys = {}, {}
+    for m in methods:
+        options = dict(o.split('=', 1) for o in m['options'].split() if '=' in o)
+        for key, text in options.items():
+            end = re.search(r'-?[0-9][0-9.eE+-]*$', text)
+            try:
+                keys.setdefault(key, {}).setdefault(m['method'], []).append((float(end[0]), m))
+            except (TypeError, ValueError):
+                continue
+    for key, found in keys.items():
+        groups = {method: sorted(rows, key=lambda r: r[0]) for method, rows in found.items()
+                  if len({x for x, _ in rows}) >= 3}
+        if groups:
+            return key, groups
+    return None, {}
+
+
+def lines_panel(groups, x_name, y_name, log):
+    """Groups of (name, colour, mark, [(x, y, half)])."""
+    points = [p for *_, rows in groups for p in rows]
+    svg = Svg(270, f'{y_name} by {x_name}')
+    ends = [y + sign * (h if known(h) else 0) for _, y, h in points for sign in (-1, 1)]
+    low, high = min(y for _, y, _ in points), max(y for _, y, _ in points)
+    room = (high - low) or abs(high) or 1
+    ends = [max(min(v, high + room), low - room) for v in ends]
+    frame = Frame(svg, [x for x, _, _ in points], ends, log)
+    frame.draw(x_name + (', log' if log else ''), y_name)
+    for name, shade, mark, rows in groups:
+        svg.path([(frame.x.at(x), frame.y.at(y)) for x, y, _ in rows], shade)
+        for x, y, h in rows:
+            px = frame.x.at(x)
+            if known(h):
+                a, b = frame.y.at(y - h), frame.y.at(y + h)
+                svg.add(f'<line clip-path="url(#{svg.id})" x1="{px:.1f}" y1="{a:.1f}" '
+                        f'x2="{px:.1f}" y2="{b:.1f}" '
+                        f'style="stroke:{shade};stroke-width:1.2;opacity:.6"/>')
+            svg.marker(px, frame.y.at(y), mark, shade, 4.2, f'{name}, {number(x)}: {number(y, 4)}')
+    return svg.render()
+
+
+def scaling(compare, series):
+    """Of a comparison over an option: score and time by it. Of runs: a round by ranks."""
+    rows, panels, name_of = [], [], lambda i: (colour(i), MARKERS[i % len(MARKERS)])
+    if compare:
+        key, found = swept(compare['methods'])
+        what = ((compare['score'], lambda m: (m['final']['mean'], m['final']['ci95'])),
+                ('modelled time of a run (s)',
+                 lambda m: (m['time_modelled_total_ns']['mean'] * 1e-9, None)))
+        found = {os.path.commonprefix([m['name'] for _, m in members]).rstrip('-_ ') or method:
+                 members for method, members in found.items()}
+    else:
+        key, found = 'ranks', {}
+        for s in traced(series):
+            times = sorted(t for t in s.run['rounds']['time_measured_ns'][1:] if known(t) and t > 0)
+            if times:
+                found.setdefault(s.run['method'], []).append(
+                    (len(s.run['memory']), times[len(times) // 2] * 1e-9))
+        found = {k: sorted(v) for k, v in found.items() if len({x for x, _ in v}) >= 2}
+        what = (('a round, measured (s)', lambda y: (y, None)),)
+    rows.append(('series', key, 'figure', 'value', 'ci95_half'))
+    for y_name, of in what:
+        groups = []
+        for i, (name, members) in enumerate(found.items()):
+            points = [(x, *of(m)) for x, m in members]
+            points = [p for p in points if known(p[1])]
+            rows += [(name, x, y_name, y, '' if h is None else h) for x, y, h in points]
+            if len(points) >= 2:
+                groups.append((shorten(name, 40), *name_of(i), points))
+        xs = [x for *_, points in groups for x, _, _ in points]
+        if groups:
+            panels.append(('', lines_panel(groups, key, y_name,
+                                           min(xs) > 0 and max(xs) >= 10 * min(xs))))
+    if not panels:
+        return None
+    return Figure('scaling', f'By {key}', f'What else is the same in each line; {key} differs.',
+                  rows, panels, [(name, name_of(i)[0]) for i, name in enumerate(found)])
+
+
 def visible(bars):
     """The parts that are wide enough in some bar to be seen: the key needs no others."""
     top = max(sum(v for _, v in parts) for _, parts, _ in bars)
@@ -297,6 +405,10 @@ def gantt(series):
                   [(p, colours[p]) for p in GANTT if p in used])
 
 
+def few_digits(v):
+    return '<.01' if 0 < v < 0.01 else f'{v:.2g}'
+
+
 def widths_panel(tensors):
     grid, layers, matrices = {}, [], []
     for t in tensors:
@@ -329,7 +441,7 @@ def widths_panel(tensors):
             svg.rect(left + k * cell + .5, y, cell - 1, 16, 'var(--s0)',
                      f'{t["tensor"]}: {number(t["mean_bits"])} bit per value ({by})',
                      f' fill-opacity="{0.06 + 0.84 * part:.3f}"')
-            svg.text(left + (k + .5) * cell, y + 11.5, f'{t["mean_bits"]:.2g}', 'middle',
+            svg.text(left + (k + .5) * cell, y + 11.5, few_digits(t['mean_bits']), 'middle',
                      'cell on' if part > 0.55 else 'cell')
     return svg.render()
 
@@ -356,7 +468,8 @@ def widths(series):
 
 def links(series):
     """The rates that transfers had, of the first series with any: the same for all of a seed."""
-    limited = lambda s: [w for w in s.run['links'] if known(w['rate_max_bps'])]
+    limited = lambda s: [w for w in s.run['links']
+                         if known(w['rate_max_bps']) and w['rate_max_bps'] < NO_LIMIT]
     s = next((s for s in traced(series) if limited(s)), None)
     if not s:
         return None # or links of no limit, which have no rate
@@ -374,7 +487,7 @@ def links(series):
     for v in axis.ticks():
         x = axis.at(v)
         svg.line(x, 2, x, low)
-        svg.text(x, low + 15, f'{v / divisor:.3g}', 'middle', 'tick')
+        svg.text(x, low + 15, number(v / divisor, 1), 'middle', 'tick')
     svg.text((62 + svg.width - 14) / 2, low + 34, f'rate ({unit}), log', 'middle', 'name')
     looks = {'up': ('circle', 'var(--s0)', False), 'down': ('square', 'var(--s1)', True)}
     for i, c in enumerate(order):

@@ -174,11 +174,13 @@ class Frame:
     """The axes of a panel: a grid, ticks with their unit, names."""
 
     def __init__(self, svg, x_values, y_values, x_log=False, x_units=None, left=48, bottom=40,
-                 y_range=None):
-        self.svg, self.left, self.top = svg, left, 8
-        self.right, self.low = svg.width - 12, svg.height - bottom
+                 y_range=None, y_log=False):
+        self.top, self.right, self.low = 8, svg.width - 12, svg.height - bottom
+        self.y = Axis(y_range or y_values, self.low, self.top, log=y_log)
+        # Room for the longest number beside the name that stands upright.
+        longest = max(len(f'{v:.4g}') for v in self.y.ticks())
+        self.svg, self.left = svg, max(left, 24 + 6.4 * longest)
         self.x = Axis(x_values, self.left, self.right, log=x_log)
-        self.y = Axis(y_range or y_values, self.low, self.top)
         top = max((v for v in x_values if known(v)), default=1)
         self.divisor, self.unit = unit_of(top, x_units) if x_units else (1, '')
         svg.clip(self.left, self.top, self.right - self.left, self.low - self.top)

@@ -33,7 +33,7 @@ struct source { // a trace of which runs are shown
 
 struct report {
     char out[1024], command[2048];
-    bool plain, paper;
+    bool plain, paper, figures;
     char *compare_text; // what fstq compare wrote, NULL = none
     json_t *compare;
     char compare_path[1100];
@@ -318,13 +318,14 @@ static bool find_script(char *out, size_t size)
     return false;
 }
 
-// The script writes the page to its stdout. False: there is no Python, or it failed.
-static bool draw(const char *data, FILE *page)
+// The script writes the page to its stdout, or with a folder its figures there. False: there is no
+// Python, or it failed.
+static bool draw(const char *data, FILE *page, const char *folder)
 {
     char script[1000];
     const char *python = getenv("PYTHON");
     if (!find_script(script, sizeof script)) {
-        fputs("fstq report: no scripts/report.py beside this program: tables only\n", stderr);
+        fputs("fstq report: no scripts/report.py beside this program: no pictures\n", stderr);
         return false;
     }
     if (!python || !*python)
@@ -335,7 +336,7 @@ static bool draw(const char *data, FILE *page)
         return false;
     if (child == 0) {
         dup2(fileno(page), STDOUT_FILENO);
-        execlp(python, python, script, data, (char *)NULL);
+        execlp(python, python, script, data, folder ? "--figures" : NULL, folder, (char *)NULL);
         _exit(127);
     }
     int status;
@@ -343,8 +344,7 @@ static bool draw(const char *data, FILE *page)
         return false;
     bool drawn = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (!drawn)
-        fprintf(stderr, "fstq report: %s %s %s did not draw the page: tables only\n", python,
-                script, data);
+        fprintf(stderr, "fstq report: %s %s %s drew nothing: tables only\n", python, script, data);
     return drawn;
 }
 
@@ -353,7 +353,7 @@ static int write_page(const struct report *r, const char *data, const char *path
     struct outfile out;
     if (outfile_open(&out, path, page_begins, err))
         return -1;
-    if (r->plain || !draw(data, out.f)) {
+    if (r->plain || !draw(data, out.f, NULL)) {
         if (ftruncate(fileno(out.f), 0) || fseek(out.f, 0, SEEK_SET))
             return err_set(err, "%s: cannot be written anew", path);
         write_tables(r, out.f);
@@ -374,6 +374,13 @@ static int write_report(struct report *r, struct err *err)
     write_data(r, out.f);
     if (outfile_close(&out, err) || write_page(r, data, page, err))
         return -1;
+    if (r->figures) {
+        char folder[1100];
+        snprintf(folder, sizeof folder, "%s/figures", r->out);
+        if (!draw(data, stderr, folder))
+            return err_set(err, "%s: no figures", folder);
+        printf("# %s: figures as SVG and PDF at the width of a column, and their data\n", folder);
+    }
     for (int i = 0; i < r->n_runs && !r->compare; i++) {
         page_sentence(&r->run[i], sentence, sizeof sentence);
         printf("# %s\n", sentence);
@@ -426,11 +433,10 @@ static int report_paper(char *const *path, int n)
 
 static int parse(struct report *r, int argc, char **argv)
 {
-    static const struct option flags[] = {{"output", required_argument, NULL, 'o'},
-                                          {"tables", no_argument, NULL, 't'},
-                                          {"paper", no_argument, NULL, 'p'},
-                                          {"form", required_argument, NULL, 'f'},
-                                          {0}};
+    static const struct option flags[] = {
+        {"output", required_argument, NULL, 'o'}, {"tables", no_argument, NULL, 't'},
+        {"figures", no_argument, NULL, 'F'},      {"paper", no_argument, NULL, 'p'},
+        {"form", required_argument, NULL, 'f'},   {0}};
     struct err err;
     size_t used = (size_t)snprintf(r->command, sizeof r->command, "fstq");
     for (int i = 0; i < argc && used < sizeof r->command; i++)
@@ -447,6 +453,8 @@ static int parse(struct report *r, int argc, char **argv)
             r->plain = true;
         else if (c == 'p')
             r->paper = true;
+        else if (c == 'F')
+            r->figures = true;
         else if (c == 'f')
             continue;
         else
@@ -514,13 +522,17 @@ static int report_main(int argc, char **argv)
 
 const struct cmd cmd_report = {
     .name = "report",
-    .usage = "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables] | --paper [COMPARE_DIR ...]",
+    .usage =
+        "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables | --figures] | --paper [COMPARE_DIR ...]",
     .help = "one self-contained HTML page about runs or about a comparison",
     .details =
         "  COMPARE_DIR  what fstq compare keeps its runs in (compare.dir, else runs/NAME of the\n"
         "               config), or what it wrote as JSON; else traces, or a folder of them\n"
         "  -o DIR, --output DIR   where report.html and report.json go; else beside the first\n"
         "  --tables     no pictures; so it is, too, where there is no Python 3\n"
+        "  --figures    also DIR/figures: every panel as SVG and PDF at the width of a column, "
+        "and\n"
+        "               CSV\n"
         "  --paper      the tables of the Fed-FSTQ paper on stdout: as reported, computed anew "
         "where\n"
         "               they follow from others, and ours where COMPARE_DIRs hold comparisons by\n"

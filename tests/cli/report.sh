@@ -177,6 +177,32 @@ check "JSON that is none is refused with its line" contains err "bad.json:"
 echo '{"methods":[{"name":7,"runs":[{"key":"../../x"}],"verdict":[],"final":3},null,[]]}' >odd.json
 "$FSTQ" report --tables odd.json -o odd >out 2>err
 check "members of other types are left out" equal "$?" 0
+# Figures as files: each SVG stands by itself, each PDF's table of objects says where they are.
+python3 "$root/scripts/report.py" one/report.json --figures figures >out 2>err
+check "figures as files" equal "$?" 0
+check "SVG and PDF of each panel, and numbers of each figure" python3 -c '
+import glob, re
+import xml.etree.ElementTree as tree
+names = {p[:-4] for p in glob.glob("figures/*.svg")}
+assert {"figures/score-1", "figures/score-2", "figures/links"} <= names
+assert names == {p[:-4] for p in glob.glob("figures/*.pdf")}
+assert {re.sub("-[0-9]+$", "", n) for n in names} == {p[:-4] for p in glob.glob("figures/*.csv")}
+for name in names:
+    text = open(name + ".svg").read()
+    root = tree.fromstring(text)
+    assert root.get("width") == "84.6mm" and "var(" not in text and "http" not in text[60:]
+    pdf = open(name + ".pdf", "rb").read()
+    table = int(re.search(rb"startxref\n(\d+)\n%%EOF\n$", pdf)[1])
+    places = [int(p) for p in re.findall(rb"(\d{10}) 00000 n", pdf[table:])]
+    assert pdf[table:].startswith(b"xref\n0 6\n") and len(places) == 5
+    assert all(pdf[p:].startswith(b"%d 0 obj" % i) for i, p in enumerate(places, 1))
+    length, start = re.search(rb"<</Length (\d+)>>stream\n", pdf)[1], pdf.index(b">>stream\n") + 9
+    drawing = pdf[start:start + int(length)]
+    assert pdf[start + int(length):].startswith(b"\nendstream")
+    shown = sum(1 for e in root.iter() if e.tag.endswith("}text"))
+    assert drawing.count(b" Tj ET") == shown and drawing.count(b"q ") == drawing.count(b"\nQ")
+'
+
 # The paper's tables: what follows from them is computed, ours is found by its config's name.
 python3 -c '
 import json
