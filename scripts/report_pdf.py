@@ -1,5 +1,5 @@
-"""Figures of fstq's report as files for a paper: SVG that stands by itself, and PDF, at the width of
-a column. By the standard library alone: the PDF has what report_svg.py draws, and Helvetica, which
+"""Figures of fstq's report as files for a paper: SVG that stands by itself, and PDF, as wide as a
+column. By the standard library alone: the PDF has what report_svg.py draws, and Helvetica, which
 every reader of PDF has."""
 import math
 import os
@@ -62,7 +62,8 @@ class Canvas:
         look = {'grid': {'stroke': self.colours['rule'], 'stroke-width': '.8'},
                 'axis': {'stroke': self.colours['faint'], 'stroke-width': '1'},
                 'range': {'stroke-width': '1.6', 'opacity': '.55'}}.get(kind, {})
-        look = {**look, **dict(item.split(':', 1) for item in e.get('style', '').split(';') if item)}
+        own = (item.split(':', 1) for item in e.get('style', '').split(';') if item)
+        look = {**look, **dict(own)}
         for name in ('fill-opacity', 'stroke-dasharray'):
             if e.get(name):
                 look[name] = e.get(name)
