@@ -136,7 +136,7 @@ void results_take(const struct model *m, const struct model_job *job, struct res
                   int32_t rows, struct bump *b)
 {
     size_t n = (size_t)rows;
-    bool x = job && (job->embed_grad || job->cut || job->batch->from);
+    bool x = job && (job->embed_grad || job->cut || job->back || job->batch->from);
     *r = (struct results){.loss = bump_take(b, n, sizeof *r->loss)};
     if (!job || job->best)
         r->best = take_ints(b, rows);

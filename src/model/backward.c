@@ -186,14 +186,24 @@ static void embed_backward(struct launch *r)
         r->op->widen_rows(r->cx, r->a.dx, r->a.ld_dim, r->rows, m->cfg.dim, r->dev_out.x);
 }
 
+// dx of what left at the cut. Only merging knows by now how many rows those are.
+static void back_enter(struct launch *r)
+{
+    if (r->merge)
+        plan_back(r);
+    r->op->narrow_rows(r->cx, r->dev_out.x, r->rows, r->m->cfg.dim, r->a.dx, r->a.ld_dim);
+}
+
 void launch_backward(struct launch *r)
 {
     const struct model *m = r->m;
-    int32_t lowest = r->full || r->token_grads || m->shape.n_values > 0 ? r->first : m->cfg.layers;
+    int32_t lowest = r->full || r->token_grads || m->shape.n_values > 0 ? r->first : r->end;
     launch_mark(r, MARK_FORWARD);
-    for (int32_t l = m->cfg.layers - 1; l >= lowest; l--) {
+    if (r->job->back)
+        back_enter(r);
+    for (int32_t l = r->end - 1; l >= lowest; l--) {
         merge_enter(r, l);
-        if (r->a.shared && l < m->cfg.layers - 1) // the last layer's are still there
+        if (r->a.shared && l < r->end - 1) // the last layer's are still there
             layer_forward(r, l, NULL);
         if (mlp_backward(r, l))
             attention_backward(r, l);

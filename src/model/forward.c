@@ -178,9 +178,7 @@ void launch_forward(struct launch *r)
 {
     const struct model *m = r->m;
     const struct model_job *job = r->job;
-    int32_t layers = job->cut   ? job->cut->layer
-                     : job->tap ? tap_layers(m, job->tap)
-                                : m->cfg.layers;
+    int32_t layers = r->end;
     if (job->batch->from)
         r->op->narrow_rows(r->cx, r->dev_out.x, r->rows, m->cfg.dim, r->a.x[r->first], r->a.ld_dim);
     else
@@ -194,12 +192,12 @@ void launch_forward(struct launch *r)
         if (job->tap)
             tap_layer(r, l);
     }
-    if (job->cut) {
+    if (job->cut || job->back)
         merge_enter(r, layers);
+    if (job->cut)
         r->op->widen_rows(r->cx, r->a.x[layers], r->a.ld_dim, r->rows, m->cfg.dim, r->dev_out.x);
-    } else if (job->tap) {
+    else if (job->tap)
         tap_head(r);
-    } else {
+    else if (!job->back)
         head(r);
-    }
 }

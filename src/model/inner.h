@@ -286,7 +286,7 @@ struct launch {
     struct kernel_cache cache; // generation: of the rows, in this layer, else k is NULL
     const int32_t *merges;     // the host's, or NULL: rows of each sequence to merge in this layer,
                                // not a part of them
-    int32_t first;             // layer that the rows enter
+    int32_t first, end;        // layer that the rows enter, and that they go no further than
     int32_t n_top;             // rows with a loss
     int32_t n_scored;          // rows whose gradient goes down to the embeddings
     bool few;                  // n_top is so few that the last layer goes on with them alone
@@ -346,6 +346,7 @@ struct kernel_optim model_optim(const struct optim_params *p); // optimizer.c
 void plan_slices(struct model *m, const struct model_batch *b, int32_t job); // into slices
 void plan_slice(struct launch *r);
 void plan_top(struct launch *r);           // which rows have a loss
+void plan_back(struct launch *r);          // what comes back of the rows at the cut, to the device
 void plan_outcome(struct launch *r);       // from results to the job's outputs
 uint64_t plan_key(const struct launch *r); // of everything that the launch depends on
 

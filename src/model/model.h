@@ -211,6 +211,10 @@ struct model_job {
     const struct model_merge *merge; // or NULL; goes with none of the outputs per token
     struct model_cut *cut; // or NULL: model_evaluate ends before this layer, without a loss; rows
                            // with a target do not merge then
+    // Or NULL: training goes no further than that layer either, and its backward begins with dL/dx
+    // of the rows that enter it instead of a loss; they lie as model_evaluate left the rows, and
+    // pos and size are not read.
+    const struct model_cut *back;
 
     struct model_tap *tap; // or NULL: model_evaluate reads layers instead of a loss; no merging
 
@@ -219,7 +223,8 @@ struct model_job {
     float *token_loss; // 0 where there is no target; weights do not matter
     float *token_sq;   // ||dL/de_i||^2 where there is a target, else 0: asks backward to go on
                        // down to the embeddings of those rows
-    float *embed_grad; // (rows, dim) dL/de_i: likewise, of all rows
+    float *embed_grad; // (rows, dim) dL/de_i: likewise, of all rows; where rows come from another
+                       // model that is dL/dx of what enters its first layer
     float *received;   // attention each token gets, summed over queries, heads and layers
     int32_t *best;     // most likely next token, where there is a target; else -1
 

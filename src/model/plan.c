@@ -107,17 +107,17 @@ void plan_slice(struct launch *r)
     plan_scored(r);
     if (r->merge)
         merge_begin(r); // the rows with a loss are known when all merging is
-    else if (!r->job->cut)
+    else if (!r->job->cut && !r->job->back)
         plan_top(r);
 }
 
 // All that the operations of a slice and their arguments depend on.
 struct key {
     const void *model, *adapter, *grad;
-    int32_t rows, seqs, longest, n_top, n_scored, first, cut, lane;
+    int32_t rows, seqs, longest, n_top, n_scored, first, end, lane;
     uint32_t model_moves, dev_moves;
     uint64_t tap;
-    uint8_t backward, full, token_sq, embed_grad, received, best, log_size;
+    uint8_t backward, full, cut, token_sq, embed_grad, received, best, log_size;
 };
 
 uint64_t plan_key(const struct launch *r)
@@ -134,7 +134,8 @@ uint64_t plan_key(const struct launch *r)
     k.n_top = r->n_top;
     k.n_scored = r->n_scored;
     k.first = r->first;
-    k.cut = job->cut ? job->cut->layer : 0;
+    k.end = r->end;
+    k.cut = job->cut != NULL;
     k.tap = job->tap ? tap_key(job->tap) : 0;
     k.lane = r->lane;
     k.model_moves = r->m->moves;
@@ -168,6 +169,19 @@ static void head_outcome(struct launch *r)
             job->best[row0 + r->host.row[i]] = r->out.best[i];
     }
     r->slice->loss = loss;
+}
+
+void plan_back(struct launch *r)
+{
+    const struct model_job *job = r->job;
+    const int32_t *start = r->merge ? r->level[r->end].host.start : r->host.start;
+    size_t dim = (size_t)r->m->cfg.dim;
+    for (int32_t q = 0; q < r->seqs.n; q++) {
+        size_t first = (size_t)start[q], n = (size_t)(start[q + 1] - start[q]);
+        const float *from = job->back->x + (size_t)job->batch->start[r->slice->seq0 + q] * dim;
+        memcpy(r->out.x + first * dim, from, n * dim * sizeof *from);
+    }
+    launch_put(r, r->dev_out.x, r->out.x, (size_t)start[r->seqs.n] * dim * sizeof *r->out.x);
 }
 
 // What left for another model: the rows that enter its first layer.
@@ -218,7 +232,7 @@ void plan_outcome(struct launch *r)
         cut_outcome(r);
     else if (r->job->tap)
         tap_outcome(r);
-    else
+    else if (!r->job->back)
         head_outcome(r);
     token_outcome(r);
 }

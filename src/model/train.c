@@ -113,6 +113,7 @@ static int32_t job_prepare(struct work *w, int32_t j)
     assert(!job->tap || (w->mode == MODE_EVALUATE && !job->cut && !job->merge && !b->weights));
     if (job->tap)
         tap_check(m, job);
+    assert(!job->back || (w->mode == MODE_TRAIN && !b->from && !job->embed_grad));
     for (int32_t s = 0; s < b->n_seqs; s++) {
         int32_t len = b->start[s + 1] - b->start[s];
         assert(len >= 1);
@@ -181,7 +182,11 @@ static struct launch run_of(struct work *w, struct slice *s, int32_t lane)
                        .merge = job->merge,
                        .level = l->level,
                        .rows = s->rows,
-                       .first = job->batch->from ? job->batch->from->layer : 0};
+                       .first = job->batch->from ? job->batch->from->layer : 0,
+                       .end = job->cut    ? job->cut->layer
+                              : job->back ? job->back->layer
+                              : job->tap  ? tap_layers(m, job->tap)
+                                          : m->cfg.layers};
     struct bump acts = {.base = l->block[LANE_ACTS]};
     struct bump dev = {.base = l->block[LANE_CONTROL]}, host = {.base = l->twin[LANE_CONTROL]};
     struct bump out = {.base = l->twin[LANE_RESULTS]}, dev_out = {.base = l->block[LANE_RESULTS]};
@@ -246,6 +251,8 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
     if (b->from)
         launch_put(&r, r.dev_out.x, b->from->x + (size_t)r.slice->row0 * (size_t)w->m->cfg.dim,
                    (size_t)r.rows * (size_t)w->m->cfg.dim * sizeof(float));
+    if (r.job->back && !r.merge)
+        plan_back(&r);
     if (r.merge) {
         launch(&r, w->n_grad);
     } else {

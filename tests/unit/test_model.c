@@ -300,7 +300,8 @@ static void merging_looks_at_nothing_later(void **state)
     bed_close(&b);
 }
 
-// What is sent at a cut and trained above it gives the gradient of the layers above to the bit.
+// What is sent at a cut and trained above it gives the gradient of the layers above to the bit, and
+// what comes back that of the layers below.
 static void cut_and_joined_again(void **state)
 {
     (void)state;
@@ -342,14 +343,24 @@ static void cut_and_joined_again(void **state)
         assert_int_equal(below.rows_left, start[t.batch.n_seqs]);
         struct model_batch above = {
             .n_seqs = t.batch.n_seqs, .start = start, .targets = targets, .from = &cut};
-        float *grad[2] = {mem_alloc(MEM_OTHER, b.n * 4), mem_alloc(MEM_OTHER, b.n * 4)};
+        float *grad[3], *dx = mem_alloc(MEM_OTHER, (size_t)(ROWS * c.dim) * sizeof *dx);
+        for (int k = 0; k < 3; k++)
+            grad[k] = mem_alloc(MEM_OTHER, b.n * sizeof(float));
         struct model_job whole = {.batch = &t.batch,
                                   .adapter = b.adapter,
                                   .merge = merges ? &merge : NULL,
                                   .grad = grad[0]};
-        struct model_job joined = {.batch = &above, .adapter = b.adapter, .grad = grad[1]};
+        struct model_job joined = {
+            .batch = &above, .adapter = b.adapter, .grad = grad[1], .embed_grad = dx};
         model_backward(b.m, &whole, 1, NULL);
         model_backward(b.m, &joined, 1, NULL);
+        for (int32_t q = t.batch.n_seqs; q-- > 0;) // back to where the rows were
+            memmove(x + t.start[q] * c.dim, dx + start[q] * c.dim,
+                    (size_t)(len[q] * c.dim) * sizeof *x);
+        below.cut = NULL;
+        below.back = &cut;
+        below.grad = grad[2];
+        model_backward(b.m, &below, 1, NULL);
         struct shape_range r = model_layers_from(b.m, cut.layer);
         assert_true(joined.loss == whole.loss && r.from == (size_t)cut.layer * b.n / 3);
         assert_memory_equal(grad[1] + r.from, grad[0] + r.from, (r.to - r.from) * sizeof(float));
@@ -357,7 +368,10 @@ static void cut_and_joined_again(void **state)
         for (size_t i = 0; i < b.n; i++)
             *(i < r.from ? &below_cut : &moved) += fabs((double)grad[1][i]);
         assert_true(below_cut == 0 && moved > 0);
-        void *gone[] = {x, grad[0], grad[1]};
+        assert_memory_equal(grad[2], grad[0], r.from * sizeof(float));
+        for (size_t i = r.from; i < b.n; i++)
+            assert_true(grad[2][i] == 0);
+        void *gone[] = {x, dx, grad[0], grad[1], grad[2]};
         for (size_t i = 0; i < ARRAY_LEN(gone); i++)
             mem_free(gone[i]);
         bed_close(&b);
