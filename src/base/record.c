@@ -140,7 +140,7 @@ _Static_assert(sizeof(struct rec_message) == (7 + RECORD_WIDTHS + 4) * 8 + 8 * 4
                "hole in rec_message");
 _Static_assert(sizeof(struct rec_eval) == 2 * 8 + 4 * 4 + 48, "hole in rec_eval");
 _Static_assert(sizeof(struct rec_alloc) == RECORD_WIDTHS * 8 + 6 * 4 + 48, "hole in rec_alloc");
-_Static_assert(sizeof(struct rec_link) == 8 * 8 + 6 * 4, "hole in rec_link");
+_Static_assert(sizeof(struct rec_link) == 9 * 8 + 6 * 4, "hole in rec_link");
 _Static_assert(sizeof(struct rec_sensor) == 4 * 8 + 4 * 4 + 32, "hole in rec_sensor");
 _Static_assert(sizeof(struct rec_run) == 8 + 2 * 4 + 1144, "hole in rec_run");
 _Static_assert(sizeof(struct rec_summary) == 8 + 2 * 4 + 56, "hole in rec_summary");
@@ -229,7 +229,9 @@ static const struct record_field message_fields[] = {
     RUN, VERSION, ATTEMPT, CLIENT,
     FIELD(rank, "", "rank of the client"),
     FIELD_AS(status, FIELD_STATUS, "", "ok, or why it was refused"),
-    FIELD(vector, "", "of those in the frame: 0 the update, with all that is the frame's own"),
+    FIELD(vector, "",
+        "of those in the frame: 0 the update, with all that is the frame's own; behind the last, "
+        "all frames in which the client said something in the middle of its round"),
     FIELD(lag, "versions", "made since the one it was trained on, of late and asynchronous ones"),
     FIELD(frame_bytes, "bytes", "of the frame for this vector: the sum of the parts below"),
     FIELD(header_bytes, "bytes", "frame and codec headers"),
@@ -281,6 +283,9 @@ static const struct record_field link_fields[] = {
     FIELD(t_ready_ns, "ns", "when the bytes were ready to go, from the start of the client's way"),
     FIELD(t_deliver_ns, "ns", "when the last one arrived, -1 = never"),
     FIELD(latency_ns, "ns", "of this latency and jitter"),
+    FIELD(said_ns, "ns",
+        "of an upload: before its bytes were ready, what was said in the round was so long on its "
+        "way, both ways"),
     FIELD(rate_bps, "bit/s", "mean rate of the link while they left"),
     FIELD(compute_j, "J", "of an upload, modelled: what its client drew while it computed it"),
     FIELD(send_j, "J", "of an upload, modelled: what its client drew while it sent it"),

@@ -147,6 +147,7 @@ struct rec_alloc {
 
 struct rec_link {
     int64_t bytes, bytes_sent, t_ready_ns, t_deliver_ns, latency_ns; // t_deliver_ns -1: never
+    int64_t said_ns;
     double rate_bps;
     double compute_j, send_j; // of an upload, NaN where the client's powers are not known
     int32_t run, version, attempt, client, up; // up 1 = client to server

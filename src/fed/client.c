@@ -142,7 +142,8 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     const unsigned needs = view_needs(&env->method->view);
     *c = (struct clients){.env = env, .n = env->work->shape.n_values};
     c->n_vectors = env->method->view.n_vectors;
-    c->reports_cap = tasks * c->n_vectors;
+    bool talks = env->method->scheme->talk;
+    c->reports_cap = tasks * (c->n_vectors + talks);
     c->optim_floats = fed_optim_floats(env);
     c->work_floats = fed_work_floats(env);
     c->state_floats = fed_state_floats(env);
@@ -151,8 +152,8 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     c->at_once = env->work->row->at_once(env->work);
     if (c->at_once > env->fed->clients_per_round)
         c->at_once = env->fed->clients_per_round;
-    if (env->virtual_time)
-        c->at_once = 1; // each client begins when its own task arrives
+    if (env->virtual_time || talks)
+        c->at_once = 1; // each client begins when its own task arrives, and waits for its answers
     size_t g = (size_t)c->at_once;
     c->theta = mem_alloc(MEM_ADAPTER, fed_model_floats(env) * sizeof *c->theta);
     env->work->row->initial(env->work, c->theta);
@@ -193,6 +194,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     open_alloc(c);
     open_scores(c);
     open_device(c);
+    c->talker = talks ? env->method->scheme->talk->open(env) : NULL;
 }
 
 void clients_close(struct clients *c)
@@ -204,6 +206,8 @@ void clients_close(struct clients *c)
     for (int i = 0; c->seen && i < c->at_once; i++)
         token_scores_close(&c->seen[i]);
     mem_free(c->seen);
+    if (c->talker)
+        c->env->method->scheme->talk->close(c->env, c->talker);
     slots_close(c->slots);
     products_close(&c->pairs);
     close_device(c);
@@ -319,12 +323,13 @@ int64_t clients_ready_ns(const struct clients *c, uint32_t client, int64_t down_
                          int64_t t_arrived_ns)
 {
     const struct fed_env *env = c->env;
-    struct client_times times = fed_client_times(env, &c->start, client, down_bytes, 0);
+    struct client_times times = fed_said_times(env, &c->start, client, down_bytes, 0, c->said);
     int64_t from = env->virtual_time ? t_arrived_ns - c->start.clock_ns : times.down_ns;
-    int64_t compute = times.compute_ns + times.encode_ns;
+    int64_t compute = link_add_ns(times.compute_ns + times.encode_ns,
+                                  link_add_ns(times.said_up_ns, times.said_down_ns));
     if (env->net->pace == NET_PACE_REAL) // it has passed
         compute = transport_now(env->transport) - t_arrived_ns;
-    return link_add_ns(c->start.run_ns + compute, from);
+    return link_add_ns(link_add_ns(c->start.run_ns, compute), from);
 }
 
 struct link_transfer clients_transfer(const struct clients *c, const struct frame *head,
@@ -425,6 +430,7 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
             .sens = c->sens ? c->sens + at : NULL,
             .grad = c->grad ? c->grad + at : NULL,
             .lend = c->there.on.dev != NULL,
+            .talker = c->talker,
             .tokens = m->tokens,
             .token_opt = &m->token_opt};
         job->trained = view_trained(&m->view, job->client, c->version, &job->n_trained);
@@ -435,6 +441,8 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
             token_scores_clear(job->scores);
         }
     }
+    c->said = (struct said){0};
+    c->said_report = (struct codec_report){.staleness = -1};
     (m->scheme->train ? m->scheme->train : work->row->train)(work, c->job, n, c->env->rec);
 }
 
@@ -770,6 +778,49 @@ static int64_t encode_other(struct clients *c, struct train_job *job, struct fra
     return len;
 }
 
+static enum message_status status_of(int64_t rc)
+{
+    return rc >= 0 ? MESSAGE_OK : rc == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT;
+}
+
+enum message_status clients_say(struct clients *c, struct frame *head, struct netbuf **b,
+                                struct err *err)
+{
+    const struct fed_env *env = c->env;
+    const struct scheme_talk *talk = env->method->scheme->talk;
+    size_t cap = talk->bound[0](env);
+    *b = transport_buf(env->transport, cap);
+    int64_t len = talk->say(env, c->job, netbuf_payload(*b), cap, &c->said_report, err);
+    if (len <= 0) {
+        transport_unref(env->transport, *b);
+        *b = NULL;
+        return status_of(len);
+    }
+    *head = (struct frame){.kind = FRAME_SAY,
+                           .version = c->version,
+                           .client = c->job->client,
+                           .samples = (uint32_t)c->said.times,
+                           .payload_bytes = (uint64_t)len};
+    c->said.up_bytes += (int64_t)FRAME_HEADER_BYTES + len;
+    return MESSAGE_OK;
+}
+
+enum message_status clients_hear(struct clients *c, const struct frame *head,
+                                 const uint8_t *payload, struct err *err)
+{
+    const struct scheme_talk *talk = c->env->method->scheme->talk;
+    c->said.times++;
+    c->said.down_bytes += (int64_t)(FRAME_HEADER_BYTES + head->payload_bytes);
+    return status_of(talk->hear(c->env, c->job, payload, head->payload_bytes, err));
+}
+
+// All that was said in the round, in one row behind those of the update's vectors.
+static void report_said(struct clients *c, const struct frame *head, struct codec_report *said)
+{
+    said->parts.header += (int64_t)c->said.times * FRAME_HEADER_BYTES;
+    report_message(c, head, c->n_vectors, (size_t)c->said.up_bytes, said, NAN, NAN);
+}
+
 static int write_slot(struct clients *c, int i, struct err *err)
 {
     const struct client_task *t = &c->task[i];
@@ -796,10 +847,13 @@ static enum message_status pack_job(struct clients *c, int i, int64_t ready_ns, 
         return MESSAGE_LOST;
     }
     bool other = c->env->method->scheme->pack;
+    struct codec_report said = c->said_report;
     int64_t len =
         other ? encode_other(c, job, head, b, err) : encode(c, job, ready_ns, head, b, err);
     if (len < 0)
-        return len == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT;
+        return status_of(len);
+    if (c->said.times > 0)
+        report_said(c, head, &said);
     damage(head, *b);
     return write_slot(c, i, err) ? MESSAGE_LOST : MESSAGE_OK;
 }

@@ -50,6 +50,11 @@ struct clients {
     } there;
     struct slots *slots; // client state between rounds, from the welcome on
 
+    // What the client that trains has said so far, where the scheme talks.
+    void *talker; // the scheme's
+    struct said said;
+    struct codec_report said_report;
+
     // What their messages were, until the worker tells the server.
     struct rec_message *report;
     int n_reports, reports_cap;
@@ -67,6 +72,13 @@ void clients_close(struct clients *c);
 bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t *payload);
 // Trains n of them, at_once at most, on the version; job[i] is that of task[i] until the next call.
 void clients_train(struct clients *c, const struct client_task *task, int n);
+// Where the scheme talks, and one trains at a time: the next that job 0 says, in a frame that is
+// the caller's, or, with *b NULL, that it has nothing more to say; and what it is answered. Not
+// MESSAGE_OK: why there is no more of it, with err.
+enum message_status clients_say(struct clients *c, struct frame *head, struct netbuf **b,
+                                struct err *err);
+enum message_status clients_hear(struct clients *c, const struct frame *head,
+                                 const uint8_t *payload, struct err *err);
 // Packs what job i has learned straight into the frame that will carry it, the caller's, and keeps
 // the client's state under the version, for an update without it is half of what was learned.
 // ready_ns: see clients_ready_ns. Else why there is none, with err, and *b is NULL.

@@ -17,11 +17,13 @@ static int64_t since(int64_t t_ns, int64_t from_ns)
 
 // One message from the start of the round + ready_ns on, as times from that start.
 static struct link_result carry(const struct fed_env *env, const struct round_start *start,
-                                uint32_t client, bool up, int64_t ready_ns, int64_t bytes)
+                                uint32_t client, uint32_t attempt, bool up, int64_t ready_ns,
+                                int64_t bytes)
 {
     struct link_state idle = {0}; // as links are when a round begins
     struct link_transfer x = {.client = client,
                               .round = start->round,
+                              .attempt = attempt,
                               .up = up,
                               .t_ready_ns = link_add_ns(start->run_ns, ready_ns),
                               .bytes = bytes};
@@ -66,11 +68,27 @@ static int64_t scaled(int64_t ns, double slow)
     return t < 0x1p62 ? (int64_t)(t + 0.5) : INT64_MAX / 4;
 }
 
+// Each is on its way when what was before it has come.
+static void talk(const struct fed_env *env, const struct round_start *start, struct client_round *c)
+{
+    struct client_times *t = &c->times;
+    const int64_t n = c->said.times;
+    t->said_up_ns = t->said_down_ns = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int up = 1; up >= 0; up--) {
+            int64_t all = up ? c->said.up_bytes : c->said.down_bytes;
+            int64_t bytes = all * (i + 1) / n - all * i / n, from = t->ready_ns;
+            uint32_t attempt = 1 + (uint32_t)i; // another than that of the version and the update
+            t->ready_ns = carry(env, start, c->client, attempt, up, from, bytes).t_deliver_ns;
+            *(up ? &t->said_up_ns : &t->said_down_ns) += since(t->ready_ns, from);
+        }
+}
+
 static void round_times(const struct fed_env *env, const struct round_start *start,
                         struct client_round *c, size_t n, bool ports)
 {
     for (size_t i = 0; i < n; i++)
-        c[i].times.down = carry(env, start, c[i].client, false, c[i].from_ns, c[i].down_bytes);
+        c[i].times.down = carry(env, start, c[i].client, 0, false, c[i].from_ns, c[i].down_bytes);
     if (ports)
         share_port(env, start, c, n, false);
     for (size_t i = 0; i < n; i++) {
@@ -82,7 +100,8 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
                    d.slow);
         t->encode_ns = scaled(env->client->encode_ns, d.slow);
         t->ready_ns = link_add_ns(t->down_ns, t->compute_ns + t->encode_ns);
-        t->up = carry(env, start, c[i].client, true, t->ready_ns, c[i].up_bytes);
+        talk(env, start, &c[i]);
+        t->up = carry(env, start, c[i].client, 0, true, t->ready_ns, c[i].up_bytes);
     }
     if (ports)
         share_port(env, start, c, n, true);
@@ -92,14 +111,22 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
         t->total_ns = t->up.t_deliver_ns;
         t->up_ns = since(t->total_ns, t->ready_ns);
         t->compute_j = device_energy_j(d.compute_w, t->compute_ns + t->encode_ns);
-        t->send_j = device_energy_j(d.send_w, t->up_ns);
+        t->send_j = device_energy_j(d.send_w, t->up_ns + t->said_up_ns);
     }
 }
 
 struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
                                      uint32_t client, int64_t down_bytes, int64_t up_bytes)
 {
-    struct client_round c = {.client = client, .down_bytes = down_bytes, .up_bytes = up_bytes};
+    return fed_said_times(env, start, client, down_bytes, up_bytes, (struct said){0});
+}
+
+struct client_times fed_said_times(const struct fed_env *env, const struct round_start *start,
+                                   uint32_t client, int64_t down_bytes, int64_t up_bytes,
+                                   struct said said)
+{
+    struct client_round c = {
+        .client = client, .down_bytes = down_bytes, .up_bytes = up_bytes, .said = said};
     round_times(env, start, &c, 1, false);
     return c.times;
 }
@@ -115,7 +142,7 @@ static bool arrives(const struct fed_env *env, uint32_t round, uint32_t client, 
 {
     struct round_start start = {.round = round, .run_ns = ready_ns};
     int64_t bytes = (int64_t)FRAME_HEADER_BYTES + payload;
-    return (double)carry(env, &start, client, true, 0, bytes).t_deliver_ns <= seconds * 1e9;
+    return (double)carry(env, &start, client, 0, true, 0, bytes).t_deliver_ns <= seconds * 1e9;
 }
 
 // By halves: the link's model says when bytes arrive, not how many do.
@@ -522,5 +549,8 @@ uint64_t fed_payload_bound(const struct fed_env *env)
 {
     size_t model = 4 * fed_model_floats(env) + 4096, update = fed_update_bound(env);
     size_t relay = fed_relay_bound(env), most = model > update ? model : update;
+    const struct scheme_talk *t = env->method->scheme->talk;
+    for (int k = 0; t && k < 2; k++)
+        most = t->bound[k](env) > most ? t->bound[k](env) : most;
     return most > relay ? most : relay;
 }

@@ -43,16 +43,27 @@ struct fed_env {
 // links' results times count from the start of the round, too; INT64_MAX = never.
 struct client_times {
     int64_t down_ns, compute_ns, encode_ns, ready_ns, up_ns, total_ns;
+    int64_t said_up_ns, said_down_ns; // before ready_ns: on the way of what was said in the round
     struct link_result down, up;
     double compute_j, send_j; // NaN where the device's power is not known
 };
 struct client_times fed_client_times(const struct fed_env *env, const struct round_start *start,
                                      uint32_t client, int64_t down_bytes, int64_t up_bytes);
+// What a client and the server said to each other in its round: so many times, and bytes of all
+// frames. The model has each time equal parts of them, one after another, behind the computing.
+struct said {
+    int32_t times;
+    int64_t up_bytes, down_bytes;
+};
+struct client_times fed_said_times(const struct fed_env *env, const struct round_start *start,
+                                   uint32_t client, int64_t down_bytes, int64_t up_bytes,
+                                   struct said said);
 // The same of all clients of a round together: the server's own ports are shared by those who are
 // active.
 struct client_round {
     uint32_t client;
     int64_t down_bytes, up_bytes;
+    struct said said;
     int64_t from_ns;           // when the model sets out for it, from the start of the round
     struct client_times times; // out
 };

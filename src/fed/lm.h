@@ -70,8 +70,15 @@ struct lm {
     float *tracker_mem, *weights, *raw; // (at_once, ...) of the trackers; rows of each batch
     float *embed_grad; // (at_once, rows, dim), NULL where nobody asks what tokens are worth
 
-    struct model_cut cut; // rows of one batch at the cut
-    int32_t *label;       // (longest)
+    struct model_cut cut; // rows of one batch at the cut, on their way up
+    struct {              // the server's, which may be the same process
+        struct lm_batch batch;
+        struct model_cut cut;
+        int32_t *label; // (longest)
+        struct model_client client;
+        struct model_job job;
+        int32_t places; // the model's that are taken: clients in training, this one, cut_sides
+    } above;
 
     struct lm_answers answers;
     struct score *group_score; // (task.n_groups)
@@ -89,6 +96,9 @@ size_t lm_fisher_floats(const struct workload *w, const struct token_source *tok
 int lm_at_once(const struct workload *w);
 struct dev *lm_device(struct workload *w);
 void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);
+
+// Averages of the gradients, where the job asks for some.
+void lm_job_fisher(const struct workload *w, struct train_job *job, struct model_client *c);
 
 void lm_cut_close(struct lm *lm); // also of one that was never opened
 extern const struct cut_work lm_cut;

@@ -125,18 +125,19 @@ int lm_at_once(const struct workload *w)
 }
 
 // What a codec wants to know of the gradients: their squares (19), (20) and their average.
-static void job_fisher(struct workload *w, struct lm *lm, struct train_job *job, int i)
+void lm_job_fisher(const struct workload *w, struct train_job *job, struct model_client *c)
 {
+    const struct lm *lm = w->state;
     const struct fisher_params *p = w->env.fisher;
     float *sens = fisher_oracle(w, job->tokens) ? NULL : job->sens;
     if (job->sens)
         memset(job->sens, 0, lm->n * sizeof *job->sens);
     if (job->grad)
         memset(job->grad, 0, lm->n * sizeof *job->grad);
-    lm->client[i].ema = p->accumulate == FISHER_EMA ? sens : NULL;
-    lm->client[i].sum = p->accumulate == FISHER_SUM ? sens : NULL;
-    lm->client[i].mean = job->grad;
-    lm->client[i].rho = (float)p->rho;
+    c->ema = p->accumulate == FISHER_EMA ? sens : NULL;
+    c->sum = p->accumulate == FISHER_SUM ? sens : NULL;
+    c->mean = job->grad;
+    c->rho = (float)p->rho;
 }
 
 // The averages of earlier rounds, from the client's slot or back to it. A mask still waits for the
@@ -190,7 +191,7 @@ static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, 
                                     .merge = job->tokens->merges ? &job->token_opt->merge : NULL};
     job->samples = task_client(lm->task, (int32_t)job->client)->n;
     job->loss = 0;
-    job_fisher(w, lm, job, i);
+    lm_job_fisher(w, job, &lm->client[i]);
     job_tokens(w, lm, job, i);
     job_kept(w, lm, job, i, false);
     local_begin(&w->rules, i, job);

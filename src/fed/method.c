@@ -141,11 +141,14 @@ static int parse_tokens(struct method *m, const char *spec, struct err *err)
     return err_set(err, "fed.method: no token source '%s'; there are: %s", name, list);
 }
 
-// The codecs of a frame's vectors, one after another; those that are not named are fp32.
+enum { CODECS = FED_VECTORS + 2 };
+
+// The codecs of a frame's vectors and of what is said, one after another; those that are not named
+// are fp32.
 static int split_codecs(const struct scheme *s, char *text, const char **codec, struct err *err)
 {
-    int n = scheme_vectors(s), given = 0;
-    for (int k = 0; k < n; k++)
+    int n = scheme_vectors(s) + (s->talk ? 2 : 0), given = 0;
+    for (int k = 0; k < CODECS; k++)
         codec[k] = "fp32";
     for (char *next = text; next; given++) {
         char *end = strchr(next, ';');
@@ -162,17 +165,53 @@ static int split_codecs(const struct scheme *s, char *text, const char **codec, 
     return 0;
 }
 
+// Written out, as they would be for rows of some width.
+static int expand_said(struct method *m, const char *const *codec, struct err *err)
+{
+    struct shape rows;
+    int rc = 0;
+    shape_init(&rows);
+    shape_add(&rows, "rows", 64, 64, SHAPE_OTHER);
+    shape_seal(&rows);
+    for (int k = 0; k < 2 && m->scheme->talk && rc == 0; k++) {
+        struct codec_inst *c = codec_open(codec[k], &rows, err);
+        rc = c ? 0 : -1;
+        if (c)
+            snprintf(m->said[k], sizeof m->said[k], "%s", c->text);
+        codec_close(c);
+    }
+    shape_free(&rows);
+    return rc;
+}
+
+// The view, which may be the scheme's to name.
+static int name_view(const struct method *m, char *name, size_t size, struct err *err)
+{
+    char own[96];
+    if (!m->scheme->view)
+        return 0;
+    m->scheme->view(m->scheme_opt, own, sizeof own);
+    if (*name && strcmp(name, own) != 0)
+        return err_set(err,
+                       "fed.method: with these options the view of scheme %s is %s; leave "
+                       "'%.40s@' out",
+                       m->scheme->name, own, name);
+    snprintf(name, size, "%s", own);
+    return 0;
+}
+
 // "[VIEW[:opts]@]CODEC[;CODEC...]": a codec's text has neither '@' nor ';'.
 static int parse_view(struct method *m, const char *spec, const struct shape *shape,
                       struct err *err)
 {
     char name[96] = "", codecs[1024];
-    const char *at = strchr(spec, '@'), *codec[FED_VECTORS];
+    const char *at = strchr(spec, '@'), *codec[CODECS];
+    const int n = scheme_vectors(m->scheme);
     if (at && !piece(spec, "@", name, sizeof name, err))
         return -1;
     snprintf(codecs, sizeof codecs, "%s", at ? at + 1 : spec);
-    if (split_codecs(m->scheme, codecs, codec, err) ||
-        view_open(&m->view, name, codec, scheme_vectors(m->scheme), shape, err))
+    if (split_codecs(m->scheme, codecs, codec, err) || name_view(m, name, sizeof name, err) ||
+        view_open(&m->view, name, codec, n, shape, err) || expand_said(m, codec + n, err))
         return -1;
     m->codec = m->view.part[0].vector[0].codec;
     for (int k = 1; k < m->view.n_vectors; k++) {
@@ -271,6 +310,8 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
     for (int k = 1; k < m->view.n_vectors && at < sizeof m->text; k++)
         at += (size_t)snprintf(m->text + at, sizeof m->text - at, ";%s",
                                m->view.part[0].vector[k].codec->text);
+    for (int k = 0; k < 2 && m->scheme->talk && at < sizeof m->text; k++)
+        at += (size_t)snprintf(m->text + at, sizeof m->text - at, ";%s", m->said[k]);
     if (at >= sizeof m->text) {
         method_close(m);
         return err_set(err,
@@ -306,6 +347,8 @@ int method_check(const char *text, struct err *err)
 
 void method_close(struct method *m)
 {
+    if (m->form && m->scheme->forget)
+        m->scheme->forget(m->form);
     mem_free(m->scheme_opt);
     mem_free(m->form);
     view_close(&m->view);

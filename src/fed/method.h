@@ -1,5 +1,7 @@
 // A method is one string:
 // SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...][;CODEC...]
+// The first codec is the update's; those behind it are of what else a frame carries, then of what
+// client and server say to each other in a round. One that is not named is fp32.
 #ifndef FSTQ_FED_METHOD_H
 #define FSTQ_FED_METHOD_H
 
@@ -26,6 +28,7 @@ struct method {
     struct view_inst view;          // its parts have the codecs
     struct view_inst down;          // and those of fed.downlink, where versions are coded
     const struct codec_inst *codec; // the first part's: what it needs, its flags, its text
+    char said[2][512];              // codecs of scheme_talk.what, expanded
     char text[1024];                // expanded: every option by name
 };
 

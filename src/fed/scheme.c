@@ -49,8 +49,8 @@ const struct scheme *const scheme_table[] = {
     &fedavg,          &scheme_fedavgm,  &scheme_fedadagrad, &scheme_fedadam, &scheme_fedyogi,
     &scheme_fedprox,  &scheme_scaffold, &scheme_feddyn,     &scheme_fednova, &scheme_fedbuff,
     &scheme_fedasync, &scheme_fedbat,   &scheme_fedex,      &scheme_flora,   &scheme_fedsa,
-    &scheme_hetlora,  &scheme_flexlora, &scheme_lorafair,   &scheme_split,   &noop,
-    NULL};
+    &scheme_hetlora,  &scheme_flexlora, &scheme_lorafair,   &scheme_split,   &scheme_splitlora,
+    &noop,            NULL};
 // clang-format on
 
 const struct scheme *scheme_find(const char *name)

@@ -35,6 +35,25 @@ struct async_rule { // what server_async asks a scheme
     double (*scale)(const void *opt, uint32_t lag);
 };
 
+// What a client and the server say to each other in the middle of its round: it says something and
+// waits for the answer, and again, until it has nothing more to say and packs its update.
+struct scheme_talk {
+    // What is said, the client's first, and coded: by those that a method names behind the
+    // update's.
+    const char *what[2];
+    size_t (*bound[2])(const struct fed_env *env); // longest message up, and down
+    void *(*open)(const struct fed_env *env);      // a worker's: job.talker
+    void (*close)(const struct fed_env *env, void *talker);
+    // The length of what it says next, 0 = nothing more: the job is done; or a codec's error.
+    int64_t (*say)(const struct fed_env *env, struct train_job *job, uint8_t *out, size_t cap,
+                   struct codec_report *report, struct err *err);
+    int (*hear)(const struct fed_env *env, struct train_job *job, const uint8_t *in, size_t len,
+                struct err *err);
+    // The server to a client of this version: as say, of at least a byte.
+    int64_t (*answer)(struct global *g, uint32_t client, const uint8_t *in, size_t len,
+                      uint8_t *out, size_t cap, struct codec_report *report, struct err *err);
+};
+
 struct up_vector { // what travels up beside the update, coded on its own
     const char *name;
     bool equal; // its mean takes clients alike, whatever fed.weights says
@@ -64,12 +83,16 @@ struct scheme {
     size_t form_bytes;
     // Does it go with task, view and codec? After the common checks, before every run.
     int (*check)(const struct fed_env *env, struct err *err);
+    void (*forget)(void *form); // gives back what check made for the form; NULL = nothing
 
     // Vectors as long as the adapter.
     int state_vectors;          // kept by the server and its checkpoints
     int down_vectors;           // the first of those, that travel down with a version
     int client_vectors;         // kept by a client, zero at first: job.own
     const struct up_vector *up; // job.up, NULL or ended by a NULL name
+
+    // The view that its options make necessary, as a method names it; NULL = any.
+    void (*view)(const void *opt, char *out, size_t size);
 
     // The client.
     const struct local_rule *local; // of its training, with the scheme's options; or NULL
@@ -80,6 +103,7 @@ struct scheme {
     int64_t (*pack)(const struct fed_env *env, struct train_job *job, uint8_t *out, size_t cap,
                     struct codec_report *report, struct err *err);
     size_t (*bound)(const struct fed_env *env);
+    const struct scheme_talk *talk; // after train, which then only begins; NULL = there is none
     bool keeps;  // what the view leaves out is the client's own: a view that is `kept`
     bool silent; // nothing of the adapter travels down
     bool fresh;  // adapters begin anew each round, from the seed: they need not travel down
@@ -100,7 +124,7 @@ struct scheme {
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
     scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fednova, scheme_fedprox,
     scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_hetlora, scheme_lorafair,
-    scheme_scaffold, scheme_split;
+    scheme_scaffold, scheme_split, scheme_splitlora;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

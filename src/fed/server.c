@@ -195,7 +195,7 @@ void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf 
         f->version = s->round;
     if (s->env->net->checksum)
         f->flags |= FRAME_CHECKSUM;
-    if (f->kind != FRAME_MODEL)
+    if (f->kind != FRAME_MODEL && f->kind != FRAME_ANSWER)
         s->row.control_bytes += (int64_t)(FRAME_HEADER_BYTES + f->payload_bytes);
     if (over)
         transport_send_over(s->env->transport, 0, endpoint, f, b, t_deliver, over);
@@ -687,7 +687,8 @@ void server_message(struct server *s, const struct net_msg *m)
     if (m->src < 1 || m->src > s->workers)
         return;
     bool update =
-        m->verdict == FRAME_GOOD && (m->frame.kind == FRAME_UPDATE || m->frame.kind == FRAME_SUM);
+        m->verdict == FRAME_GOOD &&
+        (m->frame.kind == FRAME_UPDATE || m->frame.kind == FRAME_SUM || m->frame.kind == FRAME_SAY);
     if (m->verdict == FRAME_GOOD)
         s->peer[m->src].heard_ns = m->t_ns;
     if (m->verdict == FRAME_GOOD && !update) {

@@ -112,7 +112,7 @@ static inline bool server_done(const struct server *s)
 }
 
 // for the handlers. Seals and sends; payload already in b; version 0 is the one being made.
-// Everything but models and updates is counted as control bytes.
+// Everything but models, updates and what is said in a round is counted as control bytes.
 void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf *b,
                  int64_t t_deliver, const struct link_transfer *over);
 void server_control(struct server *s, int endpoint, enum frame_kind kind, const void *payload,

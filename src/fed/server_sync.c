@@ -25,8 +25,10 @@ struct turn { // a sampled client of the round, in client order
     struct frame frame;
     int64_t frame_bytes; // header and all, 0 = none came
     int64_t down_bytes;  // of the version, to this client
+    struct said said;
     int n_rows;
-    struct rec_message row[FED_VECTORS]; // by vector; of a frame that was not taken only the first
+    // By vector; of a frame that was not taken only the first. Behind those what the client said.
+    struct rec_message row[FED_VECTORS + 1];
     struct client_times times;
     size_t at; // in together, where its bytes went over links
 };
@@ -200,6 +202,16 @@ static void broadcast(struct server *s)
     span_end(env->rec, span, STAGE_BROADCAST, -1, 0, env->transport->bytes_moved - moved);
 }
 
+// All that a client may say in a round, and be answered.
+static struct said most_said(const struct server *s)
+{
+    const struct scheme_talk *talk = s->env->method->scheme->talk;
+    int64_t n = s->env->fed->local_steps, each[2] = {0};
+    for (int k = 0; talk && k < 2; k++)
+        each[k] = (int64_t)(FRAME_HEADER_BYTES + talk->bound[k](s->env));
+    return (struct said){talk ? (int32_t)n : 0, n * each[0], n * each[1]};
+}
+
 // Virtual time and paced links know when the last client will be done; the timeout comes on top of
 // that.
 static void set_deadline(struct server *s)
@@ -209,8 +221,8 @@ static void set_deadline(struct server *s)
     bool paced = s->env->net->pace == NET_PACE_REAL;
     for (int i = 0; (s->env->virtual_time || paced) && i < r->n_turns; i++) {
         struct client_times t =
-            fed_client_times(s->env, &r->start, r->turn[i].client, r->turn[i].down_bytes,
-                             (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)));
+            fed_said_times(s->env, &r->start, r->turn[i].client, r->turn[i].down_bytes,
+                           (int64_t)(FRAME_HEADER_BYTES + fed_update_bound(s->env)), most_said(s));
         longest = t.total_ns > longest && t.up.delivered ? t.total_ns : longest;
     }
     s->deadline_ns = now_ns(s) + longest + (int64_t)(s->env->net->timeout_s * 1e9);
@@ -252,6 +264,15 @@ static struct update update_of(const struct server *s, const struct turn *t)
                            .loss = (double)t->frame.loss};
 }
 
+static void row_of_said(struct turn *t)
+{
+    struct rec_message *row = &t->row[t->n_rows];
+    *row = t->row[0];
+    row->vector = t->n_rows++;
+    row->status = MESSAGE_OK;
+    row->frame_bytes = t->said.up_bytes;
+}
+
 // A server that trains with what arrives hears nobody meanwhile: the others' time stands still.
 static void take_turn(struct server *s, struct turn *t)
 {
@@ -272,6 +293,8 @@ static void take_turn(struct server *s, struct turn *t)
         t->n_rows = s->env->method->view.n_vectors;
         books_by_vector(t->row, &u, t->n_rows);
     }
+    if (t->said.times > 0)
+        row_of_said(t);
     s->row.arrived++;
     resolve(s, t, MESSAGE_OK);
 }
@@ -310,6 +333,7 @@ static void gather_times(struct server *s)
                 .client = t->client,
                 .down_bytes = t->down_bytes,
                 .up_bytes = t->frame_bytes,
+                .said = t->said,
                 .from_ns = relays ? r->relay[relay_of(s->env, t->client)].down_ns : 0};
     }
     fed_round_times(s->env, &r->start, r->together, r->n_together);
@@ -466,12 +490,13 @@ static void modelled_times(struct server *s)
         if (t->total_ns >= slowest && !(cut && t->total_ns > r->end_ns)) {
             slowest = t->total_ns;
             s->row.compute_max_ns = t->compute_ns + t->encode_ns;
-            s->row.upload_max_ns = t->up_ns;
-            s->row.download_max_ns = t->down_ns;
+            s->row.upload_max_ns = t->up_ns + t->said_up_ns;
+            s->row.download_max_ns = t->down_ns + t->said_down_ns;
         }
         r->links[r->n_links++] = books_link(s, c->client, c->down_bytes, 0, &t->down);
         r->links[r->n_links++] = books_link(s, c->client, c->up_bytes, t->ready_ns, &t->up);
         r->links[r->n_links - 1].up = 1;
+        r->links[r->n_links - 1].said_ns = link_add_ns(t->said_up_ns, t->said_down_ns);
         r->links[r->n_links - 1].compute_j = t->compute_j;
         r->links[r->n_links - 1].send_j = t->send_j;
     }
@@ -618,10 +643,61 @@ static void take_update(struct server *s, const struct net_msg *m)
         transport_ref(m->buf);
         t->frame_bytes = (int64_t)(FRAME_HEADER_BYTES + m->frame.payload_bytes);
         t->row[0].frame_bytes = t->frame_bytes;
-        t->times = fed_client_times(s->env, &r->start, t->client, t->down_bytes, t->frame_bytes);
+        t->times =
+            fed_said_times(s->env, &r->start, t->client, t->down_bytes, t->frame_bytes, t->said);
         if (!datagram_usable(s->env->method, s->env->link, &t->times.up, t->frame_bytes))
             resolve(s, t, MESSAGE_LINK);
     }
+}
+
+static void send_answer(struct server *s, struct turn *t, struct netbuf *b, size_t len)
+{
+    const struct sync_round *r = s->rounds;
+    struct frame f = {.kind = FRAME_ANSWER,
+                      .client = t->client,
+                      .samples = (uint32_t)t->said.times, // which it answers
+                      .payload_bytes = len};
+    int64_t bytes = (int64_t)(FRAME_HEADER_BYTES + len), now = now_ns(s);
+    struct link_transfer down = {.client = t->client,
+                                 .round = s->round,
+                                 .attempt = 1 + (uint32_t)t->said.times,
+                                 .t_ready_ns = r->start.run_ns + now - r->start.clock_ns,
+                                 .bytes = bytes};
+    t->said.times++;
+    t->said.down_bytes += bytes;
+    s->row.downlink_bytes += bytes;
+    server_send(s, t->endpoint, &f, b, now, &down);
+}
+
+// In the middle of a client's round. Whoever talks is there: the round's patience begins anew. In
+// virtual time answers come at once, and how long they take is in the time of the update.
+static void take_said(struct server *s, const struct net_msg *m)
+{
+    const struct scheme_talk *talk = s->env->method->scheme->talk;
+    struct turn *t = find_turn(s, m->frame.client, m->src);
+    struct codec_report report = {.staleness = -1};
+    struct err err;
+    s->row.uplink_bytes += (int64_t)m->bytes;
+    if (!talk || !t || t->state != TURN_WAITING || m->frame.version != s->round ||
+        m->frame.samples != (uint32_t)t->said.times) {
+        refuse_update(s, m, NULL, MESSAGE_UNEXPECTED);
+        return;
+    }
+    t->said.up_bytes += (int64_t)m->bytes;
+    size_t cap = talk->bound[1](s->env);
+    struct netbuf *b = transport_buf(s->env->transport, cap);
+    int64_t len = talk->answer(&s->global, t->client, m->payload, m->frame.payload_bytes,
+                               netbuf_payload(b), cap, &report, &err);
+    if (len < 0) {
+        warn("round %u: what client %u says is rejected: %s", s->round, t->client, err.text);
+        resolve(s, t, len == CODEC_NONFINITE ? MESSAGE_NONFINITE : MESSAGE_CORRUPT);
+    } else {
+        send_answer(s, t, b, (size_t)len);
+    }
+    transport_unref(s->env->transport, b);
+    int64_t patience = now_ns(s) + (int64_t)(s->env->net->timeout_s * 1e9);
+    if (policy_waits(s->env->fed) && patience > s->deadline_ns)
+        s->deadline_ns = patience;
 }
 
 // A relay's client, as if its update had come by itself.
@@ -700,6 +776,8 @@ static void take_answer(struct server *s, const struct net_msg *m)
 {
     if (m->verdict == FRAME_GOOD && m->frame.kind == FRAME_SUM)
         take_sum(s, m);
+    else if (m->verdict == FRAME_GOOD && m->frame.kind == FRAME_SAY)
+        take_said(s, m);
     else if (m->verdict != FRAME_GOOD || m->frame.kind == FRAME_UPDATE)
         take_update(s, m);
     else if (m->frame.kind == FRAME_FAIL)

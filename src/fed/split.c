@@ -8,14 +8,37 @@
 
 enum { VARINT_MAX = 5 }; // of 31 bits
 
-size_t split_bound(const struct split_form *f)
+int split_form_open(const struct fed_env *env, int32_t layer, const char *up,
+                    struct split_form *form, struct err *err)
 {
-    size_t row = 3 * VARINT_MAX + dense_bytes(f->values, (size_t)f->cut.dim);
-    return 1 + (size_t)f->cut.examples * (2 * VARINT_MAX + (size_t)f->cut.longest * row);
+    split_forget(form);
+    if (env->work->row->cut->open(env->work, layer, &form->cut, err))
+        return -1;
+    return act_codec_open(&form->up, up, form->cut.longest, form->cut.dim, err);
 }
 
-int split_put(struct msg_out *o, const struct split_form *f, const struct cut_example *e,
-              struct err *err)
+void split_forget(void *form)
+{
+    struct split_form *f = form;
+    act_codec_close(&f->up);
+    act_codec_close(&f->down);
+}
+
+size_t split_bound(const struct split_form *f, int32_t examples)
+{
+    size_t places = 2 * VARINT_MAX + (size_t)f->cut.longest * 3 * VARINT_MAX;
+    return 1 + (size_t)examples * (places + f->up.bound);
+}
+
+struct codec_key split_key(const struct fed_env *env, uint32_t client, uint32_t round, int vector,
+                           int64_t example)
+{
+    uint64_t stream = (uint64_t)vector << 56 | (uint64_t)example;
+    return (struct codec_key){.seed = env->seed ^ stream, .client = client, .version = round};
+}
+
+int split_put(struct msg_out *o, const struct split_form *f, const struct codec_key *key,
+              const struct cut_example *e, struct err *err)
 {
     int full = msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->rows) |
                msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->labels);
@@ -28,7 +51,7 @@ int split_put(struct msg_out *o, const struct split_form *f, const struct cut_ex
         full |= msg_put_varint(o, PART_TAGS, (uint64_t)e->label[i]);
     if (full)
         return msg_full(o, err);
-    return dense_put(o, f->values, e->x, (size_t)e->rows * (size_t)f->cut.dim, err);
+    return act_put(o, &f->up, key, e->x, e->rows, err);
 }
 
 // A varint of low to high.
@@ -58,7 +81,8 @@ static int get_places(struct msg_in *m, const struct split_form *f, struct cut_e
     return 0;
 }
 
-int split_get(struct msg_in *m, const struct split_form *f, struct cut_example *e, struct err *err)
+int split_get(struct msg_in *m, const struct split_form *f, const struct codec_key *key,
+              struct cut_example *e, struct err *err)
 {
     if (get_number(m, 1, f->cut.longest, &e->rows, "number of rows", err) ||
         get_number(m, 1, e->rows, &e->labels, "number of labels", err) || get_places(m, f, e, err))
@@ -66,8 +90,7 @@ int split_get(struct msg_in *m, const struct split_form *f, struct cut_example *
     for (int32_t i = 0; i < e->labels; i++)
         if (get_number(m, 0, f->cut.vocab - 1, &e->label[i], "label", err))
             return -1;
-    const struct quant_sink set = {e->x, 1, false};
-    return dense_get(m, f->values, set, (size_t)e->rows * (size_t)f->cut.dim, err);
+    return act_get(m, &f->up, key, e->x, e->rows, err);
 }
 
 // The scheme.
@@ -84,7 +107,6 @@ static int split_check(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
     const struct split_opt *opt = m->scheme_opt;
-    struct split_form *form = m->form;
     const struct {
         bool is;
         const char *why;
@@ -93,21 +115,19 @@ static int split_check(const struct fed_env *env, struct err *err)
         {env->fed->local_steps_min > 0,
          "all clients send as many batches; leave fed.local_steps_min = 0"},
         {!m->view.whole, "activations have no view; leave it out"},
-        {dense_format_of(m->codec, &form->values) != 0,
-         "activations are written as fp16, bf16 or fp32; take one of these codecs"},
         {m->tokens != token_table[0] && !m->tokens->merges,
          "the client computes no loss to choose tokens by; take ~tome or no tokens"},
         {m->tokens->merges && !m->token_opt.merge.protect,
          "labels travel whole; leave protect = on"},
-        {fed_state_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
-                                    "fisher.persist = reset"},
+        {fed_work_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
+                                   "fisher.persist = reset"},
         {env->client->dp_clip > 0, "client.dp_clip bounds updates, and clients send none; set it "
                                    "to 0"},
     };
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
         if (wrong[i].is)
             return err_set(err, "%s", wrong[i].why);
-    return env->work->row->cut->open(env->work, opt->cut, &form->cut, err);
+    return split_form_open(env, opt->cut, m->codec->text, m->form, err);
 }
 
 // Layers are run as they are packed.
@@ -120,28 +140,33 @@ static void train_nothing(struct workload *w, struct train_job *jobs, int n, str
 }
 
 struct packing {
-    const struct split_form *form;
+    const struct fed_env *env;
+    const struct train_job *job;
     struct msg_out out;
+    int64_t n; // examples so far
 };
 
 static int pack_example(void *arg, struct cut_example *e, struct err *err)
 {
     struct packing *p = arg;
-    return split_put(&p->out, p->form, e, err);
+    struct codec_key key = split_key(p->env, p->job->client, p->job->round, 1, p->n++);
+    return split_put(&p->out, p->env->method->form, &key, e, err);
 }
 
 // The spans are laid end to end: the layers' work, then what writing took.
 static int64_t split_pack(const struct fed_env *env, struct train_job *job, uint8_t *out,
                           size_t cap, struct codec_report *report, struct err *err)
 {
-    struct packing p = {.form = env->method->form};
+    struct packing p = {.env = env, .job = job};
     int64_t t0 = clock_ns();
     msg_init(&p.out, out, cap, report);
     if (msg_put_header(&p.out, 0))
         return msg_full(&p.out, err);
     int rc = env->work->row->cut->below(env->work, job, (struct cut_end){pack_example, &p},
                                         env->rec, err);
-    int64_t values = report->kept[record_width_of[dense_bits(p.form->values)]];
+    int64_t values = 0;
+    for (int k = 0; k < RECORD_WIDTHS; k++)
+        values += report->kept[k];
     recorder_put(env->rec, STAGE_ENCODE, (int32_t)job->client, t0 + job->dur_ns,
                  clock_ns() - t0 - job->dur_ns, -1, values * (int64_t)sizeof(float),
                  msg_len(&p.out), 0);
@@ -150,20 +175,23 @@ static int64_t split_pack(const struct fed_env *env, struct train_job *job, uint
 
 static size_t scheme_bound(const struct fed_env *env)
 {
-    return split_bound(env->method->form);
+    const struct split_form *f = env->method->form;
+    return split_bound(f, f->cut.examples);
 }
 
 struct unpacking {
-    const struct split_form *form;
+    const struct fed_env *env;
+    const struct train_job *job;
     struct msg_in in;
-    int64_t spent_ns;
+    int64_t n, spent_ns; // n: examples so far
 };
 
 static int unpack_example(void *arg, struct cut_example *e, struct err *err)
 {
     struct unpacking *u = arg;
     int64_t t = clock_ns();
-    int rc = split_get(&u->in, u->form, e, err);
+    struct codec_key key = split_key(u->env, u->job->client, u->job->round, 1, u->n++);
+    int rc = split_get(&u->in, u->env->method->form, &key, e, err);
     u->spent_ns += clock_ns() - t;
     return rc;
 }
@@ -185,7 +213,7 @@ static int train_above(struct global *g, struct train_job *job, const struct upd
                        struct err *err)
 {
     const struct fed_env *env = g->env;
-    struct unpacking in = {.form = env->method->form};
+    struct unpacking in = {.env = env, .job = job};
     int32_t client = (int32_t)job->client;
     int64_t t0 = clock_ns();
     int rc = msg_open_plain(&in.in, u->bytes, u->len, err);
@@ -225,7 +253,7 @@ const struct scheme scheme_split = {
     .help = "clients send activations at a cut, and labels; the server trains the layers above it "
             "for each client in turn, then takes the mean as fedavg does",
     .source = "Fed-ToMe's tome-act: split learning (Vepakomma et al. 2018) with nothing trained "
-              "below the cut; the codec says how activations are written: fp16, bf16 or fp32",
+              "below the cut; the codec says how activations are written",
     .options = split_options,
     .n_options = ARRAY_LEN(split_options),
     .option_bytes = sizeof(struct split_opt),
@@ -233,6 +261,7 @@ const struct scheme scheme_split = {
     .server = &server_sync,
     .worker = &worker_sync,
     .check = split_check,
+    .forget = split_forget,
     .train = train_nothing,
     .pack = split_pack,
     .bound = scheme_bound,

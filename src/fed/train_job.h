@@ -31,6 +31,8 @@ struct train_job {
     const struct shape_range *trained; // what may change, ascending; NULL = all
     int n_trained;
     int32_t steps; // of the optimizer
+    void *talker;  // where the scheme talks: of its own
+    int32_t said;  // and times that it was answered
     const struct token_source *tokens;
     const struct token_opts *token_opt;
     struct token_scores *scores; // out: what tokens of the vocabulary are worth, or NULL

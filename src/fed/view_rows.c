@@ -5,6 +5,7 @@
 #include "fed/turn.h"
 #include "fed/view.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void add_range(struct view_part *p, size_t from, size_t to)
@@ -77,6 +78,41 @@ static void ranges_phase(const void *opt, const struct shape *shape, uint32_t p,
     (void)opt;
     cut_kind(shape, p == 0 ? SHAPE_LORA_B : SHAPE_LORA_A, part);
 }
+
+struct low_opt {
+    int32_t layers;
+};
+
+static const struct opt low_options[] = {
+    OPT(struct low_opt, layers, "layers", "1", 1, 4096, "", "as many of the lowest"),
+};
+
+// What belongs to no layer is below them all.
+static void ranges_low(const void *opt, const struct shape *shape, uint32_t p,
+                       struct view_part *part)
+{
+    (void)p;
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        int layer = 0;
+        if (sscanf(t->name, "layers.%d.", &layer) < 1 ||
+            layer < ((const struct low_opt *)opt)->layers)
+            add_piece(part, t, t->offset, t->rows, t->cols);
+    }
+}
+
+static const struct view view_low = {
+    .name = "low",
+    .help = "the lowest layers alone are trained and travel, both ways",
+    .source = "what clients hold of a split model; of one that is not, the layers above stay",
+    .options = low_options,
+    .n_options = ARRAY_LEN(low_options),
+    .option_bytes = sizeof(struct low_opt),
+    .frozen = true,
+    .only = true,
+    .parts = one_part,
+    .ranges = ranges_low,
+};
 
 struct seg_opt {
     int32_t parts;
@@ -330,5 +366,5 @@ const struct view view_rank = {
     .ranges = ranges_rank,
 };
 
-const struct view *const view_table[] = {&view_ab,  &view_b,   &view_a,     &view_r, &view_alt,
-                                         &view_seg, &view_sub, &view_gauss, NULL};
+const struct view *const view_table[] = {&view_ab,  &view_b,   &view_a,   &view_r,     &view_low,
+                                         &view_alt, &view_seg, &view_sub, &view_gauss, NULL};

@@ -97,8 +97,8 @@ void worker_fail(struct worker *w, uint32_t version, uint32_t client, enum messa
 // MPI moves bytes only while somebody calls it, so training on would hold the upload up and blur
 // its span: the rank waits until its bytes have left. Between endpoints of one process nothing
 // leaves.
-void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver,
-                        const struct link_transfer *over)
+static void send_over(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver,
+                      const struct link_transfer *over)
 {
     struct transport *t = w->env->transport;
     int64_t from = clock_ns(), patience = (int64_t)(w->env->net->timeout_s * 1e9);
@@ -108,6 +108,18 @@ void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, 
         recorder_put(w->env->rec, STAGE_UPLOAD, (int32_t)head->client, from, clock_ns() - from, -1,
                      0, (int64_t)b->len, 0);
     transport_unref(t, b);
+}
+
+void worker_say(struct worker *w, struct frame *head, struct netbuf *b,
+                const struct link_transfer *over)
+{
+    send_over(w, head, b, now_ns(w), over);
+}
+
+void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver,
+                        const struct link_transfer *over)
+{
+    send_over(w, head, b, t_deliver, over);
     if (fault_at(head->client, head->version) == FAULT_SENT)
         raise(SIGKILL);
 }

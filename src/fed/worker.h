@@ -43,6 +43,9 @@ void worker_send(struct worker *w, struct frame *f, struct netbuf *b, int64_t t_
 // Sends an update over its client's link, books its upload and gives b back.
 void worker_send_update(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver,
                         const struct link_transfer *over);
+// The same of what a client says in the middle of its round.
+void worker_say(struct worker *w, struct frame *head, struct netbuf *b,
+                const struct link_transfer *over);
 void worker_send_sum(struct worker *w, struct frame *head, struct netbuf *b, int64_t t_deliver);
 void worker_fail(struct worker *w, uint32_t version, uint32_t client, enum message_status status,
                  const char *why);                                 // there is no update

@@ -27,6 +27,9 @@ struct sync_work {
     // By a client's place among the worker's: the last set of tasks with one of it, of `sets`.
     uint32_t *asked, sets;
     struct relays relays;
+    bool talking;          // the first that has not trained is in the middle of its round
+    struct netbuf *answer; // to what it said, once it is here
+    struct frame answer_head;
 };
 
 // Where a client of the worker's stands among them: they are dealt in turn.
@@ -47,9 +50,19 @@ static void sync_open(struct worker *w)
     relays_open(&r->relays, w->env, w->endpoint);
 }
 
+static void drop_answer(struct worker *w)
+{
+    struct sync_work *r = w->rounds;
+    if (r->answer)
+        transport_unref(w->env->transport, r->answer);
+    r->answer = NULL;
+}
+
 static void drop_tasks(struct worker *w)
 {
     struct sync_work *r = w->rounds;
+    drop_answer(w);
+    r->talking = false;
     for (int i = 0; i < r->n_tasks; i++)
         if (r->task[i].frame)
             transport_unref(w->env->transport, r->task[i].frame);
@@ -168,11 +181,52 @@ static void finish_task(struct worker *w, struct sync_task *t, int i)
         send_sums(w);
 }
 
+static void fail_task(struct worker *w, struct sync_task *t, enum message_status status,
+                      const char *why)
+{
+    struct sync_work *r = w->rounds;
+    t->trained = t->sent = true;
+    r->n_trained++;
+    r->n_sent++;
+    worker_fail(w, w->version, t->client, status, why);
+}
+
+// One client as far as the next thing that it has to wait for.
+static void talk_on(struct worker *w, struct sync_task *t)
+{
+    struct sync_work *r = w->rounds;
+    struct err err = {""};
+    struct frame head;
+    struct netbuf *b = NULL;
+    enum message_status status = MESSAGE_OK;
+    if (r->talking) {
+        status = clients_hear(&w->clients, &r->answer_head, netbuf_payload(r->answer), &err);
+        drop_answer(w);
+    } else {
+        clients_train(&w->clients, &(struct client_task){.client = t->client, .state = t->state},
+                      1);
+        r->talking = true;
+    }
+    if (status == MESSAGE_OK)
+        status = clients_say(&w->clients, &head, &b, &err);
+    r->talking = b != NULL;
+    if (status != MESSAGE_OK) {
+        fail_task(w, t, status, err.text);
+    } else if (!b) {
+        finish_task(w, t, 0);
+    } else {
+        int64_t ready = clients_ready_ns(&w->clients, t->client, t->down_bytes, t->t_arrived_ns);
+        struct link_transfer x = clients_transfer(&w->clients, &head, ready);
+        x.attempt = 1 + (uint32_t)w->clients.said.times;
+        worker_say(w, &head, b, &x);
+    }
+}
+
 // Work is there when tasks wait and no packed update is held back for want of a grant.
 static bool sync_busy(const struct worker *w)
 {
     const struct sync_work *r = w->rounds;
-    if (r->n_trained >= r->n_tasks || r->n_sent < r->n_trained)
+    if (r->n_trained >= r->n_tasks || r->n_sent < r->n_trained || (r->talking && !r->answer))
         return false;
     return w->env->virtual_time || r->n_tasks == r->expected;
 }
@@ -181,6 +235,10 @@ static void sync_step(struct worker *w)
 {
     struct sync_work *r = w->rounds;
     int first = r->n_trained, n = r->n_tasks - first;
+    if (w->env->method->scheme->talk) {
+        talk_on(w, &r->task[first]);
+        return;
+    }
     n = n < w->clients.at_once ? n : w->clients.at_once;
     while (n > 1 && !r->task[first + n - 1].granted)
         n--; // updates of those trained at once must all be free to leave
@@ -224,7 +282,7 @@ static void take_task(struct worker *w, const struct net_msg *m)
     r->asked[own_place(w, m->frame.client)] = r->sets;
     int at = r->n_tasks++;
     // Virtual links may deliver tasks in any order; those not yet begun stay in client order.
-    while (at > r->n_trained && r->task[at - 1].client > m->frame.client) {
+    while (at > r->n_trained + r->talking && r->task[at - 1].client > m->frame.client) {
         r->task[at] = r->task[at - 1];
         at--;
     }
@@ -243,6 +301,18 @@ static void take_grant(struct worker *w, const struct net_msg *m)
     t->granted = true;
     if (t->trained && !t->sent)
         send_update(w, t);
+}
+
+static void take_answer(struct worker *w, const struct net_msg *m)
+{
+    struct sync_work *r = w->rounds;
+    if (!r->talking || r->answer || m->frame.version != w->version ||
+        m->frame.client != r->task[r->n_trained].client ||
+        m->frame.samples != (uint32_t)w->clients.said.times)
+        return; // or to something said before
+    r->answer = m->buf;
+    r->answer_head = m->frame;
+    transport_ref(m->buf);
 }
 
 static void take_ack(struct worker *w, const struct net_msg *m)
@@ -264,6 +334,9 @@ static void sync_message(struct worker *w, const struct net_msg *m)
         break;
     case FRAME_GRANT:
         take_grant(w, m);
+        break;
+    case FRAME_ANSWER:
+        take_answer(w, m);
         break;
     case FRAME_ACK:
         take_ack(w, m);

@@ -56,6 +56,7 @@ struct workload;
 // A model cut in two below a layer: one side runs what is below, another trains what is above.
 struct cut_form {     // what both sides know of every example
     int32_t layer;    // the first above the cut
+    int32_t batch;    // examples of a step
     int32_t examples; // of a client's round
     int32_t longest;  // tokens of an example, at most
     int32_t dim, vocab;
@@ -73,9 +74,19 @@ struct cut_end { // where examples go to, or come from; what it returns other th
     void *arg;
 };
 
+struct cut_trainee { // what is above the cut, as it is trained for a client
+    uint32_t client;
+    int32_t steps; // taken
+    float *adapter, *moments;
+    double loss; // sum over the steps
+};
+
+struct cut_side; // a client below the cut in the middle of its round; workers have one each
+
 struct cut_work {
     // Before a run; layer from 1.
     int (*open)(struct workload *w, int32_t layer, struct cut_form *form, struct err *err);
+    struct shape_range (*range)(const struct workload *w); // of the adapter's values above it
     // A client's batches through the layers below, as they are; fills job->samples. Takes down how
     // long the layers took, not `to`, in job->dur_ns and one span. Returns what `to` said.
     int (*below)(struct workload *w, struct train_job *job, struct cut_end to, struct recorder *rec,
@@ -83,6 +94,21 @@ struct cut_work {
     // A round of local training above, from a fresh optimizer: fills job->delta and job->loss.
     int (*above)(struct workload *w, struct train_job *job, struct cut_end from,
                  struct recorder *rec, struct err *err);
+
+    // Where what is below is trained, too, a batch goes up and its gradient comes down.
+    struct cut_side *(*side_open)(struct workload *w);
+    void (*side_close)(struct cut_side *s);
+    void (*begin)(struct workload *w, struct cut_side *s, struct train_job *job);
+    int (*forward)(struct workload *w, struct cut_side *s, struct train_job *job, struct cut_end to,
+                   struct recorder *rec, struct err *err); // of the next batch, to the cut
+    // The batch's: `from` fills x of as many rows as went up with each example.
+    int (*backward)(struct workload *w, struct cut_side *s, struct train_job *job,
+                    struct cut_end from, struct recorder *rec, struct err *err);
+    void (*end)(struct workload *w, struct cut_side *s, struct train_job *job,
+                struct recorder *rec);
+    // A step above; dL/dx of each example's rows goes `to`, in the same order.
+    int (*step)(struct workload *w, struct cut_trainee *t, struct cut_end from, struct cut_end to,
+                struct recorder *rec, struct err *err);
 };
 
 struct workload_row {

@@ -45,6 +45,8 @@ const char *const frame_kind_name[FRAME_KIND_COUNT] = {
     [FRAME_BYE] = "bye",
     [FRAME_SLOTS] = "slots",
     [FRAME_SUM] = "sum",
+    [FRAME_SAY] = "say",
+    [FRAME_ANSWER] = "answer",
 };
 
 const char *const frame_verdict_name[FRAME_VERDICT_COUNT] = {

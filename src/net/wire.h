@@ -7,6 +7,7 @@
 //  0 magic u32      4 protocol u16    6 header bytes u16   8 kind u8   9 flags u8   10 codec u16
 // 12 version u32   16 client u32     20 vectors u8  21 reason u8  22 attempt u16
 // 24 samples u32   28 loss f32       32 registry u64      40 values u32
+//    samples: of what is said in a round, and its answer, how many there were before
 //    loss: of an update the mean of its training; of a model how far that mean has come down
 // 44 header hash u32 (low half of XXH3 over the header without the two hashes)
 // 48 payload bytes u64               56 payload XXH3 u64 (0 and no FRAME_CHECKSUM flag: not taken)
@@ -48,10 +49,12 @@ enum frame_kind {
     FRAME_EVENTS,    // worker: rows of its recorder
     FRAME_PING,      // server: are you there; also measures clocks
     FRAME_PONG,
-    FRAME_STOP,  // server: finish
-    FRAME_BYE,   // worker: last word
-    FRAME_SLOTS, // server, of a resumed run: what state clients must have; worker: which have not
-    FRAME_SUM,   // worker: updates of a relay's clients, added up
+    FRAME_STOP,   // server: finish
+    FRAME_BYE,    // worker: last word
+    FRAME_SLOTS,  // server, of a resumed run: what state clients must have; worker: which have not
+    FRAME_SUM,    // worker: updates of a relay's clients, added up
+    FRAME_SAY,    // worker: what a client has to say in the middle of its round
+    FRAME_ANSWER, // server: to that
     FRAME_KIND_COUNT
 };
 extern const char *const frame_kind_name[FRAME_KIND_COUNT];

@@ -50,8 +50,10 @@ static void add_link(struct figures *f, const struct rec_link *l)
         return;
     struct figures_client *c = client_of(f, l->client);
     c->rounds += c->rounds < INT32_MAX;
-    c->compute_ns += (double)l->t_ready_ns - (double)d->t_deliver_ns;
-    c->comm_ns += (double)d->t_deliver_ns + ((double)l->t_deliver_ns - (double)l->t_ready_ns);
+    double said = (double)l->said_ns;
+    c->compute_ns += (double)l->t_ready_ns - (double)d->t_deliver_ns - said;
+    c->comm_ns +=
+        (double)d->t_deliver_ns + said + ((double)l->t_deliver_ns - (double)l->t_ready_ns);
     c->compute_j += l->compute_j;
     c->send_j += l->send_j;
     f->client_rounds++;

@@ -1,5 +1,6 @@
 // split_get on any bytes. The first four bytes are the form; what is read must lie in its limits,
-// and be written again as a message that reads the same.
+// and, where a codec gives back what it is given, be written again as a message that reads the
+// same.
 #include "fed/split.h"
 
 #include <math.h>
@@ -9,6 +10,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { LONGEST = 64, DIM = 8 };
+static const char *const codecs[] = {"fp32", "fp16", "bf16", "int", "nf4+zstd", "uniform"};
+static const struct codec_key key = {.seed = 1, .client = 2, .version = 3};
 
 struct example_memory {
     int32_t pos[LONGEST], size[LONGEST], label[LONGEST];
@@ -50,10 +53,10 @@ static void again(const struct split_form *f, const struct cut_example *e)
     struct msg_out o;
     struct cut_example back = example(&memory);
     msg_init(&o, bytes, sizeof bytes, &report);
-    if (split_put(&o, f, e, &err))
+    if (split_put(&o, f, &key, e, &err))
         abort();
     struct msg_in m = {.p = bytes, .end = o.p};
-    if (split_get(&m, f, &back, &err) || m.p != m.end || back.rows != e->rows ||
+    if (split_get(&m, f, &key, &back, &err) || m.p != m.end || back.rows != e->rows ||
         back.labels != e->labels ||
         memcmp(back.x, e->x, (size_t)(e->rows * f->cut.dim) * sizeof *e->x) != 0)
         abort();
@@ -66,25 +69,29 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     struct split_form f = {.cut = {.longest = 1 + data[0] % LONGEST,
                                    .dim = 1 + data[1] % DIM,
-                                   .vocab = 1 + data[2] * 40},
-                           .values = data[3] % DENSE_FORMATS};
+                                   .vocab = 1 + data[2] * 40}};
+    struct err open;
+    if (act_codec_open(&f.up, codecs[data[3] % ARRAY_LEN(codecs)], f.cut.longest, f.cut.dim, &open))
+        abort();
     size_t len = size - 4;
     uint8_t *bytes = malloc(len ? len : 1); // its own block: reading past the end is seen
     if (!bytes)
-        return 0;
+        abort();
     memcpy(bytes, data + 4, len);
     struct msg_in m = {.p = bytes, .end = bytes + len};
     for (int i = 0; i < 16; i++) {
         struct cut_example e = example(&memory);
         struct err err = {""};
-        if (split_get(&m, &f, &e, &err)) {
+        if (split_get(&m, &f, &key, &e, &err)) {
             if (!err.text[0])
                 abort();
             break;
         }
         check(&f, &e);
-        again(&f, &e);
+        if (f.up.dense)
+            again(&f, &e);
     }
     free(bytes);
+    split_forget(&f);
     return 0;
 }

@@ -32,7 +32,7 @@ merged=$("$FSTQ" export tome-train.h5 --csv tome.csv >/dev/null && awk -F, '
 check "every step's merging has a span with the tokens before and after" equal "$merged" "12 1"
 
 # Activations: what travels is rows, fewer of them where prompts merge; nothing but tasks goes down.
-for method in tome-act split/fp16 split/bf16 split/fp32 split:cut=2~tome:ratio=0.5/fp16; do
+for method in tome-act split/fp16 split/int:bits=4 split/fp32 split:cut=2~tome:ratio=0.5/fp16; do
     log=${method//[:\/]/.}
     run fed.method=$method trace.file=$log.h5 >$log 2>&1
     check "$method: valid" contains $log "# VALID"
@@ -92,7 +92,7 @@ while IFS='|' read -r setting why; do
     check "refused: $why" contains refused "$why"
 done <<'END'
 fed.method=split:cut=3/fp16|leaves the server none
-fed.method=split/int|written as fp16, bf16 or fp32
+fed.method=split/topk+ef|rows of activations have none
 fed.method=split/B@fp16|have no view
 fed.method=split~fisher/fp16|computes no loss
 fed.method=split~tome:protect=off/fp16|labels travel whole
