@@ -21,7 +21,8 @@ for cut in 1 2; do
 done
 run fed.method="$coded" >coded 2>&1
 check "three codecs: valid" contains coded "# VALID"
-mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" fed.method="$coded" dev.threads=2 >three 2>&1
+mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" fed.method="$coded" dev.threads=2 \
+    >three 2>&1
 check "the same adapter for any ranks and threads" equal "$(adapter three)" "$(adapter coded)"
 
 # All that went up is by part in the messages, two rows a client: its update and what it said. With
@@ -48,8 +49,8 @@ figures=$(awk -F, '
 check "every byte is counted, up by part and down" equal "$figures" "0 0 6 0 0 0"
 
 run fed.method=splitlora~tome/fp32 optim.clip=0 >merged 2>&1
-check "tokens that merge send less" test "$(sed -n 's/^# uplink \([0-9.]*\) .*/\1/p' merged | tr -d .)" \
-    -lt "$(sed -n 's/^# uplink \([0-9.]*\) .*/\1/p' halves.1 | tr -d .)"
+uplink() { sed -n 's/^# uplink \([0-9.]*\) .*/\1/p' "$1" | tr -d .; }
+check "tokens that merge send less" test "$(uplink merged)" -lt "$(uplink halves.1)"
 
 # Faults.
 run fed.rounds=5 fed.method="$coded" >straight 2>&1
