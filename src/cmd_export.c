@@ -1,4 +1,4 @@
-// fstq export: a trace for Perfetto and for spreadsheets.
+// fstq export: a trace for the tools of others.
 #include "base/outfile.h"
 #include "cmd.h"
 #include "report/export.h"
@@ -15,54 +15,77 @@ static int write_chrome(const struct trace_file *f, const char *path, struct err
     return outfile_close(&out, err);
 }
 
+// What a trace is made into: a file or a folder, whole or not.
+static const struct form {
+    const char *flag;
+    int (*write)(const struct trace_file *f, const char *path, struct err *err);
+    const char *next; // what to do with it
+} forms[] = {
+    {"chrome", write_chrome, "open it in ui.perfetto.dev or chrome://tracing"},
+    {"csv", export_csv, "one .csv per table, units.csv says what the columns are"},
+    {"tensorboard", export_tensorboard, "tensorboard --logdir of it shows the curves"},
+    {"mlflow", export_mlflow, "metrics.csv and params.csv, a line as MLflow logs it"},
+};
+enum { N_FORMS = ARRAY_LEN(forms) };
+
+static int parse(const char *path[N_FORMS], int argc, char **argv)
+{
+    struct option flags[N_FORMS + 1] = {{0}};
+    int wanted = 0;
+    for (int i = 0; i < N_FORMS; i++)
+        flags[i] = (struct option){forms[i].flag, required_argument, NULL, 1 + i};
+    argv[0] = (char[]){"fstq export"};
+    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1; wanted++) {
+        if (c == '?')
+            return -1;
+        path[c - 1] = optarg;
+    }
+    if (optind + 1 == argc && wanted)
+        return 0;
+    fprintf(stderr, "fstq export: a trace file and what to make of it, please: fstq export "
+                    "FILE.h5 --chrome OUT.json\n");
+    return -1;
+}
+
 static int export_main(int argc, char **argv)
 {
-    static const struct option flags[] = {
-        {"chrome", required_argument, NULL, 'C'}, {"csv", required_argument, NULL, 'V'}, {0}};
-    const char *chrome = NULL, *csv = NULL;
+    const char *path[N_FORMS] = {NULL};
     struct trace_file f;
     struct err err = {0};
-    argv[0] = (char[]){"fstq export"};
-    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
-        if (c == '?')
-            return STATUS_USAGE;
-        *(c == 'C' ? &chrome : &csv) = optarg;
-    }
-    if (optind + 1 != argc || (!chrome && !csv)) {
-        fprintf(stderr, "fstq export: a trace file and what to make of it, please: fstq export "
-                        "FILE.h5 --chrome OUT.json\n");
+    if (parse(path, argc, argv))
         return STATUS_USAGE;
-    }
     int r = trace_read_guarded(argv[optind], &f, &err);
-    if (r == 0 && f.damaged)
+    bool damaged = r == 0 && f.damaged;
+    if (damaged)
         fprintf(stderr, "fstq export: %s: %lld parts could not be read and are missing\n",
                 argv[optind], (long long)f.damaged);
-    bool damaged = r == 0 && f.damaged;
-    if (r == 0 && chrome)
-        r = write_chrome(&f, chrome, &err);
-    if (r == 0 && csv)
-        r = export_csv(&f, csv, &err);
+    for (int i = 0; i < N_FORMS && r == 0; i++)
+        if (path[i])
+            r = forms[i].write(&f, path[i], &err);
     trace_file_free(&f);
     if (r < 0) {
         fprintf(stderr, "fstq export: %s\n", err.text);
         return STATUS_ENV;
     }
-    if (chrome)
-        printf("# %s: open it in ui.perfetto.dev or chrome://tracing\n", chrome);
-    if (csv)
-        printf("# %s: one .csv per table, units.csv says what the columns are\n", csv);
+    for (int i = 0; i < N_FORMS; i++)
+        if (path[i])
+            printf("# %s: %s\n", path[i], forms[i].next);
     return damaged ? STATUS_DEGRADED : STATUS_VALID;
 }
 
 const struct cmd cmd_export = {
     .name = "export",
-    .usage = "FILE.h5 [--chrome OUT.json] [--csv DIR]",
-    .help = "a trace for Perfetto (--chrome) or spreadsheets (--csv)",
+    .usage = "FILE.h5 [--chrome OUT.json] [--csv DIR] [--tensorboard DIR] [--mlflow DIR]",
+    .help = "a trace for Perfetto, spreadsheets, TensorBoard or MLflow",
     .details =
         "  --chrome OUT.json   a timeline: a process per rank, lanes compute, encode, net, io;\n"
         "                      arrows from a client's upload to the server's decoding; bytes,\n"
         "                      loss and score as counters; modelled transfers apart\n"
-        "  --csv DIR           a file per table (RFC 4180), units.csv, config.csv\n\n"
+        "  --csv DIR           a file per table (RFC 4180), units.csv, config.csv\n"
+        "  --tensorboard DIR   an event file per run: score, losses, bytes, times, every "
+        "evaluation\n"
+        "  --mlflow DIR        the same as metrics.csv (run_id, key, value, timestamp, step), and\n"
+        "                      params.csv\n\n"
         "  fstq export fstq-run/trace.h5 --chrome round.json\n",
     .alone = true,
     .run = export_main,

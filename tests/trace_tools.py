@@ -5,6 +5,7 @@ Prints TAP. What needs h5py or matplotlib is skipped with a word where they are 
 """
 import contextlib
 import csv
+import glob
 import json
 import math
 import os
@@ -294,6 +295,92 @@ def check_csv(path, where):
                f'csv: {base} is as in the file, {len(data)} rows', '\n'.join(wrong[:5]))
 
 
+# --- export --tensorboard, --mlflow ---
+
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    crc ^= 0xffffffff
+    return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
+
+
+def fields(data):
+    """A message of protocol buffers as {field: [value]}; what is fixed stays bytes."""
+    found, at = {}, 0
+
+    def varint():
+        nonlocal at
+        v = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            v |= (byte & 0x7f) << shift
+            shift += 7
+            if byte < 0x80:
+                return v
+    while at < len(data):
+        tag = varint()
+        if tag & 7 == 0:
+            value = varint()
+        else:
+            n = {1: 8, 5: 4}.get(tag & 7) or varint()
+            value, at = data[at:at + n], at + n
+        found.setdefault(tag >> 3, []).append(value)
+    return found
+
+
+def read_events(path):
+    """{(tag, step): (value, wall time)} of an event file; raises where a checksum is another."""
+    with open(path, 'rb') as f:
+        data = f.read()
+    at, out, first = 0, {}, None
+    while at < len(data):
+        n, check = struct.unpack_from('<QI', data, at)
+        event, at = data[at + 12:at + 12 + n], at + 16 + n
+        if at <= 400: # a few stand for all: this is slow
+            assert check == crc32c(struct.pack('<Q', n))
+            assert struct.unpack_from('<I', data, at - 4)[0] == crc32c(event)
+        e = fields(event)
+        first = first or e
+        for value in (fields(v) for s in e.get(5, []) for v in fields(s)[1]):
+            out[value[1][0].decode(), e[2][0]] = (struct.unpack('<f', value[2][0])[0],
+                                                  struct.unpack('<d', e[1][0])[0])
+    assert at == len(data) and first[3] == [b'brain.Event:2']
+    return out
+
+
+def check_series(path, where):
+    out, flow = os.path.join(where, 'tb'), os.path.join(where, 'flow')
+    r = call(FSTQ, 'export', path, '--tensorboard', out, '--mlflow', flow)
+    ok(r.returncode == 0, 'tensorboard, mlflow: status 0', r.stderr)
+    shown = json.loads(call(FSTQ, 'show', path, '--json').stdout)['results'][0]['rounds']
+    files = glob.glob(os.path.join(out, 'run', 'events.out.tfevents.*'))
+    ok(len(files) == 1, 'tensorboard: a file of the run')
+    events = read_events(files[0])
+    total, wrong = 0, []
+    for row in shown:
+        total += max(0, row['time_modelled_ns']) * 1e-9
+        want = {'score': row['score'], 'bytes/uplink_total': row['uplink_total_bytes'],
+                'time/modelled_total_s': total, 'loss/train': row['train_loss']}
+        for tag, v in want.items():
+            got = events.get((tag, row['version']), (None,))[0]
+            if (got is None) != (v is None) or v and abs(got / v - 1) > 1e-6:
+                wrong.append(f'{tag} {row["version"]}: {got}, not {v}')
+    ok(not wrong and len(shown) > 1, 'tensorboard: the rounds of fstq show', '\n'.join(wrong[:5]))
+    times = [events['score', row['version']][1] for row in shown]
+    ok(times == sorted(times) and times[0] > 1.6e9, 'tensorboard: time goes on')
+    rows = read_csv(os.path.join(flow, 'metrics.csv'))
+    lines = {(r['key'], int(r['step'])): float(r['value']) for r in rows}
+    ok(set(lines) == set(events) and len(rows) == len(events) and
+       all(abs(v - events[k][0]) <= 1e-6 * abs(v) for k, v in lines.items()),
+       'mlflow: the same numbers')
+    params = {r['key']: r['value'] for r in read_csv(os.path.join(flow, 'params.csv'))}
+    ok(params.get('run.seed') == '1' and 'method' in params, 'mlflow: parameters')
+
+
 def read_csv(path):
     with open(path, newline='', encoding='utf-8', errors='replace') as f:
         return list(csv.DictReader(f))
@@ -505,6 +592,7 @@ def main():
         check_chrome_run(path, where)
         check_chrome(writer(os.path.join(where, 'any'), 4), where, 'rows of any content')
         check_csv(writer(os.path.join(where, 'rows-csv'), 4), where)
+        check_series(path, where)
         check_readers(path)
         check_foreign(where)
         check_resumed(os.path.join(where, 'resumed'))
