@@ -91,6 +91,43 @@ def scaffold(lr, replace=False):
     return run
 
 
+def subspace(parts, replace):
+    """Subspace-SCAFFOLD, Algorithm 1 of Zhu et al. 2026, P_t the rows of the identity in parts[t]:
+    y <- y - LR (P g - P c_i + P c) from P x, the gradient at P^T y + x - P^T P x;
+    c_i <- (I - P^T P) c_i + P^T mean(P g); x moves by P^T mean(y - P x); c by what c_i says of P."""
+    def run():
+        x, c, own = np.zeros(DIM), np.zeros(DIM), np.zeros((CLIENTS, DIM))
+        for t, turn in enumerate(turns):
+            P = np.eye(DIM)[parts[t % len(parts)]]
+            rest, y_sum, g_sum, dc = x - P.T @ P @ x, 0, 0, 0
+            for i in turn:
+                y, g_mean = P @ x, np.zeros(len(P))
+                for _ in range(STEPS):
+                    g = P @ gradient(i, P.T @ y + rest)
+                    g_mean += g / STEPS
+                    y = y - LR * (g - P @ own[i] + P @ c)
+                before = own[i].copy()
+                own[i] = own[i] - P.T @ P @ own[i] + P.T @ g_mean
+                y_sum, g_sum, dc = y_sum + y, g_sum + g_mean, dc + own[i] - before
+            c = (c - P.T @ P @ c + P.T @ g_sum / SAMPLED if replace else c + dc / CLIENTS)
+            x = rest + P.T @ y_sum / SAMPLED
+            yield x
+    return run
+
+
+def shared(a):
+    """FedSA-LoRA: the first a coordinates are everybody's, the others each client's own."""
+    def run():
+        x, own = np.zeros(a), np.zeros((CLIENTS, DIM - a))
+        for turn in turns:
+            ends = [descend(i, np.concatenate([x, own[i]]), lambda x, g: g) for i in turn]
+            for i, end in zip(turn, ends):
+                own[i] = end[a:]
+            x = np.mean([end[:a] for end in ends], axis=0)
+            yield np.concatenate([x, np.zeros(DIM - a)])
+    return run
+
+
 def dynamic(alpha, lr):
     """h_i -= alpha (x - theta); h -= alpha / N sum(x - theta); theta+ = theta + mean - h / alpha."""
     def run():
@@ -109,6 +146,7 @@ def dynamic(alpha, lr):
 
 B2 = 0.99
 SCHEMES = [
+    # name, options, server step, how it goes, coordinates that have a turn, where not all do
     ("fedavg", "-", 1.5, averaging(1.5)),
     ("fedavgm", "beta=0.8", 0.7, momentum(0.8, False, 0.7)),
     ("fedavgm", "beta=0.9,nesterov=on", 0.5, momentum(0.9, True, 0.5)),
@@ -122,6 +160,9 @@ SCHEMES = [
     ("scaffold", "-", 1.0, scaffold(1.0)),
     ("scaffold", "control=replace", 1.0, scaffold(1.0, replace=True)),
     ("feddyn", "alpha=0.6", 1.0, dynamic(0.6, 1.0)),
+    ("scaffold", "control=replace", 1.0, subspace([[0, 2], [1, 3]], True), "02,13"),
+    ("scaffold", "control=incr", 1.0, subspace([[3], [0], [1, 2]], False), "3,0,12"),
+    ("fedsa", "-", 1.0, shared(2), "01"),
 ]
 
 
@@ -135,7 +176,7 @@ for i in range(CLIENTS):
         print(row(A[i][s]), f"{b[i][s]:.6f}")
 for turn in turns:
     print(*turn)
-for name, options, lr, run in SCHEMES:
-    print("scheme", name, options, lr)
+for name, options, lr, run, *parts in SCHEMES:
+    print("scheme", name, options, lr, *(parts or ["-"]))
     for theta in run():
         print(row(theta))

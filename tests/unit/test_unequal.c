@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cmocka.h>
 
@@ -109,6 +110,74 @@ static struct factor_sum terms_sum(struct terms *t)
                                              (double)t->a[k][r * t->cols + j];
     }
     return (struct factor_sum){t->rows, t->cols, t->rank, t->n, t->at_b, t->at_a, t->weight};
+}
+
+// The golden problem of tests/golden/make_factors.py.
+enum { G_ROWS = 5, G_COLS = 7, G_RANK = 2, G_TERMS = 3 };
+
+static void read_block(FILE *f, const char *name, int n, float *x)
+{
+    char head[16];
+    assert_int_equal(fscanf(f, "%15s", head), 1);
+    assert_string_equal(head, name);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(fscanf(f, "%f", &x[i]), 1);
+}
+
+static void test_products_are_those_of_the_script(void **state)
+{
+    (void)state;
+    int size[4];
+    double mu;
+    float bs[G_TERMS][G_ROWS * G_RANK], as[G_TERMS][G_RANK * G_COLS], weight[G_TERMS];
+    float singular[G_ROWS], want[G_ROWS * G_COLS], fit[G_ROWS * G_RANK], norm[G_TERMS];
+    FILE *f = fopen("tests/golden/factors.txt", "r");
+    assert_non_null(f);
+    assert_int_equal(
+        fscanf(f, "factors %d %d %d %d %lf", &size[0], &size[1], &size[2], &size[3], &mu), 5);
+    assert_memory_equal(size, ((int[]){G_ROWS, G_COLS, G_RANK, G_TERMS}), sizeof size);
+    for (int k = 0; k < G_TERMS; k++) {
+        read_block(f, "weight", 1, &weight[k]);
+        read_block(f, "b", G_ROWS * G_RANK, bs[k]);
+        read_block(f, "a", G_RANK * G_COLS, as[k]);
+    }
+    read_block(f, "singular", G_ROWS, singular);
+    read_block(f, "nearest", G_ROWS * G_COLS, want);
+    read_block(f, "fit", G_ROWS * G_RANK, fit);
+    read_block(f, "norm", G_TERMS, norm);
+    fclose(f);
+    const float *const b[] = {bs[0], bs[1], bs[2]}, *const a[] = {as[0], as[1], as[2]};
+    const struct factor_sum sum = {G_ROWS, G_COLS, G_RANK, G_TERMS, b, a, weight};
+    float to_b[G_ROWS * G_RANK] = {0}, to_a[G_RANK * G_COLS] = {0};
+    struct factors *room = factors_open(G_RANK, G_TERMS);
+    factors_nearest(room, &sum, to_b, to_a);
+    for (int i = 0; i < G_ROWS; i++)
+        for (int j = 0; j < G_COLS; j++) {
+            float got = 0;
+            for (int r = 0; r < G_RANK; r++)
+                got += to_b[i * G_RANK + r] * to_a[r * G_COLS + j];
+            assert_true(fabsf(got - want[i * G_COLS + j]) < 1e-5f * singular[0]);
+        }
+    for (int r = 0; r < G_RANK; r++) { // columns of b are as long as the singular values
+        float sq = 0;
+        for (int i = 0; i < G_ROWS; i++)
+            sq += to_b[i * G_RANK + r] * to_b[i * G_RANK + r];
+        assert_true(fabsf(sqrtf(sq) - singular[r]) < 1e-5f * singular[0]);
+    }
+    memset(to_b, 0, sizeof to_b);
+    memset(to_a, 0, sizeof to_a);
+    for (int k = 0; k < G_TERMS; k++) {
+        for (int i = 0; i < G_ROWS * G_RANK; i++)
+            to_b[i] += weight[k] * bs[k][i];
+        for (int i = 0; i < G_RANK * G_COLS; i++)
+            to_a[i] += weight[k] * as[k][i];
+        double own = factors_norm(bs[k], as[k], G_ROWS, G_RANK, G_COLS);
+        assert_true(fabs(own - (double)norm[k]) < 1e-5 * own);
+    }
+    factors_fit(room, &sum, mu, to_b, to_a);
+    for (int i = 0; i < G_ROWS * G_RANK; i++)
+        assert_true(fabsf(to_b[i] - fit[i]) < 1e-5f);
+    factors_close(room);
 }
 
 // Clients' factors: a common start, and each its own way from it.
@@ -653,6 +722,7 @@ int main(void)
         cmocka_unit_test(test_as_many_as_the_shares_say),
         cmocka_unit_test(test_slow_devices_have_small_ranks),
         cmocka_unit_test(test_the_nearest_product_is_the_truncated_svd),
+        cmocka_unit_test(test_products_are_those_of_the_script),
         cmocka_unit_test(test_a_case_by_hand),
         cmocka_unit_test(test_the_fit_is_where_its_gradient_is_zero),
         cmocka_unit_test(test_means_are_over_who_has_it),
