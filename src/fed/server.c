@@ -110,15 +110,6 @@ static void restore(struct server *s, struct err *err, int *rc)
     }
 }
 
-static uint8_t *grown(uint8_t *block, size_t *cap, size_t bytes)
-{
-    if (bytes <= *cap)
-        return block;
-    mem_free(block);
-    *cap = bytes;
-    return mem_alloc(MEM_SERVER, bytes);
-}
-
 struct server *server_open(const struct fed_env *env, const struct fed_sink *sink, struct err *err)
 {
     struct server *s = mem_alloc(MEM_SERVER, sizeof *s);
@@ -139,7 +130,7 @@ struct server *server_open(const struct fed_env *env, const struct fed_sink *sin
         s->battery[i] = battery_full(env->client);
     struct checkpoint c = checkpoint_of(s);
     if (*env->run_dir) // else it grows when it has to
-        s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
+        s->ckpt = mem_grow(MEM_SERVER, s->ckpt, 0, checkpoint_bytes(&c), &s->ckpt_cap, 1);
     s->down = fed_down_coded(env) ? downlink_open(env) : NULL;
     scheme->server->open(s);
     s->origin_ns = env->rec->origin_ns;
@@ -482,7 +473,7 @@ static size_t keep_more(struct server *s)
 {
     const struct server_handlers *h = s->env->method->scheme->server;
     size_t down = s->down ? 1 + downlink_words(s->down) : 0, own = h->keep ? h->keep_words(s) : 0;
-    s->more = grown(s->more, &s->more_cap, 4 * (down + own));
+    s->more = mem_grow(MEM_SERVER, s->more, 0, 4 * (down + own), &s->more_cap, 1);
     if (s->down) {
         put_u32(s->more, (uint32_t)(down - 1));
         downlink_keep(s->down, s->more + 4);
@@ -504,7 +495,7 @@ void server_checkpoint(struct server *s)
     struct checkpoint_data d = checkpoint_data_of(s);
     c.n_more = keep_more(s);
     d.more = s->more;
-    s->ckpt = grown(s->ckpt, &s->ckpt_cap, checkpoint_bytes(&c));
+    s->ckpt = mem_grow(MEM_SERVER, s->ckpt, 0, checkpoint_bytes(&c), &s->ckpt_cap, 1);
     int rc = checkpoint_write(env->run_dir, &c, &d, s->ckpt, &err);
     if (rc == 0)
         rc = worth_save(&s->global.worth, env->run_dir, &err);

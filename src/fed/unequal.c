@@ -143,6 +143,13 @@ static int unequal_check(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+// How a scheme runs that keeps the adapters of a round and goes from their mean product; `after`
+// is where.
+#define STACKED                                                                                    \
+    .server = &server_sync, .worker = &worker_sync, .check = unequal_check, .open = stack_open,    \
+    .close = stack_close, .begin = stack_begin, .add = stack_add, .mean = stack_mean,              \
+    .commit = scheme_mean
+
 // HetLoRA (Cho et al. 2024): a client counts by the size of its product, |B A|, times the weight
 // that fed.weights gives it; what a client of small rank lacks is zeros, or nobody's.
 
@@ -230,15 +237,7 @@ const struct scheme scheme_flexlora = {
     .name = "flexlora",
     .help = "the mean product, dealt out again by its singular values; for fed.ranks",
     .source = "Bai et al. 2024, FlexLoRA; by factors, never the dense product",
-    .server = &server_sync,
-    .worker = &worker_sync,
-    .check = unequal_check,
-    .open = stack_open,
-    .close = stack_close,
-    .begin = stack_begin,
-    .add = stack_add,
-    .mean = stack_mean,
-    .commit = scheme_mean,
+    STACKED,
     .after = flex_after,
 };
 
@@ -273,14 +272,6 @@ const struct scheme scheme_lorafair = {
     .options = fair_options,
     .n_options = ARRAY_LEN(fair_options),
     .option_bytes = sizeof(struct fair_opt),
-    .server = &server_sync,
-    .worker = &worker_sync,
-    .check = unequal_check,
-    .open = stack_open,
-    .close = stack_close,
-    .begin = stack_begin,
-    .add = stack_add,
-    .mean = stack_mean,
-    .commit = scheme_mean,
+    STACKED,
     .after = fair_after,
 };
