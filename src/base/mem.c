@@ -19,6 +19,7 @@
 
 // Stands in the 64 bytes before each block.
 struct head {
+    void *whole; // what free() takes
     size_t size_bytes;
     uint32_t purpose, magic;
 };
@@ -66,15 +67,22 @@ static void ask_for_large_pages(void *block, size_t size_bytes)
         (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
 }
 
-void *mem_alloc(enum mem_purpose purpose, size_t size_bytes)
+// A large block of calloc's is zero without being touched.
+static struct head *zeroed(size_t size_bytes)
+{
+    char *whole = calloc(1, size_bytes + 2 * ALIGN);
+    if (!whole)
+        return NULL;
+    struct head *h = (struct head *)(void *)(whole + (ALIGN - (uintptr_t)whole % ALIGN) % ALIGN);
+    h->whole = whole;
+    return h;
+}
+
+void *mem_reserve(enum mem_purpose purpose, size_t size_bytes)
 {
     assert(purpose < MEM_PURPOSES);
-    struct head *h = NULL;
     size_t room = size_bytes >= LARGE ? mem_room("") : SIZE_MAX;
-    if (size_bytes <= SIZE_MAX / 2 && size_bytes <= room) {
-        size_t padded = (size_bytes + ALIGN - 1) / ALIGN * ALIGN;
-        h = aligned_alloc(ALIGN, ALIGN + padded);
-    }
+    struct head *h = size_bytes <= SIZE_MAX / 2 && size_bytes <= room ? zeroed(size_bytes) : NULL;
     if (!h)
         die(STATUS_ENV,
             "out of memory: %zu MiB for %s, %zu MiB booked for it already, %zu MiB available",
@@ -86,7 +94,12 @@ void *mem_alloc(enum mem_purpose purpose, size_t size_bytes)
     h->purpose = (uint32_t)purpose;
     h->magic = MAGIC;
     mem_book(purpose, size_bytes);
-    return memset((char *)h + ALIGN, 0, size_bytes);
+    return (char *)h + ALIGN;
+}
+
+void *mem_alloc(enum mem_purpose purpose, size_t size_bytes)
+{
+    return memset(mem_reserve(purpose, size_bytes), 0, size_bytes);
 }
 
 void mem_free(void *block)
@@ -97,7 +110,7 @@ void mem_free(void *block)
     assert(h->magic == MAGIC && "not from mem_alloc, or freed before");
     h->magic = 0;
     mem_unbook((enum mem_purpose)h->purpose, h->size_bytes);
-    free(h);
+    free(h->whole);
 }
 
 void *mem_grow(enum mem_purpose purpose, void *block, size_t n, size_t need, size_t *cap,

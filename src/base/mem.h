@@ -26,6 +26,9 @@ extern const char *const mem_purpose_name[MEM_PURPOSES];
 // 64-byte aligned, zeroed; die() with purpose and size when there is none. free takes NULL. What is
 // large is compared with mem_room first: a system that overcommits would kill the process instead.
 void *mem_alloc(enum mem_purpose purpose, size_t size_bytes);
+// Likewise, but a large block takes memory only as it is touched, which costs time then: for what
+// is sized for a worst case that most runs stay below.
+void *mem_reserve(enum mem_purpose purpose, size_t size_bytes);
 void mem_free(void *block);
 // Room for `need` rows, at least doubled where there is less: block has *cap of them, the first n
 // in use, which are kept. Rows beyond them are zero where the block is new.
