@@ -409,6 +409,7 @@ void lm_train(struct workload *w, struct train_job *jobs, int n, struct recorder
     int64_t draw_ns = clock_ns() - span.t_ns;
     for (int32_t s = 0; s < jobs[0].steps; s++) {
         int64_t t = clock_ns();
+        workload_pulse(w);
         for (int i = 0; i < n; i++) {
             lm_batch_draw(&lm->batch[i], task_client(lm->task, (int32_t)jobs[i].client), fed->batch,
                           &lm->rng[i]);

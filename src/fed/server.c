@@ -245,6 +245,12 @@ void server_suspect_silent(struct server *s, int endpoint, int64_t since_ns)
 {
     if (s->peer[endpoint].heard_ns < since_ns || !hello_alive(&s->peer[endpoint].hello))
         server_suspect(s, endpoint, "is silent");
+    if (s->peer[endpoint].suspect && !s->peer[endpoint].dead && !s->told_silence) {
+        s->told_silence = true;
+        warn("a rank may be silent for net.timeout_s = %g; where one local step takes longer, "
+             "give more",
+             s->env->net->timeout_s);
+    }
 }
 
 // A rank of this host that died is known at once, not at the deadline.

@@ -51,6 +51,7 @@ struct server {
     int64_t deadline_ns, alive_check_ns; // on the transport's clock
     int64_t origin_ns;                   // of the run, monotonic clock
     const volatile sig_atomic_t *stop;   // once not 0, the run ends with its round; NULL = never
+    bool told_silence;                   // what net.timeout_s is for
     bool unclean;
     char failure[160]; // "" = none: why the run ended before its last round
     struct server_kept kept;

@@ -563,7 +563,9 @@ static void take_answer(struct server *s, const struct net_msg *m)
 static void async_message(struct server *s, const struct net_msg *m)
 {
     struct async_rounds *a = s->rounds;
-    if (!books_take_events(s, m))
+    if (m->verdict == FRAME_GOOD && m->frame.kind == FRAME_BUSY)
+        renew_patience(s, m->src);
+    else if (!books_take_events(s, m))
         take_answer(s, m);
     if (a->state == ROUND_HELD && books_worker_up(s))
         a->state = ROUND_OPEN;

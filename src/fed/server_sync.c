@@ -784,9 +784,24 @@ static void take_answer(struct server *s, const struct net_msg *m)
         take_fail(s, m);
 }
 
+// Where time is real a worker takes its clients in turn, and says that it is at work: those that
+// wait for it wait on, but for a deadline of the round's own.
+static void renew_deadline(struct server *s)
+{
+    const struct sync_round *r = s->rounds;
+    int64_t until = now_ns(s) + (int64_t)(s->env->net->timeout_s * 1e9);
+    int64_t cut = link_add_ns(r->start.clock_ns, policy_deadline_ns(s->env->fed));
+    if (s->env->net->pace == NET_PACE_REAL && cut < until)
+        until = cut;
+    if (!s->env->virtual_time && until > s->deadline_ns)
+        s->deadline_ns = until;
+}
+
 static void sync_message(struct server *s, const struct net_msg *m)
 {
     struct sync_round *r = s->rounds;
+    if (m->verdict == FRAME_GOOD && !r->holding && r->next_turn <= r->n_turns)
+        renew_deadline(s);
     if (!books_take_events(s, m))
         take_answer(s, m);
     if (r->holding && books_worker_up(s))

@@ -65,6 +65,17 @@ static void send_small(struct worker *w, enum frame_kind kind, const void *paylo
     transport_unref(w->env->transport, b);
 }
 
+// While it trains a worker hears nobody, and says now and then that it is at work.
+static void say_busy(void *arg)
+{
+    struct worker *w = arg;
+    int64_t now = clock_ns();
+    if ((double)(now - w->said_ns) < 0.25e9 * w->env->net->timeout_s)
+        return;
+    w->said_ns = now;
+    send_small(w, FRAME_BUSY, NULL, 0);
+}
+
 void worker_start(struct worker *w)
 {
     struct hello h = {
@@ -291,6 +302,11 @@ bool worker_busy(const struct worker *w)
 
 void worker_step(struct worker *w)
 {
+    w->said_ns = clock_ns();
+    if (!transport_hosts(w->env->transport, 0)) {
+        w->env->work->pulse = say_busy;
+        w->env->work->pulse_arg = w;
+    }
     w->env->method->scheme->worker->step(w);
 }
 

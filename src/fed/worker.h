@@ -18,6 +18,7 @@ struct worker {
     size_t drain_cap;
     struct hello server;
     int64_t last_heard_ns, alive_check_ns;
+    int64_t said_ns; // that it is at work
 };
 
 // What a worker does between greeting and goodbye, the twin of the server's handlers.

@@ -159,10 +159,19 @@ struct workload {
     struct shape shape;
     size_t n_backbone; // 0 = the backbone stays
     struct local_chain rules;
+    void (*pulse)(void *arg); // called between local steps, or NULL
+    void *pulse_arg;
     void *state;
 };
 
 extern const struct workload_row work_quadratic, work_lm;
+
+// A workload in training is still at it: for those that wait for it.
+static inline void workload_pulse(const struct workload *w)
+{
+    if (w->pulse)
+        w->pulse(w->pulse_arg);
+}
 
 int workload_open(struct workload *w, const struct workload_env *env, struct err *err);
 void workload_close(struct workload *w);

@@ -50,8 +50,9 @@ const struct opt net_options[] = {
         "model: full speed, time computed from the link; real: frames leave at the pace of the "
         "link; none: the network as it is"),
     NET_OPT(checksum, "net.checksum", "on", 0, 1, "", "XXH3 over every payload"),
-    NET_OPT(timeout_s, "net.timeout_s", "60", 1e-3, 1e6, "s",
-            "silence after which a worker is suspected lost"),
+    NET_OPT(
+        timeout_s, "net.timeout_s", "60", 1e-3, 1e6, "s",
+        "silence after which a worker is suspected lost; one in training speaks between its steps"),
     NET_OPT(arena_bytes, "net.arena_bytes", "67108864", 4096, 1e12, "B",
             "packed updates that may wait at the server for their turn"),
     NET_OPT(sim_workers, "net.sim_workers", "2", 1, 100000, "", "sim: workers to simulate"),

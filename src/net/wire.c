@@ -47,6 +47,7 @@ const char *const frame_kind_name[FRAME_KIND_COUNT] = {
     [FRAME_SUM] = "sum",
     [FRAME_SAY] = "say",
     [FRAME_ANSWER] = "answer",
+    [FRAME_BUSY] = "busy",
 };
 
 const char *const frame_verdict_name[FRAME_VERDICT_COUNT] = {

@@ -55,6 +55,7 @@ enum frame_kind {
     FRAME_SUM,    // worker: updates of a relay's clients, added up
     FRAME_SAY,    // worker: what a client has to say in the middle of its round
     FRAME_ANSWER, // server: to that
+    FRAME_BUSY,   // worker: at work still; the answer will come
     FRAME_KIND_COUNT
 };
 extern const char *const frame_kind_name[FRAME_KIND_COUNT];

@@ -31,6 +31,13 @@ for np in 2 3; do
 done
 run 1 t3 dev.threads=3
 check "three threads: the same adapter" equal "$(adapter t3)" "$(adapter p1)"
+# Training takes twice as long as a rank may be silent.
+slow=(fed.rounds=1 fed.local_steps=120 fed.clients_per_round=2 net.timeout_s=1)
+for method in fedavg/fp32 fedbuff:k=2/fp32; do
+    run 2 slow "${slow[@]}" fed.method=$method
+    check "$method: a rank that trains for longer than net.timeout_s is waited for" \
+        contains slow "# VALID"
+done
 most_threads() # dev.threads: the most threads seen of a run with a codec that uses them
 {
     local pid seen most=0
