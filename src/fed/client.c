@@ -434,6 +434,8 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
             .tokens = m->tokens,
             .token_opt = &m->token_opt};
         job->trained = view_trained(&m->view, job->client, c->version, &job->n_trained);
+        job->moved = task[i].state.newest.round > 0 &&
+                     !view_stays(&m->view, job->client, task[i].state.newest.round, c->version);
         c->task[i] = task[i];
         give_vectors(c, job, i);
         if (fed_scores_due(c->env, c->version)) {

@@ -1,6 +1,7 @@
 // Schemes that hold clients to the global model: a proximal term (FedProx), control variates
 // (SCAFFOLD) and dynamic regularisation (FedDyn).
 #include "fed/env.h"
+#include "fed/global.h"
 #include "fed/local.h"
 #include "fed/scheme.h"
 
@@ -48,10 +49,14 @@ const struct scheme scheme_fedprox = {
 //   replace  how c_i differs from c; c becomes the mean of the sampled clients' alone, as Zhu et
 //   al.
 //            2026 have it
-// With a view of random coordinates the two are Subspace-SCAFFOLD.
+// With a view of random coordinates the two are Subspace-SCAFFOLD, which keeps controls of a
+// subspace until its next turn (backfill). FedSub has dual variables c - c_i of the subspace alone
+// and turns them into the next one, by P_old P_new^T, which for subspaces of one drawing is zero:
+// without backfill they begin anew with every turn.
 
 struct control_opt {
     int32_t control;
+    bool backfill;
 };
 enum { CONTROL_INCR, CONTROL_REPLACE };
 
@@ -60,6 +65,8 @@ static const char *const control_names[] = {"incr", "replace", NULL};
 static const struct opt control_options[] = {
     OPT_ENUM(struct control_opt, control, "control", "incr", control_names,
              "the server's: follows all clients, or is the mean of the round's"),
+    OPT(struct control_opt, backfill, "backfill", "on", 0, 0, "",
+        "controls of what has no turn are kept for its next one; off: dropped, as in FedSub"),
 };
 
 static size_t control_bytes(const struct local_setup *s)
@@ -69,7 +76,10 @@ static size_t control_bytes(const struct local_setup *s)
 
 static void control_begin(struct local *l)
 {
+    const struct control_opt *o = l->opt;
     memset(l->memory, 0, control_bytes(l->setup));
+    if (!o->backfill && l->job->moved)
+        memset(l->job->own[0], 0, control_bytes(l->setup));
 }
 
 static void control_after(struct local *l, int32_t step, float *grad)
@@ -120,6 +130,15 @@ static void control_commit(const void *opt, const struct step *s)
         s->state[i] += share * s->up[0][i];
 }
 
+// Before the next subspace has its turn. After a round without updates this is late, and still in
+// time for the turn of the subspace that it is about.
+static void control_turn(struct global *g, uint32_t version)
+{
+    const struct control_opt *o = g->env->method->scheme_opt;
+    if (!o->backfill && !view_stays(&g->env->method->view, 0, version, version + 1))
+        memset(g->state, 0, g->n * sizeof *g->state);
+}
+
 // Clients keep their controls as they trained them, and the server what it decoded: only where part
 // of the adapter is everybody's in a round is `arrived` the number of those who sent it.
 static int control_check(const struct fed_env *env, struct err *err)
@@ -153,6 +172,7 @@ const struct scheme scheme_scaffold = {
     .up = control_up,
     .local = &control_rule,
     .commit = control_commit,
+    .after = control_turn,
 };
 
 // FedDyn: client i minimises f_i(x) - <h_i, x> + alpha / 2 ||x - theta||^2, and then takes

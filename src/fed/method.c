@@ -31,9 +31,9 @@ const struct method_alias method_aliases[] = {
     {"haflq", NULL,
      "each client keeps the ranks that matter to it: here ranks are the first ones (fed.ranks); "
      "its widths by link are fstq:upload_s="},
-    {"fedsub", NULL,
-     "turns dual variables from one subspace into the next; here those of one drawing (views sub "
-     "and gauss) have nothing in common"},
+    {"fedsub", "scaffold:control=incr,backfill=off/sub:parts=5,stay=5@fp32",
+     "FedSub as far as subspaces of one drawing go, which have nothing in common: its dual "
+     "variables do not outlive one"},
     {"streaming-diloco", NULL,
      "overlaps outer steps with training: rounds here end before the next begins"},
     {"fedkseed", NULL, "steps of zeroth order from shared seeds: training here takes gradients"},

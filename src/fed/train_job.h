@@ -28,6 +28,7 @@ struct train_job {
     float *own[FED_VECTORS];
     const float *down[FED_VECTORS];
     float *up[FED_VECTORS];
+    bool moved; // own is of another part of the adapter than has its turn, or of an earlier turn
     const struct shape_range *trained; // what may change, ascending; NULL = all
     int n_trained;
     int32_t steps; // of the optimizer

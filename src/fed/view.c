@@ -150,6 +150,15 @@ uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round)
                          : (turn + v->n_parts - 1) % v->n_parts;
 }
 
+bool view_stays(const struct view_inst *v, uint32_t client, uint32_t from, uint32_t to)
+{
+    uint32_t now = view_turn(v, client, to);
+    for (uint32_t r = to; v->n_parts > 1 && r-- > from;)
+        if (view_turn(v, client, r) != now)
+            return false;
+    return true;
+}
+
 struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client, uint32_t round,
                           int vector)
 {

@@ -84,6 +84,8 @@ int view_open_ranks(struct view_inst *v, const struct ranks *ranks, uint8_t *own
 void view_close(struct view_inst *v);
 
 uint32_t view_turn(const struct view_inst *v, uint32_t client, uint32_t round);
+// Has what a client sends been the same part in all rounds from one to another?
+bool view_stays(const struct view_inst *v, uint32_t client, uint32_t from, uint32_t to);
 // The stream of a message: codecs count the turns of a part, not rounds, so that what they do
 // every other time they still do when the part comes every other round.
 struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t client, uint32_t round,

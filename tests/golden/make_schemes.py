@@ -91,14 +91,17 @@ def scaffold(lr, replace=False):
     return run
 
 
-def subspace(parts, replace):
+def subspace(parts, replace, stay=1, backfill=True):
     """Subspace-SCAFFOLD, Algorithm 1 of Zhu et al. 2026, P_t the rows of the identity in parts[t]:
     y <- y - LR (P g - P c_i + P c) from P x, the gradient at P^T y + x - P^T P x;
-    c_i <- (I - P^T P) c_i + P^T mean(P g); x moves by P^T mean(y - P x); c by what c_i says of P."""
+    c_i <- (I - P^T P) c_i + P^T mean(P g); x moves by P^T mean(y - P x); c by what c_i says of P. FedSub has
+    no backfill: with P_old P_new^T = 0 nothing of c and c_i outlives P, which stays for some rounds."""
     def run():
         x, c, own = np.zeros(DIM), np.zeros(DIM), np.zeros((CLIENTS, DIM))
         for t, turn in enumerate(turns):
-            P = np.eye(DIM)[parts[t % len(parts)]]
+            P = np.eye(DIM)[parts[t // stay % len(parts)]]
+            if t % stay == 0 and not backfill:
+                c, own = np.zeros(DIM), np.zeros((CLIENTS, DIM))
             rest, y_sum, g_sum, dc = x - P.T @ P @ x, 0, 0, 0
             for i in turn:
                 y, g_mean = P @ x, np.zeros(len(P))
@@ -162,6 +165,8 @@ SCHEMES = [
     ("feddyn", "alpha=0.6", 1.0, dynamic(0.6, 1.0)),
     ("scaffold", "control=replace", 1.0, subspace([[0, 2], [1, 3]], True), "02,13"),
     ("scaffold", "control=incr", 1.0, subspace([[3], [0], [1, 2]], False), "3,0,12"),
+    ("scaffold", "backfill=off", 1.0, subspace([[0, 2], [1, 3]], False, 3, False),
+     "02x3,13x3"),
     ("fedsa", "-", 1.0, shared(2), "01"),
 ]
 

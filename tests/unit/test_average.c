@@ -288,8 +288,9 @@ static void test_who_sat_out_catches_up(void **state)
 {
     (void)state;
     const char *const methods[] = {"fed.method=ssf",
-                                   "fed.method=scaffold:control=replace/gauss:parts=4@fp32"};
-    for (int m = 0; m < 2; m++) {
+                                   "fed.method=scaffold:control=replace/gauss:parts=4@fp32",
+                                   "fed.method=scaffold:backfill=off/sub:parts=3,stay=2@fp32"};
+    for (size_t m = 0; m < ARRAY_LEN(methods); m++) {
         uint64_t hash[2];
         int64_t bytes[2];
         for (int k = 0; k < 2; k++) {

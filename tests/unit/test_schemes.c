@@ -1,6 +1,7 @@
 // Schemes against an independent script: the rules of local training and the server's steps of the
 // table, on the problem of tests/golden/make_schemes.py, go where its double precision goes.
 #include "base/mem.h"
+#include "fed/global.h"
 #include "fed/local.h"
 #include "fed/scheme.h"
 #include "fed/workload.h"
@@ -25,6 +26,8 @@ struct problem {
 struct played {                    // a scheme at its place, with what it keeps
     struct shape_range range[DIM]; // what has its turn, a coordinate each; all where n_ranges is 0
     int n_ranges;
+    uint32_t last[CLIENTS]; // round of each client's state, 0 = none
+    struct view_inst view;  // as far as whose turn it is
     const struct scheme *row;
     struct local_chain chain;
     struct shape shape;
@@ -75,14 +78,17 @@ static bool has_turn(const struct played *s, int k)
     return any;
 }
 
-// Of "02,13" the coordinates of the round's turn; "-" = all of them, always.
-static void take_turn(struct played *s, const char *parts, int round)
+// Of "02,13" or "02x3,13x3" the coordinates of the round's turn, and how long each stays; "-" = all
+// of them, always.
+static void take_turn(struct played *s, const char *parts, uint32_t round)
 {
-    int n = 1;
+    const char *times = strchr(parts, 'x');
+    s->view.stay = times ? (uint32_t)(times[1] - '0') : 1;
+    s->view.n_parts = 1;
     s->n_ranges = 0;
     for (const char *c = parts; *c; c++)
-        n += *c == ',';
-    for (int turn = round % n; turn > 0; turn -= *parts++ == ',')
+        s->view.n_parts += *c == ',';
+    for (uint32_t turn = view_turn(&s->view, 0, round); turn > 0; turn -= *parts++ == ',')
         ;
     for (; *parts >= '0' && *parts < '0' + DIM; parts++)
         s->range[s->n_ranges++] =
@@ -90,7 +96,8 @@ static void take_turn(struct played *s, const char *parts, int round)
 }
 
 // A client's round: delta is its update, up what it sends beside it.
-static void train(const struct problem *p, struct played *s, int client, float *delta, float *up)
+static void train(const struct problem *p, struct played *s, int client, uint32_t round,
+                  float *delta, float *up)
 {
     struct train_job job = {
         .client = (uint32_t)client, .steps = STEPS, .theta = s->theta, .delta = delta};
@@ -101,6 +108,8 @@ static void train(const struct problem *p, struct played *s, int client, float *
     job.up[0] = up;
     job.trained = s->n_ranges && !s->row->keeps ? s->range : NULL;
     job.n_trained = job.trained ? s->n_ranges : 0;
+    job.moved = s->last[client] > 0 && !view_stays(&s->view, 0, s->last[client], round);
+    s->last[client] = round;
     memcpy(delta, s->theta, sizeof s->theta);
     local_begin(&s->chain, 0, &job);
     for (int step = 0; step < STEPS; step++) {
@@ -119,7 +128,7 @@ static void play_round(const struct problem *p, struct played *s, int round, dou
     const float *const ups[] = {up_mean};
     for (int i = 0; i < SAMPLED; i++) {
         float delta[DIM], up[DIM] = {0};
-        train(p, s, p->turn[round][i], delta, up);
+        train(p, s, p->turn[round][i], (uint32_t)round + 1, delta, up);
         for (int k = 0; k < DIM; k++) {
             mean[k] += delta[k] / SAMPLED;
             up_mean[k] += up[k] / SAMPLED;
@@ -140,13 +149,18 @@ static void play_round(const struct problem *p, struct played *s, int round, dou
         step.range = s->range[i];
         s->row->commit(s->opt, &step);
     }
+    struct method m = {.scheme_opt = s->opt, .view = s->view};
+    struct fed_env env = {.method = &m};
+    struct global g = {.env = &env, .state = s->state[0], .n = DIM};
+    if (s->row->after)
+        s->row->after(&g, (uint32_t)round + 1);
 }
 
 static void play_open(struct played *s, const char *name, const char *options)
 {
     struct err err = {""};
     static const struct optim_params optim = {0};
-    *s = (struct played){.row = scheme_find(name)};
+    *s = (struct played){.row = scheme_find(name), .view.row = view_table[0]};
     if (!s->row)
         fail_msg("no scheme %s", name);
     assert_true(s->row->option_bytes <= sizeof s->opt);
@@ -178,7 +192,7 @@ static void test_schemes_go_where_the_script_goes(void **state)
         struct played s;
         play_open(&s, name, options);
         for (int r = 0; r < ROUNDS; r++) {
-            take_turn(&s, parts, r);
+            take_turn(&s, parts, (uint32_t)r + 1);
             play_round(&p, &s, r, lr);
             moved = 0;
             for (int k = 0; k < DIM; k++) {
@@ -193,7 +207,7 @@ static void test_schemes_go_where_the_script_goes(void **state)
         local_close(&s.chain);
         shape_free(&s.shape);
     }
-    assert_true(schemes >= 13 && feof(f));
+    assert_true(schemes >= 14 && feof(f));
     fclose(f);
 }
 
