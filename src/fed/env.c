@@ -276,6 +276,8 @@ static int check_together(const struct fed_env *env, struct err *err)
         rules[n++] = (struct local_use){m->scheme->local, m->scheme_opt};
     if (m->view.row->local)
         rules[n++] = (struct local_use){m->view.row->local, m->view.opt};
+    if (env->work->env.worker && env->work->row->reserve && !m->scheme->forward)
+        env->work->row->reserve(env->work);
     return workload_prepare(env->work, m->scheme->backbone, rules, n, err);
 }
 

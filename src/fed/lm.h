@@ -63,6 +63,7 @@ struct lm {
     struct model_job *job;              // (at_once)
     struct model_client *client;        // (at_once)
     float *moments;                     // (at_once, optim_n + 1)
+    float *asked;                       // (at_once, n) gradients that a rule made; NULL = none does
     struct rng *rng;                    // (at_once)
     int64_t *drawn;                     // (at_once) tokens of the round, as they were drawn
     struct model_job *oracle;           // (at_once) examples
@@ -89,6 +90,7 @@ struct lm {
 void lm_backbone(const struct workload *w, const float *backbone);
 
 void lm_train_open(struct workload *w, struct lm *lm);
+void lm_reserve(struct workload *w);
 void lm_train_close(struct lm *lm); // also of one that was never opened
 size_t lm_state_floats(const struct workload *w);
 size_t lm_fisher_floats(const struct workload *w, const struct token_source *tokens, bool sens,

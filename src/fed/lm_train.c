@@ -53,6 +53,12 @@ void lm_train_open(struct workload *w, struct lm *lm)
         lm->embed_grad =
             mem_alloc(MEM_DATA, g * (size_t)rows * (size_t)model_config(lm->model)->dim *
                                     sizeof *lm->embed_grad);
+}
+
+void lm_reserve(struct workload *w)
+{
+    struct lm *lm = w->state;
+    int64_t rows = (int64_t)w->env.fed->batch * lm->task->max_tokens;
     model_reserve(lm->model, lm->task->max_tokens, rows < INT32_MAX ? (int32_t)rows : INT32_MAX,
                   lm->at_once);
 }
@@ -83,9 +89,9 @@ void lm_train_close(struct lm *lm)
 {
     for (int i = 0; lm->batch && i < lm->at_once; i++)
         lm_batch_close(&lm->batch[i]);
-    void *blocks[] = {lm->batch,       lm->job,     lm->client,  lm->rng,
-                      lm->drawn,       lm->moments, lm->tracker, lm->weights,
-                      lm->tracker_mem, lm->raw,     lm->oracle,  lm->embed_grad};
+    void *blocks[] = {lm->batch,   lm->job,        lm->client,  lm->rng,         lm->drawn,
+                      lm->moments, lm->tracker,    lm->weights, lm->tracker_mem, lm->raw,
+                      lm->oracle,  lm->embed_grad, lm->asked};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (lm->theta)
@@ -357,6 +363,45 @@ static struct span oracles(struct workload *w, struct lm *lm, struct train_job *
                          span.cpu_ns < 0 ? 0 : clock_cpu_ns() - span.cpu_ns};
 }
 
+// The loss of a client's batch at an adapter of a rule's choice.
+struct asking {
+    struct model *m;
+    const struct model_job *job;
+};
+
+static double loss_at(void *arg, const float *adapter)
+{
+    const struct asking *a = arg;
+    struct model_job job = {.batch = a->job->batch,
+                            .client = a->job->client,
+                            .adapter = adapter,
+                            .merge = a->job->merge};
+    model_evaluate(a->m, &job, 1);
+    return job.loss;
+}
+
+// Ways forward alone, client by client: a model that evaluates forgets whose gradients it has, so
+// that they are given when all are known.
+static void ask_step(struct workload *w, struct lm *lm, int n, int32_t step, struct recorder *rec)
+{
+    if (!lm->asked)
+        lm->asked = mem_alloc(MEM_OPTIMIZER, (size_t)lm->at_once * lm->n * sizeof *lm->asked);
+    for (int i = 0; i < n; i++) {
+        struct asking a = {lm->model, &lm->job[i]};
+        int64_t t = clock_ns();
+        lm->job[i].loss =
+            local_gradient(&w->rules, i, step, lm->job[i].adapter, (struct local_loss){loss_at, &a},
+                           lm->asked + (size_t)i * lm->n);
+        recorder_put(rec, STAGE_FORWARD, lm->client[i].id, t, clock_ns() - t, -1, 0, 0, 0);
+    }
+    model_no_backward(lm->model, lm->job, n);
+    for (int i = 0; i < n; i++) {
+        float *grad = model_take_gradient(lm->model, i);
+        memcpy(grad, lm->asked + (size_t)i * lm->n, lm->n * sizeof *grad);
+        model_give_gradient(lm->model, i, grad);
+    }
+}
+
 static void train_step(struct workload *w, struct lm *lm, int n, int32_t step, struct recorder *rec)
 {
     struct local_chain *rules = &w->rules;
@@ -368,7 +413,10 @@ static void train_step(struct workload *w, struct lm *lm, int n, int32_t step, s
         model_look(lm->model, &lm->client[i]);
         lm->job[i].adapter = local_before(rules, i, step);
     }
-    model_backward(lm->model, lm->job, n, rec);
+    if (local_asks(rules))
+        ask_step(w, lm, n, step, rec);
+    else
+        model_backward(lm->model, lm->job, n, rec);
     for (int i = 0; i < n; i++) {
         float *grad = model_take_gradient(lm->model, i);
         local_after(rules, i, step, grad);

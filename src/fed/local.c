@@ -81,6 +81,26 @@ const float *local_before(struct local_chain *c, int i, int32_t step)
     return x;
 }
 
+static int asking(const struct local_chain *c)
+{
+    int k = 0;
+    while (k < c->n && !c->use[k].rule->gradient)
+        k++;
+    return k;
+}
+
+bool local_asks(const struct local_chain *c)
+{
+    return asking(c) < c->n;
+}
+
+double local_gradient(struct local_chain *c, int i, int32_t step, const float *x,
+                      struct local_loss loss, float *grad)
+{
+    int k = asking(c);
+    return c->use[k].rule->gradient(&locals(c, i)[k], step, x, loss, grad);
+}
+
 void local_after(struct local_chain *c, int i, int32_t step, float *grad)
 {
     for (int k = c->n; k-- > 0;)

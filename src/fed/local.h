@@ -5,7 +5,8 @@
 //     its gradient -> after of the last -> ... -> after of the first -> the optimizer steps x
 //
 // so that they compose: corrections of the gradient stand first, next to the optimizer; another
-// form of the adapter stands last, next to the model.
+// form of the adapter stands last, next to the model. A rule may also make the gradient itself, of
+// losses alone: then nothing goes backward through the model.
 #ifndef FSTQ_FED_LOCAL_H
 #define FSTQ_FED_LOCAL_H
 
@@ -30,6 +31,11 @@ struct local { // one client in training under one rule
     const struct train_job *job; // job->delta is x until the round ends
 };
 
+struct local_loss { // of the step's batch
+    double (*at)(void *arg, const float *adapter);
+    void *arg;
+};
+
 struct local_rule {
     // NULL = nothing is shared.
     int (*open)(const struct local_setup *s, const void *opt, void **shared, struct err *err);
@@ -40,6 +46,10 @@ struct local_rule {
     void (*begin)(struct local *l);
     // What comes after x on the way to the model: x itself or in memory. NULL = x.
     const float *(*before)(struct local *l, int32_t step, const float *x);
+    // Instead of the model's: the gradient at x, of losses at and near x; returns that at x, or
+    // what is near it. Of a rule alone: no other form of the adapter stands behind it.
+    double (*gradient)(struct local *l, int32_t step, const float *x, struct local_loss loss,
+                       float *grad);
     void (*after)(struct local *l, int32_t step, float *grad);
     // The client's update where it is not x less theta, in memory; or NULL.
     const float *(*end)(struct local *l);
@@ -70,6 +80,10 @@ void local_close(struct local_chain *c);
 // rules.
 void local_begin(struct local_chain *c, int i, const struct train_job *job);
 const float *local_before(struct local_chain *c, int i, int32_t step);
+// Whether a rule makes the gradient; then by this, at what local_before has returned.
+bool local_asks(const struct local_chain *c);
+double local_gradient(struct local_chain *c, int i, int32_t step, const float *x,
+                      struct local_loss loss, float *grad);
 void local_after(struct local_chain *c, int i, int32_t step, float *grad);
 // delta becomes the update: x less theta, or false: what a rule has instead.
 bool local_end(struct local_chain *c, int i, struct train_job *job);

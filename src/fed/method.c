@@ -36,7 +36,8 @@ const struct method_alias method_aliases[] = {
      "variables do not outlive one"},
     {"streaming-diloco", NULL,
      "overlaps outer steps with training: rounds here end before the next begins"},
-    {"fedkseed", NULL, "steps of zeroth order from shared seeds: training here takes gradients"},
+    {"fedkseed", NULL,
+     "steps of zeroth order, whose seeds travel: fwdllm takes such steps, and sends updates"},
     {"ecolora", "fedavg/seg@ecolora",
      "one segment per client and round, shares by the training loss"},
     // Fed-ToMe is one sentence in Fed-FSTQ's list of baselines: "attention-driven token

@@ -91,6 +91,9 @@ struct scheme {
     int client_vectors;         // kept by a client, zero at first: job.own
     const struct up_vector *up; // job.up, NULL or ended by a NULL name
 
+    // Clients go through the model forward alone, or back through a part of it: no room is made for
+    // a whole way back.
+    bool forward;
     // The view that its options make necessary, as a method names it; NULL = any.
     void (*view)(const void *opt, char *out, size_t size);
 
@@ -123,8 +126,8 @@ struct scheme {
 
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
     scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fednova, scheme_fedprox,
-    scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_hetlora, scheme_lorafair,
-    scheme_scaffold, scheme_split, scheme_splitlora;
+    scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_fwdllm, scheme_hetlora,
+    scheme_lorafair, scheme_scaffold, scheme_split, scheme_splitlora;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

@@ -262,6 +262,7 @@ const struct scheme scheme_split = {
     .worker = &worker_sync,
     .check = split_check,
     .forget = split_forget,
+    .forward = true,
     .train = train_nothing,
     .pack = split_pack,
     .bound = scheme_bound,

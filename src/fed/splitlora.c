@@ -45,6 +45,8 @@ static int check(const struct fed_env *env, struct err *err)
          "labels travel whole; leave protect = on"},
         {fed_work_floats(env) > 0, "the server's half keeps nothing of a client; take "
                                    "fed.opt_state = reset and fisher.persist = reset"},
+        {env->work->env.fisher->scores > 0,
+         "the client has no loss of its own to score tokens by; set fisher.scores = 0"},
         {env->work->env.fisher->accumulate == FISHER_ORACLE,
          "the client has no loss of its own; take another fisher.accumulate than oracle"},
         {env->client->dp_clip > 0, "client.dp_clip bounds updates, and activations tell more; set "
@@ -346,6 +348,7 @@ const struct scheme scheme_splitlora = {
     .form_bytes = sizeof(struct split_form),
     .server = &server_sync,
     .worker = &worker_sync,
+    .forward = true, // room for the way back below the cut is made by the first
     .check = check,
     .forget = split_forget,
     .view = view_below,

@@ -267,6 +267,7 @@ const struct workload_row work_lm = {
     .state_floats = lm_state_floats,
     .fisher_floats = lm_fisher_floats,
     .at_once = lm_at_once,
+    .reserve = lm_reserve,
     .device = lm_device,
     .train = lm_train,
     .evaluate = lm_evaluate,

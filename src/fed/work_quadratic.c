@@ -12,6 +12,7 @@ struct quadratic_work {
     struct quadratic *task;
     float *velocity; // of the client in training, when none is kept between rounds
     float *grad;     // (n) of a step under rules of local training
+    float *aside;    // (n) where only a loss is asked for
 };
 
 static int quadratic_begin(struct workload *w, struct err *err)
@@ -30,6 +31,7 @@ static int quadratic_begin(struct workload *w, struct err *err)
     if (w->env.optim->momentum > 0)
         work->velocity = mem_alloc(MEM_OPTIMIZER, quadratic_dim(q) * sizeof *work->velocity);
     work->grad = mem_alloc(MEM_OPTIMIZER, quadratic_dim(q) * sizeof *work->grad);
+    work->aside = mem_alloc(MEM_OPTIMIZER, quadratic_dim(q) * sizeof *work->aside);
     w->state = work;
     shape_add(&w->shape, "X", (uint32_t)p->features, (uint32_t)p->outputs, SHAPE_OTHER);
     return 0;
@@ -41,6 +43,7 @@ static void quadratic_end(struct workload *w)
     quadratic_close(work->task);
     mem_free(work->velocity);
     mem_free(work->grad);
+    mem_free(work->aside);
     mem_free(work);
 }
 
@@ -60,6 +63,21 @@ static int quadratic_at_once(const struct workload *w)
     return 1;
 }
 
+// The loss at an x of a rule's choice, of the same batch each time.
+struct asking {
+    struct workload *w;
+    int32_t client;
+    struct rng batch;
+};
+
+static double loss_at(void *arg, const float *x)
+{
+    const struct asking *a = arg;
+    const struct quadratic_work *work = a->w->state;
+    struct rng batch = a->batch;
+    return quadratic_gradient(work->task, a->client, x, a->w->env.fed->batch, &batch, work->aside);
+}
+
 // As quadratic_train, with the rules between x and the gradient.
 static double ruled_steps(struct workload *w, struct train_job *job, float *velocity,
                           struct rng *batches)
@@ -71,7 +89,12 @@ static double ruled_steps(struct workload *w, struct train_job *job, float *velo
     double loss = 0;
     for (int32_t s = 0; s < job->steps; s++) {
         const float *x = local_before(&w->rules, 0, s);
-        loss += quadratic_gradient(work->task, (int32_t)job->client, x, fed->batch, batches, g);
+        struct asking a = {w, (int32_t)job->client, *batches};
+        double here =
+            quadratic_gradient(work->task, (int32_t)job->client, x, fed->batch, batches, g);
+        loss += local_asks(&w->rules)
+                    ? local_gradient(&w->rules, 0, s, x, (struct local_loss){loss_at, &a}, g)
+                    : here;
         local_after(&w->rules, 0, s, g);
         for (size_t i = 0; i < w->shape.n_values; i++) {
             if (velocity)

@@ -129,6 +129,9 @@ struct workload_row {
     size_t (*fisher_floats)(const struct workload *w, const struct token_source *tokens, bool sens,
                             bool grad);
     int (*at_once)(const struct workload *w); // how many jobs train at once
+    // Of clients that go backward: makes room for it, before anything is measured. NULL = needs
+    // none.
+    void (*reserve)(struct workload *w);
     // That jobs train on, where host code cannot touch its memory; NULL = there is none.
     struct dev *(*device)(struct workload *w);
     void (*train)(struct workload *w, struct train_job *jobs, int n, struct recorder *rec);

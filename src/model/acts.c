@@ -80,22 +80,23 @@ static struct acts acts_strides(const struct model *m, bool train)
 }
 
 void acts_take(const struct model *m, const struct model_lane *lane, struct acts *a, int32_t rows,
-               bool train, struct bump *b)
+               struct layers of, bool train, struct bump *b)
 {
     const struct model_config *c = &m->cfg;
     *a = acts_strides(m, train);
     a->x = lane ? lane->x : NULL;
     a->kept = lane ? lane->kept : NULL;
     for (int32_t l = 0; l <= c->layers; l++) {
-        kernel_act *x = train || l < 2 ? take(m, b, rows, a->ld_dim) : NULL;
+        bool own = train ? l >= of.first && l <= of.end : l < 2;
+        kernel_act *x = own ? take(m, b, rows, a->ld_dim) : NULL;
         if (a->x)
-            a->x[l] = train || l < 2 ? x : a->x[l - 2];
+            a->x[l] = own || train ? x : a->x[l - 2];
     }
-    for (int32_t l = 0; l < c->layers; l++)
-        if (l == 0 || !a->shared)
+    for (int32_t l = of.first; l < of.end; l++)
+        if (l == of.first || !a->shared)
             take_kept(m, a, a->kept ? &a->kept[l] : NULL, rows, b);
         else if (a->kept)
-            a->kept[l] = a->kept[0];
+            a->kept[l] = a->kept[of.first];
     a->h = take(m, b, rows, a->ld_dim);
     a->rstd_top = take_floats(b, (size_t)rows);
     a->x_few = take(m, b, train ? rows / 2 : rows, a->ld_dim);
@@ -197,7 +198,7 @@ struct lane_bytes slice_bytes(const struct model *m, const struct model_job *job
     struct control c;
     struct results r;
     int32_t *place;
-    acts_take(m, NULL, &a, rows, train, &acts);
+    acts_take(m, NULL, &a, rows, job ? layers_of(m, job) : layers_all(m), train, &acts);
     control_take(&c, rows, &control);
     results_take(m, job, &r, rows, &results);
     if (!job || job->merge)

@@ -112,7 +112,7 @@ static struct lane_bytes group_bytes(const struct generation *w, const struct gr
     struct acts a;
     struct bumps b = {.acts = {0}};
     int32_t *place;
-    acts_take(w->m, NULL, &a, rows_of(p), false, &b.acts);
+    acts_take(w->m, NULL, &a, rows_of(p), layers_all(w->m), false, &b.acts);
     desk_take(w, p, NULL, &d, &b, &place);
     return (struct lane_bytes){
         {[LANE_ACTS] = b.acts.used,
@@ -249,7 +249,7 @@ static void group_run(void *arg, int32_t item, int32_t lane)
                       .acts = {.base = ml->block[LANE_ACTS]}};
     struct desk d;
     int32_t active = 0;
-    acts_take(m, ml, &r.a, rows_of(p), false, &b.acts);
+    acts_take(m, ml, &r.a, rows_of(p), layers_all(m), false, &b.acts);
     desk_take(w, p, ml->level, &d, &b, &r.place);
     d.merge = (struct model_merge){.window = MERGE_WINDOW};
     lay_out_caches(w, &d);

@@ -240,8 +240,19 @@ struct results {
     kernel_act *wide; // logits, where activations are no floats
 };
 
+// Layers that rows go through: [first, end).
+struct layers {
+    int32_t first, end;
+};
+static inline struct layers layers_all(const struct model *m)
+{
+    return (struct layers){0, m->cfg.layers};
+}
+struct layers layers_of(const struct model *m, const struct model_job *job);
+
+// train: room for what those layers keep for the way back.
 void acts_take(const struct model *m, const struct model_lane *lane, struct acts *a, int32_t rows,
-               bool train, struct bump *b);
+               struct layers of, bool train, struct bump *b);
 void control_take(struct control *c, int32_t rows, struct bump *b);
 void results_take(const struct model *m, const struct model_job *job, struct results *r,
                   int32_t rows, struct bump *b);

@@ -261,6 +261,9 @@ void model_backward(struct model *m, struct model_job *jobs, int32_t n, struct r
 // The gradient (n) a job's last backward left, in the host's hands to look at and change; it goes
 // back before the next one is taken, and before model_update.
 float *model_take_gradient(struct model *m, int32_t job);
+// Instead of model_backward, for n jobs with loaded clients: makes room for gradients that the host
+// will give.
+void model_no_backward(struct model *m, struct model_job *jobs, int32_t n);
 void model_give_gradient(struct model *m, int32_t job, float *grad);
 // Clips and steps, spans OPTIMIZER and, where a job keeps averages, ACCUMULATE.
 void model_update(struct model *m, struct model_job *jobs, int32_t n, const struct optim_params *p,

@@ -38,6 +38,15 @@ void plan_slices(struct model *m, const struct model_batch *b, int32_t job)
         m->slice[first].alone = true;
 }
 
+struct layers layers_of(const struct model *m, const struct model_job *job)
+{
+    return (struct layers){.first = job->batch->from ? job->batch->from->layer : 0,
+                           .end = job->cut    ? job->cut->layer
+                                  : job->back ? job->back->layer
+                                  : job->tap  ? tap_layers(m, job->tap)
+                                              : m->cfg.layers};
+}
+
 void plan_top(struct launch *r)
 {
     const struct model_job *job = r->job;

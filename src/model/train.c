@@ -97,6 +97,15 @@ static void job_lend(struct work *w, int32_t j)
                                                   : NULL;
 }
 
+void model_no_backward(struct model *m, struct model_job *jobs, int32_t n)
+{
+    struct work w = {.m = m, .jobs = jobs, .mode = MODE_TRAIN};
+    grads_reserve(m, 0, false, (size_t)n * m->shape.n_values);
+    jobs_reserve(m, n);
+    for (int32_t j = 0; j < n; j++)
+        job_lend(&w, j);
+}
+
 // Checks a job's batch and cuts it; returns the length of its longest sequence, or the last
 // position that stands in it.
 static int32_t job_prepare(struct work *w, int32_t j)
@@ -169,6 +178,7 @@ static struct launch run_of(struct work *w, struct slice *s, int32_t lane)
     struct model *m = w->m;
     struct model_job *job = &w->jobs[s->job];
     struct model_lane *l = &m->lane[lane];
+    struct layers of = layers_of(m, job);
     struct launch r = {.m = m,
                        .job = job,
                        .slice = s,
@@ -182,15 +192,12 @@ static struct launch run_of(struct work *w, struct slice *s, int32_t lane)
                        .merge = job->merge,
                        .level = l->level,
                        .rows = s->rows,
-                       .first = job->batch->from ? job->batch->from->layer : 0,
-                       .end = job->cut    ? job->cut->layer
-                              : job->back ? job->back->layer
-                              : job->tap  ? tap_layers(m, job->tap)
-                                          : m->cfg.layers};
+                       .first = of.first,
+                       .end = of.end};
     struct bump acts = {.base = l->block[LANE_ACTS]};
     struct bump dev = {.base = l->block[LANE_CONTROL]}, host = {.base = l->twin[LANE_CONTROL]};
     struct bump out = {.base = l->twin[LANE_RESULTS]}, dev_out = {.base = l->block[LANE_RESULTS]};
-    acts_take(m, l, &r.a, s->rows, r.backward, &acts);
+    acts_take(m, l, &r.a, s->rows, of, r.backward, &acts);
     control_take(&r.host, s->rows, &host);
     control_take(&r.dev, s->rows, &dev);
     r.control_bytes = dev.used;
