@@ -27,6 +27,7 @@ enum rng_use {
     RNG_VIEW = 17,     // sets of rows or columns                 a = how many there are
     RNG_INFER = 18,    // prompts to time, tokens left out        a, b = whose
     RNG_RANKS = 19,    // which client has which rank
+    RNG_SIDE = 20,     // examples of an epoch of side-tuning     a = client, b = epoch
     RNG_PERTURB = 21,  // directions of perturbed inference       a = round, b = client, c = which
 };
 

@@ -424,6 +424,7 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
         *job = (struct train_job){
             .client = task[i].client,
             .round = c->version,
+            .ask = task[i].ask,
             .steps = fed_steps(c->env->fed, c->env->seed, c->version, task[i].client),
             .theta = start_of(c, task[i].client, i),
             .delta = c->delta + at,

@@ -10,6 +10,7 @@
 
 struct client_task {
     uint32_t client;
+    uint32_t ask;            // of the scheme, see its row
     struct task_state state; // that it goes on from
     bool missing;            // it is not there
 };

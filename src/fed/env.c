@@ -87,6 +87,7 @@ static void talk(const struct fed_env *env, const struct round_start *start, str
 static void round_times(const struct fed_env *env, const struct round_start *start,
                         struct client_round *c, size_t n, bool ports)
 {
+    const double share = env->method->scheme->step_share;
     for (size_t i = 0; i < n; i++)
         c[i].times.down = carry(env, start, c[i].client, 0, false, c[i].from_ns, c[i].down_bytes);
     if (ports)
@@ -97,7 +98,7 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
         struct device d = profile_device(env->profile, c[i].client);
         t->compute_ns =
             scaled(env->client->step_ns * fed_steps(env->fed, env->seed, start->round, c[i].client),
-                   d.slow);
+                   d.slow * (share > 0 ? share : 1));
         t->encode_ns = scaled(env->client->encode_ns, d.slow);
         t->ready_ns = link_add_ns(t->down_ns, t->compute_ns + t->encode_ns);
         talk(env, start, &c[i]);

@@ -447,7 +447,17 @@ const float *global_evaluated(const struct global *g)
     return g->average && g->average[0] > 0 ? g->average + 1 : g->theta;
 }
 
+void global_evaluate(struct global *g, struct eval_result *r)
+{
+    const struct scheme *scheme = g->env->method->scheme;
+    if (scheme->evaluate)
+        scheme->evaluate(g, r);
+    else
+        workload_evaluate(g->env->work, global_evaluated(g), r);
+}
+
 uint64_t global_hash(const struct global *g)
 {
-    return XXH3_64bits(g->theta, 4 * g->n_model);
+    const struct scheme *scheme = g->env->method->scheme;
+    return scheme->hash ? scheme->hash(g) : XXH3_64bits(g->theta, 4 * g->n_model);
 }

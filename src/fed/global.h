@@ -68,7 +68,8 @@ bool global_commit(struct global *g, uint32_t version, double lr, double *norm);
 // The version that was committed goes into the average, where one is kept.
 void global_average(struct global *g, uint32_t version);
 const float *global_evaluated(const struct global *g); // (n_model)
-uint64_t global_hash(const struct global *g);          // XXH3 of theta
-bool global_finite(const float *v, size_t n);          // for the schemes' hooks
+void global_evaluate(struct global *g, struct eval_result *r);
+uint64_t global_hash(const struct global *g); // XXH3 of theta, or as the scheme has it
+bool global_finite(const float *v, size_t n); // for the schemes' hooks
 
 #endif

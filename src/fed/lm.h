@@ -1,6 +1,6 @@
 // Language models behind the workload's face. work_lm.c opens and closes, lm_batch.c lays examples
-// out for the model, lm_train.c trains clients, lm_cut.c runs the two sides of a cut, lm_answers.c
-// has the model answer questions.
+// out for the model, lm_train.c trains clients, lm_cut.c runs the two sides of a cut, lm_side.c
+// reads layers for a network beside the model, lm_answers.c has the model answer questions.
 #ifndef FSTQ_FED_LM_H
 #define FSTQ_FED_LM_H
 
@@ -81,6 +81,8 @@ struct lm {
         int32_t places; // the model's that are taken: clients in training, this one, cut_sides
     } above;
 
+    struct lm_side *side; // NULL where no network stands beside the model
+
     struct lm_answers answers;
     struct score *group_score; // (task.n_groups)
     struct example *like;      // (test set) scratch: what of it is like one client's data; or NULL
@@ -104,5 +106,10 @@ void lm_job_fisher(const struct workload *w, struct train_job *job, struct model
 
 void lm_cut_close(struct lm *lm); // also of one that was never opened
 extern const struct cut_work lm_cut;
+
+void lm_side_close(struct lm *lm); // also of one that was never opened
+extern const struct side_work lm_side;
+// Scores answers.prediction of the test set, and r->loss stays.
+void lm_score(struct lm *lm, struct eval_result *r);
 
 #endif

@@ -13,8 +13,9 @@
 #include <stdint.h>
 
 struct codec_report;
-struct fed_env; // env.h
-struct global;  // global.h
+struct eval_result; // workload.h
+struct fed_env;     // env.h
+struct global;      // global.h
 struct update;
 struct local_rule; // local.h
 struct train_job;  // train_job.h
@@ -109,25 +110,38 @@ struct scheme {
     const struct scheme_talk *talk; // after train, which then only begins; NULL = there is none
     bool keeps;  // what the view leaves out is the client's own: a view that is `kept`
     bool silent; // nothing of the adapter travels down
-    bool fresh;  // adapters begin anew each round, from the seed: they need not travel down
+    // Of client.step_ns, what a local step takes of the client; 0 = all.
+    double step_share;
+    bool fresh; // adapters begin anew each round, from the seed: they need not travel down
 
     // The server: hooks around the sums of a version, see global.h.
     bool backbone; // versions go on with what moves the backbone; downlinks carry that whole
     int (*open)(struct global *g, struct err *err); // what the others need, as g->own
     void (*close)(struct global *g);
     void (*begin)(struct global *g);
+    // What to ask of a client that is sampled, a number that its task carries. False: nothing, the
+    // server has all it needs of it; then add is called with no bytes, the client is not troubled,
+    // and the number is that of examples it counts as. NULL: clients are asked for updates.
+    bool (*ask)(struct global *g, uint32_t client, uint32_t *what);
     // Instead of decoding an update into the sum of its part; times itself where pack is not NULL.
     int (*add)(struct global *g, struct update *u, struct err *err);
     bool (*mean)(struct global *g, double lr); // beside the mean; false: it is not finite
     void (*init)(const void *opt, float *state, size_t n); // NULL = zero
     void (*commit)(const void *opt, const struct step *s);
     void (*after)(struct global *g, uint32_t version); // the commit of this version
+    // Where the server trains something else than the adapter: its score, its weights as a hash.
+    void (*evaluate)(struct global *g, struct eval_result *r);
+    uint64_t (*hash)(const struct global *g);
+    // And what its checkpoints hold of that, in 32-bit words; -1 with err: it is no such thing.
+    size_t (*keep_words)(const struct global *g);
+    void (*keep)(const struct global *g, uint8_t *out);
+    int (*restore)(struct global *g, const uint8_t *in, size_t words, struct err *err);
 };
 
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
     scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fednova, scheme_fedprox,
     scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_fwdllm, scheme_hetlora,
-    scheme_lorafair, scheme_scaffold, scheme_split, scheme_splitlora;
+    scheme_lorafair, scheme_mobillm, scheme_pae, scheme_scaffold, scheme_split, scheme_splitlora;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

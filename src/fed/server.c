@@ -87,6 +87,17 @@ static int give_back(struct server *s, const struct checkpoint *c, const struct 
         more += 4 * (1 + down);
         n -= 1 + down;
     }
+    const struct scheme *scheme = s->env->method->scheme;
+    size_t own = scheme->restore && n ? get_u32(more) : 0;
+    if (scheme->restore) {
+        if (n == 0 || own >= n)
+            return err_set(err, "the checkpoint in '%s' has nothing of scheme %s", s->env->run_dir,
+                           scheme->name);
+        if (scheme->restore(&s->global, more + 4, own, err))
+            return -1;
+        more += 4 * (1 + own);
+        n -= 1 + own;
+    }
     if (h->restore)
         return h->restore(s, more, n, err);
     return n ? err_set(err, "the checkpoint in '%s' is of another scheme", s->env->run_dir) : 0;
@@ -365,7 +376,7 @@ void server_evaluate(struct server *s)
     struct recorder *rec = s->env->rec;
     struct span span = span_begin(rec);
     s->eval.n_rows = 0;
-    workload_evaluate(s->env->work, global_evaluated(&s->global), &s->eval);
+    global_evaluate(&s->global, &s->eval);
     span_end(rec, span, STAGE_EVALUATE, -1, 0, 0);
     struct rec_eval rows[EVAL_MAX + 2];
     int n = 0;
@@ -474,19 +485,25 @@ static void note_kept(struct server *s, const char *failure)
     }
 }
 
-// The downlink's words, after their number, then the handlers'.
+// The downlink's words, after their number, the scheme's likewise, then the handlers'.
 static size_t keep_more(struct server *s)
 {
     const struct server_handlers *h = s->env->method->scheme->server;
+    const struct scheme *scheme = s->env->method->scheme;
     size_t down = s->down ? 1 + downlink_words(s->down) : 0, own = h->keep ? h->keep_words(s) : 0;
-    s->more = mem_grow(MEM_SERVER, s->more, 0, 4 * (down + own), &s->more_cap, 1);
+    size_t its = scheme->keep ? 1 + scheme->keep_words(&s->global) : 0;
+    s->more = mem_grow(MEM_SERVER, s->more, 0, 4 * (down + its + own), &s->more_cap, 1);
     if (s->down) {
         put_u32(s->more, (uint32_t)(down - 1));
         downlink_keep(s->down, s->more + 4);
     }
+    if (scheme->keep) {
+        put_u32(s->more + 4 * down, (uint32_t)(its - 1));
+        scheme->keep(&s->global, s->more + 4 * (down + 1));
+    }
     if (h->keep)
-        h->keep(s, s->more + 4 * down);
-    return down + own;
+        h->keep(s, s->more + 4 * (down + its));
+    return down + its + own;
 }
 
 void server_checkpoint(struct server *s)

@@ -213,7 +213,7 @@ static void add_update(struct server *s, struct away *w, uint32_t lag)
     struct err err;
     struct update u = {.client = w->client,
                        .version = w->start.round,
-                       .bytes = w->held->bytes + FRAME_HEADER_BYTES,
+                       .bytes = w->held ? w->held->bytes + FRAME_HEADER_BYTES : NULL,
                        .len = w->frame.payload_bytes,
                        .weight = books_weight(s, &w->frame),
                        .scale = (float)a->rule->scale(s->env->method->scheme_opt, lag),

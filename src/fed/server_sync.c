@@ -21,6 +21,7 @@ struct turn { // a sampled client of the round, in client order
     int endpoint;
     enum turn_state state;
     bool granted, accepted;
+    uint32_t ask;        // of the scheme
     struct netbuf *held; // the frame, until its turn
     struct frame frame;
     int64_t frame_bytes; // header and all, 0 = none came
@@ -68,6 +69,24 @@ static int64_t now_ns(const struct server *s)
 
 // broadcast.
 
+// A client of whom the scheme has all it needs: wherever it is, its turn needs no frame.
+static bool spare(struct server *s, uint32_t client)
+{
+    struct sync_round *r = s->rounds;
+    const struct scheme *scheme = s->env->method->scheme;
+    uint32_t ask;
+    if (!scheme->ask || scheme->ask(&s->global, client, &ask))
+        return false;
+    struct turn *t = &r->turn[r->n_turns++];
+    *t = (struct turn){.client = client,
+                       .endpoint = fed_owner(client, s->workers),
+                       .state = TURN_HELD,
+                       .frame = {.client = client, .version = s->round, .samples = ask},
+                       .n_rows = 1};
+    t->row[0] = books_message(s, client, t->endpoint);
+    return true;
+}
+
 static void sample_turns(struct server *s)
 {
     struct sync_round *r = s->rounds;
@@ -77,6 +96,8 @@ static void sample_turns(struct server *s)
     fed_sample(s->env->seed, s->round, (uint32_t)fed->clients, (uint32_t)n, ranks, r->sampled);
     r->n_turns = r->n_waiting = 0;
     for (int i = 0; i < n; i++) {
+        if (spare(s, r->sampled[i]))
+            continue;
         if (fed_drops(s->env->seed, s->round, r->sampled[i], fed->dropout) ||
             !books_client_there(s, r->sampled[i], r->start.run_ns)) {
             s->row.dropped++;
@@ -89,6 +110,8 @@ static void sample_turns(struct server *s)
         t->row[0] = books_message(s, t->client, t->endpoint);
         t->n_rows = 1;
         t->down_bytes = books_client_bytes(s, t->client);
+        if (s->env->method->scheme->ask)
+            s->env->method->scheme->ask(&s->global, t->client, &t->ask);
         t->times = fed_client_times(s->env, &r->start, t->client, t->down_bytes, 0);
         if (!server_peer_up(s, t->endpoint)) { // stays in the sequence, as unavailable
             t->state = TURN_DONE;
@@ -193,6 +216,7 @@ static void broadcast(struct server *s)
         struct frame f = {.kind = FRAME_TASK,
                           .client = t->client,
                           .reason = t->granted,
+                          .values = t->ask,
                           .samples = s->peer[t->endpoint].tasks,
                           .payload_bytes = books_put_task(s, &r->start, t->client, s->kept.round,
                                                           t->down_bytes, netbuf_payload(b))};
@@ -256,7 +280,7 @@ static struct update update_of(const struct server *s, const struct turn *t)
 {
     return (struct update){.client = t->client,
                            .version = s->round,
-                           .bytes = t->held->bytes + FRAME_HEADER_BYTES,
+                           .bytes = t->held ? t->held->bytes + FRAME_HEADER_BYTES : NULL,
                            .len = t->frame.payload_bytes,
                            .weight = books_weight(s, &t->frame),
                            .scale = 1,

@@ -34,6 +34,7 @@ struct train_job {
     int32_t steps; // of the optimizer
     void *talker;  // where the scheme talks: of its own
     int32_t said;  // and times that it was answered
+    uint32_t ask;  // what the scheme's ask said of this client
     const struct token_source *tokens;
     const struct token_opts *token_opt;
     struct token_scores *scores; // out: what tokens of the vocabulary are worth, or NULL

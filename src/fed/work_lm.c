@@ -62,6 +62,7 @@ static void lm_close(struct workload *w)
     struct lm *lm = w->state;
     lm_train_close(lm);
     lm_cut_close(lm);
+    lm_side_close(lm);
     lm_answers_close(&lm->answers);
     mem_free(lm->group_score);
     mem_free(lm->like);
@@ -132,22 +133,28 @@ static void put_score(struct eval_result *r, const char *set, const struct score
     }
 }
 
-static void lm_evaluate(struct workload *w, const float *adapter, const float *backbone,
-                        struct eval_result *r)
+void lm_score(struct lm *lm, struct eval_result *r)
 {
-    struct lm *lm = w->state;
     const struct examples *set = task_test(lm->task);
     struct score all;
-    lm_backbone(w, backbone);
-    r->score = r->loss = NAN;
-    r->n_rows = 0;
-    if (!lm_answers_run(&lm->answers, adapter, set, r->stop, &r->loss))
-        return;
     task_score(lm->task, set, lm->answers.prediction, &all, lm->group_score);
     r->score = task_main_score(lm->task, &all);
     put_score(r, "all", &all);
     for (int32_t g = 0; g < lm->task->n_groups; g++)
         put_score(r, lm->task->groups[g], &lm->group_score[g]);
+}
+
+static void lm_evaluate(struct workload *w, const float *adapter, const float *backbone,
+                        struct eval_result *r)
+{
+    struct lm *lm = w->state;
+    const struct examples *set = task_test(lm->task);
+    lm_backbone(w, backbone);
+    r->score = r->loss = NAN;
+    r->n_rows = 0;
+    if (!lm_answers_run(&lm->answers, adapter, set, r->stop, &r->loss))
+        return;
+    lm_score(lm, r);
 }
 
 static bool is_like(const struct task *t, uint32_t client, const struct example *e)
@@ -277,6 +284,7 @@ const struct workload_row work_lm = {
     .peft_read = lm_peft_read,
     .partition = lm_partition,
     .cut = &lm_cut,
+    .side = &lm_side,
     .vocab = lm_vocab,
     .score_name = lm_score_name,
 };

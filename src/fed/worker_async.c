@@ -8,7 +8,7 @@
 #include <string.h>
 
 struct async_task {
-    uint32_t client, version;
+    uint32_t client, version, ask;
     struct task_state state;
     struct round_start start;
     int64_t t_arrived_ns; // on the transport's clock
@@ -104,7 +104,7 @@ static void async_step(struct worker *w)
     }
     for (; n < r->n_tasks && n < w->clients.at_once && r->task[n].version == version; n++)
         r->at_once[n] =
-            (struct client_task){.client = r->task[n].client, .state = r->task[n].state};
+            (struct client_task){r->task[n].client, r->task[n].ask, .state = r->task[n].state};
     if (w->clients.n_reports + n * w->clients.n_vectors > w->clients.reports_cap)
         worker_send_events(w);
     clients_train(&w->clients, r->at_once, n);
@@ -141,6 +141,7 @@ static void take_task(struct worker *w, const struct net_msg *m)
     struct async_work *r = w->rounds;
     struct async_task t = {.client = m->frame.client,
                            .version = m->frame.version,
+                           .ask = m->frame.values,
                            .start = {.round = m->frame.version},
                            .t_arrived_ns = m->t_ns};
     size_t len = m->frame.payload_bytes, tail = w->clients.state_floats ? TASK_STATE_BYTES : 0;

@@ -10,7 +10,7 @@
 #include "fed/relay.h"
 
 struct sync_task {
-    uint32_t client;
+    uint32_t client, ask;
     bool granted, trained, sent;
     struct task_state state;
     int64_t t_arrived_ns; // on the transport's clock
@@ -244,6 +244,7 @@ static void sync_step(struct worker *w)
         n--; // updates of those trained at once must all be free to leave
     for (int i = 0; i < n; i++)
         r->at_once[i] = (struct client_task){.client = r->task[first + i].client,
+                                             .ask = r->task[first + i].ask,
                                              .state = r->task[first + i].state};
     clients_train(&w->clients, r->at_once, n);
     personal_measure(&w->clients, n);
@@ -287,6 +288,7 @@ static void take_task(struct worker *w, const struct net_msg *m)
         at--;
     }
     r->task[at] = (struct sync_task){.client = m->frame.client,
+                                     .ask = m->frame.values,
                                      .granted = m->frame.reason != 0,
                                      .state = state,
                                      .down_bytes = down_bytes,

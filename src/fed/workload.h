@@ -111,6 +111,8 @@ struct cut_work {
                 struct recorder *rec, struct err *err);
 };
 
+struct side_work; // side.h
+
 struct workload_row {
     const char *name;
     bool fisher; // has tokens to choose from and fills sens and grad
@@ -153,6 +155,7 @@ struct workload_row {
                       void (*fn)(void *arg, const struct rec_partition *row), void *arg);
     const struct cut_work *cut;                          // NULL = has no layers to cut between
     int32_t (*vocab)(const struct workload *w);          // of job.scores; NULL = fills none
+    const struct side_work *side;                        // NULL = has none to read
     const char *(*score_name)(const struct workload *w); // what `score` is: "error", "exact", ...
 };
 
