@@ -4,7 +4,7 @@
 
 #include "base/fmath.h"
 #include "base/mem.h"
-#include "fed/side.h"
+#include "fed/side_plan.h"
 
 #include <math.h>
 #include <string.h>

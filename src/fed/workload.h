@@ -111,7 +111,7 @@ struct cut_work {
                 struct recorder *rec, struct err *err);
 };
 
-struct side_work; // side.h
+struct side_work; // side_plan.h
 
 struct workload_row {
     const char *name;

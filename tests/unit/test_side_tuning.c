@@ -5,7 +5,7 @@
 
 #include "base/rng.h"
 #include "fed/policy.h"
-#include "fed/side.h"
+#include "fed/side_plan.h"
 
 #include <math.h>
 #include <setjmp.h>

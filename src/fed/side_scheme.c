@@ -1,4 +1,4 @@
-#include "fed/side.h"
+#include "fed/side_plan.h"
 
 #include "base/mem.h"
 #include "base/rng.h"
@@ -510,9 +510,9 @@ static int side_restore(struct global *g, const uint8_t *p, size_t words, struct
     .option_bytes = sizeof(struct side_opt), .form_bytes = sizeof(struct side_plan),               \
     .server = &server_sync, .worker = &worker_sync, .check = side_check_run,                       \
     .train = train_nothing, .pack = side_pack, .bound = scheme_bound, .silent = true,              \
-    .step_share = FORWARD_SHARE, .open = server_open, .close = server_close, .ask = side_ask,      \
-    .add = side_add, .commit = scheme_mean, .evaluate = side_score, .hash = side_hash,             \
-    .keep_words = side_keep_words, .keep = side_keep, .restore = side_restore
+    .forward = true, .step_share = FORWARD_SHARE, .open = server_open, .close = server_close,      \
+    .ask = side_ask, .add = side_add, .commit = scheme_mean, .evaluate = side_score,               \
+    .hash = side_hash, .keep_words = side_keep_words, .keep = side_keep, .restore = side_restore
 
 const struct scheme scheme_mobillm = {
     SIDE_SCHEME("mobillm", mobillm_options),

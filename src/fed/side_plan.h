@@ -1,8 +1,8 @@
 // Server-assisted side-tuning: a client runs the frozen backbone forward and sends what layers put
 // out; the server trains a side network (model/side.h) with it. What is which paper's, and what is
 // inferred, stands in SIDE.md.
-#ifndef FSTQ_FED_SIDE_H
-#define FSTQ_FED_SIDE_H
+#ifndef FSTQ_FED_SIDE_PLAN_H
+#define FSTQ_FED_SIDE_PLAN_H
 
 #include "fed/side_message.h"
 #include "fed/workload.h"
