@@ -4,9 +4,10 @@
 #   make config             what was found
 #   make bench | asan | fuzz | test-long | format | clean | dist | install PREFIX=/usr/local DESTDIR=
 #   BUILD=release|debug|asan   CUDA=auto|0|1   CUDA_HOME=/usr/local/cuda   CUDA_ARCH="87 90"
-#   CC=gcc|clang   V=1
+#   CC=gcc|clang   MPI=auto|openmpi|mpich   V=1
 BUILD  ?= release
 CUDA   ?= auto
+MPI    ?= auto
 PREFIX ?= /usr/local
 V      ?= 0
 O      ?= build/$(BUILD)
@@ -20,7 +21,13 @@ Q := $(if $(filter 1,$(V)),,@)
 PKG_CONFIG ?= pkg-config
 
 # --- what is here ---------------------------------------------------------------------------------
-REQUIRED := ompi-c hdf5 hwloc openblas libxxhash jansson inih libzstd liblz4
+MPI_openmpi := ompi-c
+MPI_mpich := mpich
+MPI_auto := $(or $(firstword $(foreach p,ompi-c mpich,$(if $(shell $(PKG_CONFIG) --exists $(p) && echo y),$(p)))),ompi-c)
+ifeq ($(MPI_$(MPI)),)
+$(error MPI=$(MPI): it is auto, openmpi or mpich)
+endif
+REQUIRED := $(MPI_$(MPI)) hdf5 hwloc openblas libxxhash jansson inih libzstd liblz4
 GOALS_WITHOUT_LIBS := dist demo test test-long deps clean config help format bench asan fuzz base-model
 ifneq ($(if $(MAKECMDGOALS),$(filter-out $(GOALS_WITHOUT_LIBS),$(MAKECMDGOALS)),all),)
 MISSING := $(foreach p,$(REQUIRED),$(if $(shell $(PKG_CONFIG) --exists $(p) && echo y),,$(p)))

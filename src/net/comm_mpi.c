@@ -35,6 +35,21 @@ bool comm_launched(void)
     return false;
 }
 
+// Each rank would be a job of its own: mpirun tells its own MPI how many there are, and no other.
+static void check_launcher(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+    for (size_t i = 0; i < ARRAY_LEN(names) && comm.size == 1; i++) {
+        const char *told = getenv(names[i]);
+        if (told && atoi(told) > 1)
+            die(STATUS_ENV,
+                "mpirun started %s ranks (%s), and this program's MPI sees itself alone: it is "
+                "built for another MPI. Start it with that one's mpirun, or build it with "
+                "MPI=openmpi or MPI=mpich",
+                told, names[i]);
+    }
+}
+
 static void must(int rc, const char *what)
 {
     if (rc == MPI_SUCCESS)
@@ -105,6 +120,7 @@ const struct comm *comm_start(int *argc, char ***argv)
         check_identity(comm.rank, comm.size, comm.host);
         if (level < MPI_THREAD_FUNNELED)
             die(STATUS_ENV, "this MPI library has no MPI_THREAD_FUNNELED");
+        check_launcher();
         find_neighbours();
         if (comm.rank == 0)
             job_report_up();
