@@ -12,7 +12,7 @@
 #include <string.h>
 
 struct infer_bench_params {
-    int32_t rows, cols, cached, heads, kv_heads, head_dim;
+    int32_t rows, cols, at_once, cached, heads, kv_heads, head_dim;
 };
 
 static struct infer_bench_params params;
@@ -22,6 +22,8 @@ static const struct opt options[] = {
         "of the weight that one row is multiplied by"),
     OPT(struct infer_bench_params, cols, "infer.cols", "2048", 256, 1 << 20, "columns",
         "of it, whole blocks of 256"),
+    OPT(struct infer_bench_params, at_once, "infer.at_once", "1", 1, 4096, "rows",
+        "multiplied by it together, as of a batch or of a prompt"),
     OPT(struct infer_bench_params, cached, "infer.cached", "1024", 1, 1 << 20, "rows",
         "keys and values that a query attends to"),
     OPT(struct infer_bench_params, heads, "infer.heads", "9", 1, 1024, "", "queries of a token"),
@@ -34,6 +36,7 @@ static const struct opt options[] = {
 struct product {
     struct dev *dev;
     const char *name;
+    int32_t math; // enum kernel_math
     int64_t bytes;
     void *stored;
     struct block_rows blocks;
@@ -45,9 +48,11 @@ static void product_loop(void *arg, int64_t n)
 {
     struct product *p = arg;
     int32_t cols = p->l.w.cols, rows = p->l.w.rows;
+    struct kernel_ctx cx = p->dev->lane[0].cx;
+    cx.math = p->math;
     for (int64_t i = 0; i < n; i++)
-        p->dev->ops->linear_fwd(&p->dev->lane[0].cx, &p->l, NULL, (kernel_act *)(void *)p->x, cols,
-                                1, NULL, (kernel_act *)(void *)p->y, rows, NULL, 0);
+        p->dev->ops->linear_fwd(&cx, &p->l, NULL, (kernel_act *)(void *)p->x, cols, params.at_once,
+                                NULL, (kernel_act *)(void *)p->y, rows, NULL, 0);
     bench_use(p->y);
 }
 
@@ -85,9 +90,10 @@ static void make_product(struct product *p, struct dev *d, const float *w,
         kernel_from_f32(p->l.w.dtype, w, n, p->stored);
         p->l.w.w = p->stored;
     }
-    p->x = mem_alloc(MEM_OTHER, ((size_t)params.cols + KERNEL_SLACK) * sizeof *p->x);
-    p->y = mem_alloc(MEM_OTHER, (size_t)p->bytes + (size_t)params.rows * sizeof *p->y);
-    random_floats(p->x, (size_t)params.cols);
+    size_t m = (size_t)params.at_once, n_x = m * (size_t)params.cols;
+    p->x = mem_alloc(MEM_OTHER, (n_x + KERNEL_SLACK) * sizeof *p->x);
+    p->y = mem_alloc(MEM_OTHER, (size_t)p->bytes + m * (size_t)params.rows * sizeof *p->y);
+    random_floats(p->x, n_x);
 }
 
 static void free_product(struct product *p)
@@ -97,7 +103,8 @@ static void free_product(struct product *p)
     mem_free(p->y);
 }
 
-// Against sums in double of the values that the type stands for.
+// Against sums in double of the values that the type stands for. In whole numbers a value is at
+// most 1/254 of its block's largest off.
 static const char *check_product(struct bench_ctx *c, struct product *p)
 {
     float *row = mem_alloc(MEM_OTHER, (size_t)params.cols * sizeof *row);
@@ -110,14 +117,15 @@ static const char *check_product(struct bench_ctx *c, struct product *p)
             sum += (double)row[k] * (double)p->x[k];
             size += fabs((double)row[k] * (double)p->x[k]);
         }
-        ok = ok && fabs((double)p->y[n] - sum) <= 1e-5 * size;
+        double most = p->math == KERNEL_MATH_INT8 ? 1e-2 : 1e-5;
+        ok = ok && fabs((double)p->y[n] - sum) <= most * size;
     }
     mem_free(row);
     return bench_check(c, ok);
 }
 
 static const struct table_col cols[] = {
-    {"kernel", "", 14, TABLE_LEFT},   {"bytes", "MB", 9, TABLE_RIGHT},
+    {"kernel", "", 16, TABLE_LEFT},   {"bytes", "MB", 9, TABLE_RIGHT},
     {"time", "us", 10, TABLE_RIGHT},  {"rate", "GB/s", 8, TABLE_RIGHT},
     {"of copy", "%", 8, TABLE_RIGHT}, {"Validation", "", 10, TABLE_RIGHT},
 };
@@ -140,19 +148,26 @@ static void report(struct bench_ctx *c, const struct table *t, const char *name,
 
 static void products(struct bench_ctx *c, struct dev *d, const struct table *t)
 {
-    static const int32_t ids[] = {0, 30, BLOCK_Q8_0, BLOCK_Q4_1, BLOCK_NF4};
+    static const struct {
+        int32_t id, math;
+    } row[] = {{0, KERNEL_MATH_F32},          {30, KERNEL_MATH_F32},
+               {BLOCK_Q8_0, KERNEL_MATH_F32}, {BLOCK_Q8_0, KERNEL_MATH_INT8},
+               {BLOCK_Q4_1, KERNEL_MATH_F32}, {BLOCK_Q4_1, KERNEL_MATH_INT8},
+               {BLOCK_NF4, KERNEL_MATH_F32}};
     float *w = mem_alloc(MEM_OTHER, (size_t)params.rows * (size_t)params.cols * sizeof *w);
     random_floats(w, (size_t)params.rows * (size_t)params.cols);
-    for (size_t i = 0; i < ARRAY_LEN(ids); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
         struct product p;
         struct bench_result r[2];
         char name[48];
-        make_product(&p, d, w, block_find(ids[i]));
+        make_product(&p, d, w, block_find(row[i].id));
+        p.math = row[i].math;
         const char *check = check_product(c, &p);
         const struct bench_case cases[] = {{"linear", NULL, product_loop, &p},
                                            {"copy", NULL, copy_loop, &p}};
         bench_measure(c, cases, 2, r);
-        snprintf(name, sizeof name, "linear/%s", p.name);
+        snprintf(name, sizeof name, "linear/%s%s", p.name,
+                 p.math == KERNEL_MATH_INT8 ? "/int8" : "");
         report(c, t, name, p.bytes, &r[0], &r[1], check);
         free_product(&p);
     }
@@ -243,7 +258,10 @@ static void run(struct bench_ctx *c)
     if (dev_open(&d, 0, 1, &err))
         die(STATUS_ENV, "%s", err.text);
     memcpy(t.col, cols, sizeof cols);
-    dev_reserve(&d, kernel_work_floats(16, params.cached + 1, params.rows, 16, params.head_dim), 1);
+    dev_reserve(&d,
+                kernel_work_floats(params.at_once + 16, params.cached + 1, params.rows, 16,
+                                   params.head_dim),
+                1);
     fprintf(c->out, "# one thread; copy: memcpy of as many bytes, beside it\n");
     bench_head(c, &t);
     products(c, &d, &t);

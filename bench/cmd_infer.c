@@ -155,9 +155,10 @@ static void head(const struct config *c, const struct infer *in, const struct de
     fprintf(say, "# fstq infer %s (%s, %s): model %s, %zu weights, %d layers\n", buildinfo.version,
             buildinfo.git_rev, buildinfo.kind, c->model.path, model_weight_count(in->model),
             m->layers);
-    fprintf(say, "# %s on %s, %d thread%s, load %.1f; %d repetitions after %d\n",
+    fprintf(say, "# %s on %s, %d thread%s, products in %s, load %.1f; %d repetitions after %d\n",
             in->task ? task_table[c->task.name]->name : "synthetic prompts", dev->row->name,
-            dev->threads, dev->threads == 1 ? "" : "s", load, c->infer.repeat, c->infer.warmup);
+            dev->threads, dev->threads == 1 ? "" : "s", dev_math_names[c->dev.math], load,
+            c->infer.repeat, c->infer.warmup);
 }
 
 static void write_json(const struct infer *in, const char *path, int argc, char **argv)

@@ -26,14 +26,26 @@ struct block_rows {
 
 extern const float block_nf4[16];            // what the codes of NF4 stand for
 extern const struct block_row block_table[]; // ends with a NULL name
-enum block_id { BLOCK_Q4_1 = 3, BLOCK_Q8_0 = 8, BLOCK_NF4 = 1 << 20 }; // GGUF's ids, but the last
-const struct block_row *block_find(int32_t id);                        // NULL = cannot be decoded
+enum block_id {
+    BLOCK_Q4_0 = 2,
+    BLOCK_Q4_1 = 3,
+    BLOCK_Q8_0 = 8,
+    BLOCK_NF4 = 1 << 20
+};                                              // GGUF's ids, but the last
+const struct block_row *block_find(int32_t id); // NULL = cannot be decoded
 // Blocks that lie one after another.
 void block_decode(const struct block_row *row, const uint8_t *x, size_t blocks, float *y);
 void block_encode(const struct block_row *row, const float *x, size_t blocks, uint8_t *y);
 static inline size_t block_row_bytes(const struct block_rows *p)
 {
     return (size_t)(p->cols / p->type->values) * (size_t)p->type->bytes;
+}
+// The part that has a row, which becomes that of the part.
+static inline const struct block_rows *block_part(const struct block_rows *part, int32_t *row)
+{
+    for (; *row >= part->rows; part++)
+        *row -= part->rows;
+    return part;
 }
 // Columns [col, col + n) of a row; col and n are whole blocks. Rows beyond those of the first part
 // are the next one's in the list.

@@ -506,7 +506,7 @@ static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32
 void gemm(const struct gemm *g, float *work)
 {
     assert(g->m >= 0 && g->n >= 0 && g->k >= 0 && (!g->bf16 || (work && g->csa == 1)));
-    if (gemm_few(g))
+    if ((g->int8 && gemm_dots(g, work)) || gemm_few(g))
         return;
     int32_t panels = gemm_panels(g->n);
     int32_t blocks = g->k > 0 ? (g->k + GEMM_KC - 1) / GEMM_KC : 1;
@@ -556,7 +556,8 @@ void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff
                      .c = c,
                      .ldc = ldc,
                      .alpha = 1.0f,
-                     .bf16 = cx->math == KERNEL_MATH_BF16};
+                     .bf16 = cx->math == KERNEL_MATH_BF16,
+                     .int8 = cx->math == KERNEL_MATH_INT8};
     assert(cx->work_floats >= GEMM_WORK);
     gemm(&g, cx->work);
 }

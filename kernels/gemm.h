@@ -64,6 +64,7 @@ struct gemm {
     ptrdiff_t ldc;
     float alpha;
     bool bf16; // A (csa 1) and B are rounded to bf16 first; of each two k the second comes first
+    bool int8; // A is rounded to int8 first, where B is blocks that gemm_dots takes
 };
 
 // work: GEMM_WORK floats, used where B is neither packed nor readable as it lies, and for bf16.
@@ -72,6 +73,10 @@ void gemm(const struct gemm *g, float *work);
 // The same where A has few rows and B is blocks of a type and size that it takes: gemm asks it
 // first. False: it has done nothing.
 bool gemm_few(const struct gemm *g);
+
+// The same in whole numbers, for int8 (dots.c).
+bool gemm_dots(const struct gemm *g, float *work);
+bool gemm_dots_takes(int32_t block_id);
 
 static inline int32_t gemm_panels(int32_t n)
 {

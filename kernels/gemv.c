@@ -247,10 +247,8 @@ static inline __attribute__((always_inline)) void turn16(bytes16 *r)
 // Where block b of row n of W is, and how far it is to the same of the next row.
 static inline const uint8_t *block_at(const struct few *f, int32_t n, int32_t b, size_t *stride)
 {
-    const struct block_rows *part = f->part;
     int32_t row = f->row0 + n;
-    for (; row >= part->rows; part++)
-        row -= part->rows;
+    const struct block_rows *part = block_part(f->part, &row);
     *stride = block_row_bytes(part);
     return part->at + (size_t)row * *stride + (size_t)b * (size_t)part->type->bytes;
 }
@@ -273,10 +271,8 @@ static inline __attribute__((always_inline)) void turn_blocks(const int type, co
 // after all of them lie in one piece, of which as much is asked for now.
 static inline void fetch_ahead(const struct few *f, int32_t n, int32_t rows, int32_t b)
 {
-    const struct block_rows *part = f->part;
     int32_t row = f->row0 + n;
-    for (; row >= part->rows; part++)
-        row -= part->rows;
+    const struct block_rows *part = block_part(f->part, &row);
     size_t bytes = (size_t)rows * (size_t)part->type->bytes;
     const uint8_t *next = part->at + (size_t)(row + rows) * block_row_bytes(part);
     if (row + rows >= part->rows)
@@ -302,9 +298,8 @@ static bool can(const struct gemm *g, struct few *f)
     if (!w->blocks || !w->trans || w->packed || g->bf16 || g->m < 1 || g->m > MOST_ROWS ||
         g->csa != 1 || g->n % (16 * GROUPS))
         return false;
-    *f = (struct few){.g = g, .part = w->blocks, .row0 = w->row0};
-    for (; f->row0 >= f->part->rows; f->part++)
-        f->row0 -= f->part->rows;
+    *f = (struct few){.g = g, .row0 = w->row0};
+    f->part = block_part(w->blocks, &f->row0);
     int32_t left = g->n + f->row0;
     if (f->row0 % 16)
         return false;
@@ -320,10 +315,8 @@ bool gemm_few(const struct gemm *g)
     if (!can(g, &f))
         return false;
     for (int32_t n = 0; n < g->n; n += 16 * GROUPS) {
-        const struct block_rows *part = f.part;
         int32_t row = f.row0 + n;
-        for (; row >= part->rows; part++)
-            row -= part->rows;
+        const struct block_rows *part = block_part(f.part, &row);
         for (int32_t i = 0; i < g->m; i += ROWS_AT_ONCE) {
             int mr = g->m - i < ROWS_AT_ONCE ? g->m - i : ROWS_AT_ONCE;
             SIMD_PICK(few_rows, (&f, part->type->id, mr, i, n));

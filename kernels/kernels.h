@@ -35,12 +35,13 @@ extern "C" {
 
 typedef struct kernel_act kernel_act;
 
+// How weights are multiplied by: in fp32; or both sides rounded to bf16 or tf32, which has as few
+// bits of mantissa as fp16, and summed in fp32; or, in forwards alone, by weights of blocks that
+// dots.c takes, in whole numbers of 8 bits, by all others in fp32.
+enum kernel_math { KERNEL_MATH_F32, KERNEL_MATH_BF16, KERNEL_MATH_TF32, KERNEL_MATH_INT8 };
+
 // Where an operation runs, and memory of the device to work in: kernel_work_floats() of it, per
 // thread on the CPU.
-// How weights are multiplied by: in fp32, or both sides rounded to bf16 or tf32, which has as few
-// bits of mantissa as fp16, and summed in fp32.
-enum kernel_math { KERNEL_MATH_F32, KERNEL_MATH_BF16, KERNEL_MATH_TF32 };
-
 struct kernel_ctx {
     void *stream;
     float *work;

@@ -68,7 +68,8 @@ void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
                      .c = y,
                      .ldc = ldy,
                      .alpha = 1.0f,
-                     .bf16 = cx->math == KERNEL_MATH_BF16};
+                     .bf16 = cx->math == KERNEL_MATH_BF16,
+                     .int8 = cx->math == KERNEL_MATH_INT8};
     float *work = cx->work;
     if (l->n_lora > 0 && adapter) {
         struct gemm down = {.m = m,

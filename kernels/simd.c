@@ -40,6 +40,15 @@ bool simd_bf16(void)
 #endif
 }
 
+bool simd_vnni(void)
+{
+#if SIMD_X86
+    return simd_isa() == SIMD_AVX512 && __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
 // What FSTQ_SIMD names; SIMD_ISA_COUNT where it is not set, -1 where it is no name.
 static int of_environment(void)
 {

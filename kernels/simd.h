@@ -35,6 +35,9 @@ void simd_limit(enum simd_isa most);
 // Whether this CPU multiplies pairs of bf16 (AVX-512 BF16), and AVX-512 is not forbidden.
 bool simd_bf16(void);
 
+// Whether it multiplies bytes in fours (AVX-512 VNNI), likewise.
+bool simd_vnni(void);
+
 // What the copies are picked by.
 static inline enum simd_isa simd_isa(void)
 {
@@ -61,6 +64,11 @@ static inline enum simd_isa simd_isa(void)
 #else
 #define TARGET_AVX512BF16                                                                          \
     __attribute__((target("avx512bf16," AVX512_SET ",prefer-vector-width=512")))
+#endif
+#ifdef __clang__
+#define TARGET_VNNI __attribute__((target("avx512vnni," AVX512_SET), min_vector_width(512)))
+#else
+#define TARGET_VNNI __attribute__((target("avx512vnni," AVX512_SET ",prefer-vector-width=512")))
 #endif
 #else
 #define SIMD_X86              0

@@ -203,6 +203,8 @@ static int pretrain_main(int argc, char **argv)
                        cfg.pretrain.dim, cfg.pretrain.heads),
                STATUS_USAGE;
     int threads = cfg.dev.threads ? cfg.dev.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    if (cfg.dev.math == KERNEL_MATH_INT8)
+        die(STATUS_USAGE, "dev.math = int8 answers, but has no gradients: take another to train");
     if (dev_open(&dev, config_dev_kind(&cfg), threads, &err) || dev_math(&dev, cfg.dev.math, &err))
         die(STATUS_ENV, "%s", err.text);
     struct model_config shape = shape_of(&cfg.pretrain);

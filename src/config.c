@@ -43,10 +43,11 @@ static const struct opt dev_options[] = {
             "who computes; auto takes a GPU where the build and the machine have one, ref is slow"),
     OPT(struct dev_params_cfg, threads, "dev.threads", "0", 0, 1024, "",
         "threads per rank; 0 = cores / ranks that compute on the node"),
-    OPT_ENUM(struct dev_params_cfg, math, "dev.math", "fp32", dev_math_names,
-             "products with weights; bf16 rounds both sides and sums in fp32, faster with AVX-512 "
-             "BF16 and on GPUs; tf32: GPUs alone; norms, attention, losses and adapters stay in "
-             "fp32"),
+    OPT_ENUM(
+        struct dev_params_cfg, math, "dev.math", "fp32", dev_math_names,
+        "products with weights; bf16 rounds both sides and sums in fp32, faster with AVX-512 "
+        "BF16 and on GPUs; tf32: GPUs alone; int8: fstq infer and score alone, by weights held "
+        "as Q4_0, Q4_1 or Q8_0; norms, attention, losses and adapters stay in fp32"),
     OPT(struct dev_params_cfg, clients, "dev.clients", "0", 0, 1024, "",
         "clients that a rank trains at once; 0 = as many as 256 MiB or a quarter of the free "
         "memory hold"),

@@ -71,13 +71,16 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
     return 0;
 }
 
-const char *const dev_math_names[] = {
-    [KERNEL_MATH_F32] = "fp32", [KERNEL_MATH_BF16] = "bf16", [KERNEL_MATH_TF32] = "tf32", NULL};
+const char *const dev_math_names[] = {[KERNEL_MATH_F32] = "fp32",
+                                      [KERNEL_MATH_BF16] = "bf16",
+                                      [KERNEL_MATH_TF32] = "tf32",
+                                      [KERNEL_MATH_INT8] = "int8",
+                                      NULL};
 
 int dev_math(struct dev *d, int32_t math, struct err *err)
 {
-    const bool own = d->row->bf16 && math == KERNEL_MATH_BF16;
-    if (math != KERNEL_MATH_F32 && !own && !d->row->tensor)
+    const bool own = d->row->bf16 && math == KERNEL_MATH_BF16, int8 = math == KERNEL_MATH_INT8;
+    if (math != KERNEL_MATH_F32 && (int8 ? !d->row->int8 : !own && !d->row->tensor))
         return err_set(err, "dev.math = %s: not supported by dev.kind = %s", dev_math_names[math],
                        d->row->name);
     if (own && !kernel_bf16_fast())

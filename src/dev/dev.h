@@ -33,6 +33,7 @@ struct dev_row {
     int32_t lanes;                    // work under way side by side; 0 = as many as threads
     int32_t slice_tokens;             // a batch is taken in parts of about so many
     bool bf16;                        // multiplies by weights in bf16, too (dev_math): exact bits
+    bool int8;                        // in whole numbers of 8 bits, forwards
     bool tensor;                      // in bf16 and tf32, by the library's units for it
     bool rows_alone;    // a row of a batch comes to the same bits whatever is beside it
     size_t work_floats; // that its operations need at least, at any size

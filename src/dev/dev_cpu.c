@@ -160,6 +160,7 @@ const struct dev_row dev_cpu = {.name = "cpu",
                                 .help = "this rank's cores, by AVX-512, AVX2, NEON or none of them",
                                 .ops = &cpu_ops,
                                 .bf16 = true,
+                                .int8 = true,
                                 CPU_ROW};
 
 const struct dev_row dev_ref = {.name = "ref",

@@ -41,6 +41,8 @@ static int lm_open(struct workload *w, struct err *err)
     if (!lm->task || dev_open(&lm->dev, w->env.dev_kind, w->env.threads, err) ||
         dev_math(&lm->dev, w->env.math, err))
         return -1;
+    if (w->env.worker && w->env.math == KERNEL_MATH_INT8)
+        return err_set(err, "dev.math = int8 answers, but has no gradients: take another to train");
     lm->model = model_open(&lm->dev, w->env.model, err);
     if (!lm->model || lm_check(w, lm, err))
         return -1;

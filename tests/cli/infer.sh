@@ -180,6 +180,9 @@ refuse "scores that are none" "r/token_scores.safetensors: " infer.reduce=fisher
 rm r/token_scores.safetensors
 refuse "synthetic prompts say nothing" "set infer.prompts = task" infer.show=3
 refuse "nothing to merge" "infer.merged = on: there is no adapter" infer.merged=on
+"$FSTQ" run task.name=synth-qa dev.math=int8 trace.file=x.h5 >out 2>err
+check "whole numbers do not train: status" equal "$?" 2
+check "whole numbers do not train: said" contains err "int8 answers, but has no gradients"
 refuse "merged into blocks" "set model.dtype = fp32" run.dir=r infer.merged=on model.dtype=bf16
 refuse "a task without text" "task.name = quadratic has no text" infer.prompts=task \
     task.name=quadratic

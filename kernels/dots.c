@@ -1,0 +1,483 @@
+// Rows times a weight that is held as blocks, in whole numbers (KERNEL_MATH_INT8): a row of A is
+// rounded to int8 by blocks of 32 with a scale each, as llama.cpp does it, and a block's products
+// are summed exactly. With x = s q of A and w = d v + m of W a block adds
+//
+//   d s sum(q v) + m s sum(q)
+//
+// in this order of operations, block after block: the same bits with every instruction set, and a
+// row of C depends on its row of A alone.
+#ifdef SIMD_LANES // read for each instruction set
+
+// One row of k values. A scale is not finite where a value is not.
+SIMD_KERNEL void SIMD_NAME(round_row)(const float *x, int32_t blocks, const struct rounded *to)
+{
+    for (int32_t b = 0; b < blocks; b++, x += 32) {
+        uint32_t most = 0;
+        int32_t sum = 0;
+        for (int i = 0; i < 32; i++) {
+            uint32_t bits = f32_bits(x[i]) & 0x7fffffff; // order as the magnitudes do, NaN on top
+            most = bits > most ? bits : most;
+        }
+        float top = f32_from_bits(most), inverse = top > 1e-30f ? 127.0f / top : 0.0f;
+        for (int i = 0; i < 32; i++) {
+            // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
+            int32_t q = (int32_t)f32_bits(x[i] * inverse + 12582912.0f) - 0x4b400000;
+            to->q[32 * b + i] = (int8_t)q;
+            sum += (int8_t)q;
+        }
+        to->scale[b] = top * (1.0f / 127);
+        to->sum[b] = sum;
+        to->offset[b] = to->scale[b] * (float)sum;
+    }
+}
+
+#else
+
+#include "base/half.h"
+#include "gemm.h"
+#include "simd.h"
+
+#include <assert.h>
+#include <string.h>
+#if SIMD_X86
+#include <immintrin.h>
+#endif
+
+// CHUNK blocks of COLUMNS rows of W are turned at a time and stay in L1 while all rows of A pass.
+enum { COLUMNS = 16, CHUNK = 8, ROUNDED_BYTES = 32 + 3 * 4 };
+
+// Rows of A: whole numbers, and by block their scale, their sum, and the sum times the scale.
+struct rounded {
+    int8_t *q;
+    float *scale, *offset;
+    int32_t *sum;
+};
+
+// One block of each of 16 rows of W: byte 4 r + i of w[j] is value 4 j + i of row r, more by 128
+// where the type is `biased`; then d and m.
+struct turned {
+    uint8_t w[8][4 * COLUMNS];
+    float d[COLUMNS], m[COLUMNS];
+};
+
+// A chunk of W and some rows of A on their way into C.
+struct chunk {
+    const struct turned *w;
+    int32_t blocks, rows;
+    const int8_t *q; // each row behind the last
+    const float *scale, *offset;
+    const int32_t *sum;
+    ptrdiff_t ldq, ld; // from row to row, of q and of the others
+    bool has_m, wide;  // of the type: there is an m; values are signed bytes, not nibbles
+    float *c;
+    ptrdiff_t ldc;
+};
+
+#define SIMD_FILE "dots.c"
+#include "simd_each.h"
+
+static inline uint32_t word_at(const void *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline float half_at(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return f16_to_f32(h);
+}
+
+// d and m of a block; Q4_0's nibbles stand for 8 less than they are.
+static void turn_scales(int type, const uint8_t *x, size_t stride, struct turned *t)
+{
+    for (int r = 0; r < COLUMNS; r++, x += stride) {
+        t->d[r] = half_at(x);
+        t->m[r] = type == BLOCK_Q4_1 ? half_at(x + 2) : type == BLOCK_Q4_0 ? -8 * t->d[r] : 0;
+    }
+}
+
+static void turn_base(int type, const uint8_t *x, size_t stride, struct turned *t)
+{
+    turn_scales(type, x, stride, t);
+    x += type == BLOCK_Q4_1 ? 4 : 2;
+    for (int r = 0; r < COLUMNS; r++, x += stride)
+        for (int j = 0; j < 8; j++) {
+            uint32_t v = word_at(x + 4 * (type == BLOCK_Q8_0 ? j : j % 4));
+            v = type == BLOCK_Q8_0 ? v : v >> (j < 4 ? 0 : 4) & 0x0f0f0f0f;
+            memcpy(t->w[j] + 4 * r, &v, sizeof v);
+        }
+}
+
+static void product_base(const struct chunk *g)
+{
+    for (int32_t i = 0; i < g->rows; i++)
+        for (int32_t b = 0; b < g->blocks; b++) {
+            const struct turned *t = &g->w[b];
+            const int8_t *q = g->q + i * g->ldq + 32 * b;
+            const float scale = g->scale[i * g->ld + b], offset = g->offset[i * g->ld + b];
+            for (int r = 0; r < COLUMNS; r++) {
+                int32_t sum = 0;
+                for (int k = 0; k < 32; k++)
+                    sum += q[k] * (int8_t)t->w[k / 4][4 * r + k % 4];
+                float *c = &g->c[i * g->ldc + r];
+                *c = *c + (float)sum * (t->d[r] * scale);
+                *c = g->has_m ? *c + t->m[r] * offset : *c;
+            }
+        }
+}
+
+#if SIMD_X86
+
+// Four rows' 16 bytes as words in columns: of each 128 bits of r[t], row t of four, word j goes to
+// r[j].
+#define TURN_WORDS(v, bits)                                                                        \
+    do {                                                                                           \
+        v a = _mm##bits##_unpacklo_epi32(r[0], r[1]), b = _mm##bits##_unpackhi_epi32(r[0], r[1]);  \
+        v c = _mm##bits##_unpacklo_epi32(r[2], r[3]), d = _mm##bits##_unpackhi_epi32(r[2], r[3]);  \
+        r[0] = _mm##bits##_unpacklo_epi64(a, c);                                                   \
+        r[1] = _mm##bits##_unpackhi_epi64(a, c);                                                   \
+        r[2] = _mm##bits##_unpacklo_epi64(b, d);                                                   \
+        r[3] = _mm##bits##_unpackhi_epi64(b, d);                                                   \
+    } while (0)
+
+static inline __m128i bytes_at(const uint8_t *x)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)x);
+}
+
+TARGET_AVX2 static inline void turn_half_avx2(const uint8_t *x, size_t stride, __m256i r[4])
+{
+    for (size_t t = 0; t < 4; t++)
+        r[t] = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes_at(x + t * stride)),
+                                       bytes_at(x + (t + 4) * stride), 1);
+    TURN_WORDS(__m256i, 256);
+}
+
+TARGET_AVX2 static inline void turn_scales_avx2(int type, const uint8_t *x, size_t stride,
+                                                struct turned *t)
+{
+    uint16_t half[2][COLUMNS];
+    for (int r = 0; r < COLUMNS; r++, x += stride) {
+        memcpy(&half[0][r], x, sizeof half[0][r]);
+        memcpy(&half[1][r], x + 2, sizeof half[1][r]);
+    }
+    for (int r = 0; r < COLUMNS; r += 8) {
+        const __m256 d =
+            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)&half[0][r]));
+        const __m256 m =
+            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)&half[1][r]));
+        _mm256_storeu_ps(t->d + r, d);
+        _mm256_storeu_ps(t->m + r, type == BLOCK_Q4_1 ? m : _mm256_mul_ps(d, _mm256_set1_ps(-8)));
+    }
+}
+
+TARGET_AVX2 static void turn_avx2(int type, const uint8_t *x, size_t stride, struct turned *t)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    turn_scales_avx2(type, x, stride, t);
+    x += type == BLOCK_Q4_1 ? 4 : 2;
+    for (int half = 0; half < 2; half++, x += 8 * stride)
+        for (int piece = 0; piece < (type == BLOCK_Q8_0 ? 2 : 1); piece++) {
+            __m256i r[4];
+            turn_half_avx2(x + 16 * piece, stride, r);
+            for (int j = 0; j < 4; j++) {
+                __m256i *to = (__m256i *)(void *)(t->w[4 * piece + j] + 32 * half);
+                __m256i *high = (__m256i *)(void *)(t->w[4 + j] + 32 * half);
+                if (type == BLOCK_Q8_0) {
+                    _mm256_storeu_si256(to, r[j]);
+                    continue;
+                }
+                _mm256_storeu_si256(to, _mm256_and_si256(r[j], low));
+                _mm256_storeu_si256(high, _mm256_and_si256(_mm256_srli_epi16(r[j], 4), low));
+            }
+        }
+}
+
+// Of signed bytes the magnitudes, at most 128, are multiplied and the signs given to A: no pair of
+// products, at most 2 * 128 * 127, leaves 16 bits.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
+dot_avx2(const bool wide, __m256i sum, __m256i w, __m256i x)
+{
+    if (wide) {
+        x = _mm256_sign_epi8(x, w);
+        w = _mm256_abs_epi8(w);
+    }
+    __m256i pairs = _mm256_maddubs_epi16(w, x);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+TARGET_AVX2 static inline __attribute__((always_inline)) void
+rows_avx2(const bool wide, const int rows, const struct chunk *g, int32_t i0, int half)
+{
+    __m256 c[2];
+    float *to = g->c + i0 * g->ldc + 8 * half;
+    for (int i = 0; i < rows; i++)
+        c[i] = _mm256_loadu_ps(to + i * g->ldc);
+    for (int32_t b = 0; b < g->blocks; b++) {
+        const struct turned *t = &g->w[b];
+        const __m256 d = _mm256_loadu_ps(t->d + 8 * half), m = _mm256_loadu_ps(t->m + 8 * half);
+        for (int i = 0; i < rows; i++) {
+            const int8_t *q = g->q + (i0 + i) * g->ldq + 32 * b;
+            const ptrdiff_t at = (i0 + i) * g->ld + b;
+            __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            for (int j = 0; j < 8; j++) {
+                __m256i w =
+                    _mm256_loadu_si256((const __m256i *)(const void *)(t->w[j] + 32 * half));
+                sum[j % 2] =
+                    dot_avx2(wide, sum[j % 2], w, _mm256_set1_epi32((int)word_at(q + 4 * j)));
+            }
+            __m256 by = _mm256_mul_ps(d, _mm256_set1_ps(g->scale[at]));
+            __m256 whole = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[0], sum[1]));
+            c[i] = _mm256_add_ps(c[i], _mm256_mul_ps(whole, by));
+            if (g->has_m)
+                c[i] = _mm256_add_ps(c[i], _mm256_mul_ps(m, _mm256_set1_ps(g->offset[at])));
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        _mm256_storeu_ps(to + i * g->ldc, c[i]);
+}
+
+TARGET_AVX2 static void product_avx2(const struct chunk *g)
+{
+    for (int half = 0; half < 2; half++) {
+        int32_t i = 0;
+        for (; i + 2 <= g->rows; i += 2)
+            if (g->wide)
+                rows_avx2(true, 2, g, i, half);
+            else
+                rows_avx2(false, 2, g, i, half);
+        if (i < g->rows && g->wide)
+            rows_avx2(true, 1, g, i, half);
+        else if (i < g->rows)
+            rows_avx2(false, 1, g, i, half);
+    }
+}
+
+// Bytes of W without a sign times bytes of A with one, in fours: signed ones are given 128 more, of
+// which A's sum frees the result.
+TARGET_VNNI static inline void turn_piece_vnni(const uint8_t *x, size_t stride, __m512i r[4])
+{
+    for (size_t t = 0; t < 4; t++) {
+        r[t] = _mm512_castsi128_si512(bytes_at(x + t * stride));
+        r[t] = _mm512_inserti32x4(r[t], bytes_at(x + (t + 4) * stride), 1);
+        r[t] = _mm512_inserti32x4(r[t], bytes_at(x + (t + 8) * stride), 2);
+        r[t] = _mm512_inserti32x4(r[t], bytes_at(x + (t + 12) * stride), 3);
+    }
+    TURN_WORDS(__m512i, 512);
+}
+
+TARGET_VNNI static void turn_scales_vnni(int type, const uint8_t *x, size_t stride,
+                                         struct turned *t)
+{
+    const __m512i row =
+        _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                           _mm512_set1_epi32((int)stride));
+    const __m512i both = _mm512_i32gather_epi32(row, x, 1);
+    const __m512 d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
+    const __m512 high = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16)));
+    _mm512_storeu_ps(t->d, d);
+    _mm512_storeu_ps(t->m, type == BLOCK_Q4_1 ? high : _mm512_mul_ps(d, _mm512_set1_ps(-8)));
+}
+
+TARGET_VNNI static void turn_vnni(int type, const uint8_t *x, size_t stride, struct turned *t)
+{
+    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(-128);
+    __m512i r[4];
+    turn_scales_vnni(type, x, stride, t);
+    x += type == BLOCK_Q4_1 ? 4 : 2;
+    turn_piece_vnni(x, stride, r);
+    for (int j = 0; j < 4; j++)
+        _mm512_storeu_si512(t->w[j], type == BLOCK_Q8_0 ? _mm512_xor_si512(r[j], bias)
+                                                        : _mm512_and_si512(r[j], low));
+    if (type == BLOCK_Q8_0)
+        turn_piece_vnni(x + 16, stride, r);
+    for (int j = 0; j < 4; j++)
+        _mm512_storeu_si512(t->w[4 + j], type == BLOCK_Q8_0
+                                             ? _mm512_xor_si512(r[j], bias)
+                                             : _mm512_and_si512(_mm512_srli_epi16(r[j], 4), low));
+}
+
+TARGET_VNNI static inline __attribute__((always_inline)) void
+rows_vnni(const bool wide, const int rows, const struct chunk *g, int32_t i0)
+{
+    __m512 c[4];
+    float *to = g->c + i0 * g->ldc;
+    for (int i = 0; i < rows; i++)
+        c[i] = _mm512_loadu_ps(to + i * g->ldc);
+    for (int32_t b = 0; b < g->blocks; b++) {
+        const struct turned *t = &g->w[b];
+        const __m512 d = _mm512_loadu_ps(t->d), m = _mm512_loadu_ps(t->m);
+        for (int i = 0; i < rows; i++) {
+            const int8_t *q = g->q + (i0 + i) * g->ldq + 32 * b;
+            const ptrdiff_t at = (i0 + i) * g->ld + b;
+            __m512i sum[2] = {wide ? _mm512_set1_epi32(-128 * g->sum[at]) : _mm512_setzero_si512(),
+                              _mm512_setzero_si512()};
+            for (int j = 0; j < 8; j++)
+                sum[j % 2] = _mm512_dpbusd_epi32(sum[j % 2], _mm512_loadu_si512(t->w[j]),
+                                                 _mm512_set1_epi32((int)word_at(q + 4 * j)));
+            __m512 by = _mm512_mul_ps(d, _mm512_set1_ps(g->scale[at]));
+            __m512 whole = _mm512_cvtepi32_ps(_mm512_add_epi32(sum[0], sum[1]));
+            c[i] = _mm512_add_ps(c[i], _mm512_mul_ps(whole, by));
+            if (!wide)
+                c[i] = _mm512_add_ps(c[i], _mm512_mul_ps(m, _mm512_set1_ps(g->offset[at])));
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        _mm512_storeu_ps(to + i * g->ldc, c[i]);
+}
+
+TARGET_VNNI static void product_vnni(const struct chunk *g)
+{
+    int32_t i = 0;
+    for (; i + 4 <= g->rows; i += 4)
+        if (g->wide)
+            rows_vnni(true, 4, g, i);
+        else
+            rows_vnni(false, 4, g, i);
+    for (; i < g->rows; i++)
+        if (g->wide)
+            rows_vnni(true, 1, g, i);
+        else
+            rows_vnni(false, 1, g, i);
+}
+
+#endif
+
+static const struct dots {
+    void (*turn)(int type, const uint8_t *x, size_t stride, struct turned *t);
+    void (*product)(const struct chunk *g);
+} dots_base = {turn_base, product_base}
+#if SIMD_X86
+,
+  dots_avx2 = {turn_avx2, product_avx2}, dots_vnni = {turn_vnni, product_vnni}
+#endif
+;
+
+static const struct dots *pick(void)
+{
+#if SIMD_X86
+    if (simd_vnni())
+        return &dots_vnni;
+    if (simd_isa() >= SIMD_AVX2)
+        return &dots_avx2;
+#endif
+    return &dots_base;
+}
+
+bool gemm_dots_takes(int32_t id)
+{
+    return id == BLOCK_Q4_0 || id == BLOCK_Q4_1 || id == BLOCK_Q8_0;
+}
+
+// Rows of A that are rounded at a time, in GEMM_WORK floats; 0 = B is none that is taken here.
+static int32_t rows_at_once(const struct gemm *g)
+{
+    const struct gemm_mat *w = &g->b;
+    int32_t row = w->row0, left;
+    if (!w->blocks || !w->trans || w->packed || g->csa != 1 || g->n % COLUMNS || g->k % 32)
+        return 0;
+    const struct block_rows *p = block_part(w->blocks, &row);
+    for (left = g->n + row; left > 0 && row % COLUMNS == 0; left -= p++->rows)
+        if (!gemm_dots_takes(p->type->id) || p->rows % COLUMNS)
+            return 0;
+    return left > 0 ? 0
+                    : (int32_t)(GEMM_WORK * sizeof(float) / (ROUNDED_BYTES * ((size_t)g->k / 32)));
+}
+
+// The rows after these lie in one piece, of which as much is asked for as is being read.
+static inline void ask_for(const uint8_t *x, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(x + i);
+}
+
+// What stands in C when the first chunk comes, and what is left to do after the last.
+static void begin_columns(const struct gemm *g, int32_t row0, int32_t rows, int32_t n0)
+{
+    for (int32_t i = row0; i < row0 + rows; i++)
+        for (int32_t j = n0; j < n0 + COLUMNS; j++)
+            g->c[i * g->ldc + j] = g->c0 ? g->c0[i * g->ldc0 + j] : 0.0f;
+}
+
+static void finish_columns(const struct gemm *g, int32_t row0, int32_t rows, int32_t n0)
+{
+    const int32_t panel = n0 / GEMM_PANEL;
+    const struct gemm_range *range = g->e ? &g->range[panel] : NULL;
+    ptrdiff_t lde = g->lde ? g->lde : gemm_width(g->n, panel);
+    for (int32_t i = row0; i < row0 + rows && (range || g->alpha != 1); i++) {
+        float *c = g->c + i * g->ldc + n0;
+        for (int32_t q = 0; range && q < range->n; q++) {
+            const float u = g->u[i * g->ldu + range->lo + q];
+            const float *e = g->e + range->at + (size_t)(q * lde) + n0 % GEMM_PANEL;
+            for (int j = 0; j < COLUMNS; j++)
+                c[j] += u * e[j];
+        }
+        for (int j = 0; j < COLUMNS; j++)
+            c[j] *= g->alpha;
+    }
+}
+
+// `rows` rows of C from row0 on, of A as it was rounded, in 16 columns.
+static void columns(const struct gemm *g, const struct dots *by, const struct rounded *a,
+                    int32_t row0, int32_t rows, int32_t n0)
+{
+    struct turned t[CHUNK];
+    int32_t row = g->b.row0 + n0, blocks = g->k / 32;
+    const struct block_rows *part = block_part(g->b.blocks, &row);
+    const size_t stride = block_row_bytes(part), bytes = (size_t)part->type->bytes;
+    const uint8_t *x = part->at + (size_t)row * stride;
+    const bool more = row + COLUMNS < part->rows;
+    struct chunk c = {.w = t,
+                      .rows = rows,
+                      .ldq = g->k,
+                      .ld = blocks,
+                      .has_m = part->type->id != BLOCK_Q8_0,
+                      .wide = part->type->id == BLOCK_Q8_0,
+                      .c = g->c + row0 * g->ldc + n0,
+                      .ldc = g->ldc};
+    begin_columns(g, row0, rows, n0);
+    for (int32_t b = 0; b < blocks; b += CHUNK) {
+        c.blocks = blocks - b < CHUNK ? blocks - b : CHUNK;
+        c.q = a->q + 32 * b;
+        c.scale = a->scale + b;
+        c.offset = a->offset + b;
+        c.sum = a->sum + b;
+        if (more)
+            ask_for(x + COLUMNS * (stride + (size_t)b * bytes), COLUMNS * bytes * (size_t)c.blocks);
+        for (int32_t i = 0; i < c.blocks; i++)
+            by->turn(part->type->id, x + (size_t)(b + i) * bytes, stride, &t[i]);
+        by->product(&c);
+    }
+    finish_columns(g, row0, rows, n0);
+}
+
+bool gemm_dots(const struct gemm *g, float *work)
+{
+    const struct dots *by = pick();
+    const int32_t blocks = g->k / 32, most = rows_at_once(g);
+    if (most == 0)
+        return false;
+    for (int32_t row0 = 0; row0 < g->m; row0 += most) {
+        const int32_t rows = g->m - row0 < most ? g->m - row0 : most;
+        const size_t n = (size_t)rows * (size_t)blocks;
+        struct rounded a = {.scale = work,
+                            .offset = work + n,
+                            .sum = (int32_t *)(void *)(work + 2 * n),
+                            .q = (int8_t *)(void *)(work + 3 * n)};
+        for (int32_t i = 0; i < rows; i++) {
+            const struct rounded to = {.scale = a.scale + i * blocks,
+                                       .offset = a.offset + i * blocks,
+                                       .sum = a.sum + i * blocks,
+                                       .q = a.q + (ptrdiff_t)i * g->k};
+            SIMD_PICK(round_row, (g->a + (row0 + i) * g->rsa, blocks, &to));
+        }
+        for (int32_t n0 = 0; n0 < g->n; n0 += COLUMNS)
+            columns(g, by, &a, row0, rows, n0);
+    }
+    return true;
+}
+
+#endif
