@@ -323,7 +323,7 @@ static void check_pairs(const struct run *r)
     products_close(&pairs);
 }
 
-// Methods that need tokens or gradients, on a task that has none.
+// What a method is likely to do, or cannot keep to.
 static void check_method(const struct run *r)
 {
     const char *inner = codec_diverges(r->method.codec);
@@ -337,14 +337,6 @@ static void check_method(const struct run *r)
             "fstq list codecs says so, or 0",
             r->method.codec->text);
     check_pairs(r);
-    unsigned needs = codec_needs(r->method.codec) & (CODEC_SENS | CODEC_GRAD);
-    if (r->work.row->fisher)
-        return;
-    if (needs || r->method.tokens != token_table[0])
-        die(STATUS_USAGE, "fed.method = %s: task %s cannot give what it needs (%s); choose another",
-            r->method.text, task_table[r->cfg.task.name]->name,
-            r->method.tokens != token_table[0] ? "tokens to choose from"
-                                               : "gradients by coordinate");
 }
 
 // Which GPU, for the trace; and that ranks share one.

@@ -266,7 +266,6 @@ static void lm_partition(const struct workload *w,
 
 const struct workload_row work_lm = {
     .name = "language model",
-    .fisher = true,
     .tokens = lm_tokens,
     .open = lm_open,
     .close = lm_close,

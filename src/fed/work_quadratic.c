@@ -78,7 +78,54 @@ static double loss_at(void *arg, const float *x)
     return quadratic_gradient(work->task, a->client, x, a->w->env.fed->batch, &batch, work->aside);
 }
 
-// As quadratic_train, with the rules between x and the gradient.
+// What codecs ask of the gradients, as work_lm has it: averages that begin at zero, or sums.
+static void note_gradient(const struct workload *w, const struct train_job *job, const float *g)
+{
+    const struct fisher_params *p = w->env.fisher;
+    const float rho = (float)p->rho, rest = 1 - rho;
+    const bool sum = p->accumulate == FISHER_SUM;
+    for (size_t i = 0; i < w->shape.n_values && job->sens; i++)
+        job->sens[i] = sum ? job->sens[i] + g[i] * g[i] : rho * job->sens[i] + rest * g[i] * g[i];
+    for (size_t i = 0; i < w->shape.n_values && job->grad; i++)
+        job->grad[i] = rho * job->grad[i] + rest * g[i];
+}
+
+// The averages of earlier rounds from the client's slot, or zeros; and back.
+static void keep_noted(const struct workload *w, struct train_job *job, bool back)
+{
+    float *kept = job->kept, *const part[] = {job->sens, job->grad};
+    const size_t n = w->shape.n_values;
+    for (size_t k = 0; k < ARRAY_LEN(part); k++) {
+        if (!part[k])
+            continue;
+        if (!kept && !back)
+            memset(part[k], 0, n * sizeof *kept);
+        else if (kept)
+            memcpy(back ? kept : part[k], back ? part[k] : kept, n * sizeof *kept);
+        kept += kept ? n : 0;
+    }
+}
+
+static size_t quadratic_fisher(const struct workload *w, const struct token_source *tokens,
+                               bool sens, bool grad)
+{
+    (void)tokens;
+    return ((size_t)sens + (size_t)grad) * w->shape.n_values;
+}
+
+static int quadratic_tokens(const struct workload *w, const struct token_source *tokens,
+                            struct err *err)
+{
+    if (!tokens->all)
+        return err_set(err, "task quadratic has no tokens to choose from; leave out ~%s",
+                       tokens->name);
+    if (w->env.fisher->accumulate == FISHER_ORACLE)
+        return err_set(err, "task quadratic has averages and sums of squared gradients only; set "
+                            "fisher.accumulate = ema");
+    return 0;
+}
+
+// As quadratic_train, with the rules between x and the gradient, which is looked at.
 static double ruled_steps(struct workload *w, struct train_job *job, float *velocity,
                           struct rng *batches)
 {
@@ -88,7 +135,7 @@ static double ruled_steps(struct workload *w, struct train_job *job, float *velo
     float rate = (float)optim->lr, keep = (float)optim->momentum, *g = work->grad;
     double loss = 0;
     for (int32_t s = 0; s < job->steps; s++) {
-        const float *x = local_before(&w->rules, 0, s);
+        const float *x = w->rules.n > 0 ? local_before(&w->rules, 0, s) : job->delta;
         struct asking a = {w, (int32_t)job->client, *batches};
         double here =
             quadratic_gradient(work->task, (int32_t)job->client, x, fed->batch, batches, g);
@@ -96,6 +143,7 @@ static double ruled_steps(struct workload *w, struct train_job *job, float *velo
                     ? local_gradient(&w->rules, 0, s, x, (struct local_loss){loss_at, &a}, g)
                     : here;
         local_after(&w->rules, 0, s, g);
+        note_gradient(w, job, g);
         for (size_t i = 0; i < w->shape.n_values; i++) {
             if (velocity)
                 g[i] = velocity[i] = keep * velocity[i] + g[i];
@@ -120,13 +168,15 @@ static void quadratic_jobs(struct workload *w, struct train_job *jobs, int n, st
         struct rng batches = rng_stream(w->env.seed, RNG_BATCH, job->round, job->client, 0);
         memcpy(job->delta, job->theta, dim * sizeof *job->delta);
         local_begin(&w->rules, 0, job);
-        if (w->rules.n > 0)
+        keep_noted(w, job, false);
+        if (w->rules.n > 0 || job->sens || job->grad)
             job->loss = ruled_steps(w, job, velocity, &batches);
         else
             job->loss =
                 quadratic_train(work->task, (int32_t)job->client, job->delta, velocity, job->steps,
                                 fed->batch, optim->lr, optim->momentum, &batches);
         local_end(&w->rules, 0, job);
+        keep_noted(w, job, true);
         job->samples = quadratic_samples(work->task, (int32_t)job->client);
         job->dur_ns = span_end(rec, span, STAGE_TRAIN, (int32_t)job->client, 0, 0);
     }
@@ -150,6 +200,8 @@ static const char *quadratic_score_name(const struct workload *w)
 
 const struct workload_row work_quadratic = {
     .name = "quadratic",
+    .tokens = quadratic_tokens,
+    .fisher_floats = quadratic_fisher,
     .open = quadratic_begin,
     .close = quadratic_end,
     .initial = quadratic_initial,

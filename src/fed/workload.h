@@ -115,8 +115,7 @@ struct side_work; // side_plan.h
 
 struct workload_row {
     const char *name;
-    bool fisher; // has tokens to choose from and fills sens and grad
-    // Before a run: may this source shape the local loss? NULL = any may that `fisher` allows.
+    // Before a run: may this source shape the local loss? NULL = any may.
     int (*tokens)(const struct workload *w, const struct token_source *tokens, struct err *err);
     int (*open)(struct workload *w, struct err *err);
     void (*close)(struct workload *w);

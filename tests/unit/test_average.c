@@ -323,6 +323,54 @@ static void test_a_subspace_of_all_is_scaffold(void **state)
     assert_memory_not_equal(version[0], version[2], sizeof version[0]);
 }
 
+// A codec that asks for sensitivities gets what was walked: one step is -lr g, and later ones count
+// by the average; what is kept goes on from the round before.
+static void test_sensitivities_are_squared_steps(void **state)
+{
+    (void)state;
+    float theta[VALUES] = {0}, delta[2][VALUES], sens[VALUES], kept[VALUES] = {0};
+    begin(3, (const char *const[]){"fed.method=fedavg/fstq", "fisher.rho=0.75",
+                                   "fisher.persist=keep"});
+    assert_int_equal(fed.work.row->fisher_floats(&fed.work, token_table[0], true, false), VALUES);
+    for (int32_t steps = 1; steps <= 2; steps++) {
+        struct train_job job = {.client = 3,
+                                .round = 1,
+                                .theta = theta,
+                                .delta = delta[steps - 1],
+                                .sens = sens,
+                                .kept = steps == 2 ? kept : NULL,
+                                .tokens = token_table[0],
+                                .steps = steps};
+        fed.work.row->train(&fed.work, &job, 1, &fed.rec);
+        for (int i = 0; i < VALUES; i++) {
+            double first = (double)delta[0][i] / 0.01;
+            double second = ((double)delta[1][i] - (double)delta[0][i]) / 0.01;
+            double want = 0.25 * first * first;
+            want = steps == 1 ? want : 0.75 * want + 0.25 * second * second;
+            assert_true(fabs((double)sens[i] - want) < 1e-3 * want + 1e-6);
+        }
+    }
+    assert_memory_equal(kept, sens, sizeof sens);
+    struct train_job job = {.client = 3,
+                            .round = 1,
+                            .theta = theta,
+                            .delta = delta[0],
+                            .sens = sens,
+                            .kept = kept,
+                            .tokens = token_table[0],
+                            .steps = 1};
+    fed.work.row->train(&fed.work, &job, 1, &fed.rec);
+    for (int i = 0; i < VALUES; i++)
+        assert_true(sens[i] > 0 && kept[i] == sens[i]);
+    end();
+    struct err err = {""};
+    const char *const keys[] = {"task.name=quadratic", "optim.kind=sgd",
+                                "fed.method=fedavg~random:keep=0.5/fp32"};
+    assert_int_equal(federation_open(&fed, ARRAY_LEN(keys), keys, &err), -1);
+    assert_non_null(strstr(err.text, "no tokens"));
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -335,6 +383,7 @@ int main(void)
         cmocka_unit_test(test_a_basis_is_orthonormal),
         cmocka_unit_test(test_any_basis_of_all_is_scaffold),
         cmocka_unit_test(test_who_sat_out_catches_up),
+        cmocka_unit_test(test_sensitivities_are_squared_steps),
         cmocka_unit_test(test_a_subspace_of_all_is_scaffold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
