@@ -89,6 +89,8 @@ static void list_schemes(void)
         row((*s)->name, (*s)->help);
         if (strlen((*s)->source) > 1)
             printf("#     from %s\n", (*s)->source);
+        if ((*s)->sees)
+            printf("#     the server sees of a client: %s\n", (*s)->sees);
         for (const struct up_vector *u = (*s)->up; u && u->name; u++)
             printf("#     also sends up: %s\n", u->name);
         options_of((*s)->options, (*s)->n_options);

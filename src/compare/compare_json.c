@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "compare/compare_summary.h"
 
+#include "fed/method.h"
 #include <math.h>
 #include <string.h>
 
@@ -195,6 +196,7 @@ static void json_method(struct jsonw *j, const struct compare *c, const struct r
         jsonw_key_num(j, "budget_got_bytes", m->got_bytes);
     }
     json_summary(j, c, s);
+    jsonw_key_text(j, "server_sees", method_sees(m->text));
     json_band(j, c, m);
     json_search(j, c, m);
     json_runs(j, c, r, m);

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "base/table.h"
 #include "compare/compare_summary.h"
+#include "fed/method.h"
 #include "report/export.h"
 
 #include <math.h>
@@ -103,6 +104,7 @@ static void fill_cost(const struct compare *c, int i, const struct summary *s, s
     put_cell(r, "state", "of a client", s->state_bytes, bytes_text(t, s->state_bytes));
     put_cell(r, "server", "of a round", s->server_ns,
              isnan(s->server_ns) ? "-" : fmt_time(t, (int64_t)s->server_ns));
+    put_cell(r, "server sees", "", (double)NAN, method_sees(c->method[i].text));
 }
 
 typedef void (*filler)(const struct compare *, int, const struct summary *, struct row *);

@@ -346,6 +346,16 @@ int method_check(const char *text, struct err *err)
     return method_expand(text, expanded, sizeof expanded, err);
 }
 
+const char *method_sees(const char *text)
+{
+    char full[1024], name[64];
+    struct err err;
+    if (expand(text, full, sizeof full, &err) || !piece(full, ":~/", name, sizeof name, &err))
+        return "";
+    const struct scheme *s = scheme_find(name);
+    return s && s->sees ? s->sees : "updates";
+}
+
 void method_close(struct method *m)
 {
     if (m->form && m->scheme->forget)

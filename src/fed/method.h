@@ -38,5 +38,7 @@ int method_open(struct method *m, const char *text, const struct shape *shape, s
 int method_check(const char *text, struct err *err);
 int method_expand(const char *text, char *out, size_t size, struct err *err);
 void method_close(struct method *m);
+// What the server sees of a client under a method that is good: "updates", or more than that.
+const char *method_sees(const char *text);
 
 #endif

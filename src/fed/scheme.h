@@ -74,6 +74,7 @@ struct step {
 
 struct scheme {
     const char *name, *help, *source;
+    const char *sees; // of a client, the server; NULL = updates
     const struct opt *options;
     int n_options;
     size_t option_bytes;

@@ -519,6 +519,7 @@ const struct scheme scheme_mobillm = {
     .help =
         "clients send activations of a frozen backbone and labels, every epoch anew; the server "
         "trains a side network",
+    .sees = "activations, labels, the model",
     .source = "MobiLLM (arXiv 2502.20421): one way, quantised, labels; network, loss, rank, "
               "optimizer and codec are inferred, and so are many clients in rounds",
 };
@@ -527,6 +528,7 @@ const struct scheme scheme_pae = {
     SIDE_SCHEME("pae", pae_options),
     .help = "as mobillm with rows that have a loss alone, once, and prediction differences instead "
             "of labels: later epochs are the server's",
+    .sees = "pivot activations, differences, the model",
     .source = "PAE MobiLLM (arXiv 2507.01216): pivots, cache, additive prediction; loss, rank, "
               "optimizer, codec, y_b as probabilities and what goes when the cache is full are "
               "inferred, and so are many clients in rounds",

@@ -254,6 +254,7 @@ const struct scheme scheme_split = {
             "for each client in turn, then takes the mean as fedavg does",
     .source = "Fed-ToMe's tome-act: split learning (Vepakomma et al. 2018) with nothing trained "
               "below the cut; the codec says how activations are written",
+    .sees = "activations, labels",
     .options = split_options,
     .n_options = ARRAY_LEN(split_options),
     .option_bytes = sizeof(struct split_opt),

@@ -342,6 +342,7 @@ const struct scheme scheme_splitlora = {
             "them: a batch's activations go up, their gradients come down; means as fedavg's. "
             "Codecs: UPDATE;ACTIVATIONS;GRADIENTS. Each side clips by the norm of its own half",
     .source = "Lin et al. 2024 (SplitLoRA), with SplitFed's copy per client (Thapa et al. 2022)",
+    .sees = "activations, labels, half an update",
     .options = options,
     .n_options = ARRAY_LEN(options),
     .option_bytes = sizeof(struct splitlora_opt),

@@ -145,6 +145,17 @@ bench drift "drift.updates=$scratch/w.h5.updates" drift.round=1 drift.ahead=2 \
         END { exit !(sign && klt) }' "$scratch/out"
 result $? "drift: the way that survives, and the gain by direction"
 
+# Activations of all rows give nearly every token away, a pivot's some of the words, a difference its
+# label; a codec of few bits is no protection.
+bench leak leak.examples=60 leak.test=12 'leak.codecs=fp32;int:bits=4'
+[ "$status" -eq 0 ] && awk '/^fp32/ || /^int/ {
+        rows++; read += $4 > 0.7 && $5 < 0.3; sign += $10 == 1; words += $6 > $7 }
+    END { exit !(rows == 6 && read == 6 && sign == 6 && words >= 4) }' "$scratch/out"
+result $? "leak: tokens by linear inversion, labels by sign"
+bench leak leak.examples=2 leak.test=1 'leak.codecs=topk+ef'
+[ "$status" -eq 1 ] && says 'rows of activations have none'
+result $? "leak: a codec that wants more says so"
+
 mistake() # name pattern arguments...
 {
     local name=$1 pattern=$2

@@ -71,6 +71,9 @@ check "a damaged lower half does not count, nor does its upper half" \
 run fed.method="splitlora/fp32;fp16" optim.lr=1000 >burst 2>&1
 check "activations that burst are refused by name" contains burst ", 6 rejected"
 
+check "what the server sees is said" contains <("$FSTQ" list schemes) \
+    "the server sees of a client: activations, labels, half an update"
+
 while IFS='|' read -r setting why; do
     # shellcheck disable=SC2086 # several settings
     run fed.method=splitlora/fp32 $setting >refused 2>&1
