@@ -145,7 +145,7 @@ bench drift "drift.updates=$scratch/w.h5.updates" drift.round=1 drift.ahead=2 \
         END { exit !(sign && klt) }' "$scratch/out"
 result $? "drift: the way that survives, and the gain by direction"
 
-# Activations of all rows give nearly every token away, a pivot's some of the words, a difference its
+# Activations of all rows give nearly every token away, a pivot some of the words, a difference its
 # label; a codec of few bits is no protection.
 bench leak leak.examples=60 leak.test=12 'leak.codecs=fp32;int:bits=4'
 [ "$status" -eq 0 ] && awk '/^fp32/ || /^int/ {

@@ -25,7 +25,7 @@ same() # name where-it-is-coded settings...
     check "$name: coded on $where" contains shown "coded on $where"
 }
 
-for method in fedavg/fp32 fedavg~fisher:keep=0.5,every=2/fstq \
+for method in fedavg/fp32 fwdllm:draws=2/int fedavg~fisher:keep=0.5,every=2/fstq \
     fedavg~attention:keep=0.5,every=2/fp16 fedavg~loss:keep=0.5,every=2/fp16 fedavg~oracle/fstq \
     fedavg~tome/fp32 fedex/fp32 flora/fp32 fedbat/sign fedavg/R@fp32 fedavg/alt@fp32 \
     scaffold/int8 fedavg/dgc fedavg/fstq:importance=gd+zstd; do
@@ -34,6 +34,7 @@ done
 for method in split/fp16 split~tome/fp16 fedavg/powersgd fedavg/int4+ef21; do
     same "$method" cpu fed.method=$method
 done
+same "both sides of a cut" "several devices" fed.method="splitlora/fp32;fp16;int:bits=8"
 same "kept moments and averages" fence fed.opt_state=keep fisher.persist=keep \
     fed.method=fedavg~fisher/fstq+ef
 same "recomputed layers, bf16 weights" fence model.recompute=layer model.dtype=bf16
