@@ -4,28 +4,56 @@
 
 SIMD_KERNEL void SIMD_NAME(rotate_signs)(const float *x, const uint32_t *bits, size_t n, float *out)
 {
-    for (size_t i = 0; i < n; i++)
-        out[i] = f32_from_bits(f32_bits(x[i]) ^ (bits[i / 32] >> (i % 32) & 1u) << 31);
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32)
+        for (unsigned j = 0; j < 32; j++)
+            out[i + j] = f32_from_bits(f32_bits(x[i + j]) ^ (bits[i / 32] << (31 - j) & SIGN));
+    for (; i < n; i++)
+        out[i] = f32_from_bits(f32_bits(x[i]) ^ (bits[i / 32] << (31 - i % 32) & SIGN));
 }
 
-// Strides from n / 2 down to 1; n is a power of two.
+// Stages between eight rows of q values, strides from four rows down to one. Named one by one, for
+// an array would lie in memory.
+SIMD_INLINE void SIMD_NAME(fwht_rows)(float *x, size_t q)
+{
+    for (size_t j = 0; j < q; j += SIMD_LANES, x += SIMD_LANES) {
+        simd_f a = *simd_of(x), b = *simd_of(x + q), c = *simd_of(x + 2 * q);
+        simd_f d = *simd_of(x + 3 * q), e = *simd_of(x + 4 * q), f = *simd_of(x + 5 * q);
+        simd_f g = *simd_of(x + 6 * q), h = *simd_of(x + 7 * q);
+        PAIRS(a, e, b, f, c, g, d, h);
+        PAIRS(a, c, b, d, e, g, f, h);
+        PAIRS(a, b, c, d, e, f, g, h);
+        *simd_at(x) = a;
+        *simd_at(x + q) = b;
+        *simd_at(x + 2 * q) = c;
+        *simd_at(x + 3 * q) = d;
+        *simd_at(x + 4 * q) = e;
+        *simd_at(x + 5 * q) = f;
+        *simd_at(x + 6 * q) = g;
+        *simd_at(x + 7 * q) = h;
+    }
+}
+
+// Strides from n / 2 down to 1, block by block once a block fits into the first-level cache; n is a
+// power of two.
 SIMD_KERNEL void SIMD_NAME(rotate_fwht)(float *x, size_t n)
 {
     size_t len = n;
-    for (; len >= 64; len /= 4)
+    for (; len > SMALL; len /= 8)
         for (size_t at = 0; at < n; at += len)
-            stage_quad(x + at, len / 4);
-    if (n < 16) {
-        for (size_t h = n / 2; h; h /= 2)
-            for (size_t at = 0; at < n; at += 2 * h)
-                stage_pair(x + at, h);
-        return;
+            SIMD_NAME(fwht_rows)(x + at, len / 8);
+    for (size_t from = 0; from < n; from += len) {
+        float *y = x + from;
+        size_t left = len;
+        for (; left >= 128; left /= 8)
+            for (size_t at = 0; at < len; at += left)
+                SIMD_NAME(fwht_rows)(y + at, left / 8);
+        for (; left >= 32 || (left > 1 && len < 16); left /= 2)
+            for (size_t at = 0; at < len; at += left)
+                stage_pair(y + at, left / 2);
+        for (size_t at = 0; at < len && len >= 16; at += 16)
+            fwht_16(y + at);
     }
-    if (len == 32)
-        for (size_t at = 0; at < n; at += 32)
-            stage_pair(x + at, 16);
-    for (size_t at = 0; at < n; at += 16)
-        fwht_16(x + at);
 }
 
 #else
@@ -36,6 +64,9 @@ SIMD_KERNEL void SIMD_NAME(rotate_fwht)(float *x, size_t n)
 #include "base/half.h"
 
 #include <string.h>
+
+#define SIGN  0x80000000u
+#define SMALL 4096 // values that the first-level cache holds
 
 typedef float floats16 __attribute__((vector_size(64)));
 
@@ -52,6 +83,19 @@ typedef int32_t ints16 __attribute__((vector_size(64)));
     do {                                                                                           \
         const floats16 signs_ = {SIGNS};                                                           \
         (v) = SHUFFLE(v, SWAP) + (v)*signs_;                                                       \
+    } while (0)
+#define PAIR(a, b)                                                                                 \
+    do {                                                                                           \
+        const simd_f sum_ = (a) + (b);                                                             \
+        (b) = (a) - (b);                                                                           \
+        (a) = sum_;                                                                                \
+    } while (0)
+#define PAIRS(a, b, c, d, e, f, g, h)                                                              \
+    do {                                                                                           \
+        PAIR(a, b);                                                                                \
+        PAIR(c, d);                                                                                \
+        PAIR(e, f);                                                                                \
+        PAIR(g, h);                                                                                \
     } while (0)
 #define SWAP8  8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
 #define SWAP4  4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11
@@ -79,19 +123,6 @@ SIMD_PART void stage_pair(float *x, size_t h)
         float a = x[j], b = x[j + h];
         x[j] = a + b;
         x[j + h] = a - b;
-    }
-}
-
-// Stages of stride 2 q and q over 4 q values in one pass.
-SIMD_PART void stage_quad(float *x, size_t q)
-{
-    for (size_t j = 0; j < q; j++) {
-        float a = x[j], b = x[j + q], c = x[j + 2 * q], d = x[j + 3 * q];
-        float ac = a + c, a_c = a - c, bd = b + d, b_d = b - d;
-        x[j] = ac + bd;
-        x[j + q] = ac - bd;
-        x[j + 2 * q] = a_c + b_d;
-        x[j + 3 * q] = a_c - b_d;
     }
 }
 
