@@ -12,9 +12,10 @@ SIMD_KERNEL void SIMD_NAME(rotate_signs)(const float *x, const uint32_t *bits, s
         out[i] = f32_from_bits(f32_bits(x[i]) ^ (bits[i / 32] << (31 - i % 32) & SIGN));
 }
 
-// Stages between eight rows of q values, strides from four rows down to one. Named one by one, for
-// an array would lie in memory.
-SIMD_INLINE void SIMD_NAME(fwht_rows)(float *x, size_t q)
+// Stages between eight rows of q values, strides from four rows down to one; with `within`, rows
+// being a register each, those inside a register, too. Named one by one, for an array would lie in
+// memory.
+SIMD_INLINE void SIMD_NAME(fwht_rows)(float *x, size_t q, bool within)
 {
     for (size_t j = 0; j < q; j += SIMD_LANES, x += SIMD_LANES) {
         simd_f a = *simd_of(x), b = *simd_of(x + q), c = *simd_of(x + 2 * q);
@@ -23,6 +24,14 @@ SIMD_INLINE void SIMD_NAME(fwht_rows)(float *x, size_t q)
         PAIRS(a, e, b, f, c, g, d, h);
         PAIRS(a, c, b, d, e, g, f, h);
         PAIRS(a, b, c, d, e, f, g, h);
+#if SIMD_LANES == 16
+        if (within) {
+            EACH(STAGES, a, b, c, d);
+            EACH(STAGES, e, f, g, h);
+        }
+#else
+        (void)within;
+#endif
         *simd_at(x) = a;
         *simd_at(x + q) = b;
         *simd_at(x + 2 * q) = c;
@@ -34,26 +43,36 @@ SIMD_INLINE void SIMD_NAME(fwht_rows)(float *x, size_t q)
     }
 }
 
-// Strides from n / 2 down to 1, block by block once a block fits into the first-level cache; n is a
-// power of two.
+// Of a block that the first-level cache holds.
+SIMD_INLINE void SIMD_NAME(fwht_block)(float *x, size_t n)
+{
+    size_t len = n;
+    for (; len > 128; len /= 8)
+        for (size_t at = 0; at < n; at += len)
+            SIMD_NAME(fwht_rows)(x + at, len / 8, false);
+    if (len == 128) {
+        for (size_t at = 0; at < n; at += 128)
+            SIMD_NAME(fwht_rows)(x + at, 16, true);
+        if (SIMD_LANES == 16)
+            return;
+        len = 16;
+    }
+    for (; len >= 32 || (len > 1 && n < 16); len /= 2)
+        for (size_t at = 0; at < n; at += len)
+            stage_pair(x + at, len / 2);
+    for (size_t at = 0; at < n && n >= 16; at += 16)
+        fwht_16(x + at);
+}
+
+// Strides from n / 2 down to 1; n is a power of two.
 SIMD_KERNEL void SIMD_NAME(rotate_fwht)(float *x, size_t n)
 {
     size_t len = n;
     for (; len > SMALL; len /= 8)
         for (size_t at = 0; at < n; at += len)
-            SIMD_NAME(fwht_rows)(x + at, len / 8);
-    for (size_t from = 0; from < n; from += len) {
-        float *y = x + from;
-        size_t left = len;
-        for (; left >= 128; left /= 8)
-            for (size_t at = 0; at < len; at += left)
-                SIMD_NAME(fwht_rows)(y + at, left / 8);
-        for (; left >= 32 || (left > 1 && len < 16); left /= 2)
-            for (size_t at = 0; at < len; at += left)
-                stage_pair(y + at, left / 2);
-        for (size_t at = 0; at < len && len >= 16; at += 16)
-            fwht_16(y + at);
-    }
+            SIMD_NAME(fwht_rows)(x + at, len / 8, false);
+    for (size_t at = 0; at < n; at += len)
+        SIMD_NAME(fwht_block)(x + at, len);
 }
 
 #else
@@ -97,6 +116,20 @@ typedef int32_t ints16 __attribute__((vector_size(64)));
         PAIR(e, f);                                                                                \
         PAIR(g, h);                                                                                \
     } while (0)
+#define EACH(does, a, b, c, d)                                                                     \
+    do {                                                                                           \
+        does(a);                                                                                   \
+        does(b);                                                                                   \
+        does(c);                                                                                   \
+        does(d);                                                                                   \
+    } while (0)
+#define STAGES(v)                                                                                  \
+    do {                                                                                           \
+        STAGE(v, SWAP8, SIGNS8);                                                                   \
+        STAGE(v, SWAP4, SIGNS4);                                                                   \
+        STAGE(v, SWAP2, SIGNS2);                                                                   \
+        STAGE(v, SWAP1, SIGNS1);                                                                   \
+    } while (0)
 #define SWAP8  8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
 #define SWAP4  4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11
 #define SWAP2  2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13
@@ -110,10 +143,7 @@ SIMD_PART void fwht_16(float *x)
 {
     floats16 v;
     memcpy(&v, x, sizeof v);
-    STAGE(v, SWAP8, SIGNS8);
-    STAGE(v, SWAP4, SIGNS4);
-    STAGE(v, SWAP2, SIGNS2);
-    STAGE(v, SWAP1, SIGNS1);
+    STAGES(v);
     memcpy(x, &v, sizeof v);
 }
 

@@ -51,14 +51,17 @@ static void code_run(unsigned bits, const float *y, size_t n, float inv, uint8_t
     levels(bits, 1, table);
     for (int i = 0; i < bounds; i++)
         bound[i] = (table[i] + table[i + 1]) * 0.5f;
-    double dot = 0;
+    double dot = 0, level_sq = 0;
     for (size_t at = 0; at < n; at += TILE) {
         size_t m = min_size(n - at, TILE);
         quant_bounds_u8(y + at, m, inv, bound, bounds, code);
         pack_u8(code, m, bits, out + at / 8 * bits);
         quant_table_from_u8(code, m, table, (struct quant_sink){level, 1, false});
         dot += quant_dot(level, y + at, m);
-        f->level_sq += quant_sum_sq(level, m);
+        // With one bit all levels have the same square, and so have all whole tiles.
+        if (at == 0 || bits > 1 || m < TILE)
+            level_sq = quant_sum_sq(level, m);
+        f->level_sq += level_sq;
     }
     f->dot += dot;
 }
