@@ -155,6 +155,15 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
 // -1: the bytes are not a stream of n codes.
 int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,
                 size_t n);
+struct rans_stream {
+    const uint8_t *in;
+    size_t len;
+    uint8_t *code;
+    size_t n;
+};
+// Two of them by the same table, in less time than one after the other.
+int rans_decode_two(const struct rans_decoder *d, const struct rans_stream *one,
+                    const struct rans_stream *two);
 
 // select.c: the k largest.
 #define SELECT_BINS   2048

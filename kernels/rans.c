@@ -485,25 +485,91 @@ TARGET_AVX2 static const uint8_t *decode_steps_avx2(const struct rans_decoder *d
 }
 #endif
 
+// A stream on its way.
+struct decoding {
+    const uint8_t *p, *end;
+    uint8_t *code;
+    unsigned lanes;
+    size_t steps, tail; // of all lanes; codes after them
+    uint32_t state[RANS_LANES_MAX];
+};
+
+static int decode_begin(struct decoding *s, const struct rans_stream *from)
+{
+    s->lanes = rans_lanes(from->n);
+    if (from->len < 4 * (size_t)s->lanes)
+        return -1;
+    for (unsigned l = 0; l < s->lanes; l++) {
+        const uint8_t *in = from->in + 4 * l;
+        s->state[l] = load_word(in) | load_word(in + 2) << 16;
+        if (s->state[l] < STATE_LOW || s->state[l] >= 1u << 31)
+            return -1;
+    }
+    s->p = from->in + 4 * (size_t)s->lanes;
+    s->end = from->in + from->len;
+    s->code = from->code;
+    s->steps = from->n / s->lanes;
+    s->tail = from->n % s->lanes;
+    return 0;
+}
+
+// What is left of it. -1: these were no such codes.
+static int decode_end(const struct rans_decoder *d, struct decoding *s)
+{
+    const uint8_t *p = s->p, *end = s->end;
+    p = SIMD_PICK(decode_steps, (d, p, end, s->code, s->steps, s->lanes, s->state));
+    for (size_t i = 0; i < s->tail; i++)
+        s->code[s->steps * s->lanes + i] = decode_one(d, &s->state[i], &p, end);
+    for (unsigned l = 0; l < s->lanes; l++)
+        if (s->state[l] != STATE_LOW)
+            return -1;
+    return p == end ? 0 : -1;
+}
+
+#if SIMD_X86
+// As long as both go on, in turn: a step waits for the one before it in its own stream only.
+TARGET_AVX512 static void decode_both_avx512(const struct rans_decoder *d, struct decoding s[2])
+{
+    enum { SPARE = 2 * (WORD_MAX_STEP + 16) };
+    const size_t steps = s[0].steps < s[1].steps ? s[0].steps : s[1].steps;
+    const uint8_t *p0 = s[0].p, *p1 = s[1].p;
+    __m512i a = _mm512_loadu_si512(s[0].state), b = _mm512_loadu_si512(s[0].state + 16);
+    __m512i e = _mm512_loadu_si512(s[1].state), f = _mm512_loadu_si512(s[1].state + 16);
+    size_t t = 0;
+    for (; t < steps && s[0].end - p0 >= SPARE && s[1].end - p1 >= SPARE; t++) {
+        a = decode_16(d, a, &p0, s[0].code + 32 * t);
+        e = decode_16(d, e, &p1, s[1].code + 32 * t);
+        b = decode_16(d, b, &p0, s[0].code + 32 * t + 16);
+        f = decode_16(d, f, &p1, s[1].code + 32 * t + 16);
+    }
+    _mm512_storeu_si512(s[0].state, a);
+    _mm512_storeu_si512(s[0].state + 16, b);
+    _mm512_storeu_si512(s[1].state, e);
+    _mm512_storeu_si512(s[1].state + 16, f);
+    for (int k = 0; k < 2; k++) {
+        s[k].p = k ? p1 : p0;
+        s[k].code += 32 * t;
+        s[k].steps -= t;
+    }
+}
+#endif
+
+int rans_decode_two(const struct rans_decoder *d, const struct rans_stream *one,
+                    const struct rans_stream *two)
+{
+    struct decoding s[2];
+    if (decode_begin(&s[0], one) || decode_begin(&s[1], two))
+        return -1;
+#if SIMD_X86
+    if (simd_isa() == SIMD_AVX512 && s[0].lanes == 32 && s[1].lanes == 32)
+        decode_both_avx512(d, s);
+#endif
+    return decode_end(d, &s[0]) || decode_end(d, &s[1]) ? -1 : 0;
+}
+
 int rans_decode(const struct rans_decoder *d, const uint8_t *in, size_t len, uint8_t *code,
                 size_t n)
 {
-    unsigned lanes = rans_lanes(n);
-    if (len < 4 * (size_t)lanes)
-        return -1;
-    uint32_t state[RANS_LANES_MAX];
-    for (unsigned l = 0; l < lanes; l++) {
-        state[l] = load_word(in + 4 * l) | load_word(in + 4 * l + 2) << 16;
-        if (state[l] < STATE_LOW || state[l] >= 1u << 31)
-            return -1;
-    }
-    const uint8_t *p = in + 4 * (size_t)lanes, *end = in + len;
-    size_t steps = n / lanes;
-    p = SIMD_PICK(decode_steps, (d, p, end, code, steps, lanes, state));
-    for (size_t i = steps * lanes; i < n; i++)
-        code[i] = decode_one(d, &state[i % lanes], &p, end);
-    for (unsigned l = 0; l < lanes; l++)
-        if (state[l] != STATE_LOW)
-            return -1;
-    return p == end ? 0 : -1;
+    struct decoding s;
+    return decode_begin(&s, &(struct rans_stream){in, len, code, n}) ? -1 : decode_end(d, &s);
 }

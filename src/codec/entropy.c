@@ -280,16 +280,29 @@ struct decode_job {
     const size_t *at; // of each chunk's stream
     size_t total;
     uint8_t *code;
-    size_t n;
+    size_t n, chunks, each; // of an item
     _Atomic bool bad;
 };
 
-static void decode_chunk(void *arg, uint32_t k)
+static struct rans_stream chunk_stream(const struct decode_job *j, size_t k)
+{
+    const size_t end = k + 1 < j->chunks ? j->at[k + 1] : j->total;
+    return (struct rans_stream){j->streams + j->at[k], end - j->at[k], j->code + k * CHUNK,
+                                chunk_len(j->n, k)};
+}
+
+static void decode_chunks(void *arg, uint32_t item)
 {
     struct decode_job *j = arg;
-    size_t from = j->at[k], end = k + 1 < chunks_of(j->n) ? j->at[k + 1] : j->total;
-    if (rans_decode(j->dec, j->streams + from, end - from, j->code + k * CHUNK, chunk_len(j->n, k)))
+    const size_t k = item * j->each;
+    const struct rans_stream one = chunk_stream(j, k);
+    if (j->each == 2 && k + 1 < j->chunks) {
+        const struct rans_stream two = chunk_stream(j, k + 1);
+        if (rans_decode_two(j->dec, &one, &two))
+            j->bad = true;
+    } else if (rans_decode(j->dec, one.in, one.len, one.code, one.n)) {
         j->bad = true;
+    }
 }
 
 // Number v in the table, which is less than most.
@@ -363,8 +376,10 @@ static int get_rans(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, b
         if (!msg_need(m, len))
             return msg_short("codes", err);
     }
-    struct decode_job job = {&dec, streams, at, total, code, n, false};
-    pool_each(n, (uint32_t)chunks, decode_chunk, &job);
+    // Two at a time where that leaves enough for all threads.
+    const size_t each = chunks >= 4 * (size_t)pool_threads() ? 2 : 1;
+    struct decode_job job = {&dec, streams, at, total, code, n, chunks, each, false};
+    pool_each(n, (uint32_t)((chunks + each - 1) / each), decode_chunks, &job);
     return job.bad ? msg_bad("codes", "not an entropy-coded stream", err) : 0;
 }
 
@@ -382,8 +397,7 @@ static int get_any(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, bo
             return msg_short("codes", err);
         memset(code, *p, n);
     } else if (*mode == ENTROPY_RANS) {
-        if (get_rans(m, code, n, kinds, even, scratch, err))
-            return -1;
+        return get_rans(m, code, n, kinds, even, scratch, err); // its table has no other codes
     } else if (*mode == ENTROPY_FIXED) {
         if (get_fixed(m, code, n, kinds, err))
             return -1;
