@@ -410,7 +410,7 @@ static int side_add(struct global *g, struct update *u, struct err *err)
     struct side_server *s = g->own;
     const struct side_plan *p = g->env->method->form;
     struct side_head h = {0};
-    uint32_t n;
+    uint32_t n, learned = 0;
     int64_t t0 = clock_ns();
     double loss = 0;
     s->decode_ns = 0;
@@ -425,10 +425,14 @@ static int side_add(struct global *g, struct update *u, struct err *err)
     }
     for (uint32_t at = 0; at < n; at += (uint32_t)p->batch) {
         uint32_t some = n - at < (uint32_t)p->batch ? n - at : (uint32_t)p->batch;
-        loss += step(g, s->record + at, some) * some / n;
+        double l = step(g, s->record + at, some);
+        loss += isfinite(l) ? l * some : 0;
+        learned += isfinite(l) ? some : 0;
     }
     s->client[u->client].next += h.count;
-    u->loss = loss;
+    if (n > 0 && learned == 0) // values that are numbers, but too large to learn from
+        return msg_nonfinite(err);
+    u->loss = learned > 0 ? loss / learned : 0;
     recorder_put(g->env->rec, STAGE_DECODE, (int32_t)u->client, t0, s->decode_ns, -1,
                  (int64_t)u->len, 0, 0);
     recorder_put(g->env->rec, STAGE_TRAIN, (int32_t)u->client, t0 + s->decode_ns,
