@@ -242,7 +242,7 @@ static void run(struct bench_ctx *c)
             "alone, by the same kernels\n",
             params.rows, params.rank);
     bench_head(c, &steps);
-    measure_step(c, &steps, "embedded", 6, 96, 800);
+    measure_step(c, &steps, "embedded", 3, 96, 800);
     measure_step(c, &steps, "opt-125m", 12, 768, 4);
     fputs("#\n# records of the cache in an order that memory does not know, beside a copy of the "
           "same bytes in that order\n",

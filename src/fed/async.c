@@ -9,7 +9,7 @@
 
 // What decides about rounds has nothing to decide here, and arrivals are put in order by the time
 // that the model says, client by client.
-static int check_rounds(const struct fed_env *env, struct err *err)
+int async_check(const struct fed_env *env, struct err *err)
 {
     const char *name = env->method->scheme->name;
     const struct net_params *net = env->net;
@@ -70,7 +70,7 @@ const struct scheme scheme_fedbuff = {
     .server = &server_async,
     .worker = &worker_async,
     .async = &buff_rule,
-    .check = check_rounds,
+    .check = async_check,
     .commit = scheme_mean,
 };
 
@@ -135,7 +135,7 @@ static int blend_check(const struct fed_env *env, struct err *err)
                        "scheme fedasync mixes models, and codec %s adds up its messages in a way "
                        "of its own",
                        view->part[0].vector[0].codec->row->name);
-    return check_rounds(env, err);
+    return async_check(env, err);
 }
 
 static const struct async_rule blend_rule = {.buffer = blend_buffer, .scale = blend_scale};

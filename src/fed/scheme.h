@@ -55,6 +55,8 @@ struct scheme_talk {
                       uint8_t *out, size_t cap, struct codec_report *report, struct err *err);
 };
 
+int async_check(const struct fed_env *env, struct err *err); // of such a scheme
+
 struct up_vector { // what travels up beside the update, coded on its own
     const char *name;
     bool equal; // its mean takes clients alike, whatever fed.weights says
@@ -130,6 +132,9 @@ struct scheme {
     void (*init)(const void *opt, float *state, size_t n); // NULL = zero
     void (*commit)(const void *opt, const struct step *s);
     void (*after)(struct global *g, uint32_t version); // the commit of this version
+    // Of an asynchronous scheme, when a version is made: what the server learns by itself, from
+    // what came before. False: nothing; else the mean loss.
+    bool (*replay)(struct global *g, uint32_t version, double *loss);
     // Where the server trains something else than the adapter: its score, its weights as a hash.
     void (*evaluate)(struct global *g, struct eval_result *r);
     uint64_t (*hash)(const struct global *g);
@@ -140,9 +145,10 @@ struct scheme {
 };
 
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
-    scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fednova, scheme_fedprox,
-    scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_fwdllm, scheme_hetlora,
-    scheme_lorafair, scheme_mobillm, scheme_pae, scheme_scaffold, scheme_split, scheme_splitlora;
+    scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fedmobillm, scheme_fednova,
+    scheme_fedprox, scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_fwdllm,
+    scheme_hetlora, scheme_lorafair, scheme_mobillm, scheme_pae, scheme_scaffold, scheme_split,
+    scheme_splitlora;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

@@ -105,11 +105,16 @@ static void send_task(struct server *s, struct away *w)
         server_send(s, w->endpoint, &v->head, v->model, w->sent_ns, NULL);
     v->sent[w->endpoint] = true;
     uint32_t kept = a->checkpointed ? a->checkpointed[w->client] : 0;
+    const struct scheme *scheme = s->env->method->scheme;
+    uint32_t ask = 0;
+    if (scheme->ask)
+        scheme->ask(&s->global, w->client, &ask);
     struct netbuf *b = transport_buf(t, TASK_BYTES);
     struct frame f = {.kind = FRAME_TASK,
                       .client = w->client,
                       .version = w->start.round,
                       .samples = oldest_at(a, w->endpoint),
+                      .values = ask,
                       .payload_bytes =
                           books_put_task(s, &w->start, w->client, kept, 0, netbuf_payload(b))};
     server_send(s, w->endpoint, &f, b, link_add_ns(w->sent_ns, w->times.down_ns), NULL);
@@ -147,6 +152,11 @@ static void set_out(struct server *s, uint32_t client)
 {
     struct async_rounds *a = s->rounds;
     const struct fed_env *env = s->env;
+    uint32_t ask;
+    if (env->method->scheme->ask && !env->method->scheme->ask(&s->global, client, &ask)) {
+        a->place[client] = PLACE_RESTS; // the server has all it needs of it
+        return;
+    }
     if (fed_drops(env->seed, s->round, client, env->fed->dropout) ||
         !books_client_there(s, client, a->now_ns)) {
         a->place[client] = PLACE_RESTS;
@@ -343,6 +353,14 @@ static void send_acks(struct server *s)
     }
 }
 
+static void replay(struct server *s)
+{
+    const struct scheme *scheme = s->env->method->scheme;
+    double loss;
+    if (scheme->replay && scheme->replay(&s->global, s->round, &loss) && s->row.arrived == 0)
+        s->row.train_loss = loss;
+}
+
 static void make_version(struct server *s)
 {
     struct async_rounds *a = s->rounds;
@@ -352,6 +370,7 @@ static void make_version(struct server *s)
         books_commit(s);
     else
         s->row.train_loss = NAN;
+    replay(s);
     a->now_ns = link_add_ns(a->now_ns, s->env->fed->server_ns);
     s->row.time_modelled_ns = a->now_ns - a->open_ns;
     s->row.time_measured_ns = clock_ns() - a->t_begin_ns;

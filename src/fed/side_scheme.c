@@ -15,6 +15,7 @@ struct side_opt {
     int32_t rank, every;
     double lr, cache_bytes;
     bool pivot, labels;
+    int32_t layers, width, replay, cap;
 };
 
 // clang-format off
@@ -34,6 +35,16 @@ struct side_opt {
 // clang-format on
 
 static const struct opt mobillm_options[] = {SIDE_OPTIONS("off", "on", "0")};
+static const struct opt fed_options_of_side[] = {
+    SIDE_OPTIONS("on", "off", "1e8"),
+    OPT(struct side_opt, layers, "layers", "0", 0, MODEL_LAYERS_MAX, "",
+        "that are read, at even distances; 0 = as every says"),
+    OPT(struct side_opt, width, "width", "0", 0, 65536, "",
+        "of the side network, to which activations are projected; 0 = the backbone's, as they are"),
+    OPT(struct side_opt, replay, "replay", "4", 0, 1e6, "",
+        "steps that the server takes after each upload on examples of before; 0 = one pass is all"),
+    OPT(struct side_opt, cap, "cap", "8", 0, 1e6, "", "times that an example is replayed, at most"),
+};
 static const struct opt pae_options[] = {SIDE_OPTIONS("on", "off", "1e8")};
 
 int32_t side_chunk(const struct side_plan *p, uint32_t held, uint32_t from)
@@ -84,12 +95,20 @@ static int check_plain(const struct fed_env *env, struct err *err)
     return 0;
 }
 
-// The last layer of every `every`, counted from the top.
-static int choose_layers(struct side_plan *p, int32_t every, int32_t layers, struct err *err)
+// The last layer of every `every`, counted from the top; or that of each of M blocks of about as
+// many, I(j) = round(j L / M).
+static int choose_layers(struct side_plan *p, const struct side_opt *opt, int32_t layers,
+                         struct err *err)
 {
+    int32_t every = opt->every, m = opt->layers;
     p->form.layers = 0;
-    if (every > layers)
-        return err_set(err, "every = %d, but the model has %d layers", every, layers);
+    if (every > layers || m > layers)
+        return err_set(err, "%s = %d, but the model has %d layers", m > layers ? "layers" : "every",
+                       m > layers ? m : every, layers);
+    for (int32_t j = 1; j <= m; j++)
+        p->layer[p->form.layers++] = (2 * j * layers + m) / (2 * m) - 1;
+    if (m > 0)
+        return 0;
     for (int32_t l = (layers - 1) % every; l < layers; l += every)
         p->layer[p->form.layers++] = l;
     return 0;
@@ -105,7 +124,7 @@ static int side_check_run(const struct fed_env *env, struct err *err)
     p->form.pivot = opt->pivot;
     p->form.labels = opt->labels;
     p->form.examples = env->fed->local_steps * env->fed->batch;
-    if (choose_layers(p, opt->every, env->work->row->side->layers(env->work), err))
+    if (choose_layers(p, opt, env->work->row->side->layers(env->work), err))
         return -1;
     env->work->row->side->open(env->work, p);
     return side_measure(&p->form, env->method->codec->text, err);
@@ -179,8 +198,13 @@ struct side_server {
     struct side_coder coder;
     struct side_cache *cache;   // NULL = off
     struct side_client *client; // (fed.clients)
-    struct record *record;      // (form.examples) of the message at work
-    uint32_t *order;            // of an epoch
+    struct replay {             // what has come, in the order in which it is gone through again
+        uint64_t *id;           // (n)
+        size_t n, cap, at;
+        int32_t passes; // done
+    } replay;
+    struct record *record; // (form.examples) of the message at work
+    uint32_t *order;       // of an epoch
     size_t order_cap;
     float *one, *target; // of one example; (batch x scored, classes)
     int32_t *label, *row;
@@ -194,7 +218,8 @@ static void server_close(struct global *g)
     side_close(s->net);
     side_coder_close(&s->coder);
     side_cache_close(s->cache);
-    void *blocks[] = {s->client, s->record, s->order, s->one, s->target, s->label, s->row};
+    void *blocks[] = {s->client, s->record, s->order, s->one,
+                      s->target, s->label,  s->row,   s->replay.id};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (s->dev.row)
@@ -216,7 +241,8 @@ static int server_open(struct global *g, struct err *err)
     const struct side_form *f = &p->form;
     struct side_server *s = g->own = mem_alloc(MEM_SERVER, sizeof *s);
     struct side_config c = {.layers = f->layers,
-                            .width = f->dim,
+                            .width = opt->width > 0 ? opt->width : f->dim,
+                            .project = opt->width > 0,
                             .rank = opt->rank,
                             .classes = f->classes,
                             .types = 1,
@@ -396,9 +422,74 @@ static double step(struct global *g, const struct record *r, uint32_t n)
     return side_step(s->net, &t.batch, &a, &s->optim);
 }
 
+// A new example takes a place at random among those still to come in this pass, whose own goes to
+// the end: uploads of one client do not stay together.
+static void mix_in(struct global *g, uint64_t id)
+{
+    struct replay *r = &((struct side_server *)g->own)->replay;
+    struct rng draw = rng_stream(g->env->seed, RNG_SIDE, UINT32_MAX, (uint32_t)r->n, 0);
+    r->id = mem_grow(MEM_SERVER, r->id, r->n, r->n + 1, &r->cap, sizeof *r->id);
+    size_t to = r->at + rng_below(&draw, (uint32_t)(r->n - r->at + 1));
+    r->id[r->n++] = id;
+    r->id[r->n - 1] = r->id[to];
+    r->id[to] = id;
+}
+
+// The next examples of a pass that are still there; after a pass all are shuffled.
+static uint32_t next_replayed(struct global *g, const struct side_opt *opt, uint32_t want)
+{
+    struct side_server *s = g->own;
+    struct replay *r = &s->replay;
+    uint32_t n = 0;
+    while (n < want && r->passes < opt->cap && r->n > 0) {
+        struct record *to = &s->record[n];
+        to->bytes = side_cache_get(s->cache, r->id[r->at++], &to->len);
+        n += to->bytes != NULL;
+        if (r->at < r->n)
+            continue;
+        struct rng draw = rng_stream(g->env->seed, RNG_SIDE, UINT32_MAX, (uint32_t)r->passes, 1);
+        for (size_t i = r->n; i > 1; i--) {
+            size_t j = rng_below(&draw, (uint32_t)i);
+            uint64_t id = r->id[i - 1];
+            r->id[i - 1] = r->id[j];
+            r->id[j] = id;
+        }
+        r->at = 0;
+        r->passes++;
+        if (n > 0)
+            break; // a step is of one pass
+    }
+    return n;
+}
+
+static bool side_replay(struct global *g, uint32_t version, double *loss)
+{
+    struct side_server *s = g->own;
+    const struct side_opt *opt = g->env->method->scheme_opt;
+    const struct side_plan *p = g->env->method->form;
+    int64_t t0 = clock_ns();
+    double sum = 0;
+    int32_t steps = 0;
+    (void)version;
+    s->decode_ns = 0;
+    for (int32_t i = 0; s->cache && i < opt->replay; i++) {
+        uint32_t n = next_replayed(g, opt, (uint32_t)p->batch);
+        double l = n > 0 ? step(g, s->record, n) : NAN;
+        sum += isfinite(l) ? l : 0;
+        steps += isfinite(l);
+    }
+    recorder_put(g->env->rec, STAGE_TRAIN, -1, t0, clock_ns() - t0, -1, 0, 0, 0);
+    *loss = steps > 0 ? sum / steps : NAN;
+    return steps > 0;
+}
+
 static void keep_records(struct global *g, uint32_t client, const struct side_head *h)
 {
     struct side_server *s = g->own;
+    const struct side_opt *opt = g->env->method->scheme_opt;
+    bool again = s->client[client].next >= h->held; // its examples are among those replayed
+    for (uint32_t i = 0; s->cache && opt->replay > 0 && !again && i < h->count; i++)
+        mix_in(g, get_u64(s->record[i].bytes));
     for (uint32_t i = 0; s->cache && i < h->count; i++)
         side_cache_put(s->cache, get_u64(s->record[i].bytes), s->record[i].bytes, s->record[i].len);
     s->client[client].held = h->held;
@@ -454,10 +545,13 @@ static uint64_t side_hash(const struct global *g)
 
 // Checkpoints: steps, weights with their moments, the clients' places, the cache.
 
+enum { REPLAY_WORDS = 3 };
+
 static size_t own_words(const struct global *g)
 {
     const struct side_server *s = g->own;
-    return 1 + 3 * side_shape(s->net)->n_values + 2 * (size_t)g->env->fed->clients;
+    return 1 + 3 * side_shape(s->net)->n_values + 2 * (size_t)g->env->fed->clients + REPLAY_WORDS +
+           2 * s->replay.n;
 }
 
 static size_t side_keep_words(const struct global *g)
@@ -478,15 +572,41 @@ static void side_keep(const struct global *g, uint8_t *p)
         put_u32(p, s->client[i].held);
         put_u32(p + 4, s->client[i].next);
     }
+    put_u32(p, (uint32_t)s->replay.n);
+    put_u32(p + 4, (uint32_t)s->replay.at);
+    put_u32(p + 8, (uint32_t)s->replay.passes);
+    p += 4 * REPLAY_WORDS;
+    for (size_t i = 0; i < s->replay.n; i++, p += 8)
+        put_u64(p, s->replay.id[i]);
     if (s->cache)
         side_cache_keep(s->cache, p);
+}
+
+// Behind the clients; -1: it cannot be.
+static int restore_replay(struct replay *r, const uint8_t *p, size_t words)
+{
+    size_t n = words < REPLAY_WORDS ? 0 : get_u32(p);
+    if (words < REPLAY_WORDS || words - REPLAY_WORDS < 2 * n ||
+        (get_u32(p + 4) >= n && get_u32(p + 4) > 0) || get_u32(p + 8) > INT32_MAX)
+        return -1;
+    r->id = mem_grow(MEM_SERVER, r->id, 0, n, &r->cap, sizeof *r->id);
+    r->n = n;
+    r->at = get_u32(p + 4);
+    r->passes = (int32_t)get_u32(p + 8);
+    for (size_t i = 0; i < n; i++)
+        r->id[i] = get_u64(p + 4 * REPLAY_WORDS + 8 * i);
+    return 0;
 }
 
 static int side_restore(struct global *g, const uint8_t *p, size_t words, struct err *err)
 {
     struct side_server *s = g->own;
     float *state = side_state(s->net);
-    size_t own = own_words(g), n = 3 * side_shape(s->net)->n_values;
+    size_t n = 3 * side_shape(s->net)->n_values;
+    size_t clients = 1 + n + 2 * (size_t)g->env->fed->clients;
+    if (words < clients || restore_replay(&s->replay, p + 4 * clients, words - clients))
+        return err_set(err, "the checkpoint in '%s' is of another side network", g->env->run_dir);
+    size_t own = own_words(g);
     if (words < own || (!s->cache && words > own))
         return err_set(err, "the checkpoint in '%s' is of another side network", g->env->run_dir);
     *side_steps(s->net) = (int32_t)(get_u32(p) & INT32_MAX);
@@ -512,7 +632,6 @@ static int side_restore(struct global *g, const uint8_t *p, size_t words, struct
 #define SIDE_SCHEME(NAME, OPTIONS)                                                                 \
     .name = NAME, .options = OPTIONS, .n_options = ARRAY_LEN(OPTIONS),                             \
     .option_bytes = sizeof(struct side_opt), .form_bytes = sizeof(struct side_plan),               \
-    .server = &server_sync, .worker = &worker_sync, .check = side_check_run,                       \
     .train = train_nothing, .pack = side_pack, .bound = scheme_bound, .silent = true,              \
     .forward = true, .step_share = FORWARD_SHARE, .open = server_open, .close = server_close,      \
     .ask = side_ask, .add = side_add, .commit = scheme_mean, .evaluate = side_score,               \
@@ -520,6 +639,9 @@ static int side_restore(struct global *g, const uint8_t *p, size_t words, struct
 
 const struct scheme scheme_mobillm = {
     SIDE_SCHEME("mobillm", mobillm_options),
+    .server = &server_sync,
+    .worker = &worker_sync,
+    .check = side_check_run,
     .help =
         "clients send activations of a frozen backbone and labels, every epoch anew; the server "
         "trains a side network",
@@ -528,8 +650,48 @@ const struct scheme scheme_mobillm = {
               "optimizer and codec are inferred, and so are many clients in rounds",
 };
 
+static int32_t one_arrival(const void *opt)
+{
+    (void)opt;
+    return 1;
+}
+
+// Nothing is stale: gradients are of the network as it is.
+static double as_it_is(const void *opt, uint32_t lag)
+{
+    (void)opt;
+    (void)lag;
+    return 1;
+}
+
+static const struct async_rule arrivals = {.buffer = one_arrival, .scale = as_it_is};
+
+static int fed_check_run(const struct fed_env *env, struct err *err)
+{
+    return side_check_run(env, err) ? -1 : async_check(env, err);
+}
+
+const struct scheme scheme_fedmobillm = {
+    SIDE_SCHEME("fedmobillm", fed_options_of_side),
+    .server = &server_async,
+    .worker = &worker_async,
+    .async = &arrivals,
+    .check = fed_check_run,
+    .replay = side_replay,
+    .help =
+        "pae without rounds: every upload makes a version at once, and the server goes over what "
+        "came before; all clients have the same backbone",
+    .source =
+        "Fed MobiLLM (arXiv 2508.06765): a step an arrival, examples mixed and replayed, layers "
+        "at even distances, a projection; loss, rank, optimizer, codec, steps of replay and "
+        "their cap are inferred. Several backbones in one federation are not built",
+};
+
 const struct scheme scheme_pae = {
     SIDE_SCHEME("pae", pae_options),
+    .server = &server_sync,
+    .worker = &worker_sync,
+    .check = side_check_run,
     .help = "as mobillm with rows that have a loss alone, once, and prediction differences instead "
             "of labels: later epochs are the server's",
     .sees = "pivot activations, differences, the model",
