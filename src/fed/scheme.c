@@ -50,7 +50,8 @@ const struct scheme *const scheme_table[] = {
     &scheme_fedprox,  &scheme_scaffold, &scheme_feddyn,     &scheme_fednova, &scheme_fedbuff,
     &scheme_fedasync, &scheme_fedbat,   &scheme_fedex,      &scheme_flora,   &scheme_fedsa,
     &scheme_hetlora,  &scheme_flexlora, &scheme_lorafair,   &scheme_split,   &scheme_splitlora,
-    &scheme_fwdllm,   &scheme_mobillm,  &scheme_pae,        &scheme_fedmobillm, &noop,         NULL};
+    &scheme_fwdllm,   &scheme_mobillm,  &scheme_pae,        &scheme_fedmobillm,
+    &noop,            NULL};
 // clang-format on
 
 const struct scheme *scheme_find(const char *name)
