@@ -678,6 +678,7 @@ const struct scheme scheme_fedmobillm = {
     .async = &arrivals,
     .check = fed_check_run,
     .replay = side_replay,
+    .sees = "pivot activations, differences, the model",
     .help =
         "pae without rounds: every upload makes a version at once, and the server goes over what "
         "came before; all clients have the same backbone",
