@@ -87,7 +87,9 @@ static void talk(const struct fed_env *env, const struct round_start *start, str
 static void round_times(const struct fed_env *env, const struct round_start *start,
                         struct client_round *c, size_t n, bool ports)
 {
-    const double share = env->method->scheme->step_share;
+    const struct scheme *scheme = env->method->scheme;
+    const double share =
+        scheme->step_share_of ? scheme->step_share_of(env->method->scheme_opt) : scheme->step_share;
     for (size_t i = 0; i < n; i++)
         c[i].times.down = carry(env, start, c[i].client, 0, false, c[i].from_ns, c[i].down_bytes);
     if (ports)

@@ -106,6 +106,11 @@ static int check(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+static double ways_forward(const void *opt)
+{
+    return 2 * FORWARD_SHARE * ((const struct perturb_opt *)opt)->draws;
+}
+
 static const struct local_rule perturb_rule = {.size_bytes = two_vectors, .gradient = estimate};
 
 const struct scheme scheme_fwdllm = {
@@ -119,6 +124,7 @@ const struct scheme scheme_fwdllm = {
     .server = &server_sync,
     .worker = &worker_sync,
     .forward = true,
+    .step_share_of = ways_forward,
     .check = check,
     .local = &perturb_rule,
     .commit = scheme_mean,

@@ -74,6 +74,9 @@ struct step {
     int32_t arrived, clients; // updates; clients there are
 };
 
+// Of a step that goes forward and back through the model, what going forward takes.
+#define FORWARD_SHARE 0.4
+
 struct scheme {
     const char *name, *help, *source;
     const char *sees; // of a client, the server; NULL = updates
@@ -115,6 +118,7 @@ struct scheme {
     bool silent; // nothing of the adapter travels down
     // Of client.step_ns, what a local step takes of the client; 0 = all.
     double step_share;
+    double (*step_share_of)(const void *opt); // where options decide, instead
     bool fresh; // adapters begin anew each round, from the seed: they need not travel down
 
     // The server: hooks around the sums of a version, see global.h.

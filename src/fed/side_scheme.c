@@ -626,9 +626,6 @@ static int side_restore(struct global *g, const uint8_t *p, size_t words, struct
     return 0;
 }
 
-// Forward alone, of a step that goes forward and back through the backbone.
-#define FORWARD_SHARE 0.4
-
 #define SIDE_SCHEME(NAME, OPTIONS)                                                                 \
     .name = NAME, .options = OPTIONS, .n_options = ARRAY_LEN(OPTIONS),                             \
     .option_bytes = sizeof(struct side_opt), .form_bytes = sizeof(struct side_plan),               \

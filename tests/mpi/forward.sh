@@ -26,6 +26,9 @@ held() # trace: activations of the worker's rank at most, in bytes
 }
 check "activations of a client: $(held forward.h5), with a way back $(held back.h5)" \
     test "$(held forward.h5)" -lt $(($(held back.h5) * 3 / 4))
+modelled() { sed -n 's/.* measured, \(.*\) modelled$/\1/p' "$1"; }
+run fed.method=fwdllm:draws=5/fp32 client.step_ns=1e9 net.link=loopback >five 2>&1
+check "two ways forward a draw, each 0.4 of a step" equal "$(modelled five)" "16.0 s"
 quadratic=(task.name=quadratic optim.kind=sgd optim.lr=0.02 fed.rounds=40 fed.clients=4
     fed.clients_per_round=4 fed.local_steps=10 task.features=6 task.outputs=2)
 run "${quadratic[@]}" fed.method=fwdllm/fp32 >bowl 2>&1
