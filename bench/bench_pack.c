@@ -3,7 +3,8 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "base/table.h"
-#include "bench/bench.h"
+#include "bench/pack.h"
+#include "dev/dev.h"
 #include "kernels/kernels_codec.h"
 #include "kernels/simd.h"
 
@@ -11,11 +12,19 @@
 
 struct pack_params {
     int64_t values;
+    int32_t dev; // row of dev_table
 };
 
 static struct pack_params params;
 
+static const char *dev_name(int32_t i)
+{
+    return dev_table[i] ? dev_table[i]->name : NULL;
+}
+
 static const struct opt options[] = {
+    OPT_ROW(struct pack_params, dev, "pack.dev", "cpu", dev_name,
+            "who packs; the CPU by instruction set, others beside a copy of their memory"),
     OPT(struct pack_params, values, "pack.values", "65536", 8, 1e9, "", "codes"),
 };
 
@@ -96,6 +105,10 @@ static void measure(struct bench_ctx *ctx, const struct table *t, struct codes *
 
 static void run(struct bench_ctx *ctx)
 {
+    if (params.dev != 0) {
+        pack_on_device(ctx, params.dev, (size_t)params.values);
+        return;
+    }
     const struct table t = {.out = ctx->out,
                             .n_cols = 8,
                             .col = {{"Width", "bits", 6, TABLE_LEFT},

@@ -90,9 +90,12 @@ coded_on() # codec: what its row says, before the verdict
 }
 check "bench codec on the device: coded there" equal "$(coded_on sign+ef)" emu
 check "bench codec on the device: fetched" equal "$(coded_on powersgd)" cpu
-"$emu" bench pack --dev emu >out 2>err
+"$emu" bench pack --dev emu pack.values=5000 --samples 1 --min-time 1e-6 >out 2>err
+check "bench pack on the device: the CPU's bytes" equal "$?" 0
+check "bench pack on the device: every width" test "$(grep -c 'Pass$' out)" = 6
+"$emu" bench select --dev emu >out 2>err
 check "a benchmark without a device: status 2" equal "$?" 2
-check "a benchmark without a device: said" contains err "pack runs on the CPU alone"
+check "a benchmark without a device: said" contains err "select runs on the CPU alone"
 
 "$emu" list options | grep -F dev.kind >kinds
 check "only here dev.kind names it" contains kinds emu
