@@ -47,7 +47,7 @@ static void side_open_work(struct workload *w, struct side_plan *p)
     f->rows = f->pivot ? f->scored : longest;
     lm_side_close(lm);
     struct lm_side *s = lm->side = mem_alloc(MEM_OTHER, sizeof *s);
-    int32_t seqs = p->batch > SIDE_BLOCK ? p->batch : SIDE_BLOCK;
+    int32_t seqs = w->env.server && p->batch < SIDE_BLOCK ? SIDE_BLOCK : p->batch;
     s->tops = (size_t)seqs * (size_t)f->scored;
     s->rows = f->pivot ? s->tops : (size_t)p->batch * (size_t)longest;
     s->rows = s->tops > s->rows ? s->tops : s->rows;

@@ -152,6 +152,9 @@ bench leak leak.examples=60 leak.test=12 'leak.codecs=fp32;int:bits=4'
         rows++; read += $4 > 0.7 && $5 < 0.3; sign += $10 == 1; words += $6 > $7 }
     END { exit !(rows == 6 && read == 6 && sign == 6 && words >= 4) }' "$scratch/out"
 result $? "leak: tokens by linear inversion, labels by sign"
+bench side side.rows=16 side.rank=4 side.cache_bytes=1e6
+[ "$status" -eq 0 ] && [ "$(grep -c 'Pass$' "$scratch/out")" -eq 4 ]
+result $? "side: a step learns, records come back"
 bench leak leak.examples=2 leak.test=1 'leak.codecs=topk+ef'
 [ "$status" -eq 1 ] && says 'rows of activations have none'
 result $? "leak: a codec that wants more says so"

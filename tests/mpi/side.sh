@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Side-tuning over ranks: the same network for any number of them, after a kill of the server and
+# with damaged frames; what a client needs of memory.
+set -u
+. "$(dirname "$0")/../tap.bash"
+: "${FSTQ:?}"
+root=$(cd "$(dirname "$0")/../.." && pwd)
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-side.XXXXXX")
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+common=("$root/configs/quick.ini" fed.rounds=4 fed.clients=6 fed.clients_per_round=3
+    fed.local_steps=2 task.test=8 fed.eval_every=0 dev.threads=1 trace.file=
+    fed.method=pae:cache_bytes=1e6/nf4)
+run() { "$FSTQ" run "${common[@]}" "$@"; }
+
+run >straight 2>&1
+check "valid" contains straight "# VALID"
+mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" trace.file=pae.h5 >ranks 2>&1
+check "the same network for any ranks" equal "$(adapter ranks)" "$(adapter straight)"
+stop_at_checkpoint KILL d "$FSTQ" run "${common[@]}" run.dir=d
+run run.dir=d run.resume=on >resumed 2>&1
+check "killed and resumed, the same network" equal "$(adapter resumed)" "$(adapter straight)"
+
+booked() # trace: most bytes of activations of a client's rank
+{
+    "$FSTQ" export "$1" --csv csv >/dev/null && awk -F, '
+        FNR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
+        !/^#/ && $at["rank"] == 1 { print $at["mem_peak_bytes_activations"] }' csv/ranks.csv
+}
+mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" fed.method=fedavg/fp32 fed.rounds=1 \
+    trace.file=fedavg.h5 >fedavg 2>&1
+forward=$(booked pae.h5) both=$(booked fedavg.h5)
+check "a client that goes forward alone holds fewer activations ($forward of $both)" \
+    test "$forward" -gt 0 -a "$((4 * forward))" -lt "$((3 * both))"
+
+FSTQ_FAULT=wire:client=1,round=1 run net.checksum=off fed.clients_per_round=6 fed.rounds=2 \
+    >wire 2>&1
+check "damaged activations are refused, the others go on" \
+    contains wire "update of client 1 rejected"
+finish
