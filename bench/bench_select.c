@@ -6,7 +6,9 @@
 #include "bench/bench.h"
 #include "bench/update.h"
 #include "codec/fstq.h"
+#include "dev/dev.h"
 #include "kernels/simd.h"
+#include "kernels/stages.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,12 +17,18 @@
 struct select_params {
     char shape[128];
     int64_t values;
-    int32_t dist;
+    int32_t dist, dev; // dev: row of dev_table
 };
 
 static struct select_params params;
 
+static const char *dev_name(int32_t i)
+{
+    return dev_table[i] ? dev_table[i]->name : NULL;
+}
+
 static const struct opt options[] = {
+    OPT_ROW(struct select_params, dev, "select.dev", "cpu", dev_name, "who chooses"),
     OPT_STRING(struct select_params, shape, "select.shape", "16x4096,4096x16",
                "as codec.shape, e.g. llama2-7b-r16-all"),
     OPT(struct select_params, values, "select.values", "4194304", 64, 4e9, "",
@@ -32,8 +40,12 @@ static const struct opt options[] = {
 struct job {
     struct shape shape;
     float *x, *sens;
-    uint32_t *at;
+    uint32_t *at, *by_cpu;
     size_t k, found;
+    struct dev dev;
+    struct codec_device
+        on; // where x_there and sens_there lie; dev NULL = the host, and they do not
+    float *x_there, *sens_there;
     struct codec_inst *c;
     void *scratch;
     struct fstq_encoder e;
@@ -57,6 +69,37 @@ static void topk_loop(void *arg, int64_t n)
     }
 }
 
+// The same by the device's stages.
+static void topk_there_loop(void *arg, int64_t n)
+{
+    struct job *j = arg;
+    const struct select_stages *s = j->dev.row->codec->select;
+    const struct kernel_ctx *cx = &j->dev.lane[0].cx;
+    const struct select_run run = {.n = j->shape.n_values};
+    for (int64_t i = 0; i < n; i++) {
+        struct select_choice c = {.side = SELECT_ABS};
+        select_threshold_begin(&c.threshold, j->k);
+        for (int level = 0; level < SELECT_LEVELS; level++) {
+            uint32_t count[SELECT_BINS] = {0};
+            s->count(cx, j->x_there, &run, 1, SELECT_ABS, level, c.threshold.prefix, count);
+            select_threshold_next(&c.threshold, count);
+        }
+        j->found = s->take(cx, j->x_there, &run, 1, &c, j->at);
+    }
+}
+
+static bool topk_ok(struct job *j)
+{
+    uint32_t *at = j->at;
+    bool ok = j->found == j->k;
+    if (!j->on.dev)
+        return ok;
+    j->at = j->by_cpu;
+    topk_loop(j, 1);
+    j->at = at;
+    return ok && memcmp(at, j->by_cpu, j->k * sizeof *at) == 0;
+}
+
 // Values and a bitmap with tags of two bits.
 static double plain_cost(const void *arg, const int64_t count[ALLOC_LEVELS])
 {
@@ -72,7 +115,10 @@ static double plain_cost(const void *arg, const int64_t count[ALLOC_LEVELS])
 static void alloc_loop(void *arg, int64_t n)
 {
     struct job *j = arg;
-    const struct codec_input in = {.x = j->x, .sens = j->sens, .key = {1, 2, 3}};
+    const struct codec_input here = {.x = j->x, .sens = j->sens, .key = {1, 2, 3}};
+    const struct codec_input there = {
+        .on = &j->on, .x = j->x_there, .sens = j->sens_there, .key = {1, 2, 3}};
+    const struct codec_input in = j->on.dev ? there : here;
     for (int64_t i = 0; i < n; i++) {
         j->bad |= fstq_begin(j->c, &in, j->scratch, &j->e, &j->err) != 0;
         struct fstq_work *w = &j->e.w;
@@ -97,10 +143,18 @@ static void open_allocation(struct job *j, int policy)
     if (!j->c)
         die(STATUS_USAGE, "%s", j->err.text);
     j->scratch = mem_alloc(MEM_CODEC, codec_scratch_bytes(j->c));
+    if (!j->on.dev)
+        return;
+    j->on.stage = j->dev.row->stage(&j->dev, codec_stage_bytes(j->c, &j->dev) + 1);
+    j->on.room = j->dev.row->alloc(&j->dev, MEM_CODEC, codec_device_bytes(j->c, &j->dev) + 1);
 }
 
 static void close_allocation(struct job *j)
 {
+    if (j->on.dev) {
+        j->dev.row->unstage(&j->dev, j->on.stage);
+        j->dev.row->free(&j->dev, j->on.room);
+    }
     mem_free(j->scratch);
     codec_close(j->c);
 }
@@ -132,13 +186,13 @@ static void run_topk(struct bench_ctx *c, const struct table *t, struct job *j)
 {
     static const double ratios[] = {.001, .01, .1};
     for (size_t i = 0; i < ARRAY_LEN(ratios); i++) {
-        struct bench_case one = {"topk", NULL, topk_loop, j};
+        struct bench_case one = {"topk", NULL, j->on.dev ? topk_there_loop : topk_loop, j};
         struct bench_result r;
         char name[48];
         j->k = (size_t)(ratios[i] * (double)j->shape.n_values);
         bench_measure(c, &one, 1, &r);
         snprintf(name, sizeof name, "select/topk/%g", ratios[i]);
-        print(c, t, j, name, &r, (double)j->found, j->found == j->k);
+        print(c, t, j, name, &r, (double)j->found, topk_ok(j));
     }
 }
 
@@ -156,6 +210,33 @@ static void run_alloc(struct bench_ctx *c, const struct table *t, struct job *j)
         print(c, t, j, name, &r, kept, ok);
         close_allocation(j);
     }
+}
+
+static void open_device(struct job *j)
+{
+    const size_t bytes = j->shape.n_values * sizeof(float);
+    struct err err;
+    if (params.dev == 0)
+        return;
+    if (dev_open(&j->dev, params.dev, 1, &err))
+        die(STATUS_ENV, "%s", err.text);
+    const struct codec_stages *has = j->dev.row->codec;
+    if (!has || !has->select || !has->alloc)
+        die(STATUS_USAGE, "bench select --dev %s: codecs have no stages there", j->dev.row->name);
+    j->on = (struct codec_device){.dev = &j->dev};
+    j->x_there = j->dev.row->alloc(&j->dev, MEM_CODEC, bytes);
+    j->sens_there = j->dev.row->alloc(&j->dev, MEM_CODEC, bytes);
+    dev_put(&j->dev, j->x_there, j->x, bytes);
+    dev_put(&j->dev, j->sens_there, j->sens, bytes);
+}
+
+static void close_device(struct job *j)
+{
+    if (!j->on.dev)
+        return;
+    j->dev.row->free(&j->dev, j->x_there);
+    j->dev.row->free(&j->dev, j->sens_there);
+    dev_close(&j->dev);
 }
 
 static void run(struct bench_ctx *c)
@@ -176,16 +257,21 @@ static void run(struct bench_ctx *c)
     j->x = mem_alloc(MEM_DATA, n * sizeof(float));
     j->sens = mem_alloc(MEM_DATA, n * sizeof(float));
     j->at = mem_alloc(MEM_CODEC, (n + 16) * sizeof(uint32_t));
+    j->by_cpu = mem_alloc(MEM_CODEC, (n + 16) * sizeof(uint32_t));
     if (update_fill((enum update_dist)params.dist, "", j->x, n, &err) ||
         update_fill(UPDATE_LAPLACE, "", j->sens, n, &err))
         die(STATUS_USAGE, "select.dist: %s", err.text);
     for (size_t i = 0; i < n; i++)
         j->sens[i] *= j->sens[i];
-    fprintf(c->out, "# %zu values in %u matrices, %s, one thread, %s\n", n, j->shape.n_tensors,
-            update_dists[params.dist], simd_text());
+    open_device(j);
+    fprintf(c->out, "# %zu values in %u matrices, %s, one thread, %s, on %s\n", n,
+            j->shape.n_tensors, update_dists[params.dist], simd_text(),
+            dev_table[params.dev]->name);
     bench_head(c, &t);
     run_topk(c, &t, j);
     run_alloc(c, &t, j);
+    close_device(j);
+    mem_free(j->by_cpu);
     mem_free(j->x);
     mem_free(j->sens);
     mem_free(j->at);

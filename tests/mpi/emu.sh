@@ -93,9 +93,13 @@ check "bench codec on the device: fetched" equal "$(coded_on powersgd)" cpu
 "$emu" bench pack --dev emu pack.values=5000 --samples 1 --min-time 1e-6 >out 2>err
 check "bench pack on the device: the CPU's bytes" equal "$?" 0
 check "bench pack on the device: every width" test "$(grep -c 'Pass$' out)" = 6
-"$emu" bench select --dev emu >out 2>err
+"$emu" bench select --dev emu select.values=8192 select.shape=16x64,64x16 --samples 1 \
+    --min-time 1e-6 >out 2>err
+check "bench select on the device: the CPU's choice" equal "$?" 0
+check "bench select on the device: all of them" test "$(grep -c 'Pass$' out)" = 6
+"$emu" bench rans --dev emu >out 2>err
 check "a benchmark without a device: status 2" equal "$?" 2
-check "a benchmark without a device: said" contains err "select runs on the CPU alone"
+check "a benchmark without a device: said" contains err "rans runs on the CPU alone"
 
 "$emu" list options | grep -F dev.kind >kinds
 check "only here dev.kind names it" contains kinds emu
