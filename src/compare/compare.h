@@ -75,6 +75,7 @@ struct compare_params { // [compare]
     char seeds[512], search_seeds[256], targets[128], bytes_at[256];
     int32_t search_mode, better, traffic;
     int32_t jobs, search_rounds, budget_rounds, last, trailing;
+    bool search_widen;
 };
 
 enum { SEARCH_GRID, SEARCH_COORDINATE, SEARCH_HALVING };
@@ -88,11 +89,11 @@ struct search_dim {
     char value[COMPARE_VALUES][COMPARE_KEYS][32];
 };
 
-struct tried { // a setting of the search
-    int at[COMPARE_DIMS];
-    double score; // mean over the search seeds
-    int seeds;    // that the score is the mean of
-    bool out;     // of a search by halves
+struct tried {            // a setting of the search
+    int at[COMPARE_DIMS]; // -1 or n_values: beyond the first or the last value
+    double score;         // mean over the search seeds
+    int seeds;            // that the score is the mean of
+    bool out;             // of a search by halves
 };
 
 struct compare_method {

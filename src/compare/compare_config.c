@@ -26,6 +26,9 @@ const struct opt compare_options[] = {
         P, search_mode, "search_mode", "grid", search_modes,
         "grid: every combination; coordinate: one line after the other, the others at their best; "
         "halving: every combination on one seed, the better half on two, and so on"),
+    OPT(P, search_widen, "search_widen", "on", 0, 0, "",
+        "once, where the best value is the first or the last of three or more: one more beyond it, "
+        "as far again by ratio"),
     OPT(P, search_rounds, "search_rounds", "0", 0, 1e7, "",
         "rounds per run of the search; 0 = fed.rounds"),
     OPT(P, budget_rounds, "budget_rounds", "2", 1, 1000, "",

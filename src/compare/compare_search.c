@@ -3,6 +3,7 @@
 // a method more, walks the same way over the runs it finds.
 #include "base/mem.h"
 #include "compare/compare.h"
+#include "compare/compare_summary.h"
 
 #include <math.h>
 #include <string.h>
@@ -193,8 +194,10 @@ static void apply(const struct compare *c, const int at[COMPARE_DIMS], struct co
     setting[0] = '\0';
     for (int d = 0; d < c->n_dims; d++)
         for (int k = 0; k < c->dim[d].n_keys; k++) {
-            const char *key = c->dim[d].key[k], *value = c->dim[d].value[at[d]][k];
+            const char *key = c->dim[d].key[k];
+            char value[32];
             struct err err;
+            compare_value(&c->dim[d], at[d], k, value);
             if (config_set(cfg, key, value, &err))
                 die(STATUS_CHECK, "%s", err.text); // checked when it was read
             if (used < COMPARE_SETTING)
@@ -337,6 +340,70 @@ static int search_coordinate(struct compare *c, struct runs *r, struct compare_m
     return READY;
 }
 
+// Whether there is a value beyond the edge that dimension d of a setting is at; *beyond says which.
+static bool at_edge(const struct compare *c, const struct compare_method *m, const int *at, int d,
+                    int *beyond)
+{
+    const struct search_dim *dim = &c->dim[d];
+    if (dim->n_values < 3 || (at[d] > 0 && at[d] < dim->n_values - 1)) // two have no middle
+        return false;
+    struct config *cfg = mem_alloc(MEM_OTHER, sizeof *cfg);
+    bool good = true;
+    *cfg = m->cfg;
+    *beyond = at[d] == 0 ? -1 : dim->n_values;
+    for (int k = 0; k < dim->n_keys && good; k++) {
+        char value[32];
+        struct err err;
+        compare_value(dim, *beyond, k, value);
+        good = *value && !config_set(cfg, dim->key[k], value, &err);
+    }
+    mem_free(cfg);
+    return good;
+}
+
+static double score_of(const struct compare_method *m, const int at[COMPARE_DIMS])
+{
+    for (int i = m->n_tried - 1; i >= 0; i--)
+        if (!memcmp(m->tried[i].at, at, sizeof m->tried[i].at))
+            return m->tried[i].score;
+    return (double)NAN;
+}
+
+// Beyond each edge that the best setting lies at, once, the others as they are.
+static int widen(struct compare *c, struct runs *r, struct compare_method *m,
+                 int best_at[COMPARE_DIMS])
+{
+    int state = READY, from[COMPARE_DIMS], beyond;
+    double best = score_of(m, best_at);
+    memcpy(from, best_at, sizeof from);
+    for (int d = 0; d < c->n_dims; d++) {
+        if (!at_edge(c, m, from, d, &beyond))
+            continue;
+        struct tried *t = &m->tried[m->n_tried++];
+        memcpy(t->at, from, sizeof t->at);
+        t->at[d] = beyond;
+        t->out = false;
+        if (try_setting(c, r, m, t) != READY)
+            state = PENDING;
+        if (better(c, t->score, best)) {
+            best = t->score;
+            memcpy(best_at, t->at, sizeof t->at);
+        }
+    }
+    return state;
+}
+
+// Of what was tried: beyond, or where there was nothing beyond.
+static bool ends_at_edge(const struct compare *c, const struct compare_method *m,
+                         const int at[COMPARE_DIMS], int d)
+{
+    const int last = c->dim[d].n_values - 1;
+    int beyond;
+    if (last < 2 || (at[d] > 0 && at[d] < last))
+        return false;
+    return at[d] < 0 || at[d] > last || !c->p.search_widen || !at_edge(c, m, at, d, &beyond);
+}
+
 static int settings_tried(const struct compare *c)
 {
     int n = 0;
@@ -363,15 +430,18 @@ static int search(struct compare *c, struct runs *r, struct compare_method *m)
         return READY;
     if (c->n_dims) {
         if (!m->tried)
-            m->tried = mem_alloc(MEM_OTHER, (size_t)settings_tried(c) * sizeof *m->tried);
+            m->tried =
+                mem_alloc(MEM_OTHER, (size_t)(settings_tried(c) + c->n_dims) * sizeof *m->tried);
         int state = c->p.search_mode == SEARCH_GRID      ? search_grid(c, r, m, at)
                     : c->p.search_mode == SEARCH_HALVING ? search_halving(c, r, m, at)
                                                          : search_coordinate(c, r, m, at);
+        if (state == READY && c->p.search_widen)
+            state = widen(c, r, m, at);
         if (state != READY)
             return state;
         apply(c, at, &m->tuned, m->setting);
-        for (int d = 0; d < c->n_dims; d++) // two values have no middle
-            m->at_edge |= c->dim[d].n_values > 2 && (at[d] == 0 || at[d] == c->dim[d].n_values - 1);
+        for (int d = 0; d < c->n_dims; d++)
+            m->at_edge |= ends_at_edge(c, m, at, d);
     }
     m->searched = true;
     return READY;

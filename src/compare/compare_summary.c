@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 static double mean_of(const double *v, size_t n)
@@ -197,14 +198,31 @@ const char *compare_expanded(const struct compare_method *m, int n_seeds)
     return m->cfg.fed.method;
 }
 
+void compare_value(const struct search_dim *d, int at, int k, char out[32])
+{
+    const int edge = at < 0 ? 0 : d->n_values - 1, next = at < 0 ? 1 : d->n_values - 2;
+    char *end[2];
+    if (at >= 0 && at < d->n_values) {
+        snprintf(out, 32, "%s", d->value[at][k]);
+        return;
+    }
+    const double v = strtod(d->value[edge][k], &end[0]), w = strtod(d->value[next][k], &end[1]);
+    out[0] = '\0';
+    if (!*end[0] && !*end[1] && v > 0 && w > 0)
+        snprintf(out, 32, "%.4g", v * v / w);
+}
+
 void compare_describe_tried(const struct compare *c, const struct tried *t, char *out, size_t size)
 {
     size_t used = 0;
     *out = '\0';
     for (int d = 0; d < c->n_dims; d++)
-        for (int k = 0; k < c->dim[d].n_keys && used < size; k++)
+        for (int k = 0; k < c->dim[d].n_keys && used < size; k++) {
+            char value[32];
+            compare_value(&c->dim[d], t->at[d], k, value);
             used += (size_t)snprintf(out + used, size - used, "%s%s=%s", used ? " " : "",
-                                     c->dim[d].key[k], c->dim[d].value[t->at[d]][k]);
+                                     c->dim[d].key[k], value);
+        }
 }
 
 static void say(char *out, size_t size, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -37,6 +37,9 @@ const char *compare_traffic(const struct compare *c); // "uplink" or "traffic"
 // The method of m with every option, as a run of it says it.
 const char *compare_expanded(const struct compare_method *m, int n_seeds);
 // A setting of the search, as the options it sets.
+// A value of a dimension of the search; beyond the first or the last one, as far from it by ratio
+// as the one before is. Empty where that is no number.
+void compare_value(const struct search_dim *d, int at, int k, char out[32]);
 void compare_describe_tried(const struct compare *c, const struct tried *t, char *out, size_t size);
 
 // Mean and band over seeds, by evaluation: as many as every seed has.

@@ -149,6 +149,7 @@ assert m["server_sees"] == "updates"'
 {
     cat two.ini
     echo 'search = fed.server_lr: 0.5 1 2; fed.batch: 2 4'
+    echo 'search_widen = off'
 } | sed 's/ | optim.lr=0.02//' >search.ini
 compare search.ini compare.dir=search compare.seeds=1 --search
 check "grid: 2 x 6 settings, 2 runs of the result" contains out \
@@ -158,6 +159,11 @@ check "grid: the lowest error is chosen" grep -q '  <$' <<<"$best"
 check "grid: one choice a method" equal "$(grep -c '  <$' out)" 2
 check "grid: used" contains out "chosen fed.server_lr="
 check "grid: at the edge" contains out "(at the edge of what was tried)"
+compare search.ini compare.dir=search compare.seeds=1 compare.search_widen=on --search
+check "widened: beyond the edge as far again, once" \
+    grep -qE '^# +[0-9.]+  fed.server_lr=(4|0.25) fed.batch=[24]' out
+check "widened: no more than one setting a method, and its result" \
+    grep -qE " [1-4] made now, 0 failed" out
 compare search.ini compare.dir=search compare.seeds=1 compare.search_mode=coordinate --search
 check "coordinate: the runs of the grid serve it" contains out "made now, 0 failed"
 check "coordinate: 3 + 2 settings a method" equal "$(grep -cE '^# +[0-9.]+  fed.server_lr' out)" 10
