@@ -1,7 +1,6 @@
 #ifdef SIMD_LANES // read for each instruction set
 
 #define simd_u       SIMD_NAME(simd_u)
-#define transpose    SIMD_NAME(transpose)
 #define round_bf16   SIMD_NAME(round_bf16)
 #define round_rows   SIMD_NAME(round_rows)
 #define tile_product SIMD_NAME(tile_product)
@@ -59,45 +58,7 @@ SIMD_INLINE void round_rows(int mr, int32_t k, const float *a, ptrdiff_t rsa, fl
 
 #ifndef SIMD_DOT
 
-// GCC knows clang's name for it since version 12.
-#if defined(__clang__) || __GNUC__ >= 12
-#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define MIX(a, b, ...) __builtin_shuffle(a, b, (simd_i){__VA_ARGS__})
-#endif
-#define LANES(...) __VA_ARGS__
-
-// Swaps off-diagonal blocks of size rows; upper and lower say which lanes of a pair of rows a, b
-// make the new a and the new b.
-#define SWAP_BLOCKS(size, upper, lower)                                                            \
-    for (int j = 0; j < SIMD_LANES / 2; j++) {                                                     \
-        int i = (j & ((size)-1)) | (j & ~((size)-1)) << 1;                                         \
-        simd_f a = r[i], b = r[i + (size)];                                                        \
-        r[i] = MIX(a, b, upper);                                                                   \
-        r[i + (size)] = MIX(a, b, lower);                                                          \
-    }
-
-// Transpose of as many rows as there are lanes: rounds that swap blocks of 8, 4, 2 and 1.
-SIMD_INLINE void transpose(simd_f *r)
-{
-#if SIMD_LANES == 16
-    SWAP_BLOCKS(8, LANES(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
-                LANES(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
-    SWAP_BLOCKS(4, LANES(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
-                LANES(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
-    SWAP_BLOCKS(2, LANES(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
-                LANES(2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
-    SWAP_BLOCKS(1, LANES(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
-                LANES(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
-#elif SIMD_LANES == 8
-    SWAP_BLOCKS(4, LANES(0, 1, 2, 3, 8, 9, 10, 11), LANES(4, 5, 6, 7, 12, 13, 14, 15))
-    SWAP_BLOCKS(2, LANES(0, 1, 8, 9, 4, 5, 12, 13), LANES(2, 3, 10, 11, 6, 7, 14, 15))
-    SWAP_BLOCKS(1, LANES(0, 8, 2, 10, 4, 12, 6, 14), LANES(1, 9, 3, 11, 5, 13, 7, 15))
-#else
-    SWAP_BLOCKS(2, LANES(0, 1, 4, 5), LANES(2, 3, 6, 7))
-    SWAP_BLOCKS(1, LANES(0, 4, 2, 6), LANES(1, 5, 3, 7))
-#endif
-}
+#include "simd_turn.h"
 
 // Stored rows (n, ld) become a panel: out[k * width + j] = w[j * ld + k].
 SIMD_KERNEL void SIMD_NAME(pack_rows)(const float *w, ptrdiff_t ld, int32_t k, int32_t n,
@@ -109,7 +70,7 @@ SIMD_KERNEL void SIMD_NAME(pack_rows)(const float *w, ptrdiff_t ld, int32_t k, i
             simd_f r[SIMD_LANES];
             for (int j = 0; j < SIMD_LANES; j++)
                 r[j] = *simd_of(w + (j0 + j) * ld + k0);
-            transpose(r);
+            simd_transpose(r);
             for (int i = 0; i < SIMD_LANES; i++)
                 *simd_at(out + (k0 + i) * width + j0) = r[i];
         }
@@ -506,7 +467,7 @@ static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32
 void gemm(const struct gemm *g, float *work)
 {
     assert(g->m >= 0 && g->n >= 0 && g->k >= 0 && (!g->bf16 || (work && g->csa == 1)));
-    if ((g->int8 && gemm_dots(g, work)) || gemm_few(g))
+    if ((g->int8 && gemm_dots(g, work)) || gemm_few(g) || gemm_few_halves(g))
         return;
     int32_t panels = gemm_panels(g->n);
     int32_t blocks = g->k > 0 ? (g->k + GEMM_KC - 1) / GEMM_KC : 1;

@@ -74,6 +74,9 @@ void gemm(const struct gemm *g, float *work);
 // first. False: it has done nothing.
 bool gemm_few(const struct gemm *g);
 
+// And where B is bf16 or fp16.
+bool gemm_few_halves(const struct gemm *g);
+
 // The same in whole numbers, for int8 (dots.c).
 bool gemm_dots(const struct gemm *g, float *work);
 bool gemm_dots_takes(int32_t block_id);

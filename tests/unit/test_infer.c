@@ -610,6 +610,49 @@ static void few_rows_are_the_bits_of_many(void **state)
     dev_close(&d);
 }
 
+// And through one of bf16 or fp16.
+static void few_rows_of_halves_are_the_bits_of_many(void **state)
+{
+    (void)state;
+    enum { COLS = 96, ROWS = 160, MANY = 9, RANK = 3, LD = 160, DTYPES = 2 };
+    static float x[MANY * LD], y0[MANY * LD], many[MANY * LD], few[MANY * LD], u[MANY * 16];
+    static float w[ROWS * COLS], adapter[RANK * COLS + ROWS * RANK];
+    static uint16_t half[ROWS * COLS];
+    const int32_t dtype[DTYPES] = {KERNEL_BF16, KERNEL_F16};
+    struct rng r = rng_stream(7, RNG_TEST, 0, 0, 0);
+    struct dev d;
+    struct err err;
+    float *const random[] = {x, y0, w, adapter};
+    const size_t n[] = {ARRAY_LEN(x), ARRAY_LEN(y0), ARRAY_LEN(w), ARRAY_LEN(adapter)};
+    for (size_t k = 0; k < ARRAY_LEN(n); k++)
+        for (size_t i = 0; i < n[k]; i++)
+            random[k][i] = (float)rng_normal(&r);
+    w[3] = 1e-6f; // subnormal as fp16
+    struct kernel_linear l = {.w = {.w = half, .rows = ROWS, .cols = COLS, .ld = COLS},
+                              .lora = {{.rows = ROWS, .rank = RANK, .b = RANK * COLS}},
+                              .n_lora = 1,
+                              .ranks = RANK,
+                              .scale = 0.5f};
+    assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
+    dev_reserve(&d, kernel_work_floats(MANY, MANY, ROWS, RANK, 8), 1);
+    for (int at = 0; at < DTYPES * SIMD_ISA_COUNT; at++) {
+        simd_limit((enum simd_isa)(at / DTYPES));
+        l.w.dtype = dtype[at % DTYPES];
+        kernel_from_f32(l.w.dtype, w, ARRAY_LEN(w), half);
+        for (int adapted = 0; adapted < 2; adapted++) {
+            const float *a = adapted ? adapter : NULL;
+            LINEAR(MANY, many);
+            for (int32_t m = 1; m < MANY; m++) {
+                LINEAR(m, few);
+                for (int32_t i = 0; i < m; i++)
+                    assert_memory_equal(few + i * LD, many + i * LD, ROWS * sizeof *few);
+            }
+        }
+    }
+    simd_limit(SIMD_AVX512);
+    dev_close(&d);
+}
+
 // Other devices: the same tokens stay, the same are generated.
 static void devices_agree(void **state)
 {
@@ -654,6 +697,7 @@ int main(void)
         cmocka_unit_test(folded_adapters_say_the_same),
         cmocka_unit_test(scores_are_learned_by_id),
         cmocka_unit_test(few_rows_are_the_bits_of_many),
+        cmocka_unit_test(few_rows_of_halves_are_the_bits_of_many),
         cmocka_unit_test(devices_agree),
     };
     return cmocka_run_group_tests(tests, make_prompts, NULL);
