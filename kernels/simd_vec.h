@@ -81,7 +81,16 @@ SIMD_INLINE void simd_store_part(float *p, const simd_f *v, ptrdiff_t n)
         p[i] = lane[i];
 }
 
-// Of all pieces. A fixed tree: the same sum on every machine.
+// Lane i of what comes out is lane k_i of v.
+#undef SIMD_TURN
+#ifdef __clang__
+#define SIMD_TURN(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+#define SIMD_TURN(v, ...) __builtin_shuffle(v, (simd_i){__VA_ARGS__})
+#endif
+
+// Of all pieces. A fixed tree: the same sum on every machine. Lane i gets lane i + 8, 4, 2 and 1;
+// what comes to stand in the others is nobody's.
 SIMD_INLINE float simd_sum(const simd_f *v)
 {
     simd_f t[SIMD_PIECES];
@@ -90,12 +99,20 @@ SIMD_INLINE float simd_sum(const simd_f *v)
     for (int step = SIMD_PIECES / 2; step > 0; step /= 2)
         for (int p = 0; p < step; p++)
             t[p] += t[p + step];
-    float lane[SIMD_LANES];
-    memcpy(lane, t, sizeof lane);
-    for (int step = SIMD_LANES / 2; step > 0; step /= 2)
-        for (int i = 0; i < step; i++)
-            lane[i] += lane[i + step];
-    return lane[0];
+#if SIMD_LANES == 16
+    t[0] += SIMD_TURN(t[0], 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    t[0] += SIMD_TURN(t[0], 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3);
+    t[0] += SIMD_TURN(t[0], 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1);
+    t[0] += SIMD_TURN(t[0], 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0);
+#elif SIMD_LANES == 8
+    t[0] += SIMD_TURN(t[0], 4, 5, 6, 7, 0, 1, 2, 3);
+    t[0] += SIMD_TURN(t[0], 2, 3, 4, 5, 6, 7, 0, 1);
+    t[0] += SIMD_TURN(t[0], 1, 2, 3, 4, 5, 6, 7, 0);
+#else
+    t[0] += SIMD_TURN(t[0], 2, 3, 0, 1);
+    t[0] += SIMD_TURN(t[0], 1, 2, 3, 0);
+#endif
+    return t[0][0];
 }
 
 SIMD_INLINE float simd_top(const simd_f *v)
