@@ -68,6 +68,7 @@ if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
     alike "bf16 weights, recomputed" 1e-2 emu fed.method=fedavg/fp32 model.dtype=bf16 \
         model.recompute=layer
     alike "the server's half" - cpu fed.method=split/fp16
+    alike "layers read for a network beside the model" - cpu fed.method=pae/fp16
 fi
 
 # Operations by themselves, on the device that is named.
