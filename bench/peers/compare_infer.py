@@ -2,14 +2,15 @@
 """Reading a prompt and decoding, beside llama.cpp: the same GGUF, the same threads, in turn.
 
     bench/peers/compare_infer.py [MODEL.gguf] [--prompt 512] [--new 32] [--rounds 3] [--threads 1]
-                                 [--math int8,fp32] [--clock wall|cpu]
+                                 [--math int8,fp32] [--clock wall|cpu] [--plain]
 
 MODEL: default what scripts/get-model.sh fetches. llama.cpp runs through llama-cpp-python, as it was
 built for this machine; its cache is fp16, ours fp32. Each round measures fstq and then the peer, on
 random tokens; the first token of an answer counts as reading. Printed are medians over the rounds,
 and the median of the rounds' ratios. --clock cpu: processor time, which a busy machine does not
 stretch; fstq's is that of a whole run less one that only reads. FSTQ=build/release/fstq names the
-program. Without llama-cpp-python it says so and measures nothing.
+program. --plain: llama.cpp without weights laid out anew (AMX, repacked), where a machine announces
+AMX and cannot run it. Without llama-cpp-python it says so and measures nothing.
 """
 import argparse
 import csv
@@ -41,6 +42,7 @@ def parse():
     p.add_argument('--threads', type=int, default=1)
     p.add_argument('--math', default='int8,fp32')
     p.add_argument('--clock', choices=['wall', 'cpu'], default='wall')
+    p.add_argument('--plain', action='store_true')
     a = p.parse_args()
     if not os.path.exists(a.model):
         sys.exit(f'compare_infer: {a.model} is not there; scripts/get-model.sh fetches it')
@@ -66,6 +68,18 @@ def ours(a, math):
         read = float(once(1)['cpu_s'])
         return read, float(row['cpu_s']) - read
     return (a.prompt / float(row['prefill_tok_s']), (a.new - 1) / float(row['decode_tok_s']))
+
+
+def leave_weights():
+    """Models that are loaded from now on keep their weights as the file has them."""
+    api = llama_cpp.llama_cpp
+    usual = api.llama_model_default_params
+
+    def params():
+        p = usual()
+        p.use_extra_bufts = False
+        return p
+    api.llama_model_default_params = params
 
 
 class Peer:
@@ -109,6 +123,8 @@ class Peer:
 
 def main():
     a = parse()
+    if a.plain:
+        leave_weights()
     peer = Peer(a)
     peer.run()  # warms up
     names = [f'fstq {m}' for m in a.math.split(',')]
@@ -119,7 +135,7 @@ def main():
         took['llama.cpp'].append(peer.run())
     print(f'# {a.model}: {a.prompt} + {a.new} tokens, {a.threads} thread(s), {a.clock} time, '
           f'{a.rounds} rounds, load {os.getloadavg()[0]:.1f}, llama-cpp-python '
-          f'{llama_cpp.__version__}')
+          f'{llama_cpp.__version__}{", plain" if a.plain else ""}')
     print(f'# {llama_cpp.llama_print_system_info().decode().strip()}')
     print('# program        prefill    decode   of llama.cpp: prefill  decode')
     print('#                 (tok/s)   (tok/s)                    (x)     (x)')
