@@ -413,6 +413,14 @@ static const float *start_of(struct clients *c, uint32_t client, int i)
     return start;
 }
 
+// Whether the update's codec takes all that it is given from the device.
+static bool coded_there(const struct clients *c)
+{
+    const struct view_inst *view = &c->env->method->view;
+    return c->there.on.dev && view->whole &&
+           codec_runs_on(view->part[0].vector[0].codec, c->there.on.dev);
+}
+
 void clients_train(struct clients *c, const struct client_task *task, int n)
 {
     const struct method *m = c->env->method;
@@ -431,6 +439,7 @@ void clients_train(struct clients *c, const struct client_task *task, int n)
             .sens = c->sens ? c->sens + at : NULL,
             .grad = c->grad ? c->grad + at : NULL,
             .lend = c->there.on.dev != NULL,
+            .lend_alone = coded_there(c),
             .talker = c->talker,
             .tokens = m->tokens,
             .token_opt = &m->token_opt};

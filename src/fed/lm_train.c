@@ -326,6 +326,8 @@ static void lend(struct workload *w, struct lm *lm, struct train_job *job,
 static void job_end(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
     struct model_lent has = model_lent(&lm->client[i]);
+    if (job->lend_alone && !job->kept) // not fetched, then
+        lm->client[i].ema = lm->client[i].sum = lm->client[i].mean = NULL;
     model_store(lm->model, &lm->client[i]);
     lm->client[i].moments[lm->optim_n] = (float)lm->client[i].steps;
     job_kept(w, lm, job, i, true);

@@ -39,6 +39,7 @@ struct train_job {
     const struct token_opts *token_opt;
     struct token_scores *scores; // out: what tokens of the vocabulary are worth, or NULL
     bool lend;                   // there is asked for
+    bool lend_alone;             // and sens and grad are read nowhere else, where they lie there
     int32_t samples;             // out: weight of this client
     double loss;                 // out: mean local loss
     int64_t dur_ns, cpu_ns;
