@@ -61,7 +61,7 @@ static const char *value_of(const struct facts *f, const char *group, const char
 
 static void say(struct finding *x, enum level level, const char *found, const char *advice)
 {
-    x->level = level;
+    x->level = (int32_t)level;
     snprintf(x->found, sizeof x->found, "%s", found);
     snprintf(x->advice, sizeof x->advice, "%s", advice);
 }

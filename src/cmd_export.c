@@ -25,6 +25,7 @@ static const struct form {
     {"csv", export_csv, "one .csv per table, units.csv says what the columns are"},
     {"tensorboard", export_tensorboard, "tensorboard --logdir of it shows the curves"},
     {"mlflow", export_mlflow, "metrics.csv and params.csv, a line as MLflow logs it"},
+    {"mllog", export_mllog, "lines as MLPerf's logging has them"},
 };
 enum { N_FORMS = ARRAY_LEN(forms) };
 
@@ -75,7 +76,8 @@ static int export_main(int argc, char **argv)
 
 const struct cmd cmd_export = {
     .name = "export",
-    .usage = "FILE.h5 [--chrome OUT.json] [--csv DIR] [--tensorboard DIR] [--mlflow DIR]",
+    .usage =
+        "FILE.h5 [--chrome OUT.json] [--csv DIR] [--tensorboard DIR] [--mlflow DIR] [--mllog FILE]",
     .help = "a trace for Perfetto, spreadsheets, TensorBoard or MLflow",
     .details =
         "  --chrome OUT.json   a timeline: a process per rank, lanes compute, encode, net, io;\n"
@@ -85,7 +87,8 @@ const struct cmd cmd_export = {
         "  --tensorboard DIR   an event file per run: score, losses, bytes, times, every "
         "evaluation\n"
         "  --mlflow DIR        the same as metrics.csv (run_id, key, value, timestamp, step), and\n"
-        "                      params.csv\n\n"
+        "                      params.csv\n"
+        "  --mllog FILE        the same as MLPerf's :::MLLOG lines\n\n"
         "  fstq export fstq-run/trace.h5 --chrome round.json\n",
     .alone = true,
     .run = export_main,

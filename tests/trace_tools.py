@@ -377,6 +377,15 @@ def check_series(path, where):
     ok(set(lines) == set(events) and len(rows) == len(events) and
        all(abs(v - events[k][0]) <= 1e-6 * abs(v) for k, v in lines.items()),
        'mlflow: the same numbers')
+    marks = os.path.join(where, 'mllog.txt')
+    r = call(FSTQ, 'export', path, '--mllog', marks)
+    with open(marks, encoding='utf-8') as f:
+        said = [json.loads(line.removeprefix(':::MLLOG ')) for line in f]
+    ok(r.returncode == 0 and len(said) == len(events) + 2 and
+       [said[0]['key'], said[-1]['key']] == ['run_start', 'run_stop'] and
+       all(m['value'] == lines[m['key'].replace('eval_accuracy', 'score'),
+                               m['metadata']['epoch_num']] for m in said[1:-1]),
+       'mllog: the same numbers', r.stderr)
     params = {r['key']: r['value'] for r in read_csv(os.path.join(flow, 'params.csv'))}
     ok(params.get('run.seed') == '1' and 'method' in params, 'mlflow: parameters')
 

@@ -17,6 +17,8 @@ void export_csv_text(FILE *out, const char *s);
 // Numbers of each round, per run: DIR/RUN/events.out.tfevents.TIME.fstq for TensorBoard; for MLflow
 // DIR/metrics.csv (run_id, key, value, timestamp in ms, step) and DIR/params.csv.
 int export_tensorboard(const struct trace_file *f, const char *dir, struct err *err);
+// The same as MLPerf's log lines: score as eval_accuracy, rounds as epochs.
+int export_mllog(const struct trace_file *f, const char *path, struct err *err);
 int export_mlflow(const struct trace_file *f, const char *dir, struct err *err);
 
 // Chrome's trace format, array form (a truncated file still loads), for Perfetto and

@@ -1,9 +1,10 @@
-// Curves for what people look at curves with: TensorBoard's event files, and metrics and parameters
-// as MLflow keeps them, as CSV.
+// Curves for what people look at curves with: TensorBoard's event files, metrics and parameters as
+// MLflow keeps them, as CSV, and MLPerf's log lines.
 #include "report/export.h"
 
 #include "base/bytes.h"
 #include "base/fsio.h"
+#include "base/jsonw.h"
 #include "base/outfile.h"
 #include "report/report.h"
 
@@ -50,6 +51,7 @@ struct sink {
     void (*put)(struct sink *s, const char *tag, const struct point *p);
     FILE *out;
     const char *label; // of the run
+    double last_s;     // when the last point was
 };
 
 static double cell_of(const struct rec_round *r, const struct series *c)
@@ -212,12 +214,56 @@ int export_tensorboard(const struct trace_file *f, const char *dir, struct err *
         size_t n = put_time(event, begun_s(f));
         n += bytes(event + n, 3, version, sizeof version - 1);
         put_record(file.f, event, n);
-        struct sink s = {put_event, file.f, label};
+        struct sink s = {put_event, file.f, label, 0};
         walk(f, run, &s);
         if (outfile_close(&file, err) < 0)
             return -1;
     }
     return 0;
+}
+
+// MLPerf's lines: :::MLLOG and an object of namespace, time_ms, event_type, key, value, metadata.
+
+static void put_mllog(FILE *out, double wall_s, const char *type, const char *name, double v,
+                      int32_t step)
+{
+    struct jsonw j;
+    fputs(":::MLLOG ", out);
+    jsonw_begin(&j, out);
+    j.compact = true;
+    jsonw_object(&j);
+    jsonw_key_text(&j, "namespace", "fstq");
+    jsonw_key_int(&j, "time_ms", (int64_t)(wall_s * 1e3));
+    jsonw_key_text(&j, "event_type", type);
+    jsonw_key_text(&j, "key", name);
+    jsonw_key_num(&j, "value", v);
+    jsonw_key(&j, "metadata");
+    jsonw_object(&j);
+    if (step >= 0)
+        jsonw_key_int(&j, "epoch_num", step);
+    jsonw_end(&j);
+    jsonw_end(&j); // and the line
+}
+
+static void put_mark(struct sink *s, const char *tag, const struct point *p)
+{
+    s->last_s = p->wall_s;
+    put_mllog(s->out, p->wall_s, "POINT_IN_TIME", strcmp(tag, "score") ? tag : "eval_accuracy",
+              p->value, p->step);
+}
+
+int export_mllog(const struct trace_file *f, const char *path, struct err *err)
+{
+    struct outfile file;
+    if (outfile_open(&file, path, ":::MLLOG", err) < 0)
+        return -1;
+    for (size_t i = 0; i < report_run_count(f); i++) {
+        struct sink s = {put_mark, file.f, "", begun_s(f)};
+        put_mllog(file.f, s.last_s, "INTERVAL_START", "run_start", NAN, -1);
+        walk(f, report_run_id(f, i), &s);
+        put_mllog(file.f, s.last_s, "INTERVAL_END", "run_stop", NAN, -1);
+    }
+    return outfile_close(&file, err);
 }
 
 // MLflow: a line a metric and step, times in milliseconds; parameters apart.
@@ -237,7 +283,7 @@ static int put_metrics(const struct trace_file *f, const char *path, struct err 
     for (size_t i = 0; i < report_run_count(f); i++) {
         char label[32];
         label_of(f, report_run_id(f, i), label, sizeof label);
-        struct sink s = {put_line, file.f, label};
+        struct sink s = {put_line, file.f, label, 0};
         walk(f, report_run_id(f, i), &s);
     }
     return outfile_close(&file, err);
