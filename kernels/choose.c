@@ -67,12 +67,6 @@ SIMD_PART void choose_tile(const float *x, const float *w, size_t n, const struc
         tag[i] = (uint8_t)at[i];
 }
 
-// Weights, or what they are made of (struct alloc_weights), from value i on.
-static struct alloc_weights weights_from(const struct alloc_weights *w, size_t i)
-{
-    return (struct alloc_weights){w->of + i, w->roots, w->mul};
-}
-
 static void choose_base(const float *x, const struct alloc_weights *w, size_t n,
                         const struct alloc_levels *l, uint8_t *tag, int64_t *count)
 {
@@ -87,6 +81,12 @@ static void choose_base(const float *x, const struct alloc_weights *w, size_t n,
 }
 
 #if SIMD_X86
+// Weights, or what they are made of (struct alloc_weights), from value i on.
+static struct alloc_weights weights_from(const struct alloc_weights *w, size_t i)
+{
+    return (struct alloc_weights){w->of + i, w->roots, w->mul};
+}
+
 // Weights of 16 values.
 TARGET_AVX512 static inline __attribute__((always_inline)) __m512 weight_16(__m512 v, __m512 mul,
                                                                             const int roots)

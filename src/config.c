@@ -381,10 +381,11 @@ static void load_file(struct source *s)
     if (stat(s->path, &st)) {
         if (!s->mistakes.loud && errno == ENOENT)
             return; // a host without the file: rank 0 sends what it has read
-        mistake(s, "%s%s", strerror(errno),
-                s->path[0] == '-'      ? "; parameters are written section.key=value"
-                : strchr(s->path, '=') ? "; overrides come after the config file"
-                                       : "");
+        bool flag = s->path[0] == '-';
+        mistake(s, "%s%s",
+                flag ? "no such option (see --help); parameters are written section.key=value"
+                     : strerror(errno),
+                !flag && strchr(s->path, '=') ? "; overrides come after the config file" : "");
         return;
     }
     if (!S_ISREG(st.st_mode)) {

@@ -1,6 +1,7 @@
 #include "fed/method.h"
 
 #include "base/mem.h"
+#include "base/opt.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -95,11 +96,19 @@ static int parse_scheme(struct method *m, const char *spec, struct err *err)
         return -1;
     m->scheme = scheme_find(name);
     if (!m->scheme) {
-        const char *names[32] = {0};
-        for (int i = 0; scheme_table[i] && i < 31; i++)
+        const char *names[32] = {0}, *near = NULL;
+        int best = 4;
+        for (int i = 0; scheme_table[i] && i < 31; i++) {
             names[i] = scheme_table[i]->name;
+            int far = opt_distance(name, names[i]);
+            if (far < best) {
+                best = far;
+                near = names[i];
+            }
+        }
         name_list(list, sizeof list, names);
-        return err_set(err, "fed.method: no scheme '%s'; there are: %s", name, list);
+        return err_set(err, "fed.method: no scheme '%s'%s%s; there are: %s", name,
+                       near ? "; did you mean " : "", near ? near : "", list);
     }
     const struct scheme *s = m->scheme;
     snprintf(m->text, sizeof m->text, "%s", s->name);
