@@ -30,4 +30,8 @@ for name in libopenblas.so libopenblas.so.0 libblas.so.3 liblapack.so.3; do
     [ ! -e "openblas-pthread/$name" ] || ln -sf "openblas-pthread/$name" "$name"
 done
 rm -rf "$state"
+# Links from the root of a system lead into this one.
+find "$dir" -type l -lname '/*' -print0 | while IFS= read -r -d '' link; do
+    ln -sfn "$dir$(readlink "$link")" "$link"
+done
 echo "# $dir: libraries for aarch64"
