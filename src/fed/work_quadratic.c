@@ -143,7 +143,8 @@ static double ruled_steps(struct workload *w, struct train_job *job, float *velo
                     ? local_gradient(&w->rules, 0, s, x, (struct local_loss){loss_at, &a}, g)
                     : here;
         local_after(&w->rules, 0, s, g);
-        note_gradient(w, job, g);
+        if (job->sens || job->grad)
+            note_gradient(w, job, g);
         for (size_t i = 0; i < w->shape.n_values; i++) {
             if (velocity)
                 g[i] = velocity[i] = keep * velocity[i] + g[i];

@@ -98,6 +98,6 @@ fed.method=split~fisher/fp16|computes no loss
 fed.method=split~tome:protect=off/fp16|labels travel whole
 fed.opt_state=keep|keep no state
 client.dp_clip=1|client.dp_clip
-task.name=quadratic optim.kind=sgd|cannot
+task.name=quadratic optim.kind=sgd|no layers to cut between
 END
 finish
