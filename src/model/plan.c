@@ -23,9 +23,9 @@ void plan_slices(struct model *m, const struct model_batch *b, int32_t job)
     for (int32_t p = 0; p < parts && seq < b->n_seqs; p++) {
         int32_t from = seq;
         int64_t until = (int64_t)total * (p + 1) / parts;
-        do
+        do // to the end of a sequence that is nearest
             seq++;
-        while (seq < b->n_seqs && b->start[seq + 1] <= until);
+        while (seq < b->n_seqs && b->start[seq + 1] - until <= until - b->start[seq]);
         if (p == parts - 1)
             seq = b->n_seqs;
         *next_slice(m) = (struct slice){.job = job,

@@ -54,8 +54,8 @@ static void jobs_reserve(struct model *m, int32_t n)
 
 void model_reserve(struct model *m, int32_t longest, int32_t rows, int32_t jobs)
 {
-    // A slice ends with the sequence that crosses its even share. Where a job is one slice however
-    // large, only its first call shows how much of its batch's room it uses.
+    // A slice ends with the sequence that ends nearest to its even share. Where a job is one slice
+    // however large, only its first call shows how much of its batch's room it uses.
     int32_t most = m->dev->row->slice_tokens;
     bool several = rows > most;
     if (most == INT32_MAX)
