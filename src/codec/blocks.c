@@ -164,16 +164,6 @@ static int64_t try_run(struct block_cut *cut, struct shape_range run, struct cod
                                                                                       : msg_len(&o);
 }
 
-static void add_parts(struct codec_parts *to, const struct codec_parts *p)
-{
-    to->header += p->header;
-    to->directory += p->directory;
-    to->scales += p->scales;
-    to->indices += p->indices;
-    to->tags += p->tags;
-    to->values += p->values;
-}
-
 // Where to try next: by the bytes that a coordinate took, above low and at most high.
 static size_t next_end(size_t from, double want, size_t low, size_t high)
 {
@@ -219,7 +209,7 @@ int64_t blocks_next(struct block_cut *cut, size_t from, size_t room, uint8_t *ou
     if (low > from)
         cut->density = (double)best / (double)(low - from);
     memcpy(out, cut->spare, (size_t)best);
-    add_parts(parts, &report.parts);
+    msg_add_parts(parts, &report.parts);
     *to = low;
     return best;
 }

@@ -259,16 +259,6 @@ static int64_t put_axes(struct turned *t, int64_t budget, struct msg_out *o, voi
     }
 }
 
-static void add_parts(struct codec_parts *to, const struct codec_parts *p)
-{
-    to->header += p->header;
-    to->directory += p->directory;
-    to->scales += p->scales;
-    to->indices += p->indices;
-    to->tags += p->tags;
-    to->values += p->values;
-}
-
 static void report_rows(const struct turned *t, int64_t (*of_row)[RECORD_WIDTHS],
                         int64_t (*by_tensor)[RECORD_WIDTHS])
 {
@@ -297,7 +287,7 @@ static int64_t put_inner(struct turned *t, int64_t budget, struct msg_out *o, vo
                                     msg_room(o), scratch, &sub, err);
     if (len < 0)
         return len;
-    add_parts(&report->parts, &sub.parts);
+    msg_add_parts(&report->parts, &sub.parts);
     memcpy(report->kept, sub.kept, sizeof report->kept);
     if (report->by_tensor)
         report_rows(t, of_row, report->by_tensor);

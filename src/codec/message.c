@@ -97,3 +97,13 @@ int msg_end(const struct msg_in *m, struct err *err)
         return err_set(err, "message is %td bytes longer than it says", m->end - m->p);
     return 0;
 }
+
+void msg_add_parts(struct codec_parts *to, const struct codec_parts *p)
+{
+    to->header += p->header;
+    to->directory += p->directory;
+    to->scales += p->scales;
+    to->indices += p->indices;
+    to->tags += p->tags;
+    to->values += p->values;
+}

@@ -87,4 +87,7 @@ static inline int msg_scale_ok(float s)
     return msg_within(s, 2 * CODEC_LIMIT);
 }
 
+// to += p.
+void msg_add_parts(struct codec_parts *to, const struct codec_parts *p);
+
 #endif

@@ -103,6 +103,28 @@ static const struct opt split_options[] = {
     OPT(struct split_opt, cut, "cut", "1", 1, 4096, "layers", "that clients run and nobody trains"),
 };
 
+// What every scheme asks for that cuts between layers.
+int split_check_cut(const struct fed_env *env, struct err *err)
+{
+    const struct method *m = env->method;
+    const struct {
+        bool is;
+        const char *why;
+    } wrong[] = {
+        {!env->work->row->cut, "this task has no layers to cut between"},
+        {env->fed->local_steps_min > 0,
+         "all clients send as many batches; leave fed.local_steps_min = 0"},
+        {m->tokens != token_table[0] && !m->tokens->merges,
+         "the client computes no loss to choose tokens by; take ~tome or no tokens"},
+        {m->tokens->merges && !m->token_opt.merge.protect,
+         "labels travel whole; leave protect = on"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        if (wrong[i].is)
+            return err_set(err, "%s", wrong[i].why);
+    return 0;
+}
+
 static int split_check(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
@@ -111,19 +133,14 @@ static int split_check(const struct fed_env *env, struct err *err)
         bool is;
         const char *why;
     } wrong[] = {
-        {!env->work->row->cut, "this task has no layers to cut between"},
-        {env->fed->local_steps_min > 0,
-         "all clients send as many batches; leave fed.local_steps_min = 0"},
         {!m->view.whole, "activations have no view; leave it out"},
-        {m->tokens != token_table[0] && !m->tokens->merges,
-         "the client computes no loss to choose tokens by; take ~tome or no tokens"},
-        {m->tokens->merges && !m->token_opt.merge.protect,
-         "labels travel whole; leave protect = on"},
         {fed_work_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
                                    "fisher.persist = reset"},
         {env->client->dp_clip > 0, "client.dp_clip bounds updates, and clients send none; set it "
                                    "to 0"},
     };
+    if (split_check_cut(env, err))
+        return -1;
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
         if (wrong[i].is)
             return err_set(err, "%s", wrong[i].why);

@@ -25,6 +25,9 @@ struct split_form { // what both sides know of every message
     struct act_codec up, down; // activations; gradients, where they come back
 };
 
+// Does the run suit a scheme that cuts between layers?
+int split_check_cut(const struct fed_env *env, struct err *err);
+
 // Opens form->cut and the codec of activations; what was open before is closed.
 int split_form_open(const struct fed_env *env, int32_t layer, const char *up,
                     struct split_form *form, struct err *err);

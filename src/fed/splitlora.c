@@ -36,13 +36,6 @@ static int check(const struct fed_env *env, struct err *err)
         bool is;
         const char *why;
     } wrong[] = {
-        {!env->work->row->cut, "this task has no layers to cut between"},
-        {env->fed->local_steps_min > 0,
-         "all clients send as many batches; leave fed.local_steps_min = 0"},
-        {m->tokens != token_table[0] && !m->tokens->merges,
-         "the client computes no loss to choose tokens by; take ~tome or no tokens"},
-        {m->tokens->merges && !m->token_opt.merge.protect,
-         "labels travel whole; leave protect = on"},
         {fed_work_floats(env) > 0, "the server's half keeps nothing of a client; take "
                                    "fed.opt_state = reset and fisher.persist = reset"},
         {env->work->env.fisher->scores > 0,
@@ -56,6 +49,8 @@ static int check(const struct fed_env *env, struct err *err)
         {env->net->link.delivery == LINK_DATAGRAM,
          "a client waits for each answer; set net.delivery = reliable"},
     };
+    if (split_check_cut(env, err))
+        return -1;
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
         if (wrong[i].is)
             return err_set(err, "%s", wrong[i].why);
