@@ -1,8 +1,11 @@
 #!/usr/bin/python3
 """Holds the texts about results to the data beside them: results.py --check, or --print.
 
-Tables and sentences of bench/results/README.md and README.md are made again from the files that
-fstq compare wrote (bench/results/*.json, *.csv). --check: status 1 where a text says otherwise.
+Tables and sentences of bench/results/*.md and README.md are made again from the files that
+fstq compare wrote (bench/results/*.json, *.csv). --check: status 1 where a text says otherwise, or
+where a section of a page with a table does not say where it is from: a line that begins with
+"Source:" has its command (or "the command above"), "git" and a revision, the machine, and the file
+with its data or "no data file".
 """
 import csv
 import json
@@ -15,6 +18,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA = os.path.join(ROOT, 'bench', 'results')
 # The 97.5% points of Student's t for 1 to 9 degrees of freedom.
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+
+# Rows of the schemes' table: label, name of the method in its CSV.
+SCHEMES = (('flexlora', 'flexlora'), ('lorafair', 'lorafair'), ('fedprox:mu=.01', 'fedprox'),
+           ('feddyn:alpha=.1', 'feddyn'), ('fstq:budget=.0435', 'fstq'), ('rolora', 'rolora'),
+           ('ranks 2, 4, 8: flexlora', 'ranks-flexlora'), ('ffa-lora', 'ffa-lora'),
+           ('scaffold', 'scaffold'), ('scaffold/sub@fp32', 'ssf-incr'), ('ssf', 'ssf'),
+           ('fed-sb', 'fed-sb'), ('fedadam', 'fedadam'), ('fedavgm', 'fedavgm'))
 
 STANDARD = (('FedAvg, fp32', 'fp32'), ('`fstq`: 15 % of dense fp16', 'fstq-15'),
             ('5 % and error feedback', 'fstq-5+ef'), ('4.35 %', 'fstq-4.35'),
@@ -182,6 +192,42 @@ def update_rows():
         yield f'| {label} | {" | ".join(cells)} |'
 
 
+def scheme_rows():
+    """The beginnings of the rows: what follows is rounded by hand."""
+    data = load_csv('compare-schemes-quick.csv')
+    of = lambda row, name, sign=False: places(float(row[name]), sign)
+    yield f'| fp32 | {of(data["fp32"], "exact")} ± {of(data["fp32"], "exact ci95")} | |'
+    for label, name in SCHEMES:
+        row = data[name]
+        yield (f'| {label} | {of(row, "exact")} ± {of(row, "exact ci95")} | '
+               f'{of(row, "vs base", True)} ± {of(row, "vs base ci95")} |')
+
+
+def score_rows():
+    """Inference by scores that were sent, or drawn: exact match less that of all tokens, by seed."""
+    cells, keeps = {}, ('0.9', '0.8', '0.7', '0.6')
+    with open(os.path.join(DATA, 'infer-scores.csv'), encoding='utf-8', newline='') as f:
+        for row in csv.DictReader(f):
+            cells[row['scores'], row['reduce'], row['keep'], row['seed']] = float(
+                row['exact_match'])
+    seeds = sorted({key[3] for key in cells})
+    kept = lambda how, keep: [cells[(*how, keep, s)] for s in seeds]
+    less = lambda a, b: [x - y for x, y in zip(a, b)]
+    whole = kept(('', 'none'), '1')
+
+    def text(pairs):
+        mean, half = interval(pairs)
+        return f'{places(mean, True)} ± {places(half)}'
+    for label, how in (('sent during the federation', ('sent', 'fisher')),
+                       ('learned after it', ('learned', 'fisher'))):
+        if (*how, keeps[0], seeds[0]) in cells:
+            yield f'| {label} | ' + ' | '.join(
+                text(less(kept(how, k), whole)) for k in keeps) + ' |'
+    yield '| sent, against random tokens | ' + ' | '.join(
+        text(less(kept(('sent', 'fisher'), k), kept(('', 'random'), k)))
+        for k in keeps) + ' |'
+
+
 def readme_sentences(c):
     below = -c.methods['fstq-4.35']['vs_base']['mean']
     yield f'Messages {c.smaller("fstq-15"):.0f} times smaller than FedAvg\'s cost no accuracy.'
@@ -199,6 +245,9 @@ def claims():
         yield page, text
     for text in readme_sentences(c):
         yield 'README.md', text
+    for name, rows in (('schemes.md', scheme_rows()), ('infer.md', score_rows())):
+        for text in rows:
+            yield os.path.join('bench', 'results', name), text
 
 
 def one_line(text):
@@ -217,6 +266,59 @@ def check(root):
     return missing
 
 
+def sections(text):
+    """(head, lines) of a page; what is indented is no head."""
+    head, lines = '', []
+    for line in text.split('\n'):
+        if re.match(r'#+ ', line):
+            yield head, lines
+            head, lines = line.lstrip('# '), []
+        lines.append(line)
+    yield head, lines
+
+
+def source_lacks(lines, folder):
+    """What a section's line of its source does not say."""
+    text = '\n'.join(lines)
+    found = re.search(r'^Source: (.*?)(?:\n\n|\Z)', text, re.MULTILINE | re.DOTALL)
+    if not found:
+        return ['a line that begins with "Source:"']
+    source = one_line(found[1])
+    lacks = []
+    above = re.search(r'the commands? above', source)
+    own = r'`[^`]*(?:fstq|scripts/|bench/|build/)[^`]*`'
+    if above:
+        before = text[:found.start()]
+        if not re.search(own, before) and not re.search(r'^    \S', before, re.MULTILINE):
+            lacks.append('the command that it says stands above')
+    elif not re.search(own, source):
+        lacks.append('a command')
+    if not re.search(r'\bgit [0-9a-f]{7,12}\b', source):
+        lacks.append('"git" and a revision')
+    if not re.search(r'core|GPU|board|machine', source):
+        lacks.append('a machine')
+    files = re.findall(r'`([\w./-]+\.(?:csv|json))`', source.partition('data:')[2])
+    if not files and not re.search(r'no data file\b', source):
+        lacks.append('a file with its data, or "no data file"')
+    lacks += [f'{name}, which is not there' for name in files
+              if not os.path.exists(os.path.join(folder, name))]
+    return lacks
+
+
+def check_sources(root):
+    """(page, section, what is missing) of sections with tables."""
+    folder = os.path.join(root, 'bench', 'results')
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith('.md'):
+            continue
+        with open(os.path.join(folder, name), encoding='utf-8') as f:
+            text = f.read()
+        for head, lines in sections(text):
+            if any(line.startswith('|') or line.startswith('Source:') for line in lines):
+                for what in source_lacks(lines, folder):
+                    yield name, head, what
+
+
 def main():
     if sys.argv[1:2] == ['--print']:
         for name, claim in claims():
@@ -224,11 +326,15 @@ def main():
         return
     if sys.argv[1:2] != ['--check'] or len(sys.argv) > 3:
         sys.exit('usage: results.py --check [ROOT] | --print')
-    missing = check(sys.argv[2] if len(sys.argv) > 2 else ROOT)
+    root = sys.argv[2] if len(sys.argv) > 2 else ROOT
+    missing, unsaid = check(root), list(check_sources(root))
+    for name, head, what in unsaid:
+        print(f'results.py: {name}, "{head}" lacks {what}', file=sys.stderr)
     for name, claim in missing:
         print(f'results.py: {name} does not say, as the data do:\n    {claim}', file=sys.stderr)
-    print(f'# {len(list(claims()))} tables\' rows and sentences, {len(missing)} differ')
-    sys.exit(bool(missing))
+    print(f'# {len(list(claims()))} tables\' rows and sentences, {len(missing)} differ; '
+          f'{len(unsaid)} sources lack something')
+    sys.exit(bool(missing or unsaid))
 
 
 if __name__ == '__main__':

@@ -26,8 +26,22 @@ for name, claim in results.claims():
 END
 mkdir -p bench/results
 cp "$root/README.md" .
+cp "$root"/bench/results/*.md "$root"/bench/results/*.csv "$root"/bench/results/*.json bench/results
 sed 's/\.797 ± \.033/.798 ± .033/' "$root/bench/results/README.md" >bench/results/README.md
 "$results" --check . >out 2>err
 check "a table with another number: status 1" equal "$?" 1
 check "and it is named" contains err "FedAvg, fp32"
+cp "$root/bench/results/README.md" bench/results
+lacking() # name pattern what
+{
+    sed -i "$2" bench/results/scale.md
+    "$results" --check . >out 2>err
+    check "$1: status 1" equal "$?" 1
+    check "$1: said" contains err "scale.md, \"$3"
+    cp "$root/bench/results/scale.md" bench/results
+}
+lacking "a table without its source" '/^Source: .*966d8f0/d' 'By coordinates" lacks a line'
+lacking "a source without a revision" 's/git 966d8f0/git/' 'By coordinates" lacks "git"'
+lacking "data that are not there" 's/no data file/data: `nothing.csv`/' \
+    'By coordinates" lacks nothing.csv'
 finish
