@@ -91,7 +91,7 @@ UNIT  := $(sort $(wildcard tests/unit/*.c))
 UNITBIN := $(UNIT:tests/unit/%.c=$(O)/tests/%)
 FENCE := $(addprefix $(O)/tests/fence/,fence.o fence_ops.o fence_codec.o)
 # GPU kernels on the CPU: the engine, and each .cu file as C++; checked, every access is watched.
-EMU_ENGINE := $(patsubst %,$(O)/tests/emu/%.o,emu emu_memory emu_runtime emu_blas) \
+EMU_ENGINE := $(patsubst %,$(O)/tests/emu/%.o,emu emu_memory emu_stream emu_runtime emu_blas) \
               $(CUDAROW:src/dev/%.c=$(O)/tests/emu/row/%.o)
 EMU_PLAIN  := $(EMU_ENGINE) $(O)/tests/emu/emu_nocheck.o $(CU:kernels/%.cu=$(O)/tests/emu/plain/%.o)
 EMU_CHECK  := $(EMU_ENGINE) $(O)/tests/emu/emu_check.o $(CU:kernels/%.cu=$(O)/tests/emu/check/%.o)

@@ -18,7 +18,8 @@ typedef enum cudaError {
     cudaSuccess = 0,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
-    cudaErrorNoDevice = 100
+    cudaErrorNoDevice = 100,
+    cudaErrorIllegalState = 401
 } cudaError_t;
 enum cudaMemcpyKind {
     cudaMemcpyHostToDevice = 1,
@@ -65,6 +66,7 @@ enum { cudaEventRecordDefault = 0, cudaEventRecordExternal = 1 };
 #define cudaStreamDestroy             emu_cudaStreamDestroy
 #define cudaStreamEndCapture          emu_cudaStreamEndCapture
 #define cudaStreamSynchronize         emu_cudaStreamSynchronize
+#define cudaStreamWaitEvent           emu_cudaStreamWaitEvent
 
 const char *cudaGetErrorString(cudaError_t rc);
 cudaError_t cudaGetLastError(void);
@@ -85,6 +87,7 @@ cudaError_t cudaMemsetAsync(void *to, int byte, size_t n, cudaStream_t s);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g);
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *x, cudaGraph_t g,

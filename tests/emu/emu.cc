@@ -107,6 +107,16 @@ void emu_seed(uint64_t seed, enum emu_order order)
     e.rng = (seed + 1) * 0x9e3779b97f4a7c15u;
     e.order = order;
 }
+unsigned emu_choose(unsigned n)
+{
+    return n == 1 || e.order == EMU_FORWARD ? 0
+           : e.order == EMU_BACKWARD        ? n - 1
+                                            : (unsigned)(draw() % n);
+}
+bool emu_ahead(void)
+{
+    return e.order == EMU_BACKWARD || (e.order == EMU_RANDOM && draw() % 4 == 0);
+}
 struct emu_counts emu_counted(void)
 {
     e.count.findings = emu_check_findings();
@@ -116,6 +126,10 @@ struct emu_counts emu_counted(void)
 void emu_count_product(void)
 {
     e.count.products++;
+}
+void emu_count_graph(void)
+{
+    e.count.graphs++;
 }
 void emu_count_copy(size_t n, bool there)
 {

@@ -1,4 +1,4 @@
-// Device memory, streams and graphs.
+// Device memory.
 #include "emu_check.h"
 #include "emu_inner.h"
 #include "emu_run.h"
@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <map>
 #include <utility>
-#include <vector>
 
 #include <csignal>
 #include <sys/mman.h>
@@ -15,36 +14,22 @@
 // One range of addresses, which nobody may touch while host code runs. After each block lies a part
 // that is nobody's. A freed block's place is taken by the next one that needs as much room.
 static const size_t RANGE = (size_t)4 << 30;
-enum { PAGE = 4096, GAP = 256, SHARED_FREE = 48 << 10, GRID_YZ = 65535 };
+enum { PAGE = 4096, GAP = 256 };
 
-// One entry of a queue: a kernel, a call on the host, a copy, or a fill.
-struct work {
-    emu_launch l;
-    void (*call)(const void *);
-    std::vector<unsigned char> args;
-    bool kernel;
-    void *to;
-    const void *from;
-    size_t n;
-    int byte;
+struct live {
+    size_t size_bytes;
+    uint64_t serial; // no other block ever has
 };
-struct stream {
-    std::vector<work> queue, captured;
-    bool capturing;
-};
-
 static struct {
     unsigned char *range, *used;
-    std::map<void *, size_t> blocks;
-    std::multimap<size_t, void *> freed;  // by room
-    std::map<const void *, size_t> limit; // of dynamic shared memory, by kernel
-    bool open;                            // kernels run
+    std::map<const void *, live> blocks;
+    uint64_t serial;
+    std::multimap<size_t, void *> freed; // by room
 } g = {};
 
-static void access(bool on)
+void emu_memory_open(bool on)
 {
     size_t n = (size_t)(g.used - g.range + PAGE - 1) / PAGE * PAGE;
-    g.open = on;
     if (n && mprotect(g.range, n, on ? PROT_READ | PROT_WRITE : PROT_NONE))
         emu_trap("mprotect failed");
 }
@@ -104,7 +89,7 @@ void *emu_alloc(size_t n)
     } else {
         g.used += room;
     }
-    g.blocks[p] = n;
+    g.blocks[p] = {n, ++g.serial};
     emu_check_block(p, n, true);
     return p;
 }
@@ -116,8 +101,8 @@ void emu_free(void *p)
     auto b = g.blocks.find(p);
     if (b == g.blocks.end())
         emu_trap("a block is freed that was never allocated");
-    emu_check_block(p, b->second, false);
-    g.freed.insert({room_of(b->second), p});
+    emu_check_block(p, b->second.size_bytes, false);
+    g.freed.insert({room_of(b->second.size_bytes), p});
     g.blocks.erase(b);
     if (!g.blocks.empty())
         return;
@@ -128,7 +113,7 @@ void emu_free(void *p)
 
 // What is large is handed back instead: pages come back as zeroes, and until then they cost nothing
 // when the range is opened and closed.
-static void fill(void *to, int byte, size_t n)
+void emu_fill(void *to, int byte, size_t n)
 {
     uintptr_t from = (uintptr_t)to, end = from + n, first = (from + PAGE - 1) / PAGE * PAGE,
               last = end / PAGE * PAGE;
@@ -147,135 +132,13 @@ bool emu_is_device(const void *p)
     return g.range && at >= g.range && at < g.range + RANGE;
 }
 
-// Streams.
-
-void *emu_stream(void)
+uint64_t emu_block_serial(const void *p)
 {
-    return new stream();
-}
-void emu_stream_free(void *s)
-{
-    delete static_cast<stream *>(s);
-}
-
-static void add(void *to, work &&w)
-{
-    stream *s = static_cast<stream *>(to);
-    (s->capturing ? s->captured : s->queue).push_back(std::move(w));
-}
-
-static std::vector<unsigned char> bytes_of(const void *args, size_t n)
-{
-    const unsigned char *p = static_cast<const unsigned char *>(args);
-    return std::vector<unsigned char>(p, p + n);
-}
-
-void emu_limit(const void *kernel, size_t n)
-{
-    if (n > EMU_SHARED_MOST)
-        emu_fail("%zu bytes of shared memory are more than any block can have", n);
-    g.limit[kernel] = n;
-}
-
-void emu_enqueue(const emu_launch &l, const void *kernel, void (*call)(const void *),
-                 const void *args, size_t n)
-{
-    uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z;
-    bool grid = l.grid.x && l.grid.y && l.grid.z && l.grid.x <= INT32_MAX && l.grid.y <= GRID_YZ &&
-                l.grid.z <= GRID_YZ;
-    if (!threads || threads > EMU_THREADS || !grid)
-        emu_fail("%s: a launch of %u x %u x %u blocks of %u x %u x %u threads", l.kernel, l.grid.x,
-                 l.grid.y, l.grid.z, l.block.x, l.block.y, l.block.z);
-    auto found = g.limit.find(kernel);
-    size_t most = found == g.limit.end() ? (size_t)SHARED_FREE : found->second;
-    if (l.shared_bytes > most)
-        emu_fail("%s: %zu bytes of dynamic shared memory where %zu are allowed (SHARED_LIMIT)",
-                 l.kernel, l.shared_bytes, most);
-    work w = {};
-    w.l = l;
-    w.kernel = true;
-    w.call = call;
-    w.args = bytes_of(args, n);
-    add(l.stream, std::move(w));
-}
-
-void emu_put(void *s, void *to, const void *from, size_t n)
-{
-    work w = {};
-    w.to = to;
-    w.from = from;
-    w.n = n;
-    add(s, std::move(w));
-}
-void emu_set(void *s, void *to, int byte, size_t n)
-{
-    work w = {};
-    w.to = to;
-    w.n = n;
-    w.byte = byte;
-    add(s, std::move(w));
-}
-void emu_call_later(void *s, void (*call)(const void *), const void *args, size_t n)
-{
-    work w = {};
-    w.call = call;
-    w.args = bytes_of(args, n);
-    add(s, std::move(w));
-}
-
-static void run(const work &w)
-{
-    if (w.kernel)
-        emu_run_kernel(w.l, w.call, w.args.data(), w.args.size());
-    else if (w.call)
-        w.call(w.args.data());
-    else if (w.from)
-        memmove(w.to, w.from, w.n);
-    else
-        fill(w.to, w.byte, w.n);
-}
-
-void emu_wait(void *p)
-{
-    stream *s = static_cast<stream *>(p);
-    if (s->capturing)
-        emu_trap("somebody waits for a stream whose work is being captured");
-    if (s->queue.empty())
-        return;
-    std::vector<work> all = std::move(s->queue);
-    s->queue.clear();
-    access(true);
-    for (const work &w : all)
-        run(w);
-    access(false);
-}
-
-void emu_capture_begin(void *p)
-{
-    stream *s = static_cast<stream *>(p);
-    s->capturing = true;
-    s->captured.clear();
-}
-void *emu_capture_end(void *p)
-{
-    stream *s = static_cast<stream *>(p);
-    s->capturing = false;
-    return new std::vector<work>(std::move(s->captured));
-}
-void emu_graph_launch(void *graph, void *s)
-{
-    for (const work &w : *static_cast<std::vector<work> *>(graph))
-        add(s, work(w));
-}
-bool emu_capturing(void *s)
-{
-    return static_cast<stream *>(s)->capturing;
-}
-void *emu_graph_copy(void *graph)
-{
-    return new std::vector<work>(*static_cast<std::vector<work> *>(graph));
-}
-void emu_graph_free(void *graph)
-{
-    delete static_cast<std::vector<work> *>(graph);
+    auto b = g.blocks.upper_bound(p);
+    if (!emu_is_device(p) || b == g.blocks.begin())
+        return 0;
+    b--;
+    const unsigned char *from = static_cast<const unsigned char *>(b->first);
+    return static_cast<const unsigned char *>(p) <= from + b->second.size_bytes ? b->second.serial
+                                                                                : 0;
 }

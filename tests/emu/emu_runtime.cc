@@ -8,8 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-
-#include <time.h>
+#include <map>
 
 static emu_machine here = {1, 0, CUDART_VERSION, false};
 
@@ -61,23 +60,47 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int i)
     return cudaSuccess;
 }
 
+// Pinned memory of the host.
+static std::map<const char *, size_t> pinned;
+static bool is_pinned(const void *p, size_t n)
+{
+    const char *at = static_cast<const char *>(p);
+    auto b = pinned.upper_bound(at);
+    return b != pinned.begin() && at + n <= (--b)->first + b->second;
+}
+static void not_in_capture(const char *what)
+{
+    if (!emu_capturing(nullptr))
+        return;
+    emu_fail("memory is %s while work is being captured", what);
+    abort();
+}
+
 cudaError_t cudaMalloc(void **p, size_t n)
 {
+    not_in_capture("allocated");
     *p = emu_alloc(n);
     return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFree(void *p)
 {
+    not_in_capture("freed");
     emu_free(p);
     return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned)
 {
+    not_in_capture("allocated");
     *p = malloc(n ? n : 1);
-    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (!*p)
+        return cudaErrorMemoryAllocation;
+    pinned[static_cast<char *>(*p)] = n;
+    return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void *p)
 {
+    not_in_capture("freed");
+    pinned.erase(static_cast<char *>(p));
     free(p);
     return cudaSuccess;
 }
@@ -97,12 +120,11 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcp
         return cudaSuccess;
     must_be(to, kind != cudaMemcpyDeviceToHost, "a copy");
     must_be(from, kind != cudaMemcpyHostToDevice, "a copy");
-    if (kind != cudaMemcpyDeviceToDevice && emu_capturing(s)) {
-        emu_fail("a copy from or to the host within a recording");
+    if (emu_capturing(s) && kind != cudaMemcpyDeviceToDevice &&
+        !is_pinned(kind == cudaMemcpyHostToDevice ? from : to, n)) {
+        emu_fail("a copy from or to the host's memory that is not pinned, within a capture");
         abort();
     }
-    if (kind != cudaMemcpyDeviceToDevice)
-        emu_count_copy(n, kind == cudaMemcpyHostToDevice);
     emu_put(s, to, from, n);
     return cudaSuccess;
 }
@@ -157,6 +179,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x)
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
 {
+    emu_count_graph();
     emu_graph_launch(x, s);
     return cudaSuccess;
 }
@@ -168,37 +191,30 @@ void *emu_dlopen(const char *name, int)
     return blas || strcmp(name, "libnvidia-ml.so.1") == 0 ? &library : nullptr;
 }
 
-// An event is the time at which the stream came to it.
-struct event {
-    int64_t ns;
-};
-static void stamp(const void *args)
-{
-    event *e;
-    struct timespec t;
-    memcpy(&e, args, sizeof e);
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    e->ns = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
 {
-    *e = new event();
+    *e = emu_event();
     return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t e)
 {
-    delete static_cast<event *>(e);
+    emu_event_free(e);
     return cudaSuccess;
 }
-// Within a capture only an external record is one; the other kind marks a dependency and no time.
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags)
 {
-    if (emu_capturing(s) == (flags == cudaEventRecordExternal))
-        emu_call_later(s, stamp, &e, sizeof e);
+    if (flags == cudaEventRecordExternal && !emu_capturing(s))
+        return cudaErrorIllegalState;
+    emu_event_record(e, s, flags == cudaEventRecordExternal);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
+{
+    emu_event_wait(s, e);
     return cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 {
-    *ms = (float)((double)(static_cast<event *>(to)->ns - static_cast<event *>(from)->ns) * 1e-6);
+    *ms = (float)((double)(emu_event_ns(to) - emu_event_ns(from)) * 1e-6);
     return cudaSuccess;
 }

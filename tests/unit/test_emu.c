@@ -130,6 +130,60 @@ static void streams_are_late(void **state)
     end(&a);
 }
 
+// In two streams: x = here, then y = x. Whether or not the second waits for the first, all of it is
+// done when the first one is.
+static void *copy_by_two(struct arrays *a, void *other, bool waits, bool graph)
+{
+    void *begun = emu_event(), *there = emu_event(), *done = emu_event(), *g = NULL;
+    if (graph)
+        emu_capture_begin(a->stream);
+    emu_event_record(begun, a->stream, false);
+    emu_event_wait(other, begun);
+    emu_put(a->stream, a->x, a->here, sizeof a->here);
+    emu_event_record(there, a->stream, false);
+    if (waits)
+        emu_event_wait(other, there);
+    emu_put(other, a->y, a->x, sizeof a->here);
+    emu_event_record(done, other, false);
+    emu_event_wait(a->stream, done);
+    if (graph)
+        g = emu_capture_end(a->stream);
+    emu_event_free(begun); // a record stays what it was
+    emu_event_free(there);
+    emu_event_free(done);
+    return g;
+}
+
+static void missing_waits_show(void **state)
+{
+    (void)state;
+    for (int graph = 0; graph < 2; graph++) {
+        int wrong = 0;
+        for (size_t w = 0; w < ARRAY_LEN(ways); w++)
+            for (int waits = 0; waits < 2; waits++) {
+                struct arrays a = begin();
+                float back[N];
+                void *other = emu_stream();
+                emu_seed(ways[w].seed, ways[w].order);
+                emu_set(a.stream, a.x, 0, sizeof a.here);
+                emu_wait(a.stream);
+                void *g = copy_by_two(&a, other, waits, graph);
+                if (g)
+                    emu_graph_launch(g, a.stream);
+                emu_put(a.stream, back, a.y, sizeof back);
+                emu_wait(a.stream);
+                bool right = memcmp(back, a.here, sizeof back) == 0;
+                assert_true(right || !waits);
+                wrong += !right;
+                if (g)
+                    emu_graph_free(g);
+                emu_stream_free(other);
+                end(&a);
+            }
+        assert_true(wrong > 0);
+    }
+}
+
 struct death {
     void (*fn)(struct arrays *a, int which);
     int which;
@@ -163,6 +217,24 @@ static void wait_in_capture(struct arrays *a, int which)
     emu_wait(a->stream);
 }
 
+enum { UNJOINED, FREED, REPLACED };
+static void wrong_capture(struct arrays *a, int which)
+{
+    void *other = emu_stream(), *begun = emu_event(), *more = emu_alloc(sizeof a->here);
+    emu_capture_begin(a->stream);
+    emu_event_record(begun, a->stream, false);
+    emu_set(a->stream, more, 0, sizeof a->here);
+    if (which == UNJOINED) {
+        emu_event_wait(other, begun);
+        emu_set(other, a->y, 0, sizeof a->here);
+    }
+    void *g = emu_capture_end(a->stream);
+    emu_free(more);
+    if (which == REPLACED && emu_alloc(sizeof a->here) != more)
+        return;
+    emu_graph_launch(g, a->stream);
+}
+
 static void mistakes_end_the_program(void **state)
 {
     (void)state;
@@ -182,6 +254,9 @@ static void mistakes_end_the_program(void **state)
         {{mistake, PLANTED_THREADS}, "blocks of 1025 x 1 x 1 threads"},
         {{touch, 0}, "host code touches the device's memory, byte 12"},
         {{wait_in_capture, 0}, "whose work is being captured"},
+        {{wrong_capture, UNJOINED}, "work of another stream is not waited for"},
+        {{wrong_capture, FREED}, "memory which was freed since"},
+        {{wrong_capture, REPLACED}, "memory which was freed since"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct death how = cases[i].how;
@@ -286,6 +361,7 @@ int main(void)
         cmocka_unit_test(missing_barriers_show),
         cmocka_unit_test(fences_order_blocks),
         cmocka_unit_test(streams_are_late),
+        cmocka_unit_test(missing_waits_show),
         cmocka_unit_test(mistakes_end_the_program),
         cmocka_unit_test(what_is_missing_is_said),
         cmocka_unit_test(ranks_share_and_memory_is_booked),
