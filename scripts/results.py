@@ -204,7 +204,7 @@ def scheme_rows():
 
 
 def score_rows():
-    """Inference by scores that were sent, or drawn: exact match less that of all tokens, by seed."""
+    """Inference by scores sent, learned or drawn: exact match less that of all tokens."""
     cells, keeps = {}, ('0.9', '0.8', '0.7', '0.6')
     with open(os.path.join(DATA, 'infer-scores.csv'), encoding='utf-8', newline='') as f:
         for row in csv.DictReader(f):

@@ -134,8 +134,8 @@ static void add_methods(struct report *r, const char *dir)
     }
 }
 
-// What fstq compare wrote, NULL = it is none.
-static json_t *read_comparison(const char *path, struct err *err)
+// What fstq compare wrote, or a bench where one may be; NULL = it is none.
+static json_t *read_comparison(const char *path, bool bench, struct err *err)
 {
     uint8_t *bytes;
     size_t n;
@@ -147,6 +147,8 @@ static json_t *read_comparison(const char *path, struct err *err)
     const json_t *first = json_array_get(json_object_get(doc, "methods"), 0);
     if (!doc)
         err_set(err, "%s:%d: %s", path, where.line, where.text);
+    else if (bench && json_is_array(json_object_get(doc, "benchmarks")))
+        return doc;
     else if (!json_is_array(json_object_get(doc, "methods")))
         err_set(err, "%s: no \"methods\" in it; it takes what fstq compare CONFIG --json writes",
                 path);
@@ -161,7 +163,7 @@ static json_t *read_comparison(const char *path, struct err *err)
 
 static int add_comparison(struct report *r, const char *path, struct err *err)
 {
-    r->compare = read_comparison(path, err);
+    r->compare = read_comparison(path, false, err);
     if (!r->compare)
         return -1;
     r->compare_text = json_dumps(r->compare, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
@@ -413,7 +415,7 @@ static int report_paper(char *const *path, int n)
         snprintf(file, sizeof file, "%s%s", path[i], folder ? "/compare.json" : "");
         if (i == PAPER_DOCS)
             err_set(&err, "more than %d comparisons at once", (int)PAPER_DOCS);
-        else if ((doc[i] = read_comparison(file, &err)))
+        else if ((doc[i] = read_comparison(file, true, &err)))
             p.doc[p.n_docs++] = doc[i];
         status = p.n_docs > i ? STATUS_VALID : STATUS_ENV;
     }
@@ -522,8 +524,8 @@ static int report_main(int argc, char **argv)
 
 const struct cmd cmd_report = {
     .name = "report",
-    .usage =
-        "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables | --figures] | --paper [COMPARE_DIR ...]",
+    .usage = "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables | --figures] | --paper "
+             "[COMPARE_DIR | JSON ...]",
     .help = "one self-contained HTML page about runs or about a comparison",
     .details =
         "  COMPARE_DIR  what fstq compare keeps its runs in (compare.dir, else runs/NAME of the\n"

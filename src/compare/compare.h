@@ -32,6 +32,7 @@ struct curve {
     double up_bytes, down_bytes; // of the whole run; NaN = not told, like those that follow
     double state_bytes;          // that a client keeps between its rounds
     double server_ns;            // measured, of a round: its median
+    double memory_bytes;         // that any rank's process held at most, as the system counts it
     char method[640];            // with every option
     bool finite;                 // the last score is a number: the run did not diverge
 };

@@ -171,6 +171,7 @@ static void json_summary(struct jsonw *j, const struct compare *c, const struct 
     jsonw_key_num(j, "down_bytes", s->down_bytes);
     jsonw_key_num(j, "client_state_bytes", s->state_bytes);
     jsonw_key_num(j, "server_round_ns", s->server_ns);
+    jsonw_key_num(j, "memory_peak_bytes", s->memory_bytes);
     json_ratio(j, "less_uplink", s->less_bytes);
     json_interval(j, "time_modelled_total_ns", s->total_time_ns);
     json_ratio(j, "less_time", s->less_time);

@@ -104,6 +104,7 @@ static void fill_cost(const struct compare *c, int i, const struct summary *s, s
     put_cell(r, "state", "of a client", s->state_bytes, bytes_text(t, s->state_bytes));
     put_cell(r, "server", "of a round", s->server_ns,
              isnan(s->server_ns) ? "-" : fmt_time(t, (int64_t)s->server_ns));
+    put_cell(r, "memory", "at most", s->memory_bytes, bytes_text(t, s->memory_bytes));
     put_cell(r, "server sees", "", (double)NAN, method_sees(c->method[i].text));
 }
 
@@ -199,11 +200,11 @@ void compare_print(const struct compare *c, FILE *out)
         print_rows(c, fill_at, out);
     }
     fputs(
-        "#\n# What it costs: bytes of a run each way, what a client keeps between its rounds, and "
-        "the "
+        "#\n# What it costs: bytes of a run each way, what a client keeps between its rounds, the "
         "server's time of a round\n"
         "# (broadcast, decode, aggregate and commit; the median, as measured on this machine with "
-        "what else ran there)\n",
+        "what else ran there),\n"
+        "# and the most that the process of a rank held\n",
         out);
     print_rows(c, fill_cost, out);
 }
@@ -235,7 +236,9 @@ void compare_csv(const struct compare *c, FILE *out)
     }
     for (int k = 1; k < b->n; k++)
         fprintf(out, ",at %s%s", b->head[k - (k % 2 == 0)], k % 2 ? "" : " ci95");
-    fputs(",up bytes,down bytes,client state bytes,server round ns,setting,expanded\r\n", out);
+    fputs(",up bytes,down bytes,client state bytes,server round ns,memory bytes,setting,"
+          "expanded\r\n",
+          out);
     for (int i = 0; i < c->n_methods; i++) {
         const struct compare_method *m = &c->method[i];
         export_csv_text(out, m->name);
@@ -244,7 +247,7 @@ void compare_csv(const struct compare *c, FILE *out)
         for (int k = 1; k < b[i].n; k++)
             fprintf(out, isfinite(b[i].value[k]) ? ",%.10g" : ",", b[i].value[k]);
         const double cost[] = {all[i].up_bytes, all[i].down_bytes, all[i].state_bytes,
-                               all[i].server_ns};
+                               all[i].server_ns, all[i].memory_bytes};
         for (size_t k = 0; k < ARRAY_LEN(cost); k++)
             fprintf(out, isfinite(cost[k]) ? ",%.10g" : ",", cost[k]);
         char setting[2 * COMPARE_SETTING];

@@ -201,6 +201,17 @@ static double server_median(const struct trace_file *f)
     return rounds ? median : (double)NAN;
 }
 
+// Most of any rank's process; NaN where no rank said.
+static double most_memory(const struct trace_file *f)
+{
+    size_t n;
+    const struct rec_rank *r = report_rows(f, REC_RANKS, &n);
+    double most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = (double)r[i].rss_peak_bytes > most ? (double)r[i].rss_peak_bytes : most;
+    return most > 0 ? most : (double)NAN;
+}
+
 static int load_curve(struct curve *c, const char *path, const char *metric, bool both,
                       struct err *err)
 {
@@ -217,6 +228,7 @@ static int load_curve(struct curve *c, const char *path, const char *metric, boo
     c->message_bytes = b.frames ? (double)b.total / (double)b.frames : (double)NAN;
     c->nmse = b.nmse_median;
     c->server_ns = server_median(&f);
+    c->memory_bytes = most_memory(&f);
     snprintf(c->method, sizeof c->method, "%s", report_method(&f, 0));
     size_t n;
     const struct rec_summary *s = report_rows(&f, REC_SUMMARY, &n);

@@ -87,7 +87,7 @@ static void summarise(const struct compare *c, int i, struct summary *s)
     const struct compare_method *m = &c->method[i];
     double v[COMPARE_SEEDS], total[COMPARE_SEEDS], size[COMPARE_SEEDS], bits[COMPARE_SEEDS],
         nmse[COMPARE_SEEDS], time[COMPARE_SEEDS];
-    double cost[4][COMPARE_SEEDS];
+    double cost[5][COMPARE_SEEDS];
     memset(s, 0, sizeof *s);
     for (int k = 0; k < c->n_seeds; k++) {
         const struct curve *x = m->run[k];
@@ -103,6 +103,7 @@ static void summarise(const struct compare *c, int i, struct summary *s)
         cost[1][s->n] = x->down_bytes;
         cost[2][s->n] = x->state_bytes;
         cost[3][s->n] = x->server_ns;
+        cost[4][s->n] = x->memory_bytes;
         time[s->n++] = last_of(x->time_ns, x->n);
     }
     s->score = interval_of(v, s->n);
@@ -124,6 +125,7 @@ static void summarise(const struct compare *c, int i, struct summary *s)
     s->down_bytes = mean_of(cost[1], s->n);
     s->state_bytes = mean_of(cost[2], s->n);
     s->server_ns = mean_of(cost[3], s->n);
+    s->memory_bytes = mean_of(cost[4], s->n);
     s->total_time_ns = interval_of(time, s->n);
 }
 

@@ -22,9 +22,9 @@ struct summary {
     struct reached target[COMPARE_TARGETS];
     struct interval at[COMPARE_AT];
     double message_bytes, bits, nmse, total_bytes;
-    double up_bytes, down_bytes, state_bytes, server_ns; // means over seeds, see struct curve
-    struct interval total_time_ns;                       // modelled, of all rounds
-    struct ratio less_bytes, less_time;                  // base over this, of all rounds
+    double up_bytes, down_bytes, state_bytes, server_ns, memory_bytes; // means, see struct curve
+    struct interval total_time_ns;                                     // modelled, of all rounds
+    struct ratio less_bytes, less_time; // base over this, of all rounds
 };
 
 // One per method; free with mem_free.

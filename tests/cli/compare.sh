@@ -142,6 +142,7 @@ check "what it costs: a control and a residual of 1,000 floats each, and its rou
 import json
 m = json.load(open("state.json"))["methods"][0]
 assert m["client_state_bytes"] == 8004, m["client_state_bytes"]
+assert m["memory_peak_bytes"] > 1e6
 assert m["server_round_ns"] > 0 and m["down_bytes"] > m["up_bytes"] > 0
 assert m["server_sees"] == "updates"'
 

@@ -211,7 +211,13 @@ def method(name, size, s):
             "runs": [{"round": [2, 4]}], "time_modelled_total_ns": {"mean": 4e9 * s}}
 json.dump({"config": "x/table-2.ini", "score": "exact", "methods": [
     method("FedAvg", 2.5e6, 6), method("Fed-FSTQ", 0.25e6, 5.1)]}, open("table-2.json", "w"))'
-"$FSTQ" report --paper table-2.json --form csv >paper.csv 2>err
+python3 -c '
+import json
+json.dump({"config": "table-5.ini", "score": "score", "methods": [
+    {"name": "Fed-FSTQ", "verdict": "", "memory_peak_bytes": 5e7}]}, open("table-5.json", "w"))
+json.dump({"benchmarks": [{"name": f"tokens/tokens/{s}_mean", "token_recall": v}
+    for s, v in (("fisher/vocab", .6), ("fisher/position", .7))]}, open("tokens.json", "w"))'
+"$FSTQ" report --paper table-2.json table-5.json tokens.json --form csv >paper.csv 2>err
 check "the paper's tables" equal "$?" 0
 tables_of() { sed -n "/^# Table $1[,:]/,/^# $2/p" paper.csv | grep "^$3"; }
 check "a mean that is not that of its row" eval \
@@ -226,6 +232,11 @@ check "what follows is not called wrong" eval \
         grep -qx "FedAvg,computed,60.96,224.80,429.60,839.20,2068.00,"'
 check "ours: payload, upload, compute, round, energy" eval \
     'tables_of II payload FedAvg,ours | grep -qx "FedAvg,ours,2.5000,1.0000,5.0000,6.0000,22.00,"'
+check "ours: memory" eval 'grep -qx "Fed-FSTQ,ours,50.00," paper.csv'
+check "ours: tokens that a mask keeps, and methods without one" eval \
+    'tables_of VIII token Fed-FSTQ,ours | grep -qx "Fed-FSTQ,ours,0.7000,,," &&
+        tables_of VIII token QSGD,ours | grep -qx "QSGD,ours,1.0000,,," &&
+        ! tables_of VIII token Fed-ToMe,ours'
 check "ours: a claim" eval 'grep -qx "round at 20 Mbit/s,ours,1.1765," paper.csv'
 check "how many do not follow" contains paper.csv "21 printed values do not follow"
 "$FSTQ" report --paper "$evil" >out 2>err
