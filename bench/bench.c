@@ -74,39 +74,63 @@ struct noise_tally bench_take_noise(struct bench_ctx *c)
     return taken;
 }
 
-// With the column of noise, where there is one: before Validation.
-static struct table with_noise(const struct table *t)
+void bench_size(struct bench_ctx *c, int64_t size, const char *unit)
 {
-    struct table wide = *t;
-    int last = t->n_cols - 1;
-    if (strcmp(t->col[last].head, "Validation") != 0)
-        return wide;
-    wide.col[last + 1] = t->col[last];
-    wide.col[last] = (struct table_col){"Noisy", "%", 5, TABLE_RIGHT};
-    wide.n_cols++;
-    return wide;
+    c->items = size;
+    c->unit = unit;
+}
+
+void bench_leave_out(struct bench_ctx *c, unsigned columns)
+{
+    c->left_out = columns;
+}
+
+// A table as it is shown: each column's head with its cell.
+struct shown {
+    struct table t;
+    const char *cells[TABLE_COLS];
+};
+
+static void show(struct shown *s, struct table_col col, const char *cell)
+{
+    s->t.col[s->t.n_cols] = col;
+    s->cells[s->t.n_cols++] = cell;
+}
+
+// cells NULL: of the head. noisy: the cell of noise, which a table without Validation lacks.
+static void lay_out(const struct bench_ctx *c, const struct table *t, const char *const *cells,
+                    const char *size, const char *noisy, struct shown *s)
+{
+    *s = (struct shown){.t = {.out = t->out}};
+    if (c->unit)
+        show(s, (struct table_col){"Size", c->unit, 8, TABLE_LEFT}, size);
+    for (int k = 0; k < t->n_cols; k++) {
+        if (!c->wide && c->left_out >> k & 1)
+            continue;
+        if (strcmp(t->col[k].head, "Validation") == 0)
+            show(s, (struct table_col){"Noisy", "%", 5, TABLE_RIGHT}, noisy);
+        show(s, t->col[k], cells ? cells[k] : NULL);
+    }
 }
 
 void bench_head(const struct bench_ctx *c, const struct table *t)
 {
+    struct shown s;
     table_title(c->name);
-    struct table wide = with_noise(t);
-    table_head(&wide);
+    lay_out(c, t, NULL, NULL, NULL, &s);
+    table_head(&s.t);
 }
 
 void bench_row(struct bench_ctx *c, const struct table *t, const char *const *cells)
 {
-    struct table wide = with_noise(t);
-    const char *all[TABLE_COLS];
-    char noisy[32];
-    memcpy(all, cells, (size_t)t->n_cols * sizeof *all);
-    if (wide.n_cols > t->n_cols) {
-        struct noise_tally n = bench_take_noise(c);
-        noise_join(&c->noise, &n);
-        all[t->n_cols] = cells[t->n_cols - 1];
-        all[t->n_cols - 1] = fmt_fixed(noisy, n.samples ? 100.0 * n.noisy / n.samples : NAN, 5, 0);
-    }
-    table_row(&wide, all);
+    struct shown s;
+    char size[32], noisy[32];
+    struct noise_tally n = bench_take_noise(c);
+    noise_join(&c->noise, &n);
+    snprintf(size, sizeof size, "%lld", (long long)c->items);
+    fmt_fixed(noisy, n.samples ? 100.0 * n.noisy / n.samples : NAN, 5, 0);
+    lay_out(c, t, cells, size, noisy, &s);
+    table_row(&s.t, s.cells);
 }
 
 void bench_measure(struct bench_ctx *c, const struct bench_case *cases, int n,

@@ -28,6 +28,10 @@ struct bench_ctx {
     struct noise_tally row_noise, noise; // of samples since the last row; of the rows before it
     int threads;                         // that the rows in hand use, for the JSON file; 0 = 1
     int families;                        // of the JSON file
+    bool wide;                           // tables with the columns that a screen has no room for
+    unsigned left_out;                   // those columns of the table in hand, a bit each
+    int64_t items;                       // what the row in hand measures: column Size
+    const char *unit;                    // NULL = the table says it itself
 };
 
 struct bench {
@@ -79,10 +83,14 @@ struct bench_counter {
 // bytes: moved by one iteration, 0 = does not apply. error: NULL, or what the check found wrong.
 void bench_report(struct bench_ctx *c, const char *row, const struct bench_result *r, int64_t bytes,
                   const struct bench_counter *counters, int n_counters, const char *error);
-// A bench's table, with its name as title and one more column before Validation: the share of
-// samples since the last row that something disturbed.
+// A bench's table, with its name as title and two more columns: bench_size's before all others, and
+// before Validation the share of samples since the last row that something disturbed.
 void bench_head(const struct bench_ctx *c, const struct table *t);
 void bench_row(struct bench_ctx *c, const struct table *t, const char *const *cells);
+// Size of what the rows from here on measure; its unit may not change within a table.
+void bench_size(struct bench_ctx *c, int64_t size, const char *unit);
+// Columns, a bit each, that a screen does not show of the next table; --wide and -o do.
+void bench_leave_out(struct bench_ctx *c, unsigned columns);
 // For samples taken without bench_measure, and for rows that are printed later than measured.
 void bench_noise(struct bench_ctx *c, const struct noise_mark *begun, struct bench_result *r,
                  int sample);

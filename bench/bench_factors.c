@@ -143,7 +143,7 @@ static void run(struct bench_ctx *c)
     static const int many[] = {4, 2, 1}; // in a layer
     const struct table t = {.out = c->out,
                             .n_cols = 6,
-                            .col = {{"W", "out x in", 14, TABLE_LEFT},
+                            .col = {{"Size", "out x in", 14, TABLE_LEFT},
                                     {"in 7B", "products", 8, TABLE_RIGHT},
                                     {"flexlora", "CPU ms", 10, TABLE_RIGHT},
                                     {"lorafair", "CPU ms", 10, TABLE_RIGHT},

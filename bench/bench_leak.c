@@ -253,17 +253,17 @@ static bool learn_all(struct leak *k)
 }
 
 static const struct table leak_table = {.n_cols = 11,
-                                        .col = {{"Codec", "", 16, TABLE_LEFT},
-                                                {"after", "layer", 6, TABLE_RIGHT},
+                                        .col = {{"Codec", "", 14, TABLE_LEFT},
+                                                {"after", "layer", 7, TABLE_RIGHT},
                                                 {"bits", "/value", 7, TABLE_RIGHT},
-                                                {"tokens", "", 7, TABLE_RIGHT},
-                                                {"guess", "", 7, TABLE_RIGHT},
-                                                {"words", "of pivot", 9, TABLE_RIGHT},
-                                                {"guess", "", 7, TABLE_RIGHT},
-                                                {"answer", "of pivot", 9, TABLE_RIGHT},
-                                                {"guess", "", 7, TABLE_RIGHT},
-                                                {"answer", "by sign", 8, TABLE_RIGHT},
-                                                {"Validation", "", 10, TABLE_LEFT}}};
+                                                {"tokens", "", 6, TABLE_RIGHT},
+                                                {"guess", "", 5, TABLE_RIGHT},
+                                                {"words", "pivot", 7, TABLE_RIGHT},
+                                                {"guess", "", 5, TABLE_RIGHT},
+                                                {"answer", "pivot", 7, TABLE_RIGHT},
+                                                {"guess", "", 5, TABLE_RIGHT},
+                                                {"answer", "sign", 6, TABLE_RIGHT},
+                                                {"Validation", "", 10, TABLE_RIGHT}}};
 
 static void print_layer(struct bench_ctx *c, const struct table *t, const struct leak *k,
                         const char *codec, int32_t l)
@@ -366,6 +366,7 @@ static void run(struct bench_ctx *c)
             params.model, task_choices[params.task], params.examples, params.test);
     struct table t = leak_table;
     t.out = c->out;
+    bench_size(c, params.test, "texts");
     bench_head(c, &t);
     for (const char *rest = params.codecs; *rest;) {
         char text[256];

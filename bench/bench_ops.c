@@ -471,6 +471,7 @@ static void run(struct bench_ctx *c)
     fprintf(c->out, b.dev.row->host ? "# one thread\n"
                                     : "# time: from the first of many launches to the end of the "
                                       "last, divided by their number\n");
+    bench_size(c, params.rows, "rows");
     bench_head(c, &t);
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         measure(c, &t, &b, &rows[i]);

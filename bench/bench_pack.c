@@ -129,9 +129,10 @@ static void run(struct bench_ctx *ctx)
                       .code32 = mem_alloc(MEM_CODEC, 4 * n)};
     fprintf(
         ctx->out,
-        "# %zu codes; millions per second by instruction set (one that this machine lacks runs as "
-        "the next below); width 32 is memcpy\n",
+        "# %zu codes; millions per second by instruction set (one that this machine lacks runs as\n"
+        "# the next below); width 32 is memcpy\n",
         n);
+    bench_size(ctx, (int64_t)n, "codes");
     bench_head(ctx, &t);
     for (c.width = 1; c.width <= 16; c.width++)
         measure(ctx, &t, &c);

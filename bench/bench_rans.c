@@ -134,6 +134,8 @@ static void run(struct bench_ctx *c)
     s->buf = mem_alloc(MEM_CODEC, rans_bound(n));
     fprintf(c->out, "# %zu symbols, geometric with this ratio (1 = uniform); millions per second\n",
             n);
+    bench_size(c, (int64_t)n, "symbols");
+    bench_leave_out(c, 1 << 6 | 1 << 7); // avx2
     bench_head(c, &t);
     for (size_t k = 0; k < ARRAY_LEN(sources); k++)
         measure(c, &t, s, sources[k].kinds, sources[k].ratio);

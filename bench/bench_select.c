@@ -267,6 +267,7 @@ static void run(struct bench_ctx *c)
     fprintf(c->out, "# %zu values in %u matrices, %s, one thread, %s, on %s\n", n,
             j->shape.n_tensors, update_dists[params.dist], simd_text(),
             dev_table[params.dev]->name);
+    bench_size(c, (int64_t)n, "values");
     bench_head(c, &t);
     run_topk(c, &t, j);
     run_alloc(c, &t, j);

@@ -202,7 +202,8 @@ static void measure_cache(struct bench_ctx *c, const struct table *t, size_t len
     gather_loop(&g, 1);
     bool ok = g.missed == 0 && bench_same(g.to, len, g.order[g.n - 1]);
     char cell[5][32];
-    snprintf(cell[0], sizeof cell[0], "%zu B x %u", len, g.n);
+    snprintf(cell[0], sizeof cell[0], "%u", g.n);
+    bench_size(c, (int64_t)len, "B");
     fmt_fixed(cell[1], res[0].ns.median / g.n, 8, 0);
     fmt_fixed(cell[2], bench_mb_per_s((int64_t)(len * g.n), res[0].ns.median) / 1e3, 8, 2);
     fmt_fixed(cell[3], bench_mb_per_s((int64_t)(len * g.n), res[1].ns.median) / 1e3, 8, 2);
@@ -231,7 +232,7 @@ static void run(struct bench_ctx *c)
                                         {"Validation", "", 10, TABLE_RIGHT}}};
     const struct table records = {.out = c->out,
                                   .n_cols = 6,
-                                  .col = {{"Record", "", 20, TABLE_LEFT},
+                                  .col = {{"Records", "", 8, TABLE_RIGHT},
                                           {"Get", "ns", 8, TABLE_RIGHT},
                                           {"Cache", "GB/s", 8, TABLE_RIGHT},
                                           {"Copy", "GB/s", 8, TABLE_RIGHT},
@@ -241,12 +242,14 @@ static void run(struct bench_ctx *c)
             "# a step of %d rows, adapters of rank %d, one thread; products: those of the step "
             "alone, by the same kernels\n",
             params.rows, params.rank);
+    bench_size(c, params.rows, "rows");
     bench_head(c, &steps);
     measure_step(c, &steps, "embedded", 3, 96, 800);
     measure_step(c, &steps, "opt-125m", 12, 768, 4);
     fputs("#\n# records of the cache in an order that memory does not know, beside a copy of the "
           "same bytes in that order\n",
           c->out);
+    bench_size(c, 0, "B");
     bench_head(c, &records);
     measure_cache(c, &records, 1200);
     measure_cache(c, &records, 20000);
@@ -254,8 +257,8 @@ static void run(struct bench_ctx *c)
 
 const struct bench bench_side = {
     .name = "side",
-    .help = "side-tuning's server: a step of the side network beside its products alone; records "
-            "out of the cache beside a copy",
+    .help = "side-tuning's server: a step of the side network beside its products alone; the cache "
+            "beside a copy",
     .ranks = 1,
     .opts = options,
     .n_opts = ARRAY_LEN(options),

@@ -439,6 +439,7 @@ static void row_step(struct bench_ctx *c, const struct table *t, const struct sh
     for (int i = 0; i < 2; i++)
         fmt_fixed(cell[6 + i], m->blas.flops / res[i].ns.median, 8, 1);
     fmt_fixed(cell[8], bench_ratio(&res[1], &res[0]), 7, 2);
+    bench_size(c, (int64_t)r->batch * r->seq, "tokens");
     bench_row(c, t,
               (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
                                cell[6], cell[7], cell[8], bench_check(c, m->ok)});
@@ -489,9 +490,11 @@ static void row_fisher(struct bench_ctx *c, const struct table *t, const struct 
         fmt_fixed(cell[7 + i], 100 * clocked[i], 8, 2);
         fmt_fixed(cell[9 + i], 100 * difference[i], 8, 2);
     }
+    bench_size(c, (int64_t)r->batch * r->seq, "tokens");
     bench_row(c, t,
               (const char *[]){r->name, cell[0], cell[1], cell[2], cell[3], cell[4], cell[5],
-                               cell[6], cell[7], cell[8], cell[9], cell[10]});
+                               cell[6], cell[7], cell[8], cell[9], cell[10],
+                               m->ok ? "Pass" : "Fail"});
 }
 
 static void report(struct bench_ctx *c, const struct shape_row *r, const struct measured *m,
@@ -554,19 +557,20 @@ static bool wanted(int i)
 }
 
 static const struct table_col step_cols[] = {
-    {"Shape", "", 9, TABLE_LEFT},        {"Step", "ms", 9, TABLE_RIGHT},
-    {"CPU", "ms", 9, TABLE_RIGHT},       {"forward", "ms", 9, TABLE_RIGHT},
-    {"backward", "ms", 9, TABLE_RIGHT},  {"to embed", "ms", 9, TABLE_RIGHT},
+    {"Shape", "", 9, TABLE_LEFT},        {"Step", "ms", 8, TABLE_RIGHT},
+    {"CPU", "ms", 8, TABLE_RIGHT},       {"forward", "ms", 8, TABLE_RIGHT},
+    {"backward", "ms", 8, TABLE_RIGHT},  {"to embed", "ms", 8, TABLE_RIGHT},
     {"optimizer", "ms", 9, TABLE_RIGHT}, {"Products", "GFLOP/s", 8, TABLE_RIGHT},
     {"BLAS", "GFLOP/s", 8, TABLE_RIGHT}, {"of BLAS", "", 7, TABLE_RIGHT},
     {"Validation", "", 10, TABLE_RIGHT}};
 static const struct table_col fisher_cols[] = {
     {"Shape", "", 9, TABLE_LEFT},         {"Plain", "ms", 9, TABLE_RIGHT},
     {"Masked", "ms", 9, TABLE_RIGHT},     {"Refresh", "ms", 9, TABLE_RIGHT},
-    {"mask", "us", 9, TABLE_RIGHT},       {"to embed", "us", 9, TABLE_RIGHT},
-    {"refresh", "us", 9, TABLE_RIGHT},    {"accumulate", "us", 10, TABLE_RIGHT},
-    {"Average", "%", 8, TABLE_RIGHT},     {"Refresh", "%", 8, TABLE_RIGHT},
-    {"Average", "% CPU", 8, TABLE_RIGHT}, {"Refresh", "% CPU", 8, TABLE_RIGHT}};
+    {"mask", "us", 8, TABLE_RIGHT},       {"to embed", "us", 8, TABLE_RIGHT},
+    {"refresh", "us", 8, TABLE_RIGHT},    {"accumulate", "us", 10, TABLE_RIGHT},
+    {"Average", "%", 7, TABLE_RIGHT},     {"Refresh", "%", 7, TABLE_RIGHT},
+    {"Average", "% CPU", 7, TABLE_RIGHT}, {"Refresh", "% CPU", 7, TABLE_RIGHT},
+    {"Validation", "", 10, TABLE_RIGHT}};
 
 static void run(struct bench_ctx *c)
 {
@@ -598,12 +602,15 @@ static void run(struct bench_ctx *c)
                 params.threads == 1 ? "" : "s", simd_text(), dev_math_names[params.math]);
     else
         fprintf(c->out, "%s; its parts by the device's clock\n", dev_math_names[params.math]);
-    fprintf(c->out, "# Products: projections, adapters and head over the whole step's time; BLAS: "
-                    "the same alone, by ");
+    fprintf(c->out,
+            "# Products: projections, adapters and head over the whole step's time; of BLAS: "
+            "the same\n# alone, by ");
     if (here)
         fprintf(c->out, "OpenBLAS, one thread, core %s\n", openblas_get_corename());
     else
         fprintf(c->out, "the device's library\n");
+    bench_size(c, 0, "tokens");
+    bench_leave_out(c, 1 << 8); // the library's rate, which its share says
     bench_head(c, &t);
     for (int i = 0; i < n; i++)
         measure(c, &t, &row[i], &m[i]);
@@ -620,6 +627,7 @@ static void run(struct bench_ctx *c)
         "and of the refresh alone;\n"
         "# %% CPU: the same as the difference of whole steps' CPU time\n",
         EVERY, EVERY - 1);
+    bench_leave_out(c, 7 << 1); // whole steps
     bench_head(c, &f);
     for (int i = 0; i < n; i++)
         row_fisher(c, &f, &row[i], &m[i]);
@@ -628,8 +636,9 @@ static void run(struct bench_ctx *c)
 
 const struct bench bench_step = {
     .name = "step",
-    .help = "a LoRA training step by phase, beside the same products alone by OpenBLAS or the "
-            "device's library, and with and without Fisher's work; memory",
+    .help =
+        "a LoRA training step by phase, beside its products alone by a library, and with Fisher's "
+        "work; memory",
     .ranks = 1,
     .opts = options,
     .n_opts = (int)ARRAY_LEN(options),

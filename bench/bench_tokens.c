@@ -280,14 +280,15 @@ static void run(struct bench_ctx *c)
     train(r);
     fprintf(
         c->out,
-        "# Token Recall on %s: of the %g of an answer's tokens (its end aside) with the largest "
-        "||dL/de||^2 in a reference run,\n"
-        "# the share that a source's mask keeps at the same step. Reference: FedAvg in fp32 with "
+        "# Token Recall on %s: of the %g of an answer's tokens (its end aside) with the largest\n"
+        "# ||dL/de||^2 in a reference run, the share that a source's mask keeps at the same step. "
+        "Reference: FedAvg in fp32 with "
         "the full loss, %d rounds of\n"
         "# %d clients x %d steps of %d; masks keep %g, chosen every %d steps. A mask from the "
         "reference itself: %.4f; %lld tokens\n",
         task_choices[params.task], params.top, params.rounds, params.clients, params.steps,
         params.batch, params.keep, params.every, share(r->ceiling), (long long)r->ceiling.top);
+    bench_size(c, r->ceiling.top, "tokens");
     bench_head(c, &t);
     rows(c, r, &t);
     reference_close(r);

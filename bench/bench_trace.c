@@ -243,8 +243,10 @@ static void run(struct bench_ctx *c)
         die(STATUS_ENV, "trace.dir = %s: nothing can be written there", params.dir);
     fprintf(c->out, "# a span recorded; a round of %d clients x %d spans committed to HDF5 in %s\n",
             params.clients, params.events, params.dir);
+    bench_size(c, 1, "spans");
     bench_head(c, &t);
     measure_spans(c, &t);
+    bench_size(c, (int64_t)params.clients * params.events, "spans");
     measure_commits(c, &t, dir);
     rmdir(dir);
 }

@@ -21,7 +21,7 @@ struct request {
     double min_time_s;
     long samples;
     const char *json_path, *dev;
-    bool list;
+    bool list, wide;
     const struct bench *chosen[32];
     int n_chosen;
 };
@@ -123,13 +123,10 @@ static int take_dev(const struct request *q, bool named, struct err *err)
 static int parse(struct request *q, int argc, char **argv, bool speak)
 {
     static const struct option longs[] = {
-        {"list", no_argument, NULL, 'l'},
-        {"json", required_argument, NULL, 'j'},
-        {"min-time", required_argument, NULL, 't'},
-        {"samples", required_argument, NULL, 's'},
-        {"dev", required_argument, NULL, 'd'},
-        {"output", required_argument, NULL, 'o'},
-        {NULL, 0, NULL, 0},
+        {"list", no_argument, NULL, 'l'},           {"json", required_argument, NULL, 'j'},
+        {"min-time", required_argument, NULL, 't'}, {"samples", required_argument, NULL, 's'},
+        {"dev", required_argument, NULL, 'd'},      {"output", required_argument, NULL, 'o'},
+        {"wide", no_argument, NULL, 'w'},           {NULL, 0, NULL, 0},
     };
     int mistakes = 0;
     struct err err;
@@ -144,6 +141,8 @@ static int parse(struct request *q, int argc, char **argv, bool speak)
             q->json_path = optarg;
         else if (c == 'd')
             q->dev = optarg;
+        else if (c == 'w')
+            q->wide = true;
         else if (c == 'o')
             bad = table_set_form(optarg, &err);
         else if (c == 't')
@@ -208,6 +207,8 @@ static void run_all(struct request *q, struct bench_ctx *c)
         }
         c->name = b->name;
         c->noise = (struct noise_tally){0};
+        bench_size(c, 0, NULL);
+        bench_leave_out(c, 0);
         if (wanted)
             b->run(c);
         if (c->noise.noisy)
@@ -247,7 +248,8 @@ static int run(int argc, char **argv)
                               .rank = comm->rank,
                               .size = comm->size,
                               .out = table_stream(stdout),
-                              .json = file ? &json : NULL};
+                              .json = file ? &json : NULL,
+                              .wide = q.wide || table_form() != TABLE_TEXT};
         if (first)
             head(&c);
         run_all(&q, &c);
@@ -269,6 +271,7 @@ const struct cmd cmd_bench = {
     .help = "microbenchmarks in isolation; without a NAME all that can run here",
     .details = "  --list          what there is, with its parameters\n"
                "  -o, --output FORM   md, csv, jsonl: the tables so; json: as --json -\n"
+               "  --wide          columns that a screen of 120 has no room for; -o has them, too\n"
                "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
                "  --min-time S    shortest sample in seconds (0.02)\n"
                "  --samples N     samples of every row (11)\n"

@@ -179,6 +179,7 @@ void pack_on_device(struct bench_ctx *c, int32_t dev, size_t values)
             "and back: statistics,\n"
             "# scales, packed bytes; copy: within the device's memory\n",
             values, p->dev.row->name, GROUP);
+    bench_size(c, (int64_t)values, "values");
     bench_head(c, &t);
     for (size_t i = 0; i < ARRAY_LEN(widths); i++)
         measure(c, &t, p, widths[i]);

@@ -97,9 +97,13 @@ result $? "alone, what needs two ranks is skipped with a word"
 bench codec $quick codec.values=65536 codec.draws=2 codec.sort=bits \
     codec.methods='fp32 int4+zstd qsgd:norm=max' --json "$scratch/c.json"
 [ "$status" -eq 0 ] && [ "$(grep -c ' Pass$' "$scratch/out")" -eq 3 ] &&
-    grep ' Pass$' "$scratch/out" | cut -d' ' -f1 | tr '\n' ' ' |
+    awk '/ Pass$/ { print $2 }' "$scratch/out" | tr '\n' ' ' |
     grep -q '^int4+zstd qsgd:norm=max fp32 $'
 result $? "codec: a row per method, sorted"
+# A screen has 120 columns, and the size first; --wide and -o have all of them.
+[ "$(awk '/^# Size|^[0-9]/ { print length }' "$scratch/out" | sort -n | tail -n 1)" -le 120 ] &&
+    says '^# Size  '
+result $? "codec: the size first, within a screen"
 if "$python" -c 'import json' 2>/dev/null; then
     "$python" - "$scratch/c.json" >"$scratch/out" 2>"$scratch/err" <<'PY'
 import json, sys
@@ -127,7 +131,8 @@ result $? "a run keeps updates"
 # shellcheck disable=SC2086
 bench codec $quick codec.methods=raw codec.dist=file codec.values=0 \
     "codec.file=$(ls "$scratch"/u.h5.updates/*.safetensors 2>/dev/null | head -n 1)"
-[ "$status" -eq 0 ] && says '^# 1000 values in 1 matrices \(of the file\)' && says '^raw .*Pass$'
+[ "$status" -eq 0 ] && says '^# 1000 values in 1 matrices \(of the file\)' &&
+    says '^1000 +raw .*Pass$'
 result $? "codec: reads an update that a run kept"
 
 # What nothing is lost of survives whole, in every direction; signs lose some, the weak ones more
@@ -136,20 +141,20 @@ result $? "codec: reads an update that a run kept"
     task.test=2 dev.threads=1 trace.updates=3 trace.updates_of=all "trace.file=$scratch/w.h5" \
     >"$scratch/out" 2>"$scratch/err" && [ "$(ls "$scratch/w.h5.updates" | wc -l)" -eq 9 ]
 result $? "a run keeps the updates of all clients, and the adapters they began from"
-bench drift "drift.updates=$scratch/w.h5.updates" drift.round=1 drift.ahead=2 \
+bench drift --wide "drift.updates=$scratch/w.h5.updates" drift.round=1 drift.ahead=2 \
     'drift.methods=fp32;sign;klt:step=3'
 [ "$status" -eq 0 ] && says '^# round 1, 2 clients, 36864 values' &&
-    says '^fp32 +32\.[0-9]+ +0\.000 +1\.000( +1\.00){8}$' &&
-    awk '/^sign/ { sign = $4 > 0 && $4 < 1 }
-        /^klt/ { klt = $2 < 1 && $5 > 0.5 && $5 < 1 && $12 < $5 / 2 }
+    says '^36864 +fp32 +32\.[0-9]+ +0\.000 +1\.000( +1\.00){8} .*Pass$' &&
+    awk '$2 ~ /^sign/ { sign = $5 > 0 && $5 < 1 }
+        $2 ~ /^klt/ { klt = $3 < 1 && $6 > 0.5 && $6 < 1 && $13 < $6 / 2 }
         END { exit !(sign && klt) }' "$scratch/out"
 result $? "drift: the way that survives, and the gain by direction"
 
 # Activations of all rows give nearly every token away, a pivot some of the words, a difference its
 # label; a codec of few bits is no protection.
 bench leak leak.examples=60 leak.test=12 'leak.codecs=fp32;int:bits=4'
-[ "$status" -eq 0 ] && awk '/^fp32/ || /^int/ {
-        rows++; read += $4 > 0.7 && $5 < 0.3; sign += $10 == 1; words += $6 > $7 }
+[ "$status" -eq 0 ] && awk '$2 ~ /^(fp32|int)/ {
+        rows++; read += $5 > 0.7 && $6 < 0.3; sign += $11 == 1; words += $7 > $8 }
     END { exit !(rows == 6 && read == 6 && sign == 6 && words >= 4) }' "$scratch/out"
 result $? "leak: tokens by linear inversion, labels by sign"
 bench side side.rows=16 side.rank=4 side.cache_bytes=1e6

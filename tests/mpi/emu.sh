@@ -87,7 +87,7 @@ check "bench step on the device: it says where" contains out "on emu"
 check "bench codec on the device: the host's messages" equal "$?" 0
 coded_on() # codec: what its row says, before the verdict
 {
-    awk -v codec="$1" '$1 == codec { print $(NF - 2) }' out
+    awk -v codec="$1" '$2 == codec { print $(NF - 2) }' out
 }
 check "bench codec on the device: coded there" equal "$(coded_on sign+ef)" emu
 check "bench codec on the device: fetched" equal "$(coded_on powersgd)" cpu
