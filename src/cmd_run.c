@@ -355,7 +355,7 @@ static void open_all(struct run *r)
     struct err err;
     int threads;
     describe_self(r, &threads);
-    dev_take_place(r->comm->local_rank, r->comm->local_size);
+    dev_take_place(r->comm->local_rank, r->comm->local_size, r->comm->local_cpus);
     pool_open(threads);
     recorder_init(&r->server_rec, RUN_SPANS, r->comm->rank, r->cfg.trace.cpu);
     r->server_rec.origin_ns = r->begun_ns;

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <hwloc.h>
+#include <hwloc/glibc-sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,12 +17,14 @@ static int count(hwloc_topology_t h, hwloc_obj_type_t type)
     return n > 0 ? n : 0;
 }
 
-int topo_load(struct topo *t, struct err *err)
+static int load(struct topo *t, bool devices, struct err *err)
 {
     *t = (struct topo){0};
     hwloc_topology_t h;
     if (hwloc_topology_init(&h) < 0)
         return err_set(err, "hwloc: cannot start: %s", strerror(errno));
+    if (devices)
+        hwloc_topology_set_type_filter(h, HWLOC_OBJ_PCI_DEVICE, HWLOC_TYPE_FILTER_KEEP_IMPORTANT);
     if (hwloc_topology_load(h) < 0) {
         int why = errno;
         hwloc_topology_destroy(h);
@@ -41,6 +44,16 @@ int topo_load(struct topo *t, struct err *err)
         model = hwloc_obj_get_info_by_name(root, "CPUModel");
     snprintf(t->cpu, sizeof t->cpu, "%s", model ? model : "");
     return 0;
+}
+
+int topo_load(struct topo *t, struct err *err)
+{
+    return load(t, false, err);
+}
+
+int topo_load_devices(struct topo *t, struct err *err)
+{
+    return load(t, true, err);
 }
 
 void topo_free(struct topo *t)
@@ -166,6 +179,15 @@ int topo_current(const struct topo *t, char *out, size_t out_size)
         r = print_set(set, out, out_size);
     hwloc_bitmap_free(set);
     return r;
+}
+
+bool topo_near(const struct topo *t, const char *bus, cpu_set_t *cpus)
+{
+    hwloc_obj_t device = hwloc_get_pcidev_by_busidstring(t->hwloc, bus);
+    hwloc_obj_t near = device ? hwloc_get_non_io_ancestor_obj(t->hwloc, device) : NULL;
+    CPU_ZERO(cpus);
+    return near && near->cpuset &&
+           hwloc_cpuset_to_glibc_sched_affinity(t->hwloc, near->cpuset, cpus, sizeof *cpus) == 0;
 }
 
 char *topo_xml(const struct topo *t, size_t *len)

@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 
+#include <sched.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,6 +18,7 @@ struct topo {
 };
 
 int topo_load(struct topo *t, struct err *err);
+int topo_load_devices(struct topo *t, struct err *err); // with those of the PCI bus
 void topo_free(struct topo *t);
 int topo_allowed_pus(const struct topo *t);
 // The cpuset of local rank i of n on this node: whole cores, split as evenly as can be, never
@@ -25,6 +28,8 @@ int topo_cpuset(const struct topo *t, int local_rank, int n_local, char *out, si
                 int *n_pus);
 int topo_bind(const struct topo *t, const char *cpuset, struct err *err); // binds this process
 int topo_current(const struct topo *t, char *out, size_t out_size);       // where we run now
+// The CPUs near a device of the PCI bus, such as "0000:3B:00.0". False: that is not known.
+bool topo_near(const struct topo *t, const char *bus, cpu_set_t *cpus);
 // Free with topo_xml_free.
 char *topo_xml(const struct topo *t, size_t *len);
 void topo_xml_free(const struct topo *t, char *xml);

@@ -16,7 +16,7 @@
 #define gpu_count      GPU(gpu_count)
 #define gpu_each       GPU(gpu_each)
 #define gpu_describe   GPU(gpu_describe)
-#define gpu_of_place   GPU(gpu_of_place)
+#define gpu_share      GPU(gpu_share)
 #define gpu_look       GPU(gpu_look)
 #define gpu_library    GPU(gpu_library)
 #define gpu_move       GPU(gpu_move)
@@ -41,10 +41,11 @@ int gpu_count(int *n, struct err *err);
 void gpu_look(int i, struct gpu_card *c);
 int gpu_library(const char *name, const struct gpu_symbol *call, size_t n, const char **missing);
 
-// cuda_facts.c: each GPU in a line, and a device's own; which of n is this rank's.
+// cuda_facts.c: each GPU in a line, and a device's own; which of n is this rank's, by what hwloc
+// knows of the bus.
 int gpu_each(dev_fact *fn, void *arg, struct err *err);
 void gpu_describe(const struct dev *d, char *text, size_t size);
-int gpu_of_place(int n);
+struct dev_share gpu_share(int n);
 
 // dev_cuda.c: a codec's copy and zeroes, queued; and whatever is queued is done, or the program
 // ends with what went wrong.

@@ -1,6 +1,7 @@
 // What GPUs there are, without a context on any: by the runtime's attributes, by the driver's
 // management library where there is one (there is none on most Jetsons), and by what the kernel
 // says of the bus.
+#include "base/topo.h"
 #include "dev/cuda.h"
 #include "dev/dev.h"
 
@@ -109,24 +110,36 @@ int gpu_each(dev_fact *fn, void *arg, struct err *err)
     return 0;
 }
 
-int gpu_of_place(int n)
+struct dev_share gpu_share(int n)
 {
-    return dev_place() % n;
+    cpu_set_t *near = mem_alloc(MEM_OTHER, (size_t)n * sizeof *near);
+    struct topo t;
+    if (n > 1 && topo_load_devices(&t, NULL) == 0) {
+        for (int i = 0; i < n; i++) {
+            struct gpu_card c;
+            gpu_look(i, &c);
+            topo_near(&t, c.bus, &near[i]);
+        }
+        topo_free(&t);
+    }
+    const struct dev_share s = dev_share(n, near);
+    mem_free(near);
+    return s;
 }
 
 void gpu_describe(const struct dev *d, char *text, size_t size)
 {
     struct gpu_card c;
-    int n, sharing = 0;
+    int n;
     (void)d;
     text[0] = '\0';
     if (gpu_count(&n, NULL))
         return;
-    const int own = gpu_of_place(n);
-    for (int i = own; i < dev_places(); i += n)
-        sharing++;
-    gpu_look(own, &c);
-    snprintf(text, size, "GPU %d of %d, %s", own, n, c.bus);
-    if (sharing > 1)
-        add(text, size, ", for %d ranks", sharing);
+    const struct dev_share s = gpu_share(n);
+    gpu_look(s.device, &c);
+    snprintf(text, size, "GPU %d of %d, %s", s.device, n, c.bus);
+    if (s.ranks > 1)
+        add(text, size, ", for %d ranks", s.ranks);
+    if (s.far)
+        add(text, size, ", far from its CPUs");
 }

@@ -16,21 +16,51 @@ const struct dev_row *const dev_table[] = {&dev_cpu,   &dev_ref, &dev_cuda,
                                            &dev_fence, &dev_emu, NULL};
 
 static int32_t place, places = 1;
+static const cpu_set_t *place_cpus;
 
-void dev_take_place(int32_t local_rank, int32_t local_ranks)
+void dev_take_place(int32_t local_rank, int32_t local_ranks, const cpu_set_t *cpus)
 {
     place = local_rank;
     places = local_ranks;
+    place_cpus = cpus;
 }
 
-int32_t dev_place(void)
+static bool meet(const cpu_set_t *a, const cpu_set_t *b)
 {
-    return place;
+    cpu_set_t both;
+    CPU_AND(&both, a, b);
+    return CPU_COUNT(&both) > 0;
 }
 
-int32_t dev_places(void)
+// The first that fewest ranks have, and fewer than so many; of those near to these CPUs, or of all.
+// -1: there is none.
+static int32_t least_taken(int32_t devices, const int32_t *ranks, int32_t most,
+                           const cpu_set_t *near, const cpu_set_t *cpus)
 {
-    return places;
+    int32_t best = -1;
+    for (int32_t i = 0; i < devices; i++)
+        if (ranks[i] < (best < 0 ? most : ranks[best]) && (!cpus || meet(&near[i], cpus)))
+            best = i;
+    return best;
+}
+
+struct dev_share dev_share(int32_t devices, const cpu_set_t *near)
+{
+    int32_t *ranks = mem_alloc(MEM_OTHER, (size_t)(devices + places) * sizeof *ranks);
+    int32_t *of = ranks + devices, even = (places + devices - 1) / devices;
+    for (int32_t r = 0; r < places; r++) {
+        of[r] = place_cpus ? least_taken(devices, ranks, even, near, &place_cpus[r]) : -1;
+        if (of[r] >= 0)
+            ranks[of[r]]++;
+    }
+    for (int32_t r = 0; r < places; r++)
+        if (of[r] < 0)
+            ranks[of[r] = least_taken(devices, ranks, INT32_MAX, NULL, NULL)]++;
+    const cpu_set_t *own = &near[of[place]];
+    const struct dev_share s = {of[place], ranks[of[place]],
+                                place_cpus && CPU_COUNT(own) > 0 && !meet(own, &place_cpus[place])};
+    mem_free(ranks);
+    return s;
 }
 
 int dev_usable(int32_t kind, struct err *err)

@@ -19,6 +19,7 @@
 #include "kernels/kernels.h"
 #include "kernels/stages.h"
 
+#include <sched.h>
 #include <stdbool.h>
 
 struct dev;
@@ -91,10 +92,17 @@ struct dev {
 // tests/emu).
 extern const struct dev_row *const dev_table[];
 
-// Which of several devices of a kind is this rank's: the ranks of a host take them in turn.
-void dev_take_place(int32_t local_rank, int32_t local_ranks);
-int32_t dev_place(void);
-int32_t dev_places(void);
+// Which rank of its host this one is. cpus: (local_ranks) those that each of them may run on, kept,
+// or NULL: not known.
+void dev_take_place(int32_t local_rank, int32_t local_ranks, const cpu_set_t *cpus);
+// Which of several devices of a kind is this rank's. Each rank takes one near to its CPUs, while
+// that has less than an even share of the ranks; the others take what fewest have. near: (devices)
+// the CPUs near each, none: not known.
+struct dev_share {
+    int32_t device, ranks; // ranks: that have it
+    bool far;              // it is near to other CPUs than this rank's
+};
+struct dev_share dev_share(int32_t devices, const cpu_set_t *near);
 // Whether this kind, a row of dev_table, can be opened here, or why not.
 int dev_usable(int32_t kind, struct err *err);
 // kind: row of dev_table. threads >= 1. A row that cannot run here is an error that says why.

@@ -27,7 +27,7 @@
 #define gpu_turn GPU(gpu_turn_matrix)
 #define gpu_sum  GPU(gpu_mix_sum)
 
-enum { GRAPHS = 32 };
+enum { GRAPHS = 32, KEYS = 256 };
 // Of cuBLAS, for a stream: without it, results of captured products would not repeat.
 static const size_t BLAS_WORK = (size_t)32 << 20;
 
@@ -48,6 +48,8 @@ struct gpu {
     int32_t n_marks;
     struct graph graph[GRAPHS];
     int n_graphs, next;
+    uint64_t seen[KEYS]; // keys that came once, the oldest overwritten
+    unsigned n_seen;
     struct block *blocks; // of the GPU's memory
     bool recording;
     uint64_t key;
@@ -254,7 +256,8 @@ static void cuda_zero(struct dev *d, int32_t lane, void *to, size_t n)
     check(of(d), cudaMemsetAsync(to, 0, n, of(d)->stream), "a fill");
 }
 
-// Recordings are graphs. A key is recorded the first time, and runs then as a graph, too.
+// Recordings are graphs. What comes once only, as batches of their own length do, is cheaper as it
+// is: the second time a key comes it is recorded, and runs from then on as a graph.
 
 static bool cuda_replay(struct dev *d, int32_t lane, uint64_t key)
 {
@@ -268,12 +271,24 @@ static bool cuda_replay(struct dev *d, int32_t lane, uint64_t key)
     return false;
 }
 
+static bool seen(struct gpu *g, uint64_t key)
+{
+    unsigned n = g->n_seen < KEYS ? g->n_seen : KEYS;
+    for (unsigned i = 0; i < n; i++)
+        if (g->seen[i] == key)
+            return true;
+    g->seen[g->n_seen++ % KEYS] = key;
+    return false;
+}
+
 static void cuda_record(struct dev *d, int32_t lane, uint64_t key)
 {
     struct gpu *g = of(d);
     (void)lane;
-    g->recording = true;
+    g->recording = seen(g, key);
     g->key = key;
+    if (!g->recording)
+        return;
     check(g, cudaStreamBeginCapture(g->stream, cudaStreamCaptureModeThreadLocal), "a recording");
 }
 
@@ -282,7 +297,8 @@ static void cuda_record_end(struct dev *d, int32_t lane)
     struct gpu *g = of(d);
     cudaGraph_t graph = NULL;
     cudaGraphExec_t exec = NULL;
-    (void)lane;
+    if (!g->recording)
+        return;
     g->recording = false;
     check(g, cudaStreamEndCapture(g->stream, &graph), "a recording");
     if (g->failed.text[0])
@@ -367,14 +383,14 @@ static int open_library(struct gpu *g, struct err *err)
     return rc ? err_set(err, "cuBLAS cannot be set up: status %d", rc) : 0;
 }
 
-// Ranks of a host take its GPUs in turn.
 static int open_gpu(struct dev *d, struct err *err)
 {
     struct gpu *g = of(d);
     int n;
     if (gpu_count(&n, err))
         return -1;
-    cudaError_t rc = cudaSetDevice(gpu_of_place(n));
+    const int own = gpu_share(n).device;
+    cudaError_t rc = cudaSetDevice(own);
     if (rc == cudaSuccess)
         rc = cudaStreamCreateWithFlags(&g->stream, cudaStreamNonBlocking);
     if (rc == cudaSuccess)
@@ -382,7 +398,7 @@ static int open_gpu(struct dev *d, struct err *err)
     if (rc == cudaSuccess)
         rc = cudaEventRecordWithFlags(g->origin, g->stream, cudaEventRecordDefault);
     if (rc != cudaSuccess)
-        return err_set(err, "GPU %d cannot be opened: %s; see nvidia-smi", gpu_of_place(n),
+        return err_set(err, "GPU %d cannot be opened: %s; see nvidia-smi", own,
                        cudaGetErrorString(rc));
     return open_library(g, err);
 }

@@ -87,6 +87,10 @@ static void find_neighbours(void)
     cpu_set_t cores;
     CPU_ZERO(&cores);
     sched_getaffinity(0, sizeof cores, &cores);
+    comm.local_cpus = mem_alloc(MEM_OTHER, (size_t)comm.local_size * sizeof cores);
+    must(MPI_Allgather(&cores, (int)sizeof cores, MPI_BYTE, comm.local_cpus, (int)sizeof cores,
+                       MPI_BYTE, local),
+         "MPI_Allgather");
     must(MPI_Allreduce(MPI_IN_PLACE, &cores, (int)sizeof cores, MPI_BYTE, MPI_BOR, local),
          "MPI_Allreduce");
     int n_cores = CPU_COUNT(&cores);

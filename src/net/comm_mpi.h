@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -12,6 +13,7 @@ struct comm {
     int rank, size;
     int local_rank, local_size; // on this host
     int compute_local;          // ranks on this host that train (all but a server of its own)
+    cpu_set_t *local_cpus;      // (local_size) of each of them; NULL without a launcher
     char host[64];
 };
 

@@ -203,6 +203,34 @@ static void xml_goes_round(void **state)
     remove(name);
 }
 
+// One device of the bus at the first package, two at the second.
+static void devices_have_neighbours(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *bus;
+        size_t first;
+        int cpus; // 0: not known
+    } cases[] = {{"0000:17:00.0", 0, 16},
+                 {"0000:B1:00.0", 16, 14}, // two of its CPUs are not allowed
+                 {"0000:b2:00.0", 16, 14},
+                 {"0000:99:00.0", 0, 0},
+                 {"no PCI bus", 0, 0}};
+    struct topo t;
+    struct err err;
+    cpu_set_t cpus;
+    load(&t, NULL, recorded);
+    assert_false(topo_near(&t, cases[0].bus, &cpus)); // was loaded without them
+    topo_free(&t);
+    assert_int_equal(topo_load_devices(&t, &err), 0);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        assert_int_equal(topo_near(&t, cases[i].bus, &cpus), cases[i].cpus > 0);
+        assert_int_equal(CPU_COUNT(&cpus), cases[i].cpus);
+        assert_true(cases[i].cpus == 0 || CPU_ISSET(cases[i].first, &cpus));
+    }
+    topo_free(&t);
+}
+
 static void binding_needs_this_machine(void **state)
 {
     (void)state;
@@ -277,15 +305,11 @@ static void print_indents(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(orin_is_counted),
-        cmocka_unit_test(orin_is_split),
-        cmocka_unit_test(server_is_split),
-        cmocka_unit_test(splits_are_fair),
-        cmocka_unit_test(recorded_server),
-        cmocka_unit_test(xml_goes_round),
-        cmocka_unit_test(binding_needs_this_machine),
-        cmocka_unit_test(binding_is_seen),
-        cmocka_unit_test(short_buffers_are_refused),
+        cmocka_unit_test(orin_is_counted),         cmocka_unit_test(orin_is_split),
+        cmocka_unit_test(server_is_split),         cmocka_unit_test(splits_are_fair),
+        cmocka_unit_test(recorded_server),         cmocka_unit_test(xml_goes_round),
+        cmocka_unit_test(devices_have_neighbours), cmocka_unit_test(binding_needs_this_machine),
+        cmocka_unit_test(binding_is_seen),         cmocka_unit_test(short_buffers_are_refused),
         cmocka_unit_test(print_indents),
     };
     return cmocka_run_group_tests_name("base topo", tests, NULL, NULL);

@@ -88,6 +88,53 @@ static void marks_ascend(void **state)
     }
 }
 
+static cpu_set_t cpus_of(uint64_t bits)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (size_t i = 0; i < 64; i++)
+        if (bits >> i & 1)
+            CPU_SET(i, &set);
+    return set;
+}
+
+// Two packages of four CPUs.
+static void ranks_take_what_is_near(void **state)
+{
+    (void)state;
+    enum { MOST = 5 };
+    static const struct {
+        int32_t devices, ranks;
+        uint64_t near[MOST], cpus[MOST]; // cpus[0] = 0: they are not known
+        int32_t device[MOST], sharing[MOST];
+        bool far[MOST];
+    } cases[] = {
+        {2, 4, {0xf0, 0x0f}, {0x03, 0x0c, 0x30, 0xc0}, {1, 1, 0, 0}, {2, 2, 2, 2}, {0}},
+        {2, 4, {0x0f, 0x0f}, {0x03, 0x0c, 0x30, 0xc0}, {0, 1, 0, 1}, {2, 2, 2, 2}, {0, 0, 1, 1}},
+        {2, 4, {0, 0}, {0x03, 0x0c, 0x30, 0xc0}, {0, 1, 0, 1}, {2, 2, 2, 2}, {0}},
+        {2, 3, {0xf0, 0x0f}, {0xff, 0xff, 0xff}, {0, 1, 0}, {2, 1, 2}, {0}},
+        {2, 3, {0xf0, 0x0f}, {0}, {0, 1, 0}, {2, 1, 2}, {0}},
+        {2, 2, {0x0f, 0xf0}, {0x03, 0x0c}, {0, 1}, {1, 1}, {0, 1}}, // no two at one, none at other
+        {3, 2, {0x0f, 0xf0, 0xf0}, {0xf0, 0xf0}, {1, 2}, {1, 1}, {0}},
+        {1, 2, {0}, {0}, {0, 0}, {2, 2}, {0}},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        cpu_set_t near[MOST], cpus[MOST];
+        for (int j = 0; j < MOST; j++) {
+            near[j] = cpus_of(cases[i].near[j]);
+            cpus[j] = cpus_of(cases[i].cpus[j]);
+        }
+        for (int32_t r = 0; r < cases[i].ranks; r++) {
+            dev_take_place(r, cases[i].ranks, cases[i].cpus[0] ? cpus : NULL);
+            struct dev_share s = dev_share(cases[i].devices, near);
+            assert_int_equal(s.device, cases[i].device[r]);
+            assert_int_equal(s.ranks, cases[i].sharing[r]);
+            assert_int_equal(s.far, cases[i].far[r]);
+        }
+    }
+    dev_take_place(0, 1, NULL);
+}
+
 // y += x, recorded or not: the same, whatever x holds by then. More keys than a row keeps.
 static void recordings_run_again(void **state)
 {
@@ -201,8 +248,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(arrays_go_there_and_back), cmocka_unit_test(marks_ascend),
-        cmocka_unit_test(recordings_run_again),     cmocka_unit_test(the_fence_holds),
-        cmocka_unit_test(the_fence_is_late),
+        cmocka_unit_test(ranks_take_what_is_near),  cmocka_unit_test(recordings_run_again),
+        cmocka_unit_test(the_fence_holds),          cmocka_unit_test(the_fence_is_late),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

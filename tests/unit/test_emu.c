@@ -337,7 +337,7 @@ static void ranks_share_and_memory_is_booked(void **state)
         struct dev d;
         struct err err;
         char text[64];
-        dev_take_place(cases[i].rank, cases[i].ranks);
+        dev_take_place(cases[i].rank, cases[i].ranks, NULL);
         assert_int_equal(dev_open(&d, kind_of("emu"), 1, &err), 0);
         d.row->describe(&d, text, sizeof text);
         assert_string_equal(text, cases[i].text);
@@ -352,7 +352,7 @@ static void ranks_share_and_memory_is_booked(void **state)
         assert_int_equal(mem_now(MEM_WEIGHTS), before);
         assert_int_equal(mem_now(MEM_OTHER), other);
     }
-    dev_take_place(0, 1);
+    dev_take_place(0, 1, NULL);
 }
 
 int main(void)
