@@ -174,6 +174,7 @@ static void step_loop(void *arg, int64_t n)
         s->times.backward_ns += t.backward_ns;
         s->times.embed_ns += t.embed_ns;
         s->times.optimizer_ns += t.optimizer_ns;
+        s->times.device_ns += t.device_ns;
         s->last_loss = s->jobs[0].loss;
         if (s->steps++ == 0)
             s->first_loss = s->last_loss;
@@ -445,6 +446,17 @@ static void row_step(struct bench_ctx *c, const struct table *t, const struct sh
                                cell[6], cell[7], cell[8], bench_check(c, m->ok)});
 }
 
+// By the device's own clock.
+static void row_device(struct bench_ctx *c, const struct shape_row *r, const struct measured *m)
+{
+    char text[32];
+    fmt_time(text, m->step.times.device_ns / m->step.steps);
+    fprintf(c->out,
+            "#   %s: %s a step by the device's events, from the first operation to the last; "
+            "without the plan of the batch, its copy to the device and the results' back\n",
+            r->name, text);
+}
+
 static double part_median(const struct policy *p, int part)
 {
     double ns[KEPT];
@@ -543,6 +555,8 @@ static void measure(struct bench_ctx *c, const struct table *t, const struct sha
     bench_measure(c, cases, CASES, m->res);
     m->ok = s->last_loss < first; // it learns the batch by heart
     row_step(c, t, r, m);
+    if (!s->dev.row->host)
+        row_device(c, r, m);
     report(c, r, m, cases);
     for (int i = 0; i < 3; i++)
         policy_close(&m->policy[i]);

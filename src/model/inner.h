@@ -61,7 +61,7 @@ struct job_lent {
 };
 
 struct model_slice_times {
-    int64_t forward_ns, backward_ns, embed_ns, merge_ns;
+    int64_t forward_ns, backward_ns, embed_ns, merge_ns, step_ns; // the last: the optimizer's
 };
 
 // One part of a job's batch.
@@ -306,7 +306,7 @@ struct launch {
 };
 
 // Times within a slice.
-enum { MARK_BEGIN, MARK_FORWARD, MARK_EMBED, MARK_END, MARK_MERGE }; // the last: pairs
+enum { MARK_BEGIN, MARK_FORWARD, MARK_EMBED, MARK_END, MARK_STEP, MARK_MERGE }; // the last: pairs
 enum { MERGES_PER_LAYER = 4 }; // decide, forward, forward again with recompute, backward
 static inline void launch_mark(const struct launch *r, int32_t slot)
 {
@@ -351,7 +351,18 @@ void loan_free(struct model *m, struct loan *l);
 void places_reserve(struct model *m, int32_t n);
 void places_free(struct model *m);
 
-struct kernel_optim model_optim(const struct optim_params *p); // optimizer.c
+// optimizer.c: a step within the recording of its backward.
+struct kernel_optim model_optim(const struct optim_params *p);
+struct model_step {
+    const struct model_job *job;
+    const struct optim_params *optim;
+    float *grad;
+};
+void step_put(struct model *m, const struct model_step *s);    // what changes, before it
+void step_launch(struct model *m, const struct model_step *s); // operations alone
+void step_get(struct model *m, const struct model_step *s);    // what the host wants to know
+uint64_t step_key(struct model *m, const struct model_step *s);
+void step_span(struct recorder *rec, const struct model_job *job, int64_t t0, int64_t dur_ns);
 
 // plan.c: what the host decides; it touches nothing of the device's.
 void plan_slices(struct model *m, const struct model_batch *b, int32_t job); // into slices

@@ -274,8 +274,10 @@ void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
 void model_sum_squares(struct model *m, int32_t n_jobs, float *sum);
 
 // What the last backward and update took: wall time, shared out by the lanes' own clocks.
+// device_ns: by the only lane's clock, from the first operation to the last, without the host's
+// plans, copies to and from the host, and an update that is apart; 0: there are several lanes.
 struct model_times {
-    int64_t forward_ns, backward_ns, embed_ns, merge_ns, optimizer_ns, fisher_ns;
+    int64_t forward_ns, backward_ns, embed_ns, merge_ns, optimizer_ns, fisher_ns, device_ns;
 };
 struct model_times model_times(const struct model *m);
 // Activations that one lane must keep from forward to backward of a slice of so many tokens.

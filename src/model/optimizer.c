@@ -35,20 +35,25 @@ struct target {
     const struct kernel_fisher *averages; // or NULL
 };
 
-static struct target target_of(const struct update *u, int32_t job)
+static struct target target_in(const struct update *u, struct model_place *p, const float *grad)
 {
-    struct model_place *p = u->jobs[job].client->place;
     const struct kernel_fisher *f = &p->averages;
     return (struct target){.place = p,
                            .w = u->full ? u->full : p->adapter,
                            .mean = p->moments,
                            .var = u->optim.kind == KERNEL_ADAMW ? p->moments + u->n : NULL,
-                           .grad = u->full ? u->m->full_grad : u->m->job[job].grad,
+                           .grad = grad,
                            .averages = f->ema || f->sum || f->grad ? f : NULL};
 }
 
+static struct target target_of(const struct update *u, int32_t job)
+{
+    return target_in(u, u->jobs[job].client->place,
+                     u->full ? u->m->full_grad : u->m->job[job].grad);
+}
+
 // All that a job's operations are given.
-enum { KEY_BEGIN, KEY_UPDATE };
+enum { KEY_BEGIN, KEY_UPDATE, KEY_STEP };
 struct key {
     const void *model, *w, *mean, *grad, *step, *range, *ema, *sum, *average;
     double constant[6];
@@ -97,6 +102,21 @@ static void put_step(struct update *u, struct model_place *p, float lr)
     u->m->dev->row->put(u->m->dev, 0, p->step, p->here, sizeof *p->step);
 }
 
+static void launch_norm(const struct update *u, const struct target *t)
+{
+    struct dev *d = u->m->dev;
+    d->ops->sum_squares(&d->lane[0].cx, &t->place->trained, t->grad, u->n, t->place->step);
+    d->ops->next_step(&d->lane[0].cx, &u->optim, t->place->step);
+}
+
+static void launch_update(const struct update *u, const struct target *t, int32_t lane, size_t at,
+                          size_t n)
+{
+    struct dev *d = u->m->dev;
+    d->ops->update(&d->lane[lane].cx, &u->optim, t->place->step, &t->place->trained, at, n, t->w,
+                   t->mean, t->var, t->grad, t->averages);
+}
+
 static void begin_step(struct update *u, int32_t job, float lr)
 {
     struct dev *d = u->m->dev;
@@ -106,8 +126,7 @@ static void begin_step(struct update *u, int32_t job, float lr)
     if (d->row->replay(d, 0, key))
         return;
     d->row->record(d, 0, key);
-    d->ops->sum_squares(&d->lane[0].cx, &t.place->trained, t.grad, u->n, t.place->step);
-    d->ops->next_step(&d->lane[0].cx, &u->optim, t.place->step);
+    launch_norm(u, &t);
     d->row->record_end(d, 0);
 }
 
@@ -123,8 +142,7 @@ static void update_piece(void *arg, int32_t item, int32_t lane)
     int64_t from = clock_ns(), apart = d->lane[lane].apart_ns;
     if (!d->row->replay(d, lane, key)) {
         d->row->record(d, lane, key);
-        d->ops->update(&d->lane[lane].cx, &u->optim, t.place->step, &t.place->trained, at, n, t.w,
-                       t.mean, t.var, t.grad, t.averages);
+        launch_update(u, &t, lane, at, n);
         d->row->record_end(d, lane);
     }
     apart = d->lane[lane].apart_ns - apart;
@@ -197,11 +215,47 @@ void model_update(struct model *m, struct model_job *jobs, int32_t n, const stru
     update_all(&u, n, p->lr, rec);
 }
 
-void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
-                      const struct optim_params *p, struct recorder *rec)
+// A step that one lane takes whole.
+
+static struct update update_of(struct model *m, const struct model_step *s)
 {
-    model_backward(m, jobs, n, rec);
-    model_update(m, jobs, n, p, rec);
+    return (struct update){.m = m, .optim = model_optim(s->optim), .n = m->shape.n_values};
+}
+
+void step_put(struct model *m, const struct model_step *s)
+{
+    struct update u = update_of(m, s);
+    put_step(&u, s->job->client->place, (float)s->optim->lr);
+}
+
+void step_launch(struct model *m, const struct model_step *s)
+{
+    struct update u = update_of(m, s);
+    struct target t = target_in(&u, s->job->client->place, s->grad);
+    launch_norm(&u, &t);
+    launch_update(&u, &t, 0, 0, u.n);
+}
+
+void step_get(struct model *m, const struct model_step *s)
+{
+    struct model_place *p = s->job->client->place;
+    m->dev->row->get(m->dev, 0, p->here, p->step, sizeof *p->here);
+}
+
+uint64_t step_key(struct model *m, const struct model_step *s)
+{
+    struct update u = update_of(m, s);
+    struct target t = target_in(&u, s->job->client->place, s->grad);
+    return key_of(&u, &t, KEY_STEP, 0);
+}
+
+// The averages are made where the step is, in no time of their own.
+void step_span(struct recorder *rec, const struct model_job *job, int64_t t0, int64_t dur_ns)
+{
+    const struct kernel_fisher *f = &job->client->place->averages;
+    recorder_put(rec, STAGE_OPTIMIZER, job->client->id, t0, dur_ns, -1, 0, 0, 0);
+    if (f->ema || f->sum || f->grad)
+        recorder_put(rec, STAGE_ACCUMULATE, job->client->id, t0 + dur_ns, 0, -1, 0, 0, 0);
 }
 
 void model_full_update(struct model *m, struct model_job *job, const struct optim_params *p)

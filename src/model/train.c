@@ -15,7 +15,8 @@ struct work {
     struct model_job *jobs;
     enum mode mode;
     size_t n_grad;
-    bool sums; // gradients of several slices are summed
+    bool sums;                       // gradients of several slices are summed
+    const struct optim_params *step; // or NULL: clients' optimizers step as well
 };
 
 // Another block in the place of one.
@@ -213,8 +214,10 @@ static struct launch run_of(struct work *w, struct slice *s, int32_t lane)
 
 // Operations alone, all of them known by the plan: except that where tokens merge, the host looks
 // at which, and goes on planning.
-static void launch(struct launch *r, size_t n_grad)
+static void launch(struct launch *r, const struct work *w, const struct model_step *step)
 {
+    const size_t n_grad = w->n_grad;
+    launch_mark(r, MARK_BEGIN);
     if (r->backward)
         launch_zero(r, r->grad, n_grad * sizeof *r->grad);
     launch_forward(r);
@@ -225,6 +228,9 @@ static void launch(struct launch *r, size_t n_grad)
     else
         launch_mark(r, MARK_FORWARD);
     launch_mark(r, MARK_END);
+    if (w->step)
+        step_launch(r->m, step);
+    launch_mark(r, MARK_STEP);
 }
 
 static int64_t between(const struct launch *r, int32_t from, int32_t to)
@@ -243,16 +249,29 @@ static void slice_times(struct launch *r)
     t->forward_ns = between(r, MARK_BEGIN, MARK_FORWARD) - merge[0];
     t->embed_ns = r->token_grads || r->full ? between(r, MARK_EMBED, MARK_END) : 0;
     t->backward_ns = between(r, MARK_FORWARD, MARK_END) - merge[1] - t->embed_ns;
+    t->step_ns = between(r, MARK_END, MARK_STEP);
+}
+
+// All that can be recorded, recorded or replayed.
+static void run_recorded(struct launch *r, const struct work *w, const struct model_step *step)
+{
+    struct dev *d = r->m->dev;
+    uint64_t key = plan_key(r) ^ (w->step ? step_key(r->m, step) : 0);
+    if (d->row->replay(d, r->lane, key))
+        return;
+    d->row->record(d, r->lane, key);
+    launch(r, w, step);
+    d->row->record_end(d, r->lane);
 }
 
 static void slice_run(void *arg, int32_t item, int32_t lane)
 {
     struct work *w = arg;
-    struct dev *d = w->m->dev;
     struct launch r = run_of(w, &w->m->slice[item], lane);
     const struct model_batch *b = r.job->batch;
+    const struct model_step step = {r.job, w->step, r.grad};
+    assert(!w->step || r.slice->alone);
     r.slice->rows_left = r.rows;
-    launch_mark(&r, MARK_BEGIN);
     plan_slice(&r);
     launch_put(&r, r.dev.start, r.host.start, r.control_bytes);
     if (b->from)
@@ -260,20 +279,20 @@ static void slice_run(void *arg, int32_t item, int32_t lane)
                    (size_t)r.rows * (size_t)w->m->cfg.dim * sizeof(float));
     if (r.job->back && !r.merge)
         plan_back(&r);
-    if (r.merge) {
-        launch(&r, w->n_grad);
-    } else {
-        uint64_t key = plan_key(&r);
-        if (!d->row->replay(d, lane, key)) {
-            d->row->record(d, lane, key);
-            launch(&r, w->n_grad);
-            d->row->record_end(d, lane);
-        }
-    }
+    if (w->step)
+        step_put(w->m, &step);
+    if (r.merge) // the host looks at which, in between
+        launch(&r, w, &step);
+    else
+        run_recorded(&r, w, &step);
     launch_get(&r, r.out.loss, r.dev_out.loss, r.results_bytes);
+    if (w->step)
+        step_get(w->m, &step);
     launch_wait(&r);
     plan_outcome(&r);
     slice_times(&r);
+    if (w->step)
+        r.job->grad_norm = r.job->client->place->here->norm;
 }
 
 // In the order of slices: a sum that must not depend on the number of lanes.
@@ -295,7 +314,7 @@ static void slice_add(void *arg, int32_t item, int32_t lane)
 
 // Laid end to end; returns where the last one ends.
 static int64_t put_spans(struct recorder *rec, const struct model *m, const struct model_job *job,
-                         const struct model_times *t, int64_t t0)
+                         const struct model_times *t, bool step, int64_t t0)
 {
     int64_t row_bytes = m->cfg.dim * (int64_t)sizeof(float);
     int64_t rows = job->batch->start[job->batch->n_seqs];
@@ -310,7 +329,10 @@ static int64_t put_spans(struct recorder *rec, const struct model *m, const stru
     if (job->merge)
         recorder_put(rec, STAGE_MERGE, client, t0, t->merge_ns, -1, rows * row_bytes,
                      job->rows_left * row_bytes, 0);
-    return t0 + t->merge_ns;
+    t0 += t->merge_ns;
+    if (step)
+        step_span(rec, job, t0, t->optimizer_ns);
+    return t0 + t->optimizer_ns;
 }
 
 static void run_slices(struct work *w, int32_t n, struct recorder *rec)
@@ -327,11 +349,12 @@ static void run_slices(struct work *w, int32_t n, struct recorder *rec)
         const struct slice *s = &m->slice[i];
         w->jobs[s->job].loss += s->loss;
         w->jobs[s->job].rows_left += s->rows_left;
-        all += s->times.forward_ns + s->times.backward_ns + s->times.embed_ns + s->times.merge_ns;
+        all += s->times.forward_ns + s->times.backward_ns + s->times.embed_ns + s->times.merge_ns +
+               s->times.step_ns;
     }
     // Lanes work side by side: each phase gets its share of the wall time.
     double share = all > 0 ? (double)wall / (double)all : 0;
-    m->times = (struct model_times){0};
+    m->times = (struct model_times){.device_ns = m->dev->lanes == 1 ? all : 0};
     for (int32_t i = 0, j = 0; j < n; j++) {
         struct model_times t = {0};
         for (; i < m->n_slices && m->slice[i].job == j; i++) {
@@ -339,13 +362,15 @@ static void run_slices(struct work *w, int32_t n, struct recorder *rec)
             t.backward_ns += (int64_t)(share * (double)m->slice[i].times.backward_ns);
             t.embed_ns += (int64_t)(share * (double)m->slice[i].times.embed_ns);
             t.merge_ns += (int64_t)(share * (double)m->slice[i].times.merge_ns);
+            t.optimizer_ns += (int64_t)(share * (double)m->slice[i].times.step_ns);
         }
         m->times.forward_ns += t.forward_ns;
         m->times.backward_ns += t.backward_ns;
         m->times.embed_ns += t.embed_ns;
         m->times.merge_ns += t.merge_ns;
+        m->times.optimizer_ns += t.optimizer_ns;
         if (rec)
-            t0 = put_spans(rec, m, &w->jobs[j], &t, t0);
+            t0 = put_spans(rec, m, &w->jobs[j], &t, w->step, t0);
     }
 }
 
@@ -359,6 +384,23 @@ void model_backward(struct model *m, struct model_job *jobs, int32_t n, struct r
 {
     struct work w = {.m = m, .jobs = jobs, .mode = MODE_TRAIN, .n_grad = m->shape.n_values};
     run_slices(&w, n, rec);
+}
+
+// One lane takes a job as a whole: then its step is one recording.
+void model_train_step(struct model *m, struct model_job *jobs, int32_t n,
+                      const struct optim_params *p, struct recorder *rec)
+{
+    const bool whole = m->dev->row->slice_tokens == INT32_MAX && m->dev->lanes == 1;
+    struct work w = {.m = m,
+                     .jobs = jobs,
+                     .mode = MODE_TRAIN,
+                     .n_grad = m->shape.n_values,
+                     .step = whole ? p : NULL};
+    for (int32_t j = 0; j < n; j++)
+        assert(jobs[j].client && jobs[j].client->place);
+    run_slices(&w, n, rec);
+    if (!whole)
+        model_update(m, jobs, n, p, rec);
 }
 
 int32_t model_slice_rows(const struct model *m)

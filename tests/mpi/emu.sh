@@ -82,6 +82,7 @@ tiny="shape=custom dim=32 hidden=32 layers=1 heads=2 kv_heads=2 vocab=32 batch=1
 "$emu" bench step --dev emu $(printf 'step.%s ' $tiny) --samples 1 --min-time 1e-6 >out 2>err
 check "bench step on the device: status 0" equal "$?" 0
 check "bench step on the device: it says where" contains out "on emu"
+check "bench step on the device: by its own clock" contains out "a step by the device's events"
 "$emu" bench codec --dev emu codec.values=4096 codec.shape=16x64,64x16 codec.draws=2 \
     codec.methods="sign+ef powersgd" --samples 1 --min-time 1e-6 >out 2>err
 check "bench codec on the device: the host's messages" equal "$?" 0

@@ -2,6 +2,7 @@
 // reference device, and the same bits however work is divided.
 #include "base/rng.h"
 #include "model/model.h"
+#include "tests/emu/emu_run.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -15,7 +16,7 @@
 
 #include <cmocka.h>
 
-enum { CPU, REF, CUDA, FENCE }; // rows of dev_table
+enum { CPU, REF, CUDA, FENCE, EMU }; // rows of dev_table
 
 static const struct model_config small = {.dim = 24,
                                           .hidden = 40,
@@ -697,6 +698,45 @@ static void spans_share_out_the_time(void **state)
     bed_close(&b);
 }
 
+// Forward, backward and the optimizer's step are one recording, made the second time, which gives
+// the bits of both calls.
+static void a_step_is_one_recording(void **state)
+{
+    (void)state;
+    struct text t;
+    struct model_params p = params_of("all", 3);
+    float *apart[2];
+    make_text(&t, 3, 40, small.vocab);
+    for (int whole = 0; whole < 2; whole++) {
+        BED(b, EMU, 1, &small, &p);
+        struct model_client client = client_of(&b, OPTIM_ADAMW, b.adapter);
+        struct model_job job = {.batch = &t.batch, .client = &client};
+        apart[whole] = mem_alloc(MEM_OTHER, b.n * sizeof **apart);
+        model_load(b.m, &client, 0);
+        for (int step = 0; step < 4; step++) {
+            struct optim_params o = adamw;
+            o.lr = 3e-3 / (1 + step); // no part of the recording
+            uint64_t before = emu_counted().graphs;
+            if (whole) {
+                model_train_step(b.m, &job, 1, &o, NULL);
+                assert_true(model_times(b.m).device_ns > 0 && model_times(b.m).optimizer_ns > 0);
+            } else {
+                model_backward(b.m, &job, 1, NULL);
+                model_update(b.m, &job, 1, &o, NULL);
+            }
+            assert_int_equal(emu_counted().graphs - before, step == 0 ? 0 : whole ? 1 : 3);
+            assert_true(job.grad_norm > 0);
+        }
+        model_store(b.m, &client);
+        memcpy(apart[whole], b.adapter, b.n * sizeof **apart);
+        assert_true(whole == 0 || memcmp(apart[0], apart[1], b.n * sizeof **apart) == 0);
+        mem_free(client.moments);
+        bed_close(&b);
+    }
+    mem_free(apart[0]);
+    mem_free(apart[1]);
+}
+
 static void training_lowers_the_loss(void **state)
 {
     (void)state;
@@ -1045,6 +1085,7 @@ int main(void)
         cmocka_unit_test(rows_without_loss_may_be_left_out),
         cmocka_unit_test(optimizer_averages_and_clips),
         cmocka_unit_test(spans_share_out_the_time),
+        cmocka_unit_test(a_step_is_one_recording),
         cmocka_unit_test(training_lowers_the_loss),
         cmocka_unit_test(generation_matches_forward),
         cmocka_unit_test(answers_come_with_their_loss),
