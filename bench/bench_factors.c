@@ -71,7 +71,7 @@ static void job_open(struct job *j, size_t rows, size_t cols)
     }
     j->to_b = mem_alloc(MEM_OTHER, rows * rank * sizeof(float));
     j->to_a = mem_alloc(MEM_OTHER, cols * rank * sizeof(float));
-    j->room = factors_open(rank, n);
+    j->room = factors_open(rank, n, rows > cols ? rows : cols);
     j->sum = (struct factor_sum){
         rows, cols, rank, n, (const float *const *)j->b, (const float *const *)j->a, j->weight};
 }

@@ -263,6 +263,14 @@ void factor_times_turned(const float *m, size_t rows, size_t cols, const float *
                          float *q); // Q = M^T P
 void factor_give(const float *p, const float *q, size_t rows, size_t cols, size_t rank, float *row,
                  struct quant_sink to); // P Q^T; row: (cols) to work in
+// c (m, width) = sum over terms of A_t (m, each) B_t (each, width), where B_0, B_1, ... stand one
+// after another in b; width: a multiple of 16.
+struct factor_stack {
+    const float *const *at; // (n) of each term's first value
+    size_t n, each;
+    size_t row, col; // how far apart its rows and the values of a row are
+};
+void factor_product(const struct factor_stack *s, size_t m, const float *b, size_t width, float *c);
 
 // principal.c: tiles of a matrix (rows, length), or of its transpose in memory, whose few rows are
 // mixed.

@@ -1,6 +1,7 @@
 // Sums of products W = sum_k w_k B_k A_k of low-rank factors, B_k (rows, rank) and A_k (rank,
 // cols), without ever making W: what a server does to adapters whose products it averages. Costs
-// grow with (rows + cols) times the square of the ranks together.
+// grow with (rows + cols) times the ranks together times the rank, where terms are much alike, else
+// times the square of the ranks together.
 #ifndef FSTQ_CODEC_FACTORS_H
 #define FSTQ_CODEC_FACTORS_H
 
@@ -15,8 +16,9 @@ struct factor_sum {
     const float *weight;
 };
 
-struct factors;                                          // room to work in
-struct factors *factors_open(size_t rank, size_t terms); // at most
+struct factors; // room to work in
+// At most; longest: the longer side of W.
+struct factors *factors_open(size_t rank, size_t terms, size_t longest);
 void factors_close(struct factors *f);
 
 // The product of that rank closest to W: rows of a are orthonormal, right singular vectors of W by

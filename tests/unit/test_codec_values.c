@@ -418,6 +418,31 @@ static void test_factors(void **state)
     each_isa(factors);
 }
 
+// Two terms, whose rows lie apart and whose values do, times two matrices of 32 columns.
+static void stacks(void)
+{
+    enum { M = 13, EACH = 5, WIDE = 32, APART = 3, ROW = 17 };
+    const float *const terms[] = {x, x + 400};
+    const struct factor_stack s = {terms, 2, EACH, ROW, APART};
+    float c[(M + 1) * WIDE];
+    c[M * WIDE] = 7;
+    factor_product(&s, M, y, WIDE, c);
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < WIDE; j++) {
+            float want = 0;
+            for (int k = 0; k < 2 * EACH; k++)
+                want = fmaf(terms[k / EACH][i * ROW + k % EACH * APART], y[k * WIDE + j], want);
+            same(&c[i * WIDE + j], &want, 1);
+        }
+    assert_true(c[M * WIDE] == 7);
+}
+
+static void test_stacks(void **state)
+{
+    (void)state;
+    each_isa(stacks);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -426,6 +451,7 @@ int main(void)
         cmocka_unit_test(test_thresholds), cmocka_unit_test(test_ties),
         cmocka_unit_test(test_words),      cmocka_unit_test(test_sketches),
         cmocka_unit_test(test_transforms), cmocka_unit_test(test_factors),
+        cmocka_unit_test(test_stacks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 // Clients of unequal rank: who has which, what each is sent and sends, and where the schemes for
 // them go, against dense products in double that are made here of what the clients trained.
-#include "codec/factors.h"
+#include "codec/factors_own.h"
 #include "fed/product.h"
 #include "fed/ranks.h"
 
@@ -149,7 +149,7 @@ static void test_products_are_those_of_the_script(void **state)
     const float *const b[] = {bs[0], bs[1], bs[2]}, *const a[] = {as[0], as[1], as[2]};
     const struct factor_sum sum = {G_ROWS, G_COLS, G_RANK, G_TERMS, b, a, weight};
     float to_b[G_ROWS * G_RANK] = {0}, to_a[G_RANK * G_COLS] = {0};
-    struct factors *room = factors_open(G_RANK, G_TERMS);
+    struct factors *room = factors_open(G_RANK, G_TERMS, G_COLS);
     factors_nearest(room, &sum, to_b, to_a);
     for (int i = 0; i < G_ROWS; i++)
         for (int j = 0; j < G_COLS; j++) {
@@ -265,12 +265,44 @@ static void test_the_nearest_product_is_the_truncated_svd(void **state)
         for (int apart = 0; apart < 2; apart++) {
             draw_terms(&t, n[i], apart ? 0.5 : 0.01);
             struct factor_sum s = terms_sum(&t);
-            struct factors *f = factors_open(6, STACK);
+            struct factors *f = factors_open(6, STACK, 300);
             factors_nearest(f, &s, b, a);
             check_nearest(t.w, b, a, 40, 6, 300, 1e-4);
             factors_close(f);
         }
     assert_int_equal(mem_now(MEM_SERVER), 0);
+}
+
+// Of terms much alike one step is enough, of others it is not; where it is, both ways come to the
+// same product.
+static void test_one_step_is_taken_where_it_is_enough(void **state)
+{
+    (void)state;
+    static struct terms t;
+    static float b[2][40 * 6], a[2][6 * 300];
+    for (int apart = 0; apart < 2; apart++) {
+        draw_terms(&t, 5, apart ? 0.5 : 0.01);
+        struct factor_sum s = terms_sum(&t);
+        struct factors *f = factors_open(6, 5, 300);
+        memset(b, 0, sizeof b);
+        memset(a, 0, sizeof a);
+        assert_true(factors_by_steps(f, &s, b[0], a[0]) == !apart);
+        if (apart)
+            assert_true(b[0][0] == 0 && a[0][0] == 0);
+        else
+            check_nearest(t.w, b[0], a[0], 40, 6, 300, 1e-5);
+        factors_by_grams(f, &s, b[1], a[1]);
+        check_nearest(t.w, b[1], a[1], 40, 6, 300, 1e-4);
+        double most = largest(t.w, 40, 300);
+        for (size_t i = 0; i < 40 * 300 && !apart; i++) {
+            double by[2] = {0};
+            for (size_t w = 0; w < 2; w++)
+                for (size_t r = 0; r < 6; r++)
+                    by[w] += (double)b[w][i / 300 * 6 + r] * (double)a[w][r * 300 + i % 300];
+            assert_true(fabs(by[0] - by[1]) < 1e-5 * most);
+        }
+        factors_close(f);
+    }
 }
 
 // [2 0] x [1 0 0] + [0 3] x [0 1 0], halves of it: singular values 1.5 and 1.
@@ -281,7 +313,7 @@ static void test_a_case_by_hand(void **state)
     const float b1[] = {0, 0, 3, 0}, a1[] = {0, 1, 0, 0, 0, 0};
     const float *const b[] = {b0, b1}, *const a[] = {a0, a1};
     struct factor_sum s = {2, 3, 2, 2, b, a, weight};
-    struct factors *f = factors_open(2, 2);
+    struct factors *f = factors_open(2, 2, 3);
     float to_b[4] = {0}, to_a[6] = {0};
     factors_nearest(f, &s, to_b, to_a);
     assert_true(fabsf(fabsf(to_b[2]) - 1.5f) < 1e-6f && fabsf(to_b[0]) < 1e-6f);
@@ -310,7 +342,7 @@ static void test_the_fit_is_where_its_gradient_is_zero(void **state)
     double trace = 0;
     draw_terms(&t, 3, 0.5);
     struct factor_sum s = terms_sum(&t);
-    struct factors *f = factors_open(6, 3);
+    struct factors *f = factors_open(6, 3, 300);
     memcpy(a, t.a[1], sizeof a);
     memcpy(b, t.b[2], sizeof b);
     memcpy(was, b, sizeof b);
@@ -722,6 +754,7 @@ int main(void)
         cmocka_unit_test(test_as_many_as_the_shares_say),
         cmocka_unit_test(test_slow_devices_have_small_ranks),
         cmocka_unit_test(test_the_nearest_product_is_the_truncated_svd),
+        cmocka_unit_test(test_one_step_is_taken_where_it_is_enough),
         cmocka_unit_test(test_products_are_those_of_the_script),
         cmocka_unit_test(test_a_case_by_hand),
         cmocka_unit_test(test_the_fit_is_where_its_gradient_is_zero),
