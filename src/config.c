@@ -4,6 +4,7 @@
 
 #include "base/fsio.h"
 #include "base/mem.h"
+#include "fed/backbones.h"
 #include "fed/method.h"
 
 #include <assert.h>
@@ -443,6 +444,12 @@ static int check_fed(const struct config *c, struct err *err)
     return fed_check(&c->fed, err) || client_check(&c->client, err) ? -1 : 0;
 }
 
+static int check_model(const struct config *c, struct err *err)
+{
+    struct backbones b;
+    return backbones_parse(&c->model, &b, err);
+}
+
 static int check_method(const struct config *c, struct err *err)
 {
     struct err why = {""};
@@ -481,7 +488,7 @@ static int check_run(const struct config *c, struct err *err)
 }
 
 static int (*const checks[])(const struct config *, struct err *) = {
-    check_fed, check_method, check_net, check_dev, check_run};
+    check_fed, check_model, check_method, check_net, check_dev, check_run};
 
 int config_check(const struct config *c, struct err *err)
 {

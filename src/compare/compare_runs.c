@@ -127,6 +127,14 @@ uint64_t runs_key(const struct runs *r, const struct config *c)
     config_each(c, hash_option, hash);
     uint64_t files = strcmp(c->model.path, r->model_path) ? fingerprint(c->model.path) : r->model;
     XXH3_64bits_update(hash, &files, sizeof files);
+    for (const char *at = c->model.others; (at = strchr(at, ':'));) { // SHARE:PATH SHARE:PATH
+        char path[240];
+        size_t n = strcspn(++at, " \t");
+        snprintf(path, sizeof path, "%.*s", (int)n, at);
+        files = fingerprint(path);
+        XXH3_64bits_update(hash, &files, sizeof files);
+        at += n;
+    }
     uint64_t key = XXH3_64bits_digest(hash);
     XXH3_freeState(hash);
     return key;

@@ -139,12 +139,12 @@ void dev_close(struct dev *d)
 void dev_reserve(struct dev *d, size_t work_floats, int32_t marks)
 {
     work_floats = work_floats > d->row->work_floats ? work_floats : d->row->work_floats;
-    bool more = work_floats > d->work_floats;
-    for (int32_t i = 0; i < d->lanes && marks > d->marks; i++) {
+    bool more = work_floats > d->work_floats, more_marks = marks > d->marks;
+    for (int32_t i = 0; i < d->lanes && more_marks; i++) {
         mem_free(d->lane[i].mark_ns);
         d->lane[i].mark_ns = mem_alloc(MEM_OTHER, (size_t)marks * sizeof *d->lane[i].mark_ns);
     }
-    d->marks = marks > d->marks ? marks : d->marks;
+    d->marks = more_marks ? marks : d->marks;
     for (int32_t i = 0; i < d->lanes && more; i++) {
         struct kernel_ctx *cx = &d->lane[i].cx;
         if (cx->work)
@@ -153,7 +153,7 @@ void dev_reserve(struct dev *d, size_t work_floats, int32_t marks)
         cx->work_floats = work_floats;
     }
     d->work_floats = more ? work_floats : d->work_floats;
-    d->moves += more;
+    d->moves += more || more_marks;
 }
 
 void dev_wait_all(struct dev *d)

@@ -100,7 +100,8 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
         struct device d = profile_device(env->profile, c[i].client);
         t->compute_ns =
             scaled(env->client->step_ns * fed_steps(env->fed, env->seed, start->round, c[i].client),
-                   d.slow * (share > 0 ? share : 1));
+                   d.slow * (share > 0 ? share : 1) *
+                       (scheme->client_share ? scheme->client_share(env, c[i].client) : 1));
         t->encode_ns = scaled(env->client->encode_ns, d.slow);
         t->ready_ns = link_add_ns(t->down_ns, t->compute_ns + t->encode_ns);
         talk(env, start, &c[i]);
@@ -309,7 +310,8 @@ static int check_pace(const struct fed_env *env, struct err *err)
     return 0;
 }
 
-// Who counts is decided when all have reported, so that their updates wait for it.
+// Who counts is decided when all have reported, so that their updates wait for it. After the
+// scheme's own check, which knows how long they can be.
 static int check_policy(const struct fed_env *env, struct err *err)
 {
     int64_t each = (int64_t)(fed_update_bound(env) + FRAME_HEADER_BYTES);
@@ -398,6 +400,18 @@ static int check_scores(const struct fed_env *env, struct err *err)
         why = "scores would leave clients as they are, neither clipped nor blurred: leave out "
               "client.dp_clip";
     return why ? err_set(err, "fisher.scores = %d: %s", every, why) : 0;
+}
+
+static int check_backbones(const struct fed_env *env, struct err *err)
+{
+    const struct scheme *s = env->method->scheme;
+    if (!*env->work->env.model->others || s->several)
+        return 0;
+    return err_set(
+        err,
+        "model.others = %.200s: clients of scheme %s share one model; take fedmobillm, or "
+        "leave it out",
+        env->work->env.model->others, s->name);
 }
 
 // A battery that nobody knows how fast to empty.
@@ -512,13 +526,13 @@ static int open_ranks(const struct fed_env *env, struct err *err)
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};
-    if (open_ranks(env, err) || check_pace(env, err) || check_policy(env, err) ||
+    if (open_ranks(env, err) || check_backbones(env, err) || check_pace(env, err) ||
         check_sum(env, err) || check_relays(env, err) || check_battery(env, err) ||
         check_scores(env, err))
         return -1;
     if (check_together(env, &why))
         return err_set(err, "fed.method = %s: %.400s", env->method->text, why.text);
-    return open_downlink(env, err);
+    return check_policy(env, err) || open_downlink(env, err) ? -1 : 0;
 }
 
 size_t fed_model_floats(const struct fed_env *env)

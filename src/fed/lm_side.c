@@ -12,14 +12,17 @@
 #define SIDE_BLOCK 32 // examples at once, of the test set
 
 struct lm_side {
-    size_t rows, tops; // there is room for
-    float *x, *logits; // (layers, rows, dim); (tops, vocab), y_b in their place
-    float *one;        // of one example, as messages have it
-    float *want;       // (tops, vocab) differences
-    int32_t *best;     // (tops)
-    uint32_t *order;   // (order_cap) of a client's epoch
+    struct model *model[SIDE_TYPES]; // of the kinds that this process runs; the first is lm's own
+    size_t rows, tops;               // there is room for
+    float *x, *logits;               // (layers, rows, dim); (tops, vocab), y_b in their place
+    float *one;                      // of one example, as messages have it
+    float *want;                     // (tops, classes) differences
+    int32_t *best;                   // (tops)
+    uint32_t *order;                 // (order_cap) of a client's epoch
     size_t order_cap;
     struct lm_batch batch; // of the test set
+    double loss;           // of what was answered since the last score
+    int64_t tokens;
 };
 
 void lm_side_close(struct lm *lm)
@@ -30,35 +33,144 @@ void lm_side_close(struct lm *lm)
     void *blocks[] = {s->x, s->logits, s->one, s->want, s->best, s->order};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
+    for (int32_t k = 1; k < SIDE_TYPES; k++)
+        if (s->model[k])
+            model_close(s->model[k]);
     lm_batch_close(&s->batch);
     mem_free(s);
     lm->side = NULL;
 }
 
-static void side_open_work(struct workload *w, struct side_plan *p)
+// before a run.
+
+static const char *piece_of(const struct tokenizer *t, int32_t id, size_t *n)
+{
+    return t->row->piece(t, -1, id, n);
+}
+
+static bool same_tokens(const struct tokenizer *a, const struct tokenizer *b)
+{
+    bool same = a->vocab == b->vocab && a->bos == b->bos && a->eos == b->eos;
+    for (int32_t id = 0; id < a->vocab && same; id++) {
+        size_t n, m;
+        const char *x = piece_of(a, id, &n), *y = piece_of(b, id, &m);
+        same = n == m && memcmp(x, y, n) == 0;
+    }
+    return same;
+}
+
+// Where a backbone brings a vocabulary of its own, it has to be the task's.
+static int check_vocabulary(const struct workload *w, const char *path, struct err *err)
+{
+    const struct lm *lm = w->state;
+    struct task_params p = *w->env.task;
+    if (!lm->task->tokenizer->row->needs_file)
+        return 0; // the task has words of its own, of which files know nothing
+    model_vocabulary(path, p.vocab, sizeof p.vocab);
+    if (!p.vocab[0])
+        return 0;
+    const char *name = tokenizer_name(p.tokenizer);
+    if (strcmp(name, "auto") == 0)
+        name = tokenizer_auto(p.vocab);
+    struct tokenizer *t = tokenizer_open(name, p.vocab, err);
+    if (!t)
+        return -1;
+    bool same = same_tokens(t, lm->task->tokenizer);
+    tokenizer_close(t);
+    return same ? 0
+                : err_set(err,
+                          "model.others: %.200s has another vocabulary than model.path = %.100s, "
+                          "and all clients answer in the same tokens; take models of one family",
+                          path, w->env.model->path);
+}
+
+static int check_kinds(const struct workload *w, const struct side_plan *p, struct err *err)
+{
+    const struct lm *lm = w->state;
+    const struct tokenizer *t = lm->task->tokenizer;
+    for (int32_t k = 1; k < p->kinds; k++) {
+        const char *path = p->backbones.path[k];
+        const struct model_config *c = &p->backbones.config[k];
+        if (t->vocab > c->vocab)
+            return err_set(
+                err,
+                "model.others: %.200s embeds %d tokens, and the task's tokenizer has %d; "
+                "take models of one family",
+                path, c->vocab, t->vocab);
+        if (lm->task->max_tokens > c->max_positions)
+            return err_set(err,
+                           "model.others: %.200s takes %d tokens, and the longest example has %d",
+                           path, c->max_positions, lm->task->max_tokens);
+        if (check_vocabulary(w, path, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int open_models(struct workload *w, const struct side_plan *p, const bool *need,
+                       struct err *err)
 {
     struct lm *lm = w->state;
-    const struct model_config *c = model_config(lm->model);
-    struct side_form *f = &p->form;
-    int32_t longest = lm->task->max_tokens;
-    f->dim = c->dim;
-    f->classes = c->vocab;
-    f->scored = lm->task->max_answer < longest ? lm->task->max_answer : longest;
-    f->rows = f->pivot ? f->scored : longest;
+    lm->side->model[0] = lm->model;
+    for (int32_t k = 1; k < p->kinds; k++) {
+        struct model_params mp = *w->env.model;
+        memcpy(mp.path, p->backbones.path[k], sizeof mp.path);
+        mp.lora_rank = 0;
+        if (need[k] && !(lm->side->model[k] = model_open(&lm->dev, &mp, err)))
+            return -1;
+    }
+    return 0;
+}
+
+static void fill_forms(const struct lm *lm, struct side_plan *p)
+{
+    int32_t classes = p->backbones.config[0].vocab, longest = lm->task->max_tokens;
+    for (int32_t k = 1; k < p->kinds; k++)
+        classes = p->backbones.config[k].vocab < classes ? p->backbones.config[k].vocab : classes;
+    for (int32_t k = 0; k < p->kinds; k++) {
+        struct side_form *f = &p->kind[k].form;
+        f->dim = p->backbones.config[k].dim;
+        f->classes = classes;
+        f->scored = lm->task->max_answer < longest ? lm->task->max_answer : longest;
+        f->rows = f->pivot ? f->scored : longest;
+    }
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static int side_open_work(struct workload *w, struct side_plan *p, const bool *need,
+                          struct err *err)
+{
+    struct lm *lm = w->state;
+    const int32_t longest = lm->task->max_tokens;
+    size_t floats = 0, one = 0, vocab = 0;
     lm_side_close(lm);
+    fill_forms(lm, p);
     struct lm_side *s = lm->side = mem_alloc(MEM_OTHER, sizeof *s);
+    if (check_kinds(w, p, err) || open_models(w, p, need, err))
+        return -1;
+    const struct side_form *f = &p->kind[0].form;
     int32_t seqs = w->env.server && p->batch < SIDE_BLOCK ? SIDE_BLOCK : p->batch;
     s->tops = (size_t)seqs * (size_t)f->scored;
-    s->rows = f->pivot ? s->tops : (size_t)p->batch * (size_t)longest;
-    s->rows = s->tops > s->rows ? s->tops : s->rows;
-    s->x = mem_alloc(MEM_DATA, (size_t)f->layers * s->rows * (size_t)f->dim * sizeof *s->x);
+    s->rows = larger(s->tops, f->pivot ? 0 : (size_t)p->batch * (size_t)longest);
+    for (int32_t k = 0; k < p->kinds; k++) {
+        const struct side_form *form = &p->kind[k].form;
+        floats = larger(floats, (size_t)form->layers * (size_t)form->dim);
+        one = larger(one, side_floats(form, form->rows, form->scored));
+        vocab = larger(vocab, (size_t)p->backbones.config[k].vocab);
+    }
+    s->x = mem_alloc(MEM_DATA, floats * s->rows * sizeof *s->x);
     if (!f->labels)
-        s->logits = mem_alloc(MEM_DATA, s->tops * (size_t)f->classes * sizeof *s->logits);
-    s->one = mem_alloc(MEM_DATA, side_floats(f, f->rows, f->scored) * sizeof *s->one);
+        s->logits = mem_alloc(MEM_DATA, s->tops * vocab * sizeof *s->logits);
+    s->one = mem_alloc(MEM_DATA, one * sizeof *s->one);
     s->best = mem_alloc(MEM_DATA, s->tops * sizeof *s->best);
     if (w->env.server && !f->labels)
         s->want = mem_alloc(MEM_DATA, s->tops * (size_t)f->classes * sizeof *s->want);
     lm_batch_open(&s->batch, seqs, longest);
+    return 0;
 }
 
 static int32_t targets_of(const struct lm_batch *b)
@@ -69,40 +181,44 @@ static int32_t targets_of(const struct lm_batch *b)
     return n;
 }
 
-// y_b: logits become probabilities, which is what is compared with 1 at the label.
-static void soften(float *y, int32_t rows, int32_t classes)
+// y_b: logits become probabilities, which is what is compared with 1 at the label. Tokens behind
+// the classes, which no task has, leave no place between rows.
+static void soften(float *y, int32_t rows, int32_t vocab, int32_t classes)
 {
-    for (int32_t r = 0; r < rows; r++, y += classes) {
+    float *to = y;
+    for (int32_t r = 0; r < rows; r++, y += vocab, to += classes) {
         float most = y[0];
         double sum = 0;
-        for (int32_t k = 1; k < classes; k++)
+        for (int32_t k = 1; k < vocab; k++)
             most = y[k] > most ? y[k] : most;
-        for (int32_t k = 0; k < classes; k++) {
+        for (int32_t k = 0; k < vocab; k++) {
             double e = fmath_exp((double)y[k] - (double)most);
             y[k] = (float)e;
             sum += e;
         }
         for (int32_t k = 0; k < classes; k++)
-            y[k] = (float)((double)y[k] / sum);
+            to[k] = (float)((double)y[k] / sum);
     }
 }
 
 // A batch through the backbone; y_b is left where differences need it. Returns rows of each layer.
-static int32_t read_layers(struct lm *lm, const struct side_plan *p, struct lm_batch *b, bool all)
+static int32_t read_layers(struct lm *lm, const struct side_plan *p, int32_t kind,
+                           struct lm_batch *b, bool all)
 {
     struct lm_side *s = lm->side;
+    const struct side_kind *k = &p->kind[kind];
     int32_t tops = targets_of(b);
-    struct model_tap tap = {.n = p->form.layers,
-                            .layer = p->layer,
+    struct model_tap tap = {.n = k->form.layers,
+                            .layer = k->layer,
                             .all = all,
                             .rows = all ? b->start[b->batch.n_seqs] : tops,
                             .x = s->x,
-                            .logits = p->form.labels ? NULL : s->logits};
+                            .logits = k->form.labels ? NULL : s->logits};
     struct model_job job = {.batch = &b->batch, .tap = &tap};
     b->batch.weights = NULL;
-    model_evaluate(lm->model, &job, 1);
+    model_evaluate(s->model[kind], &job, 1);
     if (tap.logits)
-        soften(s->logits, tops, p->form.classes);
+        soften(s->logits, tops, model_config(s->model[kind])->vocab, k->form.classes);
     return tap.rows;
 }
 
@@ -118,7 +234,7 @@ static void put_differences(const struct side_form *f, const float *y, const int
 }
 
 struct giving { // examples of a batch, on their way out
-    const struct side_plan *plan;
+    const struct side_form *form;
     const struct side_end *to;
     const struct side_head *head;
     const uint32_t *order; // of the batch's first
@@ -130,7 +246,7 @@ static int give_batch(struct lm *lm, const struct giving *g, const struct lm_bat
                       struct err *err)
 {
     struct lm_side *s = lm->side;
-    const struct side_form *f = &g->plan->form;
+    const struct side_form *f = g->form;
     const size_t dim = (size_t)f->dim;
     int32_t row = 0, top = 0, rc = 0;
     for (int32_t q = 0; q < b->batch.n_seqs && rc == 0; q++) {
@@ -170,8 +286,10 @@ static int side_examples(struct workload *w, const struct side_plan *p, struct t
     struct lm_batch *b = &lm->batch[0];
     const struct examples *own = task_client(lm->task, (int32_t)job->client);
     struct side_head head = {.held = (uint32_t)own->n, .from = job->ask};
+    const int32_t kind = p->of[job->client];
+    const struct side_form *f = &p->kind[kind].form;
     struct giving g = {
-        .plan = p, .to = &to, .head = &head, .seed = w->env.seed, .client = job->client};
+        .form = f, .to = &to, .head = &head, .seed = w->env.seed, .client = job->client};
     int64_t t0 = clock_ns(), rows = 0;
     int rc = 0;
     head.count = (uint32_t)side_chunk(p, head.held, head.from);
@@ -186,13 +304,13 @@ static int side_examples(struct workload *w, const struct side_plan *p, struct t
         g.order = order + at;
         for (int32_t i = 0; i < p->batch && at < head.count; i++, at++)
             lm_batch_add(b, &own->v[order[at]]);
-        int32_t n = read_layers(lm, p, b, !p->form.pivot);
+        int32_t n = read_layers(lm, p, kind, b, !f->pivot);
         job->dur_ns += clock_ns() - t;
         rows += b->start[b->batch.n_seqs];
         rc = give_batch(lm, &g, b, n, err);
     }
     task_forget(lm->task, (int32_t)job->client);
-    int64_t row_bytes = model_config(lm->model)->dim * (int64_t)sizeof(float);
+    int64_t row_bytes = f->dim * (int64_t)sizeof(float);
     recorder_put(rec, STAGE_TRAIN, (int32_t)job->client, t0, job->dur_ns, -1, rows * row_bytes, 0,
                  0);
     return rc;
@@ -203,33 +321,32 @@ static int side_examples(struct workload *w, const struct side_plan *p, struct t
 struct scoring {
     struct lm *lm;
     const struct side_plan *plan;
+    int32_t kind, first, step; // of the test set
     struct side *net;
-    double loss;
-    int64_t tokens;
 };
 
 // The likeliest token at every target of the batch.
 static void say(const struct scoring *v, struct lm_batch *b, struct side_batch *sb)
 {
     struct lm_side *s = v->lm->side;
-    const struct side_form *f = &v->plan->form;
-    int32_t n = read_layers(v->lm, v->plan, b, false);
-    size_t dim = (size_t)f->dim;
-    *sb = (struct side_batch){.rows = n, .scored = n};
-    for (int32_t l = 0; l < f->layers; l++) {
+    const struct side_kind *kind = &v->plan->kind[v->kind];
+    int32_t n = read_layers(v->lm, v->plan, v->kind, b, false);
+    size_t dim = (size_t)kind->form.dim;
+    *sb = (struct side_batch){.type = v->kind, .rows = n, .scored = n};
+    for (int32_t l = 0; l < v->plan->layers; l++) {
         float *to = side_input(v->net, sb, l);
+        const float *x = s->x + (size_t)kind->from[l] * (size_t)n * dim;
         for (int32_t r = 0; r < n; r++)
-            memcpy(to + r * side_stride(v->net, 0),
-                   s->x + ((size_t)l * (size_t)n + (size_t)r) * dim, dim * sizeof *to);
+            memcpy(to + r * side_stride(v->net, v->kind), x + (size_t)r * dim, dim * sizeof *to);
     }
     side_forward(v->net, sb);
-    side_best(v->net, sb, f->labels ? NULL : s->logits, s->best);
+    side_best(v->net, sb, kind->form.labels ? NULL : s->logits, s->best);
 }
 
 static void add_loss(struct scoring *v, const struct lm_batch *b, const struct side_batch *sb)
 {
     struct lm_side *s = v->lm->side;
-    const struct side_form *f = &v->plan->form;
+    const struct side_form *f = &v->plan->kind[v->kind].form;
     struct side_answer a = {.loss = f->labels ? SIDE_CE : SIDE_L2};
     int32_t n = 0, *label = s->batch.targets; // in place: targets come before where they go
     for (int32_t i = 0; i < b->start[b->batch.n_seqs]; i++)
@@ -240,8 +357,8 @@ static void add_loss(struct scoring *v, const struct lm_batch *b, const struct s
         put_differences(f, s->logits, label, n, s->want);
         a.target = s->want;
     }
-    v->loss += side_loss_of(v->net, sb, &a) * n;
-    v->tokens += n;
+    s->loss += side_loss_of(v->net, sb, &a) * n;
+    s->tokens += n;
 }
 
 // What was said of an answer that is given: right up to the first wrong token, which is said, too.
@@ -255,7 +372,18 @@ static int32_t accept(const struct example *e, const int32_t *best, int32_t *out
     return n + wrong;
 }
 
-// One token more for each of the examples that go on. Returns how many those are.
+static int32_t question(const struct scoring *v, int32_t i)
+{
+    return v->first + i * v->step;
+}
+
+static int32_t *text_of(const struct scoring *v, int32_t i)
+{
+    const struct lm_answers *a = &v->lm->answers;
+    return a->text + (size_t)question(v, i) * (size_t)a->task->max_answer;
+}
+
+// One token more for each of the questions that go on. Returns how many those are.
 static int32_t go_on(const struct scoring *v, const struct example *set, int32_t n)
 {
     struct lm_answers *a = &v->lm->answers;
@@ -264,15 +392,16 @@ static int32_t go_on(const struct scoring *v, const struct example *set, int32_t
     int32_t max = a->task->max_answer, active[SIDE_BLOCK], m = 0;
     lm_batch_clear(&s->batch);
     for (int32_t i = 0; i < n; i++) {
-        const int32_t *out = a->text + i * max;
+        const struct example *e = &set[question(v, i)];
+        const int32_t *out = text_of(v, i);
         int32_t len = a->text_len[i], at = s->batch.start[m];
-        if (a->ended[i] || len >= max || set[i].answer + len >= a->task->max_tokens)
+        if (a->ended[i] || len >= max || e->answer + len >= a->task->max_tokens)
             continue;
-        memcpy(s->batch.tokens + at, set[i].tokens, (size_t)set[i].answer * sizeof *out);
-        memcpy(s->batch.tokens + at + set[i].answer, out, (size_t)len * sizeof *out);
-        for (int32_t k = 0; k < set[i].answer + len; k++)
-            s->batch.targets[at + k] = k == set[i].answer + len - 1 ? 0 : -1;
-        s->batch.start[m + 1] = at + set[i].answer + len;
+        memcpy(s->batch.tokens + at, e->tokens, (size_t)e->answer * sizeof *out);
+        memcpy(s->batch.tokens + at + e->answer, out, (size_t)len * sizeof *out);
+        for (int32_t k = 0; k < e->answer + len; k++)
+            s->batch.targets[at + k] = k == e->answer + len - 1 ? 0 : -1;
+        s->batch.start[m + 1] = at + e->answer + len;
         active[m++] = i;
     }
     s->batch.batch.n_seqs = m;
@@ -283,62 +412,65 @@ static int32_t go_on(const struct scoring *v, const struct example *set, int32_t
         int32_t i = active[k];
         a->ended[i] = s->best[k] == a->task->tokenizer->eos;
         if (!a->ended[i])
-            a->text[i * max + a->text_len[i]++] = s->best[k];
+            text_of(v, i)[a->text_len[i]++] = s->best[k];
     }
     return m;
 }
 
-static void score_block(struct scoring *v, const struct example *set, int32_t first, int32_t n)
+static void answer_block(struct scoring *v, const struct example *set, int32_t n)
 {
     struct lm_answers *a = &v->lm->answers;
     struct lm_side *s = v->lm->side;
     struct side_batch sb;
-    int32_t max = a->task->max_answer, eos = a->task->tokenizer->eos, top = 0;
-    int32_t *text = a->text;
+    int32_t eos = a->task->tokenizer->eos, top = 0;
     lm_batch_clear(&s->batch);
     for (int32_t i = 0; i < n; i++)
-        lm_batch_add(&s->batch, &set[first + i]);
+        lm_batch_add(&s->batch, &set[question(v, i)]);
     say(v, &s->batch, &sb);
-    a->text = text + (size_t)first * (size_t)max; // of the block, while it is at work
     for (int32_t i = 0; i < n; i++) {
-        const struct example *e = &set[first + i];
-        int32_t len = accept(e, s->best + top, a->text + i * max);
-        a->ended[i] = len > 0 && a->text[i * max + len - 1] == eos;
+        const struct example *e = &set[question(v, i)];
+        int32_t *text = text_of(v, i), len = accept(e, s->best + top, text);
+        a->ended[i] = len > 0 && text[len - 1] == eos;
         a->text_len[i] = len - a->ended[i];
         top += e->n - e->answer;
     }
     add_loss(v, &s->batch, &sb);
-    while (go_on(v, set + first, n) > 0)
+    while (go_on(v, set, n) > 0)
         ;
     for (int32_t i = 0; i < n; i++)
-        a->prediction[first + i] = (struct prediction){
-            .tokens = a->text + i * max, .n = a->text_len[i], .ended = a->ended[i]};
-    a->text = text;
+        a->prediction[question(v, i)] =
+            (struct prediction){.tokens = text_of(v, i), .n = a->text_len[i], .ended = a->ended[i]};
 }
 
-static void side_evaluate(struct workload *w, const struct side_plan *p, struct side *net,
-                          struct eval_result *r)
+static bool side_answer(struct workload *w, const struct side_plan *p, int32_t kind,
+                        struct side *net, int32_t first, int32_t step,
+                        const volatile sig_atomic_t *stop)
 {
     struct lm *lm = w->state;
     const struct examples *set = task_test(lm->task);
-    struct scoring v = {.lm = lm, .plan = p, .net = net};
-    r->score = r->loss = NAN;
-    r->n_rows = 0;
-    for (int32_t at = 0; at < set->n; at += SIDE_BLOCK) {
-        if (r->stop && *r->stop)
-            return;
-        score_block(&v, set->v, at, set->n - at < SIDE_BLOCK ? set->n - at : SIDE_BLOCK);
+    struct scoring v = {
+        .lm = lm, .plan = p, .kind = kind, .first = first, .step = step, .net = net};
+    while (v.first < set->n) {
+        int32_t left = (set->n - v.first + step - 1) / step;
+        int32_t n = left < SIDE_BLOCK ? left : SIDE_BLOCK;
+        if (stop && *stop)
+            return false;
+        answer_block(&v, set->v, n);
+        v.first += n * step;
     }
-    r->loss = v.tokens > 0 ? v.loss / (double)v.tokens : NAN;
+    return true;
+}
+
+static void side_score(struct workload *w, struct eval_result *r)
+{
+    struct lm *lm = w->state;
+    struct lm_side *s = lm->side;
+    r->n_rows = 0;
+    r->loss = s->tokens > 0 ? s->loss / (double)s->tokens : NAN;
+    s->loss = 0;
+    s->tokens = 0;
     lm_score(lm, r);
 }
 
-static int32_t side_layers(const struct workload *w)
-{
-    return model_config(((const struct lm *)w->state)->model)->layers;
-}
-
-const struct side_work lm_side = {.layers = side_layers,
-                                  .open = side_open_work,
-                                  .examples = side_examples,
-                                  .evaluate = side_evaluate};
+const struct side_work lm_side = {
+    .open = side_open_work, .examples = side_examples, .answer = side_answer, .score = side_score};

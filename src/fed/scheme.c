@@ -51,7 +51,7 @@ const struct scheme *const scheme_table[] = {
     &scheme_fedasync, &scheme_fedbat,   &scheme_fedex,      &scheme_flora,   &scheme_fedsa,
     &scheme_hetlora,  &scheme_flexlora, &scheme_lorafair,   &scheme_split,   &scheme_splitlora,
     &scheme_fwdllm,   &scheme_mobillm,  &scheme_pae,        &scheme_fedmobillm,
-    &noop,            NULL};
+    &scheme_fedmobillm_barrier, &noop,            NULL};
 // clang-format on
 
 const struct scheme *scheme_find(const char *name)

@@ -119,7 +119,9 @@ struct scheme {
     // Of client.step_ns, what a local step takes of the client; 0 = all.
     double step_share;
     double (*step_share_of)(const void *opt); // where options decide, instead
-    bool fresh; // adapters begin anew each round, from the seed: they need not travel down
+    double (*client_share)(const struct fed_env *env, uint32_t client); // times that, or NULL
+    bool several; // clients may have several backbones (model.others)
+    bool fresh;   // adapters begin anew each round, from the seed: they need not travel down
 
     // The server: hooks around the sums of a version, see global.h.
     bool backbone; // versions go on with what moves the backbone; downlinks carry that whole
@@ -149,10 +151,10 @@ struct scheme {
 };
 
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
-    scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fedmobillm, scheme_fednova,
-    scheme_fedprox, scheme_fedsa, scheme_fedyogi, scheme_flexlora, scheme_flora, scheme_fwdllm,
-    scheme_hetlora, scheme_lorafair, scheme_mobillm, scheme_pae, scheme_scaffold, scheme_split,
-    scheme_splitlora;
+    scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fedmobillm,
+    scheme_fedmobillm_barrier, scheme_fednova, scheme_fedprox, scheme_fedsa, scheme_fedyogi,
+    scheme_flexlora, scheme_flora, scheme_fwdllm, scheme_hetlora, scheme_lorafair, scheme_mobillm,
+    scheme_pae, scheme_scaffold, scheme_split, scheme_splitlora;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

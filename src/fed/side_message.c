@@ -6,7 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { ID_BYTES = 8, LEN_BYTES = 4, VARINT_MAX = 5 }; // varints of 31 bits
+enum { ID_BYTES = 8, TYPE_BYTES = 1, LEN_BYTES = 4, VARINT_MAX = 5 }; // varints of 31 bits
 
 uint64_t side_id(uint64_t seed, uint32_t client, uint32_t place)
 {
@@ -87,7 +87,7 @@ int side_measure(struct side_form *f, const char *text, struct err *err)
             f->scratch = s > f->scratch ? s : f->scratch;
             most = b > most ? b : most;
         }
-    f->record = ID_BYTES + LEN_BYTES + 2 * VARINT_MAX + most;
+    f->record = ID_BYTES + TYPE_BYTES + LEN_BYTES + 2 * VARINT_MAX + most;
     f->record += f->labels ? (size_t)f->scored * VARINT_MAX : 0;
     side_coder_close(&c);
     return 0;
@@ -173,6 +173,11 @@ int side_put(struct msg_out *o, struct side_coder *c, const struct side_example 
     if (!id)
         return msg_full(o, err);
     put_u64(id, e->id);
+    uint8_t *type = f->types > 1 ? msg_take(o, PART_DIRECTORY, TYPE_BYTES) : id;
+    if (!type)
+        return msg_full(o, err);
+    if (f->types > 1)
+        *type = (uint8_t)f->type;
     int full = msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->rows - 1);
     if (!f->pivot)
         full |= msg_put_varint(o, PART_DIRECTORY, (uint64_t)e->scored - 1);
@@ -212,6 +217,11 @@ int side_get(struct msg_in *m, const struct side_form *f, struct side_example *e
     if (!id)
         return msg_short("id", err);
     e->id = get_u64(id);
+    const uint8_t *type = f->types > 1 ? msg_need(m, TYPE_BYTES) : id;
+    if (!type)
+        return msg_short("backbone", err);
+    if (f->types > 1 && *type != f->type)
+        return msg_bad("backbone", "another than the client's", err);
     if (get_number(m, (uint64_t)f->rows - 1, &rows, "number of rows", err))
         return -1;
     scored = rows;
@@ -231,6 +241,11 @@ int side_get(struct msg_in *m, const struct side_form *f, struct side_example *e
     values->len = len ? get_u32(len) : 0;
     values->bytes = len ? msg_need(m, values->len) : NULL;
     return values->bytes ? 0 : msg_short("values", err);
+}
+
+int32_t side_type_of(const struct side_form *f, const uint8_t *record)
+{
+    return f->types > 1 ? record[ID_BYTES] : 0;
 }
 
 int side_decode(struct side_coder *c, const struct side_example *e,

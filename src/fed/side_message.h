@@ -6,6 +6,7 @@
 // the place counting on from epoch to epoch, then one record an example:
 //
 //     id u64                       a hash that says nothing of the example (side_id)
+//     type u8                      of the backbone, where a federation has several
 //     varint rows - 1              of each layer
 //     varint rows that have a loss - 1, the last ones        unless rows are pivots: all have one
 //     labels: varint token of each                           where labels travel
@@ -28,6 +29,7 @@ struct side_form { // what both sides know of every message
     int32_t layers, dim, classes;
     int32_t rows, scored; // of an example, at most
     int32_t examples;     // of a message, at most
+    int32_t type, types;  // of the client's backbone, of how many; types at most 1: there is one
     bool pivot, labels;
     size_t scratch, record; // bytes: of the codec, of a record; by side_measure
 };
@@ -80,6 +82,8 @@ struct side_values {
 };
 int side_get(struct msg_in *m, const struct side_form *f, struct side_example *e, int32_t *label,
              struct side_values *values, struct err *err);
+// The backbone of a record that side_get has taken before, from its bytes.
+int32_t side_type_of(const struct side_form *f, const uint8_t *record);
 // And its values to e->x: 0, -1 or CODEC_NONFINITE.
 int side_decode(struct side_coder *c, const struct side_example *e,
                 const struct side_values *values, struct err *err);

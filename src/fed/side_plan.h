@@ -4,15 +4,31 @@
 #ifndef FSTQ_FED_SIDE_PLAN_H
 #define FSTQ_FED_SIDE_PLAN_H
 
+#include "fed/backbones.h"
 #include "fed/side_message.h"
 #include "fed/workload.h"
 #include "model/side.h"
 
-struct side_plan { // what a run's clients and server agree on
+struct side_kind { // of clients: those of one backbone
     struct side_form form;
     int32_t layer[MODEL_LAYERS_MAX]; // (form.layers) of the backbone, whose outputs travel
-    int32_t batch;                   // examples of a step
+    int32_t from[MODEL_LAYERS_MAX];  // (plan.layers) which of those a layer of the network takes
+    double weight;                   // of the score: its share of clients
 };
+
+struct side_plan { // what a run's clients and server agree on
+    struct side_kind kind[SIDE_TYPES];
+    int32_t kinds, layers, width; // layers and width of the network
+    int32_t batch;                // examples of a step
+    bool project;
+    uint8_t *of; // (clients) its kind of backbone
+    struct backbones backbones;
+};
+
+static inline const struct side_kind *side_kind_of(const struct side_plan *p, uint32_t client)
+{
+    return &p->kind[p->of[client]];
+}
 
 // Examples [from, ...) of a client in the order of its epochs, a shuffle each: as many as a round
 // takes, but none of two epochs. order: (held) the places of those of that epoch.
@@ -26,16 +42,19 @@ struct side_end { // where examples go to; what it returns other than 0 ends the
     void *arg;
 };
 struct side_work {
-    int32_t (*layers)(const struct workload *w); // the model has
-    // Before a run. Fills what of the plan's form the model and the task decide.
-    void (*open)(struct workload *w, struct side_plan *p);
-    // The client's examples from place job->ask on, through the backbone; fills job->samples, and
+    // What the model holds of the run's kinds: fills what of their forms model and task decide.
+    // need: (kinds) which of them this process runs.
+    int (*open)(struct workload *w, struct side_plan *p, const bool *need, struct err *err);
+    // The client's examples from place job->ask on, through its backbone; fills job->samples, and
     // takes down how long the layers took, not `to`, in job->dur_ns and one span.
     int (*examples)(struct workload *w, const struct side_plan *p, struct train_job *job,
                     struct side_end to, struct recorder *rec, struct err *err);
-    // What model and network answer together: y_b + s where differences travel, else s alone.
-    void (*evaluate)(struct workload *w, const struct side_plan *p, struct side *net,
-                     struct eval_result *r);
+    // What a backbone of a kind and a network answer together, y_b + s where differences travel,
+    // else s alone, to question `first` of the test set and every `step`-th after it; then the
+    // score of all that were asked since the last. False: it was stopped.
+    bool (*answer)(struct workload *w, const struct side_plan *p, int32_t kind, struct side *net,
+                   int32_t first, int32_t step, const volatile sig_atomic_t *stop);
+    void (*score)(struct workload *w, struct eval_result *r);
 };
 
 #endif

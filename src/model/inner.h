@@ -408,6 +408,7 @@ struct loader {
     const char *name, *help;
     bool (*takes)(const char *path); // by name and kind of file
     struct model *(*load)(struct dev *dev, const struct model_params *p, struct err *err);
+    int (*config)(const char *path, struct model_config *c, struct err *err);
 };
 #define MODEL_BUILTIN "builtin"                            // as model.path
 extern const uint8_t base_model_begin[], base_model_end[]; // builtin.c

@@ -191,18 +191,33 @@ static uint64_t llama2c_place(const struct model_config *c, const char *name)
     return at;
 }
 
+static int llama2c_header(const struct file *f, struct model_config *c, struct err *err)
+{
+    uint8_t header[LLAMA2C_HEADER] = {0};
+    size_t n = f->bytes < sizeof header ? (size_t)f->bytes : sizeof header;
+    if (file_read(f, 0, header, n, err))
+        return -1;
+    return llama2c_config(header, n, f->bytes, c, err) ? in_file(err, f->path) : 0;
+}
+
+static int llama2c_read(const char *path, struct model_config *c, struct err *err)
+{
+    struct file f;
+    if (file_open(&f, path, err))
+        return -1;
+    int bad = llama2c_header(&f, c, err);
+    file_close(&f);
+    return bad;
+}
+
 static struct model *llama2c_load(struct dev *dev, const struct model_params *p, struct err *err)
 {
     struct file f;
     struct model *m = NULL;
     struct model_config c;
-    uint8_t header[LLAMA2C_HEADER] = {0};
     if (file_open(&f, p->path, err))
         return NULL;
-    size_t n = f.bytes < sizeof header ? (size_t)f.bytes : sizeof header;
-    int bad = file_read(&f, 0, header, n, err);
-    if (!bad && llama2c_config(header, n, f.bytes, &c, err))
-        bad = in_file(err, p->path);
+    int bad = llama2c_header(&f, &c, err);
     if (!bad)
         m = open_shell(dev, p, &c, KERNEL_F32, err);
     for (int32_t i = 0; m && !bad && i < model_slots(m); i++) {
@@ -222,7 +237,8 @@ static struct model *llama2c_load(struct dev *dev, const struct model_params *p,
 const struct loader loader_llama2c = {.name = "llama2c",
                                       .help = "llama2.c .bin, version 0",
                                       .takes = llama2c_takes,
-                                      .load = llama2c_load};
+                                      .load = llama2c_load,
+                                      .config = llama2c_read};
 
 void model_place(const char *path, char *out, size_t size)
 {
@@ -403,22 +419,25 @@ static int open_weights(const char *dir, struct shards *w, struct err *err)
     return bad;
 }
 
-static struct model *hf_load(struct dev *dev, const struct model_params *p, struct err *err)
+static int hf_config(const char *dir, struct model_config *c, struct err *err)
 {
     char path[300];
     uint8_t *text;
     size_t n;
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    if (fsio_read(path, 1 << 20, MEM_OTHER, &text, &n, err))
+        return -1;
+    int bad = model_config_json((const char *)text, n, c, err);
+    mem_free(text);
+    return bad ? in_file(err, path) : 0;
+}
+
+static struct model *hf_load(struct dev *dev, const struct model_params *p, struct err *err)
+{
     struct model_config c;
     struct shards w;
-    snprintf(path, sizeof path, "%s/config.json", p->path);
-    if (fsio_read(path, 1 << 20, MEM_OTHER, &text, &n, err))
+    if (hf_config(p->path, &c, err))
         return NULL;
-    int bad = model_config_json((const char *)text, n, &c, err);
-    mem_free(text);
-    if (bad) {
-        in_file(err, path);
-        return NULL;
-    }
     shards_open(&w);
     struct model *m = open_weights(p->path, &w, err) ? NULL : load_tensors(dev, p, &c, &w, err);
     shards_close(&w);
@@ -429,33 +448,43 @@ const struct loader loader_hf = {.name = "huggingface",
                                  .help = "a directory with config.json and model.safetensors, or "
                                          "several files with their index",
                                  .takes = hf_takes,
-                                 .load = hf_load};
+                                 .load = hf_load,
+                                 .config = hf_config};
 
 static bool own_takes(const char *path)
 {
     return ends_with(path, ".safetensors") || strcmp(path, MODEL_BUILTIN) == 0;
 }
 
+// Of the one file in w.
+static int own_metadata(struct shards *w, const char *path, struct model_config *c, struct err *err)
+{
+    if (shards_add(w, path, err))
+        return -1;
+    const char *config = w->v[0].st.config;
+    if (!config)
+        return err_set(err,
+                       "%s: its metadata has no fstq_config; a checkpoint of another program is "
+                       "loaded as a directory with its config.json",
+                       path);
+    return model_config_json(config, strlen(config), c, err) ? in_file(err, path) : 0;
+}
+
+static int own_config(const char *path, struct model_config *c, struct err *err)
+{
+    struct shards w;
+    shards_open(&w);
+    int bad = own_metadata(&w, path, c, err);
+    shards_close(&w);
+    return bad;
+}
+
 static struct model *own_load(struct dev *dev, const struct model_params *p, struct err *err)
 {
     struct shards w;
     struct model_config c;
-    struct model *m = NULL;
     shards_open(&w);
-    if (shards_add(&w, p->path, err)) {
-        shards_close(&w);
-        return NULL;
-    }
-    const char *config = w.v[0].st.config;
-    if (!config)
-        err_set(err,
-                "%s: its metadata has no fstq_config; a checkpoint of another program is "
-                "loaded as a directory with its config.json",
-                p->path);
-    else if (model_config_json(config, strlen(config), &c, err))
-        in_file(err, p->path);
-    else
-        m = load_tensors(dev, p, &c, &w, err);
+    struct model *m = own_metadata(&w, p->path, &c, err) ? NULL : load_tensors(dev, p, &c, &w, err);
     shards_close(&w);
     return m;
 }
@@ -464,7 +493,8 @@ const struct loader loader_own = {
     .name = "fstq",
     .help = "a .safetensors of fstq pretrain, or 'builtin': the one inside",
     .takes = own_takes,
-    .load = own_load};
+    .load = own_load,
+    .config = own_config};
 
 // Saving.
 

@@ -340,21 +340,47 @@ static bool gguf_takes(const char *path)
     return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
 }
 
-static struct model *gguf_load(struct dev *dev, const struct model_params *p, struct err *err)
+// The file's n bytes, or NULL.
+static void *map_file(const char *path, size_t *n, struct err *err)
 {
     struct stat s;
-    struct err why = {""};
-    int fd = fsio_open(p->path, err);
+    int fd = fsio_open(path, err);
     if (fd < 0)
         return NULL;
-    size_t n = fstat(fd, &s) == 0 ? (size_t)s.st_size : 0;
-    void *bytes = n ? mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
+    *n = fstat(fd, &s) == 0 ? (size_t)s.st_size : 0;
+    void *bytes = *n ? mmap(NULL, *n, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
     int failed = errno;
     close(fd);
-    if (bytes == MAP_FAILED) {
-        err_set(err, "%s: %s", p->path, n ? strerror(failed) : "is empty");
-        return NULL;
+    if (bytes != MAP_FAILED)
+        return bytes;
+    err_set(err, "%s: %s", path, *n ? strerror(failed) : "is empty");
+    return NULL;
+}
+
+static int gguf_read(const char *path, struct model_config *c, struct err *err)
+{
+    struct gguf g;
+    struct err why = {""};
+    size_t n;
+    void *bytes = map_file(path, &n, err);
+    if (!bytes)
+        return -1;
+    int bad = gguf_parse(bytes, n, n, &g, &why);
+    if (!bad) {
+        bad = gguf_config(&g, bytes, n, c, &why);
+        gguf_free(&g);
     }
+    munmap(bytes, n);
+    return bad ? err_set(err, "%.240s: %.250s", path, why.text) : 0;
+}
+
+static struct model *gguf_load(struct dev *dev, const struct model_params *p, struct err *err)
+{
+    struct err why = {""};
+    size_t n;
+    void *bytes = map_file(p->path, &n, err);
+    if (!bytes)
+        return NULL;
     struct model *m = load_mapped(dev, p, bytes, n, &why);
     if (!m || !m->map)
         munmap(bytes, n);
@@ -368,4 +394,5 @@ const struct loader loader_gguf = {
     .help = "a GGUF file of architecture llama, qwen2, qwen3 or gemma3",
     .takes = gguf_takes,
     .load = gguf_load,
+    .config = gguf_read,
 };

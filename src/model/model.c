@@ -23,6 +23,9 @@ const struct opt model_options[] = {
         struct model_params, path, "model.path", MODEL_BUILTIN,
         "weights: a llama2.c .bin, a .gguf, a Hugging Face directory, our own .safetensors, or the "
         "base model inside the program"),
+    OPT_STRING(struct model_params, others, "model.others", "",
+               "clients with other backbones, SHARE:PATH of each behind one another, as in "
+               "0.3:small.safetensors 0.2:large.safetensors; the rest of them have model.path"),
     OPT(struct model_params, lora_rank, "model.lora_rank", "8", 0, 1024, "", "rank of the adapter"),
     OPT(struct model_params, lora_alpha, "model.lora_alpha", "16", 0, 1e6, "",
         "the adapter adds alpha / rank * B A x"),
@@ -421,34 +424,47 @@ void model_ready(struct model *m)
     m->head.packed = m->packed + at;
 }
 
-struct model *model_open(struct dev *dev, const struct model_params *p, struct err *err)
+// Where the file lies, and who reads it; NULL with err: nobody does.
+static const struct loader *find_loader(const char *path, char *place, size_t size, struct err *err)
 {
-    if (!p->path[0]) {
+    char full[MODEL_PATH];
+    if (!path[0]) {
         err_set(err, "model.path is empty: name a llama2.c .bin, a .gguf, a Hugging Face "
                      "directory or a .safetensors of ours");
         return NULL;
     }
-    struct model_params here = *p;
-    char place[MODEL_PATH];
-    model_place(p->path, place, sizeof place);
-    bool named = strcmp(place, p->path) != 0;
-    if (strlen(place) >= sizeof here.path) {
-        err_set(err, "model.path = %s: %s is too long a path", p->path, place);
+    model_place(path, full, sizeof full);
+    if (strlen(full) >= size) {
+        err_set(err, "model.path = %s: %s is too long a path", path, full);
         return NULL;
     }
-    if (named && access(place, R_OK)) {
+    if (strcmp(full, path) != 0 && access(full, R_OK)) {
         err_set(err,
                 "model.path = %s: neither a file nor %s; fetch it with scripts/get-model.sh %s",
-                p->path, place, p->path);
+                path, full, path);
         return NULL;
     }
-    memcpy(here.path, place, strlen(place) + 1);
+    memcpy(place, full, strlen(full) + 1);
     for (int i = 0; loader_table[i]; i++)
-        if (loader_table[i]->takes(here.path))
-            return loader_table[i]->load(dev, &here, err);
+        if (loader_table[i]->takes(place))
+            return loader_table[i];
     err_set(err, "model.path = %s: there is no such file, or it is no kind of model known here",
-            p->path);
+            path);
     return NULL;
+}
+
+struct model *model_open(struct dev *dev, const struct model_params *p, struct err *err)
+{
+    struct model_params here = *p;
+    const struct loader *l = find_loader(p->path, here.path, sizeof here.path, err);
+    return l ? l->load(dev, &here, err) : NULL;
+}
+
+int model_read_config(const char *path, struct model_config *c, struct err *err)
+{
+    char place[sizeof(((struct model_params *)0)->path)];
+    const struct loader *l = find_loader(path, place, sizeof place, err);
+    return l ? l->config(place, c, err) : -1;
 }
 
 static void fill_normal(struct model *m, const struct slot *s, uint64_t seed, uint32_t id,

@@ -33,6 +33,7 @@
 
 struct model_params { // [model]
     char path[240];
+    char others[512];  // "SHARE:PATH SHARE:PATH ...": of clients that hold other backbones
     int32_t lora_rank; // 0 = no adapter
     double lora_alpha;
     char lora_targets[64]; // "all", or q,k,v,o,gate,up,down
@@ -109,6 +110,8 @@ struct model *model_open(struct dev *dev, const struct model_params *p, struct e
 struct model *model_create(struct dev *dev, const struct model_params *p,
                            const struct model_config *c, uint64_t seed, struct err *err);
 void model_close(struct model *m);
+// What model_open would find at a model.path, without its weights.
+int model_read_config(const char *path, struct model_config *c, struct err *err);
 // Where the file of a model.path lies: the path itself, or, for a bare name, NAME.gguf in the cache
 // that scripts/get-model.sh fills.
 #define MODEL_PATH 512

@@ -22,7 +22,9 @@ struct side {
     size_t head, bias, alpha, n;
     float *state; // (3, n) weights, moments
     float *grad;  // (n)
-    kernel_step step;
+    kernel_step step[1 + SIDE_TYPES];
+    struct kernel_ranges own[1 + SIDE_TYPES]; // what each of them is of; n = 0: all
+    kernel_range *range;
 
     // A batch in work: rows are strides apart, rounded up so that kernels may read whole vectors.
     int32_t rows; // there is room for
@@ -76,6 +78,31 @@ static void lay_out(struct side *s)
     s->n = s->shape.n_values;
 }
 
+// The projections of a type are one range a layer; what is between them is everybody's.
+static void own_ranges(struct side *s)
+{
+    const struct side_config *c = &s->cfg;
+    const int32_t layers = c->layers;
+    if (!c->project)
+        return;
+    kernel_range *r = s->range =
+        mem_alloc(MEM_SERVER, (size_t)(layers * (c->types + 1) + 1) * sizeof *r);
+    s->own[0].range = r;
+    for (int32_t i = 0; i <= layers; i++)
+        *r++ = (kernel_range){i ? s->layer[i - 1].project[c->types - 1] +
+                                      (size_t)c->width * (size_t)c->dim[c->types - 1]
+                                : 0,
+                              i < layers ? s->layer[i].project[0] : s->n};
+    s->own[0].n = layers + 1;
+    for (int32_t t = 0; t < c->types; t++) {
+        s->own[1 + t] = (struct kernel_ranges){layers, r};
+        for (int32_t i = 0; i < layers; i++, r++) {
+            size_t at = s->layer[i].project[t];
+            *r = (kernel_range){at, at + (size_t)c->width * (size_t)c->dim[t]};
+        }
+    }
+}
+
 static int32_t widest_input(const struct side_config *c)
 {
     int32_t most = c->width;
@@ -93,6 +120,7 @@ struct side *side_open(struct dev *d, const struct side_config *c)
     s->cfg = *c;
     s->layer = mem_alloc(MEM_SERVER, layers * sizeof *s->layer);
     lay_out(s);
+    own_ranges(s);
     s->state = mem_alloc(MEM_SERVER, (3 * s->n + KERNEL_SLACK) * sizeof *s->state);
     s->grad = mem_alloc(MEM_SERVER, (s->n + KERNEL_SLACK) * sizeof *s->grad);
     float ***list[] = {&s->x, &s->a, &s->z, &s->s, &s->h};
@@ -109,7 +137,8 @@ void side_close(struct side *s)
 {
     if (!s)
         return;
-    void *blocks[] = {s->layer, s->state, s->grad, s->x, s->a, s->z, s->s, s->h, s->block};
+    void *blocks[] = {s->layer, s->range, s->state, s->grad, s->x,
+                      s->a,     s->z,     s->s,     s->h,    s->block};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     shape_free(&s->shape);
@@ -128,9 +157,13 @@ float *side_state(struct side *s)
 {
     return s->state;
 }
-int32_t *side_steps(struct side *s)
+int32_t side_counts(const struct side *s)
 {
-    return &s->step.steps;
+    return s->cfg.project ? 1 + s->cfg.types : 1;
+}
+int32_t *side_steps(struct side *s, int32_t which)
+{
+    return &s->step[which].steps;
 }
 ptrdiff_t side_out_stride(const struct side *s)
 {
@@ -155,7 +188,7 @@ void side_init(struct side *s, uint64_t seed)
     const struct side_config *c = &s->cfg;
     uint32_t tensor = 0;
     memset(s->state, 0, 3 * s->n * sizeof *s->state);
-    s->step = (kernel_step){0};
+    memset(s->step, 0, sizeof s->step);
     for (int32_t i = 0; i < c->layers; i++)
         gaussian(seed, tensor++, c->rank, c->width, s->state + s->layer[i].down);
     for (int32_t i = 0; i < c->layers && c->project; i++)
@@ -266,13 +299,41 @@ static void rectify(const struct side *s, float *h, int32_t rows)
         }
 }
 
+static int32_t rows_of(const struct side_batch *b, int32_t type)
+{
+    return b->of ? b->of[type] : type == b->type ? b->rows : 0;
+}
+
+static void project(struct side *s, const struct side_batch *b, int32_t i)
+{
+    const struct side_config *c = &s->cfg;
+    int32_t at = 0;
+    for (int32_t t = 0, n; t < c->types; t++, at += n) {
+        n = rows_of(b, t);
+        if (n > 0)
+            multiply(s, s->layer[i].project[t], c->width, c->dim[t], s->x[i] + at * s->ld_in,
+                     s->ld_in, n, NULL, s->a[i] + at * s->ld, s->ld);
+    }
+}
+
+static void project_back(struct side *s, const struct side_batch *b, int32_t i)
+{
+    const struct side_config *c = &s->cfg;
+    int32_t at = 0;
+    for (int32_t t = 0, n; t < c->types; t++, at += n) {
+        n = rows_of(b, t);
+        if (n > 0)
+            multiply_back(s, s->layer[i].project[t], c->width, c->dim[t], s->dz + at * s->ld, s->ld,
+                          s->x[i] + at * s->ld_in, s->ld_in, n, NULL, NULL, 0);
+    }
+}
+
 static void forward_layer(struct side *s, const struct side_batch *b, int32_t i)
 {
     const struct side_config *c = &s->cfg;
     const struct side_layer *l = &s->layer[i];
     if (c->project)
-        multiply(s, l->project[b->type], c->width, c->dim[b->type], s->x[i], s->ld_in, b->rows,
-                 NULL, s->a[i], s->ld);
+        project(s, b, i);
     if (i > 0)
         mix(s, i, b->rows);
     multiply(s, l->down, c->rank, c->width, s->z[i], s->ld, b->rows, NULL, s->h[i], s->ld_rank);
@@ -405,8 +466,7 @@ static void backward_layer(struct side *s, const struct side_batch *b, int32_t i
     if (i > 0)
         s->grad[s->alpha + (size_t)i] += (float)unmix(s, i, b->rows);
     if (c->project)
-        multiply_back(s, l->project[b->type], c->width, c->dim[b->type], s->dz, s->ld, s->x[i],
-                      s->ld_in, b->rows, NULL, NULL, 0);
+        project_back(s, b, i);
 }
 
 double side_gradient(struct side *s, const struct side_batch *b, const struct side_answer *a,
@@ -432,13 +492,19 @@ double side_step(struct side *s, const struct side_batch *b, const struct side_a
     const struct kernel_ranges all = {0};
     const float *grad;
     double loss = side_gradient(s, b, a, &grad);
-    s->step.lr = (float)p->lr;
-    s->dev->ops->sum_squares(cx, &all, grad, s->n, &s->step);
-    if (!isfinite(loss) || !isfinite(s->step.squares))
+    s->dev->ops->sum_squares(cx, &all, grad, s->n, &s->step[0]);
+    if (!isfinite(loss) || !isfinite(s->step[0].squares))
         return NAN;
-    s->dev->ops->next_step(cx, &h, &s->step);
-    s->dev->ops->update(cx, &h, &s->step, &all, 0, s->n, s->state, s->state + s->n,
-                        s->state + 2 * s->n, grad, NULL);
+    for (int32_t k = 0; k < side_counts(s); k++) {
+        kernel_step *step = &s->step[k];
+        if (k > 0 && rows_of(b, k - 1) == 0)
+            continue;
+        step->squares = s->step[0].squares;
+        step->lr = (float)p->lr;
+        s->dev->ops->next_step(cx, &h, step);
+        s->dev->ops->update(cx, &h, step, &s->own[k], 0, s->n, s->state, s->state + s->n,
+                            s->state + 2 * s->n, grad, NULL);
+    }
     return loss;
 }
 

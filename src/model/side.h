@@ -34,10 +34,12 @@ struct side_config {
 
 struct side;
 
-// Rows of one backbone; x is written where side_input says.
+// Rows of one backbone, or of several, in the order of their types; x is written where side_input
+// says.
 struct side_batch {
     int32_t type, rows, scored;
     const int32_t *row; // (scored) rows with a loss, ascending; NULL = all
+    const int32_t *of;  // (types) rows of each type, which come to `rows`; NULL = all are of `type`
 };
 
 // What y should be. Of the two losses, means over the rows:
@@ -60,9 +62,12 @@ void side_close(struct side *s); // NULL does nothing
 const struct side_config *side_config(const struct side *s);
 void side_init(struct side *s, uint64_t seed); // as new, the optimizer's state, too
 const struct shape *side_shape(const struct side *s);
-// Weights, then the optimizer's two moments: (3 * n_values); and steps taken.
+// Weights, then the optimizer's two moments: (3 * n_values).
 float *side_state(struct side *s);
-int32_t *side_steps(struct side *s);
+// Steps taken: of what all rows go through, then of each backbone's projections, which stay as they
+// are where a step has no rows of it. So many numbers there are.
+int32_t side_counts(const struct side *s);
+int32_t *side_steps(struct side *s, int32_t which);
 
 // Where activations of layer i, from 0, of so many rows of a type are written; a row begins every
 // side_stride. Makes room: what is there already is lost with the first layer's call.

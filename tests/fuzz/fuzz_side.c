@@ -94,6 +94,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     f.layers = 1 + data[0] % LAYERS;
     f.rows = f.scored = 1 + data[1] % LONGEST;
+    f.types = 1 + (data[2] >> 2 & 1) * 3;
+    f.type = f.types - 1;
     f.pivot = data[2] & 1;
     f.labels = data[2] & 2;
     const char *codec = codecs[data[3] % ARRAY_LEN(codecs)];

@@ -52,12 +52,11 @@ def main():
             y = forward(p, x)
             loss = loss_of(y)
             loss.backward()
-            for v in p:  # weights of another backbone's rows decay like the rest
-                v.grad = torch.zeros_like(v) if v.grad is None else v.grad
             if step == 0:
+                grads = [torch.zeros_like(v) if v.grad is None else v.grad for v in p]
                 out[name + '.y'], out[name + '.loss'] = y.detach(), loss.detach()
-                out[name + '.grad'] = torch.cat([v.grad.flatten() for v in p])
-            optim.step()
+                out[name + '.grad'] = torch.cat([g.flatten() for g in grads])
+            optim.step()  # which leaves another backbone's projection alone: it has no gradient
         out[name + '.after'] = torch.cat([v.detach().flatten() for v in p])
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'side.txt')
     with open(path, 'w', encoding='utf-8') as f:

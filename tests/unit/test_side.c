@@ -124,7 +124,7 @@ static void test_pytorch(void **state)
         close_to(name, grad, want, n, 1e-5);
         for (int i = 0; i < 3; i++)
             side_step(s, &b, &a, &adamw);
-        assert_int_equal(*side_steps(s), 3);
+        assert_int_equal(*side_steps(s, 0), 3);
         snprintf(name, sizeof name, "%s.after", losses[k]);
         block(name, want);
         close_to(name, side_state(s), want, n, 1e-4);
@@ -269,6 +269,56 @@ static void test_identity(void **state)
     side_close(t);
 }
 
+// Rows of several backbones in one batch: what each says alone, the gradients of both, and in a
+// step the projection of one that is not there stays as it is.
+static void test_mixed(void **state)
+{
+    static float x[MANY], y[MANY], target[MANY], one[MANY], two[MANY], was[MANY];
+    const int32_t of[2] = {2, 3};
+    struct side_batch a = {.type = 0, .rows = 2, .scored = 2},
+                      b = {.type = 1, .rows = 3, .scored = 3},
+                      both = {.rows = 5, .scored = 5, .of = of};
+    struct side_answer wa = {.target = target}, wb = {.target = target + 2 * CLASSES}, w = wa;
+    const float *g;
+    (void)state;
+    noise(2, MANY, x);
+    noise(5, MANY, y);
+    noise(3, MANY, target);
+    struct side *s = trained(&small);
+    size_t n = side_shape(s)->n_values;
+    put_rows(s, &a, x);
+    double la = side_gradient(s, &a, &wa, &g);
+    memcpy(one, g, n * sizeof *g);
+    put_rows(s, &b, y);
+    double lb = side_gradient(s, &b, &wb, &g);
+    memcpy(two, g, n * sizeof *g);
+    for (int32_t l = 0; l < LAYERS; l++) {
+        float *to = side_input(s, &both, l);
+        for (int32_t r = 0; r < 2; r++)
+            memcpy(to + r * side_stride(s, 0), x + (l * 2 + r) * 4, 4 * sizeof *x);
+        for (int32_t r = 0; r < 3; r++)
+            memcpy(to + (2 + r) * side_stride(s, 1), y + (l * 3 + r) * 5, 5 * sizeof *y);
+    }
+    double l = side_gradient(s, &both, &w, &g);
+    assert_true(fabs(l - (2 * la + 3 * lb) / 5) < 1e-6);
+    for (size_t i = 0; i < n; i++)
+        one[i] = (2 * one[i] + 3 * two[i]) / 5;
+    close_to("gradient of both", g, one, n, 1e-5);
+    for (int32_t i = 0; i < side_counts(s); i++)
+        assert_int_equal(*side_steps(s, i), 0);
+    put_rows(s, &b, y);
+    memcpy(was, side_state(s), n * sizeof *was);
+    side_step(s, &b, &wb, &adamw);
+    size_t at = 3 * 5 + 5 * 3; // of the first layer, behind down and up
+    assert_memory_equal(was + at, side_state(s) + at, 4 * 5 * sizeof *was);
+    assert_true(memcmp(was + at + 4 * 5, side_state(s) + at + 4 * 5, 5 * 5 * sizeof *was) != 0);
+    assert_true(memcmp(was, side_state(s), at * sizeof *was) != 0);
+    assert_int_equal(*side_steps(s, 0), 1);
+    assert_int_equal(*side_steps(s, 1), 0);
+    assert_int_equal(*side_steps(s, 2), 1);
+    side_close(s);
+}
+
 // At the start it adds nothing, and a loss that is no number moves nothing.
 static void test_start_and_broken(void **state)
 {
@@ -298,7 +348,7 @@ static void test_start_and_broken(void **state)
     put_rows(s, &b, x);
     assert_true(isnan(side_step(s, &b, &a, &adamw)));
     assert_memory_equal(was, side_state(s), side_shape(s)->n_values * sizeof *was);
-    assert_int_equal(*side_steps(s), 0);
+    assert_int_equal(*side_steps(s, 0), 0);
     side_close(s);
 }
 
@@ -327,6 +377,7 @@ int main(void)
         cmocka_unit_test(test_differences_say_enough),
         cmocka_unit_test(test_pivot_is_enough),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_mixed),
         cmocka_unit_test(test_start_and_broken),
         cmocka_unit_test(test_refused),
     };

@@ -94,7 +94,7 @@ struct central {
 
 static void central_step(struct central *c)
 {
-    const struct side_form *f = &c->plan->form;
+    const struct side_form *f = &c->plan->kind[0].form;
     static int32_t row[512];
     static float target[64 * 1024];
     struct side_batch b = {.row = row};
@@ -125,7 +125,7 @@ static int take(void *arg, const struct side_head *h, const struct side_example 
                 const int32_t *label, struct err *err)
 {
     struct central *c = arg;
-    size_t n = side_floats(&c->plan->form, e->rows, e->scored);
+    size_t n = side_floats(&c->plan->kind[0].form, e->rows, e->scored);
     int32_t at = 0;
     (void)err;
     if (c->left == 0)
@@ -151,7 +151,7 @@ static uint64_t centralised(const char *method, int64_t *floats)
     begin(method, 0, NULL);
     struct workload *w = &fed.work;
     struct central c = {.plan = fed.method.form, .optim = *w->env.optim};
-    const struct side_form *f = &c.plan->form;
+    const struct side_form *f = &c.plan->kind[0].form;
     struct side_config net = {.layers = f->layers,
                               .width = f->dim,
                               .rank = 16,
@@ -230,7 +230,7 @@ static void test_bytes(void **state)
             rows += task_client(t, k)->v[i].n - task_client(t, k)->v[i].answer;
     task_close(t);
     begin("pae/fp16", 0, NULL);
-    const struct side_form *f = &((const struct side_plan *)fed.method.form)->form;
+    const struct side_form *f = &((const struct side_plan *)fed.method.form)->kind[0].form;
     int64_t values = rows * ((int64_t)f->layers * f->dim + f->classes) * 2;
     federation_close(&fed);
     assert_int_equal(o.values, values);
@@ -355,6 +355,25 @@ static void test_refused(void **state)
     }
 }
 
+// Who keeps updates until it is decided who counts needs room for as long as they can be: of
+// schemes that send something else, too.
+static void test_arena(void **state)
+{
+    static const char *const methods[] = {"split/fp16", "splitlora/fp16;fp16;fp16", "mobillm/fp16"};
+    const char *const keys[] = {"fed.quorum=2", "net.arena_bytes=4096"};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(methods); i++) {
+        char name[100];
+        const char *const all[] = {"task.name=synth-medical", keys[0], keys[1], name};
+        struct err err = {""};
+        snprintf(name, sizeof name, "fed.method=%s", methods[i]);
+        assert_int_equal(federation_open(&fed, 4, all, &err), -1);
+        if (!strstr(err.text, "net.arena_bytes"))
+            fail_msg("%s: %s", methods[i], err.text);
+        federation_close(&fed);
+    }
+}
+
 static int make(void **state)
 {
     (void)state;
@@ -374,7 +393,7 @@ int main(void)
         cmocka_unit_test(test_bytes),       cmocka_unit_test(test_full),
         cmocka_unit_test(test_start),       cmocka_unit_test(test_resume),
         cmocka_unit_test(test_transport),   cmocka_unit_test(test_arrivals),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused),     cmocka_unit_test(test_arena),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }
