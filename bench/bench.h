@@ -45,7 +45,8 @@ struct bench {
 
 extern const struct bench bench_memcpy, bench_mpi, bench_xfer, bench_link, bench_trace, bench_codec,
     bench_drift, bench_factors, bench_pack, bench_rans, bench_select, bench_side;
-extern const struct bench bench_gemm, bench_leak, bench_ops, bench_step, bench_tokens, bench_infer;
+extern const struct bench bench_gemm, bench_leak, bench_ops, bench_step, bench_fisher, bench_tokens,
+    bench_infer;
 extern const struct bench *const bench_table[]; // NULL-terminated; cmd_bench.c
 
 // One loop to measure. prepare stands outside the clock: it tells a peer what comes, cools or

@@ -12,10 +12,10 @@
 #include <string.h>
 
 const struct bench *const bench_table[] = {
-    &bench_memcpy, &bench_mpi,   &bench_xfer,    &bench_link,   &bench_trace,
-    &bench_gemm,   &bench_ops,   &bench_step,    &bench_tokens, &bench_infer,
-    &bench_codec,  &bench_drift, &bench_factors, &bench_pack,   &bench_rans,
-    &bench_select, &bench_side,  &bench_leak,    NULL};
+    &bench_memcpy, &bench_mpi,    &bench_xfer,  &bench_link,    &bench_trace,
+    &bench_gemm,   &bench_ops,    &bench_step,  &bench_fisher,  &bench_tokens,
+    &bench_infer,  &bench_codec,  &bench_drift, &bench_factors, &bench_pack,
+    &bench_rans,   &bench_select, &bench_side,  &bench_leak,    NULL};
 
 struct request {
     double min_time_s;
