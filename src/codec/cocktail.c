@@ -5,11 +5,12 @@
 // scale and ends where A ends and B begins.
 #include "base/half.h"
 #include "base/rng.h"
+#include "codec/coding.h"
 #include "codec/largest.h"
 #include "codec/message.h"
 #include "codec/positions.h"
 #include "codec/rows.h"
-#include "kernels/kernels_codec.h"
+#include "kernels/stages.h"
 
 #include <math.h>
 
@@ -158,7 +159,7 @@ static int64_t cocktail_encode(const struct codec_inst *c, const struct codec_in
     struct room r = lay_room(c, scratch);
     size_t n = drawn(c);
     draw_subset(c, &in->key, r.from);
-    coords_gather(in->x, r.from, n, r.x);
+    codec_column(in->on)->select->gather(codec_context(in->on), in->x, r.from, n, r.x);
     size_t count = largest(r.x, n, most_kept(c), 0, r.at);
     coords_gather(r.x, r.at, count, r.x); // ascending: read before they are written over
     lap(in->laps, STAGE_SELECT);
@@ -225,8 +226,6 @@ static int cocktail_decode(const struct codec_inst *c, const struct codec_key *k
     size_t count = 0;
     if (cocktail_parse(c, key, in, len, &r, &count, err))
         return -1;
-    if (!to.sink.add)
-        memset(to.sink.to, 0, c->shape->n_values * sizeof *to.sink.to);
     uint32_t t = 0;
     size_t b = 0;
     for (size_t i = 0; i < count; b++) {
@@ -236,7 +235,8 @@ static int cocktail_decode(const struct codec_inst *c, const struct codec_key *k
         i = end;
     }
     coords_map(r.from, r.at, count);
-    coords_give(r.at, r.x, count, to.sink);
+    codec_column(to.on)->select->give(codec_context(to.on), r.at, r.x, count, c->shape->n_values,
+                                      to.sink);
     return 0;
 }
 
@@ -248,6 +248,7 @@ const struct codec codec_cocktail = {
     .n_options = ARRAY_LEN(cocktail_options),
     .option_bytes = sizeof(struct cocktail_opt),
     .flags = CODEC_RANDOM,
+    .stages = CODEC_ON_SELECT | CODEC_ON_QUANT, // quant: a look at the values
     .check = cocktail_check,
     .scratch_bytes = cocktail_scratch,
     .bound = cocktail_bound,

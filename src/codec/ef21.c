@@ -4,9 +4,11 @@
 //
 // Message: a byte of header, then the inner message. A client's first message may instead be the
 // update itself as floats (flag DENSE): so its estimate begins without an error.
+#include "codec/coding.h"
 #include "codec/message.h"
 #include "codec/rows.h"
-#include "kernels/kernels_codec.h"
+#include "dev/dev.h"
+#include "kernels/stages.h"
 
 #include <math.h>
 
@@ -74,6 +76,52 @@ static size_t ef21_bound(const struct codec_inst *c)
     return 1 + (options(c)->init == INIT_DENSE && dense > inner ? dense : inner);
 }
 
+// On a device v lies there, and the host has room for the word whether there is an estimate.
+static size_t ef21_stage(const struct codec_inst *c)
+{
+    (void)c;
+    return sizeof(float);
+}
+
+static size_t ef21_room(const struct codec_inst *c)
+{
+    return SCRATCH_ROUND(c->shape->n_values * sizeof(float));
+}
+
+static bool known(const struct codec_input *in, const float *at)
+{
+    const struct codec_device *on = in->on;
+    if (!on)
+        return *at != 0;
+    on->dev->row->get(on->dev, on->lane, on->stage, at, sizeof *at);
+    on->dev->row->wait(on->dev, on->lane);
+    return *(const float *)on->stage != 0;
+}
+
+static void put_known(const struct codec_input *in, float *at)
+{
+    const struct codec_device *on = in->on;
+    if (!on) {
+        *at = 1;
+        return;
+    }
+    *(float *)on->stage = 1;
+    on->dev->row->put(on->dev, on->lane, at, on->stage, sizeof *at);
+    on->dev->row->wait(on->dev, on->lane);
+}
+
+static void copy(const struct codec_input *in, float *to, const float *from, size_t n)
+{
+    if (in->on)
+        in->on->dev->row->copy(in->on->dev, in->on->lane, to, from, n * sizeof *to);
+    else
+        memcpy(to, from, n * sizeof *to);
+}
+
+// The update as floats.
+static const struct quant_rule floats = {.kind = QUANT_FP32, .width = 32, .scales = 1};
+static const float no_scale = 1;
+
 static int64_t encode_dense(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                             size_t cap, struct codec_report *report, struct err *err)
 {
@@ -83,10 +131,11 @@ static int64_t encode_dense(const struct codec_inst *c, const struct codec_input
     uint8_t *p = msg_put_header(&o, DENSE) ? NULL : msg_take(&o, PART_VALUES, 4 * n);
     if (!p)
         return msg_full(&o, err);
-    quant_f32_to_le(in->x, n, p);
+    const struct quant_run run = {.n = n, .group = n};
+    codec_column(in->on)->quant->code(codec_context(in->on), in->x, &run, 1, &floats, &no_scale, p);
     lap(in->laps, STAGE_PACK);
-    memcpy(in->state_next, in->x, n * sizeof *in->x);
-    memcpy(in->state_next + n + 1, in->state + n + 1, codec_state_floats(c->inner) * sizeof(float));
+    copy(in, in->state_next, in->x, n);
+    copy(in, in->state_next + n + 1, in->state + n + 1, codec_state_floats(c->inner));
     lap(in->laps, STAGE_FEEDBACK);
     report->kept[record_width_of[32]] = (int64_t)n;
     return msg_len(&o);
@@ -97,18 +146,23 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
 {
     size_t n = c->shape->n_values;
     const float *g = in->state;
-    float *v = scratch_take(&scratch, n * sizeof *v), *next = in->state_next;
-    mix_sum(1, in->x, -1, g, n, v);
-    int bad = codec_check_limit(c, v, NULL, err);
+    void *room = in->on ? in->on->room : scratch;
+    float *v = scratch_take(&room, n * sizeof *v), *next = in->state_next;
+    struct codec_device behind;
+    if (!in->on)
+        scratch = room;
+    codec_column(in->on)->mix->sum(codec_context(in->on), 1, in->x, -1, g, n, v);
+    int bad = codec_check_limit(c, v, in->on, err);
     if (bad)
         return bad;
     lap(in->laps, STAGE_FEEDBACK);
-    next[n] = 1;
-    if (g[n] == 0 && options(c)->init == INIT_DENSE)
+    put_known(in, next + n);
+    if (!known(in, g + n) && options(c)->init == INIT_DENSE)
         return encode_dense(c, in, out, cap, report, err);
     if (cap < 1)
         return err_set(err, "the message does not fit into its buffer of 0 bytes");
     struct codec_input inner = *in;
+    inner.on = codec_behind(c, in->on, &behind);
     inner.x = v;
     inner.state = g + n + 1;
     inner.state_next = next + n + 1;
@@ -119,8 +173,8 @@ static int64_t ef21_encode(const struct codec_inst *c, const struct codec_input 
         return len;
     out[0] = MSG_VERSION;
     report->parts.header++;
-    memcpy(next, g, n * sizeof *next);
-    struct codec_output add = {.sink = {next, 1, true}};
+    copy(in, next, g, n);
+    struct codec_output add = {.on = inner.on, .sink = {next, 1, true}};
     if (c->inner->row->decode(c->inner, &in->key, out + 1, (size_t)len, add, scratch, err))
         return -1;
     lap(in->laps, STAGE_FEEDBACK);
@@ -133,10 +187,13 @@ static int ef21_payload(const struct codec_inst *c, const struct codec_key *key,
     size_t n = c->shape->n_values;
     unsigned flags;
     struct msg_in m;
+    struct codec_device behind;
     if (msg_open(&m, in, len, &flags, err))
         return -1;
-    if (flags == 0)
+    if (flags == 0) {
+        to.on = codec_behind(c, to.on, &behind);
         return c->inner->row->decode(c->inner, key, m.p, len - 1, to, scratch, err);
+    }
     if (flags != DENSE || options(c)->init != INIT_DENSE)
         return msg_bad("header", "unknown flags", err);
     const uint8_t *p = msg_need(&m, 4 * n);
@@ -146,7 +203,9 @@ static int ef21_payload(const struct codec_inst *c, const struct codec_key *key,
         return -1;
     if (quant_absmax_bits_le(p, n) >= 0x7f800000u)
         return msg_nonfinite(err);
-    quant_f32_from_le(p, n, to.sink);
+    const struct quant_run run = {.n = n, .group = n};
+    codec_column(to.on)->quant->give(codec_context(to.on), p, &run, 1, &floats, &no_scale, to.sink,
+                                     false);
     return 0;
 }
 
@@ -207,8 +266,11 @@ const struct codec wrapper_ef21 = {
     .flags_of = ef21_flags,
     .check = ef21_check,
     .state_floats = ef21_state,
+    .stages = CODEC_ON_MIX | CODEC_ON_QUANT, // quant: a look at the difference, and floats
     .scratch_bytes = ef21_scratch,
     .decode_scratch = ef21_decode_scratch,
+    .stage_bytes = ef21_stage,
+    .device_bytes = ef21_room,
     .bound = ef21_bound,
     .encode = ef21_encode,
     .decode = ef21_decode,

@@ -1,8 +1,9 @@
 // signSGD with majority vote: clients send signs and nothing else, the server goes one step along
 // the sign of their sum. Votes are not weighted: a client has one vote however much data it holds.
+#include "codec/coding.h"
 #include "codec/message.h"
 #include "codec/rows.h"
-#include "kernels/kernels_codec.h"
+#include "kernels/stages.h"
 
 #define TILE 1024
 
@@ -31,6 +32,21 @@ static size_t vote_bound(const struct codec_inst *c)
     return 1 + pack_bytes(c->shape->n_values, 1);
 }
 
+// One group of signs, whose two levels are one step apart from 0.
+struct vote_rule {
+    struct quant_run run;
+    struct quant_rule rule;
+    float scale[2];
+};
+static struct vote_rule rule_of(const struct codec_inst *c)
+{
+    const size_t n = c->shape->n_values;
+    const float step = (float)((const struct vote_opt *)c->opt)->step;
+    return (struct vote_rule){.run = {.n = n, .group = n},
+                              .rule = {.kind = QUANT_SIGN, .kinds = 2, .width = 1, .scales = 2},
+                              .scale = {-step, step}};
+}
+
 static int64_t vote_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
                            size_t cap, void *scratch, struct codec_report *report, struct err *err)
 {
@@ -42,13 +58,16 @@ static int64_t vote_encode(const struct codec_inst *c, const struct codec_input 
     uint8_t *p = msg_put_header(&o, 0) ? NULL : msg_take(&o, PART_VALUES, pack_bytes(n, 1));
     if (!p)
         return msg_full(&o, err);
+    const struct codec_stages *on = codec_column(in->on);
+    const struct kernel_ctx *cx = codec_context(in->on);
+    const struct vote_rule r = rule_of(c);
     const float *x = in->x;
     if (beta > 0) {
-        mix_sum(beta, in->state, 1 - beta, in->x, n, in->state_next);
+        on->mix->sum(cx, beta, in->state, 1 - beta, in->x, n, in->state_next);
         x = in->state_next;
         lap(in->laps, STAGE_FEEDBACK);
     }
-    quant_pack_sign(x, n, p);
+    on->quant->code(cx, x, &r.run, 1, &r.rule, r.scale, p);
     lap(in->laps, STAGE_QUANTISE);
     report->kept[record_width_of[1]] = (int64_t)n;
     return msg_len(&o);
@@ -72,9 +91,9 @@ static int vote_decode(const struct codec_inst *c, const struct codec_key *key, 
     const uint8_t *bits;
     if (vote_payload(c, in, len, &bits, err))
         return -1;
-    float step = (float)((const struct vote_opt *)c->opt)->step;
-    const float table[16] = {-step, step};
-    quant_unpack_table(bits, c->shape->n_values, 1, table, to.sink, false);
+    const struct vote_rule r = rule_of(c);
+    codec_column(to.on)->quant->give(codec_context(to.on), bits, &r.run, 1, &r.rule, r.scale,
+                                     to.sink, false);
     return 0;
 }
 
@@ -130,6 +149,7 @@ const struct codec codec_signsgd = {
     .needs = CODEC_OWN_AGG,
     .flags = CODEC_MASKABLE | CODEC_NO_EF,
     .state_floats = vote_state,
+    .stages = CODEC_ON_MIX | CODEC_ON_QUANT,
     .bound = vote_bound,
     .encode = vote_encode,
     .decode = vote_decode,

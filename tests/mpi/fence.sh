@@ -28,10 +28,10 @@ same() # name where-it-is-coded settings...
 for method in fedavg/fp32 fwdllm:draws=2/int fedavg~fisher:keep=0.5,every=2/fstq \
     fedavg~attention:keep=0.5,every=2/fp16 fedavg~loss:keep=0.5,every=2/fp16 fedavg~oracle/fstq \
     fedavg~tome/fp32 fedex/fp32 flora/fp32 fedbat/sign fedavg/R@fp32 fedavg/alt@fp32 \
-    scaffold/int8 fedavg/dgc fedavg/fstq:importance=gd+zstd; do
+    scaffold/int8 fedavg/dgc fedavg/fstq:importance=gd+zstd fedavg/int4+ef21 fedavg/cocktail+ef; do
     same "$method" fence fed.method=$method
 done
-for method in split/fp16 split~tome/fp16 fedavg/powersgd fedavg/int4+ef21; do
+for method in split/fp16 split~tome/fp16 fedavg/powersgd; do
     same "$method" cpu fed.method=$method
 done
 same "both sides of a cut" "several devices" fed.method="splitlora/fp32;fp16;int:bits=8"
