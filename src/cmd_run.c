@@ -371,6 +371,7 @@ static void open_all(struct run *r)
                                 .dev_kind = config_dev_kind(&r->cfg),
                                 .threads = threads,
                                 .math = r->cfg.dev.math,
+                                .buffers = r->cfg.dev.buffers,
                                 .at_once = r->cfg.dev.clients,
                                 .seed = (uint64_t)r->cfg.run.seed,
                                 .server = server,

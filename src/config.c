@@ -49,6 +49,9 @@ static const struct opt dev_options[] = {
         "products with weights; bf16 rounds both sides and sums in fp32, faster with AVX-512 "
         "BF16 and on GPUs; tf32: GPUs alone; int8: fstq infer and score alone, by weights held "
         "as Q4_0, Q4_1 or Q8_0; norms, attention, losses and adapters stay in fp32"),
+    OPT_ENUM(struct dev_params_cfg, buffers, "dev.buffers", "device", dev_buffer_names,
+             "where arrays lie that host and GPU look at: the GPU's memory, with pinned memory for "
+             "copies; or, where a GPU shares the CPU's, mapped or managed, without copies"),
     OPT(struct dev_params_cfg, clients, "dev.clients", "0", 0, 1024, "",
         "clients that a rank trains at once; 0 = as many as 256 MiB or a quarter of the free "
         "memory hold"),

@@ -49,6 +49,7 @@ struct dev_params_cfg { // [dev]
     int32_t kind;       // cpu, cuda, auto
     int32_t threads;    // 0 = cores / compute ranks on the node
     int32_t math;       // enum kernel_math
+    int32_t buffers;    // enum dev_buffers
     int32_t clients;    // trained at once; 0 = as memory suggests
 };
 

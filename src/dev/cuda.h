@@ -31,7 +31,7 @@
 struct gpu_card {
     char bus[32];
     int major, minor, multiprocessors, clock_mhz, memory_bits;
-    bool integrated;
+    bool integrated, maps, manages; // mapped and managed memory
 };
 struct gpu_symbol {
     const char *name;

@@ -121,6 +121,24 @@ int dev_math(struct dev *d, int32_t math, struct err *err)
     return 0;
 }
 
+const char *const dev_buffer_names[] = {[DEV_BUFFERS_DEVICE] = "device",
+                                        [DEV_BUFFERS_MAPPED] = "mapped",
+                                        [DEV_BUFFERS_MANAGED] = "managed",
+                                        NULL};
+
+int dev_buffers(struct dev *d, int32_t which, struct err *err)
+{
+    struct err why;
+    if (which == DEV_BUFFERS_DEVICE)
+        return 0;
+    if (!d->row->buffers)
+        return err_set(err, "dev.buffers = %s: not supported by dev.kind = %s",
+                       dev_buffer_names[which], d->row->name);
+    return d->row->buffers(d, which, &why)
+               ? err_set(err, "dev.buffers = %s: %s", dev_buffer_names[which], why.text)
+               : 0;
+}
+
 void dev_close(struct dev *d)
 {
     if (d->lane)
@@ -179,9 +197,14 @@ void *dev_room(struct dev *d, size_t size_bytes)
     return d->row->host ? NULL : d->row->stage(d, size_bytes);
 }
 
+static bool reached(const struct dev *d, const void *array)
+{
+    return d->row->host || (d->row->shared && d->row->shared(d, array));
+}
+
 void *dev_take(struct dev *d, void *array, size_t size_bytes, void *room)
 {
-    if (d->row->host)
+    if (reached(d, array))
         return array;
     dev_get(d, room, array, size_bytes);
     return room;
@@ -189,6 +212,6 @@ void *dev_take(struct dev *d, void *array, size_t size_bytes, void *room)
 
 void dev_give(struct dev *d, void *array, size_t size_bytes, const void *room)
 {
-    if (!d->row->host)
+    if (!reached(d, array))
         dev_put(d, array, room, size_bytes);
 }

@@ -44,8 +44,13 @@ struct dev_row {
     int (*each)(dev_fact *fn, void *arg, struct err *err);
     // Which device of the kind this one is, and how many ranks of the host have it; or NULL.
     void (*describe)(const struct dev *d, char *text, size_t size);
-    int (*open)(struct dev *d, struct err *err);                                // or NULL
-    void (*close)(struct dev *d);                                               // or NULL
+    int (*open)(struct dev *d, struct err *err); // or NULL
+    void (*close)(struct dev *d);                // or NULL
+    // Chooses where arrays come to lie that the host looks at, too (all but weights and
+    // activations), and whether one of the device's arrays is such that host code may touch it
+    // while no work is under way; both NULL where there is no choice.
+    int (*buffers)(struct dev *d, int32_t which, struct err *err);
+    bool (*shared)(const struct dev *d, const void *array);
     void *(*alloc)(struct dev *d, enum mem_purpose purpose, size_t size_bytes); // zeroed
     void (*free)(struct dev *d, void *block);
     // The host's memory, for copies that go on while the host does; any other may be copied, too.
@@ -111,6 +116,11 @@ void dev_close(struct dev *d);
 // dev.math: how weights are multiplied by; the row's choices of math's names.
 extern const char *const dev_math_names[];
 int dev_math(struct dev *d, int32_t math, struct err *err);
+// dev.buffers: in memory of the device's own; the host's, mapped for the device; or managed by the
+// driver. The last two are for GPUs that share their memory with the CPU. Before any array is made.
+enum dev_buffers { DEV_BUFFERS_DEVICE, DEV_BUFFERS_MAPPED, DEV_BUFFERS_MANAGED };
+extern const char *const dev_buffer_names[];
+int dev_buffers(struct dev *d, int32_t which, struct err *err);
 // Makes every lane's work memory and number of marks at least this large. Not while work is under
 // way.
 void dev_reserve(struct dev *d, size_t work_floats, int32_t marks);

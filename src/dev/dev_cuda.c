@@ -40,12 +40,13 @@ struct block {
     void *at;
     size_t size_bytes;
     enum mem_purpose purpose;
+    int32_t kind; // enum dev_buffers
     struct block *next;
 };
 struct gpu {
     cudaStream_t stream;
     cudaEvent_t *mark, origin;
-    int32_t n_marks;
+    int32_t n_marks, buffers; // the latter: enum dev_buffers
     struct graph graph[GRAPHS];
     int n_graphs, next;
     uint64_t seen[KEYS]; // keys that came once, the oldest overwritten
@@ -148,7 +149,9 @@ void gpu_look(int i, struct gpu_card *c)
                            .multiprocessors = attribute(cudaDevAttrMultiProcessorCount, i),
                            .clock_mhz = attribute(cudaDevAttrClockRate, i) / 1000,
                            .memory_bits = attribute(cudaDevAttrGlobalMemoryBusWidth, i),
-                           .integrated = attribute(cudaDevAttrIntegrated, i) != 0};
+                           .integrated = attribute(cudaDevAttrIntegrated, i) != 0,
+                           .maps = attribute(cudaDevAttrCanMapHostMemory, i) != 0,
+                           .manages = attribute(cudaDevAttrManagedMemory, i) != 0};
     if (cudaDeviceGetPCIBusId(c->bus, sizeof c->bus, i) != cudaSuccess)
         snprintf(c->bus, sizeof c->bus, "no PCI bus");
 }
@@ -162,10 +165,10 @@ static int cuda_usable(struct err *err)
 
 // Memory.
 
-static void book(struct gpu *g, void *at, size_t size_bytes, enum mem_purpose purpose)
+static void book(struct gpu *g, void *at, size_t size_bytes, enum mem_purpose purpose, int32_t kind)
 {
     struct block *b = mem_alloc(MEM_OTHER, sizeof *b);
-    *b = (struct block){at, size_bytes, purpose, g->blocks};
+    *b = (struct block){at, size_bytes, purpose, kind, g->blocks};
     g->blocks = b;
     mem_book(purpose, size_bytes);
 }
@@ -183,15 +186,45 @@ static void unbook(struct gpu *g, const void *at)
         }
 }
 
+static int32_t kind_of(const struct gpu *g, const void *at)
+{
+    for (const struct block *b = g->blocks; b; b = b->next)
+        if ((const char *)at >= (const char *)b->at &&
+            (const char *)at < (const char *)b->at + b->size_bytes)
+            return b->kind;
+    return DEV_BUFFERS_DEVICE;
+}
+
+static bool cuda_shared(const struct dev *d, const void *array)
+{
+    return kind_of(d->state, array) != DEV_BUFFERS_DEVICE;
+}
+
+static cudaError_t take(void **p, size_t n, int32_t kind)
+{
+    void *there = NULL;
+    n = n ? n : 1;
+    if (kind == DEV_BUFFERS_DEVICE)
+        return cudaMalloc(p, n);
+    if (kind == DEV_BUFFERS_MANAGED)
+        return cudaMallocManaged(p, n, cudaMemAttachGlobal);
+    cudaError_t rc = cudaHostAlloc(p, n, cudaHostAllocMapped);
+    rc = rc == cudaSuccess ? cudaHostGetDevicePointer(&there, *p, 0) : rc;
+    // One address on both sides, as everywhere on 64 bits.
+    return rc == cudaSuccess && there != *p ? cudaErrorInvalidValue : rc;
+}
+
 static void *cuda_alloc(struct dev *d, enum mem_purpose purpose, size_t size_bytes)
 {
     struct gpu *g = of(d);
     void *p = NULL;
-    cudaError_t rc = cudaMalloc(&p, size_bytes ? size_bytes : 1);
+    const bool own = purpose == MEM_WEIGHTS || purpose == MEM_ACTIVATIONS;
+    const int32_t kind = own ? DEV_BUFFERS_DEVICE : g->buffers;
+    cudaError_t rc = take(&p, size_bytes, kind);
     if (rc != cudaSuccess)
         die(STATUS_ENV, "the GPU has no %zu bytes for %s: %s", size_bytes,
             mem_purpose_name[purpose], cudaGetErrorString(rc));
-    book(g, p, size_bytes, purpose);
+    book(g, p, size_bytes, purpose, kind);
     check(g, cudaMemsetAsync(p, 0, size_bytes, g->stream), "a fill");
     return p;
 }
@@ -211,8 +244,29 @@ static void cuda_wait(struct dev *d, int32_t lane)
 static void cuda_free(struct dev *d, void *block)
 {
     cuda_wait(d, 0);
+    bool mapped = kind_of(of(d), block) == DEV_BUFFERS_MAPPED;
     unbook(of(d), block);
-    cudaFree(block);
+    if (mapped)
+        cudaFreeHost(block);
+    else
+        cudaFree(block);
+}
+
+static int cuda_buffers(struct dev *d, int32_t which, struct err *err)
+{
+    struct gpu_card c;
+    int own = 0;
+    check(of(d), cudaGetDevice(&own), "its number");
+    gpu_look(own, &c);
+    if (!c.integrated)
+        return err_set(err,
+                       "GPU %d has memory of its own, and copies to and from it go by pinned "
+                       "memory: choose device",
+                       own);
+    if (which == DEV_BUFFERS_MAPPED ? !c.maps : !c.manages)
+        return err_set(err, "GPU %d does not know such memory: choose device", own);
+    of(d)->buffers = which;
+    return 0;
 }
 
 static void *cuda_stage(struct dev *d, size_t size_bytes)
@@ -232,22 +286,31 @@ static void cuda_unstage(struct dev *d, void *block)
     cudaFreeHost(block);
 }
 
+// A copy's direction: what host and device share belongs to neither.
+static enum cudaMemcpyKind way(struct dev *d, enum cudaMemcpyKind kind)
+{
+    return of(d)->buffers == DEV_BUFFERS_DEVICE ? kind : cudaMemcpyDefault;
+}
+
 static void cuda_put(struct dev *d, int32_t lane, void *to, const void *from, size_t n)
 {
     (void)lane;
-    check(of(d), cudaMemcpyAsync(to, from, n, cudaMemcpyHostToDevice, of(d)->stream), "a put");
+    check(of(d), cudaMemcpyAsync(to, from, n, way(d, cudaMemcpyHostToDevice), of(d)->stream),
+          "a put");
 }
 
 static void cuda_get(struct dev *d, int32_t lane, void *to, const void *from, size_t n)
 {
     (void)lane;
-    check(of(d), cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, of(d)->stream), "a get");
+    check(of(d), cudaMemcpyAsync(to, from, n, way(d, cudaMemcpyDeviceToHost), of(d)->stream),
+          "a get");
 }
 
 static void cuda_copy(struct dev *d, int32_t lane, void *to, const void *from, size_t n)
 {
     (void)lane;
-    check(of(d), cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToDevice, of(d)->stream), "a copy");
+    check(of(d), cudaMemcpyAsync(to, from, n, way(d, cudaMemcpyDeviceToDevice), of(d)->stream),
+          "a copy");
 }
 
 static void cuda_zero(struct dev *d, int32_t lane, void *to, size_t n)
@@ -377,7 +440,7 @@ static int open_library(struct gpu *g, struct err *err)
     g->blas.gemm = l.gemm;
     if (cudaMalloc(&g->blas_work, BLAS_WORK) != cudaSuccess)
         return err_set(err, "the GPU has no %zu bytes for cuBLAS", BLAS_WORK);
-    book(g, g->blas_work, BLAS_WORK, MEM_OTHER);
+    book(g, g->blas_work, BLAS_WORK, MEM_OTHER, DEV_BUFFERS_DEVICE);
     rc = l.set_stream(g->blas.handle, g->stream);
     rc = rc ? rc : l.set_workspace(g->blas.handle, g->blas_work, BLAS_WORK);
     return rc ? err_set(err, "cuBLAS cannot be set up: status %d", rc) : 0;
@@ -595,6 +658,8 @@ const struct dev_row ROW = {
     .describe = gpu_describe,
     .open = cuda_open,
     .close = cuda_close,
+    .buffers = cuda_buffers,
+    .shared = cuda_shared,
     .alloc = cuda_alloc,
     .free = cuda_free,
     .stage = cuda_stage,

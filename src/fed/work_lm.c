@@ -39,7 +39,7 @@ static int lm_open(struct workload *w, struct err *err)
         model_vocabulary(w->env.model->path, task.vocab, sizeof task.vocab);
     lm->task = task_open(&task, w->env.seed, w->env.fed->clients, err);
     if (!lm->task || dev_open(&lm->dev, w->env.dev_kind, w->env.threads, err) ||
-        dev_math(&lm->dev, w->env.math, err))
+        dev_math(&lm->dev, w->env.math, err) || dev_buffers(&lm->dev, w->env.buffers, err))
         return -1;
     if (w->env.worker && w->env.math == KERNEL_MATH_INT8)
         return err_set(err, "dev.math = int8 answers, but has no gradients: take another to train");

@@ -25,7 +25,7 @@ struct workload_env {
     const struct task_params *task;
     const struct model_params *model;
     const struct optim_params *optim;
-    int32_t dev_kind, threads, math;
+    int32_t dev_kind, threads, math, buffers;
     int32_t at_once; // clients trained at once; 0 = as many as memory suggests
     uint64_t seed;
     bool server, worker; // what this process does; both when alone

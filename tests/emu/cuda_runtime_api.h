@@ -16,6 +16,7 @@ extern "C" {
 typedef void *cudaStream_t, *cudaGraph_t, *cudaGraphExec_t, *cudaEvent_t;
 typedef enum cudaError {
     cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
@@ -24,19 +25,23 @@ typedef enum cudaError {
 enum cudaMemcpyKind {
     cudaMemcpyHostToDevice = 1,
     cudaMemcpyDeviceToHost,
-    cudaMemcpyDeviceToDevice
+    cudaMemcpyDeviceToDevice,
+    cudaMemcpyDefault
 };
 enum cudaDeviceAttr {
     cudaDevAttrClockRate = 13,
     cudaDevAttrMultiProcessorCount = 16,
     cudaDevAttrIntegrated = 18,
+    cudaDevAttrCanMapHostMemory = 19,
     cudaDevAttrMemoryClockRate = 36,
     cudaDevAttrGlobalMemoryBusWidth = 37,
     cudaDevAttrComputeCapabilityMajor = 75,
-    cudaDevAttrComputeCapabilityMinor = 76
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrManagedMemory = 83
 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
-enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0, cudaEventDefault = 0 };
+enum { cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaMemAttachGlobal = 1 };
+enum { cudaHostAllocDefault = 0, cudaHostAllocMapped = 2 };
 enum { cudaEventRecordDefault = 0, cudaEventRecordExternal = 1 };
 
 // In a program that has CUDA's runtime, too, these are others.
@@ -49,6 +54,7 @@ enum { cudaEventRecordDefault = 0, cudaEventRecordExternal = 1 };
 #define cudaEventRecordWithFlags      emu_cudaEventRecordWithFlags
 #define cudaFree                      emu_cudaFree
 #define cudaFreeHost                  emu_cudaFreeHost
+#define cudaGetDevice                 emu_cudaGetDevice
 #define cudaGetDeviceCount            emu_cudaGetDeviceCount
 #define cudaGetErrorString            emu_cudaGetErrorString
 #define cudaGetLastError              emu_cudaGetLastError
@@ -57,7 +63,9 @@ enum { cudaEventRecordDefault = 0, cudaEventRecordExternal = 1 };
 #define cudaGraphInstantiateWithFlags emu_cudaGraphInstantiateWithFlags
 #define cudaGraphLaunch               emu_cudaGraphLaunch
 #define cudaHostAlloc                 emu_cudaHostAlloc
+#define cudaHostGetDevicePointer      emu_cudaHostGetDevicePointer
 #define cudaMalloc                    emu_cudaMalloc
+#define cudaMallocManaged             emu_cudaMallocManaged
 #define cudaMemcpyAsync               emu_cudaMemcpyAsync
 #define cudaMemsetAsync               emu_cudaMemsetAsync
 #define cudaSetDevice                 emu_cudaSetDevice
@@ -73,12 +81,15 @@ cudaError_t cudaGetLastError(void);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int i);
+cudaError_t cudaGetDevice(int *i);
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr which, int i);
 cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int i);
 
 cudaError_t cudaMalloc(void **p, size_t n);
 cudaError_t cudaFree(void *p);
 cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags);
+cudaError_t cudaHostGetDevicePointer(void **p, void *host, unsigned flags);
+cudaError_t cudaMallocManaged(void **p, size_t n, unsigned flags);
 cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcpyKind kind,
                             cudaStream_t s);

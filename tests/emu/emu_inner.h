@@ -17,6 +17,7 @@ unsigned emu_choose(unsigned n);
 bool emu_ahead(void);
 
 void emu_memory_open(bool on); // kernels run
+void emu_managed_open(bool on);
 void emu_fill(void *to, int byte, size_t n);
 uint64_t emu_block_serial(const void *p); // of the block that p lies in or ends; 0: none
 

@@ -11,9 +11,10 @@
 #include <csignal>
 #include <sys/mman.h>
 
-// One range of addresses, which nobody may touch while host code runs. After each block lies a part
-// that is nobody's. A freed block's place is taken by the next one that needs as much room.
-static const size_t RANGE = (size_t)4 << 30;
+// One range of addresses, which nobody may touch while host code runs, but for its last parts: what
+// host and device share, mapped and managed. After each block lies a part that is nobody's. A freed
+// block's place is taken by the next one that needs as much room.
+static const size_t RANGE = (size_t)4 << 30, PART = RANGE / 8, OWN = RANGE - 2 * PART;
 enum { PAGE = 4096, GAP = 256 };
 
 struct live {
@@ -22,7 +23,9 @@ struct live {
 };
 static struct {
     unsigned char *range, *used;
-    std::map<const void *, live> blocks;
+    std::map<const void *, live> blocks; // whose key's block begins there
+    size_t shared[2];                    // bytes used of both
+    unsigned n_shared[2];                // blocks there
     uint64_t serial;
     std::multimap<size_t, void *> freed; // by room
 } g = {};
@@ -32,6 +35,15 @@ void emu_memory_open(bool on)
     size_t n = (size_t)(g.used - g.range + PAGE - 1) / PAGE * PAGE;
     if (n && mprotect(g.range, n, on ? PROT_READ | PROT_WRITE : PROT_NONE))
         emu_trap("mprotect failed");
+    if (on)
+        emu_managed_open(true);
+}
+
+void emu_managed_open(bool on)
+{
+    if (g.shared[1] &&
+        mprotect(g.range + OWN + PART, PART, on ? PROT_READ | PROT_WRITE : PROT_NONE))
+        emu_trap("mprotect failed");
 }
 
 static void on_fault(int number, siginfo_t *info, void *)
@@ -40,6 +52,8 @@ static void on_fault(int number, siginfo_t *info, void *)
     signal(number, SIG_DFL);
     if (emu_running())
         emu_fail("touches %p, which is not its memory", static_cast<void *>(at));
+    else if (at >= g.range + OWN && at < g.range + RANGE)
+        emu_fail("host code touches managed memory while work is under way, which may change it");
     else if (at >= g.range && at < g.range + RANGE)
         emu_fail(
             "host code touches the device's memory, byte %zu of it; use put, get, copy or zero",
@@ -80,7 +94,7 @@ void *emu_alloc(size_t n)
     if (g.blocks.empty())
         open_memory();
     auto old = g.freed.find(room);
-    if (old == g.freed.end() && room > RANGE - (size_t)(g.used - g.range))
+    if (old == g.freed.end() && room > OWN - (size_t)(g.used - g.range))
         return nullptr;
     void *p = g.used;
     if (old != g.freed.end()) {
@@ -94,6 +108,42 @@ void *emu_alloc(size_t n)
     return p;
 }
 
+// Places are used once, until all of a part's blocks are free.
+void *emu_alloc_shared(size_t n, bool managed)
+{
+    size_t room = room_of(n);
+    if (g.blocks.empty())
+        open_memory();
+    if (room > PART - g.shared[managed])
+        return nullptr;
+    unsigned char *part = g.range + OWN + managed * PART, *p = part + g.shared[managed];
+    if (!g.shared[managed] && mprotect(part, PART, PROT_READ | PROT_WRITE))
+        emu_trap("mprotect failed");
+    g.shared[managed] += room;
+    g.n_shared[managed]++;
+    g.blocks[p] = {n, ++g.serial};
+    emu_check_block(p, n, true);
+    return p;
+}
+
+bool emu_is_shared(const void *p)
+{
+    const unsigned char *at = static_cast<const unsigned char *>(p);
+    return g.range && at >= g.range + OWN && at < g.range + RANGE;
+}
+
+static void free_shared(void *p)
+{
+    unsigned char *at = static_cast<unsigned char *>(p);
+    bool managed = at >= g.range + OWN + PART;
+    if (--g.n_shared[managed] > 0)
+        return;
+    unsigned char *part = g.range + OWN + managed * PART;
+    madvise(part, g.shared[managed], MADV_DONTNEED);
+    mprotect(part, PART, PROT_NONE);
+    g.shared[managed] = 0;
+}
+
 void emu_free(void *p)
 {
     if (!p)
@@ -102,7 +152,10 @@ void emu_free(void *p)
     if (b == g.blocks.end())
         emu_trap("a block is freed that was never allocated");
     emu_check_block(p, b->second.size_bytes, false);
-    g.freed.insert({room_of(b->second.size_bytes), p});
+    if (emu_is_shared(p))
+        free_shared(p);
+    else
+        g.freed.insert({room_of(b->second.size_bytes), p});
     g.blocks.erase(b);
     if (!g.blocks.empty())
         return;

@@ -18,6 +18,10 @@ void emu_seed(uint64_t seed, enum emu_order order);
 void *emu_alloc(size_t size_bytes);
 void emu_free(void *block);
 bool emu_is_device(const void *p);
+// Memory of both, part of the device's: where it is managed host code may touch it only while
+// nothing is queued.
+void *emu_alloc_shared(size_t size_bytes, bool managed);
+bool emu_is_shared(const void *p);
 
 // A stream does nothing until somebody waits for it, or for another stream, and reads what it
 // copies then.
@@ -62,7 +66,7 @@ void emu_on_error(void (*fn)(const char *text));
 // version that it is for, 0 for none.
 struct emu_machine {
     int gpus, error, driver;
-    bool without_blas;
+    bool without_blas, integrated;
 };
 void emu_claim(struct emu_machine m);
 

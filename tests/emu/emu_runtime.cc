@@ -10,7 +10,8 @@
 #include <cstring>
 #include <map>
 
-static emu_machine here = {1, 0, CUDART_VERSION, false};
+static emu_machine here = {1, 0, CUDART_VERSION, false, false};
+static int chosen;
 
 void emu_claim(struct emu_machine m)
 {
@@ -44,14 +45,22 @@ cudaError_t cudaGetDeviceCount(int *n)
 }
 cudaError_t cudaSetDevice(int i)
 {
+    chosen = i;
     return i >= 0 && i < here.gpus ? cudaSuccess : cudaErrorNoDevice;
+}
+cudaError_t cudaGetDevice(int *i)
+{
+    *i = chosen;
+    return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr which, int)
 {
     *value = which == cudaDevAttrComputeCapabilityMajor   ? 8
              : which == cudaDevAttrComputeCapabilityMinor ? 7
              : which == cudaDevAttrMultiProcessorCount    ? 1
-                                                          : 0;
+             : which == cudaDevAttrIntegrated             ? here.integrated
+             : which == cudaDevAttrCanMapHostMemory || which == cudaDevAttrManagedMemory ? 1
+                                                                                         : 0;
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int i)
@@ -88,10 +97,21 @@ cudaError_t cudaFree(void *p)
     emu_free(p);
     return cudaSuccess;
 }
-cudaError_t cudaHostAlloc(void **p, size_t n, unsigned)
+cudaError_t cudaMallocManaged(void **p, size_t n, unsigned)
 {
     not_in_capture("allocated");
-    *p = malloc(n ? n : 1);
+    *p = emu_alloc_shared(n, true);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaHostGetDevicePointer(void **p, void *host, unsigned)
+{
+    *p = host;
+    return emu_is_shared(host) ? cudaSuccess : cudaErrorInvalidValue;
+}
+cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags)
+{
+    not_in_capture("allocated");
+    *p = flags & cudaHostAllocMapped ? emu_alloc_shared(n, false) : malloc(n ? n : 1);
     if (!*p)
         return cudaErrorMemoryAllocation;
     pinned[static_cast<char *>(*p)] = n;
@@ -101,13 +121,16 @@ cudaError_t cudaFreeHost(void *p)
 {
     not_in_capture("freed");
     pinned.erase(static_cast<char *>(p));
-    free(p);
+    if (emu_is_shared(p))
+        emu_free(p);
+    else
+        free(p);
     return cudaSuccess;
 }
 
 static void must_be(const void *p, bool device, const char *what)
 {
-    if (p && emu_is_device(p) != device) {
+    if (p && !emu_is_shared(p) && emu_is_device(p) != device) {
         emu_fail("%s is given the %s memory where the %s belongs", what,
                  device ? "host's" : "device's", device ? "device's" : "host's");
         abort();
@@ -118,10 +141,12 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, enum cudaMemcp
 {
     if (n == 0)
         return cudaSuccess;
-    must_be(to, kind != cudaMemcpyDeviceToHost, "a copy");
-    must_be(from, kind != cudaMemcpyHostToDevice, "a copy");
-    if (emu_capturing(s) && kind != cudaMemcpyDeviceToDevice &&
-        !is_pinned(kind == cudaMemcpyHostToDevice ? from : to, n)) {
+    if (kind != cudaMemcpyDefault) {
+        must_be(to, kind != cudaMemcpyDeviceToHost, "a copy");
+        must_be(from, kind != cudaMemcpyHostToDevice, "a copy");
+    }
+    if (emu_capturing(s) &&
+        !((emu_is_device(to) || is_pinned(to, n)) && (emu_is_device(from) || is_pinned(from, n)))) {
         emu_fail("a copy from or to the host's memory that is not pinned, within a capture");
         abort();
     }

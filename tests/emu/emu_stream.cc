@@ -80,6 +80,7 @@ static void add(void *to, work &&w)
 {
     stream *s = static_cast<stream *>(to);
     if (!s->in) {
+        emu_managed_open(false);
         s->queue.push_back(std::move(w));
         s->pushed++;
         return;
@@ -206,6 +207,9 @@ void emu_wait(void *p)
         run_upto(s, s->done + 1);
     }
     emu_memory_open(false);
+    if (std::any_of(streams.begin(), streams.end(),
+                    [](const stream *other) { return !other->queue.empty(); }))
+        emu_managed_open(false);
 }
 
 // Events.

@@ -83,6 +83,10 @@ tiny="shape=custom dim=32 hidden=32 layers=1 heads=2 kv_heads=2 vocab=32 batch=1
 check "bench step on the device: status 0" equal "$?" 0
 check "bench step on the device: it says where" contains out "on emu"
 check "bench step on the device: by its own clock" contains out "a step by the device's events"
+# shellcheck disable=SC2046,SC2086 # a list of options
+"$emu" bench fisher --dev emu $(printf 'fisher.%s ' $tiny) --samples 1 --min-time 1e-6 >out 2>err
+check "bench fisher on the device: status 0" equal "$?" 0
+check "bench fisher on the device: it says where" contains out "on emu"
 "$emu" bench codec --dev emu codec.values=4096 codec.shape=16x64,64x16 codec.draws=2 \
     codec.methods="sign+ef powersgd" --samples 1 --min-time 1e-6 >out 2>err
 check "bench codec on the device: the host's messages" equal "$?" 0
@@ -123,6 +127,10 @@ fi
 "$FSTQ" run "${common[@]}" dev.kind=cpu dev.math=tf32 trace.file= trace.updates=0 >out 2>err
 check "tf32 on the CPU: status 2" equal "$?" 2
 check "tf32 on the CPU: refused" contains err "dev.math = tf32: not supported by dev.kind = cpu"
+"$emu" run "${common[@]}" dev.kind=emu dev.buffers=mapped trace.file= trace.updates=0 >out 2>err
+check "buffers that are not shared: status 2" equal "$?" 2
+check "buffers that are not shared: why" \
+    contains err "dev.buffers = mapped: GPU 0 has memory of its own"
 # A device that is there, for a task that computes on the CPU alone.
 "$emu" run "$root/configs/quadratic.ini" dev.kind=emu fed.rounds=1 trace.file= >out 2>err
 check "a device that the task does not use: status 2" equal "$?" 2

@@ -235,6 +235,19 @@ static void wrong_capture(struct arrays *a, int which)
     emu_graph_launch(g, a->stream);
 }
 
+enum { HOLDS, WRITES };
+static void touch_managed(struct arrays *a, int which)
+{
+    float *x = emu_alloc_shared(sizeof a->here, true);
+    x[0] = 1; // nothing is queued
+    emu_put(a->stream, a->x, x, sizeof a->here);
+    if (which == WRITES)
+        emu_wait(a->stream);
+    x[0] = 2;
+    if (which == WRITES)
+        abort(); // as it should be, without a word
+}
+
 static void mistakes_end_the_program(void **state)
 {
     (void)state;
@@ -254,6 +267,8 @@ static void mistakes_end_the_program(void **state)
         {{mistake, PLANTED_THREADS}, "blocks of 1025 x 1 x 1 threads"},
         {{touch, 0}, "host code touches the device's memory, byte 12"},
         {{wait_in_capture, 0}, "whose work is being captured"},
+        {{touch_managed, HOLDS}, "touches managed memory while work is under way"},
+        {{touch_managed, WRITES}, ""},
         {{wrong_capture, UNJOINED}, "work of another stream is not waited for"},
         {{wrong_capture, FREED}, "memory which was freed since"},
         {{wrong_capture, REPLACED}, "memory which was freed since"},
@@ -293,13 +308,13 @@ static void what_is_missing_is_said(void **state)
         struct emu_machine m;
         const char *word; // NULL: it can be used
     } cases[] = {
-        {{0, INSUFFICIENT_DRIVER, 0, false}, "no driver"},
-        {{0, INSUFFICIENT_DRIVER, 12000, false}, "older than CUDA 13.0"},
-        {{0, NO_DEVICE, 13000, false}, "no GPU"},
-        {{0, 0, 13000, false}, "no GPU"},
-        {{0, 999, 13000, false}, "unknown error"},
-        {{2, 0, 13000, true}, "no libcublas.so.13"},
-        {{2, 0, 13000, false}, NULL},
+        {{0, INSUFFICIENT_DRIVER, 0, false, false}, "no driver"},
+        {{0, INSUFFICIENT_DRIVER, 12000, false, false}, "older than CUDA 13.0"},
+        {{0, NO_DEVICE, 13000, false, false}, "no GPU"},
+        {{0, 0, 13000, false, false}, "no GPU"},
+        {{0, 999, 13000, false, false}, "unknown error"},
+        {{2, 0, 13000, true, false}, "no libcublas.so.13"},
+        {{2, 0, 13000, false, false}, NULL},
     };
     int32_t kind = kind_of("emu");
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -332,7 +347,7 @@ static void ranks_share_and_memory_is_booked(void **state)
                  {2, 3, "GPU 0 of 2, 0000:00:00.0, for 2 ranks"},
                  {1, 3, "GPU 1 of 2, 0000:01:00.0"}};
     const size_t before = mem_now(MEM_WEIGHTS), other = mem_now(MEM_OTHER);
-    emu_claim((struct emu_machine){2, 0, 13000, false});
+    emu_claim((struct emu_machine){2, 0, 13000, false, false});
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct dev d;
         struct err err;
@@ -355,6 +370,55 @@ static void ranks_share_and_memory_is_booked(void **state)
     dev_take_place(0, 1, NULL);
 }
 
+// Where a GPU shares the host's memory its arrays may be such that nothing is copied.
+static void buffers_are_shared(void **state)
+{
+    (void)state;
+    const int32_t kind = kind_of("emu");
+    for (int32_t which = DEV_BUFFERS_DEVICE; which <= DEV_BUFFERS_MANAGED; which++)
+        for (int integrated = 0; integrated < 2; integrated++) {
+            struct dev d;
+            struct err err;
+            const size_t before = mem_now(MEM_OPTIMIZER);
+            emu_claim((struct emu_machine){1, 0, 13000, false, integrated});
+            assert_int_equal(dev_open(&d, kind, 1, &err), 0);
+            int bad = dev_buffers(&d, which, &err);
+            assert_int_equal(bad, which > 0 && !integrated ? -1 : 0);
+            if (bad) {
+                assert_non_null(strstr(err.text, "memory of its own"));
+                dev_close(&d);
+                continue;
+            }
+            float *x = d.row->alloc(&d, MEM_OPTIMIZER, N * sizeof *x);
+            float *w = d.row->alloc(&d, MEM_WEIGHTS, N * sizeof *w), here[N], room[N];
+            assert_int_equal(mem_now(MEM_OPTIMIZER), before + sizeof here);
+            for (int i = 0; i < N; i++)
+                here[i] = (float)i;
+            dev_put(&d, x, here, sizeof here);
+            uint64_t got = emu_counted().get_bytes;
+            float *mine = dev_take(&d, x, sizeof here, room);
+            assert_true((mine == x) == (which > 0));
+            assert_true((emu_counted().get_bytes == got) == (which > 0));
+            mine[3] = -7;
+            dev_give(&d, x, sizeof here, mine);
+            d.ops->add(&d.lane[0].cx, x, N, x);
+            dev_get(&d, here, x, sizeof here);
+            assert_true(here[3] == -14 && here[4] == 8);
+            assert_true(dev_take(&d, w, sizeof here, room) == room); // weights are the GPU's own
+            d.row->free(&d, x);
+            assert_int_equal(mem_now(MEM_OPTIMIZER), before);
+            d.row->free(&d, w);
+            dev_close(&d);
+        }
+    emu_claim((struct emu_machine){1, 0, 13000, false, false});
+    struct dev d;
+    struct err err;
+    assert_int_equal(dev_open(&d, kind_of("cpu"), 1, &err), 0);
+    assert_int_equal(dev_buffers(&d, DEV_BUFFERS_MAPPED, &err), -1);
+    assert_non_null(strstr(err.text, "dev.buffers = mapped: not supported by dev.kind = cpu"));
+    dev_close(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -365,6 +429,7 @@ int main(void)
         cmocka_unit_test(mistakes_end_the_program),
         cmocka_unit_test(what_is_missing_is_said),
         cmocka_unit_test(ranks_share_and_memory_is_booked),
+        cmocka_unit_test(buffers_are_shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
