@@ -262,6 +262,8 @@ base-model: deps
 	  { echo "base-model: differs from src/model/base.safetensors (other compiler or processor?); copy $(O)/base.safetensors there to use it"; exit 1; }
 format:
 	@clang-format -i $(shell git ls-files '*.c' '*.h')
+# Parts of scripts, which are no programs.
+PYTHON_PARTS = scripts/plot_style.py $(wildcard scripts/report_*.py)
 install: all
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/fstq/configs/paper share/fstq/scripts \
 	  share/fstq/schemas share/man/man1 share/man/man5 share/bash-completion/completions \
@@ -270,9 +272,12 @@ install: all
 	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/fstq/configs
 	install -m 644 $(wildcard configs/paper/*) $(DESTDIR)$(PREFIX)/share/fstq/configs/paper
 	install -m 644 $(wildcard schemas/*.json) $(DESTDIR)$(PREFIX)/share/fstq/schemas
-	install -m 755 $(wildcard scripts/*.py) scripts/netns-cluster.sh $(DESTDIR)$(PREFIX)/share/fstq/scripts
-	install -m 644 scripts/report.css scripts/report.js $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	install -m 755 $(filter-out $(PYTHON_PARTS),$(wildcard scripts/*.py)) scripts/netns-cluster.sh \
+	  $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	install -m 644 $(PYTHON_PARTS) scripts/report.css scripts/report.js $(DESTDIR)$(PREFIX)/share/fstq/scripts
 	$(O)/fstq help --man > $(DESTDIR)$(PREFIX)/share/man/man1/fstq.1
+	(printf '.TH FSTQ-RUN 1\n.SH NAME\nfstq-run \\- start fstq on MPI ranks\n.SH DESCRIPTION\n.nf\n'; \
+	  scripts/fstq-run --help | sed 's/\\/\\e/g; s/-/\\-/g; s/^[.'"'"']/\\\&&/') > $(DESTDIR)$(PREFIX)/share/man/man1/fstq-run.1
 	$(O)/fstq help --man5 > $(DESTDIR)$(PREFIX)/share/man/man5/fstq.5
 	$(O)/fstq help --bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fstq
 	$(O)/fstq help --zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fstq

@@ -277,13 +277,35 @@ def drawn_of(data):
              figures.scaling(c, series),
              *(f(series) for f in (figures.stages, figures.parts, figures.gantt, figures.widths,
                                    figures.links, figures.memory, figures.energy))]
-    return series, [f for f in drawn if f]
+    return series, drawn
+
+
+# What a figure that is not here would have taken, in the order of drawn_of.
+WANTS = ('score by round, bytes and time: a run with evaluations',
+         'bytes against score: a comparison of two methods',
+         'rate and distortion: two series that lose something, with fed.nmse on',
+         'scaling: methods that differ in one number of an option, or the same run on several '
+         'numbers of ranks',
+         'where the time of a round goes: spans in a trace',
+         'bytes by part: update frames in a trace',
+         'a round by client: a link whose time is modelled, or spans of a round',
+         'bits by layer and matrix: a codec of several widths',
+         'links as applied: a link with a rate',
+         'memory: a trace of a whole run',
+         'energy: client.profile for a model of it, or a sensor')
+
+
+def absent(drawn, compared):
+    """One line about the figures that are missing, and what they need."""
+    gone = [w for k, (f, w) in enumerate(zip(drawn, WANTS)) if not f and (compared or k != 1)]
+    return f'<p class="caption">Not in these data: {esc("; ".join(gone))}.</p>' if gone else ''
 
 
 def sections(data):
     c, source = data['compare'], source_line(data)
     series, drawn = drawn_of(data)
-    drawn = [figure(f, series, source) for f in drawn]
+    missing = absent(drawn, c)
+    drawn = [figure(f, series, source) for f in drawn if f]
     first = drawn[:1] if drawn and 'id="score"' in drawn[0] else []
     yield verdict(series)
     yield from first
@@ -293,6 +315,7 @@ def sections(data):
     yield '<div class="figures">'
     yield from drawn[len(first):]
     yield '</div>'
+    yield missing
     yield '<section id="runs"><h2>Where it comes from</h2>'
     yield provenance(data, series)
     yield '</section>'
@@ -318,7 +341,7 @@ def main():
         with open(sys.argv[1], encoding='utf-8') as f:
             data = json.load(f)
         if len(sys.argv) == 4:
-            write_figures(drawn_of(data)[1], sys.argv[3])
+            write_figures([f for f in drawn_of(data)[1] if f], sys.argv[3])
             return
         text = page(data)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:

@@ -74,9 +74,10 @@ def curve_panel(series, score, x_of, x_name, units, log):
     positive = [v for _, x in drawn for v in x if known(v) and v > 0]
     log = log and max(positive) > 20 * min(positive)
     svg = Svg(270, f'{score} by {x_name}')
+    seeds = [v for s, _ in drawn for seed in s.seeds for v in seed if known(v)]
     room = 0.1 * (max(means) - min(means))
     frame = Frame(svg, [v for _, x in drawn for v in x], means, log, units,
-                  y_range=[min(means) - room, max(means) + room])
+                  y_range=[min([min(means) - room, *seeds]), max([max(means) + room, *seeds])])
     frame.draw(x_name + (', log' if log else ''), score, whole=units is None)
     at = lambda x, y: [(frame.x.at(a), frame.y.at(b)) for a, b in zip(x, y)
                        if known(a) and known(b) and (not log or a > 0)]
@@ -319,11 +320,12 @@ def stages(series):
     if not bars:
         return None
     used = visible(bars)
+    any_rank = any(len({e['rank'] for e in s.run['stages']}) > 1 for s in traced(series))
     key = [(p, colours[p]) for p in (*STAGES, OTHERS) if p in used]
     return Figure('stages', 'Where the time of a round goes',
                   'Measured on this machine, summed over the spans of a round (mean of all '
                   'rounds), without waiting and set-up: processor work, not the modelled time of '
-                  'the devices. r: the rank.', rows,
+                  f'the devices.{" r: the rank." if any_rank else ""}', rows,
                   [('', stacked_bars(bars, colours, TIMES, 'Stages of a round', 'a round'))], key)
 
 

@@ -240,6 +240,10 @@ static void say(char *out, size_t size, const char *fmt, ...)
 // "1.9 times less modelled time [1.7, 2.1]"
 static void say_ratio(char *out, size_t size, struct ratio x, const char *what)
 {
+    if (fabs(x.mean - 1) < 5e-3 && !(fabs(x.low - 1) > 5e-3) && !(fabs(x.high - 1) > 5e-3)) {
+        say(out, size, "as much %s", what);
+        return;
+    }
     bool less = x.mean >= 1;
     double mean = less ? x.mean : 1 / x.mean, low = less ? x.low : 1 / x.high,
            high = less ? x.high : 1 / x.low;
@@ -263,8 +267,10 @@ static void say_score(const struct compare *c, const struct summary *s, char *ou
     bool better = (s->gain.mean > 0) == c->higher;
     if (told)
         say(out, size, ": %s", better ? "better" : "worse");
+    else if (s->pairs < 2)
+        say(out, size, " on one seed, which shows no interval");
     else
-        say(out, size, ": no difference shown on %zu seed%s", s->pairs, s->pairs == 1 ? "" : "s");
+        say(out, size, ": no difference shown on %zu seeds", s->pairs);
 }
 
 // The hardest target that every seed reaches, the base's too, is the one that is told; a harder
@@ -287,7 +293,7 @@ static void say_targets(const struct compare *c, const struct summary *s, char *
     }
     const char *base = c->method[c->base].name;
     if (done) {
-        say(out, size, "; %.4g%% of %s's final %s after ", 100 * done_at, base, c->p.score);
+        say(out, size, "; %.4g%% of %s's final %s with ", 100 * done_at, base, c->p.score);
         say_ratio(out, size, done->less_time, "modelled time");
     }
     if (missed)

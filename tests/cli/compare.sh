@@ -130,6 +130,12 @@ for a, b in zip(up["methods"], both["methods"]):
     for x, y in zip(a["runs"], b["runs"]):
         down = [q - p for p, q in zip(x["uplink_bytes"], y["uplink_bytes"])]
         assert down[0] > 0 and all(abs(d - down[0] * (k + 1)) < 1 for k, d in enumerate(down))'
+compare two.ini compare.dir=whole fed.rounds=100 compare.seeds=1 --no-run
+check "of one seed nothing is said that takes two" eval \
+    "grep -q '^# topk: .* against fp32 on one seed, which shows no interval' out &&
+    ! grep -q 'no difference' out"
+compare two.ini compare.dir=whole fed.rounds=100 --no-run compare.method="again | fedavg/fp32"
+check "as many bytes, in as many words" grep -q '^# again: .* as much uplink;' out
 compare two.ini compare.dir=whole fed.rounds=100 --no-run --csv t.csv --markdown t.md
 check "CSV: a head and a row per method" equal "$(wc -l <t.csv)" 3
 check "CSV: as many fields in each" equal "$(python3 -c '

@@ -34,6 +34,10 @@ check "an installed run: its trace is where it was started" test -s quadratic.h5
 check "the manual, the parameters" eval \
     "grep -q '^.TH FSTQ 1' '$prefix/share/man/man1/fstq.1' &&
     grep -q 'fed.rounds = ' '$prefix/share/man/man5/fstq.5'"
+check "the launcher's manual, and no program that is none" eval \
+    "grep -q '^ *.-np N' '$prefix/share/man/man1/fstq-run.1' &&
+    test -x '$prefix/share/fstq/scripts/report.py' &&
+    ! test -x '$prefix/share/fstq/scripts/report_svg.py'"
 check "completion, and schemas" eval \
     "bash -n '$prefix/share/bash-completion/completions/fstq' &&
     test -s '$prefix/share/zsh/site-functions/_fstq' &&
