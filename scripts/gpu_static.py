@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import check_gpu_code as code
@@ -25,7 +26,7 @@ VALUES = 40e6
 ARCH = 87
 # Bytes a value that an encoder cannot do without, beside the message: it reads the update once;
 # fstq Fisher's diagonal, too; error feedback reads what is left over and writes it anew.
-BESIDE = {'fstq': 8, 'sign+ef': 12}
+BESIDE = {'fstq': 8, 'sign+ef': 12, 'cocktail+ef': 12, 'int4+ef21:init=zero': 12}
 # TinyLlama 1.1B, rank 16 on all projections, 4 sequences of 256.
 LAYERS, DIM, HIDDEN, KV, VOCAB, ROWS = 22, 2048, 5632, 256, 32000, 1024
 
@@ -42,6 +43,14 @@ def costs(build):
         else:
             said.setdefault((word[0], word[1]), []).append([int(x) for x in word[2:]])
     return said
+
+
+def source(build, how):
+    """Where a section is from."""
+    with open(f'{build}/facts.h', encoding='utf-8') as f:
+        rev = re.search(r'BUILD_GIT_REV "(\w+)', f.read())[1]
+    return textwrap.fill(f'Source: `scripts/gpu_static.py build/release`; git {rev}; no GPU: {how}; '
+                         'no data file.', 100)
 
 
 def ms(board, bytes_value, launches):
@@ -69,7 +78,7 @@ def step_text(step):
     n = fixed + each * LAYERS + calls * LAYERS
     times = ', '.join(f'{name} {flop / tera / 1e9 + n * LAUNCH_US / 1e3:.0f} ms'
                       for name, _, tera in BOARDS)
-    return f'''A step with AdamW is {fixed} launches and {each} a layer, and {calls} products a
+    return f'''A step with AdamW is one graph of {fixed} launches and {each} a layer, and {calls} products a
 layer by cuBLAS; it puts {put} bytes of one small batch onto the GPU and gets {got}. TinyLlama 1.1B,
 {ROWS} tokens, is {flop / 1e12:.2f} TFLOP of products and {n} launches: at the data sheets' fp32
 rates and {LAUNCH_US} us a launch {times} at the least.
@@ -115,9 +124,13 @@ without copies to and from the host; decoding adds to what is there.
 
 {table(head, codec_rows(said))}
 
+{source(build, 'ptxas of CUDA ' + code.LIMITS_FOR + ' and emulation on x86-64')}
+
 ## A training step
 
 {step_text(said['step'])}
+
+{source(build, 'emulation on x86-64')}
 
 ## Kernels
 
@@ -125,6 +138,8 @@ On sm_{ARCH}, as ptxas has them; bytes of shared memory with the dynamic part, w
 multiprocessor holds. None spills.
 
 {table(kernels, kernel_rows(build))}
+
+{source(build, 'ptxas of CUDA ' + code.LIMITS_FOR)}
 '''
 
 
@@ -137,12 +152,17 @@ def same(a, b):
                for x, y in zip(number.findall(a), number.findall(b)))
 
 
+def told(text):
+    """The lines without those that say where they are from, which name a commit."""
+    return re.sub(r'^Source: .*?(?=\n\n|\Z)', '', text, flags=re.M | re.S).split('\n')
+
+
 def check(build, path):
     if not glob.glob(f'{build}/kernels/*.cu.log') or code.compiler(build) != code.LIMITS_FOR:
         print(f'1..0 # SKIP the page is of CUDA {code.LIMITS_FOR}')
         return 0
     with open(path, encoding='utf-8') as f:
-        old, new = f.read().split('\n'), page(build).split('\n')
+        old, new = told(f.read()), told(page(build))
     wrong = [y for x, y in zip(old, new) if not same(x, y)]
     bad = bool(wrong) or len(old) != len(new)
     print(f'{"not " if bad else ""}ok 1 - {os.path.basename(path)} says what the kernels are')

@@ -22,7 +22,10 @@ static const char *const methods[] = {"sign",
                                       "topk:ratio=0.01,group=all",
                                       "stc:ratio=0.01,group=all",
                                       "eden:bits=1",
-                                      "sign+ef"};
+                                      "sign+ef",
+                                      "signsgd",
+                                      "cocktail+ef",
+                                      "int4+ef21:init=zero"};
 
 static struct emu_counts before;
 

@@ -59,7 +59,7 @@ def main():
                                    if f.endswith('.cu') or f == 'gpu.h')
     bad = n = 0
     with tempfile.TemporaryDirectory() as copy:
-        for part in ('Makefile', 'src', 'kernels', 'bench', 'tests'):
+        for part in ('Makefile', 'src', 'kernels', 'bench', 'configs', 'tests'):
             full = os.path.join(ROOT, part)
             if os.path.isdir(full):
                 shutil.copytree(full, os.path.join(copy, part))
