@@ -84,12 +84,40 @@ static void talk(const struct fed_env *env, const struct round_start *start, str
         }
 }
 
+// An update that leaves in parts. Each is computed when the one before has been, and at most
+// `flight` others are still under way; and it is on its way when it is ready and the one before has
+// left. Ready is the last of them, and `up` the way of all.
+static void stream(const struct fed_env *env, const struct round_start *start,
+                   struct client_round *c, int32_t n, int32_t flight)
+{
+    struct client_times *t = &c->times;
+    const int64_t work = t->compute_ns + t->encode_ns;
+    int64_t *came = mem_alloc(MEM_NET, (size_t)n * sizeof *came), done = t->down_ns, left = 0;
+    for (int32_t i = 0; i < n; i++) {
+        int64_t bytes = c->up_bytes * (i + 1) / n - c->up_bytes * i / n;
+        int64_t begin = i > flight && came[i - 1 - flight] > done ? came[i - 1 - flight] : done;
+        done = link_add_ns(begin, work * (i + 1) / n - work * i / n);
+        struct link_result r =
+            carry(env, start, c->client, (uint32_t)i, true, left > done ? left : done, bytes);
+        came[i] = r.t_deliver_ns;
+        left = r.delivered ? r.t_deliver_ns - r.latency_ns : INT64_MAX;
+        r.t_start_ns = i ? t->up.t_start_ns : r.t_start_ns;
+        r.bytes_sent += i ? t->up.bytes_sent : 0;
+        r.delivered &= i == 0 || t->up.delivered;
+        r.whole &= i == 0 || t->up.whole;
+        t->up = r;
+    }
+    t->ready_ns = done;
+    mem_free(came);
+}
+
 static void round_times(const struct fed_env *env, const struct round_start *start,
                         struct client_round *c, size_t n, bool ports)
 {
     const struct scheme *scheme = env->method->scheme;
     const double share =
         scheme->step_share_of ? scheme->step_share_of(env->method->scheme_opt) : scheme->step_share;
+    int32_t flight = 0, n_parts = scheme->parts ? scheme->parts(env, &flight) : 1;
     for (size_t i = 0; i < n; i++)
         c[i].times.down = carry(env, start, c[i].client, 0, false, c[i].from_ns, c[i].down_bytes);
     if (ports)
@@ -105,7 +133,10 @@ static void round_times(const struct fed_env *env, const struct round_start *sta
         t->encode_ns = scaled(env->client->encode_ns, d.slow);
         t->ready_ns = link_add_ns(t->down_ns, t->compute_ns + t->encode_ns);
         talk(env, start, &c[i]);
-        t->up = carry(env, start, c[i].client, 0, true, t->ready_ns, c[i].up_bytes);
+        if (n_parts > 1 && c[i].up_bytes > 0)
+            stream(env, start, &c[i], n_parts, flight);
+        else
+            t->up = carry(env, start, c[i].client, 0, true, t->ready_ns, c[i].up_bytes);
     }
     if (ports)
         share_port(env, start, c, n, true);

@@ -93,6 +93,7 @@ void lm_backbone(const struct workload *w, const float *backbone);
 
 void lm_train_open(struct workload *w, struct lm *lm);
 void lm_reserve(struct workload *w);
+float *lm_moments(struct lm *lm);   // lm->moments, made when they are first asked for
 void lm_train_close(struct lm *lm); // also of one that was never opened
 size_t lm_state_floats(const struct workload *w);
 size_t lm_fisher_floats(const struct workload *w, const struct token_source *tokens, bool sens,

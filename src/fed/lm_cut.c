@@ -293,9 +293,10 @@ static int train_above(struct workload *w, struct train_job *job, struct cut_end
 {
     struct lm *lm = w->state;
     struct shape_range above = range_above(w);
-    struct cut_trainee t = {.client = job->client, .adapter = job->delta, .moments = lm->moments};
+    struct cut_trainee t = {
+        .client = job->client, .adapter = job->delta, .moments = lm_moments(lm)};
     int rc = 0;
-    memset(lm->moments, 0, (lm->optim_n + 1) * sizeof *lm->moments);
+    memset(t.moments, 0, (lm->optim_n + 1) * sizeof *t.moments);
     memcpy(job->delta, job->theta, lm->n * sizeof *job->delta);
     load_above(lm, &t, &above);
     job->loss = 0;

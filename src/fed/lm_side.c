@@ -18,6 +18,7 @@ struct lm_side {
     float *one;                      // of one example, as messages have it
     float *want;                     // (tops, classes) differences
     int32_t *best;                   // (tops)
+    int32_t *token, *class_of;       // (classes), (vocab) where classes are not the vocabulary
     uint32_t *order;                 // (order_cap) of a client's epoch
     size_t order_cap;
     struct lm_batch batch; // of the test set
@@ -30,7 +31,7 @@ void lm_side_close(struct lm *lm)
     struct lm_side *s = lm->side;
     if (!s)
         return;
-    void *blocks[] = {s->x, s->logits, s->one, s->want, s->best, s->order};
+    void *blocks[] = {s->x, s->logits, s->one, s->want, s->best, s->order, s->token, s->class_of};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     for (int32_t k = 1; k < SIDE_TYPES; k++)
@@ -122,11 +123,41 @@ static int open_models(struct workload *w, const struct side_plan *p, const bool
     return 0;
 }
 
-static void fill_forms(const struct lm *lm, struct side_plan *p)
+static void mark_answers(const struct examples *set, int32_t *class_of)
+{
+    for (int32_t i = 0; i < set->n; i++)
+        for (int32_t k = set->v[i].answer; k < set->v[i].n; k++)
+            class_of[set->v[i].tokens[k]] = 1;
+}
+
+// The tokens of all answers that the task has, ascending: which they are is part of the task, as a
+// classification's labels are. How many they are.
+static int32_t find_answers(struct lm *lm, struct lm_side *s, int32_t vocab)
+{
+    int32_t n = 0;
+    s->class_of = mem_alloc(MEM_DATA, (size_t)vocab * sizeof *s->class_of);
+    s->token = mem_alloc(MEM_DATA, (size_t)vocab * sizeof *s->token);
+    mark_answers(task_test(lm->task), s->class_of);
+    for (int32_t c = 0; c < lm->task->clients; c++) {
+        mark_answers(task_client(lm->task, c), s->class_of);
+        task_forget(lm->task, c);
+    }
+    for (int32_t v = 0; v < vocab; v++) {
+        bool is = s->class_of[v] > 0;
+        s->class_of[v] = n;
+        s->token[n] = v;
+        n += is;
+    }
+    return n;
+}
+
+static void fill_forms(struct lm *lm, struct side_plan *p)
 {
     int32_t classes = p->backbones.config[0].vocab, longest = lm->task->max_tokens;
     for (int32_t k = 1; k < p->kinds; k++)
         classes = p->backbones.config[k].vocab < classes ? p->backbones.config[k].vocab : classes;
+    if (p->answers)
+        classes = find_answers(lm, lm->side, classes);
     for (int32_t k = 0; k < p->kinds; k++) {
         struct side_form *f = &p->kind[k].form;
         f->dim = p->backbones.config[k].dim;
@@ -148,8 +179,8 @@ static int side_open_work(struct workload *w, struct side_plan *p, const bool *n
     const int32_t longest = lm->task->max_tokens;
     size_t floats = 0, one = 0, vocab = 0;
     lm_side_close(lm);
-    fill_forms(lm, p);
     struct lm_side *s = lm->side = mem_alloc(MEM_OTHER, sizeof *s);
+    fill_forms(lm, p);
     if (check_kinds(w, p, err) || open_models(w, p, need, err))
         return -1;
     const struct side_form *f = &p->kind[0].form;
@@ -181,9 +212,9 @@ static int32_t targets_of(const struct lm_batch *b)
     return n;
 }
 
-// y_b: logits become probabilities, which is what is compared with 1 at the label. Tokens behind
-// the classes, which no task has, leave no place between rows.
-static void soften(float *y, int32_t rows, int32_t vocab, int32_t classes)
+// y_b: logits become probabilities, which is what is compared with 1 at the label. Those of tokens
+// that are no class leave no place between rows. token: of each class, ascending; NULL = itself.
+static void soften(float *y, int32_t rows, int32_t vocab, const int32_t *token, int32_t classes)
 {
     float *to = y;
     for (int32_t r = 0; r < rows; r++, y += vocab, to += classes) {
@@ -197,7 +228,7 @@ static void soften(float *y, int32_t rows, int32_t vocab, int32_t classes)
             sum += e;
         }
         for (int32_t k = 0; k < classes; k++)
-            to[k] = (float)((double)y[k] / sum);
+            to[k] = (float)((double)y[token ? token[k] : k] / sum);
     }
 }
 
@@ -218,8 +249,16 @@ static int32_t read_layers(struct lm *lm, const struct side_plan *p, int32_t kin
     b->batch.weights = NULL;
     model_evaluate(s->model[kind], &job, 1);
     if (tap.logits)
-        soften(s->logits, tops, model_config(s->model[kind])->vocab, k->form.classes);
+        soften(s->logits, tops, model_config(s->model[kind])->vocab, s->token, k->form.classes);
     return tap.rows;
+}
+
+// Targets become classes; those that are none stay below 0.
+static void name_classes(const struct lm_side *s, struct lm_batch *b)
+{
+    for (int32_t i = 0; s->class_of && i < b->start[b->batch.n_seqs]; i++)
+        if (b->targets[i] >= 0)
+            b->targets[i] = s->class_of[b->targets[i]];
 }
 
 // clients.
@@ -304,6 +343,7 @@ static int side_examples(struct workload *w, const struct side_plan *p, struct t
         g.order = order + at;
         for (int32_t i = 0; i < p->batch && at < head.count; i++, at++)
             lm_batch_add(b, &own->v[order[at]]);
+        name_classes(lm->side, b);
         int32_t n = read_layers(lm, p, kind, b, !f->pivot);
         job->dur_ns += clock_ns() - t;
         rows += b->start[b->batch.n_seqs];
@@ -341,6 +381,8 @@ static void say(const struct scoring *v, struct lm_batch *b, struct side_batch *
     }
     side_forward(v->net, sb);
     side_best(v->net, sb, kind->form.labels ? NULL : s->logits, s->best);
+    for (int32_t r = 0; s->token && r < n; r++)
+        s->best[r] = s->token[s->best[r]];
 }
 
 static void add_loss(struct scoring *v, const struct lm_batch *b, const struct side_batch *sb)
@@ -426,6 +468,7 @@ static void answer_block(struct scoring *v, const struct example *set, int32_t n
     lm_batch_clear(&s->batch);
     for (int32_t i = 0; i < n; i++)
         lm_batch_add(&s->batch, &set[question(v, i)]);
+    name_classes(s, &s->batch);
     say(v, &s->batch, &sb);
     for (int32_t i = 0; i < n; i++) {
         const struct example *e = &set[question(v, i)];

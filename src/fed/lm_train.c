@@ -45,7 +45,6 @@ void lm_train_open(struct workload *w, struct lm *lm)
     lm->rng = mem_alloc(MEM_OTHER, g * sizeof *lm->rng);
     lm->drawn = mem_alloc(MEM_OTHER, g * sizeof *lm->drawn);
     lm->oracle = mem_alloc(MEM_OTHER, g * sizeof *lm->oracle);
-    lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
     for (size_t i = 0; i < g; i++)
         lm_batch_open(&lm->batch[i], fed->batch, lm->task->max_tokens);
     int64_t rows = (int64_t)fed->batch * lm->task->max_tokens;
@@ -55,9 +54,19 @@ void lm_train_open(struct workload *w, struct lm *lm)
                                     sizeof *lm->embed_grad);
 }
 
+// Of clients in training; those that go forward alone have none.
+float *lm_moments(struct lm *lm)
+{
+    size_t g = (size_t)lm->at_once;
+    if (!lm->moments)
+        lm->moments = mem_alloc(MEM_OPTIMIZER, g * (lm->optim_n + 1) * sizeof *lm->moments);
+    return lm->moments;
+}
+
 void lm_reserve(struct workload *w)
 {
     struct lm *lm = w->state;
+    lm_moments(lm);
     int64_t rows = (int64_t)w->env.fed->batch * lm->task->max_tokens;
     model_reserve(lm->model, lm->task->max_tokens, rows < INT32_MAX ? (int32_t)rows : INT32_MAX,
                   lm->at_once);
@@ -180,7 +189,7 @@ static void job_tokens(struct workload *w, struct lm *lm, struct train_job *job,
 
 static void job_begin(struct workload *w, struct lm *lm, struct train_job *job, int i)
 {
-    float *moments = job->state ? job->state : lm->moments + (size_t)i * (lm->optim_n + 1);
+    float *moments = job->state ? job->state : lm_moments(lm) + (size_t)i * (lm->optim_n + 1);
     if (!job->state)
         memset(moments, 0, (lm->optim_n + 1) * sizeof *moments);
     memcpy(job->delta, job->theta, lm->n * sizeof *job->delta); // trained in place

@@ -120,6 +120,9 @@ struct scheme {
     double step_share;
     double (*step_share_of)(const void *opt); // where options decide, instead
     double (*client_share)(const struct fed_env *env, uint32_t client); // times that, or NULL
+    // In how many parts an update leaves, each when as much of the round's compute is done, and how
+    // many of them are under way at most while the next is computed (0: none). NULL = in one.
+    int32_t (*parts)(const struct fed_env *env, int32_t *flight);
     bool several; // clients may have several backbones (model.others)
     bool fresh;   // adapters begin anew each round, from the seed: they need not travel down
 

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+static const char *const class_names[] = {"vocab", "answers", NULL};
 static const char *const networks[] = {"global", "single", NULL};
 static const char *const reads[] = {"interval", "all", NULL};
 static const char *const wides[] = {"median", "max", NULL};
@@ -22,6 +23,11 @@ static const char *const wides[] = {"median", "max", NULL};
         "the server keeps what has come up to so many, and asks for an example once; 0 = off"),    \
     OPT(struct side_opt, every, "every", "1", 1, MODEL_LAYERS_MAX, "layers",                       \
         "the last of every so many layers is read, the model's last among them"),                  \
+    OPT_ENUM(struct side_opt, classes, "classes", "vocab", class_names,                            \
+             "what is told apart: all tokens, or those that the task's answers are made of"),      \
+    OPT(struct side_opt, flight, "flight", "-1", -1, 1e6, "batches",                               \
+        "a batch leaves when it is ready, and with so many under way the next is not begun; 0 = "  \
+        "each is waited for; -1 = all of a round leave together"),                                 \
     OPT(struct side_opt, rank, "rank", "16", 1, 65536, "", "of the side network's adapters"),      \
     OPT(struct side_opt, lr, "lr", "1e-3", 0, 1e3, "",                                             \
         "of the server's AdamW; the rest of it is [optim]'s")
@@ -209,7 +215,8 @@ static int side_check_run(const struct fed_env *env, struct err *err)
     if (check_plain(env, err))
         return -1;
     side_forget(p);
-    *p = (struct side_plan){.batch = env->fed->batch};
+    *p = (struct side_plan){.batch = env->fed->batch,
+                            .answers = opt->classes == SIDE_CLASSES_ANSWERS};
     if (deal_backbones(env, p, need, err) || choose_layers(p, opt, err))
         return -1;
     choose_width(p, opt);
@@ -238,6 +245,14 @@ static size_t scheme_bound(const struct fed_env *env)
         most = bound > most ? bound : most;
     }
     return most;
+}
+
+// The batches of a round, where each leaves as soon as it is ready.
+static int32_t parts(const struct fed_env *env, int32_t *flight)
+{
+    const struct side_opt *opt = env->method->scheme_opt;
+    *flight = opt->flight;
+    return opt->flight < 0 ? 1 : env->fed->local_steps;
 }
 
 // What forward is of a step of LoRA of model.path, by the work in the client's own layers.
@@ -298,8 +313,8 @@ static int64_t side_pack(const struct fed_env *env, struct train_job *job, uint8
     .option_bytes = sizeof(struct side_opt), .form_bytes = sizeof(struct side_plan),               \
     .forget = side_forget, .train = train_nothing, .pack = side_pack, .bound = scheme_bound,       \
     .silent = true, .forward = true, .step_share = FORWARD_SHARE, .client_share = client_share,    \
-    .open = side_server_open, .close = side_server_close, .ask = side_ask, .add = side_add,        \
-    .commit = scheme_mean, .evaluate = side_score, .hash = side_hash,                              \
+    .parts = parts, .open = side_server_open, .close = side_server_close, .ask = side_ask,         \
+    .add = side_add, .commit = scheme_mean, .evaluate = side_score, .hash = side_hash,             \
     .keep_words = side_keep_words, .keep = side_keep, .restore = side_restore
 
 const struct scheme scheme_mobillm = {

@@ -355,6 +355,49 @@ static void test_refused(void **state)
     }
 }
 
+// Batches under way change when a round ends and nothing else: each waited for, some in flight, and
+// all together at the end.
+static void test_flight(void **state)
+{
+    const char *const slow[] = {"client.step_ns=1e8", "net.link=lte-hetero", "fed.rounds=2"};
+    static const char *const ways[] = {"mobillm:flight=0/fp16", "mobillm:flight=2/fp16",
+                                       "mobillm/fp16"};
+    struct outcome o[ARRAY_LEN(ways)];
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
+        o[i] = run_with(ways[i], 3, slow);
+        assert_true(o[i].hash == o[0].hash && o[i].uplink == o[0].uplink);
+        for (int r = 1; r <= 2; r++)
+            assert_true(o[i].round[r].train_loss == o[0].round[r].train_loss);
+    }
+    for (int r = 1; r <= 2; r++) {
+        assert_true(o[1].round[r].time_modelled_ns < o[0].round[r].time_modelled_ns);
+        assert_true(o[1].round[r].time_modelled_ns < o[2].round[r].time_modelled_ns);
+    }
+}
+
+// Over the answers' tokens alone: so many fewer bytes, and it learns.
+static void test_answers(void **state)
+{
+    (void)state;
+    struct outcome all = run("pae/fp16"), few = run("pae:classes=answers/fp16"),
+                   labels = run("mobillm:classes=answers/fp16");
+    int32_t classes[2];
+    for (int i = 0; i < 2; i++) {
+        begin(i ? "pae:classes=answers/fp16" : "pae/fp16", 0, NULL);
+        classes[i] = ((const struct side_plan *)fed.method.form)->kind[0].form.classes;
+        int32_t width = ((const struct side_plan *)fed.method.form)->kind[0].form.dim * 3;
+        federation_close(&fed);
+        if (i) {
+            int64_t rows = all.values / (2 * (width + classes[0]));
+            assert_true(classes[1] > 3 && classes[1] < classes[0]);
+            assert_int_equal(few.values, rows * 2 * (width + classes[1]));
+        }
+    }
+    assert_true(few.round[ROUNDS].train_loss < few.round[1].train_loss);
+    assert_true(labels.round[ROUNDS].train_loss < labels.round[1].train_loss);
+}
+
 // Who keeps updates until it is decided who counts needs room for as long as they can be: of
 // schemes that send something else, too.
 static void test_arena(void **state)
@@ -393,6 +436,7 @@ int main(void)
         cmocka_unit_test(test_bytes),       cmocka_unit_test(test_full),
         cmocka_unit_test(test_start),       cmocka_unit_test(test_resume),
         cmocka_unit_test(test_transport),   cmocka_unit_test(test_arrivals),
+        cmocka_unit_test(test_flight),      cmocka_unit_test(test_answers),
         cmocka_unit_test(test_refused),     cmocka_unit_test(test_arena),
     };
     return cmocka_run_group_tests(tests, make, drop);
