@@ -157,7 +157,7 @@ void clients_open(struct clients *c, const struct fed_env *env, int tasks)
     size_t g = (size_t)c->at_once;
     c->theta = mem_alloc(MEM_ADAPTER, fed_model_floats(env) * sizeof *c->theta);
     env->work->row->initial(env->work, c->theta);
-    c->masked = env->method->view.own ? mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->masked) : NULL;
+    c->masked = env->method->view.cut ? mem_alloc(MEM_ADAPTER, g * c->n * sizeof *c->masked) : NULL;
     if (env->fed->evaluate == FED_EVALUATE_PERSONAL) {
         c->trained = mem_alloc(MEM_ADAPTER, c->n * sizeof *c->trained);
         c->scores_cap = 2 * tasks;
@@ -309,7 +309,7 @@ bool clients_take_model(struct clients *c, const struct frame *f, const uint8_t 
     const struct fed_env *env = c->env;
     const struct scheme *scheme = env->method->scheme;
     if (!isfinite(f->loss) || !(fed_down_coded(env)     ? take_changes(c, f, payload)
-                                : env->method->view.own ? take_part(c, f, payload)
+                                : env->method->view.cut ? take_part(c, f, payload)
                                                         : take_whole(c, f, payload)))
         return false;
     c->version = f->version;
@@ -391,8 +391,10 @@ static void give_vectors(struct clients *c, struct train_job *job, int i)
         job->state = c->optim_floats ? state : NULL;
         job->kept = c->work_floats > c->optim_floats ? state + c->optim_floats : NULL;
     }
-    for (int k = 0; k < c->env->method->scheme->client_vectors; k++)
-        job->own[k] = state + c->work_floats + (size_t)k * c->n;
+    const int own = c->env->method->scheme->client_vectors;
+    const size_t each = own ? (c->kept_floats - c->work_floats) / (size_t)own : 0;
+    for (int k = 0; k < own; k++)
+        job->own[k] = state + c->work_floats + (size_t)k * each;
     for (int k = 0; k < FED_VECTORS; k++) {
         job->down[k] = c->down[k];
         job->up[k] = c->up[k] ? c->up[k] + (size_t)i * c->n : NULL;

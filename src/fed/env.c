@@ -215,7 +215,10 @@ size_t fed_work_floats(const struct fed_env *env)
 
 size_t fed_own_floats(const struct fed_env *env)
 {
-    return (size_t)env->method->scheme->client_vectors * env->work->shape.n_values;
+    const struct scheme *s = env->method->scheme;
+    const struct shape *shape = &env->work->shape;
+    return (size_t)s->client_vectors *
+           (s->client_floats ? s->client_floats(shape) : shape->n_values);
 }
 
 size_t fed_state_floats(const struct fed_env *env)
@@ -544,7 +547,8 @@ static int open_ranks(const struct fed_env *env, struct err *err)
     }
     const struct profile_model *by = fed->ranks_by == FED_RANKS_DEVICE ? env->profile : NULL;
     uint8_t *own = ranks_deal(&r, (uint32_t)fed->clients, env->seed, by);
-    if (view_open_ranks(&v, &r, own, codec, m->view.n_vectors, &env->work->shape, err))
+    if (view_open_ranks(&v, &r, own, fed->ranks_rest == FED_REST_CUT, codec, m->view.n_vectors,
+                        &env->work->shape, err))
         return -1;
     view_close(&m->view);
     m->view = v;

@@ -22,7 +22,7 @@ struct fed_params { // [fed]
     double server_lr, server_lr_end;
     char downlink[160];            // see downlink.h
     char ranks[160];               // see ranks.h
-    int32_t ranks_by;              // FED_RANKS_*
+    int32_t ranks_by, ranks_rest;  // FED_RANKS_*, FED_REST_*
     int32_t down_of;               // FED_DOWN_*
     int32_t average, average_last; // FED_AVERAGE_*, rounds
     int32_t evaluate;              // FED_EVALUATE_*, see personal.h
@@ -39,6 +39,7 @@ enum { FED_STATE_RESET, FED_STATE_KEEP };
 enum { FED_WEIGHTS_SAMPLES, FED_WEIGHTS_EQUAL };
 enum { FED_SUM_ORDER, FED_SUM_EXACT };
 enum { FED_RANKS_DRAW, FED_RANKS_DEVICE };
+enum { FED_REST_CUT, FED_REST_FROZEN };
 enum { FED_DOWN_CHANGE, FED_DOWN_VERSION };
 enum { FED_EVALUATE_GLOBAL, FED_EVALUATE_PERSONAL };
 enum { FED_AVERAGE_NONE, FED_AVERAGE_EMA, FED_AVERAGE_LAST };

@@ -29,9 +29,10 @@ const struct method_alias method_aliases[] = {
      "sparse both ways; it takes fed.downlink = topk:ratio=0.25 and fed.downlink_of = version"},
     {"fedsa-lora", "fedsa/A@fp32",
      "B stays with its client, who has a model of its own: it takes fed.evaluate = personal"},
-    {"haflq", NULL,
-     "each client keeps the ranks that matter to it: here ranks are the first ones (fed.ranks); "
-     "its widths by link are fstq:upload_s="},
+    {"haflq", "haflq/fstq:upload_s=1",
+     "clients of small rank train the terms that matter most, in as many bits as their link "
+     "carries "
+     "in upload_s; it takes fed.ranks, and fed.ranks_rest = frozen"},
     {"fedsub", "scaffold:control=incr,backfill=off/sub:parts=5,stay=5@fp32",
      "FedSub as far as subspaces of one drawing go, which have nothing in common: its dual "
      "variables do not outlive one"},

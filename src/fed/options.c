@@ -9,6 +9,8 @@ static const char *const weight_names[] = {
     [FED_WEIGHTS_SAMPLES] = "samples", [FED_WEIGHTS_EQUAL] = "equal", NULL};
 static const char *const ranks_names[] = {
     [FED_RANKS_DRAW] = "draw", [FED_RANKS_DEVICE] = "device", NULL};
+static const char *const rest_names[] = {
+    [FED_REST_CUT] = "cut", [FED_REST_FROZEN] = "frozen", NULL};
 static const char *const down_names[] = {
     [FED_DOWN_CHANGE] = "change", [FED_DOWN_VERSION] = "version", NULL};
 static const char *const average_names[] = {"none", "ema", "last", NULL};
@@ -78,6 +80,9 @@ const struct opt fed_options[] = {
     OPT_ENUM(struct fed_params, ranks_by, "fed.ranks_by", "draw", ranks_names,
              "whose rank is small: drawn from the seed, or the slowest devices' of "
              "client.profile"),
+    OPT_ENUM(struct fed_params, ranks_rest, "fed.ranks_rest", "cut", rest_names,
+             "what a client of small rank has of the other ranks: nothing, as if they were zeros, "
+             "or what the version has, which it does not train; then all of it travels down"),
     OPT_ENUM(struct fed_params, opt_state, "fed.opt_state", "reset", state_names,
              "optimizer state of a client between its rounds"),
     OPT_ENUM(struct fed_params, weights, "fed.weights", "samples", weight_names,

@@ -120,35 +120,42 @@ void personal_mean(const struct personal *p, const struct fed_env *env, const st
 }
 
 // FedSA-LoRA (Guo et al. 2025): A is everybody's, B the client's own. The version's B stays as it
-// was at the start, and what a client has learned beside it lies in its slot.
+// was at the start, and what a client has learned beside it lies in its slot, B behind B.
 
-static bool is_own(const struct shape_tensor *t)
+static size_t own_floats(const struct shape *shape)
 {
-    return t->kind == SHAPE_LORA_B;
+    size_t n = 0;
+    for (uint32_t i = 0; i < shape->n_tensors; i++)
+        if (shape->tensors[i].kind == SHAPE_LORA_B)
+            n += (size_t)shape->tensors[i].rows * shape->tensors[i].cols;
+    return n;
+}
+
+// Gives x what the client has beside each of the version's B; or keeps what x has.
+static void each_own(const struct local *l, float *x, bool keep)
+{
+    const struct shape *shape = l->setup->shape;
+    const float *theta = l->job->theta;
+    float *own = l->job->own[0];
+    for (uint32_t i = 0; i < shape->n_tensors; i++) {
+        const struct shape_tensor *t = &shape->tensors[i];
+        const size_t end = t->offset + (size_t)t->rows * t->cols;
+        for (size_t k = t->offset; t->kind == SHAPE_LORA_B && k < end; k++, own++)
+            if (keep)
+                *own = x[k] - theta[k];
+            else
+                x[k] += *own;
+    }
 }
 
 static void own_begin(struct local *l)
 {
-    const struct shape *shape = l->setup->shape;
-    float *x = l->job->delta;
-    const float *own = l->job->own[0];
-    for (uint32_t i = 0; i < shape->n_tensors; i++) {
-        const struct shape_tensor *t = &shape->tensors[i];
-        for (size_t k = t->offset; is_own(t) && k < t->offset + (size_t)t->rows * t->cols; k++)
-            x[k] += own[k];
-    }
+    each_own(l, l->job->delta, false);
 }
 
 static const float *own_end(struct local *l)
 {
-    const struct shape *shape = l->setup->shape;
-    const float *x = l->job->delta, *theta = l->job->theta;
-    float *own = l->job->own[0];
-    for (uint32_t i = 0; i < shape->n_tensors; i++) {
-        const struct shape_tensor *t = &shape->tensors[i];
-        for (size_t k = t->offset; is_own(t) && k < t->offset + (size_t)t->rows * t->cols; k++)
-            own[k] = x[k] - theta[k];
-    }
+    each_own(l, l->job->delta, true);
     return NULL;
 }
 
@@ -172,6 +179,7 @@ const struct scheme scheme_fedsa = {
     .check = fedsa_check,
     .keeps = true,
     .client_vectors = 1,
+    .client_floats = own_floats,
     .local = &own_rule,
     .commit = scheme_mean,
 };

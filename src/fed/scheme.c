@@ -49,8 +49,8 @@ const struct scheme *const scheme_table[] = {
     &fedavg,          &scheme_fedavgm,  &scheme_fedadagrad, &scheme_fedadam, &scheme_fedyogi,
     &scheme_fedprox,  &scheme_scaffold, &scheme_feddyn,     &scheme_fednova, &scheme_fedbuff,
     &scheme_fedasync, &scheme_fedbat,   &scheme_fedex,      &scheme_flora,   &scheme_fedsa,
-    &scheme_hetlora,  &scheme_flexlora, &scheme_lorafair,   &scheme_split,   &scheme_splitlora,
-    &scheme_fwdllm,   &scheme_mobillm,  &scheme_pae,        &scheme_fedmobillm,
+    &scheme_hetlora,  &scheme_flexlora, &scheme_lorafair,   &scheme_haflq,   &scheme_split,
+    &scheme_splitlora, &scheme_fwdllm,  &scheme_mobillm,    &scheme_pae,     &scheme_fedmobillm,
     &scheme_fedmobillm_barrier, &noop,            NULL};
 // clang-format on
 

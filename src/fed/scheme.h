@@ -93,9 +93,11 @@ struct scheme {
     void (*forget)(void *form); // gives back what check made for the form; NULL = nothing
 
     // Vectors as long as the adapter.
-    int state_vectors;          // kept by the server and its checkpoints
-    int down_vectors;           // the first of those, that travel down with a version
-    int client_vectors;         // kept by a client, zero at first: job.own
+    int state_vectors;  // kept by the server and its checkpoints
+    int down_vectors;   // the first of those, that travel down with a version
+    int client_vectors; // kept by a client, zero at first: job.own
+    // Floats of each of those, where they are shorter than the adapter.
+    size_t (*client_floats)(const struct shape *shape);
     const struct up_vector *up; // job.up, NULL or ended by a NULL name
 
     // Clients go through the model forward alone, or back through a part of it: no room is made for
@@ -156,8 +158,8 @@ struct scheme {
 extern const struct scheme scheme_fedadagrad, scheme_fedadam, scheme_fedasync, scheme_fedavgm,
     scheme_fedbat, scheme_fedbuff, scheme_feddyn, scheme_fedex, scheme_fedmobillm,
     scheme_fedmobillm_barrier, scheme_fednova, scheme_fedprox, scheme_fedsa, scheme_fedyogi,
-    scheme_flexlora, scheme_flora, scheme_fwdllm, scheme_hetlora, scheme_lorafair, scheme_mobillm,
-    scheme_pae, scheme_scaffold, scheme_split, scheme_splitlora;
+    scheme_flexlora, scheme_flora, scheme_fwdllm, scheme_haflq, scheme_hetlora, scheme_lorafair,
+    scheme_mobillm, scheme_pae, scheme_scaffold, scheme_split, scheme_splitlora;
 extern const struct scheme *const scheme_table[]; // NULL-terminated
 const struct scheme *scheme_find(const char *name);
 int scheme_vectors(const struct scheme *s); // in an update frame, the update among them

@@ -150,7 +150,7 @@ static const struct view_part *part_for(const struct server *s, int endpoint)
 // The model to the ranks that have tasks.
 static void send_models(struct server *s)
 {
-    const bool own = s->env->method->view.own != NULL;
+    const bool own = s->env->method->view.cut;
     struct sync_round *r = s->rounds;
     const struct fed_env *env = s->env;
     if (r->model)

@@ -83,7 +83,10 @@ static int adapter_of(struct global *g, const struct update *u, float *full, str
     struct codec_key key = view_key(view, g->env->seed, u->client, u->version, 0);
     int rc = codec_decode(part->vector[0].codec, &key, u->bytes, u->len, s->part, g->scratch, err);
     const float *from = s->part;
-    memset(full, 0, g->n * sizeof *full);
+    if (view->cut)
+        memset(full, 0, g->n * sizeof *full);
+    else
+        memcpy(full, g->theta, g->n * sizeof *full);
     for (int r = 0; r < part->n_ranges && rc == 0; r++)
         for (size_t i = part->range[r].from; i < part->range[r].to; i++)
             full[i] = g->theta[i] + *from++;
@@ -191,15 +194,17 @@ static int het_add(struct global *g, struct update *u, struct err *err)
     return global_add_update(g, u, err);
 }
 
-// mean of the adapters = (covered part) (theta + mean of who has it)
+// mean of the adapters = (covered part) (theta + mean of who has it) + (the rest) theta, where what
+// a client does not train is frozen
 static bool het_mean(struct global *g, double lr)
 {
     const struct het_opt *o = g->env->method->scheme_opt;
+    const bool cut = g->env->method->view.cut;
     float *mean = g->mean[0];
     (void)lr;
     for (size_t i = 0; i < g->n && g->cover && o->pad == PAD_ZEROS; i++) {
         float part = g->cover[i] / (float)g->weight;
-        mean[i] = part * mean[i] - (1 - part) * g->theta[i];
+        mean[i] = part * mean[i] - (cut ? (1 - part) * g->theta[i] : 0);
     }
     return global_finite(mean, g->n);
 }

@@ -108,12 +108,16 @@ int view_open(struct view_inst *v, const char *text, const char *const *codec, i
     return open_parts(v, codec, err);
 }
 
-int view_open_ranks(struct view_inst *v, const struct ranks *ranks, uint8_t *own,
+int view_open_ranks(struct view_inst *v, const struct ranks *ranks, uint8_t *own, bool cut,
                     const char *const *codec, int n_vectors, const struct shape *shape,
                     struct err *err)
 {
-    *v = (struct view_inst){
-        .row = &view_rank, .shape = shape, .own = own, .n_vectors = n_vectors, .text = "rank"};
+    *v = (struct view_inst){.row = &view_rank,
+                            .shape = shape,
+                            .own = own,
+                            .cut = cut,
+                            .n_vectors = n_vectors,
+                            .text = "rank"};
     v->opt = mem_alloc(MEM_OTHER, sizeof *ranks);
     memcpy(v->opt, ranks, sizeof *ranks);
     return open_parts(v, codec, err);
@@ -179,7 +183,7 @@ const struct shape_range *view_trained(const struct view_inst *v, uint32_t clien
 
 const struct view_part *view_own(const struct view_inst *v, uint32_t client)
 {
-    return v->own ? &v->part[v->own[client]] : NULL;
+    return v->cut ? &v->part[v->own[client]] : NULL;
 }
 
 void view_gather(const struct view_part *p, const float *full, float *part)

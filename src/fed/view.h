@@ -65,6 +65,7 @@ struct view_inst {
     uint32_t n_parts, stay;
     struct view_part *part;
     uint8_t *own;   // nested: (clients) the part of each; else NULL
+    bool cut;       // and of versions they have that alone
     size_t n_sum;   // values of all parts
     int n_vectors;  // in a frame, the update first
     size_t n_state; // floats of all codecs that a client has
@@ -77,8 +78,9 @@ struct view_inst {
 int view_open(struct view_inst *v, const char *text, const char *const *codec, int n_vectors,
               const struct shape *shape, struct err *err);
 // The view of fed.ranks, see ranks.h: part i is the first rank[i] rows of every A and columns of
-// every B, and all of what is neither. Takes own (clients) over, also on an error.
-int view_open_ranks(struct view_inst *v, const struct ranks *ranks, uint8_t *own,
+// every B, and all of what is neither. Takes own (clients) over, also on an error. cut: of a
+// version clients have their part alone, not all of it with the rest frozen.
+int view_open_ranks(struct view_inst *v, const struct ranks *ranks, uint8_t *own, bool cut,
                     const char *const *codec, int n_vectors, const struct shape *shape,
                     struct err *err);
 void view_close(struct view_inst *v);
@@ -93,7 +95,7 @@ struct codec_key view_key(const struct view_inst *v, uint64_t seed, uint32_t cli
 // What local training may change, NULL = everything.
 const struct shape_range *view_trained(const struct view_inst *v, uint32_t client, uint32_t round,
                                        int *n_ranges);
-// The part that a client has of each version, and what it is trained from: nested, else NULL.
+// The part that a client has of each version, and what it is trained from; NULL = all of it.
 const struct view_part *view_own(const struct view_inst *v, uint32_t client);
 void view_gather(const struct view_part *p, const float *full, float *part);
 void view_scatter(const struct view_part *p, const float *part, float *full);

@@ -124,7 +124,7 @@ for method in fedex/topk:ratio=0.1+ef flora/qsgd "scaffold/topk:ratio=0.1+ef;int
 done
 # Clients of unequal rank: each has its part, and so have ranks that hold several of them.
 unequal=(fed.ranks=2:0.4,4:0.3,8:0.3 fed.rounds=8)
-for method in fedavg/topk:ratio=0.2+ef flexlora/int:bits=8; do
+for method in fedavg/topk:ratio=0.2+ef flexlora/int:bits=8 haflq/fp16; do
     run "${unequal[@]}" fed.method=$method >straight 2>&1
     mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" "${unequal[@]}" fed.method=$method \
         >products.3 2>&1

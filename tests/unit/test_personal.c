@@ -73,6 +73,8 @@ static void test_only_a_travels(void **state)
         assert_true(last_round()->uplink_bytes >= SAMPLED * each);
         assert_true(last_round()->uplink_bytes < SAMPLED * (each + 64)); // fp32's own head
         assert_true(last_round()->downlink_bytes == SAMPLED * each);
+        assert_true(fed_own_floats(fed.loop.server->env) == // B alone
+                    fed.work.shape.n_values - a->shape.n_values);
         assert_true(norm_sq(SHAPE_LORA_B) == 0 && norm_sq(SHAPE_LORA_A) > 0);
         assert_true(fed.loop.server->personal != NULL);
         hash[k] = last_round()->adapter_xxh3;

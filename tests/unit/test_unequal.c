@@ -373,6 +373,7 @@ struct trained { // of the last round
 };
 
 static struct trained trained;
+static const char *rest = "fed.ranks_rest=cut";
 
 static void watch(void *arg, uint32_t version, uint32_t client, const struct shape *s,
                   const float *x, const float *adapter)
@@ -410,6 +411,7 @@ static void begin(const char *method, const char *more, const char *rounds)
                                 "dev.kind=cpu",
                                 "net.sim_workers=3",
                                 "fed.ranks=1:0.25,2:0.5,4:0.25",
+                                rest,
                                 method,
                                 more,
                                 rounds};
@@ -490,7 +492,7 @@ static void weigh(struct step_seen *s, bool by_norm)
 
 static bool has(uint32_t client, size_t i)
 {
-    const struct view_part *p = view_own(&fed.method.view, client);
+    const struct view_part *p = &fed.method.view.part[fed.method.view.own[client]];
     for (int r = 0; r < p->n_ranges; r++)
         if (i >= p->range[r].from && i < p->range[r].to)
             return true;
@@ -501,6 +503,7 @@ static bool has(uint32_t client, size_t i)
 static void check_means(const char *method, bool by_norm, bool zeros)
 {
     struct step_seen s;
+    const bool frozen = strstr(rest, "frozen") != NULL;
     int somebody = 0;
     see(&s, method);
     weigh(&s, by_norm);
@@ -510,7 +513,11 @@ static void check_means(const char *method, bool by_norm, bool zeros)
             if (has(trained.client[c], i)) {
                 sum += s.weight[c] * (double)trained.adapter[c][i];
                 weight += s.weight[c];
+            } else {
+                assert_true(trained.adapter[c][i] == (frozen ? s.was[i] : 0));
             }
+        if (weight > 0 && zeros && frozen)
+            sum += (s.all - weight) * want;
         if (weight > 0)
             want += 0.75 * (sum / (zeros ? s.all : weight) - want);
         somebody += weight > 0 && weight < s.all;
@@ -527,6 +534,102 @@ static void test_means_are_over_who_has_it(void **state)
     check_means("fed.method=fedavg/fp32", false, false);
     check_means("fed.method=hetlora:pad=own/fp32", true, false);
     check_means("fed.method=hetlora/fp32", true, true);
+    rest = "fed.ranks_rest=frozen";
+    check_means("fed.method=fedavg/fp32", false, false);
+    check_means("fed.method=hetlora/fp32", true, true);
+    rest = "fed.ranks_rest=cut";
+}
+
+// What a term of rank one is worth, and its place: sorted from the version before, whose order is
+// the server's, by |theta mean update|.
+static void test_haflq_puts_first_what_matters(void **state)
+{
+    (void)state;
+    struct step_seen s;
+    int moved = 0;
+    rest = "fed.ranks_rest=frozen";
+    see(&s, "fed.method=haflq:smooth=0/fp32");
+    const float *worth = fed.loop.server->global.state;
+    for (uint32_t p = 0; p < s.pairs.n_pairs; p++) {
+        const struct product_pair *q = &s.pairs.pair[p];
+        double last = INFINITY;
+        bool taken[4] = {false};
+        assert_true(q->rank == 4);
+        for (uint32_t k = 0; k < 4; k++) {
+            double sum = 0;
+            uint32_t from = 0;
+            for (size_t j = 0; j < q->cols; j++)
+                sum += (double)worth[q->a + k * q->cols + j];
+            for (size_t i = 0; i < q->rows; i++)
+                sum += (double)worth[q->b + i * 4 + k];
+            assert_true(sum <= last * (1 + 1e-9) && sum > 0);
+            last = sum;
+            for (; from < 4; from++) { // which of the terms before: the mean of who has it, moved
+                double far = 0, value = 0, size = 0;
+                for (size_t j = 0; j < q->cols && !taken[from]; j++) {
+                    const size_t at = q->a + from * q->cols + j;
+                    double mean = 0, n = 0;
+                    for (int c = 0; c < SAMPLED; c++)
+                        if (has(trained.client[c], at)) {
+                            mean += (double)trained.adapter[c][at] - (double)s.was[at];
+                            n++;
+                        }
+                    mean = n > 0 ? mean / n : 0;
+                    far = fmax(far, fabs((double)s.was[at] + 0.75 * mean -
+                                         (double)s.now[q->a + k * q->cols + j]));
+                    value += fabs((double)s.was[at] * mean);
+                    size += (double)worth[q->a + k * q->cols + j];
+                }
+                if (!taken[from] && far < 1e-5 && fabs(value - size) < 1e-3 * size)
+                    break;
+            }
+            assert_true(from < 4);
+            taken[from] = true;
+            moved += from != k;
+        }
+    }
+    assert_true(moved > 0);
+    unsee(&s);
+    rest = "fed.ranks_rest=cut";
+}
+
+// Clients of one rank have all terms: in another order they learn the same, to rounding.
+static void test_terms_in_another_order_are_the_same_model(void **state)
+{
+    (void)state;
+    const char *const of[] = {"fed.method=haflq/raw", "fed.method=fedavg/raw"};
+    double loss[2], norm[2];
+    for (int k = 0; k < 2; k++) {
+        begin(of[k], "fed.ranks=", "fed.rounds=3");
+        federation_run(&fed);
+        const float *x = fed.loop.server->global.theta;
+        norm[k] = quant_sum_sq(x, fed.work.shape.n_values);
+        loss[k] = fed.round[fed.n_rounds - 1].train_loss;
+        end();
+    }
+    assert_true(fabs(norm[0] - norm[1]) < 1e-4 * norm[1]);
+    assert_true(fabs(loss[0] - loss[1]) < 1e-4 * loss[1]);
+}
+
+// Frozen, a version travels whole, and the update is still the rank's.
+static void test_a_frozen_rest_travels_down(void **state)
+{
+    (void)state;
+    rest = "fed.ranks_rest=frozen";
+    begin("fed.method=haflq/raw", "net.sim_workers=2", "fed.rounds=3");
+    federation_run(&fed);
+    const size_t whole = fed.work.shape.n_values;
+    for (int i = 0; i < fed.n_messages; i++) {
+        const struct rec_message *m = &fed.message[i];
+        size_t rank = (size_t[]){1, 2, 4}[fed.method.view.own[m->client]];
+        assert_int_equal(m->frame_bytes - FRAME_HEADER_BYTES, 4 * whole * rank / 4);
+    }
+    for (int i = 0; i < fed.n_rounds; i++)
+        assert_true(fed.round[i].version < 1 ||
+                    fed.round[i].downlink_bytes ==
+                        SAMPLED * (FRAME_HEADER_BYTES + 4 * (int64_t)whole));
+    end();
+    rest = "fed.ranks_rest=cut";
 }
 
 // W = (1 - lr) B A of the version before + lr times the clients' mean product.
@@ -629,13 +732,15 @@ static const char *const methods[] = {"fed.method=fedavg/topk:ratio=0.2+ef",
                                       "fed.method=flexlora/fp16",
                                       "fed.method=lorafair/fstq",
                                       "fed.method=fedavgm/qsgd",
-                                      "fed.method=fedprox:mu=1/fp32"};
+                                      "fed.method=fedprox:mu=1/fp32",
+                                      "fed.method=haflq/fstq:budget=0.5"};
 
 static void test_any_workers_come_to_the_same(void **state)
 {
     (void)state;
     for (size_t m = 0; m < ARRAY_LEN(methods); m++) {
         uint64_t hash[2];
+        rest = strstr(methods[m], "haflq") ? "fed.ranks_rest=frozen" : "fed.ranks_rest=cut";
         for (int k = 0; k < 2; k++) {
             begin(methods[m], k ? "net.sim_workers=1" : "net.sim_workers=4", "fed.rounds=3");
             federation_run(&fed);
@@ -646,6 +751,7 @@ static void test_any_workers_come_to_the_same(void **state)
         }
         assert_true(hash[0] == hash[1]);
     }
+    rest = "fed.ranks_rest=cut";
 }
 
 // Frames are lost, damaged, doubled and late on their way: rounds go on with what came, and nothing
@@ -654,10 +760,11 @@ static void test_faults_lose_updates_and_nothing_else(void **state)
 {
     (void)state;
     const char *const faults[] = {"net.sim_drop=0.1", "net.sim_corrupt=0.2", "net.sim_reorder=0.5"};
+    static const size_t of[] = {1, 2, 3, 6};
     for (size_t i = 0; i < ARRAY_LEN(faults); i++)
-        for (size_t m = 1; m < 4; m++) {
+        for (size_t m = 0; m < ARRAY_LEN(of); m++) {
             int taken = 0;
-            begin(methods[m], faults[i], "fed.rounds=5");
+            begin(methods[of[m]], faults[i], "fed.rounds=5");
             federation_run(&fed);
             assert_true(server_done(fed.loop.server));
             for (int k = 0; k < fed.n_messages; k++) {
@@ -727,6 +834,9 @@ static void test_what_does_not_go_together_is_refused(void **state)
         {"fed.method=fedavg/fp32", "fed.ranks=2:0.5,8:0.5", "lora_rank = 8"},
         {"fed.method=fedavg/fp32", "task.name=quadratic", "low-rank adapter"},
         {"fed.method=hetlora/B@fp32", "fed.ranks=", "takes no view"},
+        {"fed.method=haflq/B@fp32", "fed.ranks=", "takes no view"},
+        {"fed.method=haflq/topk+ef", "fed.sum=order", "without state"},
+        {"fed.method=haflq/fp32", "fed.average=ema", "fed.average"},
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         const char *const keys[] = {"task.name=synth-qa",
@@ -759,6 +869,9 @@ int main(void)
         cmocka_unit_test(test_a_case_by_hand),
         cmocka_unit_test(test_the_fit_is_where_its_gradient_is_zero),
         cmocka_unit_test(test_means_are_over_who_has_it),
+        cmocka_unit_test(test_haflq_puts_first_what_matters),
+        cmocka_unit_test(test_terms_in_another_order_are_the_same_model),
+        cmocka_unit_test(test_a_frozen_rest_travels_down),
         cmocka_unit_test(test_flexlora_deals_out_the_mean_product),
         cmocka_unit_test(test_lorafair_moves_b_to_the_mean_product),
         cmocka_unit_test(test_bytes_are_those_of_the_rank),

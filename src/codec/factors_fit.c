@@ -1,5 +1,3 @@
-#include "codec/factors.h"
-
 #include "base/mem.h"
 #include "codec/factors_own.h"
 
