@@ -69,27 +69,33 @@ static const struct opt control_options[] = {
         "controls of what has no turn are kept for its next one; off: dropped, as in FedSub"),
 };
 
+// The sum of gradients, and c - c_i.
 static size_t control_bytes(const struct local_setup *s)
 {
-    return s->shape->n_values * sizeof(float);
+    return 2 * s->shape->n_values * sizeof(float);
 }
 
 static void control_begin(struct local *l)
 {
     const struct control_opt *o = l->opt;
-    memset(l->memory, 0, control_bytes(l->setup));
+    const size_t n = l->setup->shape->n_values;
+    const float *c = l->job->down[0];
+    float *own = l->job->own[0], *shift = (float *)l->memory + n;
     if (!o->backfill && l->job->moved)
-        memset(l->job->own[0], 0, control_bytes(l->setup));
+        memset(own, 0, n * sizeof *own);
+    for (size_t i = 0; i < n; i++)
+        shift[i] = c[i] - own[i];
 }
 
+// What a step costs is its way through memory.
 static void control_after(struct local *l, int32_t step, float *grad)
 {
-    const float *own = l->job->own[0], *c = l->job->down[0];
-    float *sum = l->memory;
-    (void)step;
-    for (size_t i = 0; i < l->setup->shape->n_values; i++) {
-        sum[i] += grad[i];
-        grad[i] += c[i] - own[i];
+    const size_t n = l->setup->shape->n_values;
+    float *restrict sum = l->memory, *restrict g = grad;
+    const float *restrict shift = sum + n;
+    for (size_t i = 0; i < n; i++) {
+        sum[i] = step > 0 ? sum[i] + g[i] : g[i];
+        g[i] += shift[i];
     }
 }
 
@@ -104,7 +110,7 @@ static const float *control_end(struct local *l)
     int n = job->trained ? job->n_trained : 1;
     const float *sum = l->memory, each = 1.0f / (float)l->job->steps;
     float *own = job->own[0], *up = job->up[0];
-    memset(up, 0, control_bytes(l->setup));
+    memset(up, 0, l->setup->shape->n_values * sizeof *up);
     for (int r = 0; r < n; r++)
         for (size_t i = range[r].from; i < range[r].to; i++) {
             float next = each * sum[i];
