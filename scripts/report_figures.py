@@ -131,15 +131,19 @@ def frontier(points, higher):
 
 
 def place_labels(frame, points):
-    """(x, y, anchor, series): below one another where they would lie over each other."""
+    """(x, y, anchor, series): below one another where they would lie over each other or over the
+    marker of another."""
+    markers = [(frame.x.at(x) - 6, frame.y.at(y) + 4, 12, s) for x, y, s in points]
     taken, out = [], []
     for x, y, s in sorted(points, key=lambda p: -p[1]):
         px, py = frame.x.at(x), frame.y.at(y)
+        others = [m[:3] for m in markers if m[3] is not s]
         left = px > (frame.left + frame.right) / 2
         width = 7 * min(len(s.name), 18)
         lx = px - 8 - width if left else px + 8
         ly = py - 4
-        while any(abs(ly - ty) < 13 and lx < tx + tw and tx < lx + width for tx, ty, tw in taken):
+        while any(abs(ly - ty) < 13 and lx < tx + tw and tx < lx + width
+                  for tx, ty, tw in taken + others):
             ly += 5
         taken.append((lx, ly, width))
         out.append((px - 8 if left else px + 8, ly, 'end' if left else 'start', s))

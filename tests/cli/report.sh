@@ -239,6 +239,13 @@ check "ours: tokens that a mask keeps, and methods without one" eval \
         ! tables_of VIII token Fed-ToMe,ours'
 check "ours: a claim" eval 'grep -qx "round at 20 Mbit/s,ours,1.1765," paper.csv'
 check "how many do not follow" contains paper.csv "21 printed values do not follow"
+# What results/paper.md prints of them is what its data give.
+results=$root/bench/results
+"$FSTQ" report --paper --form md "$results"/paper/*.json 2>err | sed 's/ *$//' | sed -e :a \
+    -e '/^\n*$/{$d;N;ba' -e '}' >paper.md
+check "the page of the paper's tables in small is as its data have it" eval \
+    "sed -n '/^## Reported/,/^Source:/p' '$results/paper.md' | sed '1,2d;\$d' | sed '\$d' |
+    diff - paper.md"
 "$FSTQ" report --paper "$evil" >out 2>err
 check "a trace is no comparison" equal "$?" 4
 finish
