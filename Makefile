@@ -263,7 +263,7 @@ base-model: deps
 format:
 	@clang-format -i $(shell git ls-files '*.c' '*.h')
 # Parts of scripts, which are no programs.
-PYTHON_PARTS = scripts/plot_style.py $(wildcard scripts/report_*.py)
+PYTHON_PARTS = scripts/plot_style.py scripts/rank_correlation.py $(wildcard scripts/report_*.py)
 install: all
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/fstq/configs/paper share/fstq/scripts \
 	  share/fstq/schemas share/man/man1 share/man/man5 share/bash-completion/completions \

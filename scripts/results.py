@@ -14,6 +14,9 @@ import os
 import re
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from rank_correlation import with_score
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DATA = os.path.join(ROOT, 'bench', 'results')
 # The 97.5% points of Student's t for 1 to 9 degrees of freedom.
@@ -228,6 +231,19 @@ def score_rows():
         for k in keeps) + ' |'
 
 
+def figure_rows():
+    """How figures of a round correlate with scores: a row a comparison."""
+    text = lambda v: f'{v:+.2f}'.replace('0.', '.')
+    for label, name in (('standard, tuned', 'figures-standard.csv'),
+                        ('all codecs, untuned', 'figures-codecs.csv')):
+        with open(os.path.join(DATA, name), encoding='utf-8', newline='') as f:
+            rows = [{k: v if k == 'method' else float(v) for k, v in r.items()}
+                    for r in csv.DictReader(f)]
+        pairs = [with_score(rows, key) for key in ('nmse', 'way', 'uneven')]
+        yield (f'| {label} | {len(rows)} | {text(with_score(rows, "bits")[0])} | ' +
+               ' | '.join(f'{text(a)}, {text(b)}' for a, b in pairs) + ' |')
+
+
 def readme_sentences(c):
     below = -c.methods['fstq-4.35']['vs_base']['mean']
     yield f'Messages {c.smaller("fstq-15"):.0f} times smaller than FedAvg\'s cost no accuracy.'
@@ -241,7 +257,7 @@ def claims():
     c = Comparison('compare-standard.json')
     page = os.path.join('bench', 'results', 'README.md')
     for text in (*standard_rows(c), *standard_sentences(c), *other_sentences(),
-                 *update_rows()):
+                 *update_rows(), *figure_rows()):
         yield page, text
     for text in readme_sentences(c):
         yield 'README.md', text

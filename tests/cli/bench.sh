@@ -149,6 +149,22 @@ bench drift --wide "drift.updates=$scratch/w.h5.updates" drift.round=1 drift.ahe
         $2 ~ /^klt/ { klt = $3 < 1 && $6 > 0.5 && $6 < 1 && $13 < $6 / 2 }
         END { exit !(sign && klt) }' "$scratch/out"
 result $? "drift: the way that survives, and the gain by direction"
+figures="figures of a round correlate with scores: not of residuals, nor of Fisher"
+if "$python" -c 'import matplotlib' 2>/dev/null; then
+    printf '%s\n' method,seeds,exact,expanded 'a,2,.9,fedavg/fp32' 'b,2,.8,"fedavg/int:bits=4,block=256"' \
+        c,2,.5,fedavg/sign d,2,.7,fedavg/sign+ef e,2,.1,fedavg/topk:ratio=0.01 f,2,.6,fedavg/fstq \
+        >"$scratch/scores.csv"
+    "$python" scripts/plot_figures.py measure "$scratch/scores.csv" "$scratch/w.h5.updates" \
+        "$scratch/figures.csv" "--program=$fstq" --rounds=1 --ahead=2 >"$scratch/out" &&
+        "$python" scripts/plot_figures.py draw "$scratch/figures.png" "$scratch/figures.csv" &&
+        [ "$(cut -d, -f1 "$scratch/figures.csv" | tr '\n' ' ')" = "method a b c e " ] &&
+        says '^4 methods of 6' && says '^NMSE of a message: -1\.00,' &&
+        says 'way that survives: \+1\.00,' && [ -s "$scratch/figures.png" ]
+    result $? "$figures"
+else
+    n=$((n + 1))
+    echo "ok $n - $figures # SKIP no matplotlib"
+fi
 
 # Activations of all rows give nearly every token away, a pivot some of the words, a difference its
 # label; a codec of few bits is no protection.
