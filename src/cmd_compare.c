@@ -150,13 +150,15 @@ static int leave_data(const struct compare *c, const struct runs *r)
 
 static void print_head(const struct compare *c, const struct request *q)
 {
+    static const char *const how[] = {[SEARCH_GRID] = "grid",
+                                      [SEARCH_COORDINATE] = "one line after the other",
+                                      [SEARCH_HALVING] = "by halving"};
     fprintf(q->out, "# fstq compare %s; fstq %s (git %s)\n", q->config, buildinfo.version,
             buildinfo.git_rev);
     fprintf(q->out, "# %d methods x %d seeds of %d rounds; runs in %s/runs\n", c->n_methods,
             c->n_seeds, c->cfg.fed.rounds, c->p.dir);
     for (int d = 0; d < c->n_dims; d++) {
-        fprintf(q->out, "# searched for every method (%s, seeds %s):",
-                c->p.search_mode == SEARCH_GRID ? "grid" : "one line after the other",
+        fprintf(q->out, "# searched for every method (%s, seeds %s):", how[c->p.search_mode],
                 c->p.search_seeds);
         for (int k = 0; k < c->dim[d].n_keys; k++)
             fprintf(q->out, "%s%s", k ? "," : " ", c->dim[d].key[k]);

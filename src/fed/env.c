@@ -558,6 +558,26 @@ static int open_ranks(const struct fed_env *env, struct err *err)
     return 0;
 }
 
+int fed_refuse(const struct fed_wrong *wrong, size_t n, struct err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (wrong[i].is)
+            return err_set(err, "%s", wrong[i].why);
+    return 0;
+}
+
+int fed_refuse_updates(const struct fed_env *env, struct err *err)
+{
+    const struct fed_wrong wrong[] = {
+        {env->fed->local_steps_min > 0,
+         "all clients send as many batches; leave fed.local_steps_min = 0"},
+        {!env->method->view.whole, "activations have no view; leave it out"},
+        {env->client->dp_clip > 0,
+         "client.dp_clip bounds updates, and clients send none; set it to 0"},
+    };
+    return fed_refuse(wrong, ARRAY_LEN(wrong), err);
+}
+
 int fed_prepare(const struct fed_env *env, struct err *err)
 {
     struct err why = {""};

@@ -91,6 +91,13 @@ size_t fed_relay_bound(const struct fed_env *env);
 // Makes the workload ready for the method's scheme, or says why they do not go together: before a
 // run, in every process.
 int fed_prepare(const struct fed_env *env, struct err *err);
+// For the schemes' checks: the first of n that is so is why the run is refused.
+struct fed_wrong {
+    bool is;
+    const char *why; // and what to do about it
+};
+int fed_refuse(const struct fed_wrong *wrong, size_t n, struct err *err);
+int fed_refuse_updates(const struct fed_env *env, struct err *err); // where clients send none
 // Floats of a version: the adapter, then what moves the backbone; and what of it travels down.
 size_t fed_model_floats(const struct fed_env *env);
 bool fed_adapter_down(const struct fed_env *env); // does the adapter itself?

@@ -130,10 +130,7 @@ static int haflq_check(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
     const struct fed_params *fed = env->fed;
-    const struct {
-        bool is;
-        const char *why;
-    } wrong[] = {
+    const struct fed_wrong wrong[] = {
         {(!m->view.whole && !m->view.own) || view_needs(&m->view) & CODEC_OWN_AGG,
          "takes no view, and no codec that aggregates its own way"},
         {fed_state_floats(env) > 0, "clients' state is of terms that move; take a codec without "
@@ -145,10 +142,7 @@ static int haflq_check(const struct fed_env *env, struct err *err)
         {*fed->downlink && fed->down_of == FED_DOWN_CHANGE,
          "versions change by terms that move; take fed.downlink_of = version"},
     };
-    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-        if (wrong[i].is)
-            return err_set(err, "scheme haflq: %s", wrong[i].why);
-    return 0;
+    return fed_refuse(wrong, ARRAY_LEN(wrong), err);
 }
 
 const struct scheme scheme_haflq = {

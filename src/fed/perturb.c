@@ -90,20 +90,14 @@ static int check(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
     const struct fisher_params *fisher = env->work->env.fisher;
-    const struct {
-        bool is;
-        const char *why;
-    } wrong[] = {
+    const struct fed_wrong wrong[] = {
         {!m->tokens->all, "tokens are scored on the way back, and there is none; leave them out"},
         {m->view.row->local, "directions are drawn in the adapter itself; take another view"},
         {fisher->accumulate == FISHER_ORACLE || m->tokens->oracle || fisher->scores > 0,
          "an oracle and scores of tokens need a way back; take another fisher.accumulate and set "
          "fisher.scores = 0"},
     };
-    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-        if (wrong[i].is)
-            return err_set(err, "%s", wrong[i].why);
-    return 0;
+    return fed_refuse(wrong, ARRAY_LEN(wrong), err);
 }
 
 static double ways_forward(const void *opt)

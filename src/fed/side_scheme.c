@@ -77,20 +77,12 @@ static int check_plain(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
     const struct side_opt *opt = m->scheme_opt;
-    const struct {
-        bool is;
-        const char *why;
-    } wrong[] = {
+    const struct fed_wrong wrong[] = {
         {!env->work->row->side, "this task has no layers to read"},
-        {env->fed->local_steps_min > 0,
-         "all clients send as many batches; leave fed.local_steps_min = 0"},
-        {!m->view.whole, "activations have no view; leave it out"},
         {m->tokens != token_table[0], "the client computes no loss to choose tokens by; leave "
                                       "tokens out"},
         {fed_state_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
                                     "fisher.persist = reset"},
-        {env->client->dp_clip > 0, "client.dp_clip bounds updates, and clients send none; set it "
-                                   "to 0"},
         {env->fed->average != FED_AVERAGE_NONE, "nothing of the adapter moves; take fed.average = "
                                                 "none"},
         {env->fed->relays > 0, "relays add up updates, and clients send none; set fed.relays to 0"},
@@ -99,10 +91,7 @@ static int check_plain(const struct fed_env *env, struct err *err)
          "a round with a cache waits for all whom it asks: leave out fed.deadline_s, fed.quorum, "
          "fed.overcommit and fed.min_completion, or set cache_bytes to 0"},
     };
-    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-        if (wrong[i].is)
-            return err_set(err, "scheme %s: %s", m->scheme->name, wrong[i].why);
-    return 0;
+    return fed_refuse_updates(env, err) ? -1 : fed_refuse(wrong, ARRAY_LEN(wrong), err);
 }
 
 // Layer j of M takes the last of the j-th of M blocks of about as many of a backbone's layers, I(j)

@@ -107,43 +107,27 @@ static const struct opt split_options[] = {
 int split_check_cut(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
-    const struct {
-        bool is;
-        const char *why;
-    } wrong[] = {
+    const struct fed_wrong wrong[] = {
         {!env->work->row->cut, "this task has no layers to cut between"},
-        {env->fed->local_steps_min > 0,
-         "all clients send as many batches; leave fed.local_steps_min = 0"},
         {m->tokens != token_table[0] && !m->tokens->merges,
          "the client computes no loss to choose tokens by; take ~tome or no tokens"},
         {m->tokens->merges && !m->token_opt.merge.protect,
          "labels travel whole; leave protect = on"},
     };
-    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-        if (wrong[i].is)
-            return err_set(err, "%s", wrong[i].why);
-    return 0;
+    return fed_refuse(wrong, ARRAY_LEN(wrong), err);
 }
 
 static int split_check(const struct fed_env *env, struct err *err)
 {
     const struct method *m = env->method;
     const struct split_opt *opt = m->scheme_opt;
-    const struct {
-        bool is;
-        const char *why;
-    } wrong[] = {
-        {!m->view.whole, "activations have no view; leave it out"},
+    const struct fed_wrong wrong[] = {
         {fed_work_floats(env) > 0, "clients keep no state; take fed.opt_state = reset and "
                                    "fisher.persist = reset"},
-        {env->client->dp_clip > 0, "client.dp_clip bounds updates, and clients send none; set it "
-                                   "to 0"},
     };
-    if (split_check_cut(env, err))
+    if (split_check_cut(env, err) || fed_refuse_updates(env, err) ||
+        fed_refuse(wrong, ARRAY_LEN(wrong), err))
         return -1;
-    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-        if (wrong[i].is)
-            return err_set(err, "%s", wrong[i].why);
     return split_form_open(env, opt->cut, m->codec->text, m->form, err);
 }
 

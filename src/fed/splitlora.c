@@ -32,10 +32,9 @@ static int check(const struct fed_env *env, struct err *err)
     const struct method *m = env->method;
     const struct splitlora_opt *opt = m->scheme_opt;
     struct split_form *form = m->form;
-    const struct {
-        bool is;
-        const char *why;
-    } wrong[] = {
+    const struct fed_wrong wrong[] = {
+        {env->fed->local_steps_min > 0,
+         "all clients send as many batches; leave fed.local_steps_min = 0"},
         {fed_work_floats(env) > 0, "the server's half keeps nothing of a client; take "
                                    "fed.opt_state = reset and fisher.persist = reset"},
         {env->work->env.fisher->scores > 0,
@@ -49,11 +48,8 @@ static int check(const struct fed_env *env, struct err *err)
         {env->net->link.delivery == LINK_DATAGRAM,
          "a client waits for each answer; set net.delivery = reliable"},
     };
-    if (split_check_cut(env, err))
+    if (split_check_cut(env, err) || fed_refuse(wrong, ARRAY_LEN(wrong), err))
         return -1;
-    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
-        if (wrong[i].is)
-            return err_set(err, "%s", wrong[i].why);
     if (split_form_open(env, opt->cut, m->said[0], form, err))
         return -1;
     return act_codec_open(&form->down, m->said[1], form->cut.longest, form->cut.dim, err);
