@@ -520,6 +520,21 @@ static void add_figures(struct run *r)
     struct rec_summary row[FIGURES_MAX];
     size_t n = figures_list(&r->figures, row);
     sink_rows(r, REC_SUMMARY, row, n);
+    const struct scheme *scheme = r->method.scheme;
+    n = scheme->figures ? scheme->figures(&r->loop.server->global, row) : 0;
+    if (n > 0)
+        sink_rows(r, REC_SUMMARY, row, n);
+}
+
+static void print_scheme_figures(const struct run *r)
+{
+    struct rec_summary row[SCHEME_FIGURES];
+    const struct scheme *scheme = r->method.scheme;
+    size_t n = scheme->figures ? scheme->figures(&r->loop.server->global, row) : 0;
+    for (size_t i = 0; i < n; i++)
+        printf("%s%s %.0f", i ? ", " : "# ", row[i].key, row[i].value);
+    if (n > 0)
+        printf("\n");
 }
 
 static void put_rank(struct run *r, const struct hello *h, const struct bye *b, const char *role,
@@ -721,6 +736,7 @@ static enum status conclude(struct run *r)
         printf("and %s down, since the program started\n", fmt_bytes(t[0], s->relay_down_bytes));
     }
     figures_print(&r->figures, stdout);
+    print_scheme_figures(r);
     print_memory();
     print_threads();
     enum status status = verdict(r, text, sizeof text);

@@ -127,9 +127,9 @@ uint64_t runs_key(const struct runs *r, const struct config *c)
     config_each(c, hash_option, hash);
     uint64_t files = strcmp(c->model.path, r->model_path) ? fingerprint(c->model.path) : r->model;
     XXH3_64bits_update(hash, &files, sizeof files);
-    for (const char *at = c->model.others; (at = strchr(at, ':'));) { // SHARE:PATH SHARE:PATH
+    for (const char *at = c->model.others; (at = strchr(at, ':'));) { // SHARE:PATH,SHARE:PATH
         char path[240];
-        size_t n = strcspn(++at, " \t");
+        size_t n = strcspn(++at, ", \t");
         snprintf(path, sizeof path, "%.*s", (int)n, at);
         files = fingerprint(path);
         XXH3_64bits_update(hash, &files, sizeof files);

@@ -37,8 +37,8 @@ int backbones_parse(const struct model_params *m, struct backbones *b, struct er
     b->n = 1;
     b->share[0] = 1;
     snprintf(b->path[0], sizeof b->path[0], "%s", m->path);
-    for (const char *at = m->others + strspn(m->others, " \t"); *at; at += strspn(at, " \t")) {
-        int len = (int)strcspn(at, " \t");
+    for (const char *at = m->others + strspn(m->others, ", \t"); *at; at += strspn(at, ", \t")) {
+        int len = (int)strcspn(at, ", \t");
         if (add_kind(b, m->others, at, len, err))
             return -1;
         at += len;

@@ -77,6 +77,8 @@ struct step {
 // Of a step that goes forward and back through the model, what going forward takes.
 #define FORWARD_SHARE 0.4
 
+enum { SCHEME_FIGURES = 8 };
+
 struct scheme {
     const char *name, *help, *source;
     const char *sees; // of a client, the server; NULL = updates
@@ -146,6 +148,8 @@ struct scheme {
     // Of an asynchronous scheme, when a version is made: what the server learns by itself, from
     // what came before. False: nothing; else the mean loss.
     bool (*replay)(struct global *g, uint32_t version, double *loss);
+    // What the server counts that other schemes' do not, for a run's summary. Returns how many.
+    size_t (*figures)(const struct global *g, struct rec_summary out[SCHEME_FIGURES]);
     // Where the server trains something else than the adapter: its score, its weights as a hash.
     void (*evaluate)(struct global *g, struct eval_result *r);
     uint64_t (*hash)(const struct global *g);

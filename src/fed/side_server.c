@@ -562,6 +562,48 @@ uint64_t side_hash(const struct global *g)
     return hash;
 }
 
+static void put_figure(struct rec_summary *out, size_t *n, const char *key, double value,
+                       const char *unit)
+{
+    out[*n] = (struct rec_summary){.value = value};
+    snprintf(out[*n].key, sizeof out->key, "%s", key);
+    snprintf(out[(*n)++].unit, sizeof out->unit, "%s", unit);
+}
+
+// What its clients would be sent at the end to answer with, of what a client of a kind needs.
+static double weights_bytes(const struct global *g)
+{
+    const struct side_server *s = g->own;
+    const struct side_plan *p = g->env->method->form;
+    const struct side *net = s->learner[0].net;
+    double sum = 0;
+    for (int32_t k = 0; k < p->kinds; k++) {
+        double values = (double)side_shape(net)->n_values;
+        for (int32_t other = 0; other < p->kinds && p->project; other++)
+            if (other != k)
+                values -= (double)p->layers * p->width * p->kind[other].form.dim;
+        sum += p->kind[k].weight * g->env->fed->clients * 4 * values;
+    }
+    return sum;
+}
+
+size_t side_figures(const struct global *g, struct rec_summary out[SCHEME_FIGURES])
+{
+    const struct side_server *s = g->own;
+    size_t n = 0;
+    put_figure(out, &n, "side_weights_unsent", weights_bytes(g), "bytes");
+    if (!s->cache)
+        return n;
+    struct side_cache_counts c = side_cache_counts(s->cache);
+    put_figure(out, &n, "cache_hits", (double)c.hits, "1");
+    put_figure(out, &n, "cache_misses", (double)c.misses, "1");
+    put_figure(out, &n, "cache_evicted", (double)c.evicted, "1");
+    put_figure(out, &n, "cache_refused", (double)c.refused, "1");
+    put_figure(out, &n, "cache_records", (double)c.records, "1");
+    put_figure(out, &n, "cache_bytes", (double)c.bytes, "bytes");
+    return n;
+}
+
 // Checkpoints: of every network steps, weights with their moments and what it replays; the clients'
 // places; the cache.
 

@@ -3,6 +3,7 @@
 #define FSTQ_FED_SIDE_SERVER_H
 
 #include "fed/global.h"
+#include "fed/scheme.h"
 #include "fed/side_plan.h"
 
 // Three switches, cache_bytes, pivot and labels, lead from one row to the other.
@@ -25,6 +26,7 @@ bool side_ask(struct global *g, uint32_t client, uint32_t *what);
 int side_add(struct global *g, struct update *u, struct err *err);
 bool side_replay(struct global *g, uint32_t version, double *loss);
 void side_replay_round(struct global *g, uint32_t version); // the same where there are rounds
+size_t side_figures(const struct global *g, struct rec_summary out[SCHEME_FIGURES]);
 void side_score(struct global *g, struct eval_result *r);
 uint64_t side_hash(const struct global *g);
 size_t side_keep_words(const struct global *g);

@@ -24,8 +24,8 @@ const struct opt model_options[] = {
         "weights: a llama2.c .bin, a .gguf, a Hugging Face directory, our own .safetensors, or the "
         "base model inside the program"),
     OPT_STRING(struct model_params, others, "model.others", "",
-               "clients with other backbones, SHARE:PATH of each behind one another, as in "
-               "0.3:small.safetensors 0.2:large.safetensors; the rest of them have model.path"),
+               "clients with other backbones, SHARE:PATH,..., as in "
+               "0.3:small.safetensors,0.2:large.safetensors; the rest of them have model.path"),
     OPT(struct model_params, lora_rank, "model.lora_rank", "8", 0, 1024, "", "rank of the adapter"),
     OPT(struct model_params, lora_alpha, "model.lora_alpha", "16", 0, 1e6, "",
         "the adapter adds alpha / rank * B A x"),

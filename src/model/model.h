@@ -33,7 +33,7 @@
 
 struct model_params { // [model]
     char path[240];
-    char others[512];  // "SHARE:PATH SHARE:PATH ...": of clients that hold other backbones
+    char others[512];  // "SHARE:PATH,...": of clients that hold other backbones
     int32_t lora_rank; // 0 = no adapter
     double lora_alpha;
     char lora_targets[64]; // "all", or q,k,v,o,gate,up,down

@@ -15,6 +15,7 @@ run() { "$FSTQ" run "${common[@]}" "$@"; }
 
 run >straight 2>&1
 check "valid" contains straight "# VALID"
+check "the cache is counted" grep -qE "cache_evicted 0, .*cache_records [1-9]" straight
 mpirun --oversubscribe -np 3 "$FSTQ" run "${common[@]}" trace.file=pae.h5 >ranks 2>&1
 check "the same network for any ranks" equal "$(adapter ranks)" "$(adapter straight)"
 stop_at_checkpoint KILL d "$FSTQ" run "${common[@]}" run.dir=d

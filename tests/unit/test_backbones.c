@@ -306,7 +306,7 @@ static int make(void **state)
     make_model("wide.safetensors", 5, 40, SYNTH_VOCAB);
     make_model("one.safetensors", 1, 32, SYNTH_VOCAB);
     make_model("few.safetensors", 2, 32, 300);
-    snprintf(others, sizeof others, "model.others=0.3334:%s 0.3333:%s",
+    snprintf(others, sizeof others, "model.others=0.3334:%s,0.3333:%s",
              scratch_path("small.safetensors"), scratch_path("wide.safetensors"));
     snprintf(vocab_less, sizeof vocab_less, "model.others=0.5:%s", scratch_path("few.safetensors"));
     return 0;

@@ -25,6 +25,7 @@ static struct federation fed;
 struct outcome {
     uint64_t hash;
     int64_t uplink, values; // bytes
+    double hits, evicted;   // of the cache
     struct rec_round round[ROUNDS + 1];
     int n_rounds;
 };
@@ -58,6 +59,13 @@ static void end(struct outcome *o)
 {
     federation_run(&fed);
     *o = (struct outcome){.hash = global_hash(&fed.loop.server->global), .n_rounds = fed.n_rounds};
+    const struct scheme *scheme = fed.method.scheme;
+    struct rec_summary row[SCHEME_FIGURES];
+    size_t n = scheme->figures ? scheme->figures(&fed.loop.server->global, row) : 0;
+    for (size_t i = 0; i < n; i++) {
+        o->hits += strcmp(row[i].key, "cache_hits") ? 0 : row[i].value;
+        o->evicted += strcmp(row[i].key, "cache_evicted") ? 0 : row[i].value;
+    }
     for (int i = 0; i < fed.n_messages; i++) {
         const struct rec_message *m = &fed.message[i];
         o->uplink += m->frame_bytes;
@@ -205,6 +213,7 @@ static void test_cache(void **state)
             run(labels ? "pae:labels=on,cache_bytes=0/fp16" : "pae:cache_bytes=0/fp16");
         assert_true(on.hash == off.hash);
         assert_true(on.uplink > 0 && off.uplink > 2 * on.uplink);
+        assert_true(on.hits > 0 && on.evicted == 0 && off.hits == 0);
         assert_int_equal(on.round[ROUNDS].uplink_bytes, 0);
         assert_int_equal(on.round[ROUNDS].downlink_bytes, 0);
         assert_true(on.round[ROUNDS].arrived == CLIENTS && isfinite(on.round[ROUNDS].train_loss));
@@ -244,6 +253,7 @@ static void test_full(void **state)
     assert_true(one.hash == off.hash && one.uplink == off.uplink);
     struct outcome some = run("pae:cache_bytes=60000/fp16"), all = run("pae/fp16");
     assert_true(some.uplink > all.uplink && some.uplink <= off.uplink);
+    assert_true(some.evicted > 0 && all.evicted == 0);
     assert_true(isfinite(some.round[ROUNDS].train_loss));
 }
 
