@@ -142,7 +142,8 @@ static void check_governor(const struct facts *f, struct finding *x)
         }
     }
     say(x, any ? LEVEL_OK : LEVEL_NOTE,
-        any ? "performance" : "this machine does not show its clock's governor", "");
+        any ? "performance" : "this machine does not show its clock's governor",
+        any ? "" : "virtual machines seldom do: the column Noisy of fstq bench has what it costs");
 }
 
 static void check_power_mode(const struct facts *f, struct finding *x)
@@ -185,7 +186,9 @@ static void check_gpu(const struct facts *f, struct finding *x)
         say(x, LEVEL_WARN, "a GPU is here, and this program is built without CUDA",
             "install the CUDA toolkit and build with CUDA=1");
     else if (node)
-        say(x, LEVEL_FAIL, usable, "the driver's version, and who may open /dev/nvidia*");
+        say(x, LEVEL_FAIL, usable,
+            "nvidia-smi says whether the driver runs and is new enough; /dev/nvidia* must be open "
+            "to you (group video)");
     else
         say(x, LEVEL_OK, known(devices) ? devices : "no GPU", "");
 }
@@ -231,7 +234,8 @@ static void check_network(const struct facts *f, struct finding *x)
     int n = 0;
     (void)f;
     if (getifaddrs(&all)) {
-        say(x, LEVEL_NOTE, "interfaces cannot be listed", "");
+        say(x, LEVEL_NOTE, "interfaces cannot be listed",
+            "between hosts: --mca btl_tcp_if_include NAME of the network that all are on");
         return;
     }
     for (const struct ifaddrs *i = all; i; i = i->ifa_next) {

@@ -89,6 +89,21 @@ static void expand_options(struct method *m, const struct opt *rows, int n, cons
     }
 }
 
+// "; did you mean NAME" of the nearest, or nothing.
+static const char *near_name(const char *const *names, const char *text, char *out, size_t size)
+{
+    int best = 4;
+    *out = '\0';
+    for (int i = 0; names[i]; i++) {
+        int far = opt_distance(text, names[i]);
+        if (far >= best)
+            continue;
+        best = far;
+        snprintf(out, size, "; did you mean %s", names[i]);
+    }
+    return out;
+}
+
 static int parse_scheme(struct method *m, const char *spec, struct err *err)
 {
     char name[64], list[256];
@@ -97,19 +112,13 @@ static int parse_scheme(struct method *m, const char *spec, struct err *err)
         return -1;
     m->scheme = scheme_find(name);
     if (!m->scheme) {
-        const char *names[32] = {0}, *near = NULL;
-        int best = 4;
-        for (int i = 0; scheme_table[i] && i < 31; i++) {
+        const char *names[48] = {0};
+        char near[64];
+        for (int i = 0; scheme_table[i] && i < 47; i++)
             names[i] = scheme_table[i]->name;
-            int far = opt_distance(name, names[i]);
-            if (far < best) {
-                best = far;
-                near = names[i];
-            }
-        }
         name_list(list, sizeof list, names);
-        return err_set(err, "fed.method: no scheme '%s'%s%s; there are: %s", name,
-                       near ? "; did you mean " : "", near ? near : "", list);
+        return err_set(err, "fed.method: no scheme '%s'%s; there are: %s", name,
+                       near_name(names, name, near, sizeof near), list);
     }
     const struct scheme *s = m->scheme;
     snprintf(m->text, sizeof m->text, "%s", s->name);
@@ -146,10 +155,12 @@ static int parse_tokens(struct method *m, const char *spec, struct err *err)
                             : opt_set_list(m->tokens->options, m->tokens->n_options, &m->token_opt,
                                            opts + 1, err);
     const char *names[32] = {0};
+    char near[64];
     for (int i = 0; token_table[i] && i < 31; i++)
         names[i] = token_table[i]->name;
     name_list(list, sizeof list, names);
-    return err_set(err, "fed.method: no token source '%s'; there are: %s", name, list);
+    return err_set(err, "fed.method: no token source '%s'%s; there are: %s", name,
+                   near_name(names, name, near, sizeof near), list);
 }
 
 enum { CODECS = FED_VECTORS + 2 };
@@ -246,6 +257,18 @@ static const struct method_alias *find_alias(const char *text)
     return NULL;
 }
 
+static int no_slash(const char *text, struct err *err)
+{
+    const char *names[64] = {0};
+    char near[64];
+    for (int i = 0; method_aliases[i].name && i < 63; i++)
+        names[i] = method_aliases[i].name;
+    return err_set(err,
+                   "fed.method = '%s': no '/'; a method is SCHEME/CODEC, as in fedavg/fp32, or a "
+                   "short name%s",
+                   text, near_name(names, text, near, sizeof near));
+}
+
 // Puts a short name's expansion in place of it. Alone it is a method, to which options and wrappers
 // of the codec can be added; after a scheme it is the codec, and brings its tokens where none are
 // named.
@@ -259,8 +282,7 @@ static int expand(const char *text, char *out, size_t size, struct err *err)
     if (a && (!text[strlen(a->name)] || !scheme_find(a->name))) { // fedavg:... begins with a scheme
         n = snprintf(out, size, "%s%s", a->expansion, text + strlen(a->name));
     } else if (!slash) {
-        return err_set(
-            err, "fed.method = '%s': no '/'; a method is SCHEME/CODEC, as in fedavg/fp32", text);
+        return no_slash(text, err);
     } else {
         const char *view = strchr(slash, '@');
         a = find_alias(view ? view + 1 : slash + 1);

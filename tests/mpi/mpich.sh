@@ -18,7 +18,8 @@ if [ "${FSTQ_TEST_LONG:-0}" = 0 ] || ! pkg-config --exists mpich ||
     finish
 fi
 "$FSTQ" "${run[@]}" >one 2>err
-make -C "$root" --no-print-directory -j"$(nproc)" MPI=mpich CUDA=0 O="$root/build/mpich" >built 2>&1
+make -C "$root" --no-print-directory -j"$(nproc)" MPI=mpich CUDA=0 O="$root/build/mpich" all \
+    "$root"/build/mpich/tests/{mpi/soak,mpi/hostile,preload/sends.so} >built 2>&1
 check "MPI=mpich builds" equal "$?" 0
 mpich=$root/build/mpich/fstq
 check "it says so" eval "'$mpich' info | grep -q 'mpi .*MPICH'"
@@ -26,7 +27,18 @@ for np in 2 3 5; do
     timeout 120 mpirun.mpich -np "$np" "$mpich" "${run[@]}" >out 2>err </dev/null
     check "$np ranks: the adapter of one process" equal "$(adapter out)" "$(adapter one)"
 done
-# The test of federations, whose mpirun is then this one.
+# Three hosts, made of this one: what hydra would run over ssh runs here.
+cat >agent <<'AGENT'
+#!/bin/bash
+while [ "${1#-}" != "$1" ]; do shift; done
+shift
+eval "exec $*"
+AGENT
+chmod +x agent
+timeout 120 mpirun.mpich -launcher ssh -launcher-exec "$dir/agent" -iface lo \
+    -hosts node1,node2,node3 -np 3 "$mpich" "${run[@]}" >out 2>err </dev/null
+check "three hosts: the adapter of one process" equal "$(adapter out)" "$(adapter one)"
+# Tests of frames, of bytes and of federations, whose mpirun is then this one.
 mkdir bin
 cat >bin/mpirun <<'SH'
 #!/usr/bin/env bash
@@ -41,6 +53,10 @@ done
 exec mpirun.mpich "${args[@]}"
 SH
 chmod +x bin/mpirun
-PATH=$dir/bin:$PATH FSTQ=$mpich bash "$root/tests/mpi/federation.sh" >log 2>&1 </dev/null
-check "federations of several ranks" eval '! grep "^not ok" log && grep -q "^1\.\.[0-9]" log'
+export FSTQ_WITNESS=$root/build/mpich/tests/preload/sends.so
+for test in transport bytes federation; do
+    PATH=$dir/bin:$PATH FSTQ=$mpich FSTQ_BUILD=$root/build/mpich \
+        bash "$root/tests/mpi/$test.sh" >log 2>&1 </dev/null
+    check "$test.sh with it" eval '! grep "^not ok" log && grep -q "^1\.\.[0-9]" log'
+done
 finish

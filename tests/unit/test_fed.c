@@ -261,6 +261,8 @@ static void test_bad_methods_are_named(void **state)
         {"fedadam:beta1=2/fp32", "beta1"},
         {"fedadam:beta1=0.5x/fp32", "beta1"},
         {"fp32", "no '/'"},
+        {"fstq-papr", "did you mean fstq-paper"},
+        {"fedavg~fishr/fp32", "did you mean fisher"},
         {"fedavg~/fp32", "'~' names no token source"},
         {"fedavg/@fp32", "'@' has no view"},
         {"fedavg/topk:", "no options behind ':'"},
