@@ -88,8 +88,11 @@ static int gemm(void *h, int op_a, int op_b, int m, int n, int k, const void *al
     emu_call_later(static_cast<handle *>(h)->stream, multiply, &g, sizeof g);
     return 0;
 }
+// The library's other threads could not reach the device's memory, which one thread opens for
+// itself.
 static int create(void **h)
 {
+    openblas_set_num_threads(1);
     *h = new handle();
     return 0;
 }

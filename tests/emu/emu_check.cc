@@ -154,7 +154,9 @@ static std::string line_of(uint32_t pc)
     return text;
 }
 
-static void race(uintptr_t at, const access_of &was, const access_of &now, bool wrote, bool writes)
+// By value, here alone, so that an access that is in order stays in registers.
+static __attribute__((cold, noinline)) void race(uintptr_t at, access_of was, access_of now,
+                                                 bool wrote, bool writes)
 {
     bool shared = at >= c.shared && at < c.shared_end;
     c.findings++;
@@ -167,7 +169,7 @@ static void race(uintptr_t at, const access_of &was, const access_of &now, bool 
              line_of(was.pc).c_str());
 }
 
-static void wrong(const char *what, uintptr_t at, uint32_t pc)
+static __attribute__((cold, noinline)) void wrong(const char *what, uintptr_t at, uint32_t pc)
 {
     c.findings++;
     if (c.told.insert({pc, 0}).second)
@@ -176,7 +178,8 @@ static void wrong(const char *what, uintptr_t at, uint32_t pc)
 
 // Accesses.
 
-static bool ordered(const access_of &was, const access_of &now)
+static inline __attribute__((always_inline)) bool ordered(const access_of &was,
+                                                          const access_of &now)
 {
     if (was.block == now.block) {
         if (was.thread == now.thread || was.epoch != now.epoch)
@@ -189,7 +192,8 @@ static bool ordered(const access_of &was, const access_of &now)
     return c.published[was.block] > was.tick && c.acquired[now.block] > c.published[was.block];
 }
 
-static void touch_word(word *p, uintptr_t at, const access_of &now, bool write, bool shared)
+static inline __attribute__((always_inline)) void
+touch_word(word *p, uintptr_t at, const access_of &now, bool write, bool shared)
 {
     access_of &w = p->w;
     bool fresh = w.run != now.run;

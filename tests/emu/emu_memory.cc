@@ -22,6 +22,7 @@ struct live {
     uint64_t serial; // no other block ever has
 };
 static struct {
+    int key; // of the processor's, which opens and closes the device's own memory at once; 0: none
     unsigned char *range, *used;
     std::map<const void *, live> blocks; // whose key's block begins there
     size_t shared[2];                    // bytes used of both
@@ -33,7 +34,9 @@ static struct {
 void emu_memory_open(bool on)
 {
     size_t n = (size_t)(g.used - g.range + PAGE - 1) / PAGE * PAGE;
-    if (n && mprotect(g.range, n, on ? PROT_READ | PROT_WRITE : PROT_NONE))
+    if (g.key > 0)
+        pkey_set(g.key, on ? 0 : PKEY_DISABLE_ACCESS);
+    else if (n && mprotect(g.range, n, on ? PROT_READ | PROT_WRITE : PROT_NONE))
         emu_trap("mprotect failed");
     if (on)
         emu_managed_open(true);
@@ -70,6 +73,11 @@ static void open_memory(void)
         if (p == MAP_FAILED)
             emu_trap("no address space for device memory");
         g.range = g.used = static_cast<unsigned char *>(p);
+        g.key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+        if (g.key > 0 && pkey_mprotect(p, OWN, PROT_READ | PROT_WRITE, g.key)) {
+            pkey_free(g.key);
+            g.key = 0;
+        }
         emu_check_open(g.range, RANGE, nullptr, 0);
     }
     stack_t ss = {};

@@ -785,12 +785,16 @@ static void check_attention(int32_t dim, const int32_t *start, int32_t n_seqs, b
 static void attention(void **state)
 {
     (void)state;
+    // Long enough to leave out a tile of keys that no window reaches; without a window, to have
+    // two.
+    static const int32_t whole[] = {0, 17, 90, 99}, windowed[] = {0, 17, 150, 199};
     for (int sizes = 0; sizes < 2; sizes++)
         for (int32_t window = 0; window <= 20; window += 20) {
+            if (!dev[ROW].row->host && sizes != (window > 0))
+                continue; // it takes its time
             check_attention(24, (const int32_t[]){0, 33, 34, 51}, 3, sizes, window);
             check_attention(7, (const int32_t[]){0, 20}, 1, sizes, window / 10);
-            if (dev[ROW].row->host || sizes == (window > 0)) // the long ones take their time
-                check_attention(16, (const int32_t[]){0, 17, 150, 199}, 3, sizes, window);
+            check_attention(16, dev[ROW].row->host || window ? windowed : whole, 3, sizes, window);
             check_attention(48, (const int32_t[]){0, 5}, 1, sizes, window / 20);
         }
 }
