@@ -49,8 +49,8 @@ def source(build, how):
     """Where a section is from."""
     with open(f'{build}/facts.h', encoding='utf-8') as f:
         rev = re.search(r'BUILD_GIT_REV "(\w+)', f.read())[1]
-    return textwrap.fill(f'Source: `scripts/gpu_static.py build/release`; git {rev}; no GPU: {how}; '
-                         'no data file.', 100)
+    return textwrap.fill(f'Source: `scripts/gpu_static.py build/release`; git {rev}; no GPU: '
+                         f'{how}; no data file.', 100)
 
 
 def ms(board, bytes_value, launches):
@@ -78,9 +78,9 @@ def step_text(step):
     n = fixed + each * LAYERS + calls * LAYERS
     times = ', '.join(f'{name} {flop / tera / 1e9 + n * LAUNCH_US / 1e3:.0f} ms'
                       for name, _, tera in BOARDS)
-    return f'''A step with AdamW is one graph of {fixed} launches and {each} a layer, and {calls} products a
-layer by cuBLAS; it puts {put} bytes of one small batch onto the GPU and gets {got}. TinyLlama 1.1B,
-{ROWS} tokens, is {flop / 1e12:.2f} TFLOP of products and {n} launches: at the data sheets' fp32
+    return f'''A step with AdamW is one graph of {fixed} launches and {each} a layer, and
+{calls} products a layer by cuBLAS; it puts {put} bytes of one small batch onto the GPU and gets
+{got}. TinyLlama 1.1B, {ROWS} tokens, is {flop / 1e12:.2f} TFLOP of products and {n} launches: at the data sheets' fp32
 rates and {LAUNCH_US} us a launch {times} at the least.
 (Under `dev.math` = tf32 or bf16 tensor cores multiply by weights; their rates are not here.)'''
 
