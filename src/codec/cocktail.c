@@ -18,12 +18,14 @@
 
 struct cocktail_opt {
     double sample, ratio;
-    int32_t bits, bucket, index;
+    int32_t chunk, bits, bucket, index;
 };
 
 static const struct opt cocktail_options[] = {
     OPT(struct cocktail_opt, sample, "sample", "0.1", 1e-6, 1, "", "share drawn at random"),
     OPT(struct cocktail_opt, ratio, "ratio", "0.2", 1e-6, 1, "", "share of those that is kept"),
+    OPT(struct cocktail_opt, chunk, "chunk", "0", 0, 1 << 30, "values",
+        "of those, in a row, of each of which that share is kept; 0 = of all together"),
     OPT(struct cocktail_opt, bits, "bits", "4", 2, 8, "bits", "of a kept value"),
     OPT(struct cocktail_opt, bucket, "bucket", "128", 1, BUCKET_MAX, "values",
         "kept values that share a scale (bf16)"),
@@ -47,9 +49,17 @@ static size_t drawn(const struct codec_inst *c)
     return share(options(c)->sample, c->shape->n_values);
 }
 
+static size_t chunk_of(const struct codec_inst *c)
+{
+    size_t n = drawn(c), chunk = (size_t)options(c)->chunk;
+    return chunk > 0 && chunk < n ? chunk : n;
+}
+
 static size_t most_kept(const struct codec_inst *c)
 {
-    return share(options(c)->ratio, drawn(c));
+    const double ratio = options(c)->ratio;
+    const size_t n = drawn(c), chunk = chunk_of(c);
+    return n ? n / chunk * share(ratio, chunk) + share(ratio, n % chunk) : 0;
 }
 
 static int cocktail_check(const struct codec_inst *c, struct err *err)
@@ -152,6 +162,18 @@ static void quantise(const struct codec_inst *c, const struct room *r, size_t co
     }
 }
 
+static size_t keep_largest(const struct codec_inst *c, const struct room *r)
+{
+    const size_t n = drawn(c), chunk = chunk_of(c);
+    size_t count = 0;
+    for (size_t from = 0; from < n; from += chunk) {
+        size_t len = n - from < chunk ? n - from : chunk;
+        count +=
+            largest(r->x + from, len, share(options(c)->ratio, len), (uint32_t)from, r->at + count);
+    }
+    return count;
+}
+
 static int64_t cocktail_encode(const struct codec_inst *c, const struct codec_input *in,
                                uint8_t *out, size_t cap, void *scratch, struct codec_report *report,
                                struct err *err)
@@ -160,7 +182,7 @@ static int64_t cocktail_encode(const struct codec_inst *c, const struct codec_in
     size_t n = drawn(c);
     draw_subset(c, &in->key, r.from);
     codec_column(in->on)->select->gather(codec_context(in->on), in->x, r.from, n, r.x);
-    size_t count = largest(r.x, n, most_kept(c), 0, r.at);
+    size_t count = keep_largest(c, &r);
     coords_gather(r.x, r.at, count, r.x); // ascending: read before they are written over
     lap(in->laps, STAGE_SELECT);
     struct msg_out o;

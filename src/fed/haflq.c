@@ -107,7 +107,7 @@ static void move(const struct sorting *s, uint32_t rank, size_t n, size_t apart,
 static void haflq_after(struct global *g, uint32_t version)
 {
     struct sorting *s = g->own;
-    float *const of[] = {g->theta, g->state};
+    float *const of[] = {g->theta, g->state, g->average ? g->average + 1 : NULL};
     (void)version;
     for (uint32_t i = 0; i < s->pairs.n_pairs; i++) {
         const struct product_pair *q = &s->pairs.pair[i];
@@ -118,7 +118,7 @@ static void haflq_after(struct global *g, uint32_t version)
             s->term[k] = (struct term){((double)q->cols * a + (double)q->rows * b) / n, k};
         }
         sort(s->term, q->rank);
-        for (size_t v = 0; v < ARRAY_LEN(of); v++) {
+        for (size_t v = 0; v < ARRAY_LEN(of) && of[v]; v++) {
             move(s, q->rank, q->cols, 1, q->cols, of[v] + q->a);
             move(s, q->rank, q->rows, q->rank, 1, of[v] + q->b);
         }
@@ -135,8 +135,6 @@ static int haflq_check(const struct fed_env *env, struct err *err)
          "takes no view, and no codec that aggregates its own way"},
         {fed_state_floats(env) > 0, "clients' state is of terms that move; take a codec without "
                                     "state, fed.opt_state = reset and fisher.persist = reset"},
-        {fed->average != FED_AVERAGE_NONE,
-         "an average of versions is one of terms that move; take fed.average = none"},
         {fed->late_weight > 0,
          "late updates are of terms that have moved; set fed.late_weight = 0"},
         {*fed->downlink && fed->down_of == FED_DOWN_CHANGE,

@@ -22,17 +22,17 @@ const struct method_alias method_aliases[] = {
      "Subspace-SCAFFOLD with random coordinates: a fifth of the rows or columns per round; with "
      "fed.downlink = fp32 who sat out is sent the subspaces' changes since"},
     {"diloco", "fedavgm:nesterov=on/fp32", "its outer optimiser; it takes fed.server_lr = 0.7"},
-    {"sparseloco", "fedavgm:nesterov=on/cocktail:sample=1,ratio=0.02,bits=2+ef:decay=0.95",
-     "2 % of the values in 2 bits, a decaying residual, Nesterov outside; by share of all values, "
-     "not chunk by chunk"},
+    {"sparseloco",
+     "fedavgm:nesterov=on/cocktail:sample=1,ratio=0.02,chunk=4096,bits=2+ef:decay=0.95",
+     "2 % of every 4096 values in 2 bits, a decaying residual, Nesterov outside; chunks are 4096 "
+     "values in a row, the paper's are squares of 64"},
     {"flasc", "fedadam/topk:ratio=0.25",
      "sparse both ways; it takes fed.downlink = topk:ratio=0.25 and fed.downlink_of = version"},
     {"fedsa-lora", "fedsa/A@fp32",
      "B stays with its client, who has a model of its own: it takes fed.evaluate = personal"},
     {"haflq", "haflq/fstq:upload_s=1",
      "clients of small rank train the terms that matter most, in as many bits as their link "
-     "carries "
-     "in upload_s; it takes fed.ranks, and fed.ranks_rest = frozen"},
+     "carries in upload_s; it takes fed.ranks, and fed.ranks_rest = frozen"},
     {"fedsub", "scaffold:control=incr,backfill=off/sub:parts=5,stay=5@fp32",
      "FedSub as far as subspaces of one drawing go, which have nothing in common: its dual "
      "variables do not outlive one"},

@@ -146,6 +146,7 @@ static const char *const codec_cases[] = {
     "fstq:transform=klt,widths=0/1/3/8,bits=2,importance=absgd,group=tensor+ef",
     "fstq:transform=klt,policy=percentile,widths=0/4/16,shares=0.05/0.2,budget=0,gamma=1",
     "fstq:transform=klt,policy=greedy,budget=0.2,norm=class,scale=tier,tags=rice",
+    "cocktail:sample=1,ratio=0.05,chunk=100,bits=2",
     NULL,
 };
 

@@ -266,6 +266,15 @@ static void test_cocktail_by_hand(void **state)
     assert_memory_equal(s.x_hat, want, sizeof want);
     close_one(&s);
 
+    // Of each three in a row the largest, and of the two that are left.
+    open_one(&s, 1, 8, "cocktail:sample=1,ratio=0.3,chunk=3,bits=8,bucket=1");
+    session_trip(&s, x, key_of(0));
+    assert_int_equal(s.report.kept[0], 5);
+    for (int i = 0; i < 8; i++)
+        assert_true(i == 0 || i == 4 || i == 6 ? fabsf(s.x_hat[i] - x[i]) < 0.01f * fabsf(x[i])
+                                               : s.x_hat[i] == 0);
+    close_one(&s);
+
     shape_init(&s.shape); // a bucket does not reach from A into B
     shape_add(&s.shape, "A", 1, 4, SHAPE_LORA_A);
     shape_add(&s.shape, "B", 4, 1, SHAPE_LORA_B);
