@@ -36,12 +36,10 @@ SIMD_KERNEL void SIMD_NAME(round_row)(const float *x, int32_t blocks, const stru
 #include "base/half.h"
 #include "gemm.h"
 #include "simd.h"
+#include "words.h"
 
 #include <assert.h>
 #include <string.h>
-#if SIMD_X86
-#include <immintrin.h>
-#endif
 
 // CHUNK blocks of COLUMNS rows of W are turned at a time and stay in L1 while all rows of A pass.
 enum { COLUMNS = 16, CHUNK = 8, ROUNDED_BYTES = 32 + 3 * 4 };
@@ -131,31 +129,6 @@ static void product_base(const struct chunk *g)
 
 #if SIMD_X86
 
-// Four rows' 16 bytes as words in columns: of each 128 bits of r[t], row t of four, word j goes to
-// r[j].
-#define TURN_WORDS(v, bits)                                                                        \
-    do {                                                                                           \
-        v a = _mm##bits##_unpacklo_epi32(r[0], r[1]), b = _mm##bits##_unpackhi_epi32(r[0], r[1]);  \
-        v c = _mm##bits##_unpacklo_epi32(r[2], r[3]), d = _mm##bits##_unpackhi_epi32(r[2], r[3]);  \
-        r[0] = _mm##bits##_unpacklo_epi64(a, c);                                                   \
-        r[1] = _mm##bits##_unpackhi_epi64(a, c);                                                   \
-        r[2] = _mm##bits##_unpacklo_epi64(b, d);                                                   \
-        r[3] = _mm##bits##_unpackhi_epi64(b, d);                                                   \
-    } while (0)
-
-static inline __m128i bytes_at(const uint8_t *x)
-{
-    return _mm_loadu_si128((const __m128i *)(const void *)x);
-}
-
-TARGET_AVX2 static inline void turn_half_avx2(const uint8_t *x, size_t stride, __m256i r[4])
-{
-    for (size_t t = 0; t < 4; t++)
-        r[t] = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes_at(x + t * stride)),
-                                       bytes_at(x + (t + 4) * stride), 1);
-    TURN_WORDS(__m256i, 256);
-}
-
 TARGET_AVX2 static inline void turn_scales_avx2(int type, const uint8_t *x, size_t stride,
                                                 struct turned *t)
 {
@@ -182,7 +155,7 @@ TARGET_AVX2 static void turn_avx2(int type, const uint8_t *x, size_t stride, str
     for (int half = 0; half < 2; half++, x += 8 * stride)
         for (int piece = 0; piece < (type == BLOCK_Q8_0 ? 2 : 1); piece++) {
             __m256i r[4];
-            turn_half_avx2(x + 16 * piece, stride, r);
+            words_turn_avx2(x + 16 * piece, stride, r);
             for (int j = 0; j < 4; j++) {
                 __m256i *to = (__m256i *)(void *)(t->w[4 * piece + j] + 32 * half);
                 __m256i *high = (__m256i *)(void *)(t->w[4 + j] + 32 * half);
@@ -258,17 +231,6 @@ TARGET_AVX2 static void product_avx2(const struct chunk *g)
 
 // Bytes of W without a sign times bytes of A with one, in fours: signed ones are given 128 more, of
 // which A's sum frees the result.
-TARGET_VNNI static inline void turn_piece_vnni(const uint8_t *x, size_t stride, __m512i r[4])
-{
-    for (size_t t = 0; t < 4; t++) {
-        r[t] = _mm512_castsi128_si512(bytes_at(x + t * stride));
-        r[t] = _mm512_inserti32x4(r[t], bytes_at(x + (t + 4) * stride), 1);
-        r[t] = _mm512_inserti32x4(r[t], bytes_at(x + (t + 8) * stride), 2);
-        r[t] = _mm512_inserti32x4(r[t], bytes_at(x + (t + 12) * stride), 3);
-    }
-    TURN_WORDS(__m512i, 512);
-}
-
 TARGET_VNNI static void turn_scales_vnni(int type, const uint8_t *x, size_t stride,
                                          struct turned *t)
 {
@@ -288,12 +250,12 @@ TARGET_VNNI static void turn_vnni(int type, const uint8_t *x, size_t stride, str
     __m512i r[4];
     turn_scales_vnni(type, x, stride, t);
     x += type == BLOCK_Q4_1 ? 4 : 2;
-    turn_piece_vnni(x, stride, r);
+    words_turn_avx512(x, stride, r);
     for (int j = 0; j < 4; j++)
         _mm512_storeu_si512(t->w[j], type == BLOCK_Q8_0 ? _mm512_xor_si512(r[j], bias)
                                                         : _mm512_and_si512(r[j], low));
     if (type == BLOCK_Q8_0)
-        turn_piece_vnni(x + 16, stride, r);
+        words_turn_avx512(x + 16, stride, r);
     for (int j = 0; j < 4; j++)
         _mm512_storeu_si512(t->w[4 + j], type == BLOCK_Q8_0
                                              ? _mm512_xor_si512(r[j], bias)

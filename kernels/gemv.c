@@ -4,11 +4,12 @@
 // as there, so the bits are the same.
 #ifdef SIMD_LANES // read for each instruction set
 
-#define simd_b      SIMD_NAME(simd_b)
-#define gemv        SIMD_NAME(gemv)
-#define half_blocks SIMD_NAME(half_blocks)
+#define gemv       SIMD_NAME(gemv)
+#define half_words SIMD_NAME(half_words)
+#define turn_words SIMD_NAME(turn_words)
+#define gemv_word  SIMD_NAME(gemv_word)
 
-typedef uint8_t simd_b __attribute__((vector_size(SIMD_LANES), aligned(1), may_alias));
+typedef uint32_t gemv_word __attribute__((vector_size(4 * SIMD_LANES), aligned(4), may_alias));
 
 // The product is rounded before it is added to: this file's chains are fused, decoding is not.
 #undef ROUNDED
@@ -32,99 +33,140 @@ SIMD_INLINE void SIMD_NAME(scales)(const uint8_t *x, size_t stride, struct turne
     __m512i both = _mm512_i32gather_epi32(row, x, 1);
     _mm512_storeu_ps(t->d, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)));
     _mm512_storeu_ps(t->m, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))));
-#else
-    uint16_t half[2][16];
-    for (int i = 0; i < 16; i++) {
-        memcpy(&half[0][i], x + (size_t)i * stride, sizeof half[0][i]);
-        memcpy(&half[1][i], x + (size_t)i * stride + 2, sizeof half[1][i]);
-    }
-#if SIMD_X86 && SIMD_LANES == 8
-    for (int i = 0; i < 16; i += 8) {
-        _mm256_storeu_ps(t->d + i, _mm256_cvtph_ps(*(const __m128i_u *)(void *)(half[0] + i)));
-        _mm256_storeu_ps(t->m + i, _mm256_cvtph_ps(*(const __m128i_u *)(void *)(half[1] + i)));
-    }
-#else
-    for (int i = 0; i < 16; i++) {
-        t->d[i] = f16_to_f32(half[0][i]);
-        t->m[i] = f16_to_f32(half[1][i]);
-    }
-#endif
-#endif
-}
-
-// Value k of each of 16 rows, in SIMD_PIECES vectors; high: k is one of the last 16.
-SIMD_INLINE void SIMD_NAME(q4_1_values)(const struct turned *t, int32_t k, const bool high,
-                                        simd_f *w)
-{
-    for (int p = 0; p < SIMD_PIECES; p++) {
-        simd_b b = *(const simd_b *)(t->byte[k % 16] + p * SIMD_LANES);
-        if (high)
-            b >>= 4;
-        else
-            b &= 15;
-        simd_f v = *simd_of(t->d + p * SIMD_LANES) *
-                   __builtin_convertvector(__builtin_convertvector(b, simd_i), simd_f);
-        ROUNDED(v);
-        w[p] = v + *simd_of(t->m + p * SIMD_LANES);
-    }
-}
-
-SIMD_INLINE void SIMD_NAME(q8_0_values)(const struct turned *t, int32_t k, simd_f *w)
-{
-    for (int p = 0; p < SIMD_PIECES; p++) {
-        simd_b b =
-            *(const simd_b *)(t->byte[k] + p * SIMD_LANES) ^ 128; // GCC widens no signed ones
-        simd_i q = __builtin_convertvector(b, simd_i) - 128;
-        w[p] = *simd_of(t->d + p * SIMD_LANES) * __builtin_convertvector(q, simd_f);
-    }
-}
-
-// Codes of NF4: the low nibbles of 32 bytes, then the high ones.
-SIMD_INLINE void SIMD_NAME(nf4_values)(const struct turned *t, int32_t k, const bool high,
-                                       simd_f *w)
-{
-    for (int p = 0; p < SIMD_PIECES; p++) {
-        simd_b b = *(const simd_b *)(t->byte[k % 32] + p * SIMD_LANES);
-        simd_f level;
-        if (high)
-            b >>= 4;
-        else
-            b &= 15;
-        simd_i code = __builtin_convertvector(b, simd_i);
-#if SIMD_X86 && SIMD_LANES == 16
-        level = (simd_f)_mm512_permutexvar_ps((__m512i)code, _mm512_loadu_ps(block_nf4));
 #elif SIMD_X86 && SIMD_LANES == 8
-        level = (simd_f)_mm256_blendv_ps(
-            _mm256_permutevar8x32_ps(_mm256_loadu_ps(block_nf4), (__m256i)code),
-            _mm256_permutevar8x32_ps(_mm256_loadu_ps(block_nf4 + 8), (__m256i)code),
-            (__m256)(code << 28)); // by bit 3
+    for (size_t i = 0; i < 16; i += 8, x += 8 * stride) {
+        const __m256i both = _mm256_setr_epi32(int_at(x), int_at(x + stride),
+                                               int_at(x + 2 * stride), int_at(x + 3 * stride),
+                                               int_at(x + 4 * stride), int_at(x + 5 * stride),
+                                               int_at(x + 6 * stride), int_at(x + 7 * stride));
+        const __m256i half[2] = {_mm256_and_si256(both, _mm256_set1_epi32(0xffff)),
+                                 _mm256_srli_epi32(both, 16)};
+        float *const to[2] = {t->d + i, t->m + i};
+        for (int k = 0; k < 2; k++)
+            _mm256_storeu_ps(
+                to[k], _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(half[k]),
+                                                        _mm256_extracti128_si256(half[k], 1))));
+    }
 #else
-        for (int i = 0; i < SIMD_LANES; i++)
-            level[i] = block_nf4[code[i]];
+    for (size_t i = 0; i < 16; i++) {
+        const uint32_t both = (uint32_t)int_at(x + i * stride);
+        t->d[i] = f16_to_f32((uint16_t)both);
+        t->m[i] = f16_to_f32((uint16_t)(both >> 16));
+    }
 #endif
-        w[p] = *simd_of(t->d + p * SIMD_LANES) * level;
+}
+
+// NF4's levels of the nibbles of a word: byte i of a level comes from table i, and the bytes of
+// four are put together. AVX2 has no look-up of floats among sixteen; the word's bytes are in the
+// order that this wants (turn_words).
+#if SIMD_X86 && SIMD_LANES == 8
+SIMD_INLINE void SIMD_NAME(nf4_values)(const struct few *f, const gemv_word *word, const int high,
+                                       simd_f w[4])
+{
+    const __m256i code = (__m256i)(*word >> (4 * high)) & _mm256_set1_epi8(15);
+    __m256i byte[4], pair[4];
+    for (int i = 0; i < 4; i++)
+        byte[i] = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(words_at(f->level[i])), code);
+    for (int i = 0; i < 2; i++) {
+        pair[i] = _mm256_unpacklo_epi8(byte[2 * i], byte[2 * i + 1]);
+        pair[2 + i] = _mm256_unpackhi_epi8(byte[2 * i], byte[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        w[2 * i] = (simd_f)_mm256_unpacklo_epi16(pair[2 * i], pair[2 * i + 1]);
+        w[2 * i + 1] = (simd_f)_mm256_unpackhi_epi16(pair[2 * i], pair[2 * i + 1]);
+    }
+}
+#else
+SIMD_INLINE void SIMD_NAME(nf4_values)(const struct few *f, const gemv_word *word, const int high,
+                                       simd_f w[4])
+{
+    (void)f;
+    for (int b = 0; b < 4; b++) {
+        const simd_i code = (simd_i)(*word >> (8 * b + 4 * high));
+#if SIMD_X86 && SIMD_LANES == 16
+        w[b] = (simd_f)_mm512_permutexvar_ps((__m512i)code, _mm512_loadu_ps(block_nf4)); // & 15
+#else
+        float level[SIMD_LANES];
+        for (int i = 0; i < SIMD_LANES; i++)
+            level[i] = block_nf4[code[i] & 15];
+        w[b] = *simd_of(level);
+#endif
+    }
+}
+#endif
+
+// What the words of a piece of 16 rows stand for: signed bytes, or low or high nibbles. d q of Q4_1
+// is exact, 11 bits by 4: fused or not, its sum with m is rounded once.
+SIMD_INLINE void SIMD_NAME(word_values)(const int type, const struct few *f, const struct turned *t,
+                                        const gemv_word *word, const int high, const int p,
+                                        simd_f w[4])
+{
+    const simd_f d = *simd_of(t->d + p * SIMD_LANES);
+    if (type == BLOCK_Q4_1) {
+        for (int b = 0; b < 4; b++) {
+            const simd_i code = (simd_i)(*word >> (8 * b + 4 * high)) & 15;
+            w[b] = d * __builtin_convertvector(code, simd_f) + *simd_of(t->m + p * SIMD_LANES);
+        }
+        return;
+    }
+    if (type == BLOCK_NF4)
+        SIMD_NAME(nf4_values)(f, word, high, w);
+    for (int b = 0; b < 4; b++) {
+        if (type == BLOCK_Q8_0)
+            w[b] = __builtin_convertvector((simd_i)(*word << (24 - 8 * b)) >> 24, simd_f);
+        w[b] *= d;
+        ROUNDED(w[b]);
     }
 }
 
-// The chains go on through the first, or last, half of the values of a block.
-SIMD_INLINE void half_blocks(const int mr, const int groups, const int type, const bool high,
-                             const struct turned *t, const float *a, ptrdiff_t rsa,
-                             simd_f r[4][4][SIMD_PIECES])
+// The chains go on through the bytes of a block, or the low or high halves of them.
+SIMD_INLINE void half_words(const int mr, const int groups, const int type, const int high,
+                            const struct few *f, const struct turned *t, const float *a,
+                            ptrdiff_t rsa, simd_f r[4][4][SIMD_PIECES])
 {
-    const int32_t half = type == BLOCK_NF4 ? 32 : 16;
-    for (int32_t k = half * high; k < half + half * high; k++)
-        for (int j = 0; j < groups; j++) {
-            simd_f w[SIMD_PIECES];
-            if (type == BLOCK_Q4_1)
-                SIMD_NAME(q4_1_values)(&t[j], k, high, w);
-            else if (type == BLOCK_NF4)
-                SIMD_NAME(nf4_values)(&t[j], k, high, w);
-            else
-                SIMD_NAME(q8_0_values)(&t[j], k, w);
-            for (int i = 0; i < mr; i++)
-                for (int p = 0; p < SIMD_PIECES; p++)
-                    r[i][j][p] += a[i * rsa + k] * w[p];
+    for (int32_t k = 0; k < TURNED_BYTES(type); k += 4)
+        for (int j = 0; j < groups; j++)
+            for (int p = 0; p < SIMD_PIECES; p++) {
+                simd_f w[4];
+                SIMD_NAME(word_values)
+                (type, f, &t[j],
+                 (const gemv_word *)(const void *)(t[j].word[k / 4] + p * SIMD_LANES), high, p, w);
+                for (int b = 0; b < 4; b++)
+                    for (int i = 0; i < mr; i++)
+                        r[i][j][p] += a[i * rsa + k + b] * w[b];
+            }
+}
+
+// A block of each of 16 rows, the first at x, as words; then its scales.
+SIMD_INLINE void turn_words(const int type, const uint8_t *x, size_t stride, struct turned *t)
+{
+    const size_t head = type == BLOCK_Q4_1 ? 4 : 2;
+    SIMD_NAME(scales)(x, stride, t);
+    for (int h = 0; h < TURNED_BYTES(type); h += 16) {
+        const uint8_t *from = x + head + h;
+        uint32_t(*to)[16] = t->word + h / 4;
+#if SIMD_X86 && SIMD_LANES == 16
+        __m512i r[4];
+        words_turn_avx512(from, stride, r);
+        for (int j = 0; j < 4; j++)
+            _mm512_storeu_si512(to[j], r[j]);
+#elif SIMD_X86 && SIMD_LANES == 8
+        for (size_t i = 0; i < 16; i += 8) {
+            __m256i r[4];
+            words_turn_avx2(from + i * stride, stride, r);
+            for (int j = 0; j < 4; j++) {
+                if (type == BLOCK_NF4) // byte b of four rows side by side
+                    r[j] = _mm256_shuffle_epi8(
+                        r[j], _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2,
+                                                                        6, 10, 14, 3, 7, 11, 15)));
+                _mm256_storeu_si256((__m256i *)(void *)(to[j] + i), r[j]);
+            }
         }
+#else
+        for (size_t i = 0; i < 16; i += 4)
+            turn4(from + i * stride, stride, to[0] + i);
+#endif
+    }
 }
 
 // mr rows of C, 16 columns for each of `groups` groups; mr, groups and type are constants where
@@ -145,11 +187,12 @@ SIMD_INLINE void gemv(const int mr, const int groups, const int type, const stru
         for (int j = 0; j < groups; j++) {
             size_t stride;
             const uint8_t *x = block_at(f, n0 + 16 * j, k0 / values, &stride);
-            turn_blocks(type, x, stride, &t[j]);
-            SIMD_NAME(scales)(x, stride, &t[j]);
+            turn_words(type, x, stride, &t[j]);
         }
-        for (int high = 0; high < 2; high++)
-            half_blocks(mr, groups, type, high, t, g->a + row0 * g->rsa + k0, g->rsa, r);
+        half_words(mr, groups, type, 0, f, t, g->a + row0 * g->rsa + k0, g->rsa, r);
+        if (type != BLOCK_Q8_0)
+            half_words(mr, groups, type, 1, f, t, g->a + row0 * g->rsa + k0 + TURNED_BYTES(type),
+                       g->rsa, r);
     }
     for (int j = 0; j < groups; j++) {
         int32_t n = n0 + 16 * j;
@@ -200,47 +243,58 @@ SIMD_KERNEL void SIMD_NAME(few_rows)(const struct few *f, int type, int mr, int3
 #include "base/half.h"
 #include "gemm.h"
 #include "simd.h"
+#include "words.h"
 
 #include <string.h>
-#if SIMD_X86
-#include <immintrin.h>
-#endif
 
 // Columns of C at a time, in groups of 16: chains enough to hide that each waits for itself.
 enum { GROUPS = 2, ROWS_AT_ONCE = 4, MOST_ROWS = 16 };
 
-typedef uint8_t bytes16 __attribute__((vector_size(16), aligned(1), may_alias));
-
-// One block of each of 16 rows: byte i of all of them, scales, and what is added.
+// One block of each of 16 rows: bytes 4 i to 4 i + 3 of all of them, scales, and what is added.
 struct turned {
-    uint8_t byte[32][16];
+    uint32_t word[8][16];
     float d[16], m[16];
 };
+
+static inline int32_t int_at(const uint8_t *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// Bytes of a block that values are in: a byte each, or two.
+#define TURNED_BYTES(type) ((type) == BLOCK_Q4_1 ? 16 : 32)
 
 struct few {
     const struct gemm *g;
     const struct block_rows *part; // that has column 0
     int32_t row0;                  // of the part
+    uint8_t level[4][16];          // byte i of NF4's levels, the lowest first
 };
 
 #if defined(__clang__) || __GNUC__ >= 12
-#define MIX16(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define MIX4(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define MIX16(a, b, ...) __builtin_shuffle(a, b, (bytes16){__VA_ARGS__})
+#define MIX4(a, b, ...) __builtin_shuffle(a, b, (words4){__VA_ARGS__})
 #endif
 
-// Transposes 16 rows of 16 bytes: four perfect shuffles.
-static inline __attribute__((always_inline)) void turn16(bytes16 *r)
+typedef uint32_t words4 __attribute__((vector_size(16), aligned(1), may_alias));
+
+// Four rows of four words become four words of four rows.
+static inline __attribute__((always_inline)) void turn4(const uint8_t *x, size_t stride,
+                                                        uint32_t *to)
 {
-    for (int round = 0; round < 4; round++) {
-        bytes16 to[16];
-        for (int i = 0; i < 8; i++) {
-            to[2 * i] =
-                MIX16(r[i], r[i + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-            to[2 * i + 1] =
-                MIX16(r[i], r[i + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        }
-        memcpy(r, to, sizeof to);
+    words4 r[4], t[4];
+    for (size_t i = 0; i < 4; i++)
+        r[i] = *(const words4 *)(const void *)(x + i * stride);
+    for (int i = 0; i < 4; i += 2) {
+        t[i] = MIX4(r[i], r[i + 1], 0, 4, 1, 5);
+        t[i + 1] = MIX4(r[i], r[i + 1], 2, 6, 3, 7);
+    }
+    for (int i = 0; i < 2; i++) {
+        *(words4 *)(void *)(to + 32 * i) = MIX4(t[i], t[i + 2], 0, 1, 4, 5);
+        *(words4 *)(void *)(to + 32 * i + 16) = MIX4(t[i], t[i + 2], 2, 3, 6, 7);
     }
 }
 
@@ -251,20 +305,6 @@ static inline const uint8_t *block_at(const struct few *f, int32_t n, int32_t b,
     const struct block_rows *part = block_part(f->part, &row);
     *stride = block_row_bytes(part);
     return part->at + (size_t)row * *stride + (size_t)b * (size_t)part->type->bytes;
-}
-
-// The bytes of a block at x and of those of the next 15 rows.
-static inline __attribute__((always_inline)) void turn_blocks(const int type, const uint8_t *x,
-                                                              size_t stride, struct turned *t)
-{
-    const int values = type == BLOCK_Q4_1 ? 4 : 2, halves = type == BLOCK_Q4_1 ? 1 : 2;
-    for (int h = 0; h < halves; h++) {
-        bytes16 r[16];
-        for (int i = 0; i < 16; i++)
-            r[i] = *(const bytes16 *)(x + (size_t)i * stride + values + 16 * h);
-        turn16(r);
-        memcpy(t->byte[16 * h], r, sizeof r);
-    }
 }
 
 // A block of each of these rows is about to be read, of rows that lie far apart; those that come
@@ -300,6 +340,8 @@ static bool can(const struct gemm *g, struct few *f)
         return false;
     *f = (struct few){.g = g, .row0 = w->row0};
     f->part = block_part(w->blocks, &f->row0);
+    for (int i = 0; i < 64; i++)
+        f->level[i % 4][i / 4] = (uint8_t)(f32_bits(block_nf4[i / 4]) >> (8 * (i % 4)));
     int32_t left = g->n + f->row0;
     if (f->row0 % 16)
         return false;
