@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <string.h>
+#include <xxhash.h>
 
 enum { GROUP_SEQS = 64 };
 // Memory for the caches of a group, where no more is there already: each step decodes all weights
@@ -198,16 +199,45 @@ static int32_t accept(const struct model_gen *g, struct desk *d, int32_t active)
     return go;
 }
 
-static void launch_step(struct launch *r, struct desk *d, int32_t active)
+// All that the operations of a step and their arguments depend on.
+struct decode_key {
+    const void *model, *adapter;
+    struct step there;
+    int32_t active, rows, seqs, lane, n_tiers;
+    uint32_t model_moves, dev_moves;
+    bool compact, merges;
+    struct tier tier[TIERS_MAX];
+    size_t layer[TIERS_MAX];
+};
+
+static uint64_t decode_key(const struct launch *r, const struct desk *d)
+{
+    const struct generation *w = d->w;
+    struct decode_key k;
+    memset(&k, 0, sizeof k);
+    k.model = r->m;
+    k.adapter = r->adapter;
+    k.there = d->there;
+    k.active = r->rows;
+    k.rows = rows_of(d->group);
+    k.seqs = d->group->n;
+    k.lane = r->lane;
+    k.n_tiers = w->n_tiers;
+    k.model_moves = r->m->moves;
+    k.dev_moves = r->m->dev->moves;
+    k.compact = w->g->reduce && w->g->reduce->compact;
+    k.merges = merges_rows(w->g);
+    memcpy(k.tier, w->tier, (size_t)w->n_tiers * sizeof *k.tier);
+    memcpy(k.layer, d->layer, (size_t)w->n_tiers * sizeof *k.layer);
+    return XXH3_64bits(&k, sizeof k);
+}
+
+// From the newest tokens to the next ones: operations that only the device's memory tells apart
+// from those of the step before.
+static void step_forward(struct launch *r, const struct desk *d)
 {
     const struct generation *w = d->w;
     bool compact = w->g->reduce && w->g->reduce->compact;
-    for (int32_t i = 0; i < active; i++) {
-        plan_cache(r, d, i, d->seq[i]);
-        d->here.target[i] = -1;
-    }
-    launch_put(r, d->there.k, d->here.k, d->step_bytes);
-    r->rows = active;
     embed_forward(r, d->there.token);
     for (int32_t t = 0; t < w->n_tiers; t++)
         for (int32_t l = w->tier[t].layer0; l < w->tier[t].layer0 + w->tier[t].layers; l++) {
@@ -215,13 +245,31 @@ static void launch_step(struct launch *r, struct desk *d, int32_t active)
             r->pos = compact ? r->cache.n : d->there.pos;
             layer_forward(r, l, NULL);
         }
+    next_tokens(r, r->rows, d->there.target, NULL, d->there.token);
+}
+
+static void launch_step(struct launch *r, struct desk *d, int32_t active)
+{
+    const struct generation *w = d->w;
+    const struct dev_row *row = r->m->dev->row;
+    for (int32_t i = 0; i < active; i++) {
+        plan_cache(r, d, i, d->seq[i]);
+        d->here.target[i] = -1;
+    }
+    launch_put(r, d->there.k, d->here.k, d->step_bytes);
+    r->rows = active;
+    uint64_t key = decode_key(r, d);
+    if (!row->replay(r->m->dev, r->lane, key)) {
+        row->record(r->m->dev, r->lane, key);
+        step_forward(r, d);
+        row->record_end(r->m->dev, r->lane);
+    }
     for (int32_t i = 0; i < active; i++) {
         int32_t s = d->seq[i] - d->group->seq0;
         d->place[s]++;
         for (int32_t t = 0; t < w->n_tiers; t++)
             d->have[t * d->group->n + s]++;
     }
-    next_tokens(r, active, d->there.target, NULL, d->there.token);
     launch_get(r, d->here.token, d->there.token, (size_t)active * sizeof *d->here.token);
     launch_wait(r);
     int64_t ns = clock_ns() - w->begin_ns;

@@ -679,6 +679,50 @@ static void devices_agree(void **state)
     bed_close(&cpu);
 }
 
+static bool (*replay)(struct dev *d, int32_t lane, uint64_t key);
+static int replayed;
+
+static bool counted(struct dev *d, int32_t lane, uint64_t key)
+{
+    bool known = replay(d, lane, key);
+    replayed += known;
+    return known;
+}
+
+// Where a device records, a step is recorded once and replayed from then on, with the tokens that
+// steps launched anew have; not those of other caches, or of fewer sequences.
+static void steps_are_replayed(void **state)
+{
+    (void)state;
+    enum { FROM = 2, N = 3 };
+    struct bed cpu, other;
+    struct answer a, b;
+    struct err err;
+    bed_open(&cpu, CPU, 1);
+    for (int32_t kind = REF; dev_table[kind]; kind++) {
+        if (dev_usable(kind, &err))
+            continue;
+        bed_open(&other, kind, 1);
+        struct dev_row row = *other.dev.row;
+        replay = row.replay;
+        row.replay = counted;
+        other.dev.row = &row;
+        const struct model_reduce fewer = reduce_of(reduction_find("last"), 0.5, 1);
+        const struct model_reduce *const reduce[] = {NULL, &fewer, NULL};
+        for (size_t i = 0; i < ARRAY_LEN(reduce); i++)
+            for (int32_t n = N; n > 0; n--) {
+                generate(&cpu, reduce[i], FROM, n, &a);
+                replayed = 0;
+                generate(&other, reduce[i], FROM, n, &b);
+                assert_memory_equal(a.out, b.out, sizeof a.out);
+                if (!row.host && replayed < NEW - 3)
+                    fail_msg("%s: %d of %d steps replayed", row.name, replayed, NEW - 1);
+            }
+        bed_close(&other);
+    }
+    bed_close(&cpu);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -699,6 +743,7 @@ int main(void)
         cmocka_unit_test(few_rows_are_the_bits_of_many),
         cmocka_unit_test(few_rows_of_halves_are_the_bits_of_many),
         cmocka_unit_test(devices_agree),
+        cmocka_unit_test(steps_are_replayed),
     };
     return cmocka_run_group_tests(tests, make_prompts, NULL);
 }
