@@ -103,6 +103,12 @@ check "bench pack on the device: every width" test "$(grep -c 'Pass$' out)" = 6
     --min-time 1e-6 >out 2>err
 check "bench select on the device: the CPU's choice" equal "$?" 0
 check "bench select on the device: all of them" test "$(grep -c 'Pass$' out)" = 6
+"$emu" bench infer --dev emu infer.rows=32 infer.cols=256 infer.cached=12 infer.heads=4 \
+    infer.kv_heads=2 infer.head_dim=16 --samples 1 --min-time 1e-6 >out 2>err
+check "bench infer on the device: status 0" equal "$?" 0
+check "bench infer on the device: it says where" contains out "one thread on emu"
+check "bench infer on the device: what it holds, and attention" equal \
+    "$(awk '/Pass$/ { print $2 }' out | tr '\n' ' ')" "linear/F32 linear/BF16 attention_step "
 "$emu" bench rans --dev emu >out 2>err
 check "a benchmark without a device: status 2" equal "$?" 2
 check "a benchmark without a device: said" contains err "rans runs on the CPU alone"
