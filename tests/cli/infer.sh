@@ -144,6 +144,18 @@ echo 262143328850 >sys/sys/class/powercap/intel-rapl:0/max_energy_range_uj
 FSTQ_SYSFS_ROOT=$dir/sys infer infer.prompt_tokens=8 infer.new_tokens=4 --csv -
 check "energy: a counter that stands still is no energy" \
     awk -F, '/^none,1,0,1,8/ { n += $18 == "0" } END { exit n != 1 }' out
+(while :; do # 50 mW
+    now=$(date +%s%N)
+    echo $((now / 20000 % 200000000000)) >counted && mv counted sys/sys/class/powercap/intel-rapl:0/energy_uj
+    sleep 0.02
+done) &
+counter=$!
+FSTQ_SYSFS_ROOT=$dir/sys infer infer.prompt_tokens=200 infer.new_tokens=32 infer.batch=8 --csv -
+kill $counter
+check "energy: what a counter counts, by the token" \
+    awk -F, '/^none,1,0,8,200/ { n += $18 > 0 } END { exit n != 1 }' out
+FSTQ_SYSFS_ROOT=/nowhere infer infer.prompt_tokens=8 infer.new_tokens=4
+check "energy: without a sensor, a dash" awk '/^none/ { n += $18 == "-" } END { exit n != 1 }' out
 FSTQ_SYSFS_ROOT=/nowhere infer infer.prompt_tokens=8 infer.new_tokens=4 --csv -
 check "energy: without a sensor there is none" \
     awk -F, '/^none,1,0,1,8/ { n += $18 == "" } END { exit n != 1 }' out

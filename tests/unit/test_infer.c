@@ -1,6 +1,7 @@
 // Generation with fewer tokens of the prompt: against a full forward in which the same tokens are
 // masked, against prompts without them, and the same bits however sequences are batched.
 #include "base/rng.h"
+#include "bench/infer.h"
 #include "kernels/block.h"
 #include "kernels/simd.h"
 #include "model/model.h"
@@ -679,6 +680,45 @@ static void devices_agree(void **state)
     bed_close(&cpu);
 }
 
+static struct example example[2];
+static struct examples questions = {2, example};
+
+static const struct examples *ask(struct task *t)
+{
+    (void)t;
+    return &questions;
+}
+
+// A prompt that says nothing, one that leaves no room for its answer, and no prompt at all.
+static void prompts_that_cannot_be_are_named(void **state)
+{
+    (void)state;
+    static const struct task_row row = {.test = ask};
+    static const int32_t id[96];
+    const struct infer_setting set = {.batch = 2, .answer = NEW};
+    const struct task task = {.row = &row};
+    const struct {
+        int32_t n, prompt;
+        const char *says;
+    } bad[] = {{2, 0, "prompt of test example 2 is empty"},
+               {2, 96 - NEW + 1,
+                "longest prompt = 90 and task.max_answer = 7: together more than the 96 tokens"},
+               {0, 0, "test set is empty"},
+               {2, 96 - NEW, NULL}};
+    struct infer_prompts p;
+    struct err err;
+    example[0] = example[1] = (struct example){.tokens = id, .n = 4, .answer = 3};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        questions.n = bad[i].n;
+        example[1].answer = bad[i].prompt;
+        int rc = infer_prompts_open(&p, &set, &task, &small, 1, &err);
+        assert_int_equal(rc, bad[i].says ? -1 : 0);
+        if (bad[i].says && !strstr(err.text, bad[i].says))
+            fail_msg("'%s' says '%s'", bad[i].says, err.text);
+        infer_prompts_close(&p);
+    }
+}
+
 static bool (*replay)(struct dev *d, int32_t lane, uint64_t key);
 static int replayed;
 
@@ -744,6 +784,7 @@ int main(void)
         cmocka_unit_test(few_rows_of_halves_are_the_bits_of_many),
         cmocka_unit_test(devices_agree),
         cmocka_unit_test(steps_are_replayed),
+        cmocka_unit_test(prompts_that_cannot_be_are_named),
     };
     return cmocka_run_group_tests(tests, make_prompts, NULL);
 }
