@@ -146,7 +146,8 @@ check "energy: a counter that stands still is no energy" \
     awk -F, '/^none,1,0,1,8/ { n += $18 == "0" } END { exit n != 1 }' out
 (while :; do # 50 mW
     now=$(date +%s%N)
-    echo $((now / 20000 % 200000000000)) >counted && mv counted sys/sys/class/powercap/intel-rapl:0/energy_uj
+    echo $((now / 20000 % 200000000000)) >counted
+    mv counted sys/sys/class/powercap/intel-rapl:0/energy_uj
     sleep 0.02
 done) &
 counter=$!
