@@ -77,7 +77,7 @@ struct step {
 // Of a step that goes forward and back through the model, what going forward takes.
 #define FORWARD_SHARE 0.4
 
-enum { SCHEME_FIGURES = 8 };
+enum { SCHEME_FIGURES = 12 };
 
 struct scheme {
     const char *name, *help, *source;

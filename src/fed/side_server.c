@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "base/stats.h"
 #include "fed/side_cache.h"
 
 #include <math.h>
@@ -48,6 +49,8 @@ struct side_server {
     int32_t *label, *row;
     struct optim_params optim;
     int64_t decode_ns;
+    double *service_ns; // (n_served) of each upload since the program started
+    size_t n_served, served_cap;
 };
 
 static struct learner *learner_of(const struct side_server *s, uint32_t client)
@@ -66,7 +69,7 @@ void side_server_close(struct global *g)
         side_coder_close(&s->coder[k]);
     side_cache_close(s->cache);
     void *blocks[] = {s->learner, s->client, s->came,  s->record, s->order,
-                      s->one,     s->target, s->label, s->row};
+                      s->one,     s->target, s->label, s->row,    s->service_ns};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     if (s->dev.row)
@@ -472,6 +475,11 @@ int side_add(struct global *g, struct update *u, struct err *err)
                  (int64_t)u->len, 0, 0);
     recorder_put(g->env->rec, STAGE_TRAIN, (int32_t)u->client, t0 + s->decode_ns,
                  clock_ns() - t0 - s->decode_ns, -1, 0, 0, 0);
+    if (u->bytes) {
+        s->service_ns = mem_grow(MEM_SERVER, s->service_ns, s->n_served, s->n_served + 1,
+                                 &s->served_cap, sizeof *s->service_ns);
+        s->service_ns[s->n_served++] = (double)(clock_ns() - t0);
+    }
     return 0;
 }
 
@@ -592,6 +600,14 @@ size_t side_figures(const struct global *g, struct rec_summary out[SCHEME_FIGURE
     const struct side_server *s = g->own;
     size_t n = 0;
     put_figure(out, &n, "side_weights_unsent", weights_bytes(g), "bytes");
+    if (s->n_served > 0) { // an upload's checks, its place in the cache and its steps; not replay
+        double *v = mem_alloc(MEM_SERVER, s->n_served * sizeof *v);
+        memcpy(v, s->service_ns, s->n_served * sizeof *v);
+        struct stats t = stats_of(v, s->n_served);
+        put_figure(out, &n, "service_p50", t.median, "ns");
+        put_figure(out, &n, "service_p99", t.p99, "ns");
+        mem_free(v);
+    }
     if (!s->cache)
         return n;
     struct side_cache_counts c = side_cache_counts(s->cache);

@@ -292,11 +292,10 @@ static void mix(const struct side *s, int32_t i, int32_t rows)
 
 static void rectify(const struct side *s, float *h, int32_t rows)
 {
-    for (int32_t r = 0; r < rows; r++)
-        for (int32_t k = 0; k < s->cfg.rank; k++) {
-            float *x = &h[r * s->ld_rank + k];
-            *x = *x > 0 ? *x : 0;
-        }
+    const int32_t rank = s->cfg.rank;
+    for (int32_t r = 0; r < rows; r++, h += s->ld_rank)
+        for (int32_t k = 0; k < rank; k++)
+            h[k] = h[k] > 0 ? h[k] : 0;
 }
 
 static int32_t rows_of(const struct side_batch *b, int32_t type)
@@ -366,11 +365,37 @@ const float *side_forward(struct side *s, const struct side_batch *b)
 
 // losses: a row's, and its gradient times `share`.
 
+enum { LANES = 16 }; // strides are multiples of it
+
+// Of what is known to be missing: the same sums in lanes, several at once.
+static double row_missed(const float *restrict y, const float *restrict want, int32_t n,
+                         float share, float *restrict dy)
+{
+    double lane[LANES] = {0}, sum = 0;
+    int32_t k = 0;
+    for (; k + LANES <= n; k += LANES)
+        for (int32_t j = 0; j < LANES; j++) {
+            float miss = y[k + j] - want[k + j];
+            lane[j] += (double)miss * (double)miss;
+            dy[k + j] = 2 * share * miss;
+        }
+    for (; k < n; k++) {
+        float miss = y[k] - want[k];
+        lane[0] += (double)miss * (double)miss;
+        dy[k] = 2 * share * miss;
+    }
+    for (int32_t j = 0; j < LANES; j++)
+        sum += lane[j];
+    return sum;
+}
+
 static double row_l2(const struct side *s, const struct side_answer *a, int32_t r, float share,
                      const float *y, float *dy)
 {
     size_t at = (size_t)r * (size_t)s->cfg.classes;
     double sum = 0;
+    if (a->target && !a->base)
+        return row_missed(y, a->target + at, s->cfg.classes, share, dy);
     for (int32_t k = 0; k < s->cfg.classes; k++) {
         float want = a->target ? a->target[at + (size_t)k] : (float)(k == a->label[r]);
         float miss = y[k] - (a->base ? want - a->base[at + (size_t)k] : want);
@@ -417,9 +442,12 @@ double side_loss_of(struct side *s, const struct side_batch *b, const struct sid
 static void backward_head(struct side *s, const struct side_batch *b)
 {
     const struct side_config *c = &s->cfg;
-    for (int32_t r = 0; r < b->scored; r++)
+    float *restrict bias = s->grad + s->bias;
+    for (int32_t r = 0; r < b->scored; r++) {
+        const float *restrict dy = s->dy + r * s->ld_out;
         for (int32_t k = 0; k < c->classes; k++)
-            s->grad[s->bias + (size_t)k] += s->dy[r * s->ld_out + k];
+            bias[k] += dy[k];
+    }
     multiply_back(s, s->head, c->classes, c->width, s->dy, s->ld_out, s->top, s->ld, b->scored,
                   NULL, s->dz, s->ld);
     memset(s->ds, 0, (size_t)b->rows * (size_t)s->ld * sizeof *s->ds);
@@ -427,8 +455,6 @@ static void backward_head(struct side *s, const struct side_batch *b)
         memcpy(s->ds + scored_row(b, r) * s->ld, s->dz + r * s->ld,
                (size_t)c->width * sizeof *s->ds);
 }
-
-enum { LANES = 16 }; // strides are multiples of it
 
 // dz becomes da; ds that of the layer before. Returns the gradient of mu.
 static double unmix(struct side *s, int32_t i, int32_t rows)
@@ -457,10 +483,12 @@ static void backward_layer(struct side *s, const struct side_batch *b, int32_t i
     const struct side_layer *l = &s->layer[i];
     multiply_back(s, l->up, c->width, c->rank, s->ds, s->ld, s->h[i], s->ld_rank, b->rows, NULL,
                   s->dh, s->ld_rank);
-    for (int32_t r = 0; r < b->rows; r++)
+    for (int32_t r = 0; r < b->rows; r++) {
+        const float *restrict h = s->h[i] + r * s->ld_rank;
+        float *restrict dh = s->dh + r * s->ld_rank;
         for (int32_t k = 0; k < c->rank; k++)
-            if (!(s->h[i][r * s->ld_rank + k] > 0))
-                s->dh[r * s->ld_rank + k] = 0;
+            dh[k] = h[k] > 0 ? dh[k] : 0;
+    }
     multiply_back(s, l->down, c->rank, c->width, s->dh, s->ld_rank, s->z[i], s->ld, b->rows, s->ds,
                   s->dz, s->ld);
     if (i > 0)

@@ -52,6 +52,15 @@ run fed.method=splitlora~tome/fp32 optim.clip=0 >merged 2>&1
 uplink() { sed -n 's/^# uplink \([0-9.]*\) .*/\1/p' "$1" | tr -d .; }
 check "tokens that merge send less" test "$(uplink merged)" -lt "$(uplink halves.1)"
 
+# Who counts is decided when all have reported, by modelled time: the same for any ranks.
+policy=("${common[@]}" fed.method="$coded" fed.quorum=2 fed.deadline_s=2 client.step_ns=1e7
+    net.link=lte-hetero:slow=0.3)
+"$FSTQ" run "${policy[@]}" >quorum 2>&1
+mpirun --oversubscribe -np 3 "$FSTQ" run "${policy[@]}" >quorum3 2>&1
+check "a quorum with a deadline: the same adapter for any ranks" \
+    equal "$(adapter quorum3)" "$(adapter quorum)"
+check "and another than where all count" test "$(adapter quorum)" != "$(adapter coded)"
+
 # Faults.
 run fed.rounds=5 fed.method="$coded" >straight 2>&1
 stop_at_checkpoint KILL d "$FSTQ" run "${common[@]}" fed.rounds=5 fed.method="$coded" run.dir=d
