@@ -123,10 +123,14 @@ struct job {
     struct codec_device on; // dev NULL: all is the host's
     struct codec_input there;
     float *out_there, *mean_there;
-    uint8_t *again; // the message as the host makes it
+    uint8_t *again;               // the message as the host makes it
+    int64_t events_ns, encodings; // by the device's clock, summed
 };
 
+enum { MARK_BEGIN, MARK_END, MARKS };
+
 struct row {
+    int64_t device_ns; // of an encoding, by the device's events; 0: on the host
     char text[256];
     double bits, nmse, cosine, bias, parts[6];
     struct bench_result copy, encode, decode, add;
@@ -149,12 +153,25 @@ static void copy_loop(void *arg, int64_t n)
     }
 }
 
+// Events stand before the first and after the last of what an encoding queues.
+static void encode_there(struct job *j)
+{
+    dev.row->mark(&dev, 0, MARK_BEGIN);
+    int64_t len = codec_encode(j->c, &j->there, j->msg, j->bound, j->scratch, &j->report, &j->err);
+    dev.row->mark(&dev, 0, MARK_END);
+    dev.row->wait(&dev, 0);
+    j->events_ns += dev.row->marked(&dev, 0, MARK_END) - dev.row->marked(&dev, 0, MARK_BEGIN);
+    j->encodings++;
+    j->status |= len - (int64_t)j->len;
+}
+
 static void encode_loop(void *arg, int64_t n)
 {
     struct job *j = arg;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t len = codec_encode(j->c, j->on.dev ? &j->there : &j->in, j->msg, j->bound,
-                                   j->scratch, &j->report, &j->err);
+    for (int64_t i = 0; i < n && j->on.dev; i++)
+        encode_there(j);
+    for (int64_t i = 0; i < n && !j->on.dev; i++) {
+        int64_t len = codec_encode(j->c, &j->in, j->msg, j->bound, j->scratch, &j->report, &j->err);
         j->status |= len - (int64_t)j->len;
     }
 }
@@ -278,6 +295,7 @@ static void measure(struct bench_ctx *c, struct job *j, struct row *row)
     row->scratch_bytes = codec_scratch_bytes(j->c);
     row->decode_scratch = codec_decode_scratch(j->c);
     row->update_bytes = n * sizeof(float);
+    row->device_ns = j->encodings ? j->events_ns / j->encodings : 0;
     const struct bench_counter counters[] = {{"bits_per_value", row->bits},
                                              {"ratio", 32 / row->bits},
                                              {"nmse", row->nmse},
@@ -291,12 +309,14 @@ static void measure(struct bench_ctx *c, struct job *j, struct row *row)
                                              {"values_bits", row->parts[5]},
                                              {"state_bytes", (double)row->state_bytes},
                                              {"scratch_bytes", (double)row->scratch_bytes},
-                                             {"decode_scratch", (double)row->decode_scratch}};
+                                             {"decode_scratch", (double)row->decode_scratch},
+                                             {"encode_device_ns", (double)row->device_ns}};
     for (int k = 0; k < 4; k++) {
         char name[320];
         snprintf(name, sizeof name, "codec/%s/%s", row->text, cases[k].name);
-        bench_report(c, name, &r[k], (int64_t)row->update_bytes, counters, (int)ARRAY_LEN(counters),
-                     wrong);
+        const bool there = k == 1 && row->device_ns > 0;
+        bench_report(c, name, &r[k], (int64_t)row->update_bytes, counters,
+                     (int)ARRAY_LEN(counters) - !there, wrong);
     }
     if (wrong)
         fprintf(c->out, "# %s: %s\n", row->text, wrong);
@@ -549,6 +569,19 @@ static void print_row(struct bench_ctx *c, const struct table *t, const struct r
     fflush(t->out);
 }
 
+// By the device's own clock.
+static void print_events(struct bench_ctx *c, const struct row *rows, int n)
+{
+    char text[32];
+    if (!dev.row->host)
+        fprintf(c->out,
+                "# an encoding by the device's events, from the first copy or kernel to the "
+                "last, the host's part between\n# them included:\n");
+    for (int i = 0; i < n; i++)
+        if (rows[i].device_ns > 0)
+            fprintf(c->out, "#   %s: %s\n", rows[i].text, fmt_time(text, rows[i].device_ns));
+}
+
 static void run_all(struct bench_ctx *c, const struct shape *s, const float *x, const float *side)
 {
     enum { MOST = 256 };
@@ -569,6 +602,7 @@ static void run_all(struct bench_ctx *c, const struct shape *s, const float *x, 
         for (int i = 0; i < n; i++)
             print_row(c, &t, &rows[i]);
     }
+    print_events(c, rows, n);
     mem_free(rows);
 }
 
@@ -611,6 +645,10 @@ static void run(struct bench_ctx *c)
             "same\n",
             s.n_values, s.n_tensors, params.shape, update_dists[params.dist], params.threads,
             params.threads == 1 ? "" : "s", simd_text());
+    if (!dev.row->host)
+        fprintf(c->out, "# encode: from the call to the message in the host's memory, with the "
+                        "copies and waits between\n# stages; copy is the device's own\n");
+    dev_reserve(&dev, 0, MARKS);
     c->threads = params.threads;
     run_all(c, &s, x, side);
     c->threads = 0;

@@ -95,6 +95,8 @@ coded_on() # codec: what its row says, before the verdict
     awk -v codec="$1" '$2 == codec { print $(NF - 2) }' out
 }
 check "bench codec on the device: coded there" equal "$(coded_on sign+ef)" emu
+check "bench codec on the device: by its own clock" \
+    contains out "an encoding by the device's events"
 check "bench codec on the device: fetched" equal "$(coded_on powersgd)" cpu
 "$emu" bench pack --dev emu pack.values=5000 --samples 1 --min-time 1e-6 >out 2>err
 check "bench pack on the device: the CPU's bytes" equal "$?" 0
