@@ -56,7 +56,8 @@ struct gpu {
     uint64_t key;
     struct kernel_blas blas;
     void *blas_work;
-    struct err failed; // the first thing that went wrong in what is queued
+    size_t library_bytes; // booked
+    struct err failed;    // the first thing that went wrong in what is queued
 };
 
 static struct gpu *of(struct dev *d)
@@ -96,8 +97,12 @@ int gpu_library(const char *name, const struct gpu_symbol *call, size_t n, const
     return 0;
 }
 
+// What the process grew by: with CUDA 13 it is 151 MiB a rank, before any product.
+static size_t library_bytes;
+
 static int load(struct library *l, struct err *err)
 {
+    const size_t before = mem_rss_peak();
     char name[32];
     const char *missing;
     const struct gpu_symbol call[] = {{"cublasCreate_v2", &l->create},
@@ -107,6 +112,7 @@ static int load(struct library *l, struct err *err)
                                       {"cublasGemmEx", &l->gemm}};
     snprintf(name, sizeof name, "libcublas.so.%d", CUDART_VERSION / 1000);
     int bad = gpu_library(name, call, ARRAY_LEN(call), &missing);
+    library_bytes += mem_rss_peak() - before;
     if (bad < 0)
         return err_set(err, "no %s: install CUDA's libraries, or set LD_LIBRARY_PATH to them",
                        name);
@@ -408,6 +414,7 @@ static void close_library(struct gpu *g)
     struct library l;
     if (g->blas.handle && load(&l, NULL) == 0)
         l.destroy(g->blas.handle);
+    mem_unbook(MEM_OTHER, g->library_bytes);
     if (g->blas_work)
         cudaFree(g->blas_work);
 }
@@ -434,7 +441,10 @@ static int open_library(struct gpu *g, struct err *err)
     struct library l;
     if (load(&l, err))
         return -1;
+    const size_t before = mem_rss_peak();
     int rc = l.create(&g->blas.handle);
+    library_bytes += mem_rss_peak() - before;
+    mem_book(MEM_OTHER, g->library_bytes = library_bytes);
     if (rc)
         return err_set(err, "cublasCreate gave status %d", rc);
     g->blas.gemm = l.gemm;
