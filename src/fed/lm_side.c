@@ -21,6 +21,11 @@ struct lm_side {
     int32_t *token, *class_of;       // (classes), (vocab) where classes are not the vocabulary
     uint32_t *order;                 // (order_cap) of a client's epoch
     size_t order_cap;
+    struct merging {          // (longest) each: of an example's rows
+        float *alike;         // of an even row, to its match
+        int32_t *to, *tokens; // its match; tokens that a row stands for
+        bool *gone;
+    } merging;
     struct lm_batch batch; // of the test set
     double loss;           // of what was answered since the last score
     int64_t tokens;
@@ -34,6 +39,9 @@ void lm_side_close(struct lm *lm)
     void *blocks[] = {s->x, s->logits, s->one, s->want, s->best, s->order, s->token, s->class_of};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
+    void *rows[] = {s->merging.alike, s->merging.to, s->merging.tokens, s->merging.gone};
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        mem_free(rows[i]);
     for (int32_t k = 1; k < SIDE_TYPES; k++)
         if (s->model[k])
             model_close(s->model[k]);
@@ -200,6 +208,11 @@ static int side_open_work(struct workload *w, struct side_plan *p, const bool *n
     s->best = mem_alloc(MEM_DATA, s->tops * sizeof *s->best);
     if (w->env.server && !f->labels)
         s->want = mem_alloc(MEM_DATA, s->tops * (size_t)f->classes * sizeof *s->want);
+    const size_t n = (size_t)longest;
+    s->merging = (struct merging){.alike = mem_alloc(MEM_DATA, n * sizeof(float)),
+                                  .to = mem_alloc(MEM_DATA, n * sizeof(int32_t)),
+                                  .tokens = mem_alloc(MEM_DATA, n * sizeof(int32_t)),
+                                  .gone = mem_alloc(MEM_DATA, n * sizeof(bool))};
     lm_batch_open(&s->batch, seqs, longest);
     return 0;
 }
@@ -272,8 +285,74 @@ static void put_differences(const struct side_form *f, const float *y, const int
             to[k] = (float)(k == label[r]) - y[k];
 }
 
+static float cosine(const float *a, const float *b, size_t dim)
+{
+    double ab = 0, aa = 0, bb = 0;
+    for (size_t k = 0; k < dim; k++) {
+        ab += (double)a[k] * (double)b[k];
+        aa += (double)a[k] * (double)a[k];
+        bb += (double)b[k] * (double)b[k];
+    }
+    return aa > 0 && bb > 0 ? (float)(ab / sqrt(aa * bb)) : 0;
+}
+
+// Of `open` rows without a loss, those at even places each find the most alike at an odd one, by
+// the last layer; marks the n that are most alike to theirs as gone.
+static void match_rows(struct merging *m, const float *last, size_t dim, int32_t open, int32_t n)
+{
+    for (int32_t i = 0; i < open; i++) {
+        m->tokens[i] = 1;
+        m->gone[i] = false;
+        m->alike[i] = -2;
+        for (int32_t j = 1; i % 2 == 0 && j < open; j += 2) {
+            float c = cosine(last + (size_t)i * dim, last + (size_t)j * dim, dim);
+            m->to[i] = c > m->alike[i] ? j : m->to[i];
+            m->alike[i] = c > m->alike[i] ? c : m->alike[i];
+        }
+    }
+    for (; n > 0; n--) {
+        int32_t best = 0;
+        for (int32_t i = 2; i < open; i += 2)
+            if (!m->gone[i] && (m->gone[best] || m->alike[i] > m->alike[best]))
+                best = i;
+        m->gone[best] = true;
+    }
+}
+
+// Rows without a loss merge before they are sent, the same in all layers: each into the mean of
+// what it goes to. x: (layers, rows, dim), so many of them open; returns rows that are left.
+static int32_t merge_rows(struct merging *m, const struct side_form *f, double ratio, float *x,
+                          int32_t rows, int32_t open)
+{
+    const size_t dim = (size_t)f->dim, each = (size_t)rows * dim;
+    int32_t n = (int32_t)(ratio * open), left = rows - n;
+    if (n <= 0 || open < 2)
+        return rows;
+    match_rows(m, x + (size_t)(f->layers - 1) * each, dim, open, n);
+    for (int32_t l = 0; l < f->layers; l++) {
+        float *from = x + (size_t)l * each, *to = x + (size_t)l * (size_t)left * dim;
+        for (int32_t i = 0; i < open; i++)
+            m->tokens[i] = 1;
+        for (int32_t i = 0; i < open; i += 2) {
+            float *row = from + (size_t)m->to[i] * dim;
+            float t = (float)m->tokens[m->to[i]];
+            for (size_t k = 0; m->gone[i] && k < dim; k++)
+                row[k] = (row[k] * t + from[(size_t)i * dim + k]) / (t + 1);
+            m->tokens[m->to[i]] += m->gone[i];
+        }
+        for (int32_t i = 0; i < rows; i++) {
+            if (i < open && m->gone[i])
+                continue;
+            memmove(to, from + (size_t)i * dim, dim * sizeof *to);
+            to += dim;
+        }
+    }
+    return left;
+}
+
 struct giving { // examples of a batch, on their way out
     const struct side_form *form;
+    double merge;
     const struct side_end *to;
     const struct side_head *head;
     const uint32_t *order; // of the batch's first
@@ -299,11 +378,13 @@ static int give_batch(struct lm *lm, const struct giving *g, const struct lm_bat
         size_t n = (size_t)e.rows * dim;
         for (size_t l = 0; l < (size_t)f->layers; l++)
             memcpy(e.x + l * n, s->x + (l * (size_t)rows + (size_t)row) * dim, n * sizeof *e.x);
+        row += e.rows;
+        e.rows = merge_rows(&s->merging, f, g->merge, e.x, e.rows, e.rows - e.scored);
+        n = (size_t)e.rows * dim;
         if (!f->labels)
             put_differences(f, s->logits + (size_t)top * (size_t)f->classes, b->targets + first,
                             e.scored, e.x + (size_t)f->layers * n);
         rc = g->to->pass(g->to->arg, g->head, &e, f->labels ? b->targets + first : NULL, err);
-        row += e.rows;
         top += e.scored;
     }
     return rc;
@@ -327,8 +408,12 @@ static int side_examples(struct workload *w, const struct side_plan *p, struct t
     struct side_head head = {.held = (uint32_t)own->n, .from = job->ask};
     const int32_t kind = p->of[job->client];
     const struct side_form *f = &p->kind[kind].form;
-    struct giving g = {
-        .form = f, .to = &to, .head = &head, .seed = w->env.seed, .client = job->client};
+    struct giving g = {.form = f,
+                       .merge = p->merge,
+                       .to = &to,
+                       .head = &head,
+                       .seed = w->env.seed,
+                       .client = job->client};
     int64_t t0 = clock_ns(), rows = 0;
     int rc = 0;
     head.count = (uint32_t)side_chunk(p, head.held, head.from);

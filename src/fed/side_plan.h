@@ -21,6 +21,7 @@ struct side_plan { // what a run's clients and server agree on
     int32_t kinds, layers, width; // layers and width of the network
     int32_t batch;                // examples of a step
     bool project;
+    double merge; // part of the rows without a loss that merge into others before they are sent
     bool answers; // classes are the tokens of the task's answers, not the vocabulary
     uint8_t *of;  // (clients) its kind of backbone
     struct backbones backbones;

@@ -28,6 +28,8 @@ static const char *const wides[] = {"median", "max", NULL};
     OPT(struct side_opt, flight, "flight", "-1", -1, 1e6, "batches",                               \
         "a batch leaves when it is ready, and with so many under way the next is not begun; 0 = "  \
         "each is waited for; -1 = all of a round leave together"),                                 \
+    OPT(struct side_opt, merge, "merge", "0", 0, 0.5, "",                                          \
+        "part of the rows without a loss that merge into the most alike before they are sent"),    \
     OPT(struct side_opt, rank, "rank", "16", 1, 65536, "", "of the side network's adapters"),      \
     OPT(struct side_opt, lr, "lr", "1e-3", 0, 1e3, "",                                             \
         "of the server's AdamW; the rest of it is [optim]'s")
@@ -87,6 +89,9 @@ static int check_plain(const struct fed_env *env, struct err *err)
                                                 "none"},
         {env->fed->relays > 0, "relays add up updates, and clients send none; set fed.relays to 0"},
         {fed_down_coded(env), "nothing travels down; leave fed.downlink empty"},
+        {opt->merge > 0 && opt->pivot, "with pivot = on only rows that have a loss are sent, and "
+                                       "those do not merge: set merge to "
+                                       "0"},
         {opt->cache_bytes > 0 && !policy_waits(env->fed),
          "a round with a cache waits for all whom it asks: leave out fed.deadline_s, fed.quorum, "
          "fed.overcommit and fed.min_completion, or set cache_bytes to 0"},
@@ -205,6 +210,7 @@ static int side_check_run(const struct fed_env *env, struct err *err)
         return -1;
     side_forget(p);
     *p = (struct side_plan){.batch = env->fed->batch,
+                            .merge = opt->merge,
                             .answers = opt->classes == SIDE_CLASSES_ANSWERS};
     if (deal_backbones(env, p, need, err) || choose_layers(p, opt, err))
         return -1;

@@ -9,7 +9,7 @@
 // Three switches, cache_bytes, pivot and labels, lead from one row to the other.
 struct side_opt {
     int32_t rank, every;
-    double lr, cache_bytes;
+    double lr, cache_bytes, merge;
     bool pivot, labels;
     int32_t classes, flight; // SIDE_CLASSES_*; batches under way, -1 = a round's leave together
     int32_t layers, width, replay, cap; // of fedmobillm alone, from here on

@@ -350,6 +350,7 @@ static void test_refused(void **state)
         {"fed.batch=2", "mobillm/B@fp16", "view"},
         {"fed.batch=2", "pae/topk+ef", "topk"},
         {"fed.batch=2", "pae:every=1000/fp16", "every"},
+        {"fed.batch=2", "pae:merge=0.3/fp16", "merge"},
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -384,6 +385,16 @@ static void test_flight(void **state)
         assert_true(o[1].round[r].time_modelled_ns < o[0].round[r].time_modelled_ns);
         assert_true(o[1].round[r].time_modelled_ns < o[2].round[r].time_modelled_ns);
     }
+}
+
+// Rows that have no loss are fewer, and teach the same.
+static void test_merge(void **state)
+{
+    (void)state;
+    struct outcome all = run("mobillm/fp32"), few = run("mobillm:merge=0.5/fp32");
+    assert_true(few.values < 0.65 * (double)all.values && few.values > 0.4 * (double)all.values);
+    for (int r = 1; r <= ROUNDS; r++)
+        assert_true(fabs(few.round[r].train_loss - all.round[r].train_loss) < 1e-4);
 }
 
 // Over the answers' tokens alone: so many fewer bytes, and it learns.
@@ -447,7 +458,8 @@ int main(void)
         cmocka_unit_test(test_start),       cmocka_unit_test(test_resume),
         cmocka_unit_test(test_transport),   cmocka_unit_test(test_arrivals),
         cmocka_unit_test(test_flight),      cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_refused),     cmocka_unit_test(test_arena),
+        cmocka_unit_test(test_merge),       cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_arena),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }
