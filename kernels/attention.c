@@ -75,6 +75,21 @@ SIMD_KERNEL void SIMD_NAME(scores_back)(float *s, float *dp, ptrdiff_t lds, int3
     }
 }
 
+// nv vectors of the mean of n rows by their weights, in registers; nv is a constant where this is
+// inlined.
+SIMD_INLINE void SIMD_NAME(weigh)(const int nv, const float *s, const float *v, ptrdiff_t ld,
+                                  int32_t n, float total, float *out)
+{
+    simd_f sum[8];
+    for (int i = 0; i < nv; i++)
+        sum[i] = (simd_f){0};
+    for (int32_t j = 0; j < n; j++)
+        for (int i = 0; i < nv; i++)
+            sum[i] += s[j] * *simd_of(v + j * ld + i * SIMD_LANES);
+    for (int i = 0; i < nv; i++)
+        *simd_at(out + i * SIMD_LANES) = sum[i] / total;
+}
+
 // One query against a cache.
 SIMD_KERNEL void SIMD_NAME(step_head)(const float *q, const float *k, const float *v, ptrdiff_t ld,
                                       const float *log_size, int32_t n, int32_t dim, float scale,
@@ -98,13 +113,19 @@ SIMD_KERNEL void SIMD_NAME(step_head)(const float *q, const float *k, const floa
             s[j] += log_size[j];
     }
     float top, total = SIMD_NAME(softmax_row)(s, n, n, &top);
-    for (int32_t c = 0; c < dim; c++)
-        out[c] = 0.0f;
-    for (int32_t j = 0; j < n; j++)
-        for (int32_t c = 0; c < dim; c++)
-            out[c] += s[j] * v[j * ld + c];
-    for (int32_t c = 0; c < dim; c++)
-        out[c] /= total;
+    int32_t c = 0;
+    for (; c + 8 * SIMD_LANES <= dim; c += 8 * SIMD_LANES)
+        SIMD_NAME(weigh)(8, s, v + c, ld, n, total, out + c);
+    for (; c + 4 * SIMD_LANES <= dim; c += 4 * SIMD_LANES)
+        SIMD_NAME(weigh)(4, s, v + c, ld, n, total, out + c);
+    for (; c + SIMD_LANES <= dim; c += SIMD_LANES)
+        SIMD_NAME(weigh)(1, s, v + c, ld, n, total, out + c);
+    for (; c < dim; c++) {
+        float sum = 0;
+        for (int32_t j = 0; j < n; j++)
+            sum += s[j] * v[j * ld + c];
+        out[c] = sum / total;
+    }
 }
 
 #else
