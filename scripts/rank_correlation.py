@@ -24,6 +24,6 @@ def without(x, z):
 
 
 def with_score(rows, figure):
-    """A figure's rank correlation with the score, and the same without what bits explain of both."""
+    """A figure's rank correlation with the score, and the same without bits' part in both."""
     x, y, z = (ranks([r[k] for r in rows]) for k in (figure, 'score', 'bits'))
     return correlation(x, y), correlation(without(x, z), without(y, z))

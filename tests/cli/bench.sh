@@ -104,6 +104,11 @@ result $? "codec: a row per method, sorted"
 [ "$(awk '/^# Size|^[0-9]/ { print length }' "$scratch/out" | sort -n | tail -n 1)" -le 120 ] &&
     says '^# Size  '
 result $? "codec: the size first, within a screen"
+bare=$(cd "$(dirname "$0")/../../bench" && for file in bench_*.c; do
+    grep -qE 'bench_size\(|"Size"' "$file" && grep -q '"Validation"' "$file" || echo "$file"
+done)
+[ -z "$bare" ]
+result $? "every bench has a size and a validation"
 if "$python" -c 'import json' 2>/dev/null; then
     "$python" - "$scratch/c.json" >"$scratch/out" 2>"$scratch/err" <<'PY'
 import json, sys
@@ -151,8 +156,9 @@ bench drift --wide "drift.updates=$scratch/w.h5.updates" drift.round=1 drift.ahe
 result $? "drift: the way that survives, and the gain by direction"
 figures="figures of a round correlate with scores: not of residuals, nor of Fisher"
 if "$python" -c 'import matplotlib' 2>/dev/null; then
-    printf '%s\n' method,seeds,exact,expanded 'a,2,.9,fedavg/fp32' 'b,2,.8,"fedavg/int:bits=4,block=256"' \
-        c,2,.5,fedavg/sign d,2,.7,fedavg/sign+ef e,2,.1,fedavg/topk:ratio=0.01 f,2,.6,fedavg/fstq \
+    printf '%s\n' method,seeds,exact,expanded 'a,2,.9,fedavg/fp32' \
+        'b,2,.8,"fedavg/int:bits=4,block=256"' c,2,.5,fedavg/sign d,2,.7,fedavg/sign+ef \
+        e,2,.1,fedavg/topk:ratio=0.01 f,2,.6,fedavg/fstq \
         >"$scratch/scores.csv"
     "$python" scripts/plot_figures.py measure "$scratch/scores.csv" "$scratch/w.h5.updates" \
         "$scratch/figures.csv" "--program=$fstq" --rounds=1 --ahead=2 >"$scratch/out" &&
