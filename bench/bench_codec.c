@@ -218,8 +218,8 @@ static double bias_of(struct job *j, double nmse)
 
 static double cosine(const float *x, const float *y, size_t n)
 {
-    double norms = sqrt(quant_sum_sq(x, n) * quant_sum_sq(y, n));
-    return norms > 0 ? quant_dot(x, y, n) / norms : 1;
+    double xx = quant_sum_sq(x, n), yy = quant_sum_sq(y, n), norms = sqrt(xx * yy);
+    return norms > 0 ? quant_dot(x, y, n) / norms : xx == yy; // nothing of something: 0
 }
 
 static bool all_finite(const float *x, size_t n)

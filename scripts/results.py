@@ -56,6 +56,15 @@ UPDATES = (('EDEN', 'eden:bits=*'), ('NNC, trellis, a tensor a matrix', 'nnc:qp=
            ('`fstq:importance=magnitude`', 'fstq:importance=magnitude,budget=*'),
            ('`stc`', 'stc:ratio=*,group=class,scale=bf16'), ('`klt`', 'klt:step=*'))
 
+REAL_UPDATES = (('`uniform:group=class,dead=0.1,value=centre`',
+                 'uniform:step=*,group=class,dead=0.1,value=centre'),
+                ('`tcq`', 'tcq:step=*'), ('`stc`', 'stc:ratio=*,group=class,scale=bf16'),
+                ('EDEN', 'eden:bits=*'),
+                ('`fstq:importance=magnitude`', 'fstq:importance=magnitude,budget=*'),
+                ('the same, `transform=klt`',
+                 'fstq:importance=magnitude,transform=klt,budget=*'),
+                ('`klt`', 'klt:step=*'))
+
 
 def places(v, sign=False):
     """Three places without the zero before the point, as the texts have them."""
@@ -176,6 +185,16 @@ def bits_at(points, nmse):
     return None
 
 
+def update_cells(label, codec, curves, columns):
+    """A row: a cell for each pair of (optimiser or model, round, NMSE)."""
+    cells = []
+    for at in columns:
+        bits = [bits_at(curves.get((of, version, codec), []), nmse) for of, version, nmse in at]
+        texts = ['-' if b is None else re.sub(r'^0\.', '.', f'{b:.2f}') for b in bits]
+        cells.append('-' if texts == ['-', '-'] else ' / '.join(texts))
+    return f'| {label} | {" | ".join(cells)} |'
+
+
 def update_rows():
     curves = {}
     with open(os.path.join(DATA, 'updates.csv'), encoding='utf-8', newline='') as f:
@@ -184,15 +203,14 @@ def update_rows():
             curves.setdefault((row['optimiser'], int(row['round']), codec), []).append(
                 (float(row['nmse']), float(row['bits'])))
     for label, codec in UPDATES:
-        cells = []
-        for at in ((('adamw', 10, 0.6), ('adamw', 50, 0.6)),
-                   (('adamw', 10, 0.36), ('adamw', 50, 0.36)),
-                   (('sgd', 10, 0.16), ('sgd', 10, 0.11))):
-            bits = [bits_at(curves[optimiser, version, codec], nmse)
-                    for optimiser, version, nmse in at]
-            texts = ['-' if b is None else re.sub(r'^0\.', '.', f'{b:.2f}') for b in bits]
-            cells.append('-' if texts == ['-', '-'] else ' / '.join(texts))
-        yield f'| {label} | {" | ".join(cells)} |'
+        yield update_cells(label, codec, curves,
+                           ((('adamw', 10, 0.6), ('adamw', 50, 0.6)),
+                            (('adamw', 10, 0.36), ('adamw', 50, 0.36)),
+                            (('sgd', 10, 0.16), ('sgd', 10, 0.11))))
+    for label, codec in REAL_UPDATES:
+        yield update_cells(label, codec, curves,
+                           [[('smollm2', version, nmse) for version in (1, 3)]
+                            for nmse in (0.6, 0.36, 0.18)])
 
 
 def scheme_rows():
