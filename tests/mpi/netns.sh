@@ -48,8 +48,9 @@ check "and the status of one that is refused" equal $? 2
 
 # Payload at 40 Mbit/s is 5 MB/s less the headers of TCP, IP and Ethernet, 5 %.
 timeout 120 "$root/scripts/netns-cluster.sh" run --name "$name" bench xfer --samples 3 \
-    --min-time 0.1 xfer.min_bytes=1048576 xfer.max_bytes=1048576 >bench 2>&1
-rate=$(awk '$1 == 1048576 { print ($7 > $8 ? $7 : $8) }' bench)
+    --min-time 0.1 xfer.min_bytes=1048576 xfer.max_bytes=1048576 -o csv >bench 2>&1
+rate=$(awk -F, '/^Size/ { for (i = 1; i <= NF; i++) if ($i ~ /^(raw|frame) \(MB\/s\)$/) rate[i] }
+    /^1048576,/ { for (i in rate) if ($i > most) most = $i } END { print most + 0 }' bench)
 echo "#   $rate MB/s of 5"
 if awk -v r="${rate:-0}" -v n="$(nproc)" 'BEGIN { getline < "/proc/loadavg"
     exit !(r < 4.5 && r > 0 && $1 > 2 * n) }'; then
