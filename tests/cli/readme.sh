@@ -27,7 +27,7 @@ mkdir bin
 fewer='case "$*" in *--help*) ;;
 *configs/*quick*) set -- "$@" task.test=16 fed.local_steps=2 ;;
 score*task.name* | *infer*prompts=task*) set -- "$@" task.test=16 ;;
-bench*samples*) set -- "$@" --min-time 0.001 ;;
+*bench*samples*) set -- "$@" --min-time 0.001 ;;
 esac'
 printf '#!/bin/sh\n%s\nexec "%s" "$@"\n' "$fewer" "$FSTQ" >bin/fstq
 printf '#!/bin/sh\n%s\nFSTQ="%s" exec "%s/scripts/fstq-run" "$@"\n' "$fewer" "$FSTQ" "$root" \
