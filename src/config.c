@@ -164,6 +164,8 @@ static int set_by_name(struct config *c, const char *name, const char *value, st
     const struct opt *row = config_find(name, &section);
     if (row)
         return opt_set(row, (char *)c + section->offset, value, err);
+    if (strncmp(name, "compare.", 8) == 0)
+        return err_set(err, "%.80s: only fstq compare takes the keys of [compare]", name);
     const char *near = nearest_key(name);
     if (near)
         return err_set(err, "%.80s: unknown key; did you mean %s?", name, near);

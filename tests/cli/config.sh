@@ -31,6 +31,9 @@ check "one line a mistake" equal "$(wc -l <err)" 4
 check "nothing on stdout" test ! -s out
 check "nothing was made" equal "$(ls | tr '\n' ' ')" "bad.ini err out "
 
+run "$root/configs/quadratic.ini" compare.seeds=3
+check "a key of another command: whose" contains err "only fstq compare takes the keys of [compare]"
+
 run nowhere.ini
 check "missing file: status 2" equal "$?" 2
 check "missing file: named" contains err "nowhere.ini: No such file"
