@@ -46,17 +46,10 @@ static void sorting_close(struct global *g)
 static int sorting_open(struct global *g, struct err *err)
 {
     struct sorting *s = g->own = mem_alloc(MEM_SERVER, sizeof *s);
-    size_t rank = 0, most = 0;
     if (products_open(&s->pairs, &g->env->work->shape, err))
         return -1;
-    for (uint32_t i = 0; i < s->pairs.n_pairs; i++) {
-        const struct product_pair *q = &s->pairs.pair[i];
-        const size_t side = q->rows > q->cols ? q->rows : q->cols;
-        rank = q->rank > rank ? q->rank : rank;
-        most = q->rank * side > most ? q->rank * side : most;
-    }
-    s->term = mem_alloc(MEM_SERVER, rank * sizeof *s->term);
-    s->was = mem_alloc(MEM_SERVER, most * sizeof *s->was);
+    s->term = mem_alloc(MEM_SERVER, s->pairs.rank * sizeof *s->term);
+    s->was = mem_alloc(MEM_SERVER, s->pairs.rank * s->pairs.side * sizeof *s->was);
     return 0;
 }
 

@@ -70,13 +70,11 @@ static void rule_close(void *shared)
 static int rule_open(const struct local_setup *s, const void *opt, void **shared, struct err *err)
 {
     struct middle *m = mem_alloc(MEM_ADAPTER, sizeof *m);
-    size_t rank = 0;
     (void)opt;
     *shared = m;
     if (products_open(&m->pairs, s->shape, err))
         return -1;
-    for (uint32_t i = 0; i < m->pairs.n_pairs; i++)
-        rank = m->pairs.pair[i].rank > rank ? m->pairs.pair[i].rank : rank;
+    const size_t rank = m->pairs.rank;
     m->frozen = mem_alloc(MEM_ADAPTER, s->shape->n_values * sizeof *m->frozen);
     m->square = mem_alloc(MEM_ADAPTER, rank * rank * sizeof *m->square);
     middle_draw(&m->pairs, s->seed, m->frozen);

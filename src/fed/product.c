@@ -32,6 +32,9 @@ int products_open(struct products *p, const struct shape *shape, struct err *err
         p->pair[p->n_pairs++] =
             (struct product_pair){a->offset, b->offset, p->n, a->rows, b->rows, a->cols};
         p->n += (size_t)b->rows * a->cols;
+        size_t side = b->rows > a->cols ? b->rows : a->cols;
+        p->rank = a->rows > p->rank ? a->rows : p->rank;
+        p->side = side > p->side ? side : p->side;
     }
     if (p->n_pairs == 0) {
         products_close(p);

@@ -18,7 +18,9 @@ struct product_pair {
 struct products {
     struct product_pair *pair; // in the order of A in the shape
     uint32_t n_pairs;
-    size_t n; // values of all products
+    size_t n;    // values of all products
+    size_t rank; // the largest of all pairs
+    size_t side; // rows or columns of a product, the most of all
 };
 
 // Pairs "X.A" with "X.B"; -1 with err where one has no partner or there are none.

@@ -38,18 +38,12 @@ static int open_for(struct global *g, int32_t clients, struct err *err)
     struct stack *s = g->own = mem_alloc(MEM_SERVER, sizeof *s);
     if (products_open(&s->pairs, &g->env->work->shape, err))
         return -1;
-    size_t rank = 0, longest = 0, most = (size_t)clients + 1;
-    for (uint32_t i = 0; i < s->pairs.n_pairs; i++) {
-        const struct product_pair *q = &s->pairs.pair[i];
-        size_t side = q->rows > q->cols ? q->rows : q->cols;
-        rank = q->rank > rank ? q->rank : rank;
-        longest = side > longest ? side : longest;
-    }
-    if (rank > FACTORS_RANK)
+    const size_t most = (size_t)clients + 1;
+    if (s->pairs.rank > FACTORS_RANK)
         return err_set(err, "scheme %s takes adapters up to rank %d", g->env->method->scheme->name,
                        FACTORS_RANK);
     s->most = (int32_t)most;
-    s->room = clients > 0 ? factors_open(rank, most, longest) : NULL;
+    s->room = clients > 0 ? factors_open(s->pairs.rank, most, s->pairs.side) : NULL;
     s->adapter = mem_alloc(MEM_SERVER, most * sizeof *s->adapter);
     for (size_t i = 0; i < most; i++)
         s->adapter[i] = mem_alloc(MEM_SERVER, g->n * sizeof(float));
