@@ -14,4 +14,14 @@ static inline float *act_out(kernel_act *x)
     return (float *)(void *)x;
 }
 
+// The parts of an operation, in turn where there is no team.
+static inline void kernel_parts(const struct kernel_team *team, size_t products, int32_t n,
+                                kernel_part_fn *fn, void *arg)
+{
+    if (team)
+        team->each(team, products, n, fn, arg);
+    for (int32_t i = 0; i < n && !team; i++)
+        fn(arg, i, NULL);
+}
+
 #endif

@@ -257,26 +257,40 @@ static void head_fwd(const struct head *h, float scale, const float *keys, float
     }
 }
 
+// One call: a part of it is a head of a sequence.
+struct forward {
+    const struct kernel_ctx *cx;
+    const struct kernel_attn *a;
+    const struct kernel_seqs *seqs;
+    const float *qkv;
+    ptrdiff_t ldq;
+    float *out;
+    ptrdiff_t ldo;
+    float *lse, *received;
+};
+
+static void forward_part(void *arg, int32_t part, float *work)
+{
+    const struct forward *f = arg;
+    const struct kernel_attn *a = f->a;
+    int32_t q = part / a->heads, i = part % a->heads;
+    int32_t row = f->seqs->start[q], len = f->seqs->start[q + 1] - row;
+    float *keys = work ? work : f->cx->work, *s = keys + round_up(len, GEMM_PANEL) * a->head_dim;
+    assert((size_t)(s - keys) + (size_t)round_up(len, GEMM_PANEL) * Q_ROWS <= f->cx->work_floats);
+    struct head h = head_of(a, f->qkv, f->ldq, row, len, i);
+    pack_keys(h.k, f->ldq, len, a->head_dim, keys);
+    head_fwd(&h, a->scale, keys, s, f->out + row * f->ldo + i * a->head_dim, f->ldo,
+             f->lse + (ptrdiff_t)i * f->seqs->rows + row, f->received ? f->received + row : NULL);
+}
+
 void attention_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
                        const struct kernel_seqs *seqs, const kernel_act *qkv_act, ptrdiff_t ldq,
                        kernel_act *out_act, ptrdiff_t ldo, float *lse, float *received)
 {
-    const float *qkv = act_in(qkv_act);
-    float *out = act_out(out_act);
-    int32_t group = a->heads / a->kv_heads, total = seqs->rows;
-    for (int32_t q = 0; q < seqs->n; q++) {
-        int32_t row = seqs->start[q], len = seqs->start[q + 1] - row;
-        float *keys = cx->work, *s = keys + round_up(len, GEMM_PANEL) * a->head_dim;
-        assert((size_t)(s - cx->work) + (size_t)round_up(len, GEMM_PANEL) * Q_ROWS <=
-               cx->work_floats);
-        for (int32_t i = 0; i < a->heads; i++) {
-            struct head h = head_of(a, qkv, ldq, row, len, i);
-            if (i % group == 0)
-                pack_keys(h.k, ldq, len, a->head_dim, keys);
-            head_fwd(&h, a->scale, keys, s, out + row * ldo + i * a->head_dim, ldo,
-                     lse + (ptrdiff_t)i * total + row, received ? received + row : NULL);
-        }
-    }
+    struct forward f = {cx, a, seqs, act_in(qkv_act), ldq, act_out(out_act), ldo, lse, received};
+    size_t products = (size_t)seqs->rows * (size_t)seqs->longest * (size_t)(a->heads * a->head_dim);
+    // What heads receive is summed in their order.
+    kernel_parts(received ? NULL : cx->team, products, seqs->n * a->heads, forward_part, &f);
 }
 
 static void row_dots(const float *a, const float *b, ptrdiff_t ld, int32_t m, int32_t cols,
@@ -387,27 +401,46 @@ static void cache_append(const struct kernel_attn *a, const float *row, int32_t 
     memcpy(v + n * ld, key + ld, (size_t)ld * sizeof *v);
 }
 
+// One call: a part of it is a head of a query.
+struct step {
+    const struct kernel_ctx *cx;
+    const struct kernel_attn *a;
+    const struct kernel_cache *cache;
+    const float *qkv;
+    ptrdiff_t ldq;
+    float *out;
+    ptrdiff_t ldo;
+};
+
+static void step_part(void *arg, int32_t part, float *work)
+{
+    const struct step *s = arg;
+    const struct kernel_attn *a = s->a;
+    ptrdiff_t ld = a->kv_heads * a->head_dim;
+    int32_t i = part / a->heads, h = part % a->heads, kv = h / (a->heads / a->kv_heads);
+    int32_t n = s->cache->n[i] + 1, from = first_key(a->window, n - 1);
+    assert((size_t)n <= s->cx->work_floats);
+    const float *k = cached(s->cache->k, s->cache, i) + from * ld + kv * a->head_dim;
+    const float *v = cached(s->cache->v, s->cache, i) + from * ld + kv * a->head_dim;
+    SIMD_PICK(step_head,
+              (s->qkv + i * s->ldq + h * a->head_dim, k, v, ld,
+               s->cache->log_size ? s->cache->log_size[i] + from : NULL, n - from, a->head_dim,
+               a->scale, work ? work : s->cx->work, s->out + i * s->ldo + h * a->head_dim));
+}
+
 void attention_step_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
                         const struct kernel_cache *cache, int32_t m, const kernel_act *qkv,
                         ptrdiff_t ldq, kernel_act *out, ptrdiff_t ldo)
 {
-    ptrdiff_t ld = a->kv_heads * a->head_dim;
-    int32_t group = a->heads / a->kv_heads;
+    struct step s = {cx, a, cache, act_in(qkv), ldq, act_out(out), ldo};
+    size_t keys = 0;
     for (int32_t i = 0; i < m; i++) {
-        float *k = cached(cache->k, cache, i), *v = cached(cache->v, cache, i);
-        int32_t n = cache->n[i] + 1;
-        const float *row = act_in(qkv) + i * ldq;
-        cache_append(a, row, n - 1, k, v);
-        assert((size_t)n <= cx->work_floats);
-        int32_t from = first_key(a->window, n - 1);
-        const float *log_size = cache->log_size ? cache->log_size[i] + from : NULL;
-        k += from * ld;
-        v += from * ld;
-        for (int32_t h = 0; h < a->heads; h++)
-            SIMD_PICK(step_head, (row + h * a->head_dim, k + h / group * a->head_dim,
-                                  v + h / group * a->head_dim, ld, log_size, n - from, a->head_dim,
-                                  a->scale, cx->work, act_out(out) + i * ldo + h * a->head_dim));
+        cache_append(a, s.qkv + i * ldq, cache->n[i], cached(cache->k, cache, i),
+                     cached(cache->v, cache, i));
+        keys += (size_t)cache->n[i] + 1;
     }
+    kernel_parts(cx->team, 2 * keys * (size_t)(a->heads * a->head_dim), m * a->heads, step_part,
+                 &s);
 }
 
 // Probability of key j for query i of head h, and the row's log-sum.

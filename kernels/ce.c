@@ -86,6 +86,7 @@ struct rows { // a block of rows on its way through the tiles
     float *dx;
     ptrdiff_t lddx;
     int32_t cols, math;
+    const struct kernel_team *team;
 };
 
 #define SIMD_FILE "ce.c"
@@ -172,7 +173,8 @@ static void block_rows(const struct kernel_weight *head, struct rows *r, const f
                        ptrdiff_t ldx, const float *weight, float *loss, float *dw, float *tile,
                        float *work)
 {
-    struct kernel_ctx cx = {.work = work, .work_floats = GEMM_WORK, .math = r->math};
+    struct kernel_ctx cx = {
+        .work = work, .work_floats = GEMM_WORK, .math = r->math, .team = r->team};
     int32_t step = tile_vocab(head->rows);
     ptrdiff_t ld = (step + 15) / 16 * 16;
     for (int32_t i = 0; i < r->m; i++) {
@@ -229,7 +231,8 @@ void ce_head_cpu(const struct kernel_ctx *cx, const struct kernel_weight *head,
                          .dx = dx ? dx + i * lddx : NULL,
                          .lddx = lddx,
                          .cols = head->cols,
-                         .math = cx->math};
+                         .math = cx->math,
+                         .team = cx->team};
         block_rows(head, &r, x + i * ldx, ldx, weight ? weight + i : NULL, loss ? loss + i : NULL,
                    dw, tile, work);
     }

@@ -416,6 +416,22 @@ static void columns(const struct gemm *g, const struct dots *by, const struct ro
     finish_columns(g, row0, rows, n0);
 }
 
+// Some rows of A, rounded, on their way into all columns.
+struct rounded_rows {
+    const struct gemm *g;
+    const struct dots *by;
+    struct rounded a;
+    int32_t row0, rows;
+};
+
+static void some_columns(void *arg, int32_t n0, int32_t n_columns, float *work)
+{
+    const struct rounded_rows *r = arg;
+    (void)work;
+    for (int32_t n = n0; n < n0 + n_columns; n += COLUMNS)
+        columns(r->g, r->by, &r->a, r->row0, r->rows, n);
+}
+
 bool gemm_dots(const struct gemm *g, float *work)
 {
     const struct dots *by = pick();
@@ -436,8 +452,8 @@ bool gemm_dots(const struct gemm *g, float *work)
                                        .q = a.q + (ptrdiff_t)i * g->k};
             SIMD_PICK(round_row, (g->a + (row0 + i) * g->rsa, blocks, &to));
         }
-        for (int32_t n0 = 0; n0 < g->n; n0 += COLUMNS)
-            columns(g, by, &a, row0, rows, n0);
+        struct rounded_rows r = {g, by, a, row0, rows};
+        gemm_share(g, some_columns, &r, NULL);
     }
     return true;
 }

@@ -464,18 +464,45 @@ static void block_place(const struct gemm *g, struct block *b, int32_t p0, int32
     }
 }
 
-void gemm(const struct gemm *g, float *work)
+struct shared {
+    const struct gemm *g;
+    gemm_columns_fn *fn;
+    void *arg;
+    float *work;
+    int32_t columns;
+};
+
+static void shared_part(void *arg, int32_t part, float *work)
 {
-    assert(g->m >= 0 && g->n >= 0 && g->k >= 0 && (!g->bf16 || (work && g->csa == 1)));
-    if ((g->int8 && gemm_dots(g, work)) || gemm_few(g) || gemm_few_halves(g))
+    const struct shared *s = arg;
+    int32_t n0 = part * s->columns, left = s->g->n - n0;
+    s->fn(s->arg, n0, left < s->columns ? left : s->columns, work ? work : s->work);
+}
+
+// Few parts a lane, so that one which comes late has less to do, of at most a group.
+void gemm_share(const struct gemm *g, gemm_columns_fn *fn, void *arg, float *work)
+{
+    if (!g->team) {
+        fn(arg, 0, g->n, work);
         return;
-    int32_t panels = gemm_panels(g->n);
+    }
+    int32_t panels = gemm_panels(g->n), each = panels / (4 * g->team->lanes);
+    each = each < 1 ? 1 : each > GEMM_GROUP ? GEMM_GROUP : each;
+    struct shared s = {g, fn, arg, work, each * GEMM_PANEL};
+    g->team->each(g->team, (size_t)g->m * (size_t)g->n * (size_t)g->k, (panels + each - 1) / each,
+                  shared_part, &s);
+}
+
+static void columns(void *arg, int32_t first, int32_t n_columns, float *work)
+{
+    const struct gemm *g = arg;
+    int32_t p_end = gemm_panels(first + n_columns);
     int32_t blocks = g->k > 0 ? (g->k + GEMM_KC - 1) / GEMM_KC : 1;
     for (int32_t kb = 0; kb < blocks; kb++) {
         int32_t k0 = kb * GEMM_KC;
         bool last = kb == blocks - 1;
-        for (int32_t p0 = 0; p0 < panels; p0 += GEMM_GROUP) {
-            int32_t n0 = p0 * GEMM_PANEL, n = g->n - n0;
+        for (int32_t p0 = first / GEMM_PANEL; p0 < p_end; p0 += GEMM_GROUP) {
+            int32_t n0 = p0 * GEMM_PANEL, n = first + n_columns - n0;
             struct block b = {.m = g->m,
                               .n = n < GEMM_GROUP * GEMM_PANEL ? n : GEMM_GROUP * GEMM_PANEL,
                               .k = last ? g->k - k0 : GEMM_KC,
@@ -504,6 +531,15 @@ void gemm(const struct gemm *g, float *work)
     }
 }
 
+void gemm(const struct gemm *g, float *work)
+{
+    assert(g->m >= 0 && g->n >= 0 && g->k >= 0 && (!g->bf16 || (work && g->csa == 1)));
+    if ((g->int8 && gemm_dots(g, work)) || gemm_few(g) || gemm_few_halves(g))
+        return;
+    struct gemm whole = *g;
+    gemm_share(g, columns, &whole, work);
+}
+
 void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff_t lda,
                  const struct kernel_weight *w, float *c, ptrdiff_t ldc)
 {
@@ -517,6 +553,7 @@ void kernel_gemm(const struct kernel_ctx *cx, int32_t m, const float *a, ptrdiff
                      .c = c,
                      .ldc = ldc,
                      .alpha = 1.0f,
+                     .team = cx->team,
                      .bf16 = cx->math == KERNEL_MATH_BF16,
                      .int8 = cx->math == KERNEL_MATH_INT8};
     assert(cx->work_floats >= GEMM_WORK);

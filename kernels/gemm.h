@@ -65,7 +65,13 @@ struct gemm {
     float alpha;
     bool bf16; // A (csa 1) and B are rounded to bf16 first; of each two k the second comes first
     bool int8; // A is rounded to int8 first, where B is blocks that gemm_dots takes
+    const struct kernel_team *team; // that its columns are shared out to, or NULL
 };
+
+// Calls fn on [n0, n0 + n) for all columns of C, in whole panels; what it works in is work for the
+// lane that calls, and another's own.
+typedef void gemm_columns_fn(void *arg, int32_t n0, int32_t n, float *work);
+void gemm_share(const struct gemm *g, gemm_columns_fn *fn, void *arg, float *work);
 
 // work: GEMM_WORK floats, used where B is neither packed nor readable as it lies, and for bf16.
 void gemm(const struct gemm *g, float *work);

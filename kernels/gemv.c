@@ -351,19 +351,26 @@ static bool can(const struct gemm *g, struct few *f)
     return true;
 }
 
+static void few_columns(void *arg, int32_t n0, int32_t n_columns, float *work)
+{
+    const struct few *f = arg;
+    (void)work;
+    for (int32_t n = n0; n < n0 + n_columns; n += 16 * GROUPS) {
+        int32_t row = f->row0 + n;
+        const struct block_rows *part = block_part(f->part, &row);
+        for (int32_t i = 0; i < f->g->m; i += ROWS_AT_ONCE) {
+            int mr = f->g->m - i < ROWS_AT_ONCE ? f->g->m - i : ROWS_AT_ONCE;
+            SIMD_PICK(few_rows, (f, part->type->id, mr, i, n));
+        }
+    }
+}
+
 bool gemm_few(const struct gemm *g)
 {
     struct few f;
     if (!can(g, &f))
         return false;
-    for (int32_t n = 0; n < g->n; n += 16 * GROUPS) {
-        int32_t row = f.row0 + n;
-        const struct block_rows *part = block_part(f.part, &row);
-        for (int32_t i = 0; i < g->m; i += ROWS_AT_ONCE) {
-            int mr = g->m - i < ROWS_AT_ONCE ? g->m - i : ROWS_AT_ONCE;
-            SIMD_PICK(few_rows, (&f, part->type->id, mr, i, n));
-        }
-    }
+    gemm_share(g, few_columns, &f, NULL);
     return true;
 }
 

@@ -97,17 +97,25 @@ enum { AT_ONCE = GEMM_PANEL, MR = 4, MOST_ROWS = 8 };
 #define SIMD_FILE "halves.c"
 #include "simd_each.h"
 
+static void some_columns(void *arg, int32_t n0, int32_t n_columns, float *work)
+{
+    const struct gemm *g = arg;
+    (void)work;
+    for (int32_t n = n0; n < n0 + n_columns; n += AT_ONCE)
+        for (int32_t i = 0, mr; i < g->m; i += mr) {
+            mr = g->m - i < MR ? 1 : MR;
+            SIMD_PICK(half_rows, (g, mr, i, n));
+        }
+}
+
 bool gemm_few_halves(const struct gemm *g)
 {
     const struct gemm_mat *w = &g->b;
     if (w->blocks || !w->trans || w->packed || w->dtype == KERNEL_F32 || g->bf16 || g->m < 1 ||
         g->m > MOST_ROWS || g->csa != 1 || g->n % AT_ONCE || g->k % 32)
         return false;
-    for (int32_t n = 0; n < g->n; n += AT_ONCE)
-        for (int32_t i = 0, mr; i < g->m; i += mr) {
-            mr = g->m - i < MR ? 1 : MR;
-            SIMD_PICK(half_rows, (g, mr, i, n));
-        }
+    struct gemm whole = *g;
+    gemm_share(g, some_columns, &whole, NULL);
     return true;
 }
 

@@ -40,6 +40,17 @@ typedef struct kernel_act kernel_act;
 // dots.c takes, in whole numbers of 8 bits, by all others in fp32.
 enum kernel_math { KERNEL_MATH_F32, KERNEL_MATH_BF16, KERNEL_MATH_TF32, KERNEL_MATH_INT8 };
 
+// The CPU's lanes, of which those that have nothing to do take parts of another's operation: each()
+// calls fn once for every part in [0, n), which together take so many multiplications. What a part
+// computes must not depend on who does which. work: that of the part's lane, NULL on the lane that
+// the operation was called on.
+typedef void kernel_part_fn(void *arg, int32_t part, float *work);
+struct kernel_team {
+    void (*each)(const struct kernel_team *t, size_t products, int32_t n, kernel_part_fn *fn,
+                 void *arg);
+    int32_t lanes, own;
+};
+
 // Where an operation runs, and memory of the device to work in: kernel_work_floats() of it, per
 // thread on the CPU.
 struct kernel_ctx {
@@ -49,7 +60,8 @@ struct kernel_ctx {
     int32_t act;       // enum kernel_dtype of activations; fp32 on the CPU
     int32_t math;      // enum kernel_math
     int64_t *apart_ns; // the host's, or NULL: to it the CPU's update adds the time of the averages
-    struct kernel_blas *blas; // the host's, of a GPU's stream (blas.h)
+    struct kernel_blas *blas;       // the host's, of a GPU's stream (blas.h)
+    const struct kernel_team *team; // or NULL: this lane alone
 };
 
 // W (rows, cols), y = x W^T, a row every ld elements. packed: W^T in the layout of

@@ -69,7 +69,8 @@ void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
                      .ldc = ldy,
                      .alpha = 1.0f,
                      .bf16 = cx->math == KERNEL_MATH_BF16,
-                     .int8 = cx->math == KERNEL_MATH_INT8};
+                     .int8 = cx->math == KERNEL_MATH_INT8,
+                     .team = cx->team};
     float *work = cx->work;
     if (l->n_lora > 0 && adapter) {
         struct gemm down = {.m = m,
@@ -81,7 +82,8 @@ void linear_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_linear *l,
                             .b = floats(adapter + l->a, l->w.cols, true, false),
                             .c = u,
                             .ldc = ldu,
-                            .alpha = l->scale};
+                            .alpha = l->scale,
+                            .team = cx->team};
         gemm(&down, work);
         size_t ranges = ((size_t)gemm_panels(l->w.rows) * sizeof *g.range + 63) / 64 * 16;
         struct gemm_range *range = (struct gemm_range *)(void *)work;

@@ -265,8 +265,9 @@ static int64_t run_shared(const struct pool_loop *l, int32_t lanes)
 void pool_run(const struct pool_loop *l)
 {
     int32_t lanes = l->lanes < pool.helpers + 1 ? l->lanes : pool.helpers + 1;
+    bool small = l->n_values > 0 && l->n_values < POOL_LEAST_VALUES && !pool.share_all;
     // Also inside an item, and beside another thread's loop.
-    if (lanes <= 1 || l->n <= 1 || own_lane >= 0 || atomic_exchange(&pool.busy, true)) {
+    if (lanes <= 1 || l->n <= 1 || small || own_lane >= 0 || atomic_exchange(&pool.busy, true)) {
         run_alone(l, own_lane < 0 ? 0 : own_lane);
         return;
     }
@@ -296,9 +297,13 @@ double pool_alone(void)
 
 static void run_loop(size_t n_values, size_t n, pool_work *fn, void *arg, pool_site *site)
 {
-    bool alone = n_values < POOL_LEAST_VALUES && !pool.share_all;
     assert(n <= INT32_MAX);
-    pool_run(&(struct pool_loop){alone ? 1 : pool.threads, (int32_t)n, fn, NULL, arg, site});
+    pool_run(&(struct pool_loop){.lanes = pool.threads,
+                                 .n = (int32_t)n,
+                                 .fn = fn,
+                                 .arg = arg,
+                                 .site = site,
+                                 .n_values = n_values});
 }
 
 struct each {

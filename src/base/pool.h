@@ -44,6 +44,7 @@ struct pool_loop {
     pool_work *in_order;
     void *arg;
     pool_site *site; // the loop, as its gains and losses are known by: the function of its items
+    size_t n_values; // that it goes over; 0: more than POOL_LEAST_VALUES
 };
 void pool_run(const struct pool_loop *l);
 

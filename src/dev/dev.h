@@ -77,6 +77,7 @@ struct dev_row {
 // One an execution lane: a thread of the CPU, a stream of a GPU.
 struct dev_lane {
     struct kernel_ctx cx;
+    struct kernel_team team; // of the CPU's
     struct dev *dev;
     int64_t *mark_ns;
     int64_t apart_ns; // cx.apart_ns

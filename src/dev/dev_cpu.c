@@ -10,10 +10,47 @@
 
 extern const struct dev_row dev_cpu, dev_ref;
 
+// A value that a loop goes over, as the pool counts them, takes about as long as this many
+// products.
+enum { PRODUCTS_OF_VALUE = 4 };
+
+struct parts {
+    const struct dev_lane *own;
+    kernel_part_fn *fn;
+    void *arg;
+};
+
+static void do_part(void *arg, int32_t part, int32_t lane)
+{
+    const struct parts *p = arg;
+    bool own = lane == p->own->team.own;
+    uint64_t was = own ? 0 : dev_denormals_off();
+    p->fn(p->arg, part, own ? NULL : p->own->dev->lane[lane].cx.work);
+    if (!own)
+        dev_denormals_restore(was);
+}
+
+static void team_each(const struct kernel_team *t, size_t products, int32_t n, kernel_part_fn *fn,
+                      void *arg)
+{
+    const size_t at = offsetof(struct dev_lane, team);
+    struct parts p = {(const struct dev_lane *)(const void *)((const char *)t - at), fn, arg};
+    pool_run(&(struct pool_loop){.lanes = t->lanes,
+                                 .n = n,
+                                 .fn = do_part,
+                                 .arg = &p,
+                                 .site = (pool_site *)fn,
+                                 .n_values = products / PRODUCTS_OF_VALUE + 1});
+}
+
 static int cpu_open(struct dev *d, struct err *err)
 {
     (void)err;
     pool_reserve(d->threads);
+    for (int32_t i = 0; i < d->lanes && d->lanes > 1; i++) {
+        d->lane[i].team = (struct kernel_team){team_each, d->lanes, i};
+        d->lane[i].cx.team = &d->lane[i].team;
+    }
     return 0;
 }
 

@@ -18,7 +18,7 @@ enum { ITEMS = 1000, THREADS = 4 };
 
 static void run(int32_t lanes, int32_t n, pool_work *fn, pool_work *in_order, void *arg)
 {
-    pool_run(&(struct pool_loop){lanes, n, fn, in_order, arg, (pool_site *)fn});
+    pool_run(&(struct pool_loop){lanes, n, fn, in_order, arg, (pool_site *)fn, 0});
 }
 
 struct count {

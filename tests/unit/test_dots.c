@@ -1,6 +1,8 @@
 // Rows times blocks of a weight in whole numbers (dev.math = int8): every instruction set gives the
-// same bits, however many rows there are, and they are the sums that the rounded values have.
+// same bits, however many rows and threads there are, and they are the sums that the rounded values
+// have.
 #include "base/half.h"
+#include "base/pool.h"
 #include "base/rng.h"
 #include "dev/dev.h"
 #include "kernels/block.h"
@@ -118,13 +120,17 @@ static void every_way_gives_the_same_bits(void **state)
     (void)state;
     static float first[2][MANY * LD], y[MANY * LD];
     struct rng r = rng_stream(6, RNG_TEST, 0, 0, 0);
-    struct dev d;
+    struct dev d, three;
     struct err err;
     make_parts(&r);
     make_rows(&r);
     assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
     assert_int_equal(dev_math(&d, KERNEL_MATH_INT8, &err), 0);
     dev_reserve(&d, kernel_work_floats(MANY, MANY, COLS, RANK, 8), 1);
+    assert_int_equal(dev_open(&three, CPU, 3, &err), 0);
+    assert_int_equal(dev_math(&three, KERNEL_MATH_INT8, &err), 0);
+    dev_reserve(&three, kernel_work_floats(MANY, MANY, COLS, RANK, 8), 1);
+    pool_share_all();
     for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
         simd_limit((enum simd_isa)isa);
         for (int adapted = 0; adapted < 2; adapted++) {
@@ -135,7 +141,7 @@ static void every_way_gives_the_same_bits(void **state)
                 assert_memory_equal(y + i * LD, first[0] + i * LD, ROWS * sizeof *y);
             for (int32_t m = 1; m < MANY && isa; m++) {
                 static float few[MANY * LD];
-                run(&d, m, adapted, few);
+                run(m % 2 ? &three : &d, m, adapted, few);
                 for (int32_t i = 0; i < m; i++)
                     assert_memory_equal(few + i * LD, y + i * LD, ROWS * sizeof *few);
             }
@@ -143,6 +149,7 @@ static void every_way_gives_the_same_bits(void **state)
     }
     simd_limit(SIMD_AVX512);
     dev_close(&d);
+    dev_close(&three);
 }
 
 // What is not finite comes out as such, and stays in its row.

@@ -1,5 +1,7 @@
 // Generation with fewer tokens of the prompt: against a full forward in which the same tokens are
-// masked, against prompts without them, and the same bits however sequences are batched.
+// masked, against prompts without them, and the same bits however sequences are batched and threads
+// share what is done for one of them.
+#include "base/pool.h"
 #include "base/rng.h"
 #include "bench/infer.h"
 #include "kernels/block.h"
@@ -81,6 +83,7 @@ static struct token_scores scores = {.vocab = VOCAB, .table = {score[0], score[1
 static int make_prompts(void **state)
 {
     (void)state;
+    pool_share_all();
     struct rng r = rng_stream(3, RNG_TEST, 1, 0, 0);
     for (int32_t q = 0; q < SEQS; q++) {
         int32_t n = q == 0 ? 1 : q == 1 ? 2 : 5 + (int32_t)rng_below(&r, LONG - 5);
@@ -559,8 +562,8 @@ static void scores_are_learned_by_id(void **state)
     token_scores_close(&all);
 }
 
-// Few rows take another way through a weight of blocks than many do, with an adapter and without:
-// the same bits for every row.
+// Few rows take another way through a weight of blocks than many do, with an adapter and without,
+// on one thread and on three: the same bits for every row.
 static void few_rows_are_the_bits_of_many(void **state)
 {
     (void)state;
@@ -569,7 +572,7 @@ static void few_rows_are_the_bits_of_many(void **state)
     static float w[ROWS * COLS], adapter[2 * RANK * COLS + ROWS * RANK];
     static uint8_t q4[64 * COLS / 32 * 20], q8[32 * COLS / 32 * 34], nf4[64 * COLS / 64 * 34];
     struct rng r = rng_stream(5, RNG_TEST, 0, 0, 0);
-    struct dev d;
+    struct dev d[2];
     struct err err;
     float *const random[] = {x, y0, w, adapter};
     const size_t n[] = {ARRAY_LEN(x), ARRAY_LEN(y0), ARRAY_LEN(w), ARRAY_LEN(adapter)};
@@ -589,16 +592,18 @@ static void few_rows_are_the_bits_of_many(void **state)
                               .ranks = 2 * RANK,
                               .scale = 0.5f};
     l.lora[1].b = l.lora[0].b + 32 * RANK;
-    assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
-    dev_reserve(&d, kernel_work_floats(MANY, MANY, COLS, 2 * RANK, 8), 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(dev_open(&d[i], CPU, i ? 1 : 3, &err), 0);
+        dev_reserve(&d[i], kernel_work_floats(MANY, MANY, COLS, 2 * RANK, 8), 1);
+    }
     for (int isa = 0; isa < SIMD_ISA_COUNT; isa++) {
         simd_limit((enum simd_isa)isa);
         for (int adapted = 0; adapted < 2; adapted++) {
             const float *a = adapted ? adapter : NULL;
 #define LINEAR(m, y)                                                                               \
-    d.ops->linear_fwd(&d.lane[0].cx, &l, a, (kernel_act *)(void *)x, LD, m,                        \
-                      (kernel_act *)(void *)y0, (kernel_act *)(void *)(y), LD,                     \
-                      (kernel_act *)(void *)u, 16)
+    d[(m) % 2].ops->linear_fwd(&d[(m) % 2].lane[0].cx, &l, a, (kernel_act *)(void *)x, LD, m,      \
+                               (kernel_act *)(void *)y0, (kernel_act *)(void *)(y), LD,            \
+                               (kernel_act *)(void *)u, 16)
             LINEAR(MANY, many);
             for (int32_t m = 1; m < MANY; m++) {
                 LINEAR(m, few);
@@ -608,7 +613,8 @@ static void few_rows_are_the_bits_of_many(void **state)
         }
     }
     simd_limit(SIMD_AVX512);
-    dev_close(&d);
+    dev_close(&d[0]);
+    dev_close(&d[1]);
 }
 
 // And through one of bf16 or fp16.
@@ -621,7 +627,7 @@ static void few_rows_of_halves_are_the_bits_of_many(void **state)
     static uint16_t half[ROWS * COLS];
     const int32_t dtype[DTYPES] = {KERNEL_BF16, KERNEL_F16};
     struct rng r = rng_stream(7, RNG_TEST, 0, 0, 0);
-    struct dev d;
+    struct dev d[2];
     struct err err;
     float *const random[] = {x, y0, w, adapter};
     const size_t n[] = {ARRAY_LEN(x), ARRAY_LEN(y0), ARRAY_LEN(w), ARRAY_LEN(adapter)};
@@ -634,8 +640,10 @@ static void few_rows_of_halves_are_the_bits_of_many(void **state)
                               .n_lora = 1,
                               .ranks = RANK,
                               .scale = 0.5f};
-    assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
-    dev_reserve(&d, kernel_work_floats(MANY, MANY, ROWS, RANK, 8), 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(dev_open(&d[i], CPU, i ? 1 : 3, &err), 0);
+        dev_reserve(&d[i], kernel_work_floats(MANY, MANY, ROWS, RANK, 8), 1);
+    }
     for (int at = 0; at < DTYPES * SIMD_ISA_COUNT; at++) {
         simd_limit((enum simd_isa)(at / DTYPES));
         l.w.dtype = dtype[at % DTYPES];
@@ -651,7 +659,8 @@ static void few_rows_of_halves_are_the_bits_of_many(void **state)
         }
     }
     simd_limit(SIMD_AVX512);
-    dev_close(&d);
+    dev_close(&d[0]);
+    dev_close(&d[1]);
 }
 
 // Other devices: the same tokens stay, the same are generated.
