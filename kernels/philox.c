@@ -46,67 +46,76 @@ static void philox_words_base(const uint32_t key[2], const uint32_t ctr[4], uint
     philox_tail(key, ctr, first, 0, n, out);
 }
 
-// A vector holds one counter word of many blocks. With AVX2 block 2 k + L sits in element k of
-// 128-bit lane L, so that transposing 4 x 4 inside the lanes puts the words into the stream's
-// order.
+// A vector holds a word of as many counters as it has 64-bit lanes, each in the lower half of one:
+// products need no merging, and nobody looks at the upper halves.
 #if SIMD_X86
 
-#define MUL_HI_LO(m, c, hi, lo, P, MASK)                                                           \
-    do {                                                                                           \
-        even_ = P##mul_epu32(m, c);                                                                \
-        odd_ = P##mul_epu32(m, P##srli_epi64(c, 32));                                              \
-        (hi) = MASK(odd_, P##srli_epi64(even_, 32));                                               \
-        (lo) = MASK(P##slli_epi64(odd_, 32), even_);                                               \
-    } while (0)
+struct counters_256 {
+    __m256i c0, c1, c2, c3;
+};
 
-#define PHILOX_ROUND(P, XOR, MASK)                                                                 \
-    do {                                                                                           \
-        V even_, odd_, hi0, lo0, hi1, lo1;                                                         \
-        MUL_HI_LO(m0, c0, hi0, lo0, P, MASK);                                                      \
-        MUL_HI_LO(m1, c2, hi1, lo1, P, MASK);                                                      \
-        c0 = XOR(XOR(hi1, c1), P##set1_epi32((int)k0));                                            \
-        c1 = lo1;                                                                                  \
-        c2 = XOR(XOR(hi0, c3), P##set1_epi32((int)k1));                                            \
-        c3 = lo0;                                                                                  \
-        k0 += PHILOX_W0;                                                                           \
-        k1 += PHILOX_W1;                                                                           \
-    } while (0)
+// keys: of all rounds, the two in turn.
+TARGET_AVX2 static inline __attribute__((always_inline)) void
+philox_round_256(struct counters_256 *c, const __m256i keys[2])
+{
+    const __m256i m0 = _mm256_set1_epi32((int)PHILOX_M0), m1 = _mm256_set1_epi32((int)PHILOX_M1);
+    __m256i k0 = _mm256_xor_si256(c->c1, keys[0]), k1 = _mm256_xor_si256(c->c3, keys[1]);
+    __asm__(""
+            : "+x"(k0), "+x"(k1)); // or compilers put keys last, where the products wait for them
+    const __m256i p0 = _mm256_mul_epu32(m0, c->c0), p1 = _mm256_mul_epu32(m1, c->c2);
+    c->c0 = _mm256_xor_si256(_mm256_srli_epi64(p1, 32), k0);
+    c->c1 = p1;
+    c->c2 = _mm256_xor_si256(_mm256_srli_epi64(p0, 32), k1);
+    c->c3 = p0;
+}
 
-#define PHILOX_STORE(P, STORE, WIDTH)                                                              \
-    do {                                                                                           \
-        V a = P##unpacklo_epi32(c0, c1), b = P##unpackhi_epi32(c0, c1);                            \
-        V c = P##unpacklo_epi32(c2, c3), d = P##unpackhi_epi32(c2, c3);                            \
-        STORE(out + i, P##unpacklo_epi64(a, c));                                                   \
-        STORE(out + i + (WIDTH), P##unpackhi_epi64(a, c));                                         \
-        STORE(out + i + 2 * (WIDTH), P##unpacklo_epi64(b, d));                                     \
-        STORE(out + i + 3 * (WIDTH), P##unpackhi_epi64(b, d));                                     \
-    } while (0)
+// The words of blocks 2 L, or those of blocks 2 L + 1, fill 128-bit lanes L: hence the order.
+TARGET_AVX2 static inline __attribute__((always_inline)) void
+philox_store_256(const struct counters_256 *c, uint32_t out[16])
+{
+    const __m256i c01 = _mm256_blend_epi32(c->c0, _mm256_slli_epi64(c->c1, 32), 0xaa);
+    const __m256i c23 = _mm256_blend_epi32(c->c2, _mm256_slli_epi64(c->c3, 32), 0xaa);
+    __m256i *to = (__m256i *)(void *)out;
+    _mm256_storeu_si256(to, _mm256_unpacklo_epi64(c01, c23));
+    _mm256_storeu_si256(to + 1, _mm256_unpackhi_epi64(c01, c23));
+}
+
+// Two vectors in turn, since each waits for its own products.
+TARGET_AVX2 static size_t philox_whole_avx2(const uint32_t key[2], const uint32_t ctr[4],
+                                            uint64_t first, size_t n, uint32_t *out)
+{
+    const __m256i order = _mm256_setr_epi64x(0, 2, 1, 3);
+    const struct counters_256 begin = {.c1 = _mm256_set1_epi32((int)ctr[1]),
+                                       .c2 = _mm256_set1_epi32((int)ctr[2]),
+                                       .c3 = _mm256_set1_epi32((int)ctr[3])};
+    __m256i keys[2 * PHILOX_ROUNDS];
+    size_t i = 0;
+    for (uint32_t r = 0; r < PHILOX_ROUNDS; r++) {
+        keys[2 * r] = _mm256_set1_epi32((int)(key[0] + r * PHILOX_W0));
+        keys[2 * r + 1] = _mm256_set1_epi32((int)(key[1] + r * PHILOX_W1));
+    }
+    for (; i + 32 <= n; i += 32) {
+        const uint32_t block = (uint32_t)((first + i) / 4);
+        struct counters_256 a = begin, b = begin;
+        a.c0 = _mm256_add_epi32(_mm256_set1_epi32((int)block), order);
+        b.c0 = _mm256_add_epi32(_mm256_set1_epi32((int)(block + 4)), order);
+        for (int r = 0; r < PHILOX_ROUNDS; r++) {
+            philox_round_256(&a, keys + 2 * r);
+            philox_round_256(&b, keys + 2 * r);
+        }
+        philox_store_256(&a, out + i);
+        philox_store_256(&b, out + i + 16);
+    }
+    return i;
+}
 
 TARGET_AVX2 static void philox_words_avx2(const uint32_t key[2], const uint32_t ctr[4],
                                           uint64_t first, size_t n, uint32_t *out)
 {
-    typedef __m256i V;
-    const V m0 = _mm256_set1_epi32((int)PHILOX_M0), m1 = _mm256_set1_epi32((int)PHILOX_M1);
-    const V order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
-    size_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-        V c0 = _mm256_add_epi32(_mm256_set1_epi32((int)(uint32_t)((first + i) / 4)), order);
-        V c1 = _mm256_set1_epi32((int)ctr[1]), c2 = _mm256_set1_epi32((int)ctr[2]),
-          c3 = _mm256_set1_epi32((int)ctr[3]);
-        uint32_t k0 = key[0], k1 = key[1];
-#define MERGE(odd, even) _mm256_blend_epi32(even, odd, 0xaa)
-#define STORE(p, v)      _mm256_storeu_si256((__m256i *)(void *)(p), v)
-        for (int r = 0; r < PHILOX_ROUNDS; r++)
-            PHILOX_ROUND(_mm256_, _mm256_xor_si256, MERGE);
-        PHILOX_STORE(_mm256_, STORE, 8);
-#undef MERGE
-#undef STORE
-    }
+    size_t i = n < 32 ? 0 : philox_whole_avx2(key, ctr, first, n, out);
     philox_tail(key, ctr, first, i, n, out);
 }
 
-// A word of eight counters, each in the lower half of 64 bits: products need no merging, and nobody
-// looks at the upper halves.
 struct counters_512 {
     __m512i c0, c1, c2, c3;
 };
