@@ -462,7 +462,8 @@ static void say(const struct scoring *v, struct lm_batch *b, struct side_batch *
         float *to = side_input(v->net, sb, l);
         const float *x = s->x + (size_t)kind->from[l] * (size_t)n * dim;
         for (int32_t r = 0; r < n; r++)
-            memcpy(to + r * side_stride(v->net, v->kind), x + (size_t)r * dim, dim * sizeof *to);
+            side_put_row(v->net, v->kind, x + (size_t)r * dim,
+                         to + r * side_stride(v->net, v->kind));
     }
     side_forward(v->net, sb);
     side_best(v->net, sb, kind->form.labels ? NULL : s->logits, s->best);

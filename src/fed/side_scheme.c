@@ -30,6 +30,8 @@ static const char *const wides[] = {"median", "max", NULL};
         "each is waited for; -1 = all of a round leave together"),                                 \
     OPT(struct side_opt, merge, "merge", "0", 0, 0.5, "",                                          \
         "part of the rows without a loss that merge into the most alike before they are sent"),    \
+    OPT(struct side_opt, norm, "norm", "off", 0, 0, "",                                            \
+        "the network divides what it reads by the root of each row's mean square"),                \
     OPT(struct side_opt, rank, "rank", "16", 1, 65536, "", "of the side network's adapters"),      \
     OPT(struct side_opt, lr, "lr", "1e-3", 0, 1e3, "",                                             \
         "of the server's AdamW; the rest of it is [optim]'s")

@@ -99,6 +99,7 @@ static int open_networks(struct global *g, struct side_server *s, struct err *er
     struct side_config c = {.layers = p->layers,
                             .width = p->width,
                             .project = p->project,
+                            .norm = opt->norm,
                             .rank = opt->rank,
                             .classes = p->kind[0].form.classes,
                             .types = p->kinds};
@@ -305,7 +306,7 @@ static void put_layers(struct stepping *t, const struct side_kind *kind,
         float *to = side_input(t->net, &t->batch, l) + row * wide;
         const float *x = e->x + (size_t)kind->from[l] * (size_t)e->rows * dim;
         for (int32_t k = 0; k < e->rows; k++)
-            memcpy(to + k * wide, x + (size_t)k * dim, dim * sizeof *to);
+            side_put_row(t->net, kind->form.type, x + (size_t)k * dim, to + k * wide);
     }
 }
 

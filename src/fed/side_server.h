@@ -10,7 +10,7 @@
 struct side_opt {
     int32_t rank, every;
     double lr, cache_bytes, merge;
-    bool pivot, labels;
+    bool pivot, labels, norm;
     int32_t classes, flight; // SIDE_CLASSES_*; batches under way, -1 = a round's leave together
     int32_t layers, width, replay, cap; // of fedmobillm alone, from here on
     int32_t network, read, wide;        // SIDE_NETWORK_*, SIDE_READ_*, SIDE_WIDE_*

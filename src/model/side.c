@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define NORM_FLOOR 1e-6 // of a row's mean square
+
 struct side_layer { // offsets in the vector of weights
     size_t down, up, project[SIDE_TYPES];
 };
@@ -244,6 +246,18 @@ float *side_input(struct side *s, const struct side_batch *b, int32_t layer)
     if (layer == 0)
         make_room(s, b->rows);
     return s->x[layer];
+}
+
+void side_put_row(const struct side *s, int32_t type, const float *x, float *to)
+{
+    const int32_t dim = s->cfg.dim[type];
+    double sum = 0;
+    memcpy(to, x, (size_t)dim * sizeof *to);
+    for (int32_t k = 0; s->cfg.norm && k < dim; k++)
+        sum += (double)x[k] * (double)x[k];
+    float scale = (float)(1 / sqrt(sum / dim + NORM_FLOOR));
+    for (int32_t k = 0; s->cfg.norm && k < dim; k++)
+        to[k] *= scale;
 }
 
 // operations.

@@ -30,6 +30,7 @@ struct side_config {
     int32_t types;                        // of backbones
     int32_t dim[SIDE_TYPES];              // their widths
     bool project;                         // U; without it all are D wide
+    bool norm;                            // rows come in with a mean square of 1
 };
 
 struct side;
@@ -73,6 +74,8 @@ int32_t *side_steps(struct side *s, int32_t which);
 // side_stride. Makes room: what is there already is lost with the first layer's call.
 float *side_input(struct side *s, const struct side_batch *b, int32_t layer);
 ptrdiff_t side_stride(const struct side *s, int32_t type);
+// There, a layer's row of a backbone: x over the root of its mean square where cfg.norm says so.
+void side_put_row(const struct side *s, int32_t type, const float *x, float *to);
 
 // y of the rows with a loss, side_out_stride apart, until the next call.
 const float *side_forward(struct side *s, const struct side_batch *b);

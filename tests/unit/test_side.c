@@ -352,6 +352,25 @@ static void test_start_and_broken(void **state)
     side_close(s);
 }
 
+// With norm a row comes in with a mean square of 1, whatever its size; without as it is.
+static void test_norm(void **state)
+{
+    (void)state;
+    for (int32_t norm = 0; norm < 2; norm++) {
+        struct side_config c = small;
+        float x[2][4] = {{3, -4, 12, 0}, {300, -400, 1200, 0}}, y[2][4];
+        c.norm = norm;
+        struct side *s = side_open(&dev, &c);
+        for (int32_t r = 0; r < 2; r++)
+            side_put_row(s, 0, x[r], y[r]);
+        for (int32_t k = 0; k < 4; k++) { // a mean square of 42.25
+            assert_float_equal(y[0][k], norm ? x[0][k] / 6.5f : x[0][k], 1e-6);
+            assert_float_equal(y[1][k], norm ? y[0][k] : x[1][k], 1e-6);
+        }
+        side_close(s);
+    }
+}
+
 static void test_refused(void **state)
 {
     struct err err;
@@ -379,6 +398,7 @@ int main(void)
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_mixed),
         cmocka_unit_test(test_start_and_broken),
+        cmocka_unit_test(test_norm),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, open_dev, close_dev);
