@@ -41,21 +41,21 @@ static const struct opt options[] = {
     OPT_STRING(struct codec_params, shape, "codec.shape", "16x4096,4096x16",
                "matrices like 16x4096,4096x16, or MODEL-rN-TARGETS such as llama2-7b-r16-all"),
     OPT(struct codec_params, values, "codec.values", "4194304", 0, 1e9, "",
-        "the shape is repeated until there are at least so many"),
+        "the shape is repeated until there are at least this many values"),
     OPT_ROW(struct codec_params, dev, "codec.dev", "cpu", dev_name,
             "where the update lies; a codec without stages there fetches it"),
     OPT_ENUM(struct codec_params, dist, "codec.dist", "normal", update_dists,
-             "what the values are"),
-    OPT_STRING(
-        struct codec_params, file, "codec.file", "",
-        "dist=file: an update that trace.updates kept, or another .safetensors, with its own "
-        "shape; or little-endian floats"),
+             "how the values are distributed"),
+    OPT_STRING(struct codec_params, file, "codec.file", "",
+               "the update of codec.dist=file: one that trace.updates kept, another .safetensors, "
+               "with its "
+               "own shape, or little-endian floats"),
     OPT(struct codec_params, threads, "codec.threads", "1", 1, 1024, "", "threads"),
     OPT(struct codec_params, draws, "codec.draws", "8", 1, 1000, "",
-        "messages whose mean shows the bias of codecs that claim none"),
+        "messages whose mean shows the bias of codecs that claim to have none"),
     OPT_ENUM(struct codec_params, sort, "codec.sort", "none", sorts, "order of the rows"),
     OPT(struct codec_params, parts, "codec.parts", "off", 0, 1, "",
-        "bits per value by part of the message instead of times"),
+        "shows the bits per value by part of the message instead of times"),
 };
 
 // One line a codec, and more where options make another codec of it.

@@ -29,9 +29,10 @@ static struct drift_params params;
 static const struct opt options[] = {
     OPT_STRING(struct drift_params, updates, "drift.updates", "",
                "the folder NAME.updates of a run with trace.updates_of=all"),
-    OPT(struct drift_params, round, "drift.round", "30", 1, 1e6, "", "whose updates are coded"),
+    OPT(struct drift_params, round, "drift.round", "30", 1, 1e6, "",
+        "the round whose updates are coded"),
     OPT(struct drift_params, ahead, "drift.ahead", "20", 1, 1e6, "rounds",
-        "the adapter's way is from this round's to that of so many rounds later"),
+        "the adapter's way leads from this round's to that of so many rounds later"),
     OPT_STRING(struct drift_params, methods, "drift.methods", "fp32;sign;uniform;eden;fstq;klt",
                "codecs with options and wrappers, separated by ';' or blanks"),
 };

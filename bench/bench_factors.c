@@ -20,10 +20,10 @@ static struct factors_params params;
 
 static const struct opt options[] = {
     OPT(struct factors_params, rank, "factors.rank", "16", 1, FACTORS_RANK, "",
-        "of every client's adapter"),
-    OPT(struct factors_params, clients, "factors.clients", "10", 1, 100, "", "in a round"),
+        "rank of every client's adapter"),
+    OPT(struct factors_params, clients, "factors.clients", "10", 1, 100, "", "clients of a round"),
     OPT(struct factors_params, apart, "factors.apart", "0.1", 1e-6, 1e6, "",
-        "how far clients' factors are from a common start, as a part of it"),
+        "how far clients' factors are from their common start, as a part of its norm"),
 };
 
 enum { LAYERS = 32, MOST = 100 };

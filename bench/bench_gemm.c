@@ -19,7 +19,7 @@ static struct gemm_params params;
 
 static const struct opt options[] = {
     OPT(struct gemm_params, m, "gemm.m", "0", 0, 1 << 20, "rows",
-        "a shape of your own: y (m, n) = x (m, k) W^T, 0 = the list"),
+        "rows of x in y (m, n) = x (m, k) W^T, for a shape of your own; 0 = the built-in shapes"),
     OPT(struct gemm_params, n, "gemm.n", "256", 1, 1 << 20, "columns", "columns of y"),
     OPT(struct gemm_params, k, "gemm.k", "256", 1, 1 << 20, "columns", "columns of x"),
 };

@@ -25,19 +25,20 @@ static const char *dev_name(int32_t i)
 static const struct opt options[] = {
     OPT_ROW(struct infer_bench_params, dev, "infer.dev", "cpu", dev_name, "who computes"),
     OPT(struct infer_bench_params, rows, "infer.rows", "6144", 32, 1 << 20, "rows",
-        "of the weight that one row is multiplied by"),
+        "height of the weight that a row is multiplied by"),
     OPT(struct infer_bench_params, cols, "infer.cols", "2048", 256, 1 << 20, "columns",
-        "of it, whole blocks of 256"),
+        "width of that weight, in whole blocks of 256"),
     OPT(struct infer_bench_params, at_once, "infer.at_once", "1", 1, 4096, "rows",
-        "multiplied by it together, as of a batch or of a prompt"),
+        "rows that the weight multiplies at once, as of a batch or of a prompt"),
     OPT(struct infer_bench_params, prompt, "infer.prompt", "256", 0, 4096, "rows",
-        "of a prompt, times a layer's weights of SmolLM2-135M (on the CPU); 0 = leave it out"),
+        "length of a prompt that a layer of SmolLM2-135M multiplies (on the CPU); 0 = leave it "
+        "out"),
     OPT(struct infer_bench_params, cached, "infer.cached", "1024", 1, 1 << 20, "rows",
-        "keys and values that a query attends to"),
-    OPT(struct infer_bench_params, heads, "infer.heads", "9", 1, 1024, "", "queries of a token"),
-    OPT(struct infer_bench_params, kv_heads, "infer.kv_heads", "3", 1, 1024, "",
-        "keys and values of a token"),
-    OPT(struct infer_bench_params, head_dim, "infer.head_dim", "64", 8, 256, "columns", "of each"),
+        "cached keys and values that a query attends to"),
+    OPT(struct infer_bench_params, heads, "infer.heads", "9", 1, 1024, "", "query heads"),
+    OPT(struct infer_bench_params, kv_heads, "infer.kv_heads", "3", 1, 1024, "", "key-value heads"),
+    OPT(struct infer_bench_params, head_dim, "infer.head_dim", "64", 8, 256, "columns",
+        "width of a head"),
 };
 
 static void *there(struct dev *d, size_t bytes)

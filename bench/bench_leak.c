@@ -22,13 +22,16 @@ static struct leak_params params;
 static const char *const task_choices[] = {"synth-medical", "synth-qa", "synth-long", NULL};
 
 static const struct opt options[] = {
-    OPT_ENUM(struct leak_params, task, "leak.task", "synth-medical", task_choices, "task"),
-    OPT_STRING(struct leak_params, model, "leak.model", "builtin", "that everybody holds"),
+    OPT_ENUM(struct leak_params, task, "leak.task", "synth-medical", task_choices,
+             "task whose examples are read"),
+    OPT_STRING(struct leak_params, model, "leak.model", "builtin",
+               "the model that everybody holds"),
     OPT(struct leak_params, examples, "leak.examples", "300", 2, 1e6, "",
-        "that the attacker learns from"),
-    OPT(struct leak_params, test, "leak.test", "100", 1, 1e6, "", "of others, that it reads"),
+        "examples that the attacker learns from"),
+    OPT(struct leak_params, test, "leak.test", "100", 1, 1e6, "",
+        "other examples, which it then reads"),
     OPT_STRING(struct leak_params, codecs, "leak.codecs", "fp32;int:bits=8;int:bits=4;nf4",
-               "of activations and differences, separated by ';' or blanks"),
+               "codecs of activations and differences, separated by ';' or blanks"),
 };
 
 // Attacks on one layer's output.

@@ -22,16 +22,17 @@ struct link_bench {
 static struct link_bench params;
 
 static const struct opt options[] = {
-    OPT_STRING(struct link_bench, links, "link.links",
-               "lte-20:latency=0,up=0.5;lte-20:latency=0,up=10;lte-20;lte-20:latency=0,up=100;"
-               "ethernet-1g;lte-hetero;5g",
-               "rows of fstq list links with their options, separated by semicolons; client 0, up"),
+    OPT_STRING(
+        struct link_bench, links, "link.links",
+        "lte-20:latency=0,up=0.5;lte-20:latency=0,up=10;lte-20;lte-20:latency=0,up=100;"
+        "ethernet-1g;lte-hetero;5g",
+        "links (fstq list links) with their options, separated by ';'; the uplink of client 0"),
     OPT(struct link_bench, min_s, "link.min_s", "0.1", 1e-4, 1e3, "s",
-        "sizes: what the link carries in this time"),
+        "the smallest frame is what the link carries in this time"),
     OPT(struct link_bench, max_s, "link.max_s", "1", 1e-4, 1e3, "s",
-        "up to what it carries in this one, tenfold each"),
+        "the largest is what it carries in this one; sizes grow tenfold"),
     OPT(struct link_bench, max_bytes, "link.max_bytes", "268435456", 1, 1e10, "B",
-        "no payload is longer"),
+        "but no payload is longer than this"),
 };
 
 static const struct table_col columns[] = {

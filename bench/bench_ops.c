@@ -27,8 +27,8 @@ static const char *dev_name(int32_t i)
 
 static const struct opt options[] = {
     OPT_ROW(struct ops_params, dev, "ops.dev", "cpu", dev_name, "who computes"),
-    OPT(struct ops_params, rows, "ops.rows", "512", 8, 1 << 16, "tokens", "rows of a call"),
-    OPT(struct ops_params, dim, "ops.dim", "288", 16, 1 << 14, "", "width"),
+    OPT(struct ops_params, rows, "ops.rows", "512", 8, 1 << 16, "tokens", "tokens of a call"),
+    OPT(struct ops_params, dim, "ops.dim", "288", 16, 1 << 14, "", "width of the model"),
     OPT(struct ops_params, hidden, "ops.hidden", "768", 16, 1 << 15, "", "width inside the MLP"),
     OPT(struct ops_params, heads, "ops.heads", "6", 1, 256, "", "attention heads"),
     OPT(struct ops_params, vocab, "ops.vocab", "4096", 16, 1 << 18, "", "vocabulary"),

@@ -25,7 +25,7 @@ static const char *dev_name(int32_t i)
 static const struct opt options[] = {
     OPT_ROW(struct pack_params, dev, "pack.dev", "cpu", dev_name,
             "who packs; the CPU by instruction set, others beside a copy of their memory"),
-    OPT(struct pack_params, values, "pack.values", "65536", 8, 1e9, "", "codes"),
+    OPT(struct pack_params, values, "pack.values", "65536", 8, 1e9, "", "codes that are packed"),
 };
 
 struct codes {
@@ -132,7 +132,7 @@ static void run(struct bench_ctx *ctx)
         "# %zu codes; millions per second by instruction set (one that this machine lacks runs as\n"
         "# the next below); width 32 is memcpy\n",
         n);
-    bench_size(ctx, (int64_t)n, "codes");
+    bench_size(ctx, (int64_t)n, "codes that are packed");
     bench_head(ctx, &t);
     for (c.width = 1; c.width <= 16; c.width++)
         measure(ctx, &t, &c);

@@ -18,7 +18,8 @@ struct rans_params {
 static struct rans_params params;
 
 static const struct opt options[] = {
-    OPT(struct rans_params, values, "rans.values", "4194304", 64, 1e9, "", "symbols"),
+    OPT(struct rans_params, values, "rans.values", "4194304", 64, 1e9, "",
+        "symbols that are coded"),
 };
 
 struct stream {
@@ -134,7 +135,7 @@ static void run(struct bench_ctx *c)
     s->buf = mem_alloc(MEM_CODEC, rans_bound(n));
     fprintf(c->out, "# %zu symbols, geometric with this ratio (1 = uniform); millions per second\n",
             n);
-    bench_size(c, (int64_t)n, "symbols");
+    bench_size(c, (int64_t)n, "symbols that are coded");
     bench_leave_out(c, 1 << 6 | 1 << 7); // avx2
     bench_head(c, &t);
     for (size_t k = 0; k < ARRAY_LEN(sources); k++)

@@ -30,11 +30,11 @@ static const char *dev_name(int32_t i)
 static const struct opt options[] = {
     OPT_ROW(struct select_params, dev, "select.dev", "cpu", dev_name, "who chooses"),
     OPT_STRING(struct select_params, shape, "select.shape", "16x4096,4096x16",
-               "as codec.shape, e.g. llama2-7b-r16-all"),
+               "matrices, as in codec.shape; e.g. llama2-7b-r16-all"),
     OPT(struct select_params, values, "select.values", "4194304", 64, 4e9, "",
-        "the shape is repeated until there are at least so many"),
+        "the shape is repeated until there are at least this many values"),
     OPT_ENUM(struct select_params, dist, "select.dist", "normal", update_dists,
-             "what the values are"),
+             "how the values are distributed"),
 };
 
 struct job {

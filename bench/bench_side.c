@@ -20,10 +20,10 @@ struct side_params {
 static struct side_params params;
 
 static const struct opt options[] = {
-    OPT(struct side_params, rows, "side.rows", "512", 1, 65536, "", "of a step"),
-    OPT(struct side_params, rank, "side.rank", "64", 1, 65536, "", "of the adapters"),
-    OPT(struct side_params, cache_bytes, "side.cache_bytes", "268435456", 1e6, 1e12, "bytes",
-        "of the cache's slab"),
+    OPT(struct side_params, rows, "side.rows", "512", 1, 65536, "", "rows of a training step"),
+    OPT(struct side_params, rank, "side.rank", "64", 1, 65536, "", "rank of the adapters"),
+    OPT(struct side_params, cache_bytes, "side.cache_bytes", "268435456", 1e6, 1e12, "B",
+        "size of the cache's slab"),
 };
 
 struct job {

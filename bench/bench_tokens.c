@@ -24,18 +24,22 @@ static struct tokens_params params;
 static const char *const task_choices[] = {"synth-long", "synth-qa", "synth-medical", NULL};
 
 static const struct opt options[] = {
-    OPT_ENUM(struct tokens_params, task, "tokens.task", "synth-long", task_choices, "task"),
-    OPT(struct tokens_params, rounds, "tokens.rounds", "4", 1, 1000, "", "rounds of the reference"),
+    OPT_ENUM(struct tokens_params, task, "tokens.task", "synth-long", task_choices,
+             "what is learned"),
+    OPT(struct tokens_params, rounds, "tokens.rounds", "4", 1, 1000, "",
+        "rounds of training, after which tokens are compared"),
     OPT(struct tokens_params, clients, "tokens.clients", "4", 1, 100, "", "clients in a round"),
-    OPT(struct tokens_params, steps, "tokens.steps", "30", 1, 10000, "", "local steps"),
-    OPT(struct tokens_params, batch, "tokens.batch", "4", 1, 256, "examples", "minibatch"),
+    OPT(struct tokens_params, steps, "tokens.steps", "30", 1, 10000, "", "local steps of a round"),
+    OPT(struct tokens_params, batch, "tokens.batch", "4", 1, 256, "examples",
+        "size of a minibatch"),
     OPT(struct tokens_params, every, "tokens.every", "10", 1, 10000, "steps",
-        "steps between refreshes"),
+        "steps between refreshes of the scores"),
     OPT(struct tokens_params, keep, "tokens.keep", "0.5", 1e-6, 0.99, "",
         "part of an answer's tokens that a mask keeps"),
     OPT(struct tokens_params, top, "tokens.top", "0.5", 1e-6, 1, "",
         "part of an answer's tokens that count as sensitive"),
-    OPT(struct tokens_params, lr, "tokens.lr", "4e-3", 0, 10, "", "of the local AdamW"),
+    OPT(struct tokens_params, lr, "tokens.lr", "4e-3", 0, 10, "",
+        "learning rate of the local AdamW"),
 };
 
 enum { SOURCES_MAX = 32, CLIENTS = 100 };

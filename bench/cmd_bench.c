@@ -21,23 +21,15 @@ struct request {
     double min_time_s;
     long samples;
     const char *json_path, *dev;
-    bool list, wide;
+    bool list, wide, all;
     const struct bench *chosen[32];
     int n_chosen;
+    struct {
+        const struct bench *bench;
+        const char *arg;
+    } set[64]; // parameters that are given
+    int n_set;
 };
-
-static void list(FILE *out)
-{
-    for (const struct bench *const *b = bench_table; *b; b++) {
-        fprintf(out, "%-12s %s%s\n", (*b)->name, (*b)->help,
-                (*b)->ranks > 1 ? " (needs mpirun -np 2)" : "");
-        for (int i = 0; i < (*b)->n_opts; i++) {
-            const struct opt *o = &(*b)->opts[i];
-            fprintf(out, "    %s=%s  %s%s%s\n", o->name, o->dflt, o->help, o->unit[0] ? ", " : "",
-                    o->unit);
-        }
-    }
-}
 
 static const struct bench *find(const char *name, size_t len)
 {
@@ -47,8 +39,62 @@ static const struct bench *find(const char *name, size_t len)
     return NULL;
 }
 
+static void put_name(FILE *out, const char *indent, const struct bench *b)
+{
+    fprintf(out, "%s%-8s %s%s\n", indent, b->name, b->help, b->ranks > 1 ? " (two ranks)" : "");
+}
+
+static void put_bench(FILE *out, const struct bench *b)
+{
+    put_name(out, "", b);
+    opt_list(out, "", b->opts, b->n_opts);
+}
+
+// What --help has behind the options: those that are named with their parameters, else all names.
+static void put_benches(FILE *out, int n, char **args)
+{
+    bool any = false;
+    for (int i = 0; i < n; i++) {
+        const struct bench *b = find(args[i], strlen(args[i]));
+        if (b)
+            put_bench(out, b);
+        any |= b != NULL;
+    }
+    if (!any)
+        fputs("Benchmarks; fstq bench NAME --help has the parameters of one:\n", out);
+    for (const struct bench *const *b = bench_table; *b && !any; b++)
+        put_name(out, "  ", *b);
+    fputs("\n", out);
+}
+
+static int unknown(const char *arg, const char *name, struct err *err)
+{
+    struct opt_guess guess = {.text = name};
+    opt_guess(&guess, "all");
+    for (const struct bench *const *b = bench_table; *b; b++)
+        opt_guess(&guess, (*b)->name);
+    return err_set(err, "%s: there is no benchmark of that name%s%s%s", arg,
+                   guess.name ? "; did you mean " : "; see fstq bench --help",
+                   guess.name ? guess.name : "", guess.name ? "?" : "");
+}
+
+static int choose(struct request *q, const char *name, struct err *err)
+{
+    if (strcmp(name, "all") == 0) {
+        q->all = true;
+        return 0;
+    }
+    const struct bench *b = find(name, strlen(name));
+    if (!b)
+        return unknown(name, name, err);
+    if (q->n_chosen == (int)ARRAY_LEN(q->chosen))
+        return err_set(err, "%s: more than %zu benchmarks at once", name, ARRAY_LEN(q->chosen));
+    q->chosen[q->n_chosen++] = b;
+    return 0;
+}
+
 // "memcpy.max_bytes=4096"
-static int set_option(const char *arg, struct err *err)
+static int set_option(struct request *q, const char *arg, struct err *err)
 {
     char key[80];
     const char *equals = strchr(arg, '='), *dot = strchr(arg, '.');
@@ -59,13 +105,20 @@ static int set_option(const char *arg, struct err *err)
     memcpy(key, arg, len);
     key[len] = '\0';
     const struct bench *b = find(arg, (size_t)(dot - arg));
-    if (!b)
-        return err_set(err, "%s: there is no benchmark of that name; see fstq bench --list", arg);
+    if (!b) {
+        key[dot - arg] = '\0';
+        return unknown(arg, key, err);
+    }
+    if (q->n_set == (int)ARRAY_LEN(q->set))
+        return err_set(err, "%s: more than %zu parameters at once", arg, ARRAY_LEN(q->set));
+    q->set[q->n_set].bench = b;
+    q->set[q->n_set++].arg = arg;
     const struct opt *row = opt_find(b->opts, b->n_opts, key);
     if (!row) {
         const char *near = opt_nearest(b->opts, b->n_opts, key);
-        return err_set(err, "%s: %s has no such parameter%s%s", arg, b->name,
-                       near ? "; did you mean " : "", near ? near : "");
+        return err_set(err, "%s: %s has no such parameter%s%s%s", arg, b->name,
+                       near ? "; did you mean " : "; see fstq bench --help and its name",
+                       near ? near : "", near ? "?" : "");
     }
     return opt_set(row, b->params, equals + 1, err);
 }
@@ -80,25 +133,28 @@ static int set_number(const char *name, const char *text, double min, double max
     return 0;
 }
 
-static int choose(struct request *q, const char *name, struct err *err)
+// A parameter does not say what to run, and what does not run takes none.
+static int check_set(const struct request *q, struct err *err)
 {
-    const struct bench *b = find(name, strlen(name));
-    if (!b) {
-        const char *near = NULL;
-        int best = 4;
-        for (const struct bench *const *k = bench_table; *k; k++) {
-            int d = opt_distance(name, (*k)->name);
-            if (d < best) {
-                best = d;
-                near = (*k)->name;
-            }
-        }
-        return err_set(err, "%s: there is no benchmark of that name%s%s; see fstq bench --list",
-                       name, near ? "; did you mean " : "", near ? near : "");
+    char names[256] = "";
+    for (int i = 0; i < q->n_set; i++) {
+        const struct bench *b = q->set[i].bench;
+        int k = 0;
+        while (k < q->n_chosen && q->chosen[k] != b)
+            k++;
+        if (k < q->n_chosen)
+            continue;
+        if (q->n_chosen)
+            return err_set(err,
+                           "%s: %s is not among the benchmarks to run; name it, too, or leave "
+                           "this out",
+                           q->set[i].arg, b->name);
+        for (k = 0; bench_table[k]; k++)
+            snprintf(names + strlen(names), sizeof names - strlen(names), "%s, ",
+                     bench_table[k]->name);
+        return err_set(err, "which benchmark? Say fstq bench %s %s; there are %sand all", b->name,
+                       q->set[i].arg, names);
     }
-    if (q->n_chosen == (int)ARRAY_LEN(q->chosen))
-        return err_set(err, "%s: more than %zu benchmarks at once", name, ARRAY_LEN(q->chosen));
-    q->chosen[q->n_chosen++] = b;
     return 0;
 }
 
@@ -118,6 +174,18 @@ static int take_dev(const struct request *q, bool named, struct err *err)
             return -1;
     }
     return 0;
+}
+
+// Those that are named, or all; where nothing is named all run as they are.
+static int settle(struct request *q, struct err *err)
+{
+    const bool named = q->n_chosen > 0 && !q->all;
+    if (q->all || (!named && !q->n_set)) {
+        q->n_chosen = 0;
+        for (const struct bench *const *b = bench_table; *b; b++)
+            q->chosen[q->n_chosen++] = *b;
+    }
+    return check_set(q, err) ? -1 : take_dev(q, named, err);
 }
 
 static int parse(struct request *q, int argc, char **argv, bool speak)
@@ -156,19 +224,14 @@ static int parse(struct request *q, int argc, char **argv, bool speak)
             fprintf(stderr, "fstq bench: %s\n", err.text);
     }
     for (; optind < argc; optind++) {
-        int bad = strchr(argv[optind], '=') ? set_option(argv[optind], &err)
+        int bad = strchr(argv[optind], '=') ? set_option(q, argv[optind], &err)
                                             : choose(q, argv[optind], &err);
         if (bad && ++mistakes && speak)
             fprintf(stderr, "fstq bench: %s\n", err.text);
     }
     if (table_form() == TABLE_JSON && !q->json_path)
         q->json_path = "-";
-    bool named = q->n_chosen > 0;
-    for (int i = 0; q->n_chosen == 0 && bench_table[i]; i++)
-        q->chosen[i] = bench_table[i];
-    while (q->n_chosen < (int)ARRAY_LEN(q->chosen) && q->chosen[q->n_chosen])
-        q->n_chosen++;
-    if (take_dev(q, named, &err) && ++mistakes && speak)
+    if (!mistakes && settle(q, &err) && ++mistakes && speak)
         fprintf(stderr, "fstq bench: %s\n", err.text);
     return mistakes;
 }
@@ -233,8 +296,8 @@ static int run(int argc, char **argv)
     if (parse(&q, argc, argv, first) > 0) {
         status = STATUS_USAGE;
     } else if (q.list) {
-        if (first)
-            list(stdout);
+        for (int i = 0; first && i < q.n_chosen; i++)
+            put_bench(stdout, q.chosen[i]);
     } else {
         if (first && q.json_path) {
             if (outfile_open(&json_file, q.json_path, "{\"context\":{\"date\":", &err) < 0)
@@ -268,15 +331,20 @@ static int run(int argc, char **argv)
 const struct cmd cmd_bench = {
     .name = "bench",
     .usage = "[NAME ...] [options] [NAME.KEY=VALUE ...]",
-    .help = "microbenchmarks in isolation; without a NAME all that can run here",
-    .details = "  --list          what there is, with its parameters\n"
-               "  -o, --output FORM   md, csv, jsonl: the tables so; json: as --json -\n"
-               "  --wide          columns that a screen of 120 has no room for; -o has them, too\n"
-               "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
-               "  --min-time S    shortest sample in seconds (0.02)\n"
-               "  --samples N     samples of every row (11)\n"
-               "  --dev NAME      device of those that have one, as dev.kind names it (cpu)\n\n"
-               "  fstq bench memcpy memcpy.max_bytes=1048576\n"
-               "  fstq-run -np 2 bench mpi xfer link         those between ranks\n",
+    .help = "microbenchmarks in isolation: codecs, kernels, packing, messages, traces",
+    .details =
+        "Runs those that are named; all, or no NAME and no parameter: every one that can run\n"
+        "here.\n\n"
+        "  --list          these with their parameters, instead of running them\n"
+        "  -o, --output FORM   md, csv, jsonl: the tables so; json: as --json -\n"
+        "  --wide          columns that a screen of 120 has no room for; -o has them, too\n"
+        "  --json FILE     every sample, in Google Benchmark's JSON schema\n"
+        "  --min-time S    shortest sample in seconds (0.02)\n"
+        "  --samples N     samples of every row (11)\n"
+        "  --dev NAME      device of those that have one, as dev.kind names it (cpu)\n\n"
+        "  fstq bench memcpy memcpy.max_bytes=1048576\n"
+        "  fstq bench codec codec.methods='sign int4' --samples 3 -o md\n"
+        "  fstq-run -np 2 bench mpi xfer link         those between two ranks\n",
+    .more = put_benches,
     .run = run,
 };

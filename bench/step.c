@@ -48,7 +48,7 @@ static const char *dtype_name(int i) // weights are drawn here: none are quantis
             OPT_ROW(struct step_params, dev, name ".dev", "cpu", dev_name, "who computes"),        \
             OPT(struct step_params, threads, name ".threads", "1", 1, 1024, "", "threads"),        \
             OPT_ROW(struct step_params, dtype, name ".dtype", "auto", dtype_name,                  \
-                    "how weights are held"),                                                       \
+                    "how weights are held, as model.dtype"),                                       \
             OPT_ENUM(struct step_params, recompute, name ".recompute", "none", model_recomputes,   \
                      "as model.recompute"),                                                        \
             OPT_ENUM(struct step_params, math, name ".math", "fp32", dev_math_names,               \

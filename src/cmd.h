@@ -6,9 +6,11 @@
 #include <stdio.h>
 
 struct cmd {
-    const char *name, *usage, *help;   // usage: what follows "fstq NAME"; help: one line
-    const char *details;               // for --help: options, examples
-    void (*more)(FILE *out);           // what follows them there, NULL = nothing
+    const char *name, *usage, *help; // usage: what follows "fstq NAME"; help: one line
+    const char *details;             // for --help: options, examples
+    // What follows them there, said for the command's arguments in the manual and without any: n =
+    // 0.
+    void (*more)(FILE *out, int n, char **args); // NULL = nothing
     bool alone;                        // rank 0 does it; under mpirun the others have nothing to do
     int (*run)(int argc, char **argv); // argv[0] is the subcommand; returns enum status
 };

@@ -155,8 +155,8 @@ static void print_head(const struct compare *c, const struct request *q)
                                       [SEARCH_HALVING] = "by halving"};
     fprintf(q->out, "# fstq compare %s; fstq %s (git %s)\n", q->config, buildinfo.version,
             buildinfo.git_rev);
-    fprintf(q->out, "# %d methods x %d seeds of %d rounds; runs in %s/runs\n", c->n_methods,
-            c->n_seeds, c->cfg.fed.rounds, c->p.dir);
+    fprintf(q->out, "# %d methods x %d seed%s of %d rounds; runs in %s/runs\n", c->n_methods,
+            c->n_seeds, c->n_seeds == 1 ? "" : "s", c->cfg.fed.rounds, c->p.dir);
     for (int d = 0; d < c->n_dims; d++) {
         fprintf(q->out, "# searched for every method (%s, seeds %s):", how[c->p.search_mode],
                 c->p.search_seeds);
@@ -247,15 +247,11 @@ static int compare_main(int argc, char **argv)
     return status;
 }
 
-static void print_keys(FILE *out)
+static void print_keys(FILE *out, int n, char **args)
 {
+    (void)n, (void)args;
     fputs("The other keys of [compare], also as compare.KEY=VALUE:\n", out);
-    for (int i = 0; i < compare_option_count; i++) {
-        const struct opt *o = &compare_options[i];
-        char value[64];
-        snprintf(value, sizeof value, "%s = %s", o->name, o->dflt);
-        fprintf(out, "  %-24s %s\n", value, o->help);
-    }
+    opt_list(out, "", compare_options, compare_option_count);
     fputc('\n', out);
 }
 

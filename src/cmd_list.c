@@ -194,12 +194,7 @@ static void list_stages(void)
 static void list_section(const char *section, const char *prefix, const struct opt *rows, int n)
 {
     printf("# [%s]\n", section);
-    for (int k = 0; k < n; k++) {
-        char range[256], value[320];
-        opt_range(&rows[k], range, sizeof range);
-        snprintf(value, sizeof value, "%s%s = %s", prefix, rows[k].name, rows[k].dflt);
-        printf("  %-36s %s (%s)\n", value, rows[k].help, range);
-    }
+    opt_list(stdout, prefix, rows, n);
 }
 
 static void list_options(void)

@@ -46,11 +46,12 @@ static void print_overview(FILE *out)
           out);
 }
 
-static int print_help(const struct cmd *cmd)
+static int print_help(const struct cmd *cmd, int n, char **args)
 {
-    printf("usage: fstq %s %s\n\n%s\n\n%s\n", cmd->name, cmd->usage, cmd->help, cmd->details);
+    printf("usage: fstq %s%s%s\n\n%s\n\n%s\n", cmd->name, *cmd->usage ? " " : "", cmd->usage,
+           cmd->help, cmd->details);
     if (cmd->more)
-        cmd->more(stdout);
+        cmd->more(stdout, n, args);
     fputs(statuses, stdout);
     return STATUS_VALID;
 }
@@ -104,14 +105,14 @@ static int dispatch(int argc, char **argv)
         if (manual_print(argv[2], &manual, stdout))
             return STATUS_VALID;
         const struct cmd *cmd = find_command(argv[2]);
-        return cmd ? print_help(cmd) : unknown_command(argv[2]);
+        return cmd ? print_help(cmd, argc - 3, argv + 3) : unknown_command(argv[2]);
     }
     const struct cmd *cmd = find_command(name);
     if (!cmd)
         return unknown_command(name);
     for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
-            return print_help(cmd);
+            return print_help(cmd, argc - 2, argv + 2);
     if (cmd->alone && !config_is_mouthpiece())
         return STATUS_VALID;
     if (cmd->alone)

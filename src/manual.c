@@ -62,7 +62,7 @@ static void roff_details(FILE *out, const struct cmd *c)
         die(STATUS_ENV, "out of memory");
     fputs(c->details, memory);
     if (c->more)
-        c->more(memory);
+        c->more(memory, 0, NULL);
     fclose(memory);
     fputs(".PP\n.nf\n", out);
     roff_text(out, text);

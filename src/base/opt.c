@@ -131,6 +131,16 @@ void opt_range(const struct opt *row, char *out, size_t out_size)
     assert(0 && "a type that opt.h does not know");
 }
 
+void opt_list(FILE *out, const char *prefix, const struct opt *rows, int n)
+{
+    for (int k = 0; k < n; k++) {
+        char range[256], value[320];
+        opt_range(&rows[k], range, sizeof range);
+        snprintf(value, sizeof value, "%s%s = %s", prefix, rows[k].name, rows[k].dflt);
+        fprintf(out, "  %-36s %s (%s)\n", value, rows[k].help, range);
+    }
+}
+
 static int bad_number(const struct opt *row, const char *text, const char *what, struct err *err)
 {
     char range[128];

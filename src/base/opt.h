@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 enum opt_type { OPT_BOOL, OPT_I32, OPT_I64, OPT_F64, OPT_TEXT, OPT_CHOICE };
 
@@ -55,6 +56,8 @@ void opt_format(const struct opt *row, const void *base, char *out, size_t out_s
 bool opt_is_default(const struct opt *row, const char *formatted); // by opt_format
 // What the row takes, for people: "1 to 1e6 ns", "on, off", "mpi, sim".
 void opt_range(const struct opt *row, char *out, size_t out_size);
+// A line per row, its default, help and range, behind two blanks and the prefix of its name.
+void opt_list(FILE *out, const char *prefix, const struct opt *rows, int n);
 // What somebody meant who wrote text: shown each name there is, it keeps the nearest one within
 // three edits, or one that text begins.
 struct opt_guess {

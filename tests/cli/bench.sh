@@ -31,8 +31,20 @@ for name in memcpy mpi xfer; do
     says "^$name +[a-z]"
     result $? "--list has $name"
 done
-[ "$status" -eq 0 ] && says 'memcpy.max_bytes=[0-9]+ '
+[ "$status" -eq 0 ] && says 'memcpy.max_bytes = [0-9]+ '
 result $? "--list has the parameters"
+bench rans --list
+[ "$status" -eq 0 ] && says '^rans ' && says 'rans.values = ' && ! says memcpy
+result $? "--list of a name has that one alone"
+bench all --list
+says '^memcpy ' && says '^leak '
+result $? "all are all"
+bench rans --help
+[ "$status" -eq 0 ] && says 'usage: fstq bench' && says 'rans.values = ' && ! says '^ *memcpy  '
+result $? "--help behind a name has its parameters"
+bench --help
+says '^  memcpy  ' && says '^  leak  '
+result $? "--help has all names"
 
 quick="--min-time 0.0005 --samples 7"
 # shellcheck disable=SC2086 # options
@@ -196,6 +208,11 @@ mistake() # name pattern arguments...
 }
 mistake "an unknown name suggests one" 'did you mean memcpy' memcopy
 mistake "an unknown parameter suggests one" 'did you mean memcpy.max_bytes' memcpy.max_byte=1
+mistake "a parameter alone starts nothing" \
+    'which benchmark.* fstq bench memcpy memcpy.max_bytes=4096; there are memcpy, .*leak, and all' \
+    memcpy.max_bytes=4096
+mistake "a parameter of what does not run" 'memcpy is not among' rans memcpy.max_bytes=4096
+mistake "the nearest name of a parameter's benchmark" 'did you mean memcpy' memcopy.max_bytes=1
 mistake "a value out of range" 'memcpy.max_bytes' memcpy.max_bytes=-5
 mistake_later() # as mistake, of what is found when the benchmark begins
 {
