@@ -191,6 +191,10 @@ $(O)/src/base/buildinfo.o: $(O)/facts.h
 CFLAGS_buildinfo = -I$(O)
 # Training kernels may fuse multiply and add; codec kernels (packed bytes) may not.
 $(foreach k,attention ce embed gemm gemv halves linear norm optim rope swiglu,$(eval CFLAGS_$(k) = -ffp-contract=fast))
+# No decoder runs these; under the sanitizers they would be a fifth of the replay's build.
+ifeq ($(BUILD),replay)
+$(foreach k,attention gemm gemv halves,$(eval CFLAGS_$(k) += -fno-sanitize=all))
+endif
 # The codecs' hot loops begin on a line of the cache: else a new function beside them can cost 20%.
 $(foreach k,pack philox quant quant_pack quantise rotate rotation sums,$(eval CFLAGS_$(k) = -falign-functions=64 -falign-loops=32))
 
