@@ -138,10 +138,11 @@ struct rans_encoder {
     uint32_t reciprocal[256];
     unsigned first, kinds; // codes that occur lie in [first, first + kinds)
 };
+#define RANS_FEW 16
 struct rans_decoder {
     uint32_t slot[1 << RANS_PROB_BITS]; // code | freq << 8 | (slot - start) << 20
-    uint32_t start[8], first[8];        // of the first codes: their first slots, and what is there
-    unsigned kinds;
+    unsigned first, kinds;              // the least code that occurs, and how many lead to the last
+    uint16_t start[RANS_FEW], freq[RANS_FEW]; // of codes from the first on
 };
 // Frequencies that sum to 4096, at least 1 for a code that occurs. At least two codes must occur.
 void rans_frequencies(const uint64_t count[256], uint16_t freq[256]);

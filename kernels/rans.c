@@ -78,20 +78,25 @@ void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256])
 int rans_decoder_init(struct rans_decoder *d, const uint16_t freq[256])
 {
     uint32_t start = 0;
+    d->first = 256;
     d->kinds = 0;
+    memset(d->freq, 0, sizeof d->freq);
     for (uint32_t s = 0; s < 256; s++) {
         uint32_t f = freq[s];
         if (f >= PROB_ONE || f > PROB_ONE - start)
             return -1;
         for (uint32_t k = 0; k < f; k++)
             d->slot[start + k] = s | f << 8 | k << 20;
-        if (s < 8) {
-            d->start[s] = start;
-            d->first[s] = s | f << 8;
+        if (f) {
+            d->first = s < d->first ? s : d->first;
+            d->kinds = s + 1 - d->first;
+            if (d->kinds <= RANS_FEW)
+                d->freq[d->kinds - 1] = (uint16_t)f;
         }
-        d->kinds = f ? s + 1 : d->kinds;
         start += f;
     }
+    for (unsigned k = 0, at = 0; k < RANS_FEW; at += d->freq[k++])
+        d->start[k] = (uint16_t)at;
     return start == PROB_ONE ? 0 : -1;
 }
 
@@ -409,40 +414,28 @@ TARGET_AVX512 static const uint8_t *decode_steps_avx512(const struct rans_decode
     return decode_steps_base(d, p, end, code + 32 * t, steps - t, lanes, state);
 }
 
-// What stands in the slots of eight states: of few codes the one that begins last, found by
-// comparing.
+// Eight states take what their slots say, and words where they have become small. Frequencies and
+// states have 31 bits at most, so signed comparisons do.
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
-slots_8(const struct rans_decoder *d, __m256i low, const unsigned kinds)
+advance_8(__m256i x, __m256i freq, __m256i above, const uint8_t **p)
 {
-    if (kinds > 8)
-        return _mm256_i32gather_epi32((const int *)(const void *)d->slot, low, 4);
-    __m256i code = _mm256_setzero_si256();
-    for (unsigned k = 1; k < kinds; k++)
-        code = _mm256_sub_epi32(code,
-                                _mm256_cmpgt_epi32(low, _mm256_set1_epi32((int)d->start[k] - 1)));
-    const __m256i *row = (const __m256i *)(const void *)d->first;
-    __m256i first = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row), code);
-    row = (const __m256i *)(const void *)d->start;
-    __m256i start = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(row), code);
-    return _mm256_add_epi32(first, _mm256_slli_epi32(_mm256_sub_epi32(low, start), 20));
-}
-
-// Eight lanes; frequencies and states have 31 bits at most, so signed comparisons do.
-TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
-decode_8(const struct rans_decoder *d, const unsigned kinds, __m256i x, const uint8_t **p,
-         __m256i *slot)
-{
-    __m256i s = slots_8(d, _mm256_and_si256(x, _mm256_set1_epi32(PROB_ONE - 1)), kinds);
-    __m256i freq = _mm256_and_si256(_mm256_srli_epi32(s, 8), _mm256_set1_epi32(0xfff));
-    x = _mm256_add_epi32(_mm256_mullo_epi32(freq, _mm256_srli_epi32(x, RANS_PROB_BITS)),
-                         _mm256_srli_epi32(s, 20));
+    x = _mm256_add_epi32(_mm256_mullo_epi32(freq, _mm256_srli_epi32(x, RANS_PROB_BITS)), above);
     __m256i need = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)STATE_LOW), x);
     unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(need));
     __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)*p));
     __m256i more = _mm256_or_si256(_mm256_slli_epi32(x, 16), lanes_spread(words, m));
     *p += 2 * __builtin_popcount(m);
-    *slot = s;
     return _mm256_blendv_epi8(x, more, need);
+}
+
+// Any codes.
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
+decode_8(const struct rans_decoder *d, __m256i x, const uint8_t **p, __m256i *slot)
+{
+    const __m256i low = _mm256_and_si256(x, _mm256_set1_epi32(PROB_ONE - 1));
+    *slot = _mm256_i32gather_epi32((const int *)(const void *)d->slot, low, 4);
+    const __m256i freq = _mm256_and_si256(_mm256_srli_epi32(*slot, 8), _mm256_set1_epi32(0xfff));
+    return advance_8(x, freq, _mm256_srli_epi32(*slot, 20), p);
 }
 
 // The low bytes of 32 lanes, in order.
@@ -455,18 +448,86 @@ TARGET_AVX2 static inline __attribute__((always_inline)) __m256i low_bytes(const
                                        _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
+// Few neighbouring codes: the one that a slot belongs to begins last of those that begin at or
+// below it, and comparing finds it in sixteen states at once.
+struct few_256 {
+    __m256i before[RANS_FEW - 1]; // the slot before a code's first
+    __m256i start[2], freq[2];    // low bytes, high bytes
+};
+
+TARGET_AVX2 static inline __attribute__((always_inline)) struct few_256
+few_of(const struct rans_decoder *d)
+{
+    struct few_256 few;
+    uint8_t byte[4][16];
+    for (int k = 0; k < RANS_FEW; k++) {
+        byte[0][k] = (uint8_t)d->start[k];
+        byte[1][k] = (uint8_t)(d->start[k] >> 8);
+        byte[2][k] = (uint8_t)d->freq[k];
+        byte[3][k] = (uint8_t)(d->freq[k] >> 8);
+        if (k > 0)
+            few.before[k - 1] = _mm256_set1_epi16((short)(d->start[k] - 1));
+    }
+    for (int k = 0; k < 2; k++) {
+        const __m128i *row = (const __m128i *)(const void *)byte[k];
+        few.start[k] = _mm256_broadcastsi128_si256(_mm_loadu_si128(row));
+        few.freq[k] = _mm256_broadcastsi128_si256(_mm_loadu_si128(row + 2));
+    }
+    return few;
+}
+
+// code: 16 bits each, in the order in which two vectors are packed; the upper byte is not theirs.
+TARGET_AVX2 static inline __attribute__((always_inline)) void
+decode_few_16(const struct few_256 *few, const unsigned kinds, __m256i x[2], const uint8_t **p,
+              __m256i *code)
+{
+    const __m256i one = _mm256_set1_epi32(PROB_ONE - 1), none = _mm256_setzero_si256();
+    const __m256i low =
+        _mm256_packs_epi32(_mm256_and_si256(x[0], one), _mm256_and_si256(x[1], one));
+    __m256i even = _mm256_set1_epi16((short)0x8000), odd = none;
+    for (unsigned k = 0; k + 1 < kinds; k += 2) {
+        even = _mm256_sub_epi16(even, _mm256_cmpgt_epi16(low, few->before[k]));
+        if (k + 2 < kinds)
+            odd = _mm256_add_epi16(odd, _mm256_cmpgt_epi16(low, few->before[k + 1]));
+    }
+    // Bytes whose upper bit is set find a zero in a table.
+    const __m256i at_low = _mm256_sub_epi16(even, odd);
+    const __m256i at_high = _mm256_or_si256(_mm256_slli_epi16(at_low, 8), _mm256_set1_epi16(0x80));
+    const __m256i start = _mm256_or_si256(_mm256_shuffle_epi8(few->start[0], at_low),
+                                          _mm256_shuffle_epi8(few->start[1], at_high));
+    const __m256i freq = _mm256_or_si256(_mm256_shuffle_epi8(few->freq[0], at_low),
+                                         _mm256_shuffle_epi8(few->freq[1], at_high));
+    const __m256i above = _mm256_sub_epi16(low, start);
+    x[0] =
+        advance_8(x[0], _mm256_unpacklo_epi16(freq, none), _mm256_unpacklo_epi16(above, none), p);
+    x[1] =
+        advance_8(x[1], _mm256_unpackhi_epi16(freq, none), _mm256_unpackhi_epi16(above, none), p);
+    *code = at_low;
+}
+
 TARGET_AVX2 static inline __attribute__((always_inline)) const uint8_t *
 decode_256(const struct rans_decoder *d, const unsigned kinds, const uint8_t *p, const uint8_t *end,
            uint8_t *code, size_t steps, uint32_t *state)
 {
-    __m256i x[4], s[4], *at = (__m256i *)(void *)state;
+    const struct few_256 few = few_of(d);
+    const __m256i byte = _mm256_set1_epi16(0xff), first = _mm256_set1_epi8((char)d->first);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i x[4], s[4], c[2], *at = (__m256i *)(void *)state;
     size_t t = 0;
     for (int k = 0; k < 4; k++)
         x[k] = _mm256_loadu_si256(at + k);
     for (; t < steps && end - p >= 2 * (WORD_MAX_STEP + 8); t++) {
-        for (int k = 0; k < 4; k++)
-            x[k] = decode_8(d, kinds, x[k], &p, &s[k]);
-        _mm256_storeu_si256((__m256i *)(void *)(code + 32 * t), low_bytes(s));
+        __m256i *to = (__m256i *)(void *)(code + 32 * t);
+        if (kinds > RANS_FEW) {
+            for (int k = 0; k < 4; k++)
+                x[k] = decode_8(d, x[k], &p, &s[k]);
+            _mm256_storeu_si256(to, low_bytes(s));
+            continue;
+        }
+        decode_few_16(&few, kinds, x, &p, &c[0]);
+        decode_few_16(&few, kinds, x + 2, &p, &c[1]);
+        s[0] = _mm256_packus_epi16(_mm256_and_si256(c[0], byte), _mm256_and_si256(c[1], byte));
+        _mm256_storeu_si256(to, _mm256_add_epi8(_mm256_permutevar8x32_epi32(s[0], order), first));
     }
     for (int k = 0; k < 4; k++)
         _mm256_storeu_si256(at + k, x[k]);
@@ -479,9 +540,11 @@ TARGET_AVX2 static const uint8_t *decode_steps_avx2(const struct rans_decoder *d
 {
     if (lanes != 32)
         return decode_steps_base(d, p, end, code, steps, lanes, state);
-    return d->kinds <= 4   ? decode_256(d, 4, p, end, code, steps, state)
-           : d->kinds <= 8 ? decode_256(d, 8, p, end, code, steps, state)
-                           : decode_256(d, 256, p, end, code, steps, state);
+    return d->kinds <= 4    ? decode_256(d, 4, p, end, code, steps, state)
+           : d->kinds <= 8  ? decode_256(d, 8, p, end, code, steps, state)
+           : d->kinds <= 12 ? decode_256(d, 12, p, end, code, steps, state)
+           : d->kinds <= 16 ? decode_256(d, 16, p, end, code, steps, state)
+                            : decode_256(d, 256, p, end, code, steps, state);
 }
 #endif
 
