@@ -163,8 +163,8 @@ def comparison_table(compare):
     note = (f'× less: how many times less than {compare["base"]}. Press a head to sort. Intervals '
             'are Student\'s over seeds, paired with the base by seed, of ratios on logarithms. A '
             'target is a part of the base\'s final score on the '
-            'same seed; a ratio to it is of the seeds on which both reach it, – where there are '
-            'none, and behind it stands how many reach it. Time is modelled.')
+            'same seed; behind it stands how many seeds reach it, and – where one misses it. '
+            'Time is modelled.')
     return table(heads, rows) + f'<p class="caption">{esc(note)}</p>'
 
 
@@ -272,7 +272,7 @@ def drawn_of(data):
         series, modelled = series_of_runs(runs)
         score, higher, few = 'score', True, None
         time_name = 'modelled time' if modelled else 'measured time'
-    drawn = [figures.curves(series, score, time_name, few),
+    drawn = [figures.curves(series, score, higher, time_name, few),
              figures.pareto(series, score, higher) if c else None, figures.distortion(series),
              figures.scaling(c, series),
              *(f(series) for f in (figures.stages, figures.parts, figures.gantt, figures.widths,

@@ -97,7 +97,11 @@ def curve_panel(series, score, x_of, x_name, units, log):
     return svg.render()
 
 
-def curves(series, score, time_name, few_seeds):
+def less_is_better(higher):
+    return '' if higher else ' Less is better.'
+
+
+def curves(series, score, higher, time_name, few_seeds):
     """Score by round, by bytes and by time."""
     panels = []
     for title, x_of, x_name, units, log in (
@@ -116,8 +120,9 @@ def curves(series, score, time_name, few_seeds):
     band = {None: '', True: ' Thin lines are the seeds.',
             False: ' Bands are 95% intervals of the mean over seeds.'}[few_seeds]
     return Figure('score', f'{score[:1].upper()}{score[1:]} by round, bytes and time',
-                  'Lines are means of the last evaluations over seeds.' + band
-                  if few_seeds is not None else 'One line a run.', rows, panels)
+                  ('Lines are means of the last evaluations over seeds.' + band
+                   if few_seeds is not None else 'One line a run.') + less_is_better(higher),
+                  rows, panels)
 
 
 def frontier(points, higher):
@@ -185,7 +190,8 @@ def pareto(series, score, higher):
     rows += [(s.name, x, y, s.final_half, int(id(s) in on)) for x, y, s in points]
     return Figure('pareto', 'Bytes against score',
                   'The final score, bars its 95% interval; the dashed line joins what nothing '
-                  'beats in both bytes and score.', rows, [('', svg.render())])
+                  'beats in both bytes and score.' + less_is_better(higher), rows,
+                  [('', svg.render())])
 
 
 def distortion(series):

@@ -153,13 +153,17 @@ static void print_legend(const struct compare *c, FILE *out)
             "mean of %d evaluations\n"
             "# reaches that part of the base's %s on the same seed, '-' unless every seed does "
             "(n of how many); x: how\n"
-            "# many times less %s than the base, geometric mean over seeds on which both "
-            "reach it. %s is every\n"
-            "# byte of the frames %s, headers included.\n",
+            "# many times less %s than the base, geometric mean over seeds. %s is every byte of "
+            "the frames\n# %s, headers included.\n",
             c->p.score, c->p.last, c->method[c->base].name, compare_way(c), compare_traffic(c),
             c->p.trailing, c->p.score, compare_traffic(c),
             c->p.traffic == TRAFFIC_BOTH ? "Traffic" : "Uplink",
             c->p.traffic == TRAFFIC_BOTH ? "both ways" : "that reached the server");
+    if (c->n_seeds >= TEST_SEEDS)
+        fputs("# d: that difference over its standard deviation; p: Wilcoxon's signed-rank test of "
+              "it "
+              "over seeds, corrected\n# by Holm for all methods of the table.\n",
+              out);
 }
 
 static void print_sentences(const struct compare *c, FILE *out)

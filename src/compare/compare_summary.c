@@ -18,9 +18,8 @@ static void reach(const struct compare *c, const struct compare_method *m, int t
 {
     const struct compare_method *base = &c->method[c->base];
     double rounds[COMPARE_SEEDS], bytes[COMPARE_SEEDS], time[COMPARE_SEEDS];
-    double base_bytes[COMPARE_SEEDS], bytes_too[COMPARE_SEEDS];
-    double base_time[COMPARE_SEEDS], time_too[COMPARE_SEEDS];
-    size_t n = 0, both = 0;
+    double base_bytes[COMPARE_SEEDS], base_time[COMPARE_SEEDS];
+    size_t n = 0;
     for (int s = 0; s < c->n_seeds; s++) {
         const struct curve *v = m->run[s], *b = base->run[s];
         x->round_at[s] = x->bytes_at[s] = (double)NAN;
@@ -37,19 +36,18 @@ static void reach(const struct compare *c, const struct compare_method *m, int t
             bytes[n] = x->bytes_at[s] = v->uplink_bytes[i];
             time[n] = v->time_ns[i];
         }
+        // A seed on which one of the two misses it counts, too: of the others alone the mean would
+        // praise a method for the seeds it fails on.
+        bool both = i < v->n && k < b->n;
+        base_bytes[n] = both ? b->uplink_bytes[k] : (double)NAN;
+        base_time[n] = both ? b->time_ns[k] : (double)NAN;
         n++;
-        if (i < v->n && k < b->n) {
-            base_bytes[both] = b->uplink_bytes[k];
-            bytes_too[both] = v->uplink_bytes[i];
-            base_time[both] = b->time_ns[k];
-            time_too[both++] = v->time_ns[i];
-        }
     }
     x->rounds = interval_of(rounds, n);
     x->bytes = interval_of(bytes, n);
     x->time_ns = interval_of(time, n);
-    x->less_bytes = ratio_of(base_bytes, bytes_too, both);
-    x->less_time = ratio_of(base_time, time_too, both);
+    x->less_bytes = ratio_of(base_bytes, bytes, n);
+    x->less_time = ratio_of(base_time, time, n);
 }
 
 static double last_of(const double *v, size_t n)

@@ -9,7 +9,7 @@ enum { TEST_SEEDS = 5 }; // of fewer pairs a rank test cannot be told from chanc
 struct reached { // a target: a part of the base's final score on the same seed
     size_t n;    // seeds that reach it
     struct interval rounds, bytes, time_ns; // NaN unless all do
-    struct ratio less_bytes, less_time;     // base over this, of the seeds on which both reach it
+    struct ratio less_bytes, less_time; // base over this; NaN unless both reach it on every seed
     double round_at[COMPARE_SEEDS], bytes_at[COMPARE_SEEDS];
 };
 

@@ -1,10 +1,12 @@
 // What a comparison makes of curves, on cases worked by hand.
-#include "compare/compare.h"
+#include "base/mem.h"
+#include "compare/compare_summary.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -205,6 +207,57 @@ static void changed_defaults_are_noticed(void **state)
     assert_true(methods_agree("fedavg/fp32", "fedavg/fp32"));
 }
 
+// A target that one of two seeds misses has no mean, neither of rounds nor of a ratio to the base.
+static void a_missed_target_has_no_mean(void **state)
+{
+    (void)state;
+    double half[] = {50, 100, 150, 200, 250, 300}, low[] = {0.1, 0.1, 0.1, 0.1, 0.1, 0.1};
+    const struct curve base = {.n = 6,
+                               .round = rounds,
+                               .score = scores,
+                               .uplink_bytes = bytes,
+                               .time_ns = bytes,
+                               .finite = true},
+                       less = {.n = 6,
+                               .round = rounds,
+                               .score = scores,
+                               .uplink_bytes = half,
+                               .time_ns = half,
+                               .finite = true},
+                       never = {.n = 6,
+                                .round = rounds,
+                                .score = low,
+                                .uplink_bytes = half,
+                                .time_ns = half,
+                                .finite = true};
+    struct compare_method *m = mem_alloc(MEM_OTHER, 3 * sizeof *m);
+    memset(m, 0, 3 * sizeof *m);
+    m[0].run[0] = m[0].run[1] = &base;
+    m[1].run[0] = m[1].run[1] = &less;
+    m[2].run[0] = &less;
+    m[2].run[1] = &never;
+    struct compare c = {.n_methods = 3,
+                        .method = m,
+                        .n_seeds = 2,
+                        .n_targets = 1,
+                        .higher = true,
+                        .target = {0.9},
+                        .p = {.last = 1, .trailing = 1}};
+    struct summary *all = summarise_all(&c);
+    const struct reached *two = &all[1].target[0], *one = &all[2].target[0];
+    assert_int_equal(two->n, 2);
+    near(two->rounds.mean, 6);
+    near(two->less_bytes.mean, 2);
+    near(two->less_time.mean, 2);
+    assert_int_equal(one->n, 1);
+    near(one->round_at[0], 6);
+    assert_true(isnan(one->rounds.mean) && isnan(one->bytes.mean) && isnan(one->time_ns.mean));
+    assert_true(isnan(one->less_bytes.mean) && isnan(one->less_time.mean));
+    assert_int_equal(one->less_time.n, 1);
+    mem_free(all);
+    mem_free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -218,6 +271,7 @@ int main(void)
         cmocka_unit_test(wilcoxon_as_scipy),
         cmocka_unit_test(ties_and_holes),
         cmocka_unit_test(holms_step_down),
+        cmocka_unit_test(a_missed_target_has_no_mean),
         cmocka_unit_test(changed_defaults_are_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
