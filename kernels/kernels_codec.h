@@ -368,7 +368,10 @@ size_t alloc_merge(uint8_t *tag, size_t n, const uint8_t *kept);
 
 // rotate.c: randomised Hadamard rotation.
 void rotate_signs(const float *x, const uint32_t *bits, size_t n,
-                  float *out);        // -x where bit i is set
+                  struct quant_sink to); // -x where bit i is set
+// v = y inv, and which of two levels it means: the upper one from 0 on.
+void rotate_sides(const float *y, size_t n, float inv, float below, float above, float *v,
+                  float *level);
 void rotate_fwht(float *x, size_t n); // unnormalised, in place; n a power of two
 
 // mix.c: vectors mixed value by value.

@@ -186,6 +186,11 @@ TARGET_AVX2 static void pack8_avx2(const uint8_t *code, size_t n, unsigned w, ui
         memcpy(out, code, n);
         return;
     }
+    for (; w == 1 && n >= 32; code += 32, out += 4, n -= 32) {
+        const __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)code);
+        const int bits = _mm256_movemask_epi8(_mm256_slli_epi16(v, 7));
+        memcpy(out, &bits, sizeof bits);
+    }
 #define SQUEEZE(v) _pext_u64(v, mask)
     PACK8_BODY(SQUEEZE);
 #undef SQUEEZE

@@ -39,24 +39,36 @@ static void draw_signs(const struct rotate_slice *s, uint32_t bits[ROTATE_MOST /
     memcpy(bits, buf + skip, words * sizeof *bits);
 }
 
-// Codes of a run of coordinates: the nearest levels, in units of 1 / inv.
+// Codes of a tile of coordinates: the nearest levels, in units of 1 / inv, and what these are.
+static void code_tile(unsigned bits, const float *y, size_t n, float inv, const float table[16],
+                      uint8_t *out, float *level)
+{
+    float bound[15], v[TILE];
+    uint8_t code[TILE];
+    const int bounds = (1 << bits) - 1;
+    if (bits == 1) { // the bound is 0
+        rotate_sides(y, n, inv, table[0], table[1], v, level);
+        quant_pack_sign(v, n, out);
+        return;
+    }
+    for (int i = 0; i < bounds; i++)
+        bound[i] = (table[i] + table[i + 1]) * 0.5f;
+    quant_bounds_u8(y, n, inv, bound, bounds, code);
+    pack_u8(code, n, bits, out);
+    quant_table_from_u8(code, n, table, (struct quant_sink){level, 1, false});
+}
+
 static void code_run(unsigned bits, const float *y, size_t n, float inv, uint8_t *out,
                      struct rotate_facts *f)
 {
-    float table[16], bound[15], level[TILE];
-    uint8_t code[TILE];
-    int bounds = (1 << bits) - 1;
+    float table[16] = {0}, level[TILE];
+    double dot = 0, level_sq = 0;
     if (n == 0)
         return;
     levels(bits, 1, table);
-    for (int i = 0; i < bounds; i++)
-        bound[i] = (table[i] + table[i + 1]) * 0.5f;
-    double dot = 0, level_sq = 0;
     for (size_t at = 0; at < n; at += TILE) {
         size_t m = min_size(n - at, TILE);
-        quant_bounds_u8(y + at, m, inv, bound, bounds, code);
-        pack_u8(code, m, bits, out + at / 8 * bits);
-        quant_table_from_u8(code, m, table, (struct quant_sink){level, 1, false});
+        code_tile(bits, y + at, m, inv, table, out + at / 8 * bits, level);
         dot += quant_dot(level, y + at, m);
         // With one bit all levels have the same square, and so have all whole tiles.
         if (at == 0 || bits > 1 || m < TILE)
@@ -72,14 +84,16 @@ static void code_slice(const float *x, const struct rotate_slice *s, struct rota
 {
     uint32_t bits[ROTATE_MOST / 32];
     _Alignas(64) float y[ROTATE_MOST];
-    *f = (struct rotate_facts){.max_bits = quant_absmax_bits(x, s->n)};
+    struct quant_stats of = {0};
+    quant_stats(x, s->n, QUANT_SQ, &of);
+    *f = (struct rotate_facts){.max_bits = of.max_bits};
     if (f->max_bits >= LIMIT)
         return;
     draw_signs(s, bits);
-    rotate_signs(x, bits, s->n, y);
+    rotate_signs(x, bits, s->n, (struct quant_sink){y, 1, false});
     memset(y + s->n, 0, (s->d - s->n) * sizeof *y);
     rotate_fwht(y, s->d);
-    f->norm_sq = quant_sum_sq(x, s->n);
+    f->norm_sq = of.sq;
     float inv = f->norm_sq > 0x1p-200 ? (float)(1 / __builtin_sqrt(f->norm_sq)) : 0;
     code_run(s->high, y, s->n_high, inv, out, f);
     code_run(s->low, y + s->n_high, s->n_low, inv, out + pack_bytes(s->n_high, s->high), f);
@@ -96,15 +110,10 @@ static void code(const struct kernel_ctx *cx, const float *x, const struct rotat
 static void give_run(unsigned bits, const uint8_t *in, size_t n, float scale, float *y)
 {
     float table[16] = {0};
-    uint8_t code[TILE];
     if (n == 0)
         return;
     levels(bits, scale, table);
-    for (size_t at = 0; at < n; at += TILE) {
-        size_t m = min_size(n - at, TILE);
-        unpack_u8(in + at / 8 * bits, m, bits, code);
-        quant_table_from_u8(code, m, table, (struct quant_sink){y + at, 1, false});
-    }
+    quant_unpack_table(in, n, bits, table, (struct quant_sink){y, 1, false}, false);
 }
 
 static void give_slice(const uint8_t *in, const struct rotate_slice *s, float scale,
@@ -117,8 +126,7 @@ static void give_slice(const uint8_t *in, const struct rotate_slice *s, float sc
     give_run(s->low, in + pack_bytes(s->n_high, s->high), s->n_low, scale, y + s->n_high);
     memset(y + s->n_high + s->n_low, 0, (s->d - s->n_high - s->n_low) * sizeof *y);
     rotate_fwht(y, s->d);
-    rotate_signs(y, bits, s->n, y);
-    quant_f32_give(y, s->n, to);
+    rotate_signs(y, bits, s->n, to);
 }
 
 static void give(const struct kernel_ctx *cx, const uint8_t *in, const struct rotate_slice *slice,
