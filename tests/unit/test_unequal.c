@@ -112,7 +112,7 @@ static struct factor_sum terms_sum(struct terms *t)
     return (struct factor_sum){t->rows, t->cols, t->rank, t->n, t->at_b, t->at_a, t->weight};
 }
 
-// The golden problem of tests/golden/make_factors.py.
+// The golden problems of tests/golden/make_factors.py.
 enum { G_ROWS = 5, G_COLS = 7, G_RANK = 2, G_TERMS = 3 };
 
 static void read_block(FILE *f, const char *name, int n, float *x)
@@ -593,6 +593,70 @@ static void test_haflq_puts_first_what_matters(void **state)
     rest = "fed.ranks_rest=cut";
 }
 
+// Five rounds of the script's server: what nobody trained keeps its sensitivity, and equal worth
+// its place.
+static void test_haflq_goes_where_the_script_goes(void **state)
+{
+    (void)state;
+    enum { RANK = 4, A = RANK * G_COLS, B = G_ROWS * RANK, N = A + B };
+    int rank, rounds, moved = 0;
+    double smooth, lr;
+    float theta[N], mean[N], cover[N], sens[N] = {0}, want[N];
+    char line[256];
+    struct err err;
+    FILE *f = fopen("tests/golden/factors.txt", "r");
+    assert_non_null(f);
+    do
+        assert_non_null(fgets(line, sizeof line, f));
+    while (sscanf(line, "haflq %d %d %lf %lf", &rank, &rounds, &smooth, &lr) != 4);
+    assert_int_equal(rank, RANK);
+    read_block(f, "b", B, theta + A);
+    read_block(f, "a", A, theta);
+
+    struct workload work = {0};
+    shape_init(&work.shape);
+    shape_add(&work.shape, "w.A", RANK, G_COLS, SHAPE_LORA_A);
+    shape_add(&work.shape, "w.B", G_ROWS, RANK, SHAPE_LORA_B);
+    shape_seal(&work.shape);
+    struct method method = {.scheme = &scheme_haflq, .scheme_opt = &smooth};
+    struct fed_env env = {.work = &work, .method = &method};
+    struct global g = {.env = &env,
+                       .n = N,
+                       .n_model = N,
+                       .theta = theta,
+                       .state = sens,
+                       .mean = {mean},
+                       .cover = cover};
+    assert_int_equal(scheme_haflq.open(&g, &err), 0);
+    for (int t = 0; t < rounds; t++) {
+        float terms, order[RANK];
+        read_block(f, "trained", 1, &terms);
+        read_block(f, "db", B, mean + A);
+        read_block(f, "da", A, mean);
+        read_block(f, "order", RANK, order);
+        read_block(f, "b", B, want + A);
+        read_block(f, "a", A, want);
+        for (int i = 0; i < N; i++) // of the terms, as many as were trained
+            cover[i] = i < A ? i / G_COLS < (int)terms : (i - A) % RANK < (int)terms;
+        assert_true(scheme_haflq.mean(&g, lr));
+        scheme_haflq.commit(
+            &smooth,
+            &(struct step){
+                .theta = theta, .delta = mean, .state = sens, .n = N, .range = {0, N}, .lr = lr});
+        scheme_haflq.after(&g, (uint32_t)t + 1);
+        for (int i = 0; i < N; i++)
+            if (fabsf(theta[i] - want[i]) > 1e-5f)
+                fail_msg("round %d: value %d is %g, expected %g", t, i, (double)theta[i],
+                         (double)want[i]);
+        for (int k = 0; k < RANK; k++)
+            moved += order[k] != (float)k;
+    }
+    assert_true(moved > 0);
+    fclose(f);
+    scheme_haflq.close(&g);
+    shape_free(&work.shape);
+}
+
 // Clients of one rank have all terms: in another order they learn the same, to rounding.
 static void test_terms_in_another_order_are_the_same_model(void **state)
 {
@@ -875,6 +939,7 @@ int main(void)
         cmocka_unit_test(test_the_fit_is_where_its_gradient_is_zero),
         cmocka_unit_test(test_means_are_over_who_has_it),
         cmocka_unit_test(test_haflq_puts_first_what_matters),
+        cmocka_unit_test(test_haflq_goes_where_the_script_goes),
         cmocka_unit_test(test_terms_in_another_order_are_the_same_model),
         cmocka_unit_test(test_a_frozen_rest_travels_down),
         cmocka_unit_test(test_flexlora_deals_out_the_mean_product),
