@@ -218,7 +218,7 @@ static const struct type {
 } types[] = {{0, KERNEL_MATH_F32},          {30, KERNEL_MATH_F32},
              {BLOCK_Q8_0, KERNEL_MATH_F32}, {BLOCK_Q8_0, KERNEL_MATH_INT8},
              {BLOCK_Q4_1, KERNEL_MATH_F32}, {BLOCK_Q4_1, KERNEL_MATH_INT8},
-             {BLOCK_NF4, KERNEL_MATH_F32}};
+             {BLOCK_NF4, KERNEL_MATH_F32},  {BLOCK_NF4, KERNEL_MATH_INT8}};
 
 static const char *type_name(const struct product *p, char *text, size_t size)
 {

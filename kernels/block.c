@@ -77,7 +77,7 @@ BLOCK_KERNEL(q4_k, 144, 256)
     float d = half_at(x), dmin = half_at(x + 2), scale, min;
     for (int j = 0; j < 8; j++) {
         const uint8_t *q = x + 16 + 32 * (j / 2);
-        scale_min(x + 4, j, &scale, &min);
+        block_scale_min(x + 4, j, &scale, &min);
         float a = d * scale, b = dmin * min;
         uint8_t n[32];
         for (int i = 0; i < 32; i++)
@@ -93,7 +93,7 @@ BLOCK_KERNEL(q5_k, 176, 256)
     float d = half_at(x), dmin = half_at(x + 2), scale, min;
     for (int j = 0; j < 8; j++) {
         const uint8_t *q = x + 48 + 32 * (j / 2);
-        scale_min(x + 4, j, &scale, &min);
+        block_scale_min(x + 4, j, &scale, &min);
         float a = d * scale, b = dmin * min;
         uint8_t n[32];
         for (int i = 0; i < 32; i++)
@@ -148,8 +148,8 @@ BLOCK_KERNEL(iq4_nl, 18, 32)
 {
     float d = half_at(x);
     for (int i = 0; i < 16; i++) {
-        y[i] = d * (float)iq4_level[x[2 + i] & 15];
-        y[16 + i] = d * (float)iq4_level[x[2 + i] >> 4];
+        y[i] = d * (float)block_iq4_level[x[2 + i] & 15];
+        y[16 + i] = d * (float)block_iq4_level[x[2 + i] >> 4];
     }
 }
 
@@ -172,8 +172,8 @@ BLOCK_KERNEL(iq4_xs, 136, 256)
         int low = x[4 + j / 2] >> 4 * (j % 2) & 15;
         float a = d * (float)((low | (int)(high >> 2 * j & 3u) << 4) - 32);
         for (int i = 0; i < 16; i++) {
-            y[32 * j + i] = a * (float)iq4_level[x[8 + 16 * j + i] & 15];
-            y[32 * j + 16 + i] = a * (float)iq4_level[x[8 + 16 * j + i] >> 4];
+            y[32 * j + i] = a * (float)block_iq4_level[x[8 + 16 * j + i] & 15];
+            y[32 * j + 16 + i] = a * (float)block_iq4_level[x[8 + 16 * j + i] >> 4];
         }
     }
 }
@@ -201,21 +201,9 @@ static uint32_t u32_at(const uint8_t *x)
     return (uint32_t)x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 | (uint32_t)x[3] << 24;
 }
 
-// Eight scales and eight mins of 6 bits in 12 bytes.
-static void scale_min(const uint8_t *s, int j, float *scale, float *min)
-{
-    if (j < 4) {
-        *scale = (float)(s[j] & 63);
-        *min = (float)(s[j + 4] & 63);
-    } else {
-        *scale = (float)((s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
-        *min = (float)((s[j + 4] >> 4) | (s[j] >> 6) << 4);
-    }
-}
-
 // The levels of IQ4, close to those of normal values.
-static const int8_t iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                     1,    13,   25,  38,  53,  69,  89,  113};
+const int8_t block_iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                    1,    13,   25,  38,  53,  69,  89,  113};
 
 // NormalFloat (Dettmers et al. 2023, appendix E): quantiles of normal values that reach from -1 to
 // 1 and have a zero.
@@ -314,17 +302,6 @@ static void to_nf4(const float *x, uint8_t *y)
         y[2 + i] = (uint8_t)(q[i] | q[32 + i] << 4);
 }
 
-#if SIMD_X86
-#define EACH(name)                                                                                 \
-    {                                                                                              \
-        [SIMD_BASE] = name##_base, [SIMD_AVX2] = name##_avx2, [SIMD_AVX512] = name##_avx512        \
-    }
-#else
-#define EACH(name)                                                                                 \
-    {                                                                                              \
-        [SIMD_BASE] = name##_base, [SIMD_AVX2] = name##_base, [SIMD_AVX512] = name##_base          \
-    }
-#endif
 #define ALL(name)                                                                                  \
     {                                                                                              \
         name, name, name                                                                           \
@@ -335,19 +312,19 @@ const struct block_row block_table[] = {
     {"F32",    0,  1,   4,   ALL(f32),     NULL},
     {"F16",    1,  1,   2,   ALL(f16),     NULL},
     {"BF16",   30, 1,   2,   ALL(bf16),    NULL},
-    {"Q4_0",   2,  32,  18,  EACH(q4_0),   NULL},
-    {"Q4_1",   3,  32,  20,  EACH(q4_1),   to_q4_1},
-    {"Q5_0",   6,  32,  22,  EACH(q5_0),   NULL},
-    {"Q5_1",   7,  32,  24,  EACH(q5_1),   NULL},
-    {"Q8_0",   8,  32,  34,  EACH(q8_0),   to_q8_0},
-    {"Q2_K",   10, 256, 84,  EACH(q2_k),   NULL},
-    {"Q3_K",   11, 256, 110, EACH(q3_k),   NULL},
-    {"Q4_K",   12, 256, 144, EACH(q4_k),   NULL},
-    {"Q5_K",   13, 256, 176, EACH(q5_k),   NULL},
-    {"Q6_K",   14, 256, 210, EACH(q6_k),   NULL},
-    {"IQ4_NL", 20, 32,  18,  EACH(iq4_nl), NULL},
-    {"IQ4_XS", 23, 256, 136, EACH(iq4_xs), NULL},
-    {"NF4",    BLOCK_NF4, 64, 34, EACH(nf4), to_nf4},
+    {"Q4_0",   2,  32,  18,  SIMD_COPIES(q4_0),   NULL},
+    {"Q4_1",   3,  32,  20,  SIMD_COPIES(q4_1),   to_q4_1},
+    {"Q5_0",   6,  32,  22,  SIMD_COPIES(q5_0),   NULL},
+    {"Q5_1",   7,  32,  24,  SIMD_COPIES(q5_1),   NULL},
+    {"Q8_0",   8,  32,  34,  SIMD_COPIES(q8_0),   to_q8_0},
+    {"Q2_K",   10, 256, 84,  SIMD_COPIES(q2_k),   NULL},
+    {"Q3_K",   11, 256, 110, SIMD_COPIES(q3_k),   NULL},
+    {"Q4_K",   12, 256, 144, SIMD_COPIES(q4_k),   NULL},
+    {"Q5_K",   13, 256, 176, SIMD_COPIES(q5_k),   NULL},
+    {"Q6_K",   14, 256, 210, SIMD_COPIES(q6_k),   NULL},
+    {"IQ4_NL", 20, 32,  18,  SIMD_COPIES(iq4_nl), NULL},
+    {"IQ4_XS", 23, 256, 136, SIMD_COPIES(iq4_xs), NULL},
+    {"NF4",    BLOCK_NF4, 64, 34, SIMD_COPIES(nf4), to_nf4},
     {NULL,     0,  0,   0,   {NULL},       NULL},
 };
 // clang-format on

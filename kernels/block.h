@@ -25,14 +25,35 @@ struct block_rows {
 };
 
 extern const float block_nf4[16];            // what the codes of NF4 stand for
+extern const int8_t block_iq4_level[16];     // and those of IQ4
 extern const struct block_row block_table[]; // ends with a NULL name
 enum block_id {
     BLOCK_Q4_0 = 2,
     BLOCK_Q4_1 = 3,
+    BLOCK_Q5_0 = 6,
+    BLOCK_Q5_1 = 7,
     BLOCK_Q8_0 = 8,
+    BLOCK_Q2_K = 10,
+    BLOCK_Q3_K = 11,
+    BLOCK_Q4_K = 12,
+    BLOCK_Q5_K = 13,
+    BLOCK_Q6_K = 14,
+    BLOCK_IQ4_NL = 20,
+    BLOCK_IQ4_XS = 23,
     BLOCK_NF4 = 1 << 20
 };                                              // GGUF's ids, but the last
 const struct block_row *block_find(int32_t id); // NULL = cannot be decoded
+// Scale and min of group j of eight, of 6 bits each in 12 bytes, as Q4_K and Q5_K have them.
+static inline void block_scale_min(const uint8_t *s, int j, float *scale, float *min)
+{
+    if (j < 4) {
+        *scale = (float)(s[j] & 63);
+        *min = (float)(s[j + 4] & 63);
+    } else {
+        *scale = (float)((s[j + 4] & 15) | (s[j - 4] >> 6) << 4);
+        *min = (float)((s[j + 4] >> 4) | (s[j] >> 6) << 4);
+    }
+}
 // Blocks that lie one after another.
 void block_decode(const struct block_row *row, const uint8_t *x, size_t blocks, float *y);
 void block_encode(const struct block_row *row, const float *x, size_t blocks, uint8_t *y);

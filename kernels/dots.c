@@ -5,7 +5,8 @@
 //   d s sum(q v) + m s sum(q)
 //
 // in this order of operations, block after block: the same bits with every instruction set, and a
-// row of C depends on its row of A alone.
+// row of C depends on its row of A alone. Where groups of 16 have a d and an m each, the sums are
+// over halves of a block, first those with d, then those with m.
 #ifdef SIMD_LANES // read for each instruction set
 
 // One row of k values. A scale is not finite where a value is not.
@@ -13,21 +14,23 @@ SIMD_KERNEL void SIMD_NAME(round_row)(const float *x, int32_t blocks, const stru
 {
     for (int32_t b = 0; b < blocks; b++, x += 32) {
         uint32_t most = 0;
-        int32_t sum = 0;
         for (int i = 0; i < 32; i++) {
             uint32_t bits = f32_bits(x[i]) & 0x7fffffff; // order as the magnitudes do, NaN on top
             most = bits > most ? bits : most;
         }
         float top = f32_from_bits(most), inverse = top > 1e-30f ? 127.0f / top : 0.0f;
-        for (int i = 0; i < 32; i++) {
-            // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
-            int32_t q = (int32_t)f32_bits(x[i] * inverse + 12582912.0f) - 0x4b400000;
-            to->q[32 * b + i] = (int8_t)q;
-            sum += (int8_t)q;
+        for (int half = 0; half < 2; half++) {
+            int32_t sum = 0;
+            for (int i = 16 * half; i < 16 * half + 16; i++) {
+                // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
+                int32_t q = (int32_t)f32_bits(x[i] * inverse + 12582912.0f) - 0x4b400000;
+                to->q[32 * b + i] = (int8_t)q;
+                sum += (int8_t)q;
+            }
+            to->sum[2 * b + half] = sum;
         }
         to->scale[b] = top * (1.0f / 127);
-        to->sum[b] = sum;
-        to->offset[b] = to->scale[b] * (float)sum;
+        to->offset[b] = to->scale[b] * (float)(to->sum[2 * b] + to->sum[2 * b + 1]);
     }
 }
 
@@ -36,15 +39,17 @@ SIMD_KERNEL void SIMD_NAME(round_row)(const float *x, int32_t blocks, const stru
 #include "base/half.h"
 #include "gemm.h"
 #include "simd.h"
+#include "whole.h"
 #include "words.h"
 
 #include <assert.h>
 #include <string.h>
 
 // CHUNK blocks of COLUMNS rows of W are turned at a time and stay in L1 while all rows of A pass.
-enum { COLUMNS = 16, CHUNK = 8, ROUNDED_BYTES = 32 + 3 * 4 };
+enum { COLUMNS = 16, CHUNK = 8, ROUNDED_BYTES = 32 + 4 * 4 };
 
-// Rows of A: whole numbers, and by block their scale, their sum, and the sum times the scale.
+// Rows of A: whole numbers, and by block their scale, the sums of its halves, and the sum of all
+// times the scale.
 struct rounded {
     int8_t *q;
     float *scale, *offset;
@@ -52,10 +57,10 @@ struct rounded {
 };
 
 // One block of each of 16 rows of W: byte 4 r + i of w[j] is value 4 j + i of row r, more by 128
-// where the type is `biased`; then d and m.
+// where bytes have a sign and VNNI multiplies them; then d and m, of halves or the first alone.
 struct turned {
     uint8_t w[8][4 * COLUMNS];
-    float d[COLUMNS], m[COLUMNS];
+    float d[2][COLUMNS], m[2][COLUMNS];
 };
 
 // A chunk of W and some rows of A on their way into C.
@@ -66,7 +71,7 @@ struct chunk {
     const float *scale, *offset;
     const int32_t *sum;
     ptrdiff_t ldq, ld; // from row to row, of q and of the others
-    bool has_m, wide;  // of the type: there is an m; values are signed bytes, not nibbles
+    const struct whole_row *type;
     float *c;
     ptrdiff_t ldc;
 };
@@ -88,18 +93,18 @@ static inline float half_at(const uint8_t *p)
     return f16_to_f32(h);
 }
 
-// d and m of a block; Q4_0's nibbles stand for 8 less than they are.
-static void turn_scales(int type, const uint8_t *x, size_t stride, struct turned *t)
+// d and m where a block has one of them, see whole.h.
+static void scales_base(const struct whole_row *type, const uint8_t *x, size_t stride,
+                        struct turned *t)
 {
     for (int r = 0; r < COLUMNS; r++, x += stride) {
-        t->d[r] = half_at(x);
-        t->m[r] = type == BLOCK_Q4_1 ? half_at(x + 2) : type == BLOCK_Q4_0 ? -8 * t->d[r] : 0;
+        t->d[0][r] = half_at(x) * type->by;
+        t->m[0][r] = type->m_of_d < 0 ? t->d[0][r] * type->m_of_d : half_at(x + 2);
     }
 }
 
 static void turn_base(int type, const uint8_t *x, size_t stride, struct turned *t)
 {
-    turn_scales(type, x, stride, t);
     x += type == BLOCK_Q4_1 ? 4 : 2;
     for (int r = 0; r < COLUMNS; r++, x += stride)
         for (int j = 0; j < 8; j++) {
@@ -109,28 +114,44 @@ static void turn_base(int type, const uint8_t *x, size_t stride, struct turned *
         }
 }
 
+// Bytes of a block of 16 rows, a row every `stride`: turned, and codes are looked up.
+static void weave_base(const struct whole_row *type, const uint8_t *x, size_t stride,
+                       struct turned *t)
+{
+    for (int r = 0; r < COLUMNS; r++, x += stride)
+        for (int k = 0; k < 32; k++)
+            t->w[k / 4][4 * r + k % 4] = type->level ? (uint8_t)type->level[x[k]] : x[k];
+}
+
 static void product_base(const struct chunk *g)
 {
     for (int32_t i = 0; i < g->rows; i++)
         for (int32_t b = 0; b < g->blocks; b++) {
             const struct turned *t = &g->w[b];
             const int8_t *q = g->q + i * g->ldq + 32 * b;
+            const int32_t *all = g->sum + 2 * (i * g->ld + b);
             const float scale = g->scale[i * g->ld + b], offset = g->offset[i * g->ld + b];
             for (int r = 0; r < COLUMNS; r++) {
-                int32_t sum = 0;
+                int32_t sum[2] = {0, 0};
                 for (int k = 0; k < 32; k++)
-                    sum += q[k] * (int8_t)t->w[k / 4][4 * r + k % 4];
+                    sum[k / 16] += q[k] * (int8_t)t->w[k / 4][4 * r + k % 4];
                 float *c = &g->c[i * g->ldc + r];
-                *c = *c + (float)sum * (t->d[r] * scale);
-                *c = g->has_m ? *c + t->m[r] * offset : *c;
+                for (int h = 0; h < 2 && g->type->halves; h++)
+                    *c = *c + (float)sum[h] * (t->d[h][r] * scale);
+                for (int h = 0; h < 2 && g->type->halves && g->type->has_m; h++)
+                    *c = *c + t->m[h][r] * (scale * (float)all[h]);
+                if (g->type->halves)
+                    continue;
+                *c = *c + (float)(sum[0] + sum[1]) * (t->d[0][r] * scale);
+                *c = g->type->has_m ? *c + t->m[0][r] * offset : *c;
             }
         }
 }
 
 #if SIMD_X86
 
-TARGET_AVX2 static inline void turn_scales_avx2(int type, const uint8_t *x, size_t stride,
-                                                struct turned *t)
+TARGET_AVX2 static void scales_avx2(const struct whole_row *type, const uint8_t *x, size_t stride,
+                                    struct turned *t)
 {
     uint16_t half[2][COLUMNS];
     for (int r = 0; r < COLUMNS; r++, x += stride) {
@@ -139,18 +160,18 @@ TARGET_AVX2 static inline void turn_scales_avx2(int type, const uint8_t *x, size
     }
     for (int r = 0; r < COLUMNS; r += 8) {
         const __m256 d =
-            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)&half[0][r]));
-        const __m256 m =
-            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)&half[1][r]));
-        _mm256_storeu_ps(t->d + r, d);
-        _mm256_storeu_ps(t->m + r, type == BLOCK_Q4_1 ? m : _mm256_mul_ps(d, _mm256_set1_ps(-8)));
+            _mm256_mul_ps(_mm256_cvtph_ps(words_at((const uint8_t *)(const void *)&half[0][r])),
+                          _mm256_set1_ps(type->by));
+        const __m256 m = _mm256_cvtph_ps(words_at((const uint8_t *)(const void *)&half[1][r]));
+        _mm256_storeu_ps(t->d[0] + r, d);
+        _mm256_storeu_ps(t->m[0] + r,
+                         type->m_of_d < 0 ? _mm256_mul_ps(d, _mm256_set1_ps(type->m_of_d)) : m);
     }
 }
 
 TARGET_AVX2 static void turn_avx2(int type, const uint8_t *x, size_t stride, struct turned *t)
 {
     const __m256i low = _mm256_set1_epi8(15);
-    turn_scales_avx2(type, x, stride, t);
     x += type == BLOCK_Q4_1 ? 4 : 2;
     for (int half = 0; half < 2; half++, x += 8 * stride)
         for (int piece = 0; piece < (type == BLOCK_Q8_0 ? 2 : 1); piece++) {
@@ -182,8 +203,58 @@ dot_avx2(const bool wide, __m256i sum, __m256i w, __m256i x)
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
+TARGET_AVX2 static void weave_avx2(const struct whole_row *type, const uint8_t *x, size_t stride,
+                                   struct turned *t)
+{
+    const __m256i level =
+        type->level
+            ? _mm256_broadcastsi128_si256(words_at((const uint8_t *)(const void *)type->level))
+            : _mm256_setzero_si256();
+    for (int half = 0; half < 2; half++, x += 8 * stride)
+        for (int piece = 0; piece < 2; piece++) {
+            __m256i r[4];
+            words_turn_avx2(x + 16 * piece, stride, r);
+            for (int j = 0; j < 4; j++)
+                _mm256_storeu_si256((__m256i *)(void *)(t->w[4 * piece + j] + 32 * half),
+                                    type->level ? _mm256_shuffle_epi8(level, r[j]) : r[j]);
+        }
+}
+
+// 32 bytes of 16 rows become two blocks, of low and of high nibbles.
+TARGET_AVX2 static void nibbles_avx2(const struct whole_row *type, const uint8_t *x, size_t stride,
+                                     struct turned *t)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i level =
+        type->level
+            ? _mm256_broadcastsi128_si256(words_at((const uint8_t *)(const void *)type->level))
+            : _mm256_setr_epi64x(0x0706050403020100, 0x0f0e0d0c0b0a0908, 0x0706050403020100,
+                                 0x0f0e0d0c0b0a0908);
+    for (int half = 0; half < 2; half++, x += 8 * stride)
+        for (int piece = 0; piece < 2; piece++) {
+            __m256i r[4];
+            words_turn_avx2(x + 16 * piece, stride, r);
+            for (int j = 0; j < 4; j++) {
+                __m256i code[2] = {_mm256_and_si256(r[j], low),
+                                   _mm256_and_si256(_mm256_srli_epi16(r[j], 4), low)};
+                for (int k = 0; k < 2; k++)
+                    _mm256_storeu_si256((__m256i *)(void *)(t[k].w[4 * piece + j] + 32 * half),
+                                        _mm256_shuffle_epi8(level, code[k]));
+            }
+        }
+}
+
+// c += whole d by
+TARGET_AVX2 static inline __attribute__((always_inline)) __m256 add_avx2(__m256 c, __m256i whole,
+                                                                         const float *d, __m256 by)
+{
+    return _mm256_add_ps(
+        c, _mm256_mul_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(_mm256_loadu_ps(d), by)));
+}
+
 TARGET_AVX2 static inline __attribute__((always_inline)) void
-rows_avx2(const bool wide, const int rows, const struct chunk *g, int32_t i0, int half)
+rows_avx2(const bool wide, const bool halves, const int rows, const struct chunk *g, int32_t i0,
+          int half)
 {
     __m256 c[2];
     float *to = g->c + i0 * g->ldc + 8 * half;
@@ -191,7 +262,6 @@ rows_avx2(const bool wide, const int rows, const struct chunk *g, int32_t i0, in
         c[i] = _mm256_loadu_ps(to + i * g->ldc);
     for (int32_t b = 0; b < g->blocks; b++) {
         const struct turned *t = &g->w[b];
-        const __m256 d = _mm256_loadu_ps(t->d + 8 * half), m = _mm256_loadu_ps(t->m + 8 * half);
         for (int i = 0; i < rows; i++) {
             const int8_t *q = g->q + (i0 + i) * g->ldq + 32 * b;
             const ptrdiff_t at = (i0 + i) * g->ld + b;
@@ -199,56 +269,74 @@ rows_avx2(const bool wide, const int rows, const struct chunk *g, int32_t i0, in
             for (int j = 0; j < 8; j++) {
                 __m256i w =
                     _mm256_loadu_si256((const __m256i *)(const void *)(t->w[j] + 32 * half));
-                sum[j % 2] =
-                    dot_avx2(wide, sum[j % 2], w, _mm256_set1_epi32((int)word_at(q + 4 * j)));
+                __m256i *const s = &sum[halves ? j / 4 : j % 2];
+                *s = dot_avx2(wide, *s, w, _mm256_set1_epi32((int)word_at(q + 4 * j)));
             }
-            __m256 by = _mm256_mul_ps(d, _mm256_set1_ps(g->scale[at]));
-            __m256 whole = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[0], sum[1]));
-            c[i] = _mm256_add_ps(c[i], _mm256_mul_ps(whole, by));
-            if (g->has_m)
-                c[i] = _mm256_add_ps(c[i], _mm256_mul_ps(m, _mm256_set1_ps(g->offset[at])));
+            const __m256 by = _mm256_set1_ps(g->scale[at]);
+            if (!halves) {
+                c[i] = add_avx2(c[i], _mm256_add_epi32(sum[0], sum[1]), t->d[0] + 8 * half, by);
+                if (g->type->has_m)
+                    c[i] = _mm256_add_ps(c[i], _mm256_mul_ps(_mm256_loadu_ps(t->m[0] + 8 * half),
+                                                             _mm256_set1_ps(g->offset[at])));
+                continue;
+            }
+            for (int h = 0; h < 2; h++)
+                c[i] = add_avx2(c[i], sum[h], t->d[h] + 8 * half, by);
+            for (int h = 0; h < 2 && g->type->has_m; h++)
+                c[i] = _mm256_add_ps(
+                    c[i], _mm256_mul_ps(_mm256_loadu_ps(t->m[h] + 8 * half),
+                                        _mm256_set1_ps(g->scale[at] * (float)g->sum[2 * at + h])));
         }
     }
     for (int i = 0; i < rows; i++)
         _mm256_storeu_ps(to + i * g->ldc, c[i]);
 }
 
-TARGET_AVX2 static void product_avx2(const struct chunk *g)
+TARGET_AVX2 static inline __attribute__((always_inline)) void
+all_rows_avx2(const bool wide, const bool halves, const struct chunk *g)
 {
     for (int half = 0; half < 2; half++) {
         int32_t i = 0;
         for (; i + 2 <= g->rows; i += 2)
-            if (g->wide)
-                rows_avx2(true, 2, g, i, half);
-            else
-                rows_avx2(false, 2, g, i, half);
-        if (i < g->rows && g->wide)
-            rows_avx2(true, 1, g, i, half);
-        else if (i < g->rows)
-            rows_avx2(false, 1, g, i, half);
+            rows_avx2(wide, halves, 2, g, i, half);
+        if (i < g->rows)
+            rows_avx2(wide, halves, 1, g, i, half);
     }
+}
+
+TARGET_AVX2 static void product_avx2(const struct chunk *g)
+{
+    if (g->type->wide && g->type->halves)
+        all_rows_avx2(true, true, g);
+    else if (g->type->wide)
+        all_rows_avx2(true, false, g);
+    else if (g->type->halves)
+        all_rows_avx2(false, true, g);
+    else
+        all_rows_avx2(false, false, g);
 }
 
 // Bytes of W without a sign times bytes of A with one, in fours: signed ones are given 128 more, of
 // which A's sum frees the result.
-TARGET_VNNI static void turn_scales_vnni(int type, const uint8_t *x, size_t stride,
-                                         struct turned *t)
+TARGET_VNNI static void scales_vnni(const struct whole_row *type, const uint8_t *x, size_t stride,
+                                    struct turned *t)
 {
     const __m512i row =
         _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
                            _mm512_set1_epi32((int)stride));
     const __m512i both = _mm512_i32gather_epi32(row, x, 1);
-    const __m512 d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
-    const __m512 high = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16)));
-    _mm512_storeu_ps(t->d, d);
-    _mm512_storeu_ps(t->m, type == BLOCK_Q4_1 ? high : _mm512_mul_ps(d, _mm512_set1_ps(-8)));
+    const __m512 d =
+        _mm512_mul_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)), _mm512_set1_ps(type->by));
+    const __m512 m = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16)));
+    _mm512_storeu_ps(t->d[0], d);
+    _mm512_storeu_ps(t->m[0],
+                     type->m_of_d < 0 ? _mm512_mul_ps(d, _mm512_set1_ps(type->m_of_d)) : m);
 }
 
 TARGET_VNNI static void turn_vnni(int type, const uint8_t *x, size_t stride, struct turned *t)
 {
     const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(-128);
     __m512i r[4];
-    turn_scales_vnni(type, x, stride, t);
     x += type == BLOCK_Q4_1 ? 4 : 2;
     words_turn_avx512(x, stride, r);
     for (int j = 0; j < 4; j++)
@@ -262,8 +350,56 @@ TARGET_VNNI static void turn_vnni(int type, const uint8_t *x, size_t stride, str
                                              : _mm512_and_si512(_mm512_srli_epi16(r[j], 4), low));
 }
 
+TARGET_VNNI static void weave_vnni(const struct whole_row *type, const uint8_t *x, size_t stride,
+                                   struct turned *t)
+{
+    const __m512i bias = _mm512_set1_epi8(type->wide ? -128 : 0);
+    const __m512i level =
+        type->level ? _mm512_broadcast_i32x4(words_at((const uint8_t *)(const void *)type->level))
+                    : _mm512_setzero_si512();
+    for (int piece = 0; piece < 2; piece++) {
+        __m512i r[4];
+        words_turn_avx512(x + 16 * piece, stride, r);
+        for (int j = 0; j < 4; j++) {
+            r[j] = type->level ? _mm512_shuffle_epi8(level, r[j]) : r[j];
+            _mm512_storeu_si512(t->w[4 * piece + j], _mm512_xor_si512(r[j], bias));
+        }
+    }
+}
+
+// 32 bytes of 16 rows become two blocks, of low and of high nibbles.
+TARGET_VNNI static void nibbles_vnni(const struct whole_row *type, const uint8_t *x, size_t stride,
+                                     struct turned *t)
+{
+    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(type->wide ? -128 : 0);
+    const __m512i own =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    const __m512i level =
+        type->level ? _mm512_broadcast_i32x4(words_at((const uint8_t *)(const void *)type->level))
+                    : own;
+    for (int piece = 0; piece < 2; piece++) {
+        __m512i r[4];
+        words_turn_avx512(x + 16 * piece, stride, r);
+        for (int j = 0; j < 4; j++) {
+            __m512i code[2] = {_mm512_and_si512(r[j], low),
+                               _mm512_and_si512(_mm512_srli_epi16(r[j], 4), low)};
+            for (int k = 0; k < 2; k++)
+                _mm512_storeu_si512(t[k].w[4 * piece + j],
+                                    _mm512_xor_si512(_mm512_shuffle_epi8(level, code[k]), bias));
+        }
+    }
+}
+
+// c += whole d by
+TARGET_VNNI static inline __attribute__((always_inline)) __m512 add_vnni(__m512 c, __m512i whole,
+                                                                         const float *d, __m512 by)
+{
+    return _mm512_add_ps(
+        c, _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_mul_ps(_mm512_loadu_ps(d), by)));
+}
+
 TARGET_VNNI static inline __attribute__((always_inline)) void
-rows_vnni(const bool wide, const int rows, const struct chunk *g, int32_t i0)
+rows_vnni(const bool wide, const bool halves, const int rows, const struct chunk *g, int32_t i0)
 {
     __m512 c[4];
     float *to = g->c + i0 * g->ldc;
@@ -271,50 +407,74 @@ rows_vnni(const bool wide, const int rows, const struct chunk *g, int32_t i0)
         c[i] = _mm512_loadu_ps(to + i * g->ldc);
     for (int32_t b = 0; b < g->blocks; b++) {
         const struct turned *t = &g->w[b];
-        const __m512 d = _mm512_loadu_ps(t->d), m = _mm512_loadu_ps(t->m);
         for (int i = 0; i < rows; i++) {
             const int8_t *q = g->q + (i0 + i) * g->ldq + 32 * b;
             const ptrdiff_t at = (i0 + i) * g->ld + b;
-            __m512i sum[2] = {wide ? _mm512_set1_epi32(-128 * g->sum[at]) : _mm512_setzero_si512(),
-                              _mm512_setzero_si512()};
-            for (int j = 0; j < 8; j++)
-                sum[j % 2] = _mm512_dpbusd_epi32(sum[j % 2], _mm512_loadu_si512(t->w[j]),
-                                                 _mm512_set1_epi32((int)word_at(q + 4 * j)));
-            __m512 by = _mm512_mul_ps(d, _mm512_set1_ps(g->scale[at]));
-            __m512 whole = _mm512_cvtepi32_ps(_mm512_add_epi32(sum[0], sum[1]));
-            c[i] = _mm512_add_ps(c[i], _mm512_mul_ps(whole, by));
-            if (!wide)
-                c[i] = _mm512_add_ps(c[i], _mm512_mul_ps(m, _mm512_set1_ps(g->offset[at])));
+            const int32_t *all = g->sum + 2 * at;
+            const int32_t first = halves ? all[0] : all[0] + all[1], second = halves ? all[1] : 0;
+            __m512i sum[2] = {_mm512_set1_epi32(wide ? -128 * first : 0),
+                              _mm512_set1_epi32(wide ? -128 * second : 0)};
+            for (int j = 0; j < 8; j++) {
+                __m512i *const s = &sum[halves ? j / 4 : j % 2];
+                *s = _mm512_dpbusd_epi32(*s, _mm512_loadu_si512(t->w[j]),
+                                         _mm512_set1_epi32((int)word_at(q + 4 * j)));
+            }
+            const __m512 by = _mm512_set1_ps(g->scale[at]);
+            if (!halves) {
+                c[i] = add_vnni(c[i], _mm512_add_epi32(sum[0], sum[1]), t->d[0], by);
+                if (!wide && g->type->has_m)
+                    c[i] = _mm512_add_ps(c[i], _mm512_mul_ps(_mm512_loadu_ps(t->m[0]),
+                                                             _mm512_set1_ps(g->offset[at])));
+                continue;
+            }
+            for (int h = 0; h < 2; h++)
+                c[i] = add_vnni(c[i], sum[h], t->d[h], by);
+            for (int h = 0; h < 2 && !wide && g->type->has_m; h++)
+                c[i] = _mm512_add_ps(c[i],
+                                     _mm512_mul_ps(_mm512_loadu_ps(t->m[h]),
+                                                   _mm512_set1_ps(g->scale[at] * (float)all[h])));
         }
     }
     for (int i = 0; i < rows; i++)
         _mm512_storeu_ps(to + i * g->ldc, c[i]);
 }
 
-TARGET_VNNI static void product_vnni(const struct chunk *g)
+TARGET_VNNI static inline __attribute__((always_inline)) void
+all_rows_vnni(const bool wide, const bool halves, const struct chunk *g)
 {
     int32_t i = 0;
     for (; i + 4 <= g->rows; i += 4)
-        if (g->wide)
-            rows_vnni(true, 4, g, i);
-        else
-            rows_vnni(false, 4, g, i);
+        rows_vnni(wide, halves, 4, g, i);
     for (; i < g->rows; i++)
-        if (g->wide)
-            rows_vnni(true, 1, g, i);
-        else
-            rows_vnni(false, 1, g, i);
+        rows_vnni(wide, halves, 1, g, i);
+}
+
+TARGET_VNNI static void product_vnni(const struct chunk *g)
+{
+    if (g->type->wide && g->type->halves)
+        all_rows_vnni(true, true, g);
+    else if (g->type->wide)
+        all_rows_vnni(true, false, g);
+    else if (g->type->halves)
+        all_rows_vnni(false, true, g);
+    else
+        all_rows_vnni(false, false, g);
 }
 
 #endif
 
 static const struct dots {
+    void (*scales)(const struct whole_row *type, const uint8_t *x, size_t stride, struct turned *t);
     void (*turn)(int type, const uint8_t *x, size_t stride, struct turned *t);
+    void (*weave)(const struct whole_row *type, const uint8_t *x, size_t stride, struct turned *t);
+    void (*nibbles)(const struct whole_row *type, const uint8_t *x, size_t stride,
+                    struct turned *t); // or NULL: through weave
     void (*product)(const struct chunk *g);
-} dots_base = {turn_base, product_base}
+} dots_base = {scales_base, turn_base, weave_base, NULL, product_base}
 #if SIMD_X86
 ,
-  dots_avx2 = {turn_avx2, product_avx2}, dots_vnni = {turn_vnni, product_vnni}
+  dots_avx2 = {scales_avx2, turn_avx2, weave_avx2, nibbles_avx2, product_avx2},
+  dots_vnni = {scales_vnni, turn_vnni, weave_vnni, nibbles_vnni, product_vnni}
 #endif
 ;
 
@@ -331,7 +491,7 @@ static const struct dots *pick(void)
 
 bool gemm_dots_takes(int32_t id)
 {
-    return id == BLOCK_Q4_0 || id == BLOCK_Q4_1 || id == BLOCK_Q8_0;
+    return whole_find(id) != NULL;
 }
 
 // Rows of A that are rounded at a time, in GEMM_WORK floats; 0 = B is none that is taken here.
@@ -343,7 +503,7 @@ static int32_t rows_at_once(const struct gemm *g)
         return 0;
     const struct block_rows *p = block_part(w->blocks, &row);
     for (left = g->n + row; left > 0 && row % COLUMNS == 0; left -= p++->rows)
-        if (!gemm_dots_takes(p->type->id) || p->rows % COLUMNS)
+        if (!gemm_dots_takes(p->type->id) || p->rows % COLUMNS || g->k % p->type->values)
             return 0;
     return left > 0 ? 0
                     : (int32_t)(GEMM_WORK * sizeof(float) / (ROUNDED_BYTES * ((size_t)g->k / 32)));
@@ -353,7 +513,49 @@ static int32_t rows_at_once(const struct gemm *g)
 static inline void ask_for(const uint8_t *x, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(x + i);
+        __builtin_prefetch(x + i, 0, 2);
+}
+
+static void turn_scales(const struct dots *by, const struct whole_row *type, int32_t blocks,
+                        const uint8_t *x, size_t stride, struct turned *t)
+{
+    float d[COLUMNS][BLOCK_VALUES / 16], m[COLUMNS][BLOCK_VALUES / 16];
+    const int groups = type->halves ? 2 : 1;
+    if (!type->scales[0]) {
+        by->scales(type, x, stride, t);
+        for (int32_t b = 1; b < blocks; b++) {
+            memcpy(t[b].d, t->d, sizeof t->d[0]);
+            memcpy(t[b].m, t->m, sizeof t->m[0]);
+        }
+        return;
+    }
+    for (int r = 0; r < COLUMNS; r++)
+        type->scales[simd_isa()](x + (size_t)r * stride, d[r], m[r]);
+    for (int32_t b = 0; b < blocks; b++)
+        for (int h = 0; h < groups; h++)
+            for (int r = 0; r < COLUMNS; r++) {
+                t[b].d[h][r] = d[r][groups * b + h];
+                t[b].m[h][r] = type->has_m ? m[r][groups * b + h] : 0;
+            }
+}
+
+// One block of each of 16 rows, of 32 values or more.
+static void turn(const struct dots *by, const struct whole_row *type, int32_t values,
+                 const uint8_t *x, size_t stride, struct turned *t)
+{
+    uint8_t q[COLUMNS][BLOCK_VALUES];
+    turn_scales(by, type, values / 32, x, stride, t);
+    if (!type->codes[0]) {
+        by->turn(type->id, x, stride, t);
+    } else if (type->nibbles_at && by->nibbles) {
+        for (int32_t b = 0; b < values / 32; b += 2)
+            by->nibbles(type, x + type->nibbles_at + 16 * b, stride, &t[b]);
+    } else {
+        for (int r = 0; r < COLUMNS; r++)
+            type->codes[simd_isa()](x + (size_t)r * stride, q[r]);
+        for (int32_t b = 0; b < values / 32; b++)
+            by->weave(type, q[0] + 32 * b, sizeof q[0], &t[b]);
+    }
 }
 
 // What stands in C when the first chunk comes, and what is left to do after the last.
@@ -390,14 +592,14 @@ static void columns(const struct gemm *g, const struct dots *by, const struct ro
     int32_t row = g->b.row0 + n0, blocks = g->k / 32;
     const struct block_rows *part = block_part(g->b.blocks, &row);
     const size_t stride = block_row_bytes(part), bytes = (size_t)part->type->bytes;
+    const int32_t each = part->type->values / 32;
     const uint8_t *x = part->at + (size_t)row * stride;
     const bool more = row + COLUMNS < part->rows;
     struct chunk c = {.w = t,
                       .rows = rows,
                       .ldq = g->k,
                       .ld = blocks,
-                      .has_m = part->type->id != BLOCK_Q8_0,
-                      .wide = part->type->id == BLOCK_Q8_0,
+                      .type = whole_find(part->type->id),
                       .c = g->c + row0 * g->ldc + n0,
                       .ldc = g->ldc};
     begin_columns(g, row0, rows, n0);
@@ -406,11 +608,13 @@ static void columns(const struct gemm *g, const struct dots *by, const struct ro
         c.q = a->q + 32 * b;
         c.scale = a->scale + b;
         c.offset = a->offset + b;
-        c.sum = a->sum + b;
+        c.sum = a->sum + 2 * b;
         if (more)
-            ask_for(x + COLUMNS * (stride + (size_t)b * bytes), COLUMNS * bytes * (size_t)c.blocks);
-        for (int32_t i = 0; i < c.blocks; i++)
-            by->turn(part->type->id, x + (size_t)(b + i) * bytes, stride, &t[i]);
+            ask_for(x + COLUMNS * (stride + (size_t)(b / each) * bytes),
+                    COLUMNS * bytes * (size_t)(c.blocks / each));
+        for (int32_t i = 0; i < c.blocks; i += each)
+            turn(by, c.type, part->type->values, x + (size_t)((b + i) / each) * bytes, stride,
+                 &t[i]);
         by->product(&c);
     }
     finish_columns(g, row0, rows, n0);
@@ -444,11 +648,11 @@ bool gemm_dots(const struct gemm *g, float *work)
         struct rounded a = {.scale = work,
                             .offset = work + n,
                             .sum = (int32_t *)(void *)(work + 2 * n),
-                            .q = (int8_t *)(void *)(work + 3 * n)};
+                            .q = (int8_t *)(void *)(work + 4 * n)};
         for (int32_t i = 0; i < rows; i++) {
             const struct rounded to = {.scale = a.scale + i * blocks,
                                        .offset = a.offset + i * blocks,
-                                       .sum = a.sum + i * blocks,
+                                       .sum = a.sum + (ptrdiff_t)2 * i * blocks,
                                        .q = a.q + (ptrdiff_t)i * g->k};
             SIMD_PICK(round_row, (g->a + (row0 + i) * g->rsa, blocks, &to));
         }

@@ -318,7 +318,7 @@ static inline void fetch_ahead(const struct few *f, int32_t n, int32_t rows, int
     if (row + rows >= part->rows)
         return;
     for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(next + (size_t)b * bytes + i);
+        __builtin_prefetch(next + (size_t)b * bytes + i, 0, 2);
 }
 
 #define SIMD_FILE "gemv.c"

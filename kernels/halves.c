@@ -118,7 +118,7 @@ SIMD_KERNEL void SIMD_NAME(half_rows)(const struct gemm *g, int mr, int32_t row0
 #endif
 
 // Columns of C at a time, a panel; rows together, unless they go one by one.
-enum { AT_ONCE = GEMM_PANEL, MR = 4, MOST_ROWS = 8, AHEAD = 512 };
+enum { AT_ONCE = GEMM_PANEL, MR = 4, MOST_ROWS = 8, AHEAD = 256 };
 
 // How far from the beginning of its row, in bytes, is what is asked for now that byte `at` is used:
 // AHEAD further on, or in the row that comes AT_ONCE later.

@@ -75,6 +75,19 @@ static inline enum simd_isa simd_isa(void)
 #define SIMD_PICK(name, args) name##_base args
 #endif
 
+// The copies of a kernel as an array, by instruction set.
+#if SIMD_X86
+#define SIMD_COPIES(name)                                                                          \
+    {                                                                                              \
+        [SIMD_BASE] = name##_base, [SIMD_AVX2] = name##_avx2, [SIMD_AVX512] = name##_avx512        \
+    }
+#else
+#define SIMD_COPIES(name)                                                                          \
+    {                                                                                              \
+        [SIMD_BASE] = name##_base, [SIMD_AVX2] = name##_base, [SIMD_AVX512] = name##_base          \
+    }
+#endif
+
 // A piece of kernels that becomes part of whatever copy calls it.
 #define SIMD_PART static inline __attribute__((always_inline))
 

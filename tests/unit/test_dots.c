@@ -18,33 +18,48 @@
 
 #include <cmocka.h>
 
-enum { COLS = 352, BLOCKS = COLS / 32, PART = 48, ROWS = 3 * PART, MANY = 7, RANK = 3, LD = 368 };
+enum { COLS = 512, KINDS = 13, PART = 48, ROWS = KINDS * PART, MANY = 7, RANK = 3, LD = ROWS };
 enum { CPU };
 
-static uint8_t bytes[3][PART * BLOCKS * 34];
+// Kinds of blocks, where their scales are, as halves, and columns that are not whole chunks, or
+// that are whole blocks of 256.
+static const struct kind {
+    int32_t id, scale, scales;
+} kinds[KINDS] = {{BLOCK_Q4_0, 0, 1},   {BLOCK_Q8_0, 0, 1},   {BLOCK_Q4_1, 0, 2},
+                  {BLOCK_Q5_0, 0, 1},   {BLOCK_Q5_1, 0, 2},   {BLOCK_IQ4_NL, 0, 1},
+                  {BLOCK_NF4, 0, 1},    {BLOCK_Q4_K, 0, 2},   {BLOCK_Q5_K, 0, 2},
+                  {BLOCK_IQ4_XS, 0, 1}, {BLOCK_Q6_K, 208, 1}, {BLOCK_Q2_K, 80, 2},
+                  {BLOCK_Q3_K, 108, 1}};
+static const struct set {
+    int32_t kinds, cols;
+} sets[] = {{6, 352}, {KINDS, COLS}};
+static int32_t cols, rows; // of the set
+
+static uint8_t bytes[KINDS][PART * COLS / 32 * 34];
 static float x[MANY * LD], base[MANY * LD], adapter[RANK * COLS + ROWS * RANK];
-static struct block_rows parts[3];
+static struct block_rows parts[KINDS];
 static struct kernel_linear linear = {
-    .w = {.blocks = parts, .rows = ROWS, .cols = COLS, .ld = COLS},
-    .lora = {{.rows = ROWS, .rank = RANK, .b = RANK * COLS}},
-    .n_lora = 1,
-    .ranks = RANK,
-    .scale = 0.5f};
+    .w = {.blocks = parts}, .lora = {{.rank = RANK}}, .n_lora = 1, .ranks = RANK, .scale = 0.5f};
 
 // Any bytes are blocks, but for scales that are too large.
-static void make_parts(struct rng *r)
+static void make_parts(struct rng *r, const struct set *set)
 {
-    const int32_t id[] = {BLOCK_Q4_0, BLOCK_Q8_0, BLOCK_Q4_1};
-    for (int p = 0; p < 3; p++) {
-        parts[p] = (struct block_rows){block_find(id[p]), bytes[p], PART, COLS};
+    cols = set->cols;
+    rows = set->kinds * PART;
+    linear.w.rows = linear.lora[0].rows = rows;
+    linear.w.cols = linear.w.ld = cols;
+    linear.lora[0].b = (size_t)(RANK * cols);
+    for (int p = 0; p < set->kinds; p++) {
+        parts[p] = (struct block_rows){block_find(kinds[p].id), bytes[p], PART, cols};
         const size_t each = (size_t)parts[p].type->bytes;
-        for (size_t i = 0; i < PART * BLOCKS; i++) {
+        const size_t n = (size_t)(PART * cols / parts[p].type->values);
+        for (size_t i = 0; i < n; i++) {
             uint8_t *b = bytes[p] + i * each;
             for (size_t k = 0; k < each; k++)
                 b[k] = (uint8_t)rng_below(r, 256);
-            for (int k = 0; k < (id[p] == BLOCK_Q4_1 ? 2 : 1); k++) {
+            for (int k = 0; k < kinds[p].scales; k++) {
                 uint16_t half = f16_from_f32((float)rng_normal(r) * 0.1f);
-                memcpy(b + 2 * k, &half, sizeof half);
+                memcpy(b + kinds[p].scale + 2 * k, &half, sizeof half);
             }
         }
     }
@@ -77,6 +92,21 @@ static float *run(struct dev *d, int32_t m, bool adapted, float *y)
     return y;
 }
 
+// Levels of NF4 count as the nearest 127th.
+static void whole_row(int32_t n, float *row)
+{
+    int32_t at = n;
+    const struct block_rows *part = block_part(parts, &at);
+    kernel_weight_row(&linear.w, n, row);
+    for (int32_t c = 0; c < cols && part->type->id == BLOCK_NF4; c++) {
+        uint16_t half;
+        memcpy(&half, part->at + (size_t)at * block_row_bytes(part) + (size_t)(c / 64 * 34),
+               sizeof half);
+        const float d = f16_to_f32(half);
+        row[c] = d != 0 ? rintf(row[c] / d * 127) / 127 * d : 0;
+    }
+}
+
 // What a block's values are rounded to, in double.
 static void rounded(const float *from, double *to)
 {
@@ -93,14 +123,14 @@ static void check_sums(const float *y, bool adapted)
     for (int32_t i = 0; i < MANY; i++) {
         for (int k = 0; k < RANK; k++) {
             double sum = 0;
-            for (int c = 0; c < COLS; c++)
-                sum += (double)x[i * LD + c] * (double)adapter[k * COLS + c];
+            for (int c = 0; c < cols; c++)
+                sum += (double)x[i * LD + c] * (double)adapter[k * cols + c];
             u[k] = (float)(0.5 * sum);
         }
-        for (int32_t n = 0; n < ROWS; n++) {
+        for (int32_t n = 0; n < rows; n++) {
             double q[32], want = (double)base[i * LD + n], size = fabs(want);
-            kernel_weight_row(&linear.w, n, row);
-            for (int b = 0; b < BLOCKS; b++) {
+            whole_row(n, row);
+            for (int b = 0; b < cols / 32; b++) {
                 rounded(x + i * LD + 32 * b, q);
                 for (int k = 0; k < 32; k++) {
                     want += q[k] * (double)row[32 * b + k];
@@ -108,46 +138,52 @@ static void check_sums(const float *y, bool adapted)
                 }
             }
             for (int k = 0; adapted && k < RANK; k++)
-                want += (double)u[k] * (double)adapter[RANK * COLS + n * RANK + k];
+                want += (double)u[k] * (double)adapter[RANK * cols + n * RANK + k];
             if (!(fabs((double)y[i * LD + n] - want) <= 1e-5 * size))
                 fail_msg("row %d, column %d: %g, not %g", i, n, (double)y[i * LD + n], want);
         }
     }
 }
 
-static void every_way_gives_the_same_bits(void **state)
+static void compare_ways(struct dev *d, struct dev *three)
 {
-    (void)state;
-    static float first[2][MANY * LD], y[MANY * LD];
-    struct rng r = rng_stream(6, RNG_TEST, 0, 0, 0);
-    struct dev d, three;
-    struct err err;
-    make_parts(&r);
-    make_rows(&r);
-    assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
-    assert_int_equal(dev_math(&d, KERNEL_MATH_INT8, &err), 0);
-    dev_reserve(&d, kernel_work_floats(MANY, MANY, COLS, RANK, 8), 1);
-    assert_int_equal(dev_open(&three, CPU, 3, &err), 0);
-    assert_int_equal(dev_math(&three, KERNEL_MATH_INT8, &err), 0);
-    dev_reserve(&three, kernel_work_floats(MANY, MANY, COLS, RANK, 8), 1);
-    pool_share_all();
+    static float first[2][MANY * LD], y[MANY * LD], few[MANY * LD];
     for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
         simd_limit((enum simd_isa)isa);
         for (int adapted = 0; adapted < 2; adapted++) {
-            run(&d, MANY, adapted, isa ? y : first[adapted]);
+            run(d, MANY, adapted, isa ? y : first[adapted]);
             if (isa == SIMD_BASE)
                 check_sums(first[adapted], adapted);
             for (int32_t i = 0; isa && !adapted && i < MANY; i++)
-                assert_memory_equal(y + i * LD, first[0] + i * LD, ROWS * sizeof *y);
+                assert_memory_equal(y + i * LD, first[0] + i * LD, (size_t)rows * sizeof *y);
             for (int32_t m = 1; m < MANY && isa; m++) {
-                static float few[MANY * LD];
-                run(m % 2 ? &three : &d, m, adapted, few);
+                run(m % 2 ? three : d, m, adapted, few);
                 for (int32_t i = 0; i < m; i++)
-                    assert_memory_equal(few + i * LD, y + i * LD, ROWS * sizeof *few);
+                    assert_memory_equal(few + i * LD, y + i * LD, (size_t)rows * sizeof *few);
             }
         }
     }
     simd_limit(SIMD_AVX512);
+}
+
+static void every_way_gives_the_same_bits(void **state)
+{
+    (void)state;
+    struct rng r = rng_stream(6, RNG_TEST, 0, 0, 0);
+    struct dev d, three;
+    struct err err;
+    make_rows(&r);
+    assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
+    assert_int_equal(dev_math(&d, KERNEL_MATH_INT8, &err), 0);
+    dev_reserve(&d, kernel_work_floats(MANY, MANY, ROWS, RANK, 8), 1);
+    assert_int_equal(dev_open(&three, CPU, 3, &err), 0);
+    assert_int_equal(dev_math(&three, KERNEL_MATH_INT8, &err), 0);
+    dev_reserve(&three, kernel_work_floats(MANY, MANY, ROWS, RANK, 8), 1);
+    pool_share_all();
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        make_parts(&r, &sets[i]);
+        compare_ways(&d, &three);
+    }
     dev_close(&d);
     dev_close(&three);
 }
@@ -161,13 +197,13 @@ static void what_is_not_finite_shows(void **state)
     struct err err;
     assert_int_equal(dev_open(&d, CPU, 1, &err), 0);
     assert_int_equal(dev_math(&d, KERNEL_MATH_INT8, &err), 0);
-    dev_reserve(&d, kernel_work_floats(MANY, MANY, COLS, RANK, 8), 1);
+    dev_reserve(&d, kernel_work_floats(MANY, MANY, ROWS, RANK, 8), 1);
     x[40] = NAN;
     x[LD + 3] = INFINITY;
     for (int isa = SIMD_BASE; isa < SIMD_ISA_COUNT; isa++) {
         simd_limit((enum simd_isa)isa);
         run(&d, 3, false, y);
-        for (int32_t n = 0; n < ROWS; n++)
+        for (int32_t n = 0; n < rows; n++)
             assert_true(isnan(y[n]) && !isfinite(y[LD + n]) && isfinite(y[2 * LD + n]));
     }
     simd_limit(SIMD_AVX512);
