@@ -13,13 +13,17 @@
 
 struct lm_side {
     struct model *model[SIDE_TYPES]; // of the kinds that this process runs; the first is lm's own
+    struct task *task[SIDE_TYPES];   // (kinds) as each reads it; where they read alike, lm's own
     size_t rows, tops;               // there is room for
     float *x, *logits;               // (layers, rows, dim); (tops, vocab), y_b in their place
     float *one;                      // of one example, as messages have it
     float *want;                     // (tops, classes) differences
     int32_t *best;                   // (tops)
-    int32_t *token, *class_of;       // (classes), (vocab) where classes are not the vocabulary
-    uint32_t *order;                 // (order_cap) of a client's epoch
+    // Of classes that are not the vocabulary: their tokens; of tokens of answers (vocab) the class.
+    int32_t *token[SIDE_TYPES], *class_of;
+    float *pick;              // (classes) scratch
+    int32_t *said, *said_len; // labels as answers: (classes, task.max_answer), (classes)
+    uint32_t *order;          // (order_cap) of a client's epoch
     size_t order_cap;
     struct merging {          // (longest) each: of an example's rows
         float *alike;         // of an even row, to its match
@@ -36,15 +40,20 @@ void lm_side_close(struct lm *lm)
     struct lm_side *s = lm->side;
     if (!s)
         return;
-    void *blocks[] = {s->x, s->logits, s->one, s->want, s->best, s->order, s->token, s->class_of};
+    void *blocks[] = {s->x,        s->logits, s->one,  s->want,     s->best,
+                      s->class_of, s->pick,   s->said, s->said_len, s->order};
     for (size_t i = 0; i < ARRAY_LEN(blocks); i++)
         mem_free(blocks[i]);
     void *rows[] = {s->merging.alike, s->merging.to, s->merging.tokens, s->merging.gone};
     for (size_t i = 0; i < ARRAY_LEN(rows); i++)
         mem_free(rows[i]);
-    for (int32_t k = 1; k < SIDE_TYPES; k++)
-        if (s->model[k])
+    for (int32_t k = 0; k < SIDE_TYPES; k++) {
+        mem_free(s->token[k]);
+        if (k > 0 && s->model[k])
             model_close(s->model[k]);
+        if (s->task[k] != lm->task)
+            task_close(s->task[k]);
+    }
     lm_batch_close(&s->batch);
     mem_free(s);
     lm->side = NULL;
@@ -68,38 +77,47 @@ static bool same_tokens(const struct tokenizer *a, const struct tokenizer *b)
     return same;
 }
 
-// Where a backbone brings a vocabulary of its own, it has to be the task's.
-static int check_vocabulary(const struct workload *w, const char *path, struct err *err)
+// Where a backbone brings a vocabulary of its own, it reads the task in that: labels are the same
+// classes in any words, tokens are not.
+static int open_task(const struct workload *w, const struct side_plan *plan, int32_t kind,
+                     struct err *err)
 {
     const struct lm *lm = w->state;
+    const char *path = plan->backbones.path[kind];
     struct task_params p = *w->env.task;
+    lm->side->task[kind] = lm->task;
     if (!lm->task->tokenizer->row->needs_file)
         return 0; // the task has words of its own, of which files know nothing
     model_vocabulary(path, p.vocab, sizeof p.vocab);
     if (!p.vocab[0])
         return 0;
-    const char *name = tokenizer_name(p.tokenizer);
-    if (strcmp(name, "auto") == 0)
-        name = tokenizer_auto(p.vocab);
-    struct tokenizer *t = tokenizer_open(name, p.vocab, err);
-    if (!t)
-        return -1;
-    bool same = same_tokens(t, lm->task->tokenizer);
-    tokenizer_close(t);
-    return same ? 0
-                : err_set(err,
-                          "model.others: %.200s has another vocabulary than model.path = %.100s, "
-                          "and all clients answer in the same tokens; take models of one family",
-                          path, w->env.model->path);
+    struct task *t = task_open(&p, w->env.seed, lm->task->clients, err);
+    if (t && same_tokens(t->tokenizer, lm->task->tokenizer)) {
+        task_close(t);
+        return 0;
+    }
+    if (t)
+        lm->side->task[kind] = t;
+    return !t ? -1
+           : plan->classes == SIDE_CLASSES_LABELS
+               ? 0
+               : err_set(err,
+                         "model.others: %.200s has another vocabulary than model.path = %.100s, "
+                         "and all clients answer in the same tokens; take models of one family, "
+                         "or, of a classification, classes = labels",
+                         path, w->env.model->path);
 }
 
-static int check_kinds(const struct workload *w, const struct side_plan *p, struct err *err)
+static int open_tasks(const struct workload *w, const struct side_plan *p, struct err *err)
 {
     const struct lm *lm = w->state;
-    const struct tokenizer *t = lm->task->tokenizer;
+    lm->side->task[0] = lm->task;
     for (int32_t k = 1; k < p->kinds; k++) {
         const char *path = p->backbones.path[k];
         const struct model_config *c = &p->backbones.config[k];
+        if (open_task(w, p, k, err))
+            return -1;
+        const struct tokenizer *t = lm->side->task[k]->tokenizer;
         if (t->vocab > c->vocab)
             return err_set(
                 err,
@@ -110,8 +128,6 @@ static int check_kinds(const struct workload *w, const struct side_plan *p, stru
             return err_set(err,
                            "model.others: %.200s takes %d tokens, and the longest example has %d",
                            path, c->max_positions, lm->task->max_tokens);
-        if (check_vocabulary(w, path, err))
-            return -1;
     }
     return 0;
 }
@@ -144,7 +160,7 @@ static int32_t find_answers(struct lm *lm, struct lm_side *s, int32_t vocab)
 {
     int32_t n = 0;
     s->class_of = mem_alloc(MEM_DATA, (size_t)vocab * sizeof *s->class_of);
-    s->token = mem_alloc(MEM_DATA, (size_t)vocab * sizeof *s->token);
+    s->token[0] = mem_alloc(MEM_DATA, (size_t)vocab * sizeof **s->token);
     mark_answers(task_test(lm->task), s->class_of);
     for (int32_t c = 0; c < lm->task->clients; c++) {
         mark_answers(task_client(lm->task, c), s->class_of);
@@ -153,26 +169,85 @@ static int32_t find_answers(struct lm *lm, struct lm_side *s, int32_t vocab)
     for (int32_t v = 0; v < vocab; v++) {
         bool is = s->class_of[v] > 0;
         s->class_of[v] = n;
-        s->token[n] = v;
+        s->token[0][n] = v;
         n += is;
     }
     return n;
 }
 
-static void fill_forms(struct lm *lm, struct side_plan *p)
+// The first token of each label's answers.
+static int mark_labels(const struct task *t, const struct examples *set, int32_t *token,
+                       struct err *err)
 {
+    for (int32_t i = 0; i < set->n; i++) {
+        const struct example *e = &set->v[i];
+        if (e->label < 0 || e->label >= t->n_labels)
+            return err_set(err,
+                           "classes = labels: the answer \"%.60s\" is none of the task's labels",
+                           e->reference);
+        token[e->label] = e->tokens[e->answer];
+    }
+    return 0;
+}
+
+// Of all labels, as a kind's own vocabulary has them; one that nobody has stays -1.
+static int find_labels(struct lm_side *s, int32_t kind, struct err *err)
+{
+    struct task *t = s->task[kind];
+    int32_t *token = s->token[kind] = mem_alloc(MEM_DATA, (size_t)t->n_labels * sizeof *token);
+    int rc = 0;
+    for (int32_t l = 0; l < t->n_labels; l++)
+        token[l] = -1;
+    rc = mark_labels(t, task_test(t), token, err);
+    for (int32_t c = 0; c < t->clients && !rc; c++) {
+        rc = mark_labels(t, task_client(t, c), token, err);
+        task_forget(t, c);
+    }
+    return rc;
+}
+
+// What is told apart; and of labels, what is said then.
+static int name_labels(struct lm *lm, const struct side_plan *p, struct err *err)
+{
+    struct lm_side *s = lm->side;
+    const struct task *t = lm->task;
+    const size_t most = (size_t)t->max_answer;
+    if (t->n_labels < 2 || t->metric != TASK_ACCURACY)
+        return err_set(err, "classes = labels: this task's answers are more than one of a few "
+                            "labels; take classes = answers");
+    for (int32_t k = 0; k < p->kinds; k++)
+        if (find_labels(s, k, err))
+            return -1;
+    s->said = mem_alloc(MEM_DATA, (size_t)t->n_labels * most * sizeof *s->said);
+    s->said_len = mem_alloc(MEM_DATA, (size_t)t->n_labels * sizeof *s->said_len);
+    for (int32_t l = 0; l < t->n_labels; l++) {
+        const char *text = t->labels[l];
+        int32_t n = tokenizer_encode(t->tokenizer, text, strlen(text), s->said + (size_t)l * most,
+                                     t->max_answer);
+        s->said_len[l] = n < t->max_answer ? n : t->max_answer;
+    }
+    return 0;
+}
+
+static int fill_forms(struct lm *lm, struct side_plan *p, struct err *err)
+{
+    const bool labels = p->classes == SIDE_CLASSES_LABELS;
     int32_t classes = p->backbones.config[0].vocab, longest = lm->task->max_tokens;
     for (int32_t k = 1; k < p->kinds; k++)
         classes = p->backbones.config[k].vocab < classes ? p->backbones.config[k].vocab : classes;
-    if (p->answers)
-        classes = find_answers(lm, lm->side, classes);
+    if (labels && name_labels(lm, p, err))
+        return -1;
+    if (p->classes != SIDE_CLASSES_VOCAB)
+        classes = labels ? lm->task->n_labels : find_answers(lm, lm->side, classes);
+    lm->side->pick = mem_alloc(MEM_DATA, (size_t)classes * sizeof *lm->side->pick);
     for (int32_t k = 0; k < p->kinds; k++) {
         struct side_form *f = &p->kind[k].form;
         f->dim = p->backbones.config[k].dim;
         f->classes = classes;
-        f->scored = lm->task->max_answer < longest ? lm->task->max_answer : longest;
+        f->scored = labels ? 1 : lm->task->max_answer < longest ? lm->task->max_answer : longest;
         f->rows = f->pivot ? f->scored : longest;
     }
+    return 0;
 }
 
 static size_t larger(size_t a, size_t b)
@@ -188,8 +263,7 @@ static int side_open_work(struct workload *w, struct side_plan *p, const bool *n
     size_t floats = 0, one = 0, vocab = 0;
     lm_side_close(lm);
     struct lm_side *s = lm->side = mem_alloc(MEM_OTHER, sizeof *s);
-    fill_forms(lm, p);
-    if (check_kinds(w, p, err) || open_models(w, p, need, err))
+    if (open_tasks(w, p, err) || fill_forms(lm, p, err) || open_models(w, p, need, err))
         return -1;
     const struct side_form *f = &p->kind[0].form;
     int32_t seqs = w->env.server && p->batch < SIDE_BLOCK ? SIDE_BLOCK : p->batch;
@@ -226,9 +300,12 @@ static int32_t targets_of(const struct lm_batch *b)
 }
 
 // y_b: logits become probabilities, which is what is compared with 1 at the label. Those of tokens
-// that are no class leave no place between rows. token: of each class, ascending; NULL = itself.
-static void soften(float *y, int32_t rows, int32_t vocab, const int32_t *token, int32_t classes)
+// that are no class leave no place between rows. token: of each class, -1 = none; NULL = itself.
+static void soften(const struct lm_side *s, int32_t kind, int32_t rows, int32_t vocab,
+                   int32_t classes)
 {
+    const int32_t *token = s->token[s->said ? kind : 0];
+    float *y = s->logits;
     float *to = y;
     for (int32_t r = 0; r < rows; r++, y += vocab, to += classes) {
         float most = y[0];
@@ -240,8 +317,11 @@ static void soften(float *y, int32_t rows, int32_t vocab, const int32_t *token, 
             y[k] = (float)e;
             sum += e;
         }
-        for (int32_t k = 0; k < classes; k++)
-            to[k] = (float)((double)y[token ? token[k] : k] / sum);
+        for (int32_t k = 0; k < classes; k++) {
+            int32_t id = token ? token[k] : k;
+            s->pick[k] = id < 0 ? 0 : (float)((double)y[id] / sum);
+        }
+        memcpy(to, s->pick, (size_t)classes * sizeof *to);
     }
 }
 
@@ -262,8 +342,18 @@ static int32_t read_layers(struct lm *lm, const struct side_plan *p, int32_t kin
     b->batch.weights = NULL;
     model_evaluate(s->model[kind], &job, 1);
     if (tap.logits)
-        soften(s->logits, tops, model_config(s->model[kind])->vocab, s->token, k->form.classes);
+        soften(s, kind, tops, model_config(s->model[kind])->vocab, k->form.classes);
     return tap.rows;
+}
+
+// Of a classification the prompt alone, whose last row is asked for the label.
+static void add_example(const struct lm_side *s, struct lm_batch *b, const struct example *e)
+{
+    struct example asked = *e;
+    asked.n = s->said ? e->answer + 1 : e->n;
+    lm_batch_add(b, &asked);
+    if (s->said)
+        b->targets[b->start[b->batch.n_seqs] - 1] = e->label;
 }
 
 // Targets become classes; those that are none stay below 0.
@@ -404,9 +494,10 @@ static int side_examples(struct workload *w, const struct side_plan *p, struct t
 {
     struct lm *lm = w->state;
     struct lm_batch *b = &lm->batch[0];
-    const struct examples *own = task_client(lm->task, (int32_t)job->client);
-    struct side_head head = {.held = (uint32_t)own->n, .from = job->ask};
     const int32_t kind = p->of[job->client];
+    struct task *task = lm->side->task[kind];
+    const struct examples *own = task_client(task, (int32_t)job->client);
+    struct side_head head = {.held = (uint32_t)own->n, .from = job->ask};
     const struct side_form *f = &p->kind[kind].form;
     struct giving g = {.form = f,
                        .merge = p->merge,
@@ -427,14 +518,14 @@ static int side_examples(struct workload *w, const struct side_plan *p, struct t
         lm_batch_clear(b);
         g.order = order + at;
         for (int32_t i = 0; i < p->batch && at < head.count; i++, at++)
-            lm_batch_add(b, &own->v[order[at]]);
+            add_example(lm->side, b, &own->v[order[at]]);
         name_classes(lm->side, b);
         int32_t n = read_layers(lm, p, kind, b, !f->pivot);
         job->dur_ns += clock_ns() - t;
         rows += b->start[b->batch.n_seqs];
         rc = give_batch(lm, &g, b, n, err);
     }
-    task_forget(lm->task, (int32_t)job->client);
+    task_forget(task, (int32_t)job->client);
     int64_t row_bytes = f->dim * (int64_t)sizeof(float);
     recorder_put(rec, STAGE_TRAIN, (int32_t)job->client, t0, job->dur_ns, -1, rows * row_bytes, 0,
                  0);
@@ -467,8 +558,8 @@ static void say(const struct scoring *v, struct lm_batch *b, struct side_batch *
     }
     side_forward(v->net, sb);
     side_best(v->net, sb, kind->form.labels ? NULL : s->logits, s->best);
-    for (int32_t r = 0; s->token && r < n; r++)
-        s->best[r] = s->token[s->best[r]];
+    for (int32_t r = 0; s->class_of && r < n; r++)
+        s->best[r] = s->token[0][s->best[r]];
 }
 
 static void add_loss(struct scoring *v, const struct lm_batch *b, const struct side_batch *sb)
@@ -545,17 +636,24 @@ static int32_t go_on(const struct scoring *v, const struct example *set, int32_t
     return m;
 }
 
-static void answer_block(struct scoring *v, const struct example *set, int32_t n)
+// Labels, as answers.
+static void name_block(const struct scoring *v, int32_t n)
+{
+    const struct lm_side *s = v->lm->side;
+    struct lm_answers *a = &v->lm->answers;
+    for (int32_t i = 0; i < n; i++)
+        a->prediction[question(v, i)] = (struct prediction){
+            .tokens = s->said + (size_t)s->best[i] * (size_t)a->task->max_answer,
+            .n = s->said_len[s->best[i]],
+            .ended = true};
+}
+
+// Tokens, until all have ended.
+static void say_block(struct scoring *v, const struct example *set, int32_t n)
 {
     struct lm_answers *a = &v->lm->answers;
     struct lm_side *s = v->lm->side;
-    struct side_batch sb;
     int32_t eos = a->task->tokenizer->eos, top = 0;
-    lm_batch_clear(&s->batch);
-    for (int32_t i = 0; i < n; i++)
-        lm_batch_add(&s->batch, &set[question(v, i)]);
-    name_classes(s, &s->batch);
-    say(v, &s->batch, &sb);
     for (int32_t i = 0; i < n; i++) {
         const struct example *e = &set[question(v, i)];
         int32_t *text = text_of(v, i), len = accept(e, s->best + top, text);
@@ -563,7 +661,6 @@ static void answer_block(struct scoring *v, const struct example *set, int32_t n
         a->text_len[i] = len - a->ended[i];
         top += e->n - e->answer;
     }
-    add_loss(v, &s->batch, &sb);
     while (go_on(v, set, n) > 0)
         ;
     for (int32_t i = 0; i < n; i++)
@@ -571,12 +668,28 @@ static void answer_block(struct scoring *v, const struct example *set, int32_t n
             (struct prediction){.tokens = text_of(v, i), .n = a->text_len[i], .ended = a->ended[i]};
 }
 
+static void answer_block(struct scoring *v, const struct example *set, int32_t n)
+{
+    struct lm_side *s = v->lm->side;
+    struct side_batch sb;
+    lm_batch_clear(&s->batch);
+    for (int32_t i = 0; i < n; i++)
+        add_example(s, &s->batch, &set[question(v, i)]);
+    name_classes(s, &s->batch);
+    say(v, &s->batch, &sb);
+    add_loss(v, &s->batch, &sb);
+    if (s->said)
+        name_block(v, n);
+    else
+        say_block(v, set, n);
+}
+
 static bool side_answer(struct workload *w, const struct side_plan *p, int32_t kind,
                         struct side *net, int32_t first, int32_t step,
                         const volatile sig_atomic_t *stop)
 {
     struct lm *lm = w->state;
-    const struct examples *set = task_test(lm->task);
+    const struct examples *set = task_test(lm->side->task[kind]);
     struct scoring v = {
         .lm = lm, .plan = p, .kind = kind, .first = first, .step = step, .net = net};
     while (v.first < set->n) {

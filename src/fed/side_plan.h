@@ -9,6 +9,8 @@
 #include "fed/workload.h"
 #include "model/side.h"
 
+enum side_classes { SIDE_CLASSES_VOCAB, SIDE_CLASSES_ANSWERS, SIDE_CLASSES_LABELS };
+
 struct side_kind { // of clients: those of one backbone
     struct side_form form;
     int32_t layer[MODEL_LAYERS_MAX]; // (form.layers) of the backbone, whose outputs travel
@@ -22,8 +24,8 @@ struct side_plan { // what a run's clients and server agree on
     int32_t batch;                // examples of a step
     bool project;
     double merge; // part of the rows without a loss that merge into others before they are sent
-    bool answers; // classes are the tokens of the task's answers, not the vocabulary
-    uint8_t *of;  // (clients) its kind of backbone
+    enum side_classes classes; // what is told apart
+    uint8_t *of;               // (clients) its kind of backbone
     struct backbones backbones;
 };
 

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-static const char *const class_names[] = {"vocab", "answers", NULL};
+static const char *const class_names[] = {"vocab", "answers", "labels", NULL};
 static const char *const networks[] = {"global", "single", NULL};
 static const char *const reads[] = {"interval", "all", NULL};
 static const char *const wides[] = {"median", "max", NULL};
@@ -24,7 +24,8 @@ static const char *const wides[] = {"median", "max", NULL};
     OPT(struct side_opt, every, "every", "1", 1, MODEL_LAYERS_MAX, "layers",                       \
         "the last of every so many layers is read, the model's last among them"),                  \
     OPT_ENUM(struct side_opt, classes, "classes", "vocab", class_names,                            \
-             "what is told apart: all tokens, or those that the task's answers are made of"),      \
+             "what is told apart: all tokens, those that the task's answers are made of, or the "  \
+             "labels of a classification, each at once by the prompt's last row"),                 \
     OPT(struct side_opt, flight, "flight", "-1", -1, 1e6, "batches",                               \
         "a batch leaves when it is ready, and with so many under way the next is not begun; 0 = "  \
         "each is waited for; -1 = all of a round leave together"),                                 \
@@ -211,9 +212,8 @@ static int side_check_run(const struct fed_env *env, struct err *err)
     if (check_plain(env, err))
         return -1;
     side_forget(p);
-    *p = (struct side_plan){.batch = env->fed->batch,
-                            .merge = opt->merge,
-                            .answers = opt->classes == SIDE_CLASSES_ANSWERS};
+    *p = (struct side_plan){
+        .batch = env->fed->batch, .merge = opt->merge, .classes = (enum side_classes)opt->classes};
     if (deal_backbones(env, p, need, err) || choose_layers(p, opt, err))
         return -1;
     choose_width(p, opt);

@@ -15,7 +15,6 @@ struct side_opt {
     int32_t layers, width, replay, cap; // of fedmobillm alone, from here on
     int32_t network, read, wide;        // SIDE_NETWORK_*, SIDE_READ_*, SIDE_WIDE_*
 };
-enum { SIDE_CLASSES_VOCAB, SIDE_CLASSES_ANSWERS };
 enum { SIDE_NETWORK_GLOBAL, SIDE_NETWORK_SINGLE };
 enum { SIDE_READ_INTERVAL, SIDE_READ_ALL };
 enum { SIDE_WIDE_MEDIAN, SIDE_WIDE_MAX };

@@ -6,6 +6,7 @@
 #include "base/fsio.h"
 #include "fed/backbones.h"
 #include "fed/side_plan.h"
+#include "model/family.h"
 #include "task/synth.h"
 
 #include <jansson.h>
@@ -23,23 +24,29 @@ static struct federation fed;
 static char others[640], vocab_less[300];
 
 // A backbone of so many layers and columns, untrained.
-static void make_model(const char *name, int32_t layers, int32_t dim, int32_t vocab)
+static void make_model(const char *name, const char *family, int32_t layers, int32_t dim,
+                       int32_t vocab)
 {
     struct dev d;
     struct err err = {""};
     struct model_params p = {.lora_targets = "all"};
-    struct model_config c = {.dim = dim,
-                             .hidden = 2 * dim,
-                             .layers = layers,
-                             .heads = 2,
-                             .kv_heads = 1,
-                             .head_dim = dim / 2,
-                             .vocab = vocab,
-                             .max_positions = 256,
-                             .rope_style = KERNEL_ROPE_HALF,
-                             .tied = true,
-                             .rope_theta = 1000,
-                             .norm_eps = 1e-5};
+    struct model_config c;
+    int32_t f = 0;
+    while (strcmp(model_families[f].name, family) != 0)
+        f++;
+    family_begin(&c, f);
+    c.dim = dim;
+    c.hidden = 2 * dim;
+    c.layers = layers;
+    c.heads = 2;
+    c.kv_heads = 1;
+    c.head_dim = dim / 2;
+    c.vocab = vocab;
+    c.max_positions = 256;
+    c.rope_style = KERNEL_ROPE_HALF;
+    c.tied = true;
+    c.rope_theta = 1000;
+    c.norm_eps = 1e-5;
     assert_int_equal(dev_open(&d, 0, 1, &err), 0);
     struct model *m = model_create(&d, &p, &c, (uint64_t)layers, &err);
     if (!m || model_save(m, scratch_path(name), KERNEL_F16, NULL, &err))
@@ -233,15 +240,13 @@ static void test_refused(void **state)
     }
 }
 
-// A directory as Hugging Face has them, with one of the tokenizers of tests/golden.
-static void make_dir(const char *name, const char *tokenizer)
+enum { TEXT_VOCAB = 421 }; // of the tokenizers of tests/golden
+
+// A directory as Hugging Face has them, with one of those tokenizers.
+static void make_dir(const char *name, const char *family, const char *tokenizer, int32_t layers,
+                     int32_t dim)
 {
-    char path[600];
-    static const char config[] =
-        "{\"model_type\": \"llama\", \"hidden_size\": 16, \"intermediate_size\": 32,"
-        " \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
-        " \"vocab_size\": 60000, \"max_position_embeddings\": 256, \"rope_theta\": 1000.0,"
-        " \"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": true, \"hidden_act\": \"silu\"}";
+    char path[600], config[600];
     struct err err = {""};
     snprintf(path, sizeof path, "tests/golden/bpe-%s.json", tokenizer);
     json_t *root = json_load_file(path, 0, NULL);
@@ -250,50 +255,107 @@ static void make_dir(const char *name, const char *tokenizer)
     snprintf(path, sizeof path, "%s/tokenizer.json", scratch_path(name));
     assert_int_equal(json_dump_file(json_object_get(root, "tokenizer"), path, 0), 0);
     json_decref(root);
+    snprintf(config, sizeof config,
+             "{\"model_type\": \"%s\", \"hidden_size\": %d, \"intermediate_size\": %d,"
+             " \"num_hidden_layers\": %d, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+             " \"head_dim\": %d, \"vocab_size\": %d, \"max_position_embeddings\": 256,"
+             " \"rope_theta\": 1000.0, \"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": true,"
+             " \"hidden_act\": \"silu\"}",
+             family, dim, 2 * dim, layers, dim / 2, TEXT_VOCAB);
     snprintf(path, sizeof path, "%s/config.json", scratch_path(name));
-    assert_int_equal(fsio_replace(path, (const uint8_t *)config, sizeof config - 1, &err), 0);
+    assert_int_equal(fsio_replace(path, (const uint8_t *)config, strlen(config), &err), 0);
     snprintf(path, sizeof path, "%s/model.safetensors", name);
-    make_model(path, 2, 16, 60000);
+    make_model(path, family, layers, dim, TEXT_VOCAB);
 }
 
-// Models of one vocabulary go together, whatever their names; those of two do not.
-static void test_vocabularies(void **state)
+// Forty questions of two kinds; the key that names them.
+static const char *make_questions(void)
 {
-    static const char lines[] = "{\"prompt\": \"one and one?\", \"answer\": \"two\"}\n"
-                                "{\"prompt\": \"two and one?\", \"answer\": \"three\"}\n";
-    char data[300], model[300], same[300], other[300];
+    static char key[300], text[40 * 80];
     struct err err = {""};
-    (void)state;
-    make_dir("a", "gpt2");
-    make_dir("b", "gpt2");
-    make_dir("c", "smollm");
-    snprintf(data, sizeof data, "task.path=%s", scratch_path("x.jsonl"));
-    uint8_t text[20 * sizeof lines];
-    size_t n = 0;
-    for (int i = 0; i < 20; i++, n += sizeof lines - 1)
-        memcpy(text + n, lines, sizeof lines - 1);
-    assert_int_equal(fsio_replace(data + 10, text, n, &err), 0);
-    snprintf(model, sizeof model, "model.path=%s", scratch_path("a"));
-    snprintf(same, sizeof same, "model.others=0.5:%s", scratch_path("b"));
-    snprintf(other, sizeof other, "model.others=0.5:%s", scratch_path("c"));
+    int n = 0;
+    snprintf(key, sizeof key, "task.path=%s", scratch_path("x.jsonl"));
+    for (int i = 0; i < 40; i++)
+        n += snprintf(text + n, sizeof text - (size_t)n,
+                      "{\"id\": \"%d\", \"text\": \"%s and one?\", \"label\": \"%s\"}\n", i,
+                      i % 2 ? "one" : "two", i % 2 ? "two" : "three");
+    assert_int_equal(fsio_replace(key + 10, (const uint8_t *)text, (size_t)n, &err), 0);
+    return key;
+}
+
+static int open_questions(const char *method, const char *other, struct err *err)
+{
+    char model[300], key[160];
+    snprintf(model, sizeof model, "model.path=%s", scratch_path("llama"));
+    snprintf(key, sizeof key, "fed.method=%s", method);
     const char *keys[] = {"task.name=jsonl",
                           "task.partition=iid",
-                          data,
+                          make_questions(),
                           model,
-                          "task.test=4",
-                          "fed.clients=4",
-                          "fed.clients_per_round=2",
-                          "fed.method=fedmobillm/fp16",
-                          "fed.local_steps=1",
-                          "net.arena_bytes=1e9",
-                          same};
-    if (federation_open(&fed, ARRAY_LEN(keys), keys, &err))
+                          other,
+                          key,
+                          "task.test=8",
+                          "task.max_tokens=48",
+                          "task.max_answer=8",
+                          "fed.clients=6",
+                          "fed.clients_per_round=3",
+                          "fed.local_steps=2",
+                          "fed.batch=2",
+                          "fed.rounds=12",
+                          "fed.eval_every=0",
+                          "client.step_ns=1e6",
+                          "net.arena_bytes=1e9"};
+    return federation_open(&fed, ARRAY_LEN(keys), keys, err);
+}
+
+// Models of one vocabulary go together, whatever their names; those of two do not, where classes
+// are tokens.
+static void test_vocabularies(void **state)
+{
+    char same[300], other[300];
+    struct err err = {""};
+    (void)state;
+    snprintf(same, sizeof same, "model.others=0.5:%s", scratch_path("again"));
+    snprintf(other, sizeof other, "model.others=0.5:%s", scratch_path("qwen2"));
+    if (open_questions("fedmobillm/fp16", same, &err))
         fail_msg("%s", err.text);
     federation_close(&fed);
-    keys[ARRAY_LEN(keys) - 1] = other;
-    assert_int_equal(federation_open(&fed, ARRAY_LEN(keys), keys, &err), -1);
-    if (!strstr(err.text, "another vocabulary"))
+    assert_int_equal(open_questions("fedmobillm/fp16", other, &err), -1);
+    if (!strstr(err.text, "another vocabulary") || !strstr(err.text, "classes = labels"))
         fail_msg("%s", err.text);
+    federation_close(&fed);
+}
+
+// Three families, each with a vocabulary of its own, are told the same labels: one row of each
+// layer and a difference of each label travel, and all of them come to answer.
+static void test_families(void **state)
+{
+    char three[640];
+    struct err err = {""};
+    int64_t values = 0, want = 0;
+    (void)state;
+    snprintf(three, sizeof three, "model.others=0.3334:%s,0.3333:%s", scratch_path("qwen2"),
+             scratch_path("qwen3"));
+    if (open_questions("fedmobillm:classes=labels,norm=on,lr=1e-2,replay=30,cap=99/fp16", three,
+                       &err))
+        fail_msg("%s", err.text);
+    federation_run(&fed);
+    const struct side_plan *p = fed.method.form;
+    struct task *t = task_open(&fed.cfg.task, (uint64_t)fed.cfg.run.seed, 6, &err);
+    for (int32_t k = 0; k < 6; k++)
+        want +=
+            (int64_t)task_client(t, k)->n * (2 * side_kind_of(p, (uint32_t)k)->form.dim + 2) * 2;
+    for (int i = 0; i < fed.n_messages; i++)
+        values += fed.message[i].values_bytes > 0 ? fed.message[i].values_bytes : 0;
+    assert_int_equal(p->kinds, 3);
+    assert_int_equal(values, want);
+    if (fed.round[fed.n_rounds - 1].score < 1)
+        fail_msg("a score of %g", fed.round[fed.n_rounds - 1].score);
+    assert_true(fed.round[0].score < 1);
+    task_close(t);
+    federation_close(&fed);
+    assert_int_equal(open_all("pae:classes=labels/fp16", 0, NULL, &err), -1);
+    assert_non_null(strstr(err.text, "classes = answers"));
     federation_close(&fed);
 }
 
@@ -302,10 +364,14 @@ static int make(void **state)
     (void)state;
     if (scratch_make())
         return -1;
-    make_model("small.safetensors", 2, 32, SYNTH_VOCAB);
-    make_model("wide.safetensors", 5, 40, SYNTH_VOCAB);
-    make_model("one.safetensors", 1, 32, SYNTH_VOCAB);
-    make_model("few.safetensors", 2, 32, 300);
+    make_model("small.safetensors", "llama", 2, 32, SYNTH_VOCAB);
+    make_model("wide.safetensors", "llama", 5, 40, SYNTH_VOCAB);
+    make_model("one.safetensors", "llama", 1, 32, SYNTH_VOCAB);
+    make_model("few.safetensors", "llama", 2, 32, 300);
+    make_dir("llama", "llama", "smollm", 2, 16);
+    make_dir("again", "qwen3", "smollm", 2, 16);
+    make_dir("qwen2", "qwen2", "qwen2", 3, 32);
+    make_dir("qwen3", "qwen3", "gpt2", 4, 24);
     snprintf(others, sizeof others, "model.others=0.3334:%s,0.3333:%s",
              scratch_path("small.safetensors"), scratch_path("wide.safetensors"));
     snprintf(vocab_less, sizeof vocab_less, "model.others=0.5:%s", scratch_path("few.safetensors"));
@@ -325,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_one_backbone), cmocka_unit_test(test_single_start),
         cmocka_unit_test(test_resume),       cmocka_unit_test(test_lost),
         cmocka_unit_test(test_refused),      cmocka_unit_test(test_vocabularies),
+        cmocka_unit_test(test_families),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }
