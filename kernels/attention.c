@@ -267,6 +267,7 @@ struct forward {
     float *out;
     ptrdiff_t ldo;
     float *lse, *received;
+    const struct kernel_team *team; // NULL: parts come in turn, and heads of a group find its keys
 };
 
 static void forward_part(void *arg, int32_t part, float *work)
@@ -278,7 +279,8 @@ static void forward_part(void *arg, int32_t part, float *work)
     float *keys = work ? work : f->cx->work, *s = keys + round_up(len, GEMM_PANEL) * a->head_dim;
     assert((size_t)(s - keys) + (size_t)round_up(len, GEMM_PANEL) * Q_ROWS <= f->cx->work_floats);
     struct head h = head_of(a, f->qkv, f->ldq, row, len, i);
-    pack_keys(h.k, f->ldq, len, a->head_dim, keys);
+    if (f->team || i % (a->heads / a->kv_heads) == 0)
+        pack_keys(h.k, f->ldq, len, a->head_dim, keys);
     head_fwd(&h, a->scale, keys, s, f->out + row * f->ldo + i * a->head_dim, f->ldo,
              f->lse + (ptrdiff_t)i * f->seqs->rows + row, f->received ? f->received + row : NULL);
 }
@@ -287,10 +289,18 @@ void attention_fwd_cpu(const struct kernel_ctx *cx, const struct kernel_attn *a,
                        const struct kernel_seqs *seqs, const kernel_act *qkv_act, ptrdiff_t ldq,
                        kernel_act *out_act, ptrdiff_t ldo, float *lse, float *received)
 {
-    struct forward f = {cx, a, seqs, act_in(qkv_act), ldq, act_out(out_act), ldo, lse, received};
+    struct forward f = {.cx = cx,
+                        .a = a,
+                        .seqs = seqs,
+                        .qkv = act_in(qkv_act),
+                        .ldq = ldq,
+                        .out = act_out(out_act),
+                        .ldo = ldo,
+                        .lse = lse,
+                        .received = received,
+                        .team = received ? NULL : cx->team}; // summed in the order of heads
     size_t products = (size_t)seqs->rows * (size_t)seqs->longest * (size_t)(a->heads * a->head_dim);
-    // What heads receive is summed in their order.
-    kernel_parts(received ? NULL : cx->team, products, seqs->n * a->heads, forward_part, &f);
+    kernel_parts(f.team, products, seqs->n * a->heads, forward_part, &f);
 }
 
 static void row_dots(const float *a, const float *b, ptrdiff_t ld, int32_t m, int32_t cols,
