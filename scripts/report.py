@@ -250,7 +250,7 @@ def about(data):
         seeds = max((len(m['runs']) for m in c['methods']), default=0)
         rounds = max((r['round'][-1] for m in c['methods'] for r in m['runs'] if r['round']),
                      default=0)
-        words.append(f'{seeds} seeds, {rounds:g} rounds, base {c["base"]}')
+        words.append(f'{seeds} seed{"s" * (seeds != 1)}, {rounds:g} rounds, base {c["base"]}')
     for name in ('link', 'pace'):
         values = list(dict.fromkeys(r[name] for r in runs if r[name]))
         if values:

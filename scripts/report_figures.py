@@ -513,11 +513,14 @@ def links(series):
             svg.marker(axis.at(w['rate_mean_bps']), y, kind, shade, min(3.6, height / 2.6),
                        f'client {c}, {way}: {with_unit(w["rate_mean_bps"], RATES)} in the mean of '
                        f'{w["transfers"]} transfers', hollow)
+    free = [w for w in looks if not any(w in c for c in clients.values())]
     rows = [tuple(s.run['links'][0])] + [tuple(link.values()) for link in s.run['links']]
     return Figure('links', 'Links as they were applied',
                   f'{s.run["link"]}, as in {s.name}: the mean rate of each client\'s transfers, '
-                  'the line from the slowest to the fastest.', rows, [('', svg.render())],
-                  [('up', 'var(--s0)'), ('down', 'var(--s1)')])
+                  'the line from the slowest to the fastest.' +
+                  (f' The way {" and ".join(free)} has no limit.' if free else ''), rows,
+                  [('', svg.render())], [(w, look[1]) for w, look in looks.items()
+                                         if w not in free])
 
 
 def energy(series):

@@ -89,7 +89,7 @@ const struct cmd cmd_export = {
         "  --mlflow DIR        the same as metrics.csv (run_id, key, value, timestamp, step), and\n"
         "                      params.csv\n"
         "  --mllog FILE        the same as MLPerf's :::MLLOG lines\n\n"
-        "  fstq export fstq-run/trace.h5 --chrome round.json\n",
+        "  fstq export quadratic.h5 --chrome round.json\n",
     .alone = true,
     .run = export_main,
 };

@@ -200,8 +200,8 @@ const struct cmd cmd_show = {
         "run\n"
         "               has closed its trace complete and synced, so it is there exactly when it\n"
         "               may be needed; a damaged FILE.h5 is kept under another name\n\n"
-        "  fstq show fstq-run/trace.h5\n"
-        "  fstq show fstq-run/trace.h5 --rounds --clients\n",
+        "  fstq show quadratic.h5\n"
+        "  fstq show quadratic.h5 --rounds --clients\n",
     .alone = true,
     .run = show_main,
 };

@@ -141,21 +141,30 @@ static const char *nearest_section(const char *name)
     return guess.name;
 }
 
-// The name whose key is right and whose section is not, else the nearest one.
+// The name one edit away, else that whose key is right, in the nearest section, else the nearest
+// one.
 static const char *nearest_key(const char *name)
 {
-    const char *dot = strchr(name, '.'), *key = dot ? dot + 1 : name;
+    const char *dot = strchr(name, '.'), *key = dot ? dot + 1 : name, *elsewhere = NULL;
+    char section[32];
+    int best = 0;
+    snprintf(section, sizeof section, "%.*s", (int)(dot ? dot - name : 0), name);
     struct opt_guess guess = {.text = name};
     for (int i = 0; i < config_section_count; i++) {
         const struct config_section *s = &config_sections[i];
         for (int k = 0; k < *s->n; k++) {
             const char *full = s->rows[k].name;
-            if (!strcmp(strchr(full, '.') + 1, key))
-                return full;
             opt_guess(&guess, full);
+            if (strcmp(strchr(full, '.') + 1, key) != 0)
+                continue;
+            int distance = opt_distance(section, s->name);
+            if (!elsewhere || distance < best) {
+                elsewhere = full;
+                best = distance;
+            }
         }
     }
-    return guess.name;
+    return elsewhere && !(guess.name && guess.distance <= 1) ? elsewhere : guess.name;
 }
 
 static int set_by_name(struct config *c, const char *name, const char *value, struct err *err)

@@ -281,8 +281,8 @@ static int on_key(void *arg, int line, const char *name, const char *value, stru
         opt_guess(&guess, "search");
         for (int i = 0; i < compare_option_count; i++)
             opt_guess(&guess, compare_options[i].name);
-        return err_set(err, "compare.%.60s: unknown key%s%s%s; 'fstq compare --help' names them",
-                       name, guess.name ? "; did you mean compare." : "",
+        return err_set(err, "compare.%.60s: unknown key; %s%s%s", name,
+                       guess.name ? "did you mean compare." : "'fstq compare --help' names them",
                        guess.name ? guess.name : "", guess.name ? "?" : "");
     }
     int *where = &c->line[row - compare_options];

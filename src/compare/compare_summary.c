@@ -295,7 +295,8 @@ static void say_targets(const struct compare *c, const struct summary *s, char *
         say_ratio(out, size, done->less_time, "modelled time");
     }
     if (missed)
-        say(out, size, "; %.4g%% reached on %zu of %zu seeds", 100 * missed_at, missed->n, s->n);
+        say(out, size, "; %.4g%% reached on %zu of %zu seed%s", 100 * missed_at, missed->n, s->n,
+            s->n == 1 ? "" : "s");
 }
 
 void summary_sentence(const struct compare *c, int i, const struct summary *s, char *out,

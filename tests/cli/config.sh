@@ -27,6 +27,13 @@ check "not a number: line, value and range" \
 check "unknown codec: line and nearest" contains err "bad.ini:5: fed.method = fedavg/fp33"
 check "argument: its number and the nearest" \
     contains err "argument 1 (net.pase=model): net.pase: unknown key; did you mean net.pace?"
+run bad.ini modle.path=x net.rounds=3 infer.prompt=3
+for near in 'modle.path: unknown key; did you mean model.path?' \
+    'net.rounds: unknown key; did you mean fed.rounds?' \
+    'infer.prompt: unknown key; did you mean infer.prompts?'; do
+    check "the nearest name: ${near%%:*}" contains err "$near"
+done
+run bad.ini net.pase=model trace.file=bad.h5 run.dir=bad.dir
 check "one line a mistake" equal "$(wc -l <err)" 4
 check "nothing on stdout" test ! -s out
 check "nothing was made" equal "$(ls | tr '\n' ' ')" "bad.ini err out "
