@@ -374,6 +374,32 @@ void rotate_sides(const float *y, size_t n, float inv, float below, float above,
                   float *level);
 void rotate_fwht(float *x, size_t n); // unnormalised, in place; n a power of two
 
+// trellis.c: trellis-coded quantisation. Of two quantisers, of even multiples and of 0 and odd
+// ones, the parity of each code says which the next value has: states with an even number have the
+// first.
+#define TRELLIS_STATES 8
+#define TRELLIS_MOST   126 // magnitude of a code
+#define TRELLIS_ZERO   127 // codes are it plus or minus their magnitude
+#define TRELLIS_BLOCK  4096
+struct trellis {
+    float inv;                       // values times it are in half steps
+    float beyond[3];                 // what levels of 1, 2 and more are worth beyond themselves
+    float cost[2][TRELLIS_MOST + 2]; // of a quantiser's magnitudes, in squares of half steps
+};
+struct trellis_block { // a path from state 0 on
+    const float *x;
+    size_t n;              // at most TRELLIS_BLOCK
+    uint8_t *code, *which; // which quantiser's
+};
+// The paths of least squared error and cost.
+void trellis_code(const struct trellis *t, const struct trellis_block *block, size_t blocks);
+// Adds what has a level of 1, of 2, and of 3 and more: magnitudes times inv one after the other,
+// how many, and their levels.
+struct trellis_sums {
+    double value[3], n[3], levels[3];
+};
+void trellis_add(const struct trellis_block *block, float inv, struct trellis_sums *sums);
+
 // mix.c: vectors mixed value by value.
 void mix_sum(float a, const float *x, float b, const float *y, size_t n,
              float *out);                                          // out = a x + b y; may be x or y

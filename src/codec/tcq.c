@@ -19,12 +19,13 @@
 #include <math.h>
 #include <string.h>
 
-#define STATES  8
+#define STATES  TRELLIS_STATES
 #define CLASSES 3
-#define MOST    126  // magnitude of a code
-#define BLOCK   4096 // values of a path; the next one begins in state 0 again
-#define SAMPLE  64   // blocks that costs and centres are fitted to, about
-#define ROUNDS  3    // of the fit
+#define MOST    TRELLIS_MOST
+#define BLOCK   TRELLIS_BLOCK // values of a path; the next one begins in state 0 again
+#define SAMPLE  64            // blocks that costs and centres are fitted to, about
+#define ROUNDS  3             // of the fit
+#define GROUP   16            // blocks of a thread
 
 struct tcq_opt {
     double step, rdoq;
@@ -40,12 +41,6 @@ static const struct opt tcq_options[] = {
 // Where an even code leads, and an odd one. States whose number is odd have the second quantiser.
 static const uint8_t next_state[STATES][2] = {{0, 2}, {7, 5}, {1, 3}, {6, 4},
                                               {2, 0}, {5, 7}, {3, 1}, {4, 6}};
-
-// The same seen from where they lead: the two states, both of one quantiser, and the parities.
-static const uint8_t origin[STATES][2] = {{0, 4}, {2, 6}, {0, 4}, {2, 6},
-                                          {3, 7}, {1, 5}, {3, 7}, {1, 5}};
-static const uint8_t parity[STATES][2] = {{0, 1}, {0, 1}, {1, 0}, {1, 0},
-                                          {1, 0}, {1, 0}, {0, 1}, {0, 1}};
 
 // A path as both sides follow it.
 struct path {
@@ -72,10 +67,6 @@ static int level_of(unsigned which, int magnitude)
     return magnitude ? 2 * magnitude - (int)which : 0;
 }
 
-struct sums { // of what has a level of 1, of 2, and of 3 and more
-    double value[3], n[3], levels[3];
-};
-
 struct plan {
     const struct codec_inst *c;
     const struct tcq_opt *o;
@@ -84,11 +75,15 @@ struct plan {
     uint8_t centre[CLASSES][3];
     float worth[CLASSES][2][MOST + 2]; // of magnitudes, in half steps
     float cost[2][MOST + 2];           // in squares of half a step
+    struct trellis_block *block;       // what is coded, class by class
+    size_t begin[CLASSES + 1];         // of each class in it
     uint8_t *codes;                    // (n) ENTROPY_MIDDLE plus or minus a magnitude
+    uint8_t *which;                    // (n) of which quantiser
     uint8_t *sorted;                   // (n) the first quantiser's, then the other's
     size_t firsts;                     // of the first
     void *rest;                        // scratch left over
 };
+_Static_assert(TRELLIS_ZERO == ENTROPY_MIDDLE, "codes are written as they are made");
 
 static size_t values_of(const struct shape_tensor *t)
 {
@@ -115,71 +110,73 @@ static void set_worth(struct plan *p, unsigned class)
 
 // Choosing.
 
-// Of each quantiser the best code of either parity, and what it costs.
-struct branches {
-    float cost[2][2];
-    uint8_t code[2][2];
-};
-
-static inline float cost_of(const struct plan *p, unsigned class, unsigned which, int k, float a)
+static size_t blocks_of(const struct shape *s)
 {
-    float d = a - p->worth[class][which][k];
-    return d * d + p->cost[which][k];
+    size_t n = 0;
+    for (uint32_t t = 0; t < s->n_tensors; t++)
+        n += (values_of(&s->tensors[t]) + BLOCK - 1) / BLOCK;
+    return n;
 }
 
-// The codes on either side of a, of which one is even, and 0.
-static inline void branch(const struct plan *p, unsigned class, float a, struct branches *b)
+// The blocks of tensor t whose number, the first having *number, is a multiple of every.
+static void lay_tensor(struct plan *p, uint32_t t, size_t every, size_t *number, size_t *at)
 {
-    for (unsigned which = 0; which < 2; which++) {
-        float at = (a + (float)which) * 0.5f;
-        int k = at < MOST - 1 ? (int)at : MOST - 1;
-        float low = cost_of(p, class, which, k, a), high = cost_of(p, class, which, k + 1, a);
-        int odd = k & 1;
-        b->cost[which][odd] = low;
-        b->code[which][odd] = (uint8_t)k;
-        b->cost[which][!odd] = high;
-        b->code[which][!odd] = (uint8_t)(k + 1);
-        float zero = cost_of(p, class, which, 0, a);
-        if (zero < b->cost[which][0]) {
-            b->cost[which][0] = zero;
-            b->code[which][0] = 0;
-        }
-    }
+    const struct shape_tensor *one = &p->c->shape->tensors[t];
+    const size_t end = one->offset + values_of(one);
+    for (size_t i = one->offset; i < end; i += BLOCK)
+        if ((*number)++ % every == 0)
+            p->block[(*at)++] = (struct trellis_block){.x = p->x + i,
+                                                       .n = end - i < BLOCK ? end - i : BLOCK,
+                                                       .code = p->codes + i,
+                                                       .which = p->which + i};
 }
 
-// The best path through n <= BLOCK values from state 0 on.
-static void code_block(const struct plan *p, unsigned class, const float *x, size_t n,
-                       uint8_t *code)
+static void lay_blocks(struct plan *p, size_t every)
 {
-    enum { SECOND = 128 }; // came from the second origin
-    uint8_t came[BLOCK][STATES];
-    float sum[STATES], next[STATES];
-    const float inv = p->half[class] > 0 ? 1 / p->half[class] : 0;
-    for (unsigned s = 0; s < STATES; s++)
-        sum[s] = s ? 0x1p100f : 0;
-    for (size_t i = 0; i < n; i++) {
-        struct branches b;
-        branch(p, class, fabsf(x[i]) * inv, &b);
-        for (unsigned s = 0; s < STATES; s++) {
-            const unsigned which = origin[s][0] & 1u;
-            const unsigned p0 = parity[s][0], p1 = parity[s][1];
-            const float first = sum[origin[s][0]] + b.cost[which][p0];
-            const float second = sum[origin[s][1]] + b.cost[which][p1];
-            const unsigned one = b.code[which][p0], two = SECOND | b.code[which][p1];
-            const unsigned other = 0u - (second < first); // a mask: it would be guessed wrongly
-            next[s] = second < first ? second : first;
-            came[i][s] = (uint8_t)(one ^ ((one ^ two) & other));
-        }
-        memcpy(sum, next, sizeof sum);
+    const struct shape *s = p->c->shape;
+    size_t at = 0;
+    for (unsigned class = 0; class < CLASSES; class ++) {
+        size_t number = 0;
+        p->begin[class] = at;
+        for (uint32_t t = 0; t < s->n_tensors; t++)
+            if (s->tensors[t].kind == class)
+                lay_tensor(p, t, every, &number, &at);
+            else
+                number += (values_of(&s->tensors[t]) + BLOCK - 1) / BLOCK;
     }
-    unsigned s = 0;
-    for (unsigned k = 1; k < STATES; k++)
-        s = sum[k] < sum[s] ? k : s;
-    for (size_t i = n; i-- > 0;) {
-        int k = came[i][s] & (SECOND - 1);
-        code[i] = (uint8_t)(ENTROPY_MIDDLE + (x[i] < 0 ? -k : k));
-        s = origin[s][came[i][s] / SECOND];
-    }
+    p->begin[CLASSES] = at;
+}
+
+static float inverse(const struct plan *p, unsigned class)
+{
+    return p->half[class] > 0 ? 1 / p->half[class] : 0;
+}
+
+static size_t groups_of(const struct plan *p, unsigned class)
+{
+    return (p->begin[class + 1] - p->begin[class] + GROUP - 1) / GROUP;
+}
+
+static void code_group(void *arg, uint32_t group)
+{
+    const struct plan *p = arg;
+    unsigned class = 0;
+    for (; group >= groups_of(p, class); class ++)
+        group -= (uint32_t)groups_of(p, class);
+    const size_t from = p->begin[class] + (size_t)group * GROUP, left = p->begin[class + 1] - from;
+    struct trellis t = {.inv = inverse(p, class)};
+    for (int k = 0; k < 3; k++)
+        t.beyond[k] = centre_worth(p->centre[class][k]);
+    memcpy(t.cost, p->cost, sizeof t.cost);
+    trellis_code(&t, p->block + from, left < GROUP ? left : GROUP);
+}
+
+static void code_blocks(struct plan *p)
+{
+    size_t groups = 0;
+    for (unsigned class = 0; class < CLASSES; class ++)
+        groups += groups_of(p, class);
+    pool_each(p->c->shape->n_values, (uint32_t)groups, code_group, p);
 }
 
 static int magnitude(uint8_t code)
@@ -190,26 +187,14 @@ static int magnitude(uint8_t code)
 
 // Fitting.
 
-// Adds the codes of n <= BLOCK values, a path of their own.
-static void add_block(const struct plan *p, unsigned class, const float *x, const uint8_t *code,
-                      size_t n, uint64_t count[2][256], struct sums *s)
+static void add_blocks(struct plan *p, struct trellis_sums s[CLASSES])
 {
-    const float inv = p->half[class] > 0 ? 1 / p->half[class] : 0;
-    struct path path = {0, BLOCK};
-    for (size_t i = 0; i < n; i++) {
-        unsigned which = path_which(&path);
-        int k = magnitude(code[i]), level = level_of(which, k), at = level < 3 ? level - 1 : 2;
-        count[which][code[i]]++;
-        if (level) {
-            s->value[at] += (double)(fabsf(x[i]) * inv);
-            s->levels[at] += level;
-            s->n[at]++;
-        }
-        path_go(&path, (unsigned)k);
-    }
+    for (unsigned class = 0; class < CLASSES; class ++)
+        for (size_t i = p->begin[class]; i < p->begin[class + 1]; i++)
+            trellis_add(&p->block[i], inverse(p, class), &s[class]);
 }
 
-static void set_centres(struct plan *p, const struct sums s[CLASSES])
+static void set_centres(struct plan *p, const struct trellis_sums s[CLASSES])
 {
     for (unsigned class = 0; class < CLASSES; class ++) {
         for (int k = 0; k < 3; k++)
@@ -255,14 +240,6 @@ static void set_steps(struct plan *p)
     }
 }
 
-static size_t blocks_of(const struct shape *s)
-{
-    size_t n = 0;
-    for (uint32_t t = 0; t < s->n_tensors; t++)
-        n += (values_of(&s->tensors[t]) + BLOCK - 1) / BLOCK;
-    return n;
-}
-
 // Costs and centres, by turns with the paths of a sample: at first a bit for every magnitude.
 static void fit(struct plan *p)
 {
@@ -271,20 +248,15 @@ static void fit(struct plan *p)
     for (unsigned which = 0; which < 2; which++)
         for (int k = 0; k < MOST + 2; k++)
             p->cost[which][k] = (float)(4 * p->o->rdoq * (k ? 2 + k : 1));
+    lay_blocks(p, every);
     for (int round = 0; round < ROUNDS; round++) {
         uint64_t count[2][256] = {{0}};
-        struct sums sums[CLASSES] = {{{0}, {0}, {0}}};
-        size_t block = 0;
-        for (uint32_t t = 0; t < s->n_tensors; t++) {
-            const struct shape_tensor *one = &s->tensors[t];
-            for (size_t at = 0, n = values_of(one); at < n; at += BLOCK) {
-                const size_t m = n - at < BLOCK ? n - at : BLOCK, from = one->offset + at;
-                if (block++ % every)
-                    continue;
-                code_block(p, one->kind, p->x + from, m, p->codes + from);
-                add_block(p, one->kind, p->x + from, p->codes + from, m, count, &sums[one->kind]);
-            }
-        }
+        struct trellis_sums sums[CLASSES] = {{{0}, {0}, {0}}};
+        code_blocks(p);
+        add_blocks(p, sums);
+        for (size_t k = 0; k < p->begin[CLASSES]; k++)
+            for (size_t i = 0; i < p->block[k].n; i++)
+                count[p->block[k].which[i]][p->block[k].code[i]]++;
         set_centres(p, sums);
         set_costs(p, count);
     }
@@ -292,40 +264,29 @@ static void fit(struct plan *p)
 
 // Writing.
 
-static void code_tensor(void *arg, uint32_t t)
-{
-    const struct plan *p = arg;
-    const struct shape_tensor *one = &p->c->shape->tensors[t];
-    for (size_t at = 0, n = values_of(one); at < n; at += BLOCK)
-        code_block(p, one->kind, p->x + one->offset + at, n - at < BLOCK ? n - at : BLOCK,
-                   p->codes + one->offset + at);
-}
-
 // The centres of all codes, and each quantiser's together.
 static void sort_codes(struct plan *p, uint64_t count[2][256])
 {
     const struct shape *s = p->c->shape;
-    struct sums sums[CLASSES] = {{{0}, {0}, {0}}};
-    size_t to[2] = {0, 0};
-    for (uint32_t t = 0; t < s->n_tensors; t++) {
-        const struct shape_tensor *one = &s->tensors[t];
-        for (size_t at = 0, n = values_of(one); at < n; at += BLOCK)
-            add_block(p, one->kind, p->x + one->offset + at, p->codes + one->offset + at,
-                      n - at < BLOCK ? n - at : BLOCK, count, &sums[one->kind]);
-    }
+    struct trellis_sums sums[CLASSES] = {{{0}, {0}, {0}}};
+    add_blocks(p, sums);
     set_centres(p, sums);
-    p->firsts = 0;
-    for (int k = 0; k < 256; k++)
-        p->firsts += count[0][k];
-    to[1] = p->firsts;
-    for (uint32_t t = 0; t < s->n_tensors; t++) {
-        struct path path = {0, 0};
-        const uint8_t *code = p->codes + s->tensors[t].offset;
-        for (size_t i = 0, n = values_of(&s->tensors[t]); i < n; i++) {
-            p->sorted[to[path_which(&path)]++] = code[i];
-            path_go(&path, (unsigned)magnitude(code[i]));
-        }
+    const size_t n = s->n_values;
+    const uint8_t *restrict which = p->which, *restrict code = p->codes;
+    uint8_t *restrict sorted = p->sorted;
+    size_t others = 0;
+    for (size_t i = 0; i < n; i++)
+        others += which[i];
+    p->firsts = n - others;
+    size_t first = 0, second = p->firsts;
+    for (size_t i = 0; i < n; i++) { // without a branch, which would often be wrong
+        const size_t other = which[i];
+        sorted[first ^ ((first ^ second) & (0 - other))] = code[i];
+        first += 1 - other;
+        second += other;
     }
+    pack_count_u8(p->sorted, p->firsts, count[0]);
+    pack_count_u8(p->sorted + p->firsts, others, count[1]);
 }
 
 static int put_scales(const struct plan *p, struct msg_out *o)
@@ -345,7 +306,9 @@ static int put_scales(const struct plan *p, struct msg_out *o)
 static void lay_plan(struct plan *p, const struct codec_inst *c, void *scratch)
 {
     *p = (struct plan){.c = c, .o = c->opt};
+    p->block = scratch_take(&scratch, blocks_of(c->shape) * sizeof *p->block);
     p->codes = scratch_take(&scratch, c->shape->n_values);
+    p->which = scratch_take(&scratch, c->shape->n_values);
     p->sorted = scratch_take(&scratch, c->shape->n_values);
     p->rest = scratch;
 }
@@ -353,7 +316,9 @@ static void lay_plan(struct plan *p, const struct codec_inst *c, void *scratch)
 static size_t tcq_scratch(const struct codec_inst *c)
 {
     const size_t n = c->shape->n_values;
-    return SCRATCH_ROUND(sizeof(struct plan)) + 2 * SCRATCH_ROUND(n) + entropy_scratch(n);
+    return SCRATCH_ROUND(sizeof(struct plan)) +
+           SCRATCH_ROUND(blocks_of(c->shape) * sizeof(struct trellis_block)) +
+           3 * SCRATCH_ROUND(n) + entropy_scratch(n);
 }
 
 static size_t tcq_bound(const struct codec_inst *c)
@@ -372,7 +337,8 @@ static int64_t tcq_encode(const struct codec_inst *c, const struct codec_input *
     p->x = in->x;
     set_steps(p);
     fit(p);
-    pool_each(n, c->shape->n_tensors, code_tensor, p);
+    lay_blocks(p, 1);
+    code_blocks(p);
     sort_codes(p, count);
     lap(in->laps, STAGE_QUANTISE);
     msg_init(&o, out, cap, report);
