@@ -249,6 +249,68 @@ def score_rows():
         for k in keeps) + ' |'
 
 
+def corner_rows():
+    """Schemes away from the standard setting: a row a scheme, three comparisons beside each other."""
+    data = [load_csv(f'compare-schemes-{name}.csv') for name in ('steps', '5', 'away')]
+    labels = {'fstq': 'fstq:budget=.0435', 'fedprox': 'fedprox:mu=.01', 'nesterov': 'diloco'}
+    for name in dict.fromkeys(n for d in data for n in d):
+        cells = []
+        for k, d in enumerate(data):
+            row = d.get(name)
+            against = row and row['vs base'] and (f'{places(float(row["vs base"]), True)} ± '
+                                                  f'{places(float(row["vs base ci95"]))}')
+            cells.append(f'{places(float(row["exact"]))} ± {places(float(row["exact ci95"]))}'
+                         if row else '')
+            if k == 0:
+                cells.append(row['setting'].split('=')[1].lstrip('0') if row else '')
+            cells.append(against or '')
+        yield re.sub(r' +', ' ', f'| {labels.get(name, name)} | {" | ".join(cells)} |')
+
+
+def subspace_rows():
+    """Least squares with clients that hardly differ: at the end, and after so many bytes."""
+    labels = {'fp32': 'fedavg/fp32', 'scaffold': 'scaffold/fp32', 'fstq': 'fedavg/fstq',
+              'scaffold-fstq': 'scaffold/fstq;fp16'}
+    four = lambda text: f'{float(text):.4f}'.lstrip('0') if text else ''
+    for name, row in load_csv('compare-subspace-01.csv').items():
+        if name in labels:
+            cells = ' | '.join((f'{four(row["error"])} ± {four(row["error ci95"])}',
+                                four(row['at 1.00 MB']), four(row['at 4.00 MB'])))
+            yield re.sub(r' +', ' ', f'| `{labels[name]}` | {cells} |')
+
+
+def side_rows():
+    """The beginnings of the rows beside FedAvg."""
+    labels = {'fedavg': 'fedavg/fp32', 'mobillm': 'mobillm:lr=3e-3/fp16',
+              'pae': 'pae:lr=3e-3/fp16'}
+    data = load_csv('side.csv')
+    for name, label in labels.items():
+        row = data[name]
+        yield f'| `{label}` | {places(float(row["score"]))} ± {places(float(row["score ci95"]))} |'
+
+
+def real_keep_rows():
+    """A real model that answers with fewer tokens: F1 by reduction and layer."""
+    with open(os.path.join(DATA, 'infer-smollm2.csv'), encoding='utf-8', newline='') as f:
+        score = {(r['reduce'], r['layer'], r['keep']): places(float(r['score']))
+                 for r in csv.DictReader(f) if r['math'] == 'int8'}
+    for how, layer in dict.fromkeys(k[:2] for k in score if k[0] != 'none'):
+        yield f'| `{how}`, {layer} | {score[how, layer, "0.8"]} | {score[how, layer, "0.5"]} |'
+
+
+def speed_rows():
+    """CPU time with all tokens over that with a part of them, a row a mix of prompt and answer."""
+    with open(os.path.join(DATA, 'infer-speed.csv'), encoding='utf-8', newline='') as f:
+        rows = list(csv.DictReader(f))
+    mixes = {}
+    for row in rows:
+        mixes.setdefault((row['prompt_tokens'], row['new_tokens']), []).append(
+            float(row['cpu_s']))
+    for (prompt, new), (whole, *parts) in mixes.items():
+        cells = ' | '.join(f'{whole / part:.2f}' for part in parts)
+        yield f'| {prompt} + {new}, `fisher` | {cells} |'
+
+
 def figure_rows():
     """How figures of a round correlate with scores: a row a comparison."""
     text = lambda v: f'{v:+.2f}'.replace('0.', '.')
@@ -279,7 +341,9 @@ def claims():
         yield page, text
     for text in readme_sentences(c):
         yield 'README.md', text
-    for name, rows in (('schemes.md', scheme_rows()), ('infer.md', score_rows())):
+    for name, rows in (('schemes.md', (*scheme_rows(), *corner_rows(), *subspace_rows())),
+                       ('infer.md', (*score_rows(), *real_keep_rows(), *speed_rows())),
+                       ('side.md', side_rows())):
         for text in rows:
             yield os.path.join('bench', 'results', name), text
 
