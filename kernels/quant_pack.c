@@ -118,14 +118,13 @@ LANES_256 __m256i nearest_8(const float *x, __m256 inv, __m256 most)
 }
 LANES_256 __m256i stochastic_8(const float *x, const uint32_t *rnd, __m256 inv, __m256 most)
 {
-    const __m256 sign = _mm256_set1_ps(-0.0f), zero = _mm256_setzero_ps();
+    const __m256 sign = _mm256_set1_ps(-0.0f);
     __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x), inv);
     __m256i word = _mm256_loadu_si256((const __m256i *)(const void *)rnd);
     __m256 u = _mm256_cvtepi32_ps(_mm256_srli_epi32(word, 8));
     __m256 a = _mm256_add_ps(_mm256_andnot_ps(sign, v), _mm256_mul_ps(u, _mm256_set1_ps(0x1p-24f)));
     __m256i level = _mm256_cvttps_epi32(_mm256_min_ps(a, most));
-    __m256i below = _mm256_castps_si256(_mm256_cmp_ps(v, zero, _CMP_LT_OQ));
-    return _mm256_sub_epi32(_mm256_xor_si256(level, below), below);
+    return _mm256_sign_epi32(level, _mm256_castps_si256(v)); // of 0 it is 0
 }
 
 // 32 codes as bytes; meanwhile next is fetched, for the caller's next look.
