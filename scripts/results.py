@@ -250,7 +250,7 @@ def score_rows():
 
 
 def corner_rows():
-    """Schemes away from the standard setting: a row a scheme, three comparisons beside each other."""
+    """Schemes away from the standard setting: three comparisons beside each other."""
     data = [load_csv(f'compare-schemes-{name}.csv') for name in ('steps', '5', 'away')]
     labels = {'fstq': 'fstq:budget=.0435', 'fedprox': 'fedprox:mu=.01', 'nesterov': 'diloco'}
     for name in dict.fromkeys(n for d in data for n in d):
