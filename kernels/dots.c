@@ -153,17 +153,23 @@ static void product_base(const struct chunk *g)
 TARGET_AVX2 static void scales_avx2(const struct whole_row *type, const uint8_t *x, size_t stride,
                                     struct turned *t)
 {
-    uint16_t half[2][COLUMNS];
-    for (int r = 0; r < COLUMNS; r++, x += stride) {
-        memcpy(&half[0][r], x, sizeof half[0][r]);
-        memcpy(&half[1][r], x + 2, sizeof half[1][r]);
-    }
-    for (int r = 0; r < COLUMNS; r += 8) {
+    for (int r = 0; r < COLUMNS; r += 8, x += 8 * stride) {
+        const __m256i both =
+            _mm256_setr_epi32((int)word_at(x), (int)word_at(x + stride),
+                              (int)word_at(x + 2 * stride), (int)word_at(x + 3 * stride),
+                              (int)word_at(x + 4 * stride), (int)word_at(x + 5 * stride),
+                              (int)word_at(x + 6 * stride), (int)word_at(x + 7 * stride));
+        const __m256i low = _mm256_and_si256(both, _mm256_set1_epi32(0xffff));
+        const __m256i high = _mm256_srli_epi32(both, 16);
         const __m256 d =
-            _mm256_mul_ps(_mm256_cvtph_ps(words_at((const uint8_t *)(const void *)&half[0][r])),
+            _mm256_mul_ps(_mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(low),
+                                                           _mm256_extracti128_si256(low, 1))),
                           _mm256_set1_ps(type->by));
-        const __m256 m = _mm256_cvtph_ps(words_at((const uint8_t *)(const void *)&half[1][r]));
         _mm256_storeu_ps(t->d[0] + r, d);
+        if (!type->has_m)
+            continue;
+        const __m256 m = _mm256_cvtph_ps(
+            _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
         _mm256_storeu_ps(t->m[0] + r,
                          type->m_of_d < 0 ? _mm256_mul_ps(d, _mm256_set1_ps(type->m_of_d)) : m);
     }
@@ -269,8 +275,8 @@ rows_avx2(const bool wide, const bool halves, const int rows, const struct chunk
             for (int j = 0; j < 8; j++) {
                 __m256i w =
                     _mm256_loadu_si256((const __m256i *)(const void *)(t->w[j] + 32 * half));
-                __m256i *const s = &sum[halves ? j / 4 : j % 2];
-                *s = dot_avx2(wide, *s, w, _mm256_set1_epi32((int)word_at(q + 4 * j)));
+                const int s = halves ? j / 4 : j % 2;
+                sum[s] = dot_avx2(wide, sum[s], w, _mm256_set1_epi32((int)word_at(q + 4 * j)));
             }
             const __m256 by = _mm256_set1_ps(g->scale[at]);
             if (!halves) {
@@ -304,16 +310,33 @@ all_rows_avx2(const bool wide, const bool halves, const struct chunk *g)
     }
 }
 
+// A kind each by itself: together they have too few registers.
+TARGET_AVX2 static __attribute__((noinline)) void product_wide_avx2(const struct chunk *g)
+{
+    all_rows_avx2(true, false, g);
+}
+
+TARGET_AVX2 static __attribute__((noinline)) void product_wide_halves_avx2(const struct chunk *g)
+{
+    all_rows_avx2(true, true, g);
+}
+
+TARGET_AVX2 static __attribute__((noinline)) void product_halves_avx2(const struct chunk *g)
+{
+    all_rows_avx2(false, true, g);
+}
+
+TARGET_AVX2 static __attribute__((noinline)) void product_plain_avx2(const struct chunk *g)
+{
+    all_rows_avx2(false, false, g);
+}
+
 TARGET_AVX2 static void product_avx2(const struct chunk *g)
 {
-    if (g->type->wide && g->type->halves)
-        all_rows_avx2(true, true, g);
-    else if (g->type->wide)
-        all_rows_avx2(true, false, g);
-    else if (g->type->halves)
-        all_rows_avx2(false, true, g);
+    if (g->type->wide)
+        (g->type->halves ? product_wide_halves_avx2 : product_wide_avx2)(g);
     else
-        all_rows_avx2(false, false, g);
+        (g->type->halves ? product_halves_avx2 : product_plain_avx2)(g);
 }
 
 // Bytes of W without a sign times bytes of A with one, in fours: signed ones are given 128 more, of
@@ -415,9 +438,9 @@ rows_vnni(const bool wide, const bool halves, const int rows, const struct chunk
             __m512i sum[2] = {_mm512_set1_epi32(wide ? -128 * first : 0),
                               _mm512_set1_epi32(wide ? -128 * second : 0)};
             for (int j = 0; j < 8; j++) {
-                __m512i *const s = &sum[halves ? j / 4 : j % 2];
-                *s = _mm512_dpbusd_epi32(*s, _mm512_loadu_si512(t->w[j]),
-                                         _mm512_set1_epi32((int)word_at(q + 4 * j)));
+                const int s = halves ? j / 4 : j % 2;
+                sum[s] = _mm512_dpbusd_epi32(sum[s], _mm512_loadu_si512(t->w[j]),
+                                             _mm512_set1_epi32((int)word_at(q + 4 * j)));
             }
             const __m512 by = _mm512_set1_ps(g->scale[at]);
             if (!halves) {
@@ -513,7 +536,7 @@ static int32_t rows_at_once(const struct gemm *g)
 static inline void ask_for(const uint8_t *x, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(x + i, 0, 2);
+        __builtin_prefetch(x + i);
 }
 
 static void turn_scales(const struct dots *by, const struct whole_row *type, int32_t blocks,
@@ -525,7 +548,8 @@ static void turn_scales(const struct dots *by, const struct whole_row *type, int
         by->scales(type, x, stride, t);
         for (int32_t b = 1; b < blocks; b++) {
             memcpy(t[b].d, t->d, sizeof t->d[0]);
-            memcpy(t[b].m, t->m, sizeof t->m[0]);
+            if (type->has_m)
+                memcpy(t[b].m, t->m, sizeof t->m[0]);
         }
         return;
     }
@@ -594,6 +618,8 @@ static void columns(const struct gemm *g, const struct dots *by, const struct ro
     const size_t stride = block_row_bytes(part), bytes = (size_t)part->type->bytes;
     const int32_t each = part->type->values / 32;
     const uint8_t *x = part->at + (size_t)row * stride;
+    const size_t whole = bytes * (size_t)(CHUNK / each); // of a row, in a chunk
+    const uint8_t *next = x + COLUMNS * stride;
     const bool more = row + COLUMNS < part->rows;
     struct chunk c = {.w = t,
                       .rows = rows,
@@ -609,12 +635,12 @@ static void columns(const struct gemm *g, const struct dots *by, const struct ro
         c.scale = a->scale + b;
         c.offset = a->offset + b;
         c.sum = a->sum + 2 * b;
+        const size_t piece = c.blocks == CHUNK ? whole : bytes * (size_t)(c.blocks / each);
         if (more)
-            ask_for(x + COLUMNS * (stride + (size_t)(b / each) * bytes),
-                    COLUMNS * bytes * (size_t)(c.blocks / each));
-        for (int32_t i = 0; i < c.blocks; i += each)
-            turn(by, c.type, part->type->values, x + (size_t)((b + i) / each) * bytes, stride,
-                 &t[i]);
+            ask_for(next, COLUMNS * piece);
+        next += COLUMNS * piece;
+        for (int32_t i = 0; i < c.blocks; i += each, x += bytes)
+            turn(by, c.type, part->type->values, x, stride, &t[i]);
         by->product(&c);
     }
     finish_columns(g, row0, rows, n0);

@@ -5,12 +5,13 @@
                                  [--math int8,fp32] [--clock wall|cpu] [--plain]
 
 MODEL: default what scripts/get-model.sh fetches. llama.cpp runs through llama-cpp-python, as it was
-built for this machine; its cache is fp16, ours fp32. Each round measures fstq and then the peer, on
+built for this machine, or, where that is missing, through xllamacpp, whose wheel has it built for
+AVX2; its cache is fp16, ours fp32. Each round measures fstq and then the peer, on
 random tokens; the first token of an answer counts as reading. Printed are medians over the rounds,
 and the median of the rounds' ratios. --clock cpu: processor time, which a busy machine does not
 stretch; fstq's is that of a whole run less one that only reads. FSTQ=build/release/fstq names the
 program. --plain: llama.cpp without weights laid out anew (AMX, repacked), where a machine announces
-AMX and cannot run it. Without llama-cpp-python it says so and measures nothing.
+AMX and cannot run it. Without either package it says so and measures nothing.
 """
 import argparse
 import csv
@@ -23,12 +24,16 @@ import sys
 import tempfile
 import time
 
+llama_cpp = xllamacpp = None
 try:
     import llama_cpp
 except (ImportError, OSError, RuntimeError) as e:
-    print(f'compare_infer: skipped: {sys.executable} has no llama-cpp-python ({e}); '
-          'pip install llama-cpp-python')
-    sys.exit(0)
+    try:
+        import xllamacpp
+    except ImportError:
+        print(f'compare_infer: skipped: {sys.executable} has no llama-cpp-python ({e}) and no '
+              'xllamacpp; pip install one of them')
+        sys.exit(0)
 
 
 def parse():
@@ -121,11 +126,43 @@ class Peer:
         return t[1] - t[0], t[2] - t[1]
 
 
+class Bundled:
+    """The same through xllamacpp, by whose server's own times a wall clock goes."""
+
+    def __init__(self, a):
+        p = xllamacpp.CommonParams()
+        p.model.path = a.model
+        p.n_ctx, p.n_batch, p.n_ubatch, p.n_parallel = a.prompt + a.new + 256, 512, 512, 1
+        p.cpuparams.n_threads = p.cpuparams_batch.n_threads = a.threads
+        p.no_extra_bufts = a.plain
+        p.verbosity = 0
+        self.server = xllamacpp.Server(p)
+        rng = random.Random(1)
+        self.prompt = [rng.randrange(1000, 40000) for _ in range(a.prompt)]
+        self.new, self.cpu = a.new, a.clock == 'cpu'
+
+    def once(self, new):
+        t = time.process_time()
+        times = self.server.handle_completions(
+            {'prompt': self.prompt, 'n_predict': new, 'temperature': 0, 'cache_prompt': False,
+             'ignore_eos': True})['timings']
+        if (times['prompt_n'], times['predicted_n']) != (len(self.prompt), new):
+            sys.exit(f'compare_infer: llama.cpp read and wrote other numbers of tokens: {times}')
+        return time.process_time() - t, times
+
+    def run(self):
+        cpu, times = self.once(self.new)
+        if self.cpu:
+            read = self.once(1)[0]
+            return read, cpu - read
+        return times['prompt_ms'] / 1e3, times['predicted_ms'] / 1e3
+
+
 def main():
     a = parse()
-    if a.plain:
+    if a.plain and llama_cpp:
         leave_weights()
-    peer = Peer(a)
+    peer = (Peer if llama_cpp else Bundled)(a)
     peer.run()  # warms up
     names = [f'fstq {m}' for m in a.math.split(',')]
     took = {n: [] for n in names + ['llama.cpp']}
@@ -134,9 +171,10 @@ def main():
             took[n].append(ours(a, m))
         took['llama.cpp'].append(peer.run())
     print(f'# {a.model}: {a.prompt} + {a.new} tokens, {a.threads} thread(s), {a.clock} time, '
-          f'{a.rounds} rounds, load {os.getloadavg()[0]:.1f}, llama-cpp-python '
-          f'{llama_cpp.__version__}{", plain" if a.plain else ""}')
-    print(f'# {llama_cpp.llama_print_system_info().decode().strip()}')
+          f'{a.rounds} rounds, load {os.getloadavg()[0]:.1f}, {(llama_cpp or xllamacpp).__name__} '
+          f'{(llama_cpp or xllamacpp).__version__}{", plain" if a.plain else ""}')
+    print('# ' + (llama_cpp.llama_print_system_info().decode() if llama_cpp
+                  else xllamacpp.get_system_info()).strip())
     print('# program        prefill    decode   of llama.cpp: prefill  decode')
     print('#                 (tok/s)   (tok/s)                    (x)     (x)')
     work = (a.prompt, a.new - 1)
