@@ -48,7 +48,7 @@ static const struct opt dev_options[] = {
         struct dev_params_cfg, math, "dev.math", "fp32", dev_math_names,
         "products with weights; bf16 rounds both sides and sums in fp32, faster with AVX-512 "
         "BF16 and on GPUs; tf32: GPUs alone; int8: fstq infer and score alone, by weights held "
-        "as Q4_0, Q4_1 or Q8_0; norms, attention, losses and adapters stay in fp32"),
+        "as blocks (NF4 to 127ths); norms, attention, losses and adapters stay in fp32"),
     OPT_ENUM(struct dev_params_cfg, buffers, "dev.buffers", "device", dev_buffer_names,
              "where arrays lie that host and GPU look at: the GPU's memory, with pinned memory for "
              "copies; or, where a GPU shares the CPU's, mapped or managed, without copies"),
