@@ -87,6 +87,9 @@ static void measure(struct bench_ctx *ctx, const struct table *t, struct codes *
     for (int isa = 0; isa < SIMD_ISA_COUNT; isa++) {
         struct bench_result r[2];
         simd_limit((enum simd_isa)isa);
+        cells[1 + 2 * isa] = cells[1 + 2 * isa + 1] = "-"; // not on this processor
+        if (simd_isa() != (enum simd_isa)isa)
+            continue;
         bench_measure(ctx, cases, 2, r);
         ok &= came_back(c);
         for (int k = 0; k < 2; k++) {

@@ -82,6 +82,9 @@ static void measure(struct bench_ctx *c, const struct table *t, struct stream *s
     for (int isa = 0; isa < SIMD_ISA_COUNT; isa++) {
         struct bench_result r[2];
         simd_limit((enum simd_isa)isa);
+        cells[4 + 2 * isa] = cells[4 + 2 * isa + 1] = "-"; // not on this processor
+        if (simd_isa() != (enum simd_isa)isa)
+            continue;
         encode_loop(s, 1);
         s->bad = 0;
         bench_measure(c, cases, 2, r);
