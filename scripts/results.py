@@ -250,9 +250,11 @@ def score_rows():
 
 
 def corner_rows():
-    """Schemes away from the standard setting: three comparisons beside each other."""
-    data = [load_csv(f'compare-schemes-{name}.csv') for name in ('steps', '5', 'away')]
-    labels = {'fstq': 'fstq:budget=.0435', 'fedprox': 'fedprox:mu=.01', 'nesterov': 'diloco'}
+    """Schemes away from the standard setting: four comparisons beside each other."""
+    data = [load_csv(f'compare-schemes-{name}.csv') for name in ('steps', '5', 'away', '5-away')]
+    labels = {'fstq': 'fstq:budget=.0435', 'fedprox': 'fedprox:mu=.01', 'nesterov': 'diloco',
+              'ranks': 'ranks 2, 4, 8: fedavg', 'ranks-flexlora': 'ranks 2, 4, 8: flexlora',
+              'ranks-haflq': 'ranks 2, 4, 8: haflq'}
     for name in dict.fromkeys(n for d in data for n in d):
         cells = []
         for k, d in enumerate(data):
@@ -287,6 +289,22 @@ def side_rows():
     for name, label in labels.items():
         row = data[name]
         yield f'| `{label}` | {places(float(row["score"]))} ± {places(float(row["score ci95"]))} |'
+
+
+def type_rows():
+    """The beginnings of the rows where the backbone knows what is asked."""
+    labels = {'fedavg': '`fedavg/fp32`', 'splitlora': '`splitlora/fp32;fp16;fp16`',
+              'replay': '`replay` = `fedmobillm-barrier:replay=40/fp16`',
+              'replay-nf4': '`replay-nf4`, the same in nf4', 'pae': '`pae/fp16`: no replay',
+              'labels': '`pae:labels=on/fp16`', 'mobillm': '`mobillm/fp16`: all tokens'}
+    data = load_csv('side-types.csv')
+    for name, label in labels.items():
+        row = data[name]
+        against = row['vs base'] and (f'{places(float(row["vs base"]), True)} ± '
+                                      f'{places(float(row["vs base ci95"]))}')
+        both = (float(row['up bytes']) + float(row['down bytes'])) / 1e6
+        yield re.sub(r' +', ' ', f'| {label} | {places(float(row["score"]))} ± '
+                     f'{places(float(row["score ci95"]))} | {against} | {both:.3g} MB |')
 
 
 def real_keep_rows():
@@ -343,7 +361,7 @@ def claims():
         yield 'README.md', text
     for name, rows in (('schemes.md', (*scheme_rows(), *corner_rows(), *subspace_rows())),
                        ('infer.md', (*score_rows(), *real_keep_rows(), *speed_rows())),
-                       ('side.md', side_rows())):
+                       ('side.md', (*type_rows(), *side_rows()))):
         for text in rows:
             yield os.path.join('bench', 'results', name), text
 
