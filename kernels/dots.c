@@ -103,8 +103,11 @@ static void scales_base(const struct whole_row *type, const uint8_t *x, size_t s
     }
 }
 
-static void turn_base(int type, const uint8_t *x, size_t stride, struct turned *t)
+static void turn_base(const struct whole_row *row, const uint8_t *x, size_t stride,
+                      struct turned *t)
 {
+    const int type = row->id;
+    scales_base(row, x, stride, t);
     x += type == BLOCK_Q4_1 ? 4 : 2;
     for (int r = 0; r < COLUMNS; r++, x += stride)
         for (int j = 0; j < 8; j++) {
@@ -150,8 +153,8 @@ static void product_base(const struct chunk *g)
 
 #if SIMD_X86
 
-TARGET_AVX2 static void scales_avx2(const struct whole_row *type, const uint8_t *x, size_t stride,
-                                    struct turned *t)
+TARGET_AVX2 static inline __attribute__((always_inline)) void
+scales_avx2(const struct whole_row *type, const uint8_t *x, size_t stride, struct turned *t)
 {
     for (int r = 0; r < COLUMNS; r += 8, x += 8 * stride) {
         const __m256i both =
@@ -175,9 +178,12 @@ TARGET_AVX2 static void scales_avx2(const struct whole_row *type, const uint8_t 
     }
 }
 
-TARGET_AVX2 static void turn_avx2(int type, const uint8_t *x, size_t stride, struct turned *t)
+TARGET_AVX2 static void turn_avx2(const struct whole_row *row, const uint8_t *x, size_t stride,
+                                  struct turned *t)
 {
+    const int type = row->id;
     const __m256i low = _mm256_set1_epi8(15);
+    scales_avx2(row, x, stride, t);
     x += type == BLOCK_Q4_1 ? 4 : 2;
     for (int half = 0; half < 2; half++, x += 8 * stride)
         for (int piece = 0; piece < (type == BLOCK_Q8_0 ? 2 : 1); piece++) {
@@ -341,8 +347,8 @@ TARGET_AVX2 static void product_avx2(const struct chunk *g)
 
 // Bytes of W without a sign times bytes of A with one, in fours: signed ones are given 128 more, of
 // which A's sum frees the result.
-TARGET_VNNI static void scales_vnni(const struct whole_row *type, const uint8_t *x, size_t stride,
-                                    struct turned *t)
+TARGET_VNNI static inline __attribute__((always_inline)) void
+scales_vnni(const struct whole_row *type, const uint8_t *x, size_t stride, struct turned *t)
 {
     const __m512i row =
         _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
@@ -356,10 +362,13 @@ TARGET_VNNI static void scales_vnni(const struct whole_row *type, const uint8_t 
                      type->m_of_d < 0 ? _mm512_mul_ps(d, _mm512_set1_ps(type->m_of_d)) : m);
 }
 
-TARGET_VNNI static void turn_vnni(int type, const uint8_t *x, size_t stride, struct turned *t)
+TARGET_VNNI static void turn_vnni(const struct whole_row *row, const uint8_t *x, size_t stride,
+                                  struct turned *t)
 {
+    const int type = row->id;
     const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(-128);
     __m512i r[4];
+    scales_vnni(row, x, stride, t);
     x += type == BLOCK_Q4_1 ? 4 : 2;
     words_turn_avx512(x, stride, r);
     for (int j = 0; j < 4; j++)
@@ -488,7 +497,8 @@ TARGET_VNNI static void product_vnni(const struct chunk *g)
 
 static const struct dots {
     void (*scales)(const struct whole_row *type, const uint8_t *x, size_t stride, struct turned *t);
-    void (*turn)(int type, const uint8_t *x, size_t stride, struct turned *t);
+    // Of a kind without codes of its own, scales and all.
+    void (*turn)(const struct whole_row *type, const uint8_t *x, size_t stride, struct turned *t);
     void (*weave)(const struct whole_row *type, const uint8_t *x, size_t stride, struct turned *t);
     void (*nibbles)(const struct whole_row *type, const uint8_t *x, size_t stride,
                     struct turned *t); // or NULL: through weave
@@ -568,10 +578,12 @@ static void turn(const struct dots *by, const struct whole_row *type, int32_t va
                  const uint8_t *x, size_t stride, struct turned *t)
 {
     uint8_t q[COLUMNS][BLOCK_VALUES];
-    turn_scales(by, type, values / 32, x, stride, t);
     if (!type->codes[0]) {
-        by->turn(type->id, x, stride, t);
-    } else if (type->nibbles_at && by->nibbles) {
+        by->turn(type, x, stride, t);
+        return;
+    }
+    turn_scales(by, type, values / 32, x, stride, t);
+    if (type->nibbles_at && by->nibbles) {
         for (int32_t b = 0; b < values / 32; b += 2)
             by->nibbles(type, x + type->nibbles_at + 16 * b, stride, &t[b]);
     } else {
