@@ -82,6 +82,12 @@ def load_csv(name):
         return {row['method']: row for row in csv.DictReader(f)}
 
 
+def spread(row, column, sign=False):
+    """A mean of a comparison's row and half of its interval; nothing where the row has none."""
+    return row[column] and (f'{places(float(row[column]), sign)} ± '
+                            f'{places(float(row[column + " ci95"]))}')
+
+
 def interval(values):
     n = len(values)
     mean = sum(values) / n
@@ -155,9 +161,8 @@ def standard_sentences(c):
 
 def other_sentences():
     sgd, answers = load_csv('compare-sgd.csv'), load_csv('compare-long.csv')
-    score = lambda row: f'{places(float(row["exact"]))} ± {places(float(row["exact ci95"]))}'
-    gain = lambda row: (f'{places(float(row["vs base"]), True)} ± '
-                        f'{places(float(row["vs base ci95"]))}')
+    score = lambda row: spread(row, 'exact')
+    gain = lambda row: spread(row, 'vs base', True)
     yield (f'| {score(sgd["fp32"])} | {gain(sgd["fstq-4.35"])} | magnitude '
            f'{gain(sgd["magnitude"])}; F untempered {gain(sgd["fstq-4.35-gamma1"])} |')
     yield (f'| {score(answers["fp32"])} | all tokens {score(answers["fstq-4.35"])} | Fisher\'s '
@@ -216,12 +221,10 @@ def update_rows():
 def scheme_rows():
     """The beginnings of the rows: what follows is rounded by hand."""
     data = load_csv('compare-schemes-quick.csv')
-    of = lambda row, name, sign=False: places(float(row[name]), sign)
-    yield f'| fp32 | {of(data["fp32"], "exact")} ± {of(data["fp32"], "exact ci95")} | |'
+    yield f'| fp32 | {spread(data["fp32"], "exact")} | |'
     for label, name in SCHEMES:
         row = data[name]
-        yield (f'| {label} | {of(row, "exact")} ± {of(row, "exact ci95")} | '
-               f'{of(row, "vs base", True)} ± {of(row, "vs base ci95")} |')
+        yield f'| {label} | {spread(row, "exact")} | {spread(row, "vs base", True)} |'
 
 
 def score_rows():
@@ -259,13 +262,10 @@ def corner_rows():
         cells = []
         for k, d in enumerate(data):
             row = d.get(name)
-            against = row and row['vs base'] and (f'{places(float(row["vs base"]), True)} ± '
-                                                  f'{places(float(row["vs base ci95"]))}')
-            cells.append(f'{places(float(row["exact"]))} ± {places(float(row["exact ci95"]))}'
-                         if row else '')
+            cells.append(spread(row, 'exact') if row else '')
             if k == 0:
                 cells.append(row['setting'].split('=')[1].lstrip('0') if row else '')
-            cells.append(against or '')
+            cells.append(spread(row, 'vs base', True) if row else '')
         yield re.sub(r' +', ' ', f'| {labels.get(name, name)} | {" | ".join(cells)} |')
 
 
@@ -287,8 +287,7 @@ def side_rows():
               'pae': 'pae:lr=3e-3/fp16'}
     data = load_csv('side.csv')
     for name, label in labels.items():
-        row = data[name]
-        yield f'| `{label}` | {places(float(row["score"]))} ± {places(float(row["score ci95"]))} |'
+        yield f'| `{label}` | {spread(data[name], "score")} |'
 
 
 def type_rows():
@@ -300,11 +299,9 @@ def type_rows():
     data = load_csv('side-types.csv')
     for name, label in labels.items():
         row = data[name]
-        against = row['vs base'] and (f'{places(float(row["vs base"]), True)} ± '
-                                      f'{places(float(row["vs base ci95"]))}')
         both = (float(row['up bytes']) + float(row['down bytes'])) / 1e6
-        yield re.sub(r' +', ' ', f'| {label} | {places(float(row["score"]))} ± '
-                     f'{places(float(row["score ci95"]))} | {against} | {both:.3g} MB |')
+        cells = f'{spread(row, "score")} | {spread(row, "vs base", True)} | {both:.3g} MB'
+        yield re.sub(r' +', ' ', f'| {label} | {cells} |')
 
 
 def real_keep_rows():
