@@ -50,6 +50,19 @@ static void put_bench(FILE *out, const struct bench *b)
     opt_list(out, "", b->opts, b->n_opts);
 }
 
+static void list_bench(struct listing *l, const struct bench *b)
+{
+    listing_entry(l, b->name, b->help, b->ranks > 1 ? "two ranks" : "");
+    listing_settings(l, "", b->opts, b->n_opts);
+}
+
+void cmd_bench_list(struct listing *l)
+{
+    listing_part(l, "bench", "what it measures; below it its parameters");
+    for (const struct bench *const *b = bench_table; *b; b++)
+        list_bench(l, *b);
+}
+
 // What --help has behind the options: those that are named with their parameters, else all names.
 static void put_benches(FILE *out, int n, char **args)
 {
@@ -61,7 +74,7 @@ static void put_benches(FILE *out, int n, char **args)
         any |= b != NULL;
     }
     if (!any)
-        fputs("Benchmarks; fstq bench NAME --help has the parameters of one:\n", out);
+        fputs("\nBenchmarks; fstq bench NAME --help has the parameters of one:\n", out);
     for (const struct bench *const *b = bench_table; *b && !any; b++)
         put_name(out, "  ", *b);
     fputs("\n", out);
@@ -281,6 +294,16 @@ static void run_all(struct request *q, struct bench_ctx *c)
     }
 }
 
+static void put_list(const struct request *q)
+{
+    struct listing l;
+    listing_begin(&l, stdout);
+    listing_of(&l, "benches", NULL);
+    for (int i = 0; i < q->n_chosen; i++)
+        list_bench(&l, q->chosen[i]);
+    listing_end(&l);
+}
+
 static int run(int argc, char **argv)
 {
     const struct comm *comm = comm_start(&argc, &argv);
@@ -296,8 +319,8 @@ static int run(int argc, char **argv)
     if (parse(&q, argc, argv, first) > 0) {
         status = STATUS_USAGE;
     } else if (q.list) {
-        for (int i = 0; first && i < q.n_chosen; i++)
-            put_bench(stdout, q.chosen[i]);
+        if (first)
+            put_list(&q);
     } else {
         if (first && q.json_path) {
             if (outfile_open(&json_file, q.json_path, "{\"context\":{\"date\":", &err) < 0)

@@ -24,7 +24,7 @@ trap 'rm -f "$new"' EXIT
 {
     sed "/^$begin\$/q" "$readme"
     echo
-    "$fstq" list options --markdown
+    "$fstq" list options -o md
     echo
     sed -n "/^$end\$/,\$p" "$readme"
 } >"$new"

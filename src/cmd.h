@@ -2,6 +2,8 @@
 #ifndef FSTQ_CMD_H
 #define FSTQ_CMD_H
 
+#include "base/listing.h"
+
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -17,5 +19,7 @@ struct cmd {
 
 extern const struct cmd cmd_run, cmd_compare, cmd_show, cmd_export, cmd_report, cmd_score,
     cmd_pretrain, cmd_infer, cmd_bench, cmd_list, cmd_info, cmd_doctor;
+
+void cmd_bench_list(struct listing *l); // microbenchmarks, beside the other lists
 
 #endif

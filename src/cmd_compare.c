@@ -250,14 +250,14 @@ static int compare_main(int argc, char **argv)
 static void print_keys(FILE *out, int n, char **args)
 {
     (void)n, (void)args;
-    fputs("The other keys of [compare], also as compare.KEY=VALUE:\n", out);
+    fputs("\nThe other keys of [compare], also as compare.KEY=VALUE:\n", out);
     opt_list(out, "", compare_options, compare_option_count);
     fputc('\n', out);
 }
 
 const struct cmd cmd_compare = {
     .name = "compare",
-    .usage = "CONFIG [section.key=value ...] [-o FORM] [--csv|json|markdown|latex FILE ...]",
+    .usage = "CONFIG [section.key=value ...] [-o FORM] [--csv|--json|--markdown|--latex FILE]",
     .help = "many methods x seeds, tuned alike, compared in one table",
     .details =
         "CONFIG is the config of a run with a section [compare]:\n\n"

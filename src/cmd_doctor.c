@@ -2,11 +2,14 @@
 // do.
 #include "base/buildinfo.h"
 #include "base/check.h"
+#include "base/jsonw.h"
 #include "base/mem.h"
+#include "base/table.h"
 #include "cmd.h"
 #include "machine.h"
 #include "net/comm_mpi.h"
 
+#include <getopt.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <stdlib.h>
@@ -309,21 +312,94 @@ static void examine(struct report *r)
 
 // Printing, on rank 0.
 
-static void print_finding(const char *name, const struct finding *x, int count[4])
+enum { COL_HOST, COL_RANK, COL_LEVEL, COL_CHECK, COL_FOUND, COL_ADVICE, COLS };
+
+struct sheet {
+    FILE *out;
+    bool text; // an advice is a line of its own there, and a host stands above its rows
+    struct table table;
+    struct jsonw json;
+    int count[4]; // findings by level
+};
+
+static void print_finding(struct sheet *s, const char *name, const struct report *r,
+                          const struct finding *x)
 {
-    printf("  %-5s %-14s %s\n", level_name[x->level], name, x->found);
-    if (*x->advice)
-        printf("#       %s\n", x->advice);
-    count[x->level]++;
+    char rank[16];
+    snprintf(rank, sizeof rank, "%d", r->rank);
+    const char *cells[COLS] = {r->host, rank, level_name[x->level], name, x->found, x->advice};
+    s->count[x->level]++;
+    if (table_form() == TABLE_JSON) {
+        jsonw_object(&s->json);
+        jsonw_key_text(&s->json, "host", r->host);
+        jsonw_key_int(&s->json, "rank", r->rank);
+        jsonw_key_text(&s->json, "level", level_name[x->level]);
+        jsonw_key_text(&s->json, "check", name);
+        jsonw_key_text(&s->json, "found", x->found);
+        jsonw_key_text(&s->json, "advice", x->advice);
+        jsonw_end(&s->json);
+    } else if (!s->text) {
+        table_row(&s->table, cells);
+    } else {
+        fprintf(s->out, "  %-5s %-14s %s\n", level_name[x->level], name, x->found);
+        if (*x->advice)
+            fprintf(s->out, "#       %s\n", x->advice);
+    }
 }
 
 // Of all ranks the first one of each host: the others found the same there.
-static void print_host(const struct report *r, int count[4])
+static void print_host(struct sheet *s, const struct report *r)
 {
-    printf("#\n# %s: %d rank%s, fstq %s (git %s) for %s\n", r->host, r->local_size,
-           r->local_size == 1 ? "" : "s", r->version, r->git, r->target);
+    if (s->text)
+        fprintf(s->out, "#\n# %s: %d rank%s, fstq %s (git %s) for %s\n", r->host, r->local_size,
+                r->local_size == 1 ? "" : "s", r->version, r->git, r->target);
     for (int i = 0; i < CHECKS; i++)
-        print_finding(checks[i].name, &r->finding[i], count);
+        print_finding(s, checks[i].name, r, &r->finding[i]);
+}
+
+static void begin(struct sheet *s, int ranks)
+{
+    *s = (struct sheet){.text = table_form() == TABLE_TEXT,
+                        .table = {.n_cols = COLS,
+                                  .col = {[COL_HOST] = {.head = "Host"},
+                                          [COL_RANK] = {.head = "Rank", .align = TABLE_RIGHT},
+                                          [COL_LEVEL] = {.head = "Level"},
+                                          [COL_CHECK] = {.head = "Check"},
+                                          [COL_FOUND] = {.head = "Found"},
+                                          [COL_ADVICE] = {.head = "What to do"}}}};
+    s->out = s->table.out = table_stream(stdout);
+    fprintf(s->out,
+            "# fstq doctor: %d rank%s; ok, note, warn: worth knowing, FAIL: will not work\n", ranks,
+            ranks == 1 ? "" : "s");
+    if (table_form() == TABLE_JSON) {
+        jsonw_begin(&s->json, s->out);
+        jsonw_object(&s->json);
+        jsonw_key_int(&s->json, "ranks", ranks);
+        jsonw_key(&s->json, "findings");
+        jsonw_array(&s->json);
+    } else if (!s->text) {
+        table_head(&s->table);
+    }
+}
+
+static int conclude(struct sheet *s)
+{
+    int warnings = s->count[LEVEL_WARN], failures = s->count[LEVEL_FAIL];
+    if (table_form() == TABLE_JSON) {
+        jsonw_end(&s->json);
+        jsonw_key_int(&s->json, "warnings", warnings);
+        jsonw_key_int(&s->json, "failures", failures);
+        jsonw_end(&s->json);
+        fputc('\n', s->out);
+    }
+    fprintf(s->out, "#\n# %d warning%s\n", warnings, warnings == 1 ? "" : "s");
+    if (failures)
+        fprintf(s->out, "# INVALID: %d thing%s will not work\n", failures,
+                failures == 1 ? "" : "s");
+    else
+        fputs("# VALID\n", s->out);
+    fflush(s->out);
+    return failures ? STATUS_CHECK : STATUS_VALID;
 }
 
 static int64_t wall_ns(void)
@@ -333,8 +409,8 @@ static int64_t wall_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void compare_text(const char *what, const char *here, const struct report *other,
-                         const char *there, int count[4])
+static void compare_text(struct sheet *s, const char *what, const char *here,
+                         const struct report *other, const char *there)
 {
     struct finding x;
     char text[160];
@@ -342,11 +418,11 @@ static void compare_text(const char *what, const char *here, const struct report
         return;
     snprintf(text, sizeof text, "rank %d on %.40s has %.90s", other->rank, other->host, there);
     say(&x, LEVEL_FAIL, text, "the same on all hosts: rank 0's is above");
-    print_finding(what, &x, count);
+    print_finding(s, what, other, &x);
 }
 
 // A rank's answer to rank 0's question, and how far its clock is from the middle of the wait.
-static void ask(const struct report *first, int rank, struct report *r, int count[4])
+static void ask(struct sheet *s, const struct report *first, int rank, struct report *r)
 {
     struct finding x;
     char word = 1, text[160];
@@ -356,16 +432,16 @@ static void ask(const struct report *first, int rank, struct report *r, int coun
     int64_t after = wall_ns();
     comm_raw_recv(rank, r, sizeof *r);
     if (r->local_rank == 0)
-        print_host(r, count);
-    compare_text("version", first->version, r, r->version, count);
-    compare_text("revision", first->git, r, r->git, count);
-    compare_text("mpi", first->mpi, r, r->mpi, count);
+        print_host(s, r);
+    compare_text(s, "version", first->version, r, r->version);
+    compare_text(s, "revision", first->git, r, r->git);
+    compare_text(s, "mpi", first->mpi, r, r->mpi);
     double off_s = ((double)there - (double)before / 2 - (double)after / 2) * 1e-9;
     if (off_s > 1 || off_s < -1) {
         snprintf(text, sizeof text, "rank %d on %.40s is %+.1f s from rank 0's", rank, r->host,
                  off_s);
         say(&x, LEVEL_WARN, text, "set the clocks: dates of files and logs will not agree");
-        print_finding("clock", &x, count);
+        print_finding(s, "clock", r, &x);
     }
 }
 
@@ -378,31 +454,43 @@ static void answer(const struct report *r)
     comm_raw_send(0, r, sizeof *r);
 }
 
-static int doctor_main(int argc, char **argv)
+static int take_arguments(int argc, char **argv)
 {
-    if (argc > 1) {
-        fprintf(stderr, "fstq doctor: %s: it takes no arguments\n", argv[1]);
+    static const struct option flags[] = {{"output", required_argument, NULL, 'o'}, {0}};
+    struct err err;
+    argv[0] = (char[]){"fstq doctor"};
+    for (int c; (c = getopt_long(argc, argv, "o:", flags, NULL)) != -1;) {
+        if (c != 'o')
+            return STATUS_USAGE;
+        if (table_set_form(optarg, &err)) {
+            fprintf(stderr, "fstq doctor: %s\n", err.text);
+            return STATUS_USAGE;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "fstq doctor: %s: it takes options only\n", argv[optind]);
         return STATUS_USAGE;
     }
+    return STATUS_VALID;
+}
+
+static int doctor_main(int argc, char **argv)
+{
+    int status = take_arguments(argc, argv);
+    if (status != STATUS_VALID)
+        return status;
     const struct comm *comm = comm_start(&argc, &argv);
     struct report *own = mem_alloc(MEM_OTHER, 2 * sizeof *own), *other = own + 1;
-    int count[4] = {0}, status = STATUS_VALID;
     examine(own);
     if (comm->rank != 0) {
         answer(own);
     } else {
-        printf("# fstq doctor: %d rank%s; ok, note, warn: worth knowing, FAIL: will not work\n",
-               comm->size, comm->size == 1 ? "" : "s");
-        print_host(own, count);
+        struct sheet s;
+        begin(&s, comm->size);
+        print_host(&s, own);
         for (int r = 1; r < comm->size; r++)
-            ask(own, r, other, count);
-        printf("#\n# %d warning%s\n", count[LEVEL_WARN], count[LEVEL_WARN] == 1 ? "" : "s");
-        if (count[LEVEL_FAIL]) {
-            printf("# INVALID: %d things will not work\n", count[LEVEL_FAIL]);
-            status = STATUS_CHECK;
-        } else {
-            puts("# VALID");
-        }
+            ask(&s, own, r, other);
+        status = conclude(&s);
     }
     mem_free(own);
     comm_exit(status, 1);
@@ -410,13 +498,14 @@ static int doctor_main(int argc, char **argv)
 
 const struct cmd cmd_doctor = {
     .name = "doctor",
-    .usage = "",
+    .usage = "[-o FORM]",
     .help = "what usually goes wrong on a cluster, and what to do about it",
     .details =
         "Looks at MPI, cores, memory, load, clock and governor, power mode, huge pages, GPUs,\n"
         "room on disk and for shared memory, networks and limits of this host; with ranks on\n"
         "several hosts at each of them, and whether builds, MPI and clocks agree. It changes\n"
-        "nothing.\n\n"
+        "nothing. Its status is 1 where something will not work.\n"
+        "  -o, --output FORM   md, csv, json or jsonl: the findings as one table\n\n"
         "  fstq doctor\n"
         "  fstq-run -np 3 -H server:1,nano1:1,nano2:1 doctor\n",
     .run = doctor_main,

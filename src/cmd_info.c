@@ -1,4 +1,5 @@
 #include "base/jsonw.h"
+#include "base/table.h"
 #include "base/topo.h"
 #include "cmd.h"
 #include "machine.h"
@@ -8,29 +9,57 @@
 #include <string.h>
 
 struct sheet {
-    const char *group;
-    struct jsonw *json; // NULL: for people
+    char group[32];
+    struct jsonw json;
+    struct table table;
 };
+
+static void fact_as_json(struct sheet *s, bool next, const char *group, const char *name,
+                         const char *value)
+{
+    if (next && *s->group)
+        jsonw_end(&s->json);
+    if (next) {
+        jsonw_key(&s->json, group);
+        jsonw_object(&s->json);
+    }
+    jsonw_key_text(&s->json, name, value);
+}
 
 static void show_fact(void *arg, const char *group, const char *name, const char *value)
 {
     struct sheet *s = arg;
-    bool next = !s->group || strcmp(s->group, group) != 0;
-    if (s->json) {
-        if (next && s->group)
-            jsonw_end(s->json);
-        if (next) {
-            jsonw_key(s->json, group);
-            jsonw_object(s->json);
-        }
-        jsonw_key(s->json, name);
-        jsonw_text(s->json, value);
-    } else {
+    bool next = strcmp(s->group, group) != 0;
+    if (table_form() == TABLE_JSON) {
+        fact_as_json(s, next, group, name, value);
+    } else if (table_form() == TABLE_TEXT) {
         if (next)
             printf("# %s\n", group);
         printf("  %-32s %s\n", name, value);
+    } else {
+        table_row(&s->table, (const char *[]){group, name, value});
     }
-    s->group = group;
+    snprintf(s->group, sizeof s->group, "%s", group);
+}
+
+static void show_facts(void)
+{
+    struct sheet s = {.table = {.out = stdout,
+                                .n_cols = 3,
+                                .col = {{.head = "Group"}, {.head = "Fact"}, {.head = "Value"}}}};
+    bool json = table_form() == TABLE_JSON;
+    if (json) {
+        jsonw_begin(&s.json, stdout);
+        jsonw_object(&s.json);
+    } else if (table_form() != TABLE_TEXT) {
+        table_head(&s.table);
+    }
+    machine_each(show_fact, &s);
+    if (json) {
+        jsonw_end(&s.json); // the last group
+        jsonw_end(&s.json);
+        putchar('\n');
+    }
 }
 
 static int show_topology(void)
@@ -48,19 +77,22 @@ static int show_topology(void)
 
 static int info_main(int argc, char **argv)
 {
-    static const struct option flags[] = {
-        {"json", no_argument, NULL, 'j'}, {"topology", no_argument, NULL, 't'}, {0}};
-    struct jsonw json;
-    struct sheet sheet = {0};
+    static const struct option flags[] = {{"json", no_argument, NULL, 'j'},
+                                          {"topology", no_argument, NULL, 't'},
+                                          {"output", required_argument, NULL, 'o'},
+                                          {0}};
+    struct err err;
     bool topology = false;
     argv[0] = (char[]){"fstq info"};
-    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
-        if (c == 'j')
-            sheet.json = &json;
-        else if (c == 't')
+    for (int c; (c = getopt_long(argc, argv, "o:", flags, NULL)) != -1;) {
+        if (c == 't') {
             topology = true;
-        else
+        } else if (c == '?') {
             return STATUS_USAGE;
+        } else if (table_set_form(c == 'j' ? table_forms[TABLE_JSON] : optarg, &err)) {
+            fprintf(stderr, "fstq info: %s\n", err.text);
+            return STATUS_USAGE;
+        }
     }
     if (optind < argc) {
         fprintf(stderr, "fstq info: %s: it takes no arguments\n", argv[optind]);
@@ -68,25 +100,17 @@ static int info_main(int argc, char **argv)
     }
     if (topology)
         return show_topology();
-    if (sheet.json) {
-        jsonw_begin(&json, stdout);
-        jsonw_object(&json);
-    }
-    machine_each(show_fact, &sheet);
-    if (sheet.json) {
-        jsonw_end(&json); // the last group
-        jsonw_end(&json);
-        putchar('\n');
-    }
+    show_facts();
     return STATUS_VALID;
 }
 
 const struct cmd cmd_info = {
     .name = "info",
-    .usage = "[--topology | --json]",
+    .usage = "[--topology | -o FORM]",
     .help = "what this machine offers: cores, memory, GPUs, sensors, MPI, libraries, build",
     .details = "  --topology   the tree of packages, caches and cores as hwloc sees it\n"
-               "  --json       the facts for machines\n\n"
+               "  -o, --output FORM   md, csv, json or jsonl: the facts as a table\n"
+               "  --json       the same as -o json\n\n"
                "What cannot be known is \"unavailable: why\". Needs no mpirun.\n",
     .alone = true,
     .run = info_main,

@@ -1,4 +1,6 @@
+#include "base/listing.h"
 #include "base/power.h"
+#include "base/table.h"
 #include "cmd.h"
 #include "codec/codec.h"
 #include "compare/compare.h"
@@ -14,22 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
-// A line of data; '#' begins the lines that explain it.
-static void row(const char *name, const char *help)
-{
-    printf("  %-13s %s\n", name, help);
-}
-
-static void options_of(const struct opt *rows, int n)
-{
-    for (int i = 0; i < n; i++) {
-        char range[256];
-        opt_range(&rows[i], range, sizeof range);
-        printf("#     %s=%s  %s (%s)\n", rows[i].name, rows[i].dflt, rows[i].help, range);
-    }
-}
-
-static void codec_rows(const struct codec *const *table)
+static void codec_rows(struct listing *l, const struct codec *const *table)
 {
     static const struct {
         unsigned bit;
@@ -61,217 +48,182 @@ static void codec_rows(const struct codec *const *table)
                 n += (size_t)snprintf(words + n, sizeof words - n, ", %s", needs[i].word);
         if (c->blocks)
             n += (size_t)snprintf(words + n, sizeof words - n, ", in blocks");
-        printf("  %-12s %s%s%s%s\n", c->name, c->help, n ? " (" : "", n ? words + 2 : "",
-               n ? ")" : "");
+        listing_entry(l, c->name, c->help, n ? words + 2 : "");
         if (strlen(c->source) > 1)
-            printf("#     from %s\n", c->source);
-        options_of(c->options, c->n_options);
+            listing_note(l, "from", c->source);
+        listing_options(l, c->options, c->n_options);
     }
 }
 
-static void list_codecs(void)
+static void list_codecs(struct listing *l)
 {
-    puts(
-        "# codec      what it sends of an update; (codes add up: sums of messages mean something,\n"
-        "#            as secure aggregation wants; in blocks: what arrives of a message counts "
-        "where\n"
-        "#            it travels as datagrams, unless an option joins what it says of "
-        "coordinates)");
-    codec_rows(codec_table);
-    puts("# behind a '+', around another codec");
-    codec_rows(wrapper_table);
+    listing_part(l, "codec",
+                 "what it sends of an update; (codes add up: sums of messages mean something,\n"
+                 "as secure aggregation wants; in blocks: what arrives of a message counts where\n"
+                 "it travels as datagrams, unless an option joins what it says of coordinates)");
+    codec_rows(l, codec_table);
+    listing_part(l, "wrapper", "behind a '+', around another codec");
+    codec_rows(l, wrapper_table);
 }
 
-static void list_schemes(void)
+static void list_schemes(struct listing *l)
 {
-    puts("# scheme     what clients and server do");
+    listing_part(l, "scheme", "what clients and server do");
     for (const struct scheme *const *s = scheme_table; *s; s++) {
-        row((*s)->name, (*s)->help);
+        listing_entry(l, (*s)->name, (*s)->help, "");
         if (strlen((*s)->source) > 1)
-            printf("#     from %s\n", (*s)->source);
+            listing_note(l, "from", (*s)->source);
         if ((*s)->sees)
-            printf("#     the server sees of a client: %s\n", (*s)->sees);
+            listing_note(l, "the server sees of a client:", (*s)->sees);
         for (const struct up_vector *u = (*s)->up; u && u->name; u++)
-            printf("#     also sends up: %s\n", u->name);
-        options_of((*s)->options, (*s)->n_options);
+            listing_note(l, "also sends up:", u->name);
+        listing_options(l, (*s)->options, (*s)->n_options);
     }
 }
 
-static void list_methods(void)
+static void list_aliases(struct listing *l)
 {
-    puts("# a method is "
-         "SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]\n"
-         "# where a scheme sends more than the update, ;CODEC... follows for each of these (fp32)\n"
-         "# tokens: which of them shape the local loss");
-    for (const struct token_source *const *t = token_table; *t; t++) {
-        row((*t)->name, (*t)->help);
-        if (!t[1] || t[1]->options != (*t)->options) // once for all that share them
-            options_of((*t)->options, (*t)->n_options);
-    }
-    puts("# views: which part of the adapter travels");
-    for (const struct view *const *v = view_table; *v; v++) {
-        row((*v)->name, (*v)->help);
-        if (*(*v)->source)
-            printf("#     from %s\n", (*v)->source);
-        options_of((*v)->options, (*v)->n_options);
-    }
-    puts(
-        "# short names: alone, with options and wrappers of their codec (fstq:budget=0.05+ef);"
-        " fstq,\n# fstq-paper and fedpaq as the codec of another scheme, too (fedadam/fstq-paper)");
+    listing_part(l, "short name",
+                 "alone, with options and wrappers of their codec (fstq:budget=0.05+ef);\n"
+                 "fstq, fstq-paper and fedpaq as the codec of another scheme, too\n"
+                 "(fedadam/fstq-paper)");
     for (const struct method_alias *a = method_aliases; a->name; a++) {
         char text[1024];
         struct err err;
-        printf("  %-16s %s\n", a->name, a->help);
+        listing_entry(l, a->name, a->help, "");
         if (!a->expansion)
-            puts("#     does not run");
+            listing_note(l, "does not run", "");
         else if (method_expand(a->name, text, sizeof text, &err) == 0)
-            printf("#     %s\n", text);
+            listing_note(l, text, "");
     }
 }
 
-static void list_links(void)
+static void list_methods(struct listing *l)
 {
-    puts("# net.link   the way between a client and the server: NAME[:key=value,...]");
-    for (const struct link_row *const *l = link_table; *l; l++) {
-        row((*l)->name, (*l)->help);
-        options_of((*l)->options, (*l)->n_options);
+    l->width = 16; // of the longest short name
+    listing_say(l, "a method is "
+                   "SCHEME[:opts][~TOKENS[:opts]]/[VIEW[:opts]@]CODEC[:opts][+WRAPPER[:opts]...]");
+    listing_say(l, "where a scheme sends more than the update, ;CODEC... follows for each of these "
+                   "(fp32)");
+    listing_part(l, "tokens", "which of them shape the local loss");
+    for (const struct token_source *const *t = token_table; *t; t++) {
+        listing_entry(l, (*t)->name, (*t)->help, "");
+        if (!t[1] || t[1]->options != (*t)->options) // once for all that share them
+            listing_options(l, (*t)->options, (*t)->n_options);
     }
-    puts("# net.trace  what trace reads, and what trace:format= calls it");
+    listing_part(l, "view", "which part of the adapter travels");
+    for (const struct view *const *v = view_table; *v; v++) {
+        listing_entry(l, (*v)->name, (*v)->help, "");
+        if (*(*v)->source)
+            listing_note(l, "from", (*v)->source);
+        listing_options(l, (*v)->options, (*v)->n_options);
+    }
+    list_aliases(l);
+}
+
+static void list_links(struct listing *l)
+{
+    listing_part(l, "net.link", "the way between a client and the server: NAME[:key=value,...]");
+    for (const struct link_row *const *r = link_table; *r; r++) {
+        listing_entry(l, (*r)->name, (*r)->help, "");
+        listing_options(l, (*r)->options, (*r)->n_options);
+    }
+    listing_part(l, "net.trace", "what trace reads, and what trace:format= calls it");
     for (const struct rate_reader *const *r = rate_reader_table; *r; r++)
-        row((*r)->name, (*r)->help);
+        listing_entry(l, (*r)->name, (*r)->help, "");
 }
 
-static void list_devices(void)
+static void list_devices(struct listing *l)
 {
-    puts("# client.profile   what clients are: NAME[:key=value,...]");
+    listing_part(l, "client.profile", "what clients are: NAME[:key=value,...]");
     for (const struct profile_row *const *p = profile_table; *p; p++) {
         char text[160];
         const struct device *d = (*p)->always;
+        bool figures = d && d->compute_w >= 0;
         snprintf(text, sizeof text, "%s", (*p)->help);
-        if (d && d->compute_w >= 0)
+        if (figures)
             snprintf(text, sizeof text, "%s: %g x client.step_ns, %g W, sending %g W", (*p)->help,
                      d->slow, d->compute_w, d->send_w);
-        row((*p)->name, text);
-        if (d && d->compute_w >= 0)
-            printf("#   its source: %s\n", d->source);
-        options_of((*p)->options, (*p)->n_options);
+        listing_entry(l, (*p)->name, text, "");
+        if (figures)
+            listing_note(l, "its source:", d->source);
+        listing_options(l, (*p)->options, (*p)->n_options);
     }
-    puts("# client.availability   when clients are there: NAME[:key=value,...]");
+    listing_part(l, "client.availability", "when clients are there: NAME[:key=value,...]");
     for (const struct presence_row *const *p = presence_table; *p; p++) {
-        row((*p)->name, (*p)->help);
-        options_of((*p)->options, (*p)->n_options);
+        listing_entry(l, (*p)->name, (*p)->help, "");
+        listing_options(l, (*p)->options, (*p)->n_options);
     }
 }
 
-static void list_transports(void)
+static void list_transports(struct listing *l)
 {
-    puts("# net.transport");
+    listing_part(l, "net.transport", "");
     for (const struct transport_row *const *t = transport_table; *t; t++)
-        row((*t)->name, (*t)->help);
+        listing_entry(l, (*t)->name, (*t)->help, "");
 }
 
-static void list_tasks(void)
+static void list_tasks(struct listing *l)
 {
-    puts("# task.name");
+    listing_part(l, "task.name", "");
     for (const struct task_row *const *t = task_table; *t; t++)
-        row((*t)->name, (*t)->help);
+        listing_entry(l, (*t)->name, (*t)->help, "");
 }
 
-static void list_stages(void)
+static void list_stages(struct listing *l)
 {
     enum stage order[STAGE_COUNT];
     int depth[STAGE_COUNT], n = stage_order(order, depth);
-    puts("# What is timed. Parts of a stage stand indented below it and add up to it.\n"
-         "# stage        lane");
+    const char *above[STAGE_COUNT + 1] = {NULL}; // the stage that those of a depth are parts of
+    listing_say(l, "What is timed. Parts of a stage stand indented below it and add up to it.");
+    listing_part(l, "stage", "lane");
     for (int k = 0; k < n; k++) {
         const struct stage_row *s = &stage_table[order[k]];
-        printf("  %*s%-*s %s\n#     includes %s\n#     excludes %s\n", 2 * depth[k], "",
-               12 - 2 * depth[k], s->name, lane_name[s->lane], s->includes, s->excludes);
+        char name[64];
+        snprintf(name, sizeof name, "%*s%s", 2 * depth[k], "", s->name);
+        l->of = above[depth[k]];
+        above[depth[k] + 1] = s->name;
+        listing_entry(l, name, lane_name[s->lane], "");
+        listing_note(l, "includes", s->includes);
+        listing_note(l, "excludes", s->excludes);
     }
 }
 
 // Rows of [compare] are named without their section: its parser is another.
-static void list_section(const char *section, const char *prefix, const struct opt *rows, int n)
-{
-    printf("# [%s]\n", section);
-    opt_list(stdout, prefix, rows, n);
-}
-
-static void list_options(void)
+static void list_options(struct listing *l)
 {
     for (int i = 0; i < config_section_count; i++) {
         const struct config_section *s = &config_sections[i];
-        list_section(s->name, "", s->rows, *s->n);
-        puts("#");
+        char name[32];
+        snprintf(name, sizeof name, "[%s]", s->name);
+        listing_part(l, name, "");
+        listing_settings(l, "", s->rows, *s->n);
     }
-    list_section("compare", "compare.", compare_options, compare_option_count);
-    puts("# and its lines method and search: 'fstq compare --help'");
+    listing_part(l, "[compare]", "");
+    listing_settings(l, "compare.", compare_options, compare_option_count);
+    listing_say(l, "[compare] has lines method and search, too: 'fstq compare --help'");
 }
 
-// Markdown's own characters, as they stand in ranges and in the form of a method.
-static void markdown_cell(const char *text)
+static void list_sensors(struct listing *l)
 {
-    for (; *text; text++) {
-        if (strchr("|*_~<>[]", *text))
-            putchar('\\');
-        putchar(*text);
-    }
-}
-
-static void list_section_markdown(const char *section, const char *prefix, const struct opt *rows,
-                                  int n)
-{
-    printf("**[%s]**\n\n| parameter | default | range | what it is |\n|---|---|---|---|\n",
-           section);
-    for (int k = 0; k < n; k++) {
-        const struct opt *o = &rows[k];
-        char range[256];
-        opt_range(o, range, sizeof range);
-        printf(*o->dflt ? "| `%s%s` | `%s` | " : "| `%s%s` | %s | ", prefix, o->name, o->dflt);
-        markdown_cell(range);
-        fputs(" | ", stdout);
-        markdown_cell(o->help);
-        puts(" |");
-    }
-}
-
-static void list_options_markdown(void)
-{
-    for (int i = 0; i < config_section_count; i++) {
-        const struct config_section *s = &config_sections[i];
-        list_section_markdown(s->name, "", s->rows, *s->n);
-        puts("");
-    }
-    list_section_markdown("compare", "compare.", compare_options, compare_option_count);
-    puts("\nBeside these [compare] has lines `method` and `search`: `fstq compare --help`.");
-}
-
-static void list_benches(void)
-{
-    char *argv[] = {(char[]){"bench"}, (char[]){"--list"}, NULL};
-    cmd_bench.run(2, argv);
-}
-
-static void list_sensors(void)
-{
-    puts("# sensor     what it reads");
+    listing_part(l, "sensor", "what it reads");
     for (const struct power_sensor *const *p = power_sensors; *p; p++)
-        row((*p)->name, (*p)->help);
-    puts("# 'fstq info' says which of them this machine has");
+        listing_entry(l, (*p)->name, (*p)->help, "");
+    listing_say(l, "'fstq info' says which of them this machine has");
 }
 
-static void list_reductions(void)
+static void list_reductions(struct listing *l)
 {
-    puts("# which tokens of a prompt go on at inference (infer.reduce)");
+    listing_part(l, "infer.reduce", "which tokens of a prompt go on at inference");
     for (const struct reduction *const *r = reduction_table; *r; r++)
-        row((*r)->name, (*r)->help);
+        listing_entry(l, (*r)->name, (*r)->help, "");
 }
 
 static const struct list {
     const char *name, *help;
-    void (*print)(void);
+    void (*put)(struct listing *l);
 } lists[] = {
-    {"options", "every parameter: default, range, meaning (--markdown: as tables)", list_options},
+    {"options", "every parameter: default, range, meaning", list_options},
     {"codecs", "how an update becomes bytes", list_codecs},
     {"schemes", "how clients and server learn together", list_schemes},
     {"methods", "how a method is written; tokens, views, short names", list_methods},
@@ -282,8 +234,16 @@ static const struct list {
     {"stages", "what is timed, and what each clock includes", list_stages},
     {"reductions", "how prompts get fewer tokens at inference", list_reductions},
     {"sensors", "power and temperature readers", list_sensors},
-    {"benches", "microbenchmarks and their parameters", list_benches},
+    {"benches", "microbenchmarks and their parameters", cmd_bench_list},
 };
+
+static const struct list *find(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        if (strcmp(lists[i].name, name) == 0)
+            return &lists[i];
+    return NULL;
+}
 
 static int unknown_list(const char *name)
 {
@@ -297,48 +257,54 @@ static int unknown_list(const char *name)
     return STATUS_USAGE;
 }
 
+static void put_lists(int n, char **names)
+{
+    struct listing l;
+    listing_begin(&l, stdout);
+    if (n == 0) {
+        listing_of(&l, "lists", NULL);
+        listing_part(&l, "list", "what 'fstq list NAME' prints");
+    }
+    for (size_t i = 0; n == 0 && i < ARRAY_LEN(lists); i++)
+        listing_entry(&l, lists[i].name, lists[i].help, "");
+    for (int i = 0; i < n; i++) {
+        const struct list *row = find(names[i]);
+        listing_of(&l, row->name, n > 1 ? row->help : NULL);
+        row->put(&l);
+    }
+    listing_end(&l);
+}
+
 static int list_main(int argc, char **argv)
 {
-    static const struct option flags[] = {{"markdown", no_argument, NULL, 'm'}, {0}};
-    bool markdown = false;
+    static const struct option flags[] = {{"output", required_argument, NULL, 'o'}, {0}};
+    struct err err;
     argv[0] = (char[]){"fstq list"};
-    for (int c; (c = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
-        if (c != 'm')
+    for (int c; (c = getopt_long(argc, argv, "o:", flags, NULL)) != -1;) {
+        if (c != 'o')
             return STATUS_USAGE;
-        markdown = true;
-    }
-    if (optind == argc) {
-        puts("# fstq list");
-        for (size_t i = 0; i < ARRAY_LEN(lists); i++)
-            row(lists[i].name, lists[i].help);
-        return STATUS_VALID;
-    }
-    for (int i = optind; i < argc; i++) {
-        const struct list *l = lists, *end = lists + ARRAY_LEN(lists);
-        while (l < end && strcmp(l->name, argv[i]) != 0)
-            l++;
-        if (l == end)
-            return unknown_list(argv[i]);
-        if (markdown && l->print != list_options) {
-            fprintf(stderr, "fstq list: --markdown is for options, not for %s\n", l->name);
+        if (table_set_form(optarg, &err)) {
+            fprintf(stderr, "fstq list: %s\n", err.text);
             return STATUS_USAGE;
         }
-        if (markdown)
-            list_options_markdown();
-        else
-            l->print();
     }
+    for (int i = optind; i < argc; i++)
+        if (!find(argv[i]))
+            return unknown_list(argv[i]);
+    put_lists(argc - optind, argv + optind);
     return STATUS_VALID;
 }
 
 const struct cmd cmd_list = {
     .name = "list",
-    .usage = "[NAME ...] [--markdown]",
+    .usage = "[NAME ...] [-o FORM]",
     .help = "what there is to choose from: codecs, schemes, links, tasks, stages, options ...",
-    .details = "  --markdown   options as Markdown tables, for documentation\n\n"
-               "  fstq list                 the lists\n"
-               "  fstq list options         every parameter: default, meaning, range\n"
-               "  fstq list codecs schemes  what fed.method can be made of\n",
+    .details =
+        "  -o, --output FORM   md, csv, json or jsonl: the same as one table, a row for each\n"
+        "                      name and each of its options; Markdown has a table per part\n\n"
+        "  fstq list                 the lists\n"
+        "  fstq list options         every parameter: default, meaning, range\n"
+        "  fstq list codecs schemes  what fed.method can be made of\n",
     .alone = true,
     .run = list_main,
 };

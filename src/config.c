@@ -41,7 +41,8 @@ static const char *dev_kind_name(int32_t i)
 
 static const struct opt dev_options[] = {
     OPT_ROW(struct dev_params_cfg, kind, "dev.kind", "auto", dev_kind_name,
-            "who computes; auto takes a GPU where the build and the machine have one, ref is slow"),
+            "who computes; auto takes a GPU where the build and the machine have one, ref is the "
+            "plain reference, slow"),
     OPT(struct dev_params_cfg, threads, "dev.threads", "0", 0, 1024, "",
         "threads per rank; 0 = cores / ranks that compute on the node"),
     OPT_ENUM(

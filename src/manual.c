@@ -9,15 +9,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Every parameter there is, by its whole name.
+// Every parameter there is, by its whole name, and the sections before theirs where section is
+// given.
 typedef void (*parameter_fn)(FILE *out, const char *name, const struct opt *row);
 
-static void each_parameter(FILE *out, parameter_fn fn)
+static void each_parameter(FILE *out, void (*section)(FILE *out, const char *name), parameter_fn fn)
 {
     char name[96];
-    for (int i = 0; i < config_section_count; i++)
+    for (int i = 0; i < config_section_count; i++) {
+        if (section)
+            section(out, config_sections[i].name);
         for (int k = 0; k < *config_sections[i].n; k++)
             fn(out, config_sections[i].rows[k].name, &config_sections[i].rows[k]);
+    }
+    if (section)
+        section(out, CONFIG_COMPARE);
     for (int k = 0; k < compare_option_count; k++) {
         snprintf(name, sizeof name, "%s.%s", CONFIG_COMPARE, compare_options[k].name);
         fn(out, name, &compare_options[k]);
@@ -113,15 +119,26 @@ static void roff_parameter(FILE *out, const char *name, const struct opt *row)
     fputs(")\n", out);
 }
 
+static void roff_section(FILE *out, const char *name)
+{
+    fprintf(out, ".SS [%s]\n", name);
+}
+
 static void print_man5(FILE *out)
 {
     roff_head(out, 5, "config files and parameters");
     fputs(".SH DESCRIPTION\n", out);
     roff_text(out, "A config is an ini file: 'key = value' under its [section]. On the command "
                    "line the same parameter is section.key=value, which overrides the file. "
-                   "Below stands each with its default, its meaning and its range.\n");
+                   "Below stands each with its default, its meaning and its range. A line that "
+                   "begins with '#' or ';' is a comment, and so is what follows ' ;'.\n");
+    fputs(".SH EXAMPLE\n.nf\n", out);
+    roff_text(out, "[fed]\nmethod = fedavg/int:bits=4\nrounds = 20\n[net]\nlink = lte-hetero\n");
+    fputs(".fi\n.PP\n", out);
+    roff_text(out, "and what it says of rounds is overridden by");
+    fputs("\n.B fstq run my.ini fed.rounds=5\n", out);
     fputs(".SH PARAMETERS\n", out);
-    each_parameter(out, roff_parameter);
+    each_parameter(out, roff_section, roff_parameter);
     fputs(".SH SEE ALSO\n.BR fstq (1)\n", out);
 }
 
@@ -184,9 +201,9 @@ static void put_words(const struct manual *m, FILE *out)
         fputs("' ;;\n", out);
     }
     fputs("    esac ;;\n    keys) echo '", out);
-    each_parameter(out, put_key);
+    each_parameter(out, NULL, put_key);
     fputs("' ;;\n    values) case $2 in\n", out);
-    each_parameter(out, put_values);
+    each_parameter(out, NULL, put_values);
     fputs("    esac ;;\n    esac\n}\n", out);
 }
 

@@ -9,7 +9,8 @@
 
 #define TABLE_COLS 24
 
-enum table_align { TABLE_LEFT, TABLE_RIGHT };
+// TABLE_CODE: left, and what one types, which Markdown sets apart.
+enum table_align { TABLE_LEFT, TABLE_RIGHT, TABLE_CODE };
 
 struct table_col {
     const char *head, *unit; // two head lines: names, then units

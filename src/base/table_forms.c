@@ -46,19 +46,20 @@ static const char *ungrouped(const char *cell, char *to, size_t size)
     return to;
 }
 
-static void md_cell(FILE *out, const char *s)
+// In code only what ends a cell has to be escaped.
+static void md_cell(FILE *out, const char *s, bool code)
 {
-    fputs("| ", out);
+    fputs(code ? "| `" : "| ", out);
     for (; *s; s++)
-        fprintf(out, strchr("|\\", *s) ? "\\%c" : "%c", *s);
-    fputc(' ', out);
+        fprintf(out, strchr(code ? "|" : "|\\*<~", *s) ? "\\%c" : "%c", *s);
+    fputs(code ? "` " : " ", out);
 }
 
 static void md_head(const struct table *t)
 {
     char name[96];
     for (int i = 0; i < t->n_cols; i++)
-        md_cell(t->out, column_name(t, i, name, sizeof name));
+        md_cell(t->out, column_name(t, i, name, sizeof name), false);
     fputs("|\n", t->out);
     for (int i = 0; i < t->n_cols; i++)
         fputs(t->col[i].align == TABLE_RIGHT ? "|--:" : "|:--", t->out);
@@ -68,7 +69,8 @@ static void md_head(const struct table *t)
 static void md_row(const struct table *t, const char *const *cells)
 {
     for (int i = 0; i < t->n_cols; i++)
-        md_cell(t->out, missing(cells[i]) ? "-" : cells[i]);
+        md_cell(t->out, missing(cells[i]) ? "-" : cells[i],
+                t->col[i].align == TABLE_CODE && !missing(cells[i]));
     fputs("|\n", t->out);
 }
 

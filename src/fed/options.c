@@ -51,8 +51,8 @@ const struct opt fed_options[] = {
     OPT(struct fed_params, min_completion, "fed.min_completion", "0", 0, 1, "",
         "with fewer updates than this part of fed.clients_per_round the model stays as it is"),
     OPT(struct fed_params, late_weight, "fed.late_weight", "0", 0, 1, "",
-        "weight of an update that arrives in the next round, as a part of its own, to the power of "
-        "the rounds it is late; 0 = late updates are discarded"),
+        "late updates count with their weight times this to the power of the rounds they are late; "
+        "0 = they are discarded"),
     OPT(struct fed_params, server_lr, "fed.server_lr", "1", 0, 1e3, "",
         "server step on the mean update"),
     OPT(struct fed_params, server_lr_end, "fed.server_lr_end", "-1", -1, 1e3, "",
@@ -141,10 +141,10 @@ static const char *const accumulate_names[] = {
 const struct opt fisher_options[] = {
     OPT(struct fisher_params, rho, "fisher.rho", "0.9", 0, 0.999999, "",
         "decay of the diagonal Fisher and of the gradient's average"),
-    OPT_ENUM(
-        struct fisher_params, accumulate, "fisher.accumulate", "ema", accumulate_names,
-        "diagonal Fisher: moving average (19) or sum (20) of a round's squared gradients; oracle: "
-        "mean square of each example's gradient, over all of the client's, after training"),
+    OPT_ENUM(struct fisher_params, accumulate, "fisher.accumulate", "ema", accumulate_names,
+             "diagonal Fisher: moving average (the paper's 19) or sum (20) of a round's squared "
+             "gradients; oracle: "
+             "mean square of each example's gradient, over all of the client's, after training"),
     OPT_ENUM(struct fisher_params, persist, "fisher.persist", "reset", state_names,
              "averages of gradients and of token scores of a client between its rounds"),
     OPT(struct fisher_params, scores, "fisher.scores", "0", 0, 1e7, "rounds",

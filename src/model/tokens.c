@@ -54,7 +54,8 @@ static const struct token_source uniform = {
     .name = "uniform", .help = "every token of the answer counts alike", .all = true};
 static const struct token_source fisher = {
     .name = "fisher",
-    .help = "squared norm of the loss gradient at the token's embedding, averaged (16, 17)",
+    .help =
+        "squared norm of the loss gradient at the token's embedding, averaged (the paper's 16, 17)",
     .needs = TOKEN_SQ,
     .value = value_as_is,
     MASK};

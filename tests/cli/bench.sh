@@ -28,16 +28,16 @@ says() # pattern: in what the command printed, on either stream
 
 bench --list
 for name in memcpy mpi xfer; do
-    says "^$name +[a-z]"
+    says "^  $name +[a-z]"
     result $? "--list has $name"
 done
 [ "$status" -eq 0 ] && says 'memcpy.max_bytes = [0-9]+ '
 result $? "--list has the parameters"
 bench rans --list
-[ "$status" -eq 0 ] && says '^rans ' && says 'rans.values = ' && ! says memcpy
+[ "$status" -eq 0 ] && says "^  rans +[a-z]" && says 'rans.values = ' && ! says memcpy
 result $? "--list of a name has that one alone"
 bench all --list
-says '^memcpy ' && says '^leak '
+says "^  memcpy " && says "^  leak "
 result $? "all are all"
 bench rans --help
 [ "$status" -eq 0 ] && says 'usage: fstq bench' && says 'rans.values = ' && ! says '^ *memcpy  '

@@ -18,6 +18,23 @@ check "every line has its level" equal \
     "$(grep -v '^#' out | grep -vcE '^  (ok|note|warn|FAIL) +[a-z]')" 0
 check "as many warnings as it counts" equal "$(grep -c '^  warn' out)" \
     "$(sed -n 's/^# \([0-9]*\) warnings*$/\1/p' out)"
+# The same findings in every form of a table.
+for form in md csv jsonl json; do
+    "$FSTQ" doctor -o $form >out.$form 2>err
+done
+check "Markdown: a row per check" equal "$(grep -cE '^\| [^|]+ \| 0 \| (ok|note|warn|FAIL) ' out.md)" 13
+check "CSV, JSON lines and JSON: the same checks" equal "$(python3 - <<'END'
+import csv, json
+rows = list(csv.DictReader(l for l in open("out.csv") if l[0] != "#"))
+lines = [json.loads(l) for l in open("out.jsonl")]
+whole = json.load(open("out.json"))
+names = [r["Check"] for r in rows]
+print(len(rows), names == [l["Check"] for l in lines] == [f["check"] for f in whole["findings"]],
+      whole["warnings"] == sum(f["level"] == "warn" for f in whole["findings"]))
+END
+)" "13 True True"
+"$FSTQ" doctor -o jsn >out 2>err
+check "a form that is none: status 2" equal "$?" 2
 "$FSTQ" doctor now >out 2>err
 check "an argument: status 2" equal "$?" 2
 

@@ -65,13 +65,28 @@ check "schemes: noop" grep -Eq '^  noop ' out
 fstq list optoins
 check "unknown list: status 2" equal "$?" 2
 check "unknown list: the nearest" contains err "did you mean options?"
-fstq list codecs --markdown
-check "--markdown of another list: status 2" equal "$?" 2
-fstq list options --markdown
-check "--markdown: status 0" equal "$?" 0
-check "--markdown: as many rows as options" equal "$(grep -c '^| `' out)" \
+fstq list options -o md
+check "-o md: status 0" equal "$?" 0
+check "-o md: as many rows as options" equal "$(grep -c '^| `' out)" \
     "$("$FSTQ" list options | grep -c '^  [a-z]*\.')"
 check "list options: [compare] is among them" grep -q '^| `compare\.seeds` ' out
+check "every list in CSV and JSON lines has the names and options of its text" equal "$(
+    FSTQ=$FSTQ python3 - $lists <<'END'
+import csv, io, json, os, re, subprocess, sys
+def say(*a): return subprocess.run([os.environ["FSTQ"], "list", *a], text=True, check=True,
+                                   capture_output=True).stdout
+for name in sys.argv[1:]:
+    rows = list(csv.DictReader(io.StringIO(say(name, "-o", "csv"))))
+    lines = [json.loads(l) for l in say(name, "-o", "jsonl").splitlines()]
+    text = say(name)
+    told = re.findall(r"^ +([^ ]+) ", text, re.M) + re.findall(r"^#     ([\w-]+)=", text, re.M)
+    if sorted(r["Name"] for r in rows) != sorted(told) or \
+            [r["Name"] for r in rows] != [l["Name"] for l in lines]:
+        print(name, set(told) ^ {r["Name"] for r in rows})
+END
+)" ""
+fstq list codecs -o yaml
+check "-o with a form that is none: status 2" equal "$?" 2
 
 fstq info
 check "info: status 0" equal "$?" 0
