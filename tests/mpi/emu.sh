@@ -71,6 +71,43 @@ if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
     alike "layers read for a network beside the model" - cpu fed.method=pae/fp16
 fi
 
+# Three rounds on either device, in one table: what the adapter is worth afterwards.
+cat >compare.ini <<'EOS'
+[task]
+name = synth-medical
+[optim]
+lr = 4e-3
+[fed]
+clients = 4
+clients_per_round = 1
+rounds = 3
+[compare]
+base = cpu
+last = 1
+trailing = 1
+method = cpu | fedavg~fisher:keep=0.5,every=1/fstq | dev.kind=cpu
+method = emu | fedavg~fisher:keep=0.5,every=1/fstq | dev.kind=emu
+EOS
+cat >close.py <<'EOS'
+import json, sys
+cpu, emu = [m['final']['mean'] for m in json.load(open(sys.argv[1]))['methods']]
+print(f'# {cpu:.5f} on the CPU, {emu:.5f} on the device')
+sys.exit(not (cpu > 0 and abs(cpu - emu) <= float(sys.argv[2]) * cpu))
+EOS
+compared() # name how-far settings...   relative to the score on the CPU
+{
+    local name=$1 far=$2
+    shift 2
+    "$emu" compare compare.ini compare.dir="$name" compare.seeds=1 dev.threads=1 --json "$name.json" \
+        "$@" >out 2>&1
+    check "three rounds, $name: valid" contains out "# VALID"
+    check "three rounds, $name: the CPU's" python3 close.py "$name.json" "$far"
+}
+compared loss 3e-3 compare.score=loss fed.local_steps=2 fed.batch=1 task.test=2
+if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
+    compared score 0.1 compare.score=score fed.local_steps=6 fed.batch=16 task.test=16
+fi
+
 # Operations by themselves, on the device that is named.
 tiny="ops.rows=8 ops.dim=32 ops.hidden=32 ops.heads=2 ops.vocab=32 ops.rank=2 ops.seq=8"
 # shellcheck disable=SC2086 # a list of options
