@@ -988,7 +988,14 @@ static void cross_entropy(void **state)
         check_ce_of_nan(vocab);
     check_ce(37, 19, 11, true);
     check_ce(800, 32, 5, false);
-    check_ce(1500, 17, 6, false); // three tiles
+    check_ce(1500, 17, 6, false); // three tiles of the CPU's
+    if (!dev[ROW].row->tensor)
+        return;
+    check_ce(8192 + 40, 3, 3, false); // two of the GPU's
+    size_t *room = &dev[ROW].lane[0].cx.work_floats, whole = *room;
+    *room = 2 * 100 + 10; // and two rows at a time
+    check_ce(100, 7, 5, false);
+    *room = whole;
 }
 
 // embedding, rows, optimizers, stored types.
