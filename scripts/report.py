@@ -14,7 +14,7 @@ from urllib.parse import quote
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import report_figures as figures
 from report_pdf import write_figures
-from report_svg import BYTES, TIMES, esc, known, marker, number, with_unit
+from report_svg import BYTES, TIMES, esc, known, number, with_unit
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -78,11 +78,8 @@ def series_of_runs(runs):
     return out, modelled
 
 
-def swatch(s, width=30):
-    dash = f' stroke-dasharray="{s.dash}"' if s.dash else ''
-    return (f'<svg viewBox="0 0 30 14" aria-hidden="true"><line x1="0" y1="7" x2="{width}" y2="7" '
-            f'style="stroke:{s.colour};stroke-width:2.2"{dash}/>'
-            f'{marker(15, 7, s.marker, s.colour, 4)}</svg>')
+def swatch(key):
+    return f'<svg viewBox="0 0 20 14" aria-hidden="true">{key.sample(0, 7)}</svg>'
 
 
 def verdict(series):
@@ -90,7 +87,7 @@ def verdict(series):
     for s in series:
         text = s.verdict
         head, rest = (s.name, text[len(s.name):]) if text.startswith(s.name) else ('', text)
-        items.append(f'<li>{swatch(s)}<b>{esc(head)}</b>{esc(rest.replace("+-", "±"))}</li>')
+        items.append(f'<li>{swatch(s.key())}<b>{esc(head)}</b>{esc(rest.replace("+-", "±"))}</li>')
     return f'<ul class="verdict">{"".join(items)}</ul>'
 
 
@@ -189,15 +186,8 @@ def runs_table(runs):
     return table(heads, rows)
 
 
-def key_of(series):
-    return ''.join(f'<span>{swatch(s)}{esc(s.name)}</span>' for s in series)
-
-
-def figure(f, series, source):
-    if f.key:
-        key = ''.join(f'<span><i style="background:{c}"></i>{esc(n)}</span>' for n, c in f.key)
-    else:
-        key = key_of(series) if f.name == 'score' else ''
+def figure(f, source):
+    key = ''.join(f'<span>{swatch(k)}{esc(k.name)}</span>' for k in f.key)
     wide = ' wide' if f.name == 'widths' else ''
     panels = ''.join(f'<div class="panel">{f"<h3>{esc(t)}</h3>" if t else ""}{svg}</div>'
                      for t, svg in f.panels)
@@ -305,7 +295,7 @@ def sections(data):
     c, source = data['compare'], source_line(data)
     series, drawn = drawn_of(data)
     missing = absent(drawn, c)
-    drawn = [figure(f, series, source) for f in drawn if f]
+    drawn = [figure(f, source) for f in drawn if f]
     first = drawn[:1] if drawn and 'id="score"' in drawn[0] else []
     yield verdict(series)
     yield from first

@@ -6,7 +6,8 @@ import os
 import re
 
 from report_svg import (BYTES, DASHES, JOULES, MARKERS, MEBI, N_COLOURS, RATES, TIMES, Axis, Frame,
-                        Svg, esc, known, number, shorten, stacked_bars, ticks, unit_of, with_unit)
+                        Key, Svg, esc, known, number, shorten, stacked_bars, ticks, unit_of,
+                        with_unit)
 
 PARTS = ('values', 'indices', 'tags', 'scales', 'directory', 'header')
 STAGES = ('train', 'encode', 'decode', 'aggregate', 'evaluate', 'transfer')
@@ -43,6 +44,9 @@ class Series:
         self.bits = self.nmse = None
         self.verdict = ''
         self.run = None   # the trace of its first seed, where it is there
+
+    def key(self):
+        return Key(self.name, self.colour, self.marker, self.dash)
 
 
 class Figure:
@@ -122,7 +126,7 @@ def curves(series, score, higher, time_name, few_seeds):
     return Figure('score', f'{score[:1].upper()}{score[1:]} by round, bytes and time',
                   ('Lines are means of the last evaluations over seeds.' + band
                    if few_seeds is not None else 'One line a run.') + less_is_better(higher),
-                  rows, panels)
+                  rows, panels, [s.key() for s in series])
 
 
 def frontier(points, higher):
@@ -296,7 +300,7 @@ def scaling(compare, series):
     if not panels:
         return None
     return Figure('scaling', f'By {key}', f'What else is the same in each line; {key} differs.',
-                  rows, panels, [(name, name_of(i)[0]) for i, name in enumerate(found)])
+                  rows, panels, [Key(name, *name_of(i)) for i, name in enumerate(found)])
 
 
 def visible(bars):
@@ -331,7 +335,7 @@ def stages(series):
         return None
     used = visible(bars)
     any_rank = any(len({e['rank'] for e in s.run['stages']}) > 1 for s in traced(series))
-    key = [(p, colours[p]) for p in (*STAGES, OTHERS) if p in used]
+    key = [Key(p, colours[p]) for p in (*STAGES, OTHERS) if p in used]
     return Figure('stages', 'Where the time of a round goes',
                   'Measured on this machine, summed over the spans of a round (mean of all '
                   'rounds), without waiting and set-up: processor work, not the modelled time of '
@@ -356,7 +360,7 @@ def parts(series):
                   'Shares of all update frames that reached the server, as serialised; on the '
                   'right a frame.', rows,
                   [('', stacked_bars(bars, colours, ((1, '%'),), 'Bytes by part', 'of a message'))],
-                  [(p, colours[p]) for p in PARTS if p in used])
+                  [Key(p, colours[p]) for p in PARTS if p in used])
 
 
 def gantt_panel(bars, colours, end):
@@ -414,7 +418,7 @@ def gantt(series):
                   'The round of median length. Modelled: from the links as configured and '
                   'client.step_ns, encoding within compute; measured: spans on the clock of this '
                   'machine. All panels of a clock have one scale.', rows, panels,
-                  [(p, colours[p]) for p in GANTT if p in used])
+                  [Key(p, colours[p]) for p in GANTT if p in used])
 
 
 def few_digits(v):
@@ -519,8 +523,9 @@ def links(series):
                   f'{s.run["link"]}, as in {s.name}: the mean rate of each client\'s transfers, '
                   'the line from the slowest to the fastest.' +
                   (f' The way {" and ".join(free)} has no limit.' if free else ''), rows,
-                  [('', svg.render())], [(w, look[1]) for w, look in looks.items()
-                                         if w not in free])
+                  [('', svg.render())], [Key(way, shade, kind, hollow=hollow, line=False)
+                                         for way, (kind, shade, hollow) in looks.items()
+                                         if way not in free])
 
 
 def energy(series):
@@ -547,7 +552,8 @@ def energy(series):
         return None
     return Figure('energy', 'Energy', 'Modelled: the powers of client.profile by modelled time. '
                   'Measured: the rails of the hosts, shared by spans.', rows, panels,
-                  [(p, palette(GANTT)[p]) for p in ('compute', 'encode', 'transfer', 'decode')])
+                  [Key(p, palette(GANTT)[p]) for p in ('compute', 'encode', 'transfer', 'decode')
+                   if any(v > 0 for _, two, _ in modelled + measured for k, v in two if k == p)])
 
 
 def memory(series):
@@ -572,4 +578,4 @@ def memory(series):
     return Figure('memory', 'Memory', 'The most that was booked at once, by purpose (the peaks '
                   'need not have met); on the right the peak of the whole process.', rows,
                   [('', stacked_bars(few, colours, MEBI, 'Memory', 'booked'))],
-                  [(k, colours[k]) for k in used[:N_COLOURS]] + [(OTHERS, colours[OTHERS])])
+                  [Key(k, colours[k]) for k in [*used[:N_COLOURS], OTHERS]])

@@ -6,6 +6,8 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 
+from report_svg import esc
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 COLUMN_MM = 84.6  # 3.33 inches
 TEXT_SIZE = {'tick': 11.0, 'name': 11.5, 'cell': 9.0, 'cell on': 9.0}
@@ -25,6 +27,30 @@ def light():
     return dict(re.findall(r'--([a-z0-9]+):\s*(#[0-9a-f]{6})', day))
 
 
+def headed(svg, title, key):
+    """A panel with its title and what its colours mean above it, as the page has them around it."""
+    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    lines, line, x = [], [], 0.0
+    for item in key:
+        wide = 26 + 1.1 * width_of(item.name, TEXT_SIZE['tick'])
+        if line and x + wide > width - 8:
+            lines.append(line)
+            line, x = [], 0.0
+        line.append((x, item))
+        x += wide + 10
+    lines += [line] if line else []
+    top, out = 14 * len(lines) + (16 if title else 0), []
+    if title:
+        out.append(f'<text x="4" y="{12 - top}">{esc(title)}</text>')
+    for i, entries in enumerate(lines):
+        y = -14 * (len(lines) - i) + 7
+        for x, item in entries:
+            out += [item.sample(4 + x, y), f'<text class="tick" x="{26 + x:.1f}" y="{y + 4}">'
+                    f'{esc(item.name)}</text>']
+    svg = re.sub(r'viewBox="[^"]*"', f'viewBox="0 {-top} {width:g} {height + top:g}"', svg, count=1)
+    return svg.replace('</svg>', ''.join(out) + '</svg>')
+
+
 def standing(svg, colours):
     """A panel as a file of its own: no page around it that says what its colours are."""
     style = (f'text{{font-family:Helvetica,Arial,sans-serif;font-size:12px;fill:{colours["ink"]}}}'
@@ -35,7 +61,7 @@ def standing(svg, colours):
              f'.axis{{stroke:{colours["faint"]};stroke-width:1}}'
              '.range{stroke-width:1.6;opacity:.55}')
     svg = re.sub(r'var\(--([a-z0-9]+)\)', lambda m: colours[m[1]], svg)
-    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    width, height = map(float, re.search(r'viewBox="0 [-\d.]+ ([\d.]+) ([\d.]+)"', svg).groups())
     size = f'width="{COLUMN_MM}mm" height="{COLUMN_MM * height / width:.1f}mm"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} '
     return svg.replace('<svg ', head, 1).replace('>', f'><style>{style}</style>', 1)
@@ -143,13 +169,13 @@ def circle(x, y, r):
 def pdf(svg, colours):
     """A standing SVG as a PDF of one page."""
     root = ElementTree.fromstring(svg)
-    width, height = (float(v) for v in root.get('viewBox').split()[2:])
+    top, width, height = (float(v) for v in root.get('viewBox').split()[1:])
     points = COLUMN_MM / 25.4 * 72
     scale = points / width
     canvas = Canvas(colours)
     for e in root:
         canvas.element(e)
-    drawing = (f'{scale:.5f} 0 0 {-scale:.5f} 0 {height * scale:.2f} cm\n' +
+    drawing = (f'{scale:.5f} 0 0 {-scale:.5f} 0 {(height + top) * scale:.2f} cm\n' +
                '\n'.join(canvas.out)).encode('latin-1')
     states = ' '.join(f'/{name} <</ca {fill} /CA {stroke}>>'
                       for (fill, stroke), name in canvas.alphas.items())
@@ -178,10 +204,10 @@ def write_figures(figures, folder):
         with open(os.path.join(folder, f'{figure.name}.csv'), 'w', encoding='utf-8',
                   newline='') as f:
             f.write(figure.csv())
-        for i, (_, panel) in enumerate(figure.panels):
+        for i, (title, panel) in enumerate(figure.panels):
             many = f'-{i + 1}' if len(figure.panels) > 1 else ''
             path = os.path.join(folder, figure.name + many)
-            svg = standing(panel, colours)
+            svg = standing(headed(panel, title, figure.key), colours)
             with open(path + '.svg', 'w', encoding='utf-8') as f:
                 f.write(svg + '\n')
             with open(path + '.pdf', 'wb') as f:

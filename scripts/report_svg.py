@@ -63,14 +63,14 @@ def ticks(low, high, most=6):
 
 
 def log_ticks(low, high):
-    """Powers of ten, with 2 and 5 where there are few of them."""
+    """Powers of ten, with 2 and 5 where there are few of them, or round numbers."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5)):
         found = [m * 10.0 ** d for d in decades for m in steps
                  if low * 0.999 <= m * 10.0 ** d <= high * 1.001]
         if len(found) >= 3:
             return found
-    return found or [low, high]
+    return found if len(found) >= 2 else ticks(low, high, 4)
 
 
 class Axis:
@@ -168,6 +168,24 @@ def marker(x, y, kind, colour, size=3.4, title='', hollow=False):
                'diamond': ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0))}[kind]
     points = ' '.join(f'{x + s * dx:.1f},{y + s * dy:.1f}' for dx, dy in corners)
     return f'<polygon points="{points}" style="{style}">{tip}</polygon>'
+
+
+class Key:
+    """What a colour stands for: a line with its marker, or without one a part of a bar."""
+
+    def __init__(self, name, colour, mark=None, dash='', hollow=False, line=True):
+        self.name, self.colour, self.mark, self.dash = name, colour, mark, dash
+        self.hollow, self.line = hollow, line
+
+    def sample(self, x, y):
+        """As wide as 20, its middle at y."""
+        if not self.mark:
+            return (f'<rect x="{x + 4:.1f}" y="{y - 5:.1f}" width="11" height="11" '
+                    f'style="fill:{self.colour}"/>')
+        dash = f' stroke-dasharray="{self.dash}"' if self.dash else ''
+        line = (f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x + 20:.1f}" y2="{y:.1f}" '
+                f'style="stroke:{self.colour};stroke-width:1.8"{dash}/>') if self.line else ''
+        return line + marker(x + 10, y, self.mark, self.colour, hollow=self.hollow)
 
 
 class Frame:

@@ -46,12 +46,18 @@ static const char *ungrouped(const char *cell, char *to, size_t size)
     return to;
 }
 
-// In code only what ends a cell has to be escaped.
+// What begins a tag or ends a cell; in code nothing begins one.
+static bool escaped(const char *s, bool code)
+{
+    bool tag = *s == '<' && (isalpha((unsigned char)s[1]) || (s[1] && strchr("/!?", s[1])));
+    return *s == '|' || (!code && (tag || strchr("\\*~", *s)));
+}
+
 static void md_cell(FILE *out, const char *s, bool code)
 {
     fputs(code ? "| `" : "| ", out);
     for (; *s; s++)
-        fprintf(out, strchr(code ? "|" : "|\\*<~", *s) ? "\\%c" : "%c", *s);
+        fprintf(out, escaped(s, code) ? "\\%c" : "%c", *s);
     fputs(code ? "` " : " ", out);
 }
 

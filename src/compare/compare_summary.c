@@ -261,12 +261,16 @@ static void say_score(const struct compare *c, const struct summary *s, char *ou
     if (isfinite(s->gain.half))
         say(out, size, " +- %.4f", s->gain.half);
     say(out, size, " against %s", base);
-    bool told = isfinite(s->gain.half) && fabs(s->gain.mean) > s->gain.half;
+    // A coarse score can differ alike on every seed: no spread is no certainty.
+    bool alike = s->pairs > 1 && s->gain.half < 1e-9 && fabs(s->gain.mean) >= 1e-9;
+    bool told = isfinite(s->gain.half) && fabs(s->gain.mean) > s->gain.half && !alike;
     bool better = (s->gain.mean > 0) == c->higher;
     if (told)
         say(out, size, ": %s", better ? "better" : "worse");
     else if (s->pairs < 2)
         say(out, size, " on one seed, which shows no interval");
+    else if (alike)
+        say(out, size, " on each of %zu seeds, which shows no interval", s->pairs);
     else
         say(out, size, ": no difference shown on %zu seeds", s->pairs);
 }

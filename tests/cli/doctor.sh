@@ -22,7 +22,8 @@ check "as many warnings as it counts" equal "$(grep -c '^  warn' out)" \
 for form in md csv jsonl json; do
     "$FSTQ" doctor -o $form >out.$form 2>err
 done
-check "Markdown: a row per check" equal "$(grep -cE '^\| [^|]+ \| 0 \| (ok|note|warn|FAIL) ' out.md)" 13
+check "Markdown: a row per check" equal \
+    "$(grep -cE '^\| [^|]+ \| 0 \| (ok|note|warn|FAIL) ' out.md)" 13
 check "CSV, JSON lines and JSON: the same checks" equal "$(python3 - <<'END'
 import csv, json
 rows = list(csv.DictReader(l for l in open("out.csv") if l[0] != "#"))

@@ -187,6 +187,10 @@ names = {p[:-4] for p in glob.glob("figures/*.svg")}
 assert {"figures/score-1", "figures/score-2", "figures/links"} <= names
 assert names == {p[:-4] for p in glob.glob("figures/*.pdf")}
 assert {re.sub("-[0-9]+$", "", n) for n in names} == {p[:-4] for p in glob.glob("figures/*.csv")}
+words = {"stages": ["train", "evaluate"], "links": ["up"], "bytes": ["values", "header"],
+         "score-1": ["By round"]}
+for name, keys in words.items(): # what colours mean, and the panel its title
+    assert all(f">{k}</text>" in open(f"figures/{name}.svg").read() for k in keys), name
 for name in names:
     text = open(name + ".svg").read()
     root = tree.fromstring(text)

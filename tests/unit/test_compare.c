@@ -258,6 +258,33 @@ static void a_missed_target_has_no_mean(void **state)
     mem_free(m);
 }
 
+// What two methods' scores come to in words; the difference may have spread, or none.
+static void verdict(double a, double b, const char *said)
+{
+    struct compare_method m[2] = {{.name = "base"}, {.name = "other"}};
+    struct compare c = {.n_methods = 2, .method = m, .higher = true, .p = {.score = "score"}};
+    const double gains[] = {a, b}, zeros[] = {0, 0};
+    struct summary s = {.n = 2,
+                        .pairs = 2,
+                        .gain = interval_of_difference(gains, zeros, 2),
+                        .less_bytes = {.mean = NAN},
+                        .less_time = {.mean = NAN}};
+    char text[400];
+    summary_sentence(&c, 1, &s, text, sizeof text);
+    if (!strstr(text, said))
+        fail_msg("'%s' has no '%s'", text, said);
+}
+
+static void no_spread_is_no_certainty(void **state)
+{
+    (void)state;
+    verdict(-0.0078125, -0.0078125, "on each of 2 seeds, which shows no interval");
+    verdict(0, 0, "no difference shown on 2 seeds");
+    verdict(-0.2, -0.201, "against base: worse");
+    verdict(0.2, 0.201, "against base: better");
+    verdict(0.2, -0.1, "no difference shown on 2 seeds");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +299,7 @@ int main(void)
         cmocka_unit_test(ties_and_holes),
         cmocka_unit_test(holms_step_down),
         cmocka_unit_test(a_missed_target_has_no_mean),
+        cmocka_unit_test(no_spread_is_no_certainty),
         cmocka_unit_test(changed_defaults_are_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
