@@ -437,7 +437,8 @@ static void load_override(struct source *s, int n, const char *text)
     const char *equals = strchr(text, '=');
     struct err err = {""};
     if (!equals || equals == text || (size_t)(equals - text) >= sizeof name) {
-        mistake(s, "argument %d (%.80s): not section.key=value", n, text);
+        mistake(s, "argument %d (%.80s): not section.key=value%s", n, text,
+                !equals && !s->c->path[0] ? "; a config file comes first" : "");
         return;
     }
     snprintf(name, sizeof name, "%.*s", (int)(equals - text), text);

@@ -366,20 +366,23 @@ int opt_distance(const char *a, const char *b)
     size_t na = strlen(a), nb = strlen(b);
     if (na > LONGEST || nb > LONGEST)
         return 99;
-    int row[LONGEST + 1]; // row[j]: distance of the first i letters of a to the first j of b
+    // of[i % 3][j]: distance of the first i letters of a to the first j of b
+    int of[3][LONGEST + 1];
     for (size_t j = 0; j <= nb; j++)
-        row[j] = (int)j;
+        of[0][j] = (int)j;
     for (size_t i = 1; i <= na; i++) {
-        int diagonal = row[0];
+        int *row = of[i % 3], *above = of[(i + 2) % 3], *higher = of[(i + 1) % 3];
         row[0] = (int)i;
         for (size_t j = 1; j <= nb; j++) {
-            int change = diagonal + (a[i - 1] != b[j - 1]);
-            int drop = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            diagonal = row[j];
+            int change = above[j - 1] + (a[i - 1] != b[j - 1]);
+            int drop = (above[j] < row[j - 1] ? above[j] : row[j - 1]) + 1;
             row[j] = change < drop ? change : drop;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                higher[j - 2] + 1 < row[j])
+                row[j] = higher[j - 2] + 1;
         }
     }
-    return row[nb];
+    return of[na % 3][nb];
 }
 
 void opt_guess(struct opt_guess *g, const char *name)
@@ -395,6 +398,18 @@ void opt_guess(struct opt_guess *g, const char *name)
         g->name = name;
         g->distance = distance;
     }
+}
+
+char *opt_choices(const char *text, const char *(*name)(int32_t i), char *out, size_t size)
+{
+    struct opt_guess guess = {.text = text};
+    for (int32_t i = 0; name(i); i++)
+        opt_guess(&guess, name(i));
+    size_t at = guess.name ? (size_t)snprintf(out, size, "; did you mean %s? There are", guess.name)
+                           : (size_t)snprintf(out, size, "; there are");
+    for (int32_t i = 0; name(i) && at < size; i++)
+        at += (size_t)snprintf(out + at, size - at, "%s %s", i ? "," : "", name(i));
+    return out;
 }
 
 const char *opt_nearest(const struct opt *rows, int n, const char *text)

@@ -66,6 +66,10 @@ struct opt_guess {
 };
 void opt_guess(struct opt_guess *g, const char *name);
 const char *opt_nearest(const struct opt *rows, int n, const char *text);
-int opt_distance(const char *a, const char *b); // Levenshtein, 99 for long strings
+// Letters to change, add, drop or exchange with their neighbour; 99 for long strings.
+int opt_distance(const char *a, const char *b);
+// How an error about a name that is none goes on: "; did you mean NAME? There are NAME, NAME". name
+// is that of a row, NULL behind the last.
+char *opt_choices(const char *text, const char *(*name)(int32_t i), char *out, size_t size);
 
 #endif

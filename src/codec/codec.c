@@ -48,27 +48,17 @@ static const struct codec_alias *find_alias(const char *name)
     return NULL;
 }
 
-static void nearer(const char *name, const char *text, const char **best, int *distance)
-{
-    int d = opt_distance(text, name);
-    if (d < *distance) {
-        *distance = d;
-        *best = name;
-    }
-}
-
 static int unknown(const char *what, const char *name, const struct codec *const *table,
                    bool aliases, struct err *err)
 {
-    const char *best = NULL;
-    int distance = 4;
+    struct opt_guess guess = {.text = name};
     for (; *table; table++)
-        nearer((*table)->name, name, &best, &distance);
+        opt_guess(&guess, (*table)->name);
     for (const struct codec_alias *a = codec_alias_table; aliases && a->name; a++)
-        nearer(a->name, name, &best, &distance);
-    if (best)
-        return err_set(err, "unknown %s '%s'; the nearest is '%s'", what, name, best);
-    return err_set(err, "unknown %s '%s'; 'fstq list codecs' shows all", what, name);
+        opt_guess(&guess, a->name);
+    return err_set(err, "unknown %s '%s'%s%s%s 'fstq list codecs' shows all", what, name,
+                   guess.name ? "; did you mean " : ";", guess.name ? guess.name : "",
+                   guess.name ? "?" : "");
 }
 
 // Opening.

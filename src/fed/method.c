@@ -69,14 +69,6 @@ static const char *piece(const char *text, const char *stops, char *out, size_t 
     return text + n;
 }
 
-static void name_list(char *out, size_t size, const char *const *names)
-{
-    size_t at = 0;
-    out[0] = '\0';
-    for (int i = 0; names[i] && at < size; i++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s", i ? ", " : "", names[i]);
-}
-
 // Every option by name, after the text so far.
 static void expand_options(struct method *m, const struct opt *rows, int n, const void *values)
 {
@@ -89,36 +81,26 @@ static void expand_options(struct method *m, const struct opt *rows, int n, cons
     }
 }
 
-// "; did you mean NAME" of the nearest, or nothing.
-static const char *near_name(const char *const *names, const char *text, char *out, size_t size)
+static const char *scheme_name(int32_t i)
 {
-    int best = 4;
-    *out = '\0';
-    for (int i = 0; names[i]; i++) {
-        int far = opt_distance(text, names[i]);
-        if (far >= best)
-            continue;
-        best = far;
-        snprintf(out, size, "; did you mean %s", names[i]);
-    }
-    return out;
+    return scheme_table[i] ? scheme_table[i]->name : NULL;
+}
+
+static const char *token_name(int32_t i)
+{
+    return token_table[i] ? token_table[i]->name : NULL;
 }
 
 static int parse_scheme(struct method *m, const char *spec, struct err *err)
 {
-    char name[64], list[256];
+    char name[64], tail[512];
     const char *opts = piece(spec, ":", name, sizeof name, err);
     if (!opts)
         return -1;
     m->scheme = scheme_find(name);
     if (!m->scheme) {
-        const char *names[48] = {0};
-        char near[64];
-        for (int i = 0; scheme_table[i] && i < 47; i++)
-            names[i] = scheme_table[i]->name;
-        name_list(list, sizeof list, names);
-        return err_set(err, "fed.method: no scheme '%s'%s; there are: %s", name,
-                       near_name(names, name, near, sizeof near), list);
+        return err_set(err, "fed.method: no scheme '%s'%s", name,
+                       opt_choices(name, scheme_name, tail, sizeof tail));
     }
     const struct scheme *s = m->scheme;
     snprintf(m->text, sizeof m->text, "%s", s->name);
@@ -138,7 +120,7 @@ static int parse_scheme(struct method *m, const char *spec, struct err *err)
 
 static int parse_tokens(struct method *m, const char *spec, struct err *err)
 {
-    char name[64], list[256];
+    char name[64], tail[400];
     opt_defaults(token_options, token_option_count, &m->token_opt);
     m->tokens = token_table[0];
     if (!*spec)
@@ -154,13 +136,8 @@ static int parse_tokens(struct method *m, const char *spec, struct err *err)
         return *opts != ':' ? 0
                             : opt_set_list(m->tokens->options, m->tokens->n_options, &m->token_opt,
                                            opts + 1, err);
-    const char *names[32] = {0};
-    char near[64];
-    for (int i = 0; token_table[i] && i < 31; i++)
-        names[i] = token_table[i]->name;
-    name_list(list, sizeof list, names);
-    return err_set(err, "fed.method: no token source '%s'%s; there are: %s", name,
-                   near_name(names, name, near, sizeof near), list);
+    return err_set(err, "fed.method: no token source '%s'%s", name,
+                   opt_choices(name, token_name, tail, sizeof tail));
 }
 
 enum { CODECS = FED_VECTORS + 2 };
@@ -259,14 +236,13 @@ static const struct method_alias *find_alias(const char *text)
 
 static int no_slash(const char *text, struct err *err)
 {
-    const char *names[64] = {0};
-    char near[64];
-    for (int i = 0; method_aliases[i].name && i < 63; i++)
-        names[i] = method_aliases[i].name;
+    struct opt_guess guess = {.text = text};
+    for (const struct method_alias *a = method_aliases; a->name; a++)
+        opt_guess(&guess, a->name);
     return err_set(err,
                    "fed.method = '%s': no '/'; a method is SCHEME/CODEC, as in fedavg/fp32, or a "
-                   "short name%s",
-                   text, near_name(names, text, near, sizeof near));
+                   "short name%s%s",
+                   text, guess.name ? "; did you mean " : "", guess.name ? guess.name : "");
 }
 
 // Puts a short name's expansion in place of it. Alone it is a method, to which options and wrappers

@@ -223,18 +223,22 @@ static const struct presence_row recorded = {
 };
 const struct presence_row *const presence_table[] = {&always, &day, &onoff, &recorded, NULL};
 
+static const char *row_name(int32_t i)
+{
+    return presence_table[i] ? presence_table[i]->name : NULL;
+}
+
 static int find_row(struct presence *p, const char *text, size_t n, struct err *err)
 {
-    char list[128] = "";
-    for (const struct presence_row *const *r = presence_table; *r; r++) {
-        size_t at = strlen(list);
-        if (n == 0 || (strlen((*r)->name) == n && strncmp((*r)->name, text, n) == 0)) {
+    char name[96], tail[256];
+    snprintf(name, sizeof name, "%.*s", (int)n, text);
+    for (const struct presence_row *const *r = presence_table; *r; r++)
+        if (!*name || strcmp((*r)->name, name) == 0) {
             p->row = *r; // nothing said: the first
             return 0;
         }
-        snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", (*r)->name);
-    }
-    return err_set(err, "client.availability = %.80s: unknown; there are %s", text, list);
+    return err_set(err, "client.availability = %.80s: unknown%s", text,
+                   opt_choices(name, row_name, tail, sizeof tail));
 }
 
 int presence_open(struct presence *p, const struct client_params *params, uint64_t seed,

@@ -371,23 +371,21 @@ const struct profile_row *const profile_table[] = {&profile_same,
                                                    &profile_phone,
                                                    NULL};
 
+static const char *row_name(int32_t i)
+{
+    return profile_table[i] ? profile_table[i]->name : NULL;
+}
+
 static int find_row(struct profile_model *m, const char *name, struct err *err)
 {
-    char list[256] = "";
-    struct opt_guess guess = {.text = name};
-    for (const struct profile_row *const *r = profile_table; *r; r++) {
-        size_t at = strlen(list);
+    char tail[400];
+    for (const struct profile_row *const *r = profile_table; *r; r++)
         if (strcmp((*r)->name, name) == 0 || !*name) { // nothing said: the first
             m->row = *r;
             return 0;
         }
-        snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", (*r)->name);
-        opt_guess(&guess, (*r)->name);
-    }
-    if (guess.name)
-        return err_set(err, "client.profile = %.80s: unknown; did you mean %s? There are %s", name,
-                       guess.name, list);
-    return err_set(err, "client.profile = %.80s: unknown; there are %s", name, list);
+    return err_set(err, "client.profile = %.80s: unknown%s", name,
+                   opt_choices(name, row_name, tail, sizeof tail));
 }
 
 int profile_open(struct profile_model *m, const struct client_params *p, uint64_t seed,

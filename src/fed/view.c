@@ -8,17 +8,19 @@
 
 // Opening.
 
+static const char *row_name(int32_t i)
+{
+    return view_table[i] ? view_table[i]->name : NULL;
+}
+
 static const struct view *find(const char *name, struct err *err)
 {
-    char list[128];
-    size_t at = 0;
-    for (int i = 0; view_table[i]; i++) {
+    char tail[256];
+    for (int i = 0; view_table[i]; i++)
         if (strcmp(view_table[i]->name, name) == 0)
             return view_table[i];
-        at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "",
-                               view_table[i]->name);
-    }
-    err_set(err, "fed.method: no view '%.40s'; there are: %s", name, list);
+    err_set(err, "fed.method: no view '%.40s'%s", name,
+            opt_choices(name, row_name, tail, sizeof tail));
     return NULL;
 }
 

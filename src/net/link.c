@@ -20,19 +20,16 @@ struct rng link_stream(const struct link_model *m, uint32_t client, uint32_t par
     return rng_stream(m->seed, RNG_LINK, client, 0, part); // rounds count from 1
 }
 
+static const char *row_name(int32_t i)
+{
+    return link_table[i] ? link_table[i]->name : NULL;
+}
+
 static int unknown(const char *name, struct err *err)
 {
-    char list[256] = "";
-    struct opt_guess guess = {.text = name};
-    for (const struct link_row *const *r = link_table; *r; r++) {
-        size_t at = strlen(list);
-        snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", (*r)->name);
-        opt_guess(&guess, (*r)->name);
-    }
-    if (guess.name)
-        return err_set(err, "net.link = %.80s: unknown; did you mean %s? There are %s", name,
-                       guess.name, list);
-    return err_set(err, "net.link = %.80s: unknown; there are %s", name, list);
+    char tail[400];
+    return err_set(err, "net.link = %.80s: unknown%s", name,
+                   opt_choices(name, row_name, tail, sizeof tail));
 }
 
 static int parse(struct link_model *m, const char *text, struct err *err)

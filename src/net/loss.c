@@ -65,8 +65,15 @@ int loss_parse(struct loss_model *m, const char *text, struct err *err)
             return err_set(err, "net.loss = %.80s: %.300s", text, why.text);
         return 0;
     }
-    return err_set(err, "net.loss = %.80s: it is none, random:p=P or gemodel:p=P,r=R,1-h=L,1-k=L",
-                   text);
+    char name[96];
+    snprintf(name, sizeof name, "%.*s", (int)n, text);
+    struct opt_guess guess = {.text = name};
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+        opt_guess(&guess, kinds[i].name);
+    return err_set(err,
+                   "net.loss = %.80s: unknown%s%s; it is none, random:p=P or "
+                   "gemodel:p=P,r=R,1-h=L,1-k=L",
+                   text, guess.name ? "; did you mean " : "", guess.name ? guess.name : "");
 }
 
 static double share_bad(const struct loss_model *m)

@@ -50,7 +50,7 @@ static void test_bad_text_is_named(void **state)
 {
     (void)state;
     expect_error("", "unknown codec ''");
-    expect_error("f16", "nearest is 'fp16'");
+    expect_error("f16", "did you mean fp16?");
     expect_error("fp16:prescal=on", "prescale");
     expect_error("fp16:prescale=maybe", "prescale");
     expect_error("raw:bits=3", "no options");

@@ -329,7 +329,10 @@ static void distances(void **state)
     assert_int_equal(opt_distance("abc", ""), 3);
     assert_int_equal(opt_distance("kitten", "sitting"), 3);
     assert_int_equal(opt_distance("rounds", "round"), 1);
-    assert_int_equal(opt_distance("ab", "ba"), 2);
+    assert_int_equal(opt_distance("ab", "ba"), 1); // neighbours that changed places
+    assert_int_equal(opt_distance("cdua", "cuda"), 1);
+    assert_int_equal(opt_distance("cdua", "cpu"), 2);
+    assert_int_equal(opt_distance("a cat", "an act"), 2);
     char text[80];
     memset(text, 'x', sizeof text - 1);
     text[sizeof text - 1] = '\0';
