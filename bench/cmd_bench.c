@@ -351,6 +351,15 @@ static int run(int argc, char **argv)
     comm_exit(status, 1);
 }
 
+static void put_words(FILE *out)
+{
+    for (const struct bench *const *b = bench_table; *b; b++) {
+        fprintf(out, "%s%s", b == bench_table ? "" : " ", (*b)->name);
+        for (int i = 0; i < (*b)->n_opts; i++)
+            fprintf(out, " %s=", (*b)->opts[i].name);
+    }
+}
+
 const struct cmd cmd_bench = {
     .name = "bench",
     .usage = "[NAME ...] [options] [NAME.KEY=VALUE ...]",
@@ -369,5 +378,6 @@ const struct cmd cmd_bench = {
         "  fstq bench codec codec.methods='sign int4' --samples 3 -o md\n"
         "  fstq-run -np 2 bench mpi xfer link         those between two ranks\n",
     .more = put_benches,
+    .words = put_words,
     .run = run,
 };

@@ -13,6 +13,7 @@ struct cmd {
     // What follows them there, said for the command's arguments in the manual and without any: n =
     // 0.
     void (*more)(FILE *out, int n, char **args); // NULL = nothing
+    void (*words)(FILE *out);          // what its arguments are, for completion; NULL = parameters
     bool alone;                        // rank 0 does it; under mpirun the others have nothing to do
     int (*run)(int argc, char **argv); // argv[0] is the subcommand; returns enum status
 };

@@ -295,6 +295,12 @@ static int list_main(int argc, char **argv)
     return STATUS_VALID;
 }
 
+static void put_words(FILE *out)
+{
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++)
+        fprintf(out, "%s%s", i ? " " : "", lists[i].name);
+}
+
 const struct cmd cmd_list = {
     .name = "list",
     .usage = "[NAME ...] [-o FORM]",
@@ -305,6 +311,7 @@ const struct cmd cmd_list = {
         "  fstq list                 the lists\n"
         "  fstq list options         every parameter: default, meaning, range\n"
         "  fstq list codecs schemes  what fed.method can be made of\n",
+    .words = put_words,
     .alone = true,
     .run = list_main,
 };

@@ -190,7 +190,7 @@ static void put_values(FILE *out, const char *name, const struct opt *row)
 // What both shells ask: the words of a command, of its options, of keys and of values.
 static void put_words(const struct manual *m, FILE *out)
 {
-    fputs("_fstq_words() { # commands | flags COMMAND | keys | values KEY\n"
+    fputs("_fstq_words() { # commands | flags COMMAND | keys COMMAND | values KEY\n"
           "    case $1 in\n    commands) echo '",
           out);
     put_command(m, out);
@@ -200,9 +200,16 @@ static void put_words(const struct manual *m, FILE *out)
         put_flags(out, m->commands[i]);
         fputs("' ;;\n", out);
     }
-    fputs("    esac ;;\n    keys) echo '", out);
+    fputs("    esac ;;\n    keys) case $2 in\n", out);
+    for (size_t i = 0; i < m->n; i++)
+        if (m->commands[i]->words) {
+            fprintf(out, "    %s) echo '", m->commands[i]->name);
+            m->commands[i]->words(out);
+            fputs("' ;;\n", out);
+        }
+    fputs("    *) echo '", out);
     each_parameter(out, NULL, put_key);
-    fputs("' ;;\n    values) case $2 in\n", out);
+    fputs("' ;;\n    esac ;;\n    values) case $2 in\n", out);
     each_parameter(out, NULL, put_values);
     fputs("    esac ;;\n    esac\n}\n", out);
 }
@@ -227,8 +234,8 @@ static const char bash_rest[] =
     "            case $COMP_WORDBREAKS in *=*) cur=${cur#*=} ;;\n"
     "            *) words=$(printf \" ${cur%%=*}=%s\" $words) ;;\n"
     "            esac ;;\n"
-    "        *) words=$(_fstq_words keys)\n"
-    "            compopt -o nospace 2>/dev/null ;;\n"
+    "        *) words=$(_fstq_words keys \"$cmd\")\n"
+    "            case $words in *=*) compopt -o nospace 2>/dev/null ;; esac ;;\n"
     "        esac\n"
     "    fi\n"
     "    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
@@ -257,11 +264,21 @@ static const char zsh_rest[] =
     "        compset -P '*='\n"
     "        compadd -- ${=$(_fstq_words values $key)} || _files\n"
     "    else\n"
-    "        compadd -S '' -- ${=$(_fstq_words keys)}\n"
+    "        word=$(_fstq_words keys $cmd)\n"
+    "        if [[ $word == *=* ]]; then\n"
+    "            compadd -S '' -- ${=word}\n"
+    "        else\n"
+    "            compadd -- ${=word}\n"
+    "        fi\n"
     "        _files\n"
     "    fi\n"
     "}\n"
-    "compdef _fstq fstq fstq-run\n";
+    "# Loaded as a function it is asked at once, sourced it is made known.\n"
+    "if [[ $funcstack[1] == _fstq ]]; then\n"
+    "    _fstq \"$@\"\n"
+    "else\n"
+    "    compdef _fstq fstq fstq-run\n"
+    "fi\n";
 
 bool manual_print(const char *what, const struct manual *m, FILE *out)
 {

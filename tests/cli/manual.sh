@@ -62,12 +62,19 @@ check "an option of a command" equal "$(offers "fstq show a.h5 --cli")" --client
 check "not one of another command" equal "$(offers "fstq run --cli")" ""
 check "behind the launcher" equal "$(offers "fstq-run -np 3 run compare.tar")" compare.targets=
 touch quick.ini
+check "a list" equal "$(offers "fstq list sch")" schemes
+check "a benchmark's parameter" equal "$(offers "fstq bench memcpy.mi")" memcpy.min_bytes=
 check "a file" equal "$(offers "fstq run qui")" quick.ini
 
 if command -v zsh >/dev/null; then
     check "zsh: syntax" zsh -n zsh
     check "zsh: the same words" equal "$(zsh -fc 'compdef() { :; }; . ./zsh; _fstq_words keys')" \
         "$(bash -c 'complete() { :; }; . ./bash; _fstq_words keys')"
+    mkdir -p autoload && cp zsh autoload/_fstq
+    check "zsh: the first time it is asked, too" contains <(zsh -fc 'fpath=($PWD/autoload)
+        autoload -U _fstq; words=(fstq comp) CURRENT=2 PREFIX=comp
+        compadd() { print -r -- "$@" }
+        _fstq') "run compare show"
 else
     skip "zsh: syntax" "no zsh"
 fi
