@@ -538,7 +538,7 @@ const struct cmd cmd_report = {
         "  --paper      the tables of the Fed-FSTQ paper on stdout: as reported, computed anew "
         "where\n"
         "               they follow from others, and ours where COMPARE_DIRs hold comparisons by\n"
-        "               configs/paper/; --form md, csv or jsonl\n\n"
+        "               configs/paper/; --form md, csv, json or jsonl\n\n"
         "The verdict in a sentence per method, score by round, bytes and time, stages, a round by\n"
         "client, bytes by part, bits by layer, links, energy and memory, as far as the traces "
         "hold\n"

@@ -254,6 +254,16 @@ check "ours: a curve at the rounds that it has, and the gain" eval \
     'tables_of VII gain Fed-FSTQ,ours | grep -qx "Fed-FSTQ,ours,10.00,25.00,,," &&
         tables_of VII gain gain,ours | grep -qx "gain,ours,0.0000,12.50,,,"'
 check "how many do not follow" contains paper.csv "21 printed values do not follow"
+"$FSTQ" report --paper table-2.json --form json >paper.json 2>err
+check "as JSON, the same" python3 -c '
+import json
+d = json.load(open("paper.json"))
+at = lambda *key: next(v for v in d["values"]
+                       if key == tuple(v[k] for k in ("table", "method", "column")))
+assert d["do_not_follow"] == 21 == sum(v.get("follows") is False for v in d["values"])
+assert abs(at("II", "Fed-FSTQ", "upload")["computed"] - 61.44) < 1e-9
+assert at("V", "Fed-FSTQ", "memory")["bound"] == "at least"
+assert at("II", "FedAvg", "payload")["ours"] == 2.5'
 # What results/paper.md prints of them is what its data give.
 results=$root/bench/results
 "$FSTQ" report --paper --form md "$results"/paper/*.json 2>err | sed 's/ *$//' | sed -e :a \

@@ -46,6 +46,7 @@ END
 "$FSTQ" info --json >info.json 2>err
 "$FSTQ" list options codecs stages benches -o json >list.json 2>err
 "$FSTQ" doctor -o json >doctor.json 2>err
+"$FSTQ" report --paper --form json >paper.json 2>err
 "$FSTQ" score --json score.json task.name=synth-qa task.test=2 >out 2>err
 "$FSTQ" bench memcpy memcpy.max_bytes=4096 --samples 2 --min-time 0.001 --json bench.json \
     >out 2>err
@@ -60,11 +61,12 @@ report t/report.json
 info info.json
 list list.json
 doctor doctor.json
+paper paper.json
 score score.json
 bench bench.json
 END
 check "a report of a comparison" schema "$schemas/report.schema.json" c/report.json
-check "no schema without a test" equal "$(ls "$schemas" | wc -l)" 8
+check "no schema without a test" equal "$(ls "$schemas" | wc -l)" 9
 echo '{"type": "object", "dependentRequired": {}}' >odd.json
 check "a keyword that the validator does not know is said" eval "! schema odd.json show.json"
 finish
