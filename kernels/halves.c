@@ -1,79 +1,106 @@
-// A few rows times a weight that is held as fp32, bf16 or fp16, as decoding has it: lines of as
-// many rows of W as a vector has lanes are widened and turned in registers, where gemm would go
-// through memory twice. Every element of C is the same chain of the same operations as there, so
+// A few rows times a weight that is held as fp32, bf16 or fp16, as decoding has it: lines of 16
+// rows of W are turned by words, which stay in the first cache, where gemm would go through memory
+// with a panel of floats. Every element of C is the same chain of the same operations as there, so
 // the bits are the same.
 #ifdef SIMD_LANES // read for each instruction set
 
-#include "simd_turn.h"
-
 #define half_columns SIMD_NAME(half_columns)
 
-// 2 SIMD_LANES values of a row: a has those before b has, or for bf16, where that is less work, a
-// has every other one.
-SIMD_INLINE void SIMD_NAME(widen)(const int32_t dtype, const void *at, simd_f *a, simd_f *b)
+// n halves of a row as floats, n a multiple of SIMD_LANES.
+SIMD_INLINE void SIMD_NAME(widen)(const uint16_t *x, int32_t n, float *to)
 {
-    const uint16_t *x = at;
-    if (dtype == KERNEL_F32) {
-        *a = *simd_of(at);
-        *b = *simd_of((const float *)at + SIMD_LANES);
-        return;
-    }
-    if (dtype == KERNEL_BF16) {
-        simd_i both = *(const simd_i *)at;
-        *a = (simd_f)(both << 16);
-        *b = (simd_f)(both & (int32_t)0xffff0000);
-        return;
-    }
+    for (int32_t k = 0; k < n; k += SIMD_LANES)
 #if SIMD_X86 && SIMD_LANES == 16
-    *a = (simd_f)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)x));
-    *b = (simd_f)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(x + 16)));
+        _mm512_storeu_ps(
+            to + k, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(x + k))));
 #elif SIMD_X86 && SIMD_LANES == 8
-    *a = (simd_f)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)x));
-    *b = (simd_f)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + 8)));
+        _mm256_storeu_ps(to + k,
+                         _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(x + k))));
 #else
-    for (int i = 0; i < SIMD_LANES; i++) {
-        (*a)[i] = f16_to_f32(x[i]);
-        (*b)[i] = f16_to_f32(x[SIMD_LANES + i]);
-    }
+        for (int i = 0; i < SIMD_LANES; i++)
+            to[k + i] = f16_to_f32(x[k + i]);
 #endif
 }
 
-// mr rows of C, AT_ONCE columns of it; mr and dtype are constants where this is inlined. Of a row
-// of W at least a line of 64 bytes is used before the next one's: where rows lie a power of two
-// apart, a cache has room for few of them.
+// The first n words of SIMD_LANES rows, a row a lane.
+SIMD_INLINE void SIMD_NAME(turn)(const uint8_t *x, size_t stride, int32_t n,
+                                 uint32_t (*to)[AT_ONCE])
+{
+    for (int32_t k = 0; k < n; k += 4) {
+#if SIMD_X86 && SIMD_LANES == 16
+        __m512i r[4];
+        words_turn_avx512(x + 4 * k, stride, r);
+        for (int j = 0; j < 4; j++)
+            _mm512_storeu_si512(to[k + j], r[j]);
+#elif SIMD_X86 && SIMD_LANES == 8
+        __m256i r[4];
+        words_turn_avx2(x + 4 * k, stride, r);
+        for (int j = 0; j < 4; j++)
+            _mm256_storeu_si256((__m256i *)(void *)to[k + j], r[j]);
+#else
+        words4 r[4];
+        words_turn_base(x + 4 * k, stride, r);
+        for (int j = 0; j < 4; j++)
+            *(words4 *)(void *)to[k + j] = r[j];
+#endif
+    }
+}
+
+// A line of SIMD_LANES rows.
+SIMD_INLINE void SIMD_NAME(turn_line)(const int32_t dtype, const uint8_t *x, size_t stride,
+                                      uint32_t (*to)[AT_ONCE])
+{
+    float wide[SIMD_LANES][LINE / 2];
+    if (dtype != KERNEL_F16) {
+        SIMD_NAME(turn)(x, stride, LINE / 4, to);
+        return;
+    }
+    for (size_t i = 0; i < SIMD_LANES; i++)
+        SIMD_NAME(widen)((const uint16_t *)(const void *)(x + i * stride), LINE / 2, wide[i]);
+    SIMD_NAME(turn)((const uint8_t *)wide, sizeof *wide, LINE / 2, to);
+}
+
+// Value k of a line, of those rows.
+SIMD_INLINE simd_f SIMD_NAME(value)(const int32_t dtype, uint32_t (*line)[AT_ONCE], int32_t k,
+                                    int32_t row)
+{
+    if (dtype != KERNEL_BF16)
+        return *(const simd_f *)(const void *)(line[k] + row);
+    const simd_i both = *(const simd_i *)(const void *)(line[k / 2] + row);
+    if (k % 2)
+        return (simd_f)(both & (int32_t)0xffff0000);
+    return (simd_f)(both << 16);
+}
+
+// mr rows of C, AT_ONCE columns of it; mr and dtype are constants where this is inlined. A line of
+// each row of W is turned before the next: where rows lie a power of two apart, a cache has room
+// for few of them. Chains of a row of A go on side by side, or those of rows of A.
 SIMD_INLINE void half_columns(const int mr, const int32_t dtype, const struct gemm *g, int32_t row0,
                               int32_t n0)
 {
-    enum { GROUPS = AT_ONCE / SIMD_LANES, PIECE = 2 * SIMD_LANES };
-    const int32_t size = dtype == KERNEL_F32 ? 4 : 2;
-    const int32_t step = 64 / size > PIECE ? 64 / size : PIECE;
-    const uint8_t *w0 = (const uint8_t *)g->b.w + n0 * g->b.ld * size;
+    enum { GROUPS = AT_ONCE / SIMD_LANES };
+    const int32_t size = dtype == KERNEL_F32 ? 4 : 2, step = LINE / size;
+    const size_t stride = (size_t)g->b.ld * (size_t)size;
+    const uint8_t *w = (const uint8_t *)g->b.w + (size_t)n0 * stride;
+    uint32_t line[LINE / 2][AT_ONCE];
     simd_f r[MR][GROUPS];
     for (int i = 0; i < mr; i++)
         for (int j = 0; j < GROUPS; j++)
             r[i][j] =
                 g->c0 ? *simd_of(g->c0 + (row0 + i) * g->ldc0 + n0 + j * SIMD_LANES) : (simd_f){0};
-    for (int32_t k0 = 0; k0 < g->k; k0 += step) {
-        const ptrdiff_t soon = soon_from(g, n0, k0 * size, size);
-        for (int j = 0; j < GROUPS; j++) {
-            const uint8_t *x = w0 + j * SIMD_LANES * g->b.ld * size;
-            for (int i = 0; i < SIMD_LANES; i++)
-                for (int32_t line = 0; line < step * size; line += 64)
-                    __builtin_prefetch(x + i * g->b.ld * size + soon + line, 0, 2);
-            for (int32_t p = k0; p < k0 + step; p += PIECE) {
-                simd_f w[2][SIMD_LANES];
-                for (int i = 0; i < SIMD_LANES; i++)
-                    SIMD_NAME(widen)(dtype, x + (i * g->b.ld + p) * size, &w[0][i], &w[1][i]);
-                simd_transpose(w[0]);
-                simd_transpose(w[1]);
-                for (int k = 0; k < PIECE; k++) {
-                    const simd_f *v = dtype == KERNEL_BF16 ? &w[k % 2][k / 2]
-                                                           : &w[k / SIMD_LANES][k % SIMD_LANES];
-                    for (int i = 0; i < mr; i++)
-                        r[i][j] += g->a[(row0 + i) * g->rsa + p + k] * *v;
-                }
-            }
+    for (int32_t k0 = 0; k0 < g->k; k0 += step, w += LINE) {
+        const float *a = g->a + row0 * g->rsa + k0;
+        for (size_t j = 0; j < AT_ONCE; j += SIMD_LANES) {
+            uint32_t(*to)[AT_ONCE] = (uint32_t(*)[AT_ONCE])(void *)(line[0] + j);
+            SIMD_NAME(turn_line)(dtype, w + j * stride, stride, to);
         }
+        for (int first = 0; first < GROUPS; first += mr == 1 ? GROUPS : 1)
+            for (int32_t k = 0; k < step; k++)
+                for (int j = first; j < (mr == 1 ? GROUPS : first + 1); j++) {
+                    const simd_f v = SIMD_NAME(value)(dtype, line, k, j * SIMD_LANES);
+                    for (int i = 0; i < mr; i++)
+                        r[i][j] += a[i * g->rsa + k] * v;
+                }
     }
     const struct gemm_range *range = g->e ? &g->range[n0 / GEMM_PANEL] : NULL;
     ptrdiff_t lde = g->lde ? g->lde : gemm_width(g->n, n0 / GEMM_PANEL);
@@ -82,7 +109,7 @@ SIMD_INLINE void half_columns(const int mr, const int32_t dtype, const struct ge
             const int at = j * SIMD_LANES;
             for (int32_t q = 0; range && q < range->n; q++)
                 r[i][j] += g->u[(row0 + i) * g->ldu + range->lo + q] *
-                           *simd_of(g->e + range->at + q * lde + at);
+                           *simd_of(g->e + range->at + q * lde + n0 % GEMM_PANEL + at);
             *simd_at(g->c + (row0 + i) * g->ldc + n0 + at) = r[i][j] * g->alpha;
         }
 }
@@ -112,23 +139,11 @@ SIMD_KERNEL void SIMD_NAME(half_rows)(const struct gemm *g, int mr, int32_t row0
 #include "base/half.h"
 #include "gemm.h"
 #include "simd.h"
+#include "words.h"
 
-#if SIMD_X86
-#include <immintrin.h>
-#endif
-
-// Columns of C at a time, a panel; rows together, unless they go one by one.
-enum { AT_ONCE = GEMM_PANEL, MR = 4, MOST_ROWS = 8, AHEAD = 256 };
-
-// How far from the beginning of its row, in bytes, is what is asked for now that byte `at` is used:
-// AHEAD further on, or in the row that comes AT_ONCE later.
-static inline ptrdiff_t soon_from(const struct gemm *g, int32_t n0, int32_t at, int32_t size)
-{
-    ptrdiff_t row = (ptrdiff_t)g->k * size, soon = at + AHEAD;
-    if (soon < row)
-        return soon;
-    return n0 + 2 * AT_ONCE <= g->n ? AT_ONCE * g->b.ld * size + soon - row : at;
-}
+// Columns of C at a time: more rows of W than these a CPU does not see coming, and two chains of
+// AVX2 hide that each waits for itself; rows together, unless they go one by one; bytes of a line.
+enum { AT_ONCE = 16, MR = 4, MOST_ROWS = 8, LINE = 64 };
 
 #define SIMD_FILE "halves.c"
 #include "simd_each.h"

@@ -8,6 +8,31 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define MIX4(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define MIX4(a, b, ...) __builtin_shuffle(a, b, (words4){__VA_ARGS__})
+#endif
+
+typedef uint32_t words4 __attribute__((vector_size(16), aligned(1), may_alias));
+
+// r[j]: word j of 16 bytes of each of 4 rows, the first at x.
+static inline __attribute__((always_inline)) void words_turn_base(const uint8_t *x, size_t stride,
+                                                                  words4 r[4])
+{
+    words4 t[4];
+    for (size_t i = 0; i < 4; i++)
+        r[i] = *(const words4 *)(const void *)(x + i * stride);
+    for (int i = 0; i < 4; i += 2) {
+        t[i] = MIX4(r[i], r[i + 1], 0, 4, 1, 5);
+        t[i + 1] = MIX4(r[i], r[i + 1], 2, 6, 3, 7);
+    }
+    for (int i = 0; i < 2; i++) {
+        r[2 * i] = MIX4(t[i], t[i + 2], 0, 1, 4, 5);
+        r[2 * i + 1] = MIX4(t[i], t[i + 2], 2, 3, 6, 7);
+    }
+}
+
 #if SIMD_X86
 
 #include <immintrin.h>
@@ -28,7 +53,7 @@ static inline __m128i words_at(const uint8_t *x)
     return _mm_loadu_si128((const __m128i *)(const void *)x);
 }
 
-// r[j]: word j of 16 bytes of each of 8 rows, the first at x.
+// Of each of 8 rows.
 TARGET_AVX2 static inline __attribute__((always_inline)) void
 words_turn_avx2(const uint8_t *x, size_t stride, __m256i r[4])
 {
