@@ -175,7 +175,7 @@ static void print(struct bench_ctx *c, const struct table *t, const struct job *
     char cell[4][32];
     double n = (double)j->shape.n_values;
     fmt_fixed(cell[0], 100 * kept / n, 8, 2);
-    fmt_time(cell[1], (int64_t)r->ns.median);
+    fmt_whole(cell[1], (int64_t)r->ns.median);
     fmt_fixed(cell[2], r->ns.median / n, 8, 3);
     fmt_fixed(cell[3], 4 * n / r->ns.median, 8, 2);
     bench_row(c, t, (const char *[]){name, cell[0], cell[1], cell[2], cell[3], bench_check(c, ok)});
@@ -245,7 +245,7 @@ static void run(struct bench_ctx *c)
                             .n_cols = 6,
                             .col = {{"Choice", "", 20, TABLE_LEFT},
                                     {"kept", "%", 8, TABLE_RIGHT},
-                                    {"time", "", 10, TABLE_RIGHT},
+                                    {"time", "", 10, TABLE_NS},
                                     {"each", "ns", 8, TABLE_RIGHT},
                                     {"fp32", "GB/s", 8, TABLE_RIGHT},
                                     {"Validation", "", 10, TABLE_RIGHT}}};

@@ -1,7 +1,7 @@
 #include "base/table.h"
 
 #include <math.h>
-#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *const table_forms[] = {
@@ -36,6 +36,11 @@ int table_set_form(const char *name, struct err *err)
     return err_set(err, "-o %s: it is text, md, csv, json or jsonl", name);
 }
 
+bool table_for_people(void)
+{
+    return chosen == TABLE_TEXT || chosen == TABLE_MD;
+}
+
 // Columns a text takes on the screen: UTF-8 code points.
 static int columns(const char *s)
 {
@@ -49,7 +54,7 @@ static int columns(const char *s)
 // after "# ": tools that read such tables look for the size at the start of the line.
 static void line(const struct table *t, char lead, const char *const *cells)
 {
-    bool flush = lead != '#' && t->n_cols > 0 && t->col[0].align == TABLE_LEFT;
+    bool flush = lead != '#' && t->n_cols > 0 && !table_right(t->col[0].align);
     if (!flush)
         fputc(lead, t->out);
     int owed = flush ? -1 : 0; // spaces held back, so that no line ends in one
@@ -58,7 +63,7 @@ static void line(const struct table *t, char lead, const char *const *cells)
         int rest = t->col[i].width - columns(cell);
         rest = rest > 0 ? rest : 0;
         owed += i ? 2 : 1;
-        if (t->col[i].align == TABLE_RIGHT) {
+        if (table_right(t->col[i].align)) {
             owed += rest;
             rest = 0;
         }
@@ -103,10 +108,24 @@ void table_head(const struct table *t)
         writers[chosen]->head(t);
 }
 
+// What a person reads of a cell: "12.3 us" of 12345.
+static const char *scaled_cell(enum table_align kind, const char *cell, char buf[32])
+{
+    char *end;
+    if ((kind != TABLE_NS && kind != TABLE_BYTES) || !cell || !*cell)
+        return cell;
+    int64_t v = strtoll(cell, &end, 10);
+    return *end ? cell : kind == TABLE_NS ? fmt_time(buf, v) : fmt_bytes(buf, v);
+}
+
 void table_row(const struct table *t, const char *const *cells)
 {
+    const char *read[TABLE_COLS];
+    char text[TABLE_COLS][32];
+    for (int i = 0; i < t->n_cols; i++)
+        read[i] = table_for_people() ? scaled_cell(t->col[i].align, cells[i], text[i]) : cells[i];
     if (writers[chosen])
-        writers[chosen]->row(t, cells);
+        writers[chosen]->row(t, read);
 }
 
 // A stream that knows whether it stands in a note or in data, character by character.
@@ -242,6 +261,14 @@ char *fmt_count(char *buf, int64_t n)
         *p++ = digits[i];
     }
     *p = 0;
+    return buf;
+}
+
+char *fmt_whole(char *buf, int64_t n)
+{
+    if (n < 0)
+        return strcpy(buf, "-");
+    snprintf(buf, 32, "%lld", (long long)n);
     return buf;
 }
 

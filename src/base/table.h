@@ -9,8 +9,14 @@
 
 #define TABLE_COLS 24
 
-// TABLE_CODE: left, and what one types, which Markdown sets apart.
-enum table_align { TABLE_LEFT, TABLE_RIGHT, TABLE_CODE };
+// What is in a column, and so its side. Of TABLE_NS and TABLE_BYTES the cells are whole numbers
+// (fmt_whole), which text and Markdown scale for the eye, and others name with their unit.
+// TABLE_CODE is what one types, which Markdown sets apart.
+enum table_align { TABLE_LEFT, TABLE_CODE, TABLE_RIGHT, TABLE_NS, TABLE_BYTES };
+static inline bool table_right(enum table_align a)
+{
+    return a >= TABLE_RIGHT;
+}
 
 struct table_col {
     const char *head, *unit; // two head lines: names, then units
@@ -29,6 +35,7 @@ void table_head(const struct table *t);
 enum table_form { TABLE_TEXT, TABLE_MD, TABLE_CSV, TABLE_JSON, TABLE_JSONL };
 extern const char *const table_forms[]; // by their names; NULL-terminated
 enum table_form table_form(void);
+bool table_for_people(void); // text and Markdown, whose numbers are rounded and scaled
 // What follows -o; a name that is none is an error. TABLE_JSON is the document of the command's
 // --json, which each writes itself: tables are then not printed.
 int table_set_form(const char *name, struct err *err);
@@ -59,5 +66,6 @@ char *fmt_time(char *buf, int64_t ns);
 char *fmt_bytes(char *buf, int64_t bytes); // 10^3 steps: "1.23 MB"
 char *fmt_mib(char *buf, uint64_t bytes);
 char *fmt_count(char *buf, int64_t n); // "12,345"
+char *fmt_whole(char *buf, int64_t n); // "12345"
 
 #endif

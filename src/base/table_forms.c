@@ -8,17 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-// "memcpy (MB/s)"; a second column of the same name is numbered.
+// "memcpy (MB/s)", "time measured (ns)"; a second column of the same name is numbered.
 static const char *column_name(const struct table *t, int i, char *to, size_t size)
 {
+    const struct table_col *c = &t->col[i];
     int same = 1;
     for (int k = 0; k < i; k++)
-        same +=
-            strcmp(t->col[k].head, t->col[i].head) == 0 &&
-            strcmp(t->col[k].unit ? t->col[k].unit : "", t->col[i].unit ? t->col[i].unit : "") == 0;
-    bool unit = t->col[i].unit && *t->col[i].unit;
-    int n = snprintf(to, size, "%s%s%s%s", t->col[i].head, unit ? " (" : "",
-                     unit ? t->col[i].unit : "", unit ? ")" : "");
+        same += strcmp(t->col[k].head, c->head) == 0 &&
+                strcmp(t->col[k].unit ? t->col[k].unit : "", c->unit ? c->unit : "") == 0;
+    const char *said = c->unit ? c->unit : "", *whole = "";
+    if (table_form() != TABLE_MD)
+        whole = c->align == TABLE_NS ? "ns" : c->align == TABLE_BYTES ? "B" : "";
+    int n = *whole  ? snprintf(to, size, "%s%s%s (%s)", c->head, *said ? " " : "", said, whole)
+            : *said ? snprintf(to, size, "%s (%s)", c->head, said)
+                    : snprintf(to, size, "%s", c->head);
     if (same > 1 && n > 0 && (size_t)n < size)
         snprintf(to + n, size - (size_t)n, " %d", same);
     return to;
@@ -68,7 +71,7 @@ static void md_head(const struct table *t)
         md_cell(t->out, column_name(t, i, name, sizeof name), false);
     fputs("|\n", t->out);
     for (int i = 0; i < t->n_cols; i++)
-        fputs(t->col[i].align == TABLE_RIGHT ? "|--:" : "|:--", t->out);
+        fputs(table_right(t->col[i].align) ? "|--:" : "|:--", t->out);
     fputs("|\n", t->out);
 }
 

@@ -15,6 +15,7 @@ struct row {
     int n;
     char head[CELLS][32], unit[CELLS][16], text[CELLS][96];
     double value[CELLS];
+    enum table_align kind[CELLS]; // of a quantity; 0 = no quantity
 };
 
 static void put_cell(struct row *r, const char *head, const char *unit, double value,
@@ -28,9 +29,17 @@ static void put_cell(struct row *r, const char *head, const char *unit, double v
     r->value[r->n++] = value;
 }
 
-static char *bytes_text(char buf[32], double bytes)
+// Bytes or nanoseconds: scaled for people, who may be those of --markdown and --latex, too.
+static void put_quantity(struct row *r, const char *head, const char *unit, double value,
+                         enum table_align kind)
 {
-    return isnan(bytes) ? strcpy(buf, "-") : fmt_bytes(buf, (int64_t)bytes);
+    char t[32];
+    char *(*text)(char *, int64_t) = !table_for_people() ? fmt_whole
+                                     : kind == TABLE_NS  ? fmt_time
+                                                         : fmt_bytes;
+    if (r->n < CELLS)
+        r->kind[r->n] = kind;
+    put_cell(r, head, unit, value, isnan(value) ? "-" : text(t, (int64_t)value));
 }
 
 static void put_interval(struct row *r, const char *head, const char *unit, struct interval x,
@@ -53,7 +62,7 @@ static void put_target(struct row *r, const struct compare *c, int t, const stru
     snprintf(head, sizeof head, "R %s", percent);
     put_cell(r, head, "", x->rounds.mean, fmt_fixed(text, x->rounds.mean, 6, 1));
     snprintf(head, sizeof head, "%s %s", compare_way(c), percent);
-    put_cell(r, head, "", x->bytes.mean, bytes_text(text, x->bytes.mean));
+    put_quantity(r, head, "", x->bytes.mean, TABLE_BYTES);
     snprintf(head, sizeof head, "x %s", percent);
     put_cell(r, head, "of base", x->less_bytes.mean, fmt_fixed(text, x->less_bytes.mean, 7, 2));
     snprintf(head, sizeof head, "n %s", percent);
@@ -96,15 +105,13 @@ static void fill_at(const struct compare *c, int i, const struct summary *s, str
 // The last table: what a method costs beside its messages.
 static void fill_cost(const struct compare *c, int i, const struct summary *s, struct row *r)
 {
-    char t[32];
     r->n = 0;
     put_cell(r, "method", "", (double)NAN, c->method[i].name);
-    put_cell(r, "up", "of a run", s->up_bytes, bytes_text(t, s->up_bytes));
-    put_cell(r, "down", "of a run", s->down_bytes, bytes_text(t, s->down_bytes));
-    put_cell(r, "state", "of a client", s->state_bytes, bytes_text(t, s->state_bytes));
-    put_cell(r, "server", "of a round", s->server_ns,
-             isnan(s->server_ns) ? "-" : fmt_time(t, (int64_t)s->server_ns));
-    put_cell(r, "memory", "at most", s->memory_bytes, bytes_text(t, s->memory_bytes));
+    put_quantity(r, "up", "of a run", s->up_bytes, TABLE_BYTES);
+    put_quantity(r, "down", "of a run", s->down_bytes, TABLE_BYTES);
+    put_quantity(r, "state", "of a client", s->state_bytes, TABLE_BYTES);
+    put_quantity(r, "server", "of a round", s->server_ns, TABLE_NS);
+    put_quantity(r, "memory", "at most", s->memory_bytes, TABLE_BYTES);
     put_cell(r, "server sees", "", (double)NAN, method_sees(c->method[i].text));
 }
 
@@ -132,7 +139,9 @@ static void print_rows(const struct compare *c, filler f, FILE *out)
             if (strlen(rows[i].text[k]) > width)
                 width = strlen(rows[i].text[k]);
         t.col[k] = (struct table_col){rows[0].head[k], rows[0].unit[k], (int)width,
-                                      k ? TABLE_RIGHT : TABLE_LEFT};
+                                      rows[0].kind[k] ? rows[0].kind[k]
+                                      : k             ? TABLE_RIGHT
+                                                      : TABLE_LEFT};
     }
     table_head(&t);
     for (int i = 0; i < c->n_methods; i++) {

@@ -235,13 +235,17 @@ static void print_memory(FILE *out, const struct rec_rank *r)
 
 void report_meta(FILE *out, const struct trace_file *f)
 {
-    static const struct table_col cols[] = {
-        {"rank", "", 5, TABLE_RIGHT},         {"host", "", 16, TABLE_LEFT},
-        {"role", "", 7, TABLE_LEFT},          {"threads", "", 7, TABLE_RIGHT},
-        {"cpuset", "", 12, TABLE_LEFT},       {"gpu", "", 12, TABLE_LEFT},
-        {"pid", "", 8, TABLE_RIGHT},          {"clock", "at start", 10, TABLE_RIGHT},
-        {"clock", "at end", 10, TABLE_RIGHT}, {"+-", "", 10, TABLE_RIGHT},
-        {"peak", "MiB", 9, TABLE_RIGHT}};
+    static const struct table_col cols[] = {{"rank", "", 5, TABLE_RIGHT},
+                                            {"host", "", 16, TABLE_LEFT},
+                                            {"role", "", 7, TABLE_LEFT},
+                                            {"threads", "", 7, TABLE_RIGHT},
+                                            {"cpuset", "", 12, TABLE_LEFT},
+                                            {"gpu", "", 12, TABLE_LEFT},
+                                            {"pid", "", 8, TABLE_RIGHT},
+                                            {"clock", "at start, ns", 12, TABLE_RIGHT},
+                                            {"clock", "at end, ns", 10, TABLE_RIGHT},
+                                            {"+-", "", 10, TABLE_NS},
+                                            {"peak", "MiB", 9, TABLE_RIGHT}};
     size_t n;
     const struct rec_rank *r = report_rows(f, REC_RANKS, &n);
     struct table t;
@@ -252,9 +256,9 @@ void report_meta(FILE *out, const struct trace_file *f)
         snprintf(text[0], sizeof text[0], "%d", r[i].rank);
         snprintf(text[1], sizeof text[1], "%d", r[i].threads);
         snprintf(text[2], sizeof text[2], "%lld", (long long)r[i].pid);
-        snprintf(text[3], sizeof text[3], "%lld ns", (long long)r[i].clock_offset_start_ns);
-        snprintf(text[4], sizeof text[4], "%lld ns", (long long)r[i].clock_offset_end_ns);
-        fmt_time(text[5], r[i].clock_rtt_ns >= 0 ? r[i].clock_rtt_ns / 2 : -1);
+        snprintf(text[3], sizeof text[3], "%lld", (long long)r[i].clock_offset_start_ns);
+        snprintf(text[4], sizeof text[4], "%lld", (long long)r[i].clock_offset_end_ns);
+        fmt_whole(text[5], r[i].clock_rtt_ns >= 0 ? r[i].clock_rtt_ns / 2 : -1);
         fmt_mib(text[6], r[i].rss_peak_bytes > 0 ? (uint64_t)r[i].rss_peak_bytes : 0);
         table_row(&t, (const char *[]){text[0], r[i].host, r[i].role, text[1], r[i].cpuset,
                                        r[i].gpu, text[2], text[3], text[4], text[5],
@@ -290,7 +294,7 @@ void report_runs(FILE *out, const struct trace_file *f)
     static const struct table_col cols[] = {
         {"run", "", 4, TABLE_RIGHT},        {"seed", "", 8, TABLE_RIGHT},
         {"rounds", "", 7, TABLE_RIGHT},     {"loss", "last", 11, TABLE_RIGHT},
-        {"score", "last", 11, TABLE_RIGHT}, {"uplink", "total", 11, TABLE_RIGHT},
+        {"score", "last", 11, TABLE_RIGHT}, {"uplink", "total", 11, TABLE_BYTES},
         {"method", "", 40, TABLE_LEFT},     {"setting", "", 20, TABLE_LEFT}};
     size_t n;
     const struct rec_run *runs = report_rows(f, REC_RUNS, &n);
@@ -305,7 +309,7 @@ void report_runs(FILE *out, const struct trace_file *f)
         fmt_count(text[2], (int64_t)rounds);
         fmt_fixed(text[3], last ? last->train_loss : NAN, 11, 6);
         fmt_fixed(text[4], last ? last->score : NAN, 11, 6);
-        fmt_bytes(text[5], last ? last->uplink_total_bytes : -1);
+        fmt_whole(text[5], last ? last->uplink_total_bytes : -1);
         table_row(&t, (const char *[]){text[0], text[1], text[2], text[3], text[4], text[5],
                                        runs[i].method, runs[i].setting});
     }
@@ -327,13 +331,17 @@ void report_summary(FILE *out, const struct trace_file *f, int32_t run)
         if (!any)
             print_table(out, cols, ARRAY_LEN(cols), &t);
         any = true;
-        const char *value = strcmp(s[i].unit, "ns") == 0 && s[i].value >= 0
-                                ? fmt_time(text, (int64_t)s[i].value)
-                            : strncmp(s[i].unit, "byte", 4) == 0 && s[i].value >= 0
-                                ? fmt_bytes(text, (int64_t)s[i].value)
-                                : fmt_fixed(text, s[i].value, 14, 6);
-        bool formatted = strcmp(s[i].unit, "ns") == 0 || strncmp(s[i].unit, "byte", 4) == 0;
-        table_row(&t, (const char *[]){s[i].key, value, formatted ? "" : s[i].unit});
+        bool ns = strcmp(s[i].unit, "ns") == 0, bytes = strncmp(s[i].unit, "byte", 4) == 0;
+        bool scaled = (ns || bytes) && table_for_people() && s[i].value >= 0;
+        if (scaled && ns)
+            fmt_time(text, (int64_t)s[i].value);
+        else if (scaled)
+            fmt_bytes(text, (int64_t)s[i].value);
+        else if (ns || bytes)
+            fmt_whole(text, (int64_t)s[i].value);
+        else
+            fmt_fixed(text, s[i].value, 14, 6);
+        table_row(&t, (const char *[]){s[i].key, text, scaled ? "" : s[i].unit});
     }
 }
 
@@ -346,12 +354,12 @@ static bool shown(size_t i, size_t n, size_t most)
 }
 
 static const struct table_col round_cols[] = {
-    {"round", "", 7, TABLE_RIGHT},         {"sampled", "", 7, TABLE_RIGHT},
-    {"arrived", "", 7, TABLE_RIGHT},       {"lost", "", 5, TABLE_RIGHT},
-    {"refused", "", 7, TABLE_RIGHT},       {"loss", "", 11, TABLE_RIGHT},
-    {"score", "", 11, TABLE_RIGHT},        {"uplink", "", 10, TABLE_RIGHT},
-    {"uplink", "total", 10, TABLE_RIGHT},  {"time", "measured", 10, TABLE_RIGHT},
-    {"time", "modelled", 10, TABLE_RIGHT}, {"energy", "J", 9, TABLE_RIGHT}};
+    {"round", "", 7, TABLE_RIGHT},        {"sampled", "", 7, TABLE_RIGHT},
+    {"arrived", "", 7, TABLE_RIGHT},      {"lost", "", 5, TABLE_RIGHT},
+    {"refused", "", 7, TABLE_RIGHT},      {"loss", "", 11, TABLE_RIGHT},
+    {"score", "", 11, TABLE_RIGHT},       {"uplink", "", 10, TABLE_BYTES},
+    {"uplink", "total", 10, TABLE_BYTES}, {"time", "measured", 10, TABLE_NS},
+    {"time", "modelled", 10, TABLE_NS},   {"energy", "J", 9, TABLE_RIGHT}};
 
 void report_rounds(FILE *out, const struct trace_file *f, int32_t run, size_t most)
 {
@@ -374,10 +382,10 @@ void report_rounds(FILE *out, const struct trace_file *f, int32_t run, size_t mo
         snprintf(text[4], sizeof text[4], "%d", r[i].rejected);
         fmt_fixed(text[5], r[i].train_loss, 11, 6);
         fmt_fixed(text[6], r[i].score, 11, 6);
-        fmt_bytes(text[7], r[i].uplink_bytes);
-        fmt_bytes(text[8], r[i].uplink_total_bytes);
-        fmt_time(text[9], r[i].time_measured_ns);
-        fmt_time(text[10], r[i].time_modelled_ns);
+        fmt_whole(text[7], r[i].uplink_bytes);
+        fmt_whole(text[8], r[i].uplink_total_bytes);
+        fmt_whole(text[9], r[i].time_measured_ns);
+        fmt_whole(text[10], r[i].time_modelled_ns);
         fmt_fixed(text[11], r[i].energy_j, 9, 3);
         table_row(&t, (const char *[]){text[0], text[1], text[2], text[3], text[4], text[5],
                                        text[6], text[7], text[8], text[9], text[10], text[11]});
@@ -558,8 +566,8 @@ void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t m
                                             {"arrived", "", 7, TABLE_RIGHT},
                                             {"lost", "", 6, TABLE_RIGHT},
                                             {"refused", "", 7, TABLE_RIGHT},
-                                            {"uplink", "", 10, TABLE_RIGHT},
-                                            {"train", "mean", 10, TABLE_RIGHT},
+                                            {"uplink", "", 10, TABLE_BYTES},
+                                            {"train", "mean", 10, TABLE_NS},
                                             {"G", "modelled", 9, TABLE_RIGHT},
                                             {"energy", "J modelled", 10, TABLE_RIGHT},
                                             {"energy", "J measured", 10, TABLE_RIGHT}};
@@ -581,8 +589,8 @@ void report_clients(FILE *out, const struct trace_file *f, int32_t run, size_t m
         fmt_count(text[3], c[i].ok);
         fmt_count(text[4], c[i].lost);
         fmt_count(text[5], c[i].refused);
-        fmt_bytes(text[6], c[i].bytes);
-        fmt_time(text[7], c[i].trained ? c[i].train_ns / c[i].trained : -1);
+        fmt_whole(text[6], c[i].bytes);
+        fmt_whole(text[7], c[i].trained ? c[i].train_ns / c[i].trained : -1);
         fmt_fixed(text[8], c[i].g, 9, 4);
         fmt_fixed(text[9], c[i].energy_j, 10, 3);
         fmt_fixed(text[10], c[i].measured_j, 10, 3);

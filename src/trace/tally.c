@@ -76,10 +76,10 @@ void tally_print(const struct tally *t, FILE *out)
 {
     static const struct table_col cols[] = {
         {"stage", "", 12, TABLE_LEFT},  {"lane", "", 8, TABLE_LEFT},
-        {"count", "", 10, TABLE_RIGHT}, {"time", "", 10, TABLE_RIGHT},
-        {"share", "%", 6, TABLE_RIGHT}, {"cpu", "", 10, TABLE_RIGHT},
-        {"p50", "", 10, TABLE_RIGHT},   {"p95", "", 10, TABLE_RIGHT},
-        {"in", "", 10, TABLE_RIGHT},    {"out", "", 10, TABLE_RIGHT}};
+        {"count", "", 10, TABLE_RIGHT}, {"time", "", 10, TABLE_NS},
+        {"share", "%", 6, TABLE_RIGHT}, {"cpu", "", 10, TABLE_NS},
+        {"p50", "", 10, TABLE_NS},      {"p95", "", 10, TABLE_NS},
+        {"in", "", 10, TABLE_BYTES},    {"out", "", 10, TABLE_BYTES}};
     struct table table = {.out = out, .n_cols = (int)ARRAY_LEN(cols)};
     memcpy(table.col, cols, sizeof cols);
     int64_t whole = 0;
@@ -100,15 +100,15 @@ void tally_print(const struct tally *t, FILE *out)
             name,
             lane_name[stage_table[i].lane],
             fmt_count(text[0], s->count),
-            fmt_time(text[1], s->dur_ns),
+            fmt_whole(text[1], s->dur_ns),
             (counts(i) || depth[k] || i == STAGE_FISHER) && whole > 0
                 ? fmt_fixed(text[2], 100.0 * (double)s->dur_ns / (double)whole, 6, 1)
                 : "-",
-            s->cpu_known ? fmt_time(text[3], s->cpu_ns) : "-",
-            fmt_time(text[4], (int64_t)tally_percentile(s, 50)),
-            fmt_time(text[5], (int64_t)tally_percentile(s, 95)),
-            s->bytes_in ? fmt_bytes(text[6], s->bytes_in) : "-",
-            s->bytes_out ? fmt_bytes(text[7], s->bytes_out) : "-"};
+            s->cpu_known ? fmt_whole(text[3], s->cpu_ns) : "-",
+            fmt_whole(text[4], (int64_t)tally_percentile(s, 50)),
+            fmt_whole(text[5], (int64_t)tally_percentile(s, 95)),
+            s->bytes_in ? fmt_whole(text[6], s->bytes_in) : "-",
+            s->bytes_out ? fmt_whole(text[7], s->bytes_out) : "-"};
         table_row(&table, cells);
     }
 }

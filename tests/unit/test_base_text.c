@@ -118,6 +118,43 @@ static void forms(void **state)
     table_title(NULL);
 }
 
+// A quantity is scaled where people read it, and whole with its unit where programs do.
+static void quantities(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *form, *want;
+    } cases[] = {{"csv", "time mean (ns),size (B),name\n12345,40650,x<y\n,0,a*b\n"},
+                 {"jsonl", "{\"time mean (ns)\": 12345, \"size (B)\": 40650, \"name\": \"x<y\"}\n"
+                           "{\"time mean (ns)\": null, \"size (B)\": 0, \"name\": \"a*b\"}\n"},
+                 {"md", "| time (mean) | size | name |\n|--:|--:|:--|\n"
+                        "| 12.3 us | 40.6 kB | `x<y` |\n| - | 0 B | `a*b` |\n"},
+                 {"text", "#   time     size  name\n#  (mean)\n"
+                          "  12.3 us  40.6 kB  x<y\n        -      0 B  a*b\n"}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char *text, cell[2][32];
+        size_t size;
+        struct err err;
+        FILE *whole = open_memstream(&text, &size);
+        assert_int_equal(table_set_form(cases[i].form, &err), 0);
+        struct table t = {.out = whole,
+                          .n_cols = 3,
+                          .col = {{"time", "mean", 7, TABLE_NS},
+                                  {"size", "", 7, TABLE_BYTES},
+                                  {"name", "", 4, TABLE_CODE}}};
+        table_head(&t);
+        fmt_whole(cell[0], 12345);
+        fmt_whole(cell[1], 40650);
+        table_row(&t, (const char *const[]){cell[0], cell[1], "x<y"});
+        fmt_whole(cell[0], -1);
+        fmt_whole(cell[1], 0);
+        table_row(&t, (const char *const[]){cell[0], cell[1], "a*b"});
+        fclose(whole);
+        assert_string_equal(text, cases[i].want);
+        free(text);
+    }
+}
+
 static void numbers_keep_their_width(void **state)
 {
     (void)state;
@@ -315,10 +352,15 @@ static void json_reads_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table_lines_up),  cmocka_unit_test(table_of_numbers),
-        cmocka_unit_test(forms),           cmocka_unit_test(numbers_keep_their_width),
-        cmocka_unit_test(times),           cmocka_unit_test(sizes_and_counts),
-        cmocka_unit_test(json_as_written), cmocka_unit_test(json_compact),
+        cmocka_unit_test(table_lines_up),
+        cmocka_unit_test(table_of_numbers),
+        cmocka_unit_test(forms),
+        cmocka_unit_test(quantities),
+        cmocka_unit_test(numbers_keep_their_width),
+        cmocka_unit_test(times),
+        cmocka_unit_test(sizes_and_counts),
+        cmocka_unit_test(json_as_written),
+        cmocka_unit_test(json_compact),
         cmocka_unit_test(json_reads_back),
     };
     return cmocka_run_group_tests_name("base text", tests, NULL, NULL);
