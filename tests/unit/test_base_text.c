@@ -129,7 +129,7 @@ static void quantities(void **state)
                            "{\"time mean (ns)\": null, \"size (B)\": 0, \"name\": \"a*b\"}\n"},
                  {"md", "| time (mean) | size | name |\n|--:|--:|:--|\n"
                         "| 12.3 us | 40.6 kB | `x<y` |\n| - | 0 B | `a*b` |\n"},
-                 {"text", "#   time     size  name\n#  (mean)\n"
+                 {"text", "#    time     size  name\n#  (mean)\n"
                           "  12.3 us  40.6 kB  x<y\n        -      0 B  a*b\n"}};
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         char *text, cell[2][32];
