@@ -212,6 +212,7 @@ NVFLAGS := -std=c++17 -O3 -lineinfo -ftz=false -prec-div=true -prec-sqrt=true -I
            -gencode arch=compute_$(lastword $(ARCHES)),code=compute_$(lastword $(ARCHES))
 # Codecs give the CPU's bytes.
 NVFLAGS_quantise := -fmad=false
+NVFLAGS_entropy := -fmad=false
 NVFLAGS_mix := -fmad=false
 NVFLAGS_rotate := -fmad=false
 NVFLAGS_select := -fmad=false

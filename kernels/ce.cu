@@ -1,6 +1,6 @@
 // The head and its loss, fused: logits exist a tile of the vocabulary at a time, of as many rows as
-// there is room for. As in ce.c the softmax is taken online: with running maximum M and sum S a tile
-// adds exp(logit - M) E_tile to dx, and dx and S shrink where M grows.
+// there is room for. As in ce.c the softmax is taken online: with running maximum M and sum S a
+// tile adds exp(logit - M) E_tile to dx, and dx and S shrink where M grows.
 #include "multiply.h"
 
 enum { CE_THREADS = 256 };

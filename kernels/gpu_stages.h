@@ -1,6 +1,6 @@
 // Parts of the codecs' stages (stages.h) that run on a GPU: launchers of kernels/quantise.cu,
-// mix.cu, rotate.cu, select.cu and widths.cu, whose arrays all lie on the device. src/dev moves
-// what the host has.
+// entropy.cu, mix.cu, rotate.cu, select.cu and widths.cu, whose arrays all lie on the device.
+// src/dev moves what the host has.
 #ifndef FSTQ_KERNELS_GPU_STAGES_H
 #define FSTQ_KERNELS_GPU_STAGES_H
 
@@ -102,14 +102,44 @@ typedef void gpu_alloc_bins_fn(void *stream, const float *x, const uint8_t *tag,
 typedef void gpu_alloc_code_fn(void *stream, const float *x, const uint8_t *tag,
                                const struct alloc_run *run, size_t runs,
                                const struct alloc_widths *widths, const float *scale,
-                               const size_t *start, const struct gpu_alloc_places *places,
-                               uint8_t *out);
+                               const size_t *start, uint8_t *out);
 // tag: from place first_place on.
 typedef void gpu_alloc_give_fn(void *stream, const uint8_t *in, const uint8_t *tag,
                                size_t first_place, const struct alloc_run *run, size_t runs,
                                const struct alloc_widths *widths, const float *scale,
                                const size_t *start, const struct gpu_alloc_places *places,
                                struct quant_sink sink);
+
+// Codes and tags as bytes (kernels/entropy.cu).
+typedef void gpu_entropy_count_fn(void *stream, const uint8_t *code, size_t n,
+                                  unsigned long long *count);
+// e: on the device. Stream k ends at streams + (k + 1) room, an even number. len: (chunks)
+typedef void gpu_entropy_rans_fn(void *stream, const struct rans_encoder *e, const uint8_t *code,
+                                 size_t n, size_t chunk, size_t room, uint8_t *streams,
+                                 uint32_t *len);
+// kept: of tags a bit each, 1 where it is not 0.
+typedef void gpu_entropy_pack_fn(void *stream, const uint8_t *code, size_t n, unsigned width,
+                                 bool kept, uint8_t *out);
+// Tags are coded tile by tile: of each how many bits it takes, later where these begin, and one
+// more than the place of the last tag that is kept, 0 where none is.
+#define GPU_TAG_TILE 1024
+struct gpu_tag_tile {
+    unsigned long long bits;
+    uint32_t last;
+};
+// Kept tags at k bits, or Rice codes by parameter k; skipped: tags since the last kept one before.
+struct gpu_tag_code {
+    bool rice;
+    unsigned k;
+    uint64_t skipped;
+};
+// tile: (n / GPU_TAG_TILE, rounded up)
+typedef void gpu_entropy_measure_fn(void *stream, const uint8_t *tag, size_t n,
+                                    const struct gpu_tag_code *c, struct gpu_tag_tile *tile);
+// word: zeros
+typedef void gpu_entropy_put_fn(void *stream, const uint8_t *tag, size_t n,
+                                const struct gpu_tag_code *c, const struct gpu_tag_tile *tile,
+                                uint32_t *word);
 
 // Rotated quantisers (kernels/rotate.cu): slices, which ascend, lie on the device, and their codes
 // from the first one's on; most: of their d.
@@ -187,6 +217,11 @@ typedef void gpu_select_scatter_fn(void *stream, const uint32_t *at, const float
     OP(gpu_alloc_bins)                                                                             \
     OP(gpu_alloc_code)                                                                             \
     OP(gpu_alloc_give)                                                                             \
+    OP(gpu_entropy_count)                                                                          \
+    OP(gpu_entropy_rans)                                                                           \
+    OP(gpu_entropy_pack)                                                                           \
+    OP(gpu_entropy_measure)                                                                        \
+    OP(gpu_entropy_put)                                                                            \
     OP(gpu_rotate_code)                                                                            \
     OP(gpu_rotate_give)                                                                            \
     OP(gpu_select_upper)                                                                           \

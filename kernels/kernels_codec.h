@@ -131,8 +131,14 @@ void pack_count_u8(const uint8_t *code, size_t n, uint64_t count[256]);
 // rans.c: order-0 entropy coding. Interleaved rANS (Duda 2013; Giesen 2014): state 31 bits, words
 // of 16 bits, probabilities of 12 bits; code i belongs to lane i % lanes. Its stream: one 4-byte
 // state per lane, then the words in the order of reading.
-#define RANS_PROB_BITS 12
-#define RANS_LANES_MAX 32
+#define RANS_PROB_BITS     12
+#define RANS_LANES_MAX     32
+#define RANS_PROB_ONE      (1u << RANS_PROB_BITS)
+#define RANS_STATE_LOW     (1u << 15)                 // states lie in [2^15, 2^31)
+#define RANS_FULL_SHIFT    (15 - RANS_PROB_BITS + 16) // a state >= freq << this sheds a word
+#define RANS_STEP_FREQ(s)  (RANS_PROB_ONE - ((s)&0x1fffu))
+#define RANS_STEP_START(s) ((s) >> 13 & 0x1fffu)
+#define RANS_STEP_SHIFT(s) ((s) >> 26)
 struct rans_encoder {
     uint32_t step[256]; // (4096 - freq) | start << 13 | shift << 26
     uint32_t reciprocal[256];

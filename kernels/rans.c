@@ -6,13 +6,7 @@
 
 #include <string.h>
 
-#define PROB_ONE      (1u << RANS_PROB_BITS)
-#define STATE_LOW     (1u << 15)                 // states lie in [2^15, 2^31)
-#define FULL_SHIFT    (15 - RANS_PROB_BITS + 16) // a state >= freq << FULL_SHIFT sheds a word
-#define WORD_MAX_STEP RANS_LANES_MAX             // most words one step of all lanes reads
-#define STEP_FREQ(s)  (PROB_ONE - ((s)&0x1fffu))
-#define STEP_START(s) ((s) >> 13 & 0x1fffu)
-#define STEP_SHIFT(s) ((s) >> 26)
+#define WORD_MAX_STEP RANS_LANES_MAX // most words one step of all lanes reads
 
 // Tables.
 
@@ -23,30 +17,30 @@ void rans_frequencies(const uint64_t count[256], uint16_t freq[256])
     uint64_t total = 0;
     for (int s = 0; s < 256; s++)
         total += count[s];
-    double unit = (double)PROB_ONE / (double)total;
+    double unit = (double)RANS_PROB_ONE / (double)total;
     int sum = 0;
     for (int s = 0; s < 256; s++) {
         double share = (double)count[s] * unit;
-        freq[s] = (uint16_t)(count[s] && share < 1  ? 1
-                             : share > PROB_ONE - 1 ? PROB_ONE - 1
-                                                    : share);
+        freq[s] = (uint16_t)(count[s] && share < 1       ? 1
+                             : share > RANS_PROB_ONE - 1 ? RANS_PROB_ONE - 1
+                                                         : share);
         sum += freq[s];
     }
-    for (; sum != (int)PROB_ONE; sum += sum < (int)PROB_ONE ? 1 : -1) {
+    for (; sum != (int)RANS_PROB_ONE; sum += sum < (int)RANS_PROB_ONE ? 1 : -1) {
         int best = -1;
         double best_gain = 0;
         for (int s = 0; s < 256; s++) {
             double f = freq[s], p = (double)count[s];
-            if (!count[s] || (sum > (int)PROB_ONE && freq[s] < 2))
+            if (!count[s] || (sum > (int)RANS_PROB_ONE && freq[s] < 2))
                 continue;
             // First-order gain in bits of one step more, or loss of one step less.
-            double gain = sum < (int)PROB_ONE ? p / (f + 0.5) : -p / (f - 0.5);
+            double gain = sum < (int)RANS_PROB_ONE ? p / (f + 0.5) : -p / (f - 0.5);
             if (best < 0 || gain > best_gain) {
                 best = s;
                 best_gain = gain;
             }
         }
-        freq[best] = (uint16_t)(freq[best] + (sum < (int)PROB_ONE ? 1 : -1));
+        freq[best] = (uint16_t)(freq[best] + (sum < (int)RANS_PROB_ONE ? 1 : -1));
     }
 }
 
@@ -67,9 +61,9 @@ void rans_encoder_init(struct rans_encoder *e, const uint16_t freq[256])
             e->reciprocal[s] = (uint32_t)(((UINT64_C(1) << (shift + 31)) + f - 1) / f);
             shift--;
         } else {
-            bias = start + PROB_ONE - 1;
+            bias = start + RANS_PROB_ONE - 1;
         }
-        e->step[s] = (PROB_ONE - f) | bias << 13 | shift << 26;
+        e->step[s] = (RANS_PROB_ONE - f) | bias << 13 | shift << 26;
         start += f;
     }
     e->kinds = end - e->first;
@@ -83,7 +77,7 @@ int rans_decoder_init(struct rans_decoder *d, const uint16_t freq[256])
     memset(d->freq, 0, sizeof d->freq);
     for (uint32_t s = 0; s < 256; s++) {
         uint32_t f = freq[s];
-        if (f >= PROB_ONE || f > PROB_ONE - start)
+        if (f >= RANS_PROB_ONE || f > RANS_PROB_ONE - start)
             return -1;
         for (uint32_t k = 0; k < f; k++)
             d->slot[start + k] = s | f << 8 | k << 20;
@@ -97,7 +91,7 @@ int rans_decoder_init(struct rans_decoder *d, const uint16_t freq[256])
     }
     for (unsigned k = 0, at = 0; k < RANS_FEW; at += d->freq[k++])
         d->start[k] = (uint16_t)at;
-    return start == PROB_ONE ? 0 : -1;
+    return start == RANS_PROB_ONE ? 0 : -1;
 }
 
 unsigned rans_lanes(size_t n)
@@ -124,13 +118,13 @@ static inline __attribute__((always_inline)) uint8_t *
 encode_one(const struct rans_encoder *e, uint8_t code, uint32_t *state, uint8_t *p)
 {
     uint32_t x = *state, step = e->step[code];
-    const unsigned shed = x >= STEP_FREQ(step) << FULL_SHIFT;
+    const unsigned shed = x >= RANS_STEP_FREQ(step) << RANS_FULL_SHIFT;
     store_word(p - 2,
                x & 0xffff); // written over where no word is shed: a branch would often be wrong
     p -= 2 * shed;
     x = shed ? x >> 16 : x;
-    uint32_t q = (uint32_t)((uint64_t)x * e->reciprocal[code] >> 32) >> STEP_SHIFT(step);
-    *state = x + STEP_START(step) + q * (step & 0x1fffu);
+    uint32_t q = (uint32_t)((uint64_t)x * e->reciprocal[code] >> 32) >> RANS_STEP_SHIFT(step);
+    *state = x + RANS_STEP_START(step) + q * (step & 0x1fffu);
     return p;
 }
 
@@ -205,8 +199,8 @@ encode_16(const struct rans_encoder *e, const uint8_t *code, const struct entrie
     __m512i step = entry_16(e->step, &t[0], s, kinds);
     __m512i rcp = entry_16(e->reciprocal, &t[1], s, kinds);
     __m512i rest = _mm512_and_si512(step, _mm512_set1_epi32(0x1fff)); // 4096 - freq
-    __m512i full =
-        _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32((int)PROB_ONE), rest), FULL_SHIFT);
+    __m512i full = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32((int)RANS_PROB_ONE), rest),
+                                     RANS_FULL_SHIFT);
     __mmask16 shed = _mm512_cmpge_epu32_mask(x, full);
     unsigned words = (unsigned)__builtin_popcount(shed);
     __m256i w = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(shed, x));
@@ -277,8 +271,8 @@ encode_8(const uint32_t *const entry[2], const uint8_t *code, const unsigned kin
     __m256i s = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code));
     __m256i step = entries_8(entry[0], s, kinds), rcp = entries_8(entry[1], s, kinds);
     __m256i rest = _mm256_and_si256(step, _mm256_set1_epi32(0x1fff)); // 4096 - freq
-    __m256i full = _mm256_add_epi32(_mm256_srli_epi32(x, FULL_SHIFT), rest);
-    __m256i shed = _mm256_cmpgt_epi32(full, _mm256_set1_epi32(PROB_ONE - 1));
+    __m256i full = _mm256_add_epi32(_mm256_srli_epi32(x, RANS_FULL_SHIFT), rest);
+    __m256i shed = _mm256_cmpgt_epi32(full, _mm256_set1_epi32(RANS_PROB_ONE - 1));
     unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(shed));
     unsigned words = (unsigned)__builtin_popcount(m);
     __m256i w = _mm256_and_si256(lanes_close_up(x, m, words), _mm256_set1_epi32(0xffff));
@@ -332,7 +326,7 @@ size_t rans_encode(const struct rans_encoder *e, const uint8_t *code, size_t n, 
     unsigned lanes = rans_lanes(n);
     uint32_t state[RANS_LANES_MAX];
     for (unsigned l = 0; l < lanes; l++)
-        state[l] = STATE_LOW;
+        state[l] = RANS_STATE_LOW;
     uint8_t *end = buf + rans_bound(n), *p = end;
     size_t steps = n / lanes;
     for (size_t i = n; i-- > steps * lanes;)
@@ -358,9 +352,9 @@ static inline __attribute__((always_inline)) uint32_t load_word(const uint8_t *p
 static inline __attribute__((always_inline)) uint8_t
 decode_one(const struct rans_decoder *d, uint32_t *state, const uint8_t **p, const uint8_t *end)
 {
-    uint32_t slot = d->slot[*state & (PROB_ONE - 1)];
+    uint32_t slot = d->slot[*state & (RANS_PROB_ONE - 1)];
     uint32_t x = (slot >> 8 & 0xfffu) * (*state >> RANS_PROB_BITS) + (slot >> 20);
-    if (x < STATE_LOW) {
+    if (x < RANS_STATE_LOW) {
         bool more = end - *p >= 2;
         x = more ? x << 16 | load_word(*p) : 0;
         *p += more ? 2 : 0;
@@ -383,13 +377,13 @@ static const uint8_t *decode_steps_base(const struct rans_decoder *d, const uint
 TARGET_AVX512 static inline __attribute__((always_inline)) __m512i
 decode_16(const struct rans_decoder *d, __m512i x, const uint8_t **p, uint8_t *code)
 {
-    __m512i slot =
-        _mm512_i32gather_epi32(_mm512_and_si512(x, _mm512_set1_epi32(PROB_ONE - 1)), d->slot, 4);
+    __m512i slot = _mm512_i32gather_epi32(_mm512_and_si512(x, _mm512_set1_epi32(RANS_PROB_ONE - 1)),
+                                          d->slot, 4);
     _mm_storeu_si128((__m128i *)(void *)code, _mm512_cvtepi32_epi8(slot));
     __m512i freq = _mm512_and_si512(_mm512_srli_epi32(slot, 8), _mm512_set1_epi32(0xfff));
     x = _mm512_add_epi32(_mm512_mullo_epi32(freq, _mm512_srli_epi32(x, RANS_PROB_BITS)),
                          _mm512_srli_epi32(slot, 20));
-    __mmask16 need = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32((int)STATE_LOW));
+    __mmask16 need = _mm512_cmplt_epu32_mask(x, _mm512_set1_epi32((int)RANS_STATE_LOW));
     __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)*p));
     *p += 2 * __builtin_popcount(need);
     return _mm512_mask_or_epi32(x, need, _mm512_slli_epi32(x, 16),
@@ -420,7 +414,7 @@ TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
 advance_8(__m256i x, __m256i freq, __m256i above, const uint8_t **p)
 {
     x = _mm256_add_epi32(_mm256_mullo_epi32(freq, _mm256_srli_epi32(x, RANS_PROB_BITS)), above);
-    __m256i need = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)STATE_LOW), x);
+    __m256i need = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)RANS_STATE_LOW), x);
     unsigned m = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(need));
     __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)*p));
     __m256i more = _mm256_or_si256(_mm256_slli_epi32(x, 16), lanes_spread(words, m));
@@ -432,7 +426,7 @@ advance_8(__m256i x, __m256i freq, __m256i above, const uint8_t **p)
 TARGET_AVX2 static inline __attribute__((always_inline)) __m256i
 decode_8(const struct rans_decoder *d, __m256i x, const uint8_t **p, __m256i *slot)
 {
-    const __m256i low = _mm256_and_si256(x, _mm256_set1_epi32(PROB_ONE - 1));
+    const __m256i low = _mm256_and_si256(x, _mm256_set1_epi32(RANS_PROB_ONE - 1));
     *slot = _mm256_i32gather_epi32((const int *)(const void *)d->slot, low, 4);
     const __m256i freq = _mm256_and_si256(_mm256_srli_epi32(*slot, 8), _mm256_set1_epi32(0xfff));
     return advance_8(x, freq, _mm256_srli_epi32(*slot, 20), p);
@@ -481,7 +475,7 @@ TARGET_AVX2 static inline __attribute__((always_inline)) void
 decode_few_16(const struct few_256 *few, const unsigned kinds, __m256i x[2], const uint8_t **p,
               __m256i *code)
 {
-    const __m256i one = _mm256_set1_epi32(PROB_ONE - 1), none = _mm256_setzero_si256();
+    const __m256i one = _mm256_set1_epi32(RANS_PROB_ONE - 1), none = _mm256_setzero_si256();
     const __m256i low =
         _mm256_packs_epi32(_mm256_and_si256(x[0], one), _mm256_and_si256(x[1], one));
     __m256i even = _mm256_set1_epi16((short)0x8000), odd = none;
@@ -565,7 +559,7 @@ static int decode_begin(struct decoding *s, const struct rans_stream *from)
     for (unsigned l = 0; l < s->lanes; l++) {
         const uint8_t *in = from->in + 4 * l;
         s->state[l] = load_word(in) | load_word(in + 2) << 16;
-        if (s->state[l] < STATE_LOW || s->state[l] >= 1u << 31)
+        if (s->state[l] < RANS_STATE_LOW || s->state[l] >= 1u << 31)
             return -1;
     }
     s->p = from->in + 4 * (size_t)s->lanes;
@@ -584,7 +578,7 @@ static int decode_end(const struct rans_decoder *d, struct decoding *s)
     for (size_t i = 0; i < s->tail; i++)
         s->code[s->steps * s->lanes + i] = decode_one(d, &s->state[i], &p, end);
     for (unsigned l = 0; l < s->lanes; l++)
-        if (s->state[l] != STATE_LOW)
+        if (s->state[l] != RANS_STATE_LOW)
             return -1;
     return p == end ? 0 : -1;
 }

@@ -168,8 +168,8 @@ struct alloc_codes {
     size_t first[ALLOC_LEVELS];
 };
 
-// u, and tag where it is no const, are the device's; facts, counts, tiers, codes and samples the
-// host's. [i] of an array that goes with runs is run i's.
+// u, tag where it is no const, and what code puts out are the device's; facts, counts, tiers,
+// samples and what is given are the host's. [i] of an array that goes with runs is run i's.
 struct alloc_stages {
     void (*look)(const struct kernel_ctx *cx, const struct alloc_vectors *v,
                  const struct alloc_rule *rule, const struct alloc_run *run, size_t runs,
@@ -218,6 +218,27 @@ struct alloc_stages {
 };
 
 extern const struct alloc_stages alloc_stages_cpu; // widths.c
+
+// Codes and tags, a byte each, that lie on a device, into bytes of a message, which is the host's.
+struct entropy_stages {
+    // Adds how many codes there are of each kind.
+    void (*count)(const struct kernel_ctx *cx, const uint8_t *code, size_t n, uint64_t count[256]);
+    // Of each `chunk` codes a stream, as rans_encode makes it, that ends at streams + (k + 1) room
+    // and has len[k] bytes.
+    void (*rans)(const struct kernel_ctx *cx, const struct rans_encoder *e, const uint8_t *code,
+                 size_t n, size_t chunk, uint8_t *streams, size_t room, size_t *len);
+    // As pack_u8.
+    void (*pack)(const struct kernel_ctx *cx, const uint8_t *code, size_t n, unsigned width,
+                 uint8_t *out);
+    // Of tags: a bit for each, 1 where it is kept, not 0; the kept ones less 1, at this width.
+    void (*bitmap)(const struct kernel_ctx *cx, const uint8_t *tag, size_t n, uint8_t *out);
+    void (*kept)(const struct kernel_ctx *cx, const uint8_t *tag, size_t n, unsigned width,
+                 uint8_t *out);
+    // Rice codes by parameter k of the gaps before those that are kept; returns their bits. out
+    // NULL: nothing but that.
+    uint64_t (*rice)(const struct kernel_ctx *cx, const uint8_t *tag, size_t n, unsigned k,
+                     uint8_t *out);
+};
 
 // Rotated quantisers (DRIVE, EDEN).
 
@@ -312,6 +333,7 @@ struct codec_stages {
     bool whole;                       // everything in one call, else pieces
     const struct quant_stages *quant; // NULL = not on this device
     const struct alloc_stages *alloc;
+    const struct entropy_stages *entropy; // NULL on the CPU, too: its threads code what they made
     const struct rotate_stages *rotate;
     const struct select_stages *select;
     const struct mix_stages *mix;

@@ -353,13 +353,12 @@ static __device__ void put_code(enum alloc_kind kind, int bits, float scale, flo
         to[1] = (uint8_t)(code >> 8);
 }
 
-// start: (runs) from `first` of each width on; there begins the width's place in out.
 static __global__ void __launch_bounds__(RUN_THREADS)
     code_runs(const float *__restrict__ x, const uint8_t *__restrict__ tag,
               const struct alloc_run *__restrict__ run,
               const struct alloc_widths *__restrict__ widths,
               const float *__restrict__ scale, const size_t *__restrict__ start,
-              const struct gpu_alloc_places *__restrict__ p, uint8_t *__restrict__ out)
+              uint8_t *__restrict__ out)
 {
     SHARED(unsigned, part, [2][ALLOC_LEVELS][RUN_WARPS]);
     SHARED(size_t, next, [ALLOC_LEVELS]);
@@ -372,7 +371,7 @@ static __global__ void __launch_bounds__(RUN_THREADS)
         count_lanes(t, widths->count, part[step], &before);
         if (t > 0) {
             int bits = widths->bits[t];
-            size_t begin = start[(size_t)blockIdx.x * ALLOC_LEVELS + t] - p->first[t] + p->at[t];
+            size_t begin = start[(size_t)blockIdx.x * ALLOC_LEVELS + t];
             put_code(widths->kind[t], bits, scale[r.group * ALLOC_LEVELS + t], x[r.at + i],
                      out + begin + (next[t] + before) * bytes_of(bits));
         }
@@ -487,11 +486,10 @@ extern "C" void GPU_OP(gpu_alloc_bins)(void *stream, const float *x, const uint8
 extern "C" void GPU_OP(gpu_alloc_code)(void *stream, const float *x, const uint8_t *tag,
                                        const struct alloc_run *run, size_t runs,
                                        const struct alloc_widths *widths, const float *scale,
-                                       const size_t *start, const struct gpu_alloc_places *places,
-                                       uint8_t *out)
+                                       const size_t *start, uint8_t *out)
 {
     LAUNCH(code_runs, (unsigned)runs, RUN_THREADS, 0, stream, x, tag, run, widths, scale, start,
-           places, out);
+           out);
 }
 
 extern "C" void GPU_OP(gpu_alloc_give)(void *stream, const uint8_t *in, const uint8_t *tag,

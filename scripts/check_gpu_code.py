@@ -24,7 +24,7 @@ SM = {72: (64, 32, 96), 75: (32, 16, 64), 80: (64, 32, 164), 86: (48, 16, 100),
       103: (64, 32, 228), 110: (48, 24, 228), 120: (48, 24, 100), 121: (48, 24, 100)}
 LIMITS_FOR = '13.0'  # compilers differ
 # Files whose kernels give the CPU's bytes.
-CODECS = ('mix.cu', 'quantise.cu', 'rotate.cu', 'select.cu', 'widths.cu')
+CODECS = ('entropy.cu', 'mix.cu', 'quantise.cu', 'rotate.cu', 'select.cu', 'widths.cu')
 
 
 def limits():

@@ -125,6 +125,7 @@ enum codec_stages_of {
     CODEC_ON_ROTATE = 4,
     CODEC_ON_SELECT = 8,
     CODEC_ON_MIX = 16,
+    CODEC_ON_ENTROPY = 64,
     CODEC_ON_BYTES = 32, // of a wrapper that works on the inner codec's message alone
 };
 

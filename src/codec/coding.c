@@ -149,7 +149,7 @@ static unsigned stages_there(const struct codec_stages *s)
 {
     return (s->quant ? CODEC_ON_QUANT : 0u) | (s->alloc ? CODEC_ON_ALLOC : 0u) |
            (s->rotate ? CODEC_ON_ROTATE : 0u) | (s->select ? CODEC_ON_SELECT : 0u) |
-           (s->mix ? CODEC_ON_MIX : 0u) | CODEC_ON_BYTES;
+           (s->mix ? CODEC_ON_MIX : 0u) | (s->entropy ? CODEC_ON_ENTROPY : 0u) | CODEC_ON_BYTES;
 }
 
 bool codec_runs_on(const struct codec_inst *c, const struct dev *d)

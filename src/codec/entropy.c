@@ -3,7 +3,8 @@
 #include "base/fmath.h"
 #include "base/pool.h"
 #include "codec/bits.h"
-#include "kernels/kernels_codec.h"
+#include "codec/coding.h"
+#include "kernels/stages.h"
 
 // Long runs are cut into chunks that threads code side by side; the cut does not depend on their
 // number.
@@ -100,15 +101,18 @@ void entropy_even(const uint64_t count[256], uint16_t freq[256])
         freq[ENTROPY_MIDDLE - m] = freq[ENTROPY_MIDDLE + m] = share[m];
 }
 
-static int put_fixed(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
-                     unsigned kinds)
+static int put_fixed(struct msg_out *o, enum part part, const struct codec_device *on,
+                     const uint8_t *code, size_t n, unsigned kinds)
 {
     unsigned w = entropy_width(kinds);
     uint8_t *p = msg_take(o, part, 1 + pack_bytes(n, w));
     if (!p)
         return -1;
     *p = ENTROPY_FIXED;
-    pack_u8(code, n, w, p + 1);
+    if (on)
+        codec_column(on)->entropy->pack(codec_context(on), code, n, w, p + 1);
+    else
+        pack_u8(code, n, w, p + 1);
     return 0;
 }
 
@@ -127,6 +131,15 @@ static void encode_chunk(void *arg, uint32_t k)
     // The stream ends where the chunk's place ends.
     uint8_t *place = j->streams + (k + 1) * chunk_room(j->n) - rans_bound(m);
     j->len[k] = rans_encode(j->enc, j->code + k * CHUNK, m, place);
+}
+
+static void encode(const struct encode_job *j, const struct codec_device *on)
+{
+    if (on)
+        codec_column(on)->entropy->rans(codec_context(on), j->enc, j->code, j->n, CHUNK, j->streams,
+                                        chunk_room(j->n), j->len);
+    else
+        pool_each(j->n, (uint32_t)chunks_of(j->n), encode_chunk, (void *)(uintptr_t)j);
 }
 
 static int put_rans(struct msg_out *o, enum part part, const uint8_t *table, size_t table_len,
@@ -154,18 +167,19 @@ int entropy_put(struct msg_out *o, enum part part, const uint8_t *code, size_t n
 {
     uint64_t count[256];
     pack_count_u8(code, n, count);
-    return entropy_put_counted(o, part, code, n, kinds, count, scratch);
+    return entropy_put_counted(o, part, NULL, code, n, kinds, count, scratch);
 }
 
 // Bytes that a lane costs: 4 of its last state, which holds 0 to 16 bits more than the first one.
 #define LANE_COST 3.0
 
-static bool one_kind(const uint64_t count[256], size_t n)
+// The kind that all of n codes are of, or -1.
+static int only_kind(const uint64_t count[256], size_t n)
 {
-    bool one = false;
-    for (unsigned s = 0; s < 256; s++)
-        one |= count[s] == n;
-    return one;
+    for (int s = 0; s < 256; s++)
+        if (count[s] == n)
+            return s;
+    return -1;
 }
 
 // Without the table.
@@ -187,7 +201,7 @@ double entropy_estimate(const uint64_t count[256], size_t n, unsigned kinds)
     double fixed = 1 + (double)pack_bytes(n, entropy_width(kinds));
     if (n == 0)
         return 0;
-    if (one_kind(count, n))
+    if (only_kind(count, n) >= 0)
         return 2;
     rans_frequencies(count, freq);
     double rans =
@@ -201,7 +215,7 @@ double entropy_estimate_even(const uint64_t count[256], size_t n)
     uint8_t table[TABLE_MAX];
     if (n == 0)
         return 0;
-    if (one_kind(count, n))
+    if (only_kind(count, n) >= 0)
         return 2;
     entropy_even(count, freq);
     double rans =
@@ -219,35 +233,37 @@ static int put_constant(struct msg_out *o, enum part part, uint8_t code)
     return 0;
 }
 
-static int put_by(struct msg_out *o, enum part part, const uint8_t *code, size_t n, unsigned kinds,
-                  const uint16_t freq[256], const uint8_t *table, size_t table_len, void *scratch)
+static int put_by(struct msg_out *o, enum part part, const struct codec_device *on,
+                  const uint8_t *code, size_t n, unsigned kinds, const uint16_t freq[256],
+                  const uint8_t *table, size_t table_len, void *scratch)
 {
     struct rans_encoder enc;
     rans_encoder_init(&enc, freq);
     size_t chunks = chunks_of(n), total = table_len;
     size_t *len = scratch_take(&scratch, chunks * sizeof *len);
     uint8_t *streams = scratch;
-    struct encode_job job = {&enc, code, n, streams, len};
-    pool_each(n, (uint32_t)chunks, encode_chunk, &job);
+    encode(&(struct encode_job){&enc, code, n, streams, len}, on);
     for (size_t k = 0; k < chunks; k++)
         total += len[k] + bits_log2(len[k]) / 7 + 1;
     if (total >= pack_bytes(n, entropy_width(kinds)))
-        return put_fixed(o, part, code, n, kinds);
+        return put_fixed(o, part, on, code, n, kinds);
     return put_rans(o, part, table, table_len, streams, chunk_room(n), len, chunks);
 }
 
-int entropy_put_counted(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
-                        unsigned kinds, const uint64_t count[256], void *scratch)
+int entropy_put_counted(struct msg_out *o, enum part part, const struct codec_device *on,
+                        const uint8_t *code, size_t n, unsigned kinds, const uint64_t count[256],
+                        void *scratch)
 {
     uint16_t freq[256];
     uint8_t table[TABLE_MAX];
+    const int only = only_kind(count, n);
     if (n == 0)
         return 0;
-    if (count[code[0]] == n)
-        return put_constant(o, part, code[0]);
+    if (only >= 0)
+        return put_constant(o, part, (uint8_t)only);
     rans_frequencies(count, freq);
     size_t len = write_table(freq, kinds, table, sizeof table);
-    return put_by(o, part, code, n, kinds, freq, table, len, scratch);
+    return put_by(o, part, on, code, n, kinds, freq, table, len, scratch);
 }
 
 int entropy_put_even(struct msg_out *o, enum part part, const uint8_t *code, size_t n,
@@ -257,11 +273,11 @@ int entropy_put_even(struct msg_out *o, enum part part, const uint8_t *code, siz
     uint8_t table[TABLE_MAX];
     if (n == 0)
         return 0;
-    if (count[code[0]] == n)
+    if (only_kind(count, n) >= 0)
         return put_constant(o, part, code[0]);
     entropy_even(count, freq);
     size_t len = write_even_table(freq, table, sizeof table);
-    return put_by(o, part, code, n, EVEN_KINDS, freq, table, len, scratch);
+    return put_by(o, part, NULL, code, n, EVEN_KINDS, freq, table, len, scratch);
 }
 
 static int get_fixed(struct msg_in *m, uint8_t *code, size_t n, unsigned kinds, struct err *err)

@@ -311,21 +311,25 @@ static void lay_encoder(struct fstq_encoder *e)
     e->group_max = scratch_take(rest, groups * sizeof *e->group_max);
     e->group_rms = scratch_take(rest, groups * sizeof *e->group_rms);
     e->levels = scratch_take(rest, groups * sizeof *e->levels);
+    const size_t n = c->shape->n_values;
+    if (fstq_away(&e->w))
+        e->w.code = e->w.stage_tag + SCRATCH_ROUND(n);
     if (options(c)->policy == POLICY_RD)
         fstq_sample_lay(e, rest);
-    else if (e->w.stage_tag == e->w.tag)
-        e->u = scratch_take(rest, c->shape->n_values * sizeof *e->u);
+    else if (!fstq_away(&e->w))
+        e->u = scratch_take(rest, n * sizeof *e->u);
     else
-        e->u = (float *)(void *)(e->w.stage_tag + SCRATCH_ROUND(c->shape->n_values));
+        e->u = (float *)(void *)(e->w.code + SCRATCH_ROUND(2 * n));
     if (fits_all(options(c)))
         e->tier = scratch_take(rest, e->w.pieces * sizeof *e->tier);
 }
 
-// Tags, and for ranks the importance.
+// Tags, codes, and for ranks the importance.
 static size_t fstq_device(const struct codec_inst *c)
 {
     size_t n = c->shape->n_values;
-    return SCRATCH_ROUND(n) + (options(c)->policy == POLICY_RD ? 0 : n * sizeof(float));
+    return SCRATCH_ROUND(n) + SCRATCH_ROUND(2 * n) +
+           (options(c)->policy == POLICY_RD ? 0 : n * sizeof(float));
 }
 
 size_t fstq_plain_scratch(const struct codec_inst *c)
@@ -523,7 +527,7 @@ static size_t fstq_bound(const struct codec_inst *c)
 
 static unsigned fstq_stages(const struct codec_inst *c)
 {
-    return turned(c) ? 0 : CODEC_ON_ALLOC;
+    return turned(c) ? 0 : CODEC_ON_ALLOC | CODEC_ON_ENTROPY;
 }
 
 static int64_t fstq_encode(const struct codec_inst *c, const struct codec_input *in, uint8_t *out,
@@ -554,7 +558,7 @@ const struct codec codec_fstq = {
     .n_options = ARRAY_LEN(fstq_options),
     .option_bytes = sizeof(struct fstq_opt),
     .flags = CODEC_SELF_CHECK | CODEC_RANDOM | CODEC_BUDGET,
-    .stages = CODEC_ON_ALLOC,
+    .stages = CODEC_ON_ALLOC | CODEC_ON_ENTROPY,
     .stages_of = fstq_stages,
     .needs_of = fstq_needs,
     .upload_s = fstq_upload_s,

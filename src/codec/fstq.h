@@ -60,7 +60,8 @@ struct fstq_work {
     uint8_t *tag;       // (n) class by class
     uint8_t *stage_tag; // (n) where stages write and read them: tag, or the device's
     // Codes of the first width, of the second, ...; 16-bit ones as two bytes. An encoder has room
-    // for 2 n bytes; a decoder for n, of those that were entropy-coded.
+    // for 2 n bytes, of the device where its tags are there; a decoder for n, of those that were
+    // entropy-coded.
     uint8_t *code;
     const uint8_t *from[ALLOC_LEVELS]; // decoder: where a width's codes lie, in code or the message
     void *rest;                        // scratch left over
@@ -145,6 +146,12 @@ static inline size_t fstq_scale_bytes(const struct fstq_opt *o)
 // A scale as it will be sent; 0 where its reciprocal would overflow.
 float fstq_rounded(const struct fstq_opt *o, float s);
 
+// Where an encoder's tags and codes lie, and who makes bytes of them; NULL: the host.
+static inline const struct codec_device *fstq_away(const struct fstq_work *w)
+{
+    return w->stage_tag != w->tag ? w->on : NULL;
+}
+
 // fstq.c. Looks at the vectors and gets ready to allocate; -1 or CODEC_NONFINITE where it cannot.
 int fstq_begin(const struct codec_inst *c, const struct codec_input *in, void *scratch,
                struct fstq_encoder *e, struct err *err);
@@ -183,10 +190,10 @@ void fstq_draw(struct fstq_encoder *e);  // x and w of the sample
 void fstq_choose(struct fstq_encoder *e, size_t from, size_t to);
 void fstq_drop(struct fstq_encoder *e); // all tags are 0
 void fstq_rank(struct fstq_encoder *e, double target, bitalloc_cost *cost, const void *arg);
-void fstq_count(struct fstq_work *w);    // of all pieces, from their tags
-void fstq_spans(struct fstq_encoder *e); // max, abs and n of tiers
-void fstq_bins(struct fstq_encoder *e);  // and their bins
-void fstq_code(struct fstq_encoder *e);  // codes by scale, hist, and the host's tags
+void fstq_count(struct fstq_work *w);                            // of all pieces, from their tags
+void fstq_spans(struct fstq_encoder *e);                         // max, abs and n of tiers
+void fstq_bins(struct fstq_encoder *e);                          // and their bins
+void fstq_code(struct fstq_encoder *e);                          // codes by scale, and hist
 void fstq_give(const struct fstq_work *w, struct quant_sink to); // the decoded values
 void fstq_count_read(struct fstq_work *w);                       // as fstq_count, of tags just read
 // Adds codes of fewer than 16 bits to the histogram.

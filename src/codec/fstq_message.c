@@ -5,7 +5,8 @@
 #include "codec/entropy.h"
 #include "codec/fstq.h"
 #include "codec/positions.h"
-#include "kernels/kernels_codec.h"
+#include "dev/dev.h"
+#include "kernels/stages.h"
 
 #include <math.h>
 
@@ -144,7 +145,23 @@ size_t fstq_read_scratch(const struct codec_inst *c)
     return entropy_get_scratch(c->shape->n_values);
 }
 
-// Writing.
+// Writing: on the device where codes and tags lie, or from the host's.
+
+static const struct entropy_stages *stages_away(const struct fstq_work *w)
+{
+    const struct codec_device *away = fstq_away(w);
+    return away ? codec_column(away)->entropy : NULL;
+}
+
+static void put_packed(const struct fstq_work *w, const uint8_t *code, size_t n, unsigned bits,
+                       uint8_t *p)
+{
+    const struct entropy_stages *away = stages_away(w);
+    if (away)
+        away->pack(w->cx, code, n, bits, p);
+    else
+        pack_u8(code, n, bits, p);
+}
 
 static size_t class_positions(const struct fstq_work *w, uint32_t class, uint32_t *at)
 {
@@ -159,9 +176,12 @@ static int put_kept_tags(struct msg_out *o, const struct fstq_work *w, size_t ke
     uint8_t *p = msg_take(o, PART_TAGS, pack_bytes(kept, bits));
     if (!p)
         return -1;
-    if (bits == 0)
-        return 0;
-    pack_u8(buf, alloc_kept(w->tag, w->class_at[w->classes], buf), bits, p);
+    const struct entropy_stages *away = stages_away(w);
+    const size_t n = w->class_at[w->classes];
+    if (away && bits > 0)
+        away->kept(w->cx, w->stage_tag, n, bits, p);
+    else if (bits > 0)
+        pack_u8(buf, alloc_kept(w->tag, n, buf), bits, p);
     return 0;
 }
 
@@ -178,12 +198,68 @@ static int put_rans_tags(struct msg_out *o, const struct fstq_work *w, void *scr
     for (uint32_t k = 0; k < w->classes; k++) {
         uint64_t count[256];
         class_counts(w, k, count);
-        if (entropy_put_counted(o, PART_TAGS, w->tag + w->class_at[k],
+        if (entropy_put_counted(o, PART_TAGS, fstq_away(w), w->stage_tag + w->class_at[k],
                                 w->class_at[k + 1] - w->class_at[k], (unsigned)w->a.count, count,
                                 scratch))
             return -1;
     }
     return 0;
+}
+
+struct class_gaps {
+    const struct fstq_work *w;
+    uint32_t class;
+};
+
+static uint64_t rice_away(const struct class_gaps *g, unsigned k, uint8_t *out)
+{
+    const size_t from = g->w->class_at[g->class], n = g->w->class_at[g->class + 1] - from;
+    return stages_away(g->w)->rice(g->w->cx, g->w->stage_tag + from, n, k, out);
+}
+
+static uint64_t gaps_cost(const void *arg, unsigned k)
+{
+    return rice_away(arg, k, NULL);
+}
+
+// Of the gaps of a class; at: room for positions, the host's. Codes of parameter 0 have a bit for
+// every value up to the last one that is kept.
+static unsigned class_rice(const struct fstq_work *w, uint32_t class, uint32_t *at, size_t *count,
+                           uint64_t *bits)
+{
+    const struct class_gaps g = {w, class};
+    if (!stages_away(w)) {
+        *count = class_positions(w, class, at);
+        return rice_best(at, *count, w->class_at[class], bits);
+    }
+    *count = w->class_at[class + 1] - w->class_at[class] - (size_t)w->of_class[class][0];
+    const uint64_t span = *count ? rice_away(&g, 0, NULL) : 0;
+    return rice_search(*count, span, gaps_cost, &g, bits);
+}
+
+static int put_class_rice(struct msg_out *o, const struct fstq_work *w, uint32_t class,
+                          uint32_t *at)
+{
+    const size_t from = w->class_at[class], size = w->class_at[class + 1] - from;
+    const struct class_gaps g = {w, class};
+    size_t count;
+    uint64_t bits;
+    if (size == 0)
+        return 0;
+    if (!stages_away(w)) {
+        count = class_positions(w, class, at);
+        return msg_put_varint(o, PART_DIRECTORY, count) ||
+                       positions_put(o, at, count, from, size, POSITIONS_RICE)
+                   ? -1
+                   : 0;
+    }
+    unsigned k = class_rice(w, class, NULL, &count, &bits);
+    if (msg_put_varint(o, PART_DIRECTORY, count))
+        return -1;
+    uint8_t *p = count ? rice_room(o, k, bits) : NULL;
+    if (p)
+        rice_away(&g, k, p);
+    return count && !p ? -1 : 0;
 }
 
 static int put_tags(struct msg_out *o, const struct fstq_work *w, enum fstq_tags tags,
@@ -194,7 +270,7 @@ static int put_tags(struct msg_out *o, const struct fstq_work *w, enum fstq_tags
     if (tags == TAGS_DENSE) {
         p = msg_take(o, PART_TAGS, pack_bytes(n, dense_bits(w)));
         if (p)
-            pack_u8(w->tag, n, dense_bits(w), p);
+            put_packed(w, w->stage_tag, n, dense_bits(w), p);
         return p ? 0 : -1;
     }
     if (tags == TAGS_RANS)
@@ -203,14 +279,14 @@ static int put_tags(struct msg_out *o, const struct fstq_work *w, enum fstq_tags
         p = msg_take(o, PART_INDICES, (n + 7) / 8);
         if (!p)
             return -1;
-        alloc_bitmap(w->tag, n, p);
+        if (stages_away(w))
+            stages_away(w)->bitmap(w->cx, w->stage_tag, n, p);
+        else
+            alloc_bitmap(w->tag, n, p);
     }
-    for (uint32_t k = 0; k < w->classes && tags == TAGS_RICE; k++) {
-        size_t count = class_positions(w, k, scratch), size = w->class_at[k + 1] - w->class_at[k];
-        if (size && (msg_put_varint(o, PART_DIRECTORY, count) ||
-                     positions_put(o, scratch, count, w->class_at[k], size, POSITIONS_RICE)))
+    for (uint32_t k = 0; k < w->classes && tags == TAGS_RICE; k++)
+        if (put_class_rice(o, w, k, scratch))
             return -1;
-    }
     return put_kept_tags(o, w, kept, scratch);
 }
 
@@ -231,6 +307,17 @@ static int put_scales(struct msg_out *o, const struct fstq_work *w)
     return 0;
 }
 
+static void put_halves(const struct fstq_work *w, const uint8_t *code, size_t n, uint8_t *p)
+{
+    const struct codec_device *away = fstq_away(w);
+    if (!away) {
+        memcpy(p, code, 2 * n);
+        return;
+    }
+    away->dev->row->get(away->dev, away->lane, p, code, 2 * n);
+    away->dev->row->wait(away->dev, away->lane);
+}
+
 static int put_values(struct msg_out *o, const struct fstq_encoder *e, void *scratch)
 {
     const struct fstq_work *w = &e->w;
@@ -239,7 +326,8 @@ static int put_values(struct msg_out *o, const struct fstq_encoder *e, void *scr
         size_t n = (size_t)w->total[k];
         const uint8_t *code = w->code + fstq_first_code(w, k);
         if (fstq_entropy_coded(w->opt, bits)) {
-            if (entropy_put_counted(o, PART_VALUES, code, n, fstq_kinds(bits), e->hist[k], scratch))
+            if (entropy_put_counted(o, PART_VALUES, fstq_away(w), code, n, fstq_kinds(bits),
+                                    e->hist[k], scratch))
                 return -1;
             continue;
         }
@@ -247,9 +335,9 @@ static int put_values(struct msg_out *o, const struct fstq_encoder *e, void *scr
         if (!p)
             return -1;
         if (bits == 16)
-            memcpy(p, code, 2 * n);
+            put_halves(w, code, n, p);
         else
-            pack_u8(code, n, (unsigned)bits, p);
+            put_packed(w, code, n, (unsigned)bits, p);
     }
     return 0;
 }
@@ -268,8 +356,8 @@ static double rice_length(const struct fstq_work *w, uint32_t *at)
     double bytes = 0;
     for (uint32_t k = 0; k < w->classes; k++) {
         uint64_t bits;
-        size_t count = class_positions(w, k, at);
-        rice_best(at, count, w->class_at[k], &bits);
+        size_t count;
+        class_rice(w, k, at, &count, &bits);
         if (w->class_at[k + 1] > w->class_at[k])
             bytes += 1 + bits_log2(count | 1) / 7 + (count ? 1 + ceil((double)bits / 8) : 0);
     }

@@ -130,29 +130,15 @@ void fstq_rank(struct fstq_encoder *e, double target, bitalloc_cost *cost, const
     bitalloc_ranks(&e->w.a, &on, e->u, target, cost, arg, e->w.stage_tag);
 }
 
-static bool tags_away(const struct fstq_work *w)
-{
-    return w->stage_tag != w->tag;
-}
-
 void fstq_drop(struct fstq_encoder *e)
 {
     const size_t n = e->w.c->shape->n_values;
-    if (tags_away(&e->w))
+    if (fstq_away(&e->w))
         e->w.on->dev->row->zero(e->w.on->dev, e->w.on->lane, e->w.stage_tag, n);
     else
         memset(e->w.tag, 0, n);
     fstq_count(&e->w);
     fstq_sum_counts(&e->w);
-}
-
-static void fetch_tags(const struct fstq_work *w)
-{
-    const struct codec_device *on = w->on;
-    if (!tags_away(w))
-        return;
-    on->dev->row->get(on->dev, on->lane, w->tag, w->stage_tag, w->c->shape->n_values);
-    on->dev->row->wait(on->dev, on->lane);
 }
 
 // Codes of a width lie together, piece after piece.
@@ -228,13 +214,19 @@ static void code(void *arg, uint32_t at, size_t runs)
 void fstq_code(struct fstq_encoder *e)
 {
     struct fstq_work *w = &e->w;
+    const struct codec_device *away = fstq_away(w);
     memset(e->hist, 0, sizeof e->hist);
     each_piece(w, code, e);
-    for (int k = 1; k < w->a.count; k++)
-        for (uint32_t i = 0; i < w->pieces && fstq_entropy_coded(w->opt, w->a.bits[k]); i++)
+    for (int k = 1; k < w->a.count; k++) {
+        if (!fstq_entropy_coded(w->opt, w->a.bits[k]))
+            continue;
+        if (away)
+            codec_column(away)->entropy->count(w->cx, w->code + fstq_first_code(w, k),
+                                               (size_t)w->total[k], e->hist[k]);
+        for (uint32_t i = 0; i < w->pieces && !away; i++)
             fstq_count_codes(w->code + w->start[i][k], (size_t)w->count[i][k], w->a.bits[k],
                              e->hist[k]);
-    fetch_tags(w);
+    }
 }
 
 // Decoding.

@@ -59,26 +59,44 @@ static unsigned rice_start(double p)
     return k;
 }
 
-unsigned rice_best(const uint32_t *at, size_t count, size_t base, uint64_t *bits)
+unsigned rice_search(size_t count, uint64_t span, rice_cost_fn *cost_of, const void *arg,
+                     uint64_t *bits)
 {
     if (count == 0) {
         *bits = 0;
         return 0;
     }
-    unsigned k = rice_start((double)count / ((double)(at[count - 1] - base) + 1));
-    *bits = rice_cost(at, count, base, k);
+    unsigned k = rice_start((double)count / (double)span);
+    *bits = cost_of(arg, k);
     for (int step = -1; step <= 1; step += 2)
         for (;;) {
             unsigned next = k + (unsigned)step;
             if (next > RICE_K_MAX) // also below zero
                 break;
-            uint64_t cost = rice_cost(at, count, base, next);
+            uint64_t cost = cost_of(arg, next);
             if (cost >= *bits)
                 break;
             *bits = cost;
             k = next;
         }
     return k;
+}
+
+struct list {
+    const uint32_t *at;
+    size_t count, base;
+};
+
+static uint64_t list_cost(const void *arg, unsigned k)
+{
+    const struct list *l = arg;
+    return rice_cost(l->at, l->count, l->base, k);
+}
+
+unsigned rice_best(const uint32_t *at, size_t count, size_t base, uint64_t *bits)
+{
+    const uint64_t span = count ? at[count - 1] - base + 1 : 0;
+    return rice_search(count, span, list_cost, &(struct list){at, count, base}, bits);
 }
 
 static size_t fixed_cost(size_t count, size_t n, enum positions_code code)
@@ -163,14 +181,23 @@ static void rice_item(void *arg, uint32_t i)
                           j->k, j->to, j->begin[i], j->begin[i + 1]);
 }
 
+// The coding's byte: code in the low three bits, Rice's parameter above.
+uint8_t *rice_room(struct msg_out *o, unsigned k, uint64_t bits)
+{
+    uint8_t *p = msg_take(o, PART_INDICES, 1 + (size_t)((bits + 7) / 8));
+    if (!p)
+        return NULL;
+    *p = (uint8_t)(POSITIONS_RICE | k << 3);
+    return p + 1;
+}
+
 // Pieces begin where the one before ends, in the middle of a byte; what that leaves of its last
-// byte is added when all are done. The coding's byte: code in the low three bits, Rice's parameter
-// above.
+// byte is added when all are done.
 static int put_rice(struct msg_out *o, const uint32_t *at, size_t count, size_t base, unsigned k,
                     uint64_t bits)
 {
     size_t len = (size_t)((bits + 7) / 8), pieces = count >= POOL_LEAST_VALUES ? PIECES : 1;
-    uint8_t *p = msg_take(o, PART_INDICES, len);
+    uint8_t *p = rice_room(o, k, bits);
     struct rice_job j = {at, count, pieces, base, k, p, {0}, {{0}}};
     if (!p)
         return -1;
@@ -228,12 +255,13 @@ int positions_put(struct msg_out *o, const uint32_t *at, size_t count, size_t ba
                 code = (enum positions_code)c;
             }
     }
+    if (code == POSITIONS_RICE)
+        return put_rice(o, at, count, base, k, rice_bits);
     uint8_t *p = msg_take(o, PART_INDICES, 1);
     if (!p)
         return -1;
-    *p = (uint8_t)((unsigned)code | (code == POSITIONS_RICE ? k << 3 : 0));
-    return code == POSITIONS_RICE ? put_rice(o, at, count, base, k, rice_bits)
-                                  : put_fixed(o, at, count, base, n, code);
+    *p = (uint8_t)code;
+    return put_fixed(o, at, count, base, n, code);
 }
 
 // Into at, or as 1s into mark.

@@ -27,7 +27,13 @@ int positions_mark(struct msg_in *m, uint8_t *mark, size_t count, size_t n, stru
 // Bytes that positions_put would take for a random set of this size, within a few per cent.
 size_t positions_estimate(size_t count, size_t n, enum positions_code code);
 
-// The Rice parameter that costs least for these gaps, and its cost.
+// The Rice parameter that costs least for these gaps, and its cost in bits.
 unsigned rice_best(const uint32_t *at, size_t count, size_t base, uint64_t *bits);
+// The same of `count` gaps up to `span` values, by their cost at a parameter.
+typedef uint64_t rice_cost_fn(const void *arg, unsigned k);
+unsigned rice_search(size_t count, uint64_t span, rice_cost_fn *cost, const void *arg,
+                     uint64_t *bits);
+// Room for so many bits of Rice codes, behind the byte that says so; NULL: the buffer is full.
+uint8_t *rice_room(struct msg_out *o, unsigned k, uint64_t bits);
 
 #endif

@@ -13,18 +13,19 @@
 #else
 #define GPU(name) name##_cuda
 #endif
-#define gpu_count      GPU(gpu_count)
-#define gpu_each       GPU(gpu_each)
-#define gpu_describe   GPU(gpu_describe)
-#define gpu_share      GPU(gpu_share)
-#define gpu_look       GPU(gpu_look)
-#define gpu_library    GPU(gpu_library)
-#define gpu_move       GPU(gpu_move)
-#define gpu_clear      GPU(gpu_clear)
-#define gpu_settle     GPU(gpu_settle)
-#define gpu_alloc_row  GPU(gpu_alloc_row)
-#define gpu_rotate_row GPU(gpu_rotate_row)
-#define gpu_select_row GPU(gpu_select_row)
+#define gpu_count       GPU(gpu_count)
+#define gpu_each        GPU(gpu_each)
+#define gpu_describe    GPU(gpu_describe)
+#define gpu_share       GPU(gpu_share)
+#define gpu_look        GPU(gpu_look)
+#define gpu_library     GPU(gpu_library)
+#define gpu_move        GPU(gpu_move)
+#define gpu_clear       GPU(gpu_clear)
+#define gpu_settle      GPU(gpu_settle)
+#define gpu_alloc_row   GPU(gpu_alloc_row)
+#define gpu_entropy_row GPU(gpu_entropy_row)
+#define gpu_rotate_row  GPU(gpu_rotate_row)
+#define gpu_select_row  GPU(gpu_select_row)
 
 // dev_cuda.c, the one file that knows CUDA's header: how many GPUs there are, or why none can be
 // had; what one is; and a library's functions: -1 where it is not there, 1 where it lacks one.
@@ -53,9 +54,10 @@ void gpu_move(const struct kernel_ctx *cx, void *to, const void *from, size_t n,
 void gpu_clear(const struct kernel_ctx *cx, void *to, size_t n);
 void gpu_settle(const struct kernel_ctx *cx);
 
-extern const struct alloc_stages gpu_alloc_row;   // cuda_alloc.c
-extern const struct rotate_stages gpu_rotate_row; // cuda_rotate.c
-extern const struct select_stages gpu_select_row; // cuda_select.c
+extern const struct alloc_stages gpu_alloc_row;     // cuda_alloc.c
+extern const struct entropy_stages gpu_entropy_row; // cuda_entropy.c
+extern const struct rotate_stages gpu_rotate_row;   // cuda_rotate.c
+extern const struct select_stages gpu_select_row;   // cuda_select.c
 
 // Work memory, handed out from its beginning.
 struct room {

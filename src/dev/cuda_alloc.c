@@ -286,7 +286,6 @@ struct batch {
     const float *scale;
     const size_t *start;
     struct gpu_alloc_places places;
-    size_t bytes[LEVELS]; // of codes
     uint8_t *codes;
 };
 
@@ -303,36 +302,22 @@ static void put_batch(struct room *r, const struct alloc_run *run, size_t runs,
     b->scale = room_put(r, scale, groups_of(run, runs) * sizeof *scale);
 }
 
+// Into the device's memory: as many runs at a time as there is room for.
 static void code(const struct kernel_ctx *cx, const float *x, const uint8_t *tag,
                  const struct alloc_run *run, size_t runs, const struct alloc_widths *widths,
                  float (*scale)[LEVELS], int64_t (*count)[LEVELS], size_t (*start)[LEVELS],
                  uint8_t *out)
 {
-    for (size_t from = 0, to; from < runs; from = to) {
+    (void)count;
+    for (size_t n; runs; run += n, start += n, runs -= n) {
         struct room r = room_of(cx);
         struct batch b = {0};
-        size_t size = groups_of(run, runs) * sizeof *scale + FEW_BYTES;
-        for (to = from; to < runs; to++) {
-            size_t more = RUN_BYTES + 2 * run[to].n;
-            if (to > from && size + more > room_left(&r))
-                break;
-            size += more;
-            for (int k = 1; k < widths->count; k++) {
-                assert(start[to][k] == start[from][k] + b.bytes[k]); // run after run
-                b.bytes[k] += (size_t)count[to][k] * alloc_code_bytes(widths->bits[k]);
-            }
-        }
-        put_batch(&r, run + from, to - from, widths, scale, start + from, &b);
-        b.codes = r.at;
-        for (int k = 1; k < widths->count; k++) {
-            b.places.first[k] = start[from][k];
-            b.places.at[k] = (size_t)((uint8_t *)room_take(&r, b.bytes[k]) - b.codes);
-        }
-        put_code(cx->stream, x, tag, b.run, to - from, b.widths, b.scale, b.start,
-                 room_put(&r, &b.places, sizeof b.places), b.codes);
-        for (int k = 1; k < widths->count; k++)
-            if (b.bytes[k])
-                gpu_move(cx, out + start[from][k], b.codes + b.places.at[k], b.bytes[k], false);
+        const size_t few = groups_of(run, runs) * sizeof *scale + FEW_BYTES;
+        assert(few + RUN_BYTES <= room_left(&r));
+        n = (room_left(&r) - few) / RUN_BYTES;
+        n = n < runs ? n : runs;
+        put_batch(&r, run, n, widths, scale, start, &b);
+        put_code(cx->stream, x, tag, b.run, n, b.widths, b.scale, b.start, out);
         gpu_settle(cx);
     }
 }

@@ -644,6 +644,7 @@ static const struct codec_stages gpu_codec = {.name = NAME,
                                               .whole = true,
                                               .quant = &gpu_quant,
                                               .alloc = &gpu_alloc_row,
+                                              .entropy = &gpu_entropy_row,
                                               .rotate = &gpu_rotate_row,
                                               .select = &gpu_select_row,
                                               .mix = &gpu_mix};

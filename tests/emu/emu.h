@@ -163,6 +163,10 @@ static inline int __popc(unsigned x)
 {
     return __builtin_popcount(x);
 }
+static inline int __clz(int x)
+{
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
 static inline unsigned __float_as_uint(float x)
 {
     unsigned u;

@@ -20,7 +20,8 @@ BARRIER = re.compile(r'__sync(threads|warp)\(\);')
 # file, how many barriers stand before it: why it may go
 REDUNDANT = {}
 # Files that test_codec_stages tests; the others are test_kernels' work.
-CODECS = ('gpu_codes.h', 'mix.cu', 'quantise.cu', 'rotate.cu', 'select.cu', 'widths.cu')
+CODECS = ('entropy.cu', 'gpu_codes.h', 'mix.cu', 'quantise.cu', 'rotate.cu', 'select.cu',
+          'widths.cu')
 
 
 def make(copy, *goals):

@@ -3,6 +3,7 @@
 // bytes need it.
 #include "fence.h"
 
+#include "codec/bits.h"
 #include "kernels/stages.h"
 
 static void enter(const struct kernel_ctx *cx)
@@ -205,7 +206,7 @@ static void code_widths(const struct kernel_ctx *cx, const float *x, const uint8
 {
     fence_check("code", x);
     fence_check("code", tag);
-    fence_check_host("code", out);
+    fence_check("code", out);
     enter(cx);
     alloc_stages_cpu.code(NULL, x, tag, run, runs, widths, scale, counts, start, out);
     fence_leave();
@@ -227,6 +228,95 @@ static void give_widths(const struct kernel_ctx *cx, const struct alloc_codes *c
 
 static const struct alloc_stages alloc = {look,   score, draw,  top,  within,      tags,
                                           choose, count, spans, bins, code_widths, give_widths};
+
+// Entropy coding: one value after another.
+
+static void count_codes(const struct kernel_ctx *cx, const uint8_t *c, size_t n, uint64_t sum[256])
+{
+    fence_check("count", c);
+    fence_check_host("count", sum);
+    enter(cx);
+    for (size_t i = 0; i < n; i++)
+        sum[c[i]]++;
+    fence_leave();
+}
+
+static void rans(const struct kernel_ctx *cx, const struct rans_encoder *e, const uint8_t *c,
+                 size_t n, size_t chunk, uint8_t *streams, size_t room, size_t *len)
+{
+    fence_check("rans", c);
+    fence_check_host("rans", streams);
+    enter(cx);
+    for (size_t k = 0; k * chunk < n; k++) {
+        size_t m = n - k * chunk < chunk ? n - k * chunk : chunk;
+        len[k] = rans_encode(e, c + k * chunk, m, streams + (k + 1) * room - rans_bound(m));
+    }
+    fence_leave();
+}
+
+static void pack(const struct kernel_ctx *cx, const uint8_t *c, size_t n, unsigned width,
+                 uint8_t *out)
+{
+    fence_check("pack", c);
+    fence_check_host("pack", out);
+    enter(cx);
+    pack_u8(c, n, width, out);
+    fence_leave();
+}
+
+static void bitmap(const struct kernel_ctx *cx, const uint8_t *tag, size_t n, uint8_t *out)
+{
+    fence_check("bitmap", tag);
+    fence_check_host("bitmap", out);
+    enter(cx);
+    alloc_bitmap(tag, n, out);
+    fence_leave();
+}
+
+static void kept(const struct kernel_ctx *cx, const uint8_t *tag, size_t n, unsigned width,
+                 uint8_t *out)
+{
+    struct bits_out b;
+    size_t some = 0;
+    fence_check("kept", tag);
+    fence_check_host("kept", out);
+    enter(cx);
+    for (size_t i = 0; i < n; i++)
+        some += tag[i] > 0;
+    bits_out_init(&b, out, pack_bytes(some, width));
+    for (size_t i = 0; i < n; i++)
+        if (tag[i])
+            bits_put(&b, tag[i] - 1u, width);
+    bits_out_end(&b);
+    fence_leave();
+}
+
+static uint64_t rice(const struct kernel_ctx *cx, const uint8_t *tag, size_t n, unsigned k,
+                     uint8_t *out)
+{
+    struct bits_out b;
+    uint64_t bits = 0;
+    fence_check("rice", tag);
+    fence_check_host("rice", out);
+    enter(cx);
+    for (size_t i = 0, next = 0; i < n; i++)
+        if (tag[i]) {
+            bits += ((i - next) >> k) + 1 + k;
+            next = i + 1;
+        }
+    bits_out_init(&b, out, (size_t)((bits + 7) / 8));
+    for (size_t i = 0, next = 0; i < n && out; i++)
+        if (tag[i]) {
+            rice_put(&b, i - next, k);
+            next = i + 1;
+        }
+    if (out)
+        bits_out_end(&b);
+    fence_leave();
+    return bits;
+}
+
+static const struct entropy_stages entropy = {count_codes, rans, pack, bitmap, kept, rice};
 
 // Rotated quantisers.
 
@@ -376,6 +466,7 @@ const struct codec_stages fence_codec = {
     .whole = true,
     .quant = &quant,
     .alloc = &alloc,
+    .entropy = &entropy,
     .rotate = &rotate,
     .select = &select_some,
     .mix = &mix,

@@ -98,8 +98,8 @@ compared() # name how-far settings...   relative to the score on the CPU
 {
     local name=$1 far=$2
     shift 2
-    "$emu" compare compare.ini compare.dir="$name" compare.seeds=1 dev.threads=1 --json "$name.json" \
-        "$@" >out 2>&1
+    "$emu" compare compare.ini compare.dir="$name" compare.seeds=1 dev.threads=1 \
+        --json "$name.json" "$@" >out 2>&1
     check "three rounds, $name: valid" contains out "# VALID"
     check "three rounds, $name: the CPU's" python3 close.py "$name.json" "$far"
 }

@@ -2,6 +2,8 @@
 // ROW: of the devices this one alone, on a small update.
 #include "codec_cases.h"
 
+#include "codec/bits.h"
+
 #include "dev/dev.h"
 
 #include <stdlib.h>
@@ -376,6 +378,150 @@ static void test_parts_come_out_as_the_whole(void **state)
     dev_close(&d);
 }
 
+// Entropy coding of what lies on a device: every stage against the host's functions.
+
+struct coded {
+    struct dev *d;
+    const struct entropy_stages *stages;
+    uint8_t *here, *there, *want, *got; // codes; bytes of them
+    size_t n;
+};
+
+static void put_coded(struct coded *c, size_t n, unsigned kinds, uint64_t seed)
+{
+    struct rng r = rng_stream(seed, RNG_CODEC, 0, 0, 0);
+    c->n = n;
+    for (size_t i = 0; i < n; i++) { // few of the others
+        uint32_t v = rng_below(&r, 4 * kinds);
+        c->here[i] = (uint8_t)(v < kinds ? v : 0);
+    }
+    dev_put(c->d, c->there, c->here, n);
+}
+
+static void same_bytes(const struct coded *c, size_t bytes, const char *what, unsigned by)
+{
+    if (memcmp(c->got, c->want, bytes) != 0 || c->got[bytes] != 0xa5)
+        fail_msg("%s: %s of %zu by %u", c->d->row->name, what, c->n, by);
+    memset(c->got, 0xa5, bytes + 1);
+}
+
+static void check_rans(struct coded *c, size_t chunk, unsigned kinds)
+{
+    enum { CHUNKS = 24 };
+    const struct kernel_ctx *cx = &c->d->lane[0].cx;
+    uint64_t count[256] = {1}, want[256];
+    uint16_t freq[256];
+    size_t len[CHUNKS], room = rans_bound(chunk) + 5;
+    struct rans_encoder e;
+    put_coded(c, c->n, kinds, chunk);
+    c->stages->count(cx, c->there, c->n, count);
+    pack_count_u8(c->here, c->n, want);
+    want[0]++;
+    assert_memory_equal(count, want, sizeof count);
+    rans_frequencies(count, freq);
+    rans_encoder_init(&e, freq);
+    assert_true(c->n <= CHUNKS * chunk);
+    c->stages->rans(cx, &e, c->there, c->n, chunk, c->got, room, len);
+    for (size_t k = 0; k * chunk < c->n; k++) {
+        size_t m = c->n - k * chunk < chunk ? c->n - k * chunk : chunk;
+        size_t bytes = rans_encode(&e, c->here + k * chunk, m, c->want);
+        assert_int_equal(len[k], bytes);
+        assert_memory_equal(c->got + (k + 1) * room - bytes, c->want + rans_bound(m) - bytes,
+                            bytes);
+    }
+}
+
+static void check_packed(struct coded *c)
+{
+    const struct kernel_ctx *cx = &c->d->lane[0].cx;
+    memset(c->got, 0xa5, 2 * c->n + 16);
+    for (unsigned width = 1; width <= 8; width++) {
+        put_coded(c, c->n, 1u << width, width);
+        pack_u8(c->here, c->n, width, c->want);
+        c->stages->pack(cx, c->there, c->n, width, c->got);
+        same_bytes(c, pack_bytes(c->n, width), "pack", width);
+    }
+    for (unsigned width = 1; width <= 3; width += 2) {
+        uint8_t *kept = mem_alloc(MEM_CODEC, c->n + 16);
+        put_coded(c, c->n, (1u << width) + 1, width);
+        alloc_bitmap(c->here, c->n, c->want);
+        c->stages->bitmap(cx, c->there, c->n, c->got);
+        same_bytes(c, (c->n + 7) / 8, "bitmap", width);
+        size_t n = alloc_kept(c->here, c->n, kept);
+        pack_u8(kept, n, width, c->want);
+        c->stages->kept(cx, c->there, c->n, width, c->got);
+        same_bytes(c, pack_bytes(n, width), "kept", width);
+        mem_free(kept);
+    }
+}
+
+static void check_rice(struct coded *c)
+{
+    const struct kernel_ctx *cx = &c->d->lane[0].cx;
+    const size_t n = c->n;
+    put_coded(c, n, 2, 7);
+    memset(c->here + n / 5, 0, n / 2); // several tiles without any
+    dev_put(c->d, c->there, c->here, n);
+    for (unsigned k = 0; k <= 31; k += k < 4 ? 1 : 9) {
+        struct bits_out b;
+        uint64_t bits = 0;
+        bits_out_init(&b, c->want, 8 * n + 64);
+        for (size_t i = 0, next = 0; i < n; i++)
+            if (c->here[i]) {
+                bits += ((i - next) >> k) + 1 + k;
+                rice_put(&b, i - next, k);
+                next = i + 1;
+            }
+        const size_t bytes = bits_out_end(&b);
+        assert_int_equal(c->stages->rice(cx, c->there, n, k, NULL), bits);
+        memset(c->got, 0xa5, bytes + 1);
+        assert_int_equal(c->stages->rice(cx, c->there, n, k, c->got), bits);
+        assert_int_equal(bytes, (bits + 7) / 8);
+        same_bytes(c, bytes, "rice", k);
+    }
+}
+
+static void test_bytes_are_made_where_codes_lie(void **state)
+{
+    (void)state;
+    enum { MOST = 18000, LANES_32 = 1 << 18 };
+    static const size_t sizes[] = {1, 7, 1024, 1031, MOST};
+    const char *const rows[] = {"fence", "emu", "cuda"};
+    for (size_t r = 0; r < ARRAY_LEN(rows); r++) {
+        struct dev d;
+        struct err err;
+        if (dev_usable(kind_of(rows[r]), &err) || (only && strcmp(only, rows[r]) != 0))
+            continue;
+        assert_int_equal(dev_open(&d, kind_of(rows[r]), 1, &err), 0);
+        struct coded c = {.d = &d, .stages = d.row->codec->entropy};
+        c.here = mem_alloc(MEM_CODEC, LANES_32 + 64);
+        c.there = d.row->alloc(&d, MEM_CODEC, LANES_32 + 64);
+        c.want = mem_alloc(MEM_CODEC, 3 * LANES_32);
+        c.got = mem_alloc(MEM_CODEC, 3 * LANES_32);
+        size_t *room = &d.lane[0].cx.work_floats, whole = *room;
+        for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+            c.n = sizes[i];
+            *room = i == 3 ? whole : 2500; // several batches
+            check_packed(&c);
+            *room = i == 3 ? whole : 5000;
+            check_rans(&c, 1 + c.n / 2, 3);
+            check_rans(&c, 1 + c.n / 20, 200);
+            *room = i == 3 ? whole : 2500;
+            check_rice(&c);
+        }
+        *room = whole;
+        c.n = LANES_32 + 40; // 32 lanes, and one
+        check_rans(&c, LANES_32, 9);
+        c.n = (1 << 14) + 3; // 4 lanes
+        check_rans(&c, 1 << 15, 9);
+        d.row->free(&d, c.there);
+        mem_free(c.here);
+        mem_free(c.want);
+        mem_free(c.got);
+        dev_close(&d);
+    }
+}
+
 static bool runs_on(const char *text, const char *device)
 {
     struct session s;
@@ -418,6 +564,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_device_gives_the_same_bytes),
         cmocka_unit_test(test_ties_are_the_same),
         cmocka_unit_test(test_parts_come_out_as_the_whole),
+        cmocka_unit_test(test_bytes_are_made_where_codes_lie),
         cmocka_unit_test(test_wrappers_go_with_their_codec),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
