@@ -19,8 +19,8 @@ static __global__ void __launch_bounds__(CODE_THREADS)
         atomicAdd(&count[threadIdx.x], (unsigned long long)own[threadIdx.x]);
 }
 
-// rANS. A warp a chunk, its lanes those of the stream: what they shed in a step goes before what was
-// shed so far, the last lane's word last.
+// rANS. A warp a chunk, its lanes those of the stream: what they shed in a step goes before what
+// was shed so far, the last lane's word last.
 
 static __device__ __forceinline__ void encode_step(const struct rans_encoder &t, unsigned code,
                                                    bool active, uint32_t *x, uint8_t **p)
