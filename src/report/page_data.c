@@ -324,13 +324,15 @@ void page_sentence(const struct page_run *p, char *out, size_t size)
     }
     fmt_fixed(text[0], score, 12, 4);
     fmt_bytes(text[1], last->uplink_total_bytes);
-    fmt_time(text[2], modelled > 0 ? modelled : -1);
-    fmt_time(text[3], measured > 0 ? measured : -1);
+    fmt_time(text[2], modelled);
+    fmt_time(text[3], measured);
     fmt_count(text[4], b.frames ? (b.total + b.frames / 2) / b.frames : -1);
     snprintf(out, size,
-             "%s: %s B per message; score %s after %zu rounds and %s of uplink; %s modelled, %s "
-             "measured.",
-             p->label, text[4], text[0], rounds, text[1], text[2], text[3]);
+             "%s: %s B per message; score %s after %zu round%s and %s of uplink%s%s%s%s%s%s.",
+             p->label, text[4], text[0], rounds, rounds == 1 ? "" : "s", text[1],
+             modelled > 0 ? "; " : "", modelled > 0 ? text[2] : "", modelled > 0 ? " modelled" : "",
+             measured > 0 ? modelled > 0 ? ", " : "; " : "", measured > 0 ? text[3] : "",
+             measured > 0 ? " measured" : "");
 }
 
 void page_run_json(struct jsonw *j, const struct page_run *p)

@@ -340,7 +340,7 @@ void report_summary(FILE *out, const struct trace_file *f, int32_t run)
         else if (ns || bytes)
             fmt_whole(text, (int64_t)s[i].value);
         else
-            fmt_fixed(text, s[i].value, 14, 6);
+            fmt_fixed(text, s[i].value, 14, s[i].value == floor(s[i].value) ? 0 : 6);
         table_row(&t, (const char *[]){s[i].key, text, scaled ? "" : s[i].unit});
     }
 }
