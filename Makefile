@@ -278,8 +278,8 @@ install: all
 	install -m 644 $(wildcard configs/paper/*) $(DESTDIR)$(PREFIX)/share/fstq/configs/paper
 	install -m 644 $(wildcard schemas/*.json) $(DESTDIR)$(PREFIX)/share/fstq/schemas
 	install -m 755 $(filter-out $(PYTHON_PARTS),$(wildcard scripts/*.py)) scripts/netns-cluster.sh \
-	  $(DESTDIR)$(PREFIX)/share/fstq/scripts
-	install -m 644 $(PYTHON_PARTS) scripts/report.css scripts/report.js $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	  scripts/fstq.sbatch $(DESTDIR)$(PREFIX)/share/fstq/scripts
+	install -m 644 $(PYTHON_PARTS) packaging/reframe_fstq.py scripts/report.css scripts/report.js $(DESTDIR)$(PREFIX)/share/fstq/scripts
 	$(O)/fstq help --man > $(DESTDIR)$(PREFIX)/share/man/man1/fstq.1
 	(printf '.TH FSTQ-RUN 1\n.SH NAME\nfstq-run \\- start fstq on MPI ranks\n.SH DESCRIPTION\n.nf\n'; \
 	  scripts/fstq-run --help | sed 's/\\/\\e/g; s/-/\\-/g; s/^[.'"'"']/\\\&&/') > $(DESTDIR)$(PREFIX)/share/man/man1/fstq-run.1

@@ -30,6 +30,9 @@ check "also through a link" \
 check "an installed run: status 0" equal "$?" 0
 check "an installed run: VALID" equal "$(tail -n 1 out)" "# VALID"
 check "an installed run: its trace is where it was started" test -s quadratic.h5
+PATH=$prefix/bin:$PATH NP=2 FSTQ_RUN_DIR=slurm "$prefix/share/fstq/scripts/fstq.sbatch" \
+    "$prefix/share/fstq/configs/quadratic.ini" fed.rounds=2 >out 2>err
+check "Slurm's template finds the launcher" equal "$?: $(tail -n 1 out)" "0: # VALID"
 "$prefix/bin/fstq" report quadratic.h5 -o page >out 2>err
 check "the manual, the parameters" eval \
     "grep -q '^.TH FSTQ 1' '$prefix/share/man/man1/fstq.1' &&
