@@ -2,8 +2,8 @@
 # Runs every test program of a build and counts: tests/run.sh OUT [NAME ...], from any directory.
 #   OUT    where the build is, e.g. build/release; NAME: only programs whose name contains it
 #   FSTQ_TEST_LONG=1     also what takes minutes    FSTQ_TEST_TIMEOUT   seconds a program may take
-#   FSTQ_TEST_JOBS=N     programs at a time (3, for many wait); those that say "# Alone:" and why
-#                        run by themselves
+#   FSTQ_TEST_JOBS=N     programs at a time (two more than cores, for many wait); those that say
+#                        "# Alone:" and why run by themselves
 # A program prints TAP. One that crashes, is silent, runs over its time or does not keep its plan
 # has failed. The last line is "N passed, N failed, N skipped"; the status is 1 if any failed.
 set -u
@@ -27,7 +27,7 @@ export OMPI_MCA_mpi_yield_when_idle=1
 export OMPI_MCA_pml=${OMPI_MCA_pml:-ob1,monitoring}
 long=${FSTQ_TEST_LONG:-0}
 limit=${FSTQ_TEST_TIMEOUT:-$([ "$long" = 0 ] && echo 180 || echo 3600)}
-slots=${FSTQ_TEST_JOBS:-3}
+slots=${FSTQ_TEST_JOBS:-$(($(nproc) + 2))}
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/fstq-tests.XXXXXX") || exit 1
 trap 'rm -rf "$scratch"' EXIT
 trap 'trap - TERM; kill $(jobs -p) 2>/dev/null; exit 130' INT TERM
@@ -69,19 +69,23 @@ run_one() # number name command...
     # The braces keep bash's own word about a crash out of the output.
     { timeout -k 10 "$limit" "$@" >"$scratch/$n.log" 2>&1 </dev/null; } 2>/dev/null
     status=$?
-    echo "$status $((${EPOCHREALTIME/./} - start))" >"$scratch/$n.end"
+    # In a shell of its own, whose children's time is the program's.
+    times >"$scratch/$n.cpu"
+    echo "$status $((${EPOCHREALTIME/./} - start)) $(awk 'NR == 2 {
+        for (i = 1; i <= 2; i++) { split($i, t, /[ms]/); s += t[1] * 60 + t[2] }
+        printf "%.2f", s }' "$scratch/$n.cpu")" >"$scratch/$n.end"
 }
 
 passed=0 failed=0 skipped=0 programs=0 broken=() failures=
 # Says how a program ended; the whole log of one that failed.
 report() # number name
 {
-    local n=$1 name=$2 status time_us ok bad skip why time
-    read -r status time_us <"$scratch/$n.end"
+    local n=$1 name=$2 status time_us cpu ok bad skip why time
+    read -r status time_us cpu <"$scratch/$n.end"
     read -r ok bad skip why <<<"$(count "$scratch/$n.log" "$status")"
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skip))
     time=$((time_us / 1000000)).$(printf '%02d' $((time_us / 10000 % 100)))
-    echo "$time $name" >>"$scratch/times"
+    echo "$time $cpu $name" >>"$scratch/times"
     if [ "$bad" -gt 0 ]; then
         broken+=("$name")
         printf 'FAIL  %-40s %4d passed, %d failed%s  %s s\n' "$name" "$ok" "$bad" \
@@ -166,8 +170,10 @@ batch 1 <"$scratch/list"
 
 echo
 echo "slowest:"
-sort -rn "$scratch/times" 2>/dev/null | head -n 5 | sed 's/^\([^ ]*\) /  \1 s  /'
-echo "$programs programs in $((SECONDS - start)) s"
+sort -rn "$scratch/times" 2>/dev/null | head -n 5 |
+    awk '{ printf "  %s s, %s s of the processors  %s\n", $1, $2, $3 }'
+echo "$programs programs in $((SECONDS - start)) s, $(awk '{ s += $2 } END { printf "%d", s }' \
+    "$scratch/times" 2>/dev/null) s of the processors"
 if [ ${#broken[@]} -gt 0 ]; then
     # Once more at the end, where whoever sees only the last page finds it.
     printf '%s' "$failures"

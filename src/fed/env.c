@@ -623,6 +623,11 @@ uint64_t fed_payload_bound(const struct fed_env *env)
 {
     size_t model = 4 * fed_model_floats(env) + 4096, update = fed_update_bound(env);
     size_t relay = fed_relay_bound(env), most = model > update ? model : update;
+    const struct scheme_parting *parting = env->method->scheme->parting;
+    for (int32_t c = 0; parting && c < env->fed->clients; c++) {
+        size_t parcel = parting->bytes(env, (uint32_t)c);
+        most = parcel > most ? parcel : most;
+    }
     const struct scheme_talk *t = env->method->scheme->talk;
     for (int k = 0; t && k < 2; k++)
         most = t->bound[k](env) > most ? t->bound[k](env) : most;

@@ -181,6 +181,7 @@ void server_close(struct server *s)
     mem_free(s->more);
     mem_free(s->slot);
     mem_free(s->battery);
+    server_parting_close(s);
     personal_close(s->personal);
     mem_free(s->heard);
     mem_free(s->drain);
@@ -197,7 +198,7 @@ void server_send(struct server *s, int endpoint, struct frame *f, struct netbuf 
         f->version = s->round;
     if (s->env->net->checksum)
         f->flags |= FRAME_CHECKSUM;
-    if (f->kind != FRAME_MODEL && f->kind != FRAME_ANSWER)
+    if (f->kind != FRAME_MODEL && f->kind != FRAME_ANSWER && f->kind != FRAME_PARCEL)
         s->row.control_bytes += (int64_t)(FRAME_HEADER_BYTES + f->payload_bytes);
     if (over)
         transport_send_over(s->env->transport, 0, endpoint, f, b, t_deliver, over);
@@ -653,11 +654,19 @@ static void send_stops(struct server *s)
         s->phase = SERVER_DONE;
 }
 
+static void part(struct server *s)
+{
+    s->phase = SERVER_PARTING;
+    server_parting_begin(s);
+    if (server_parting_done(s))
+        send_stops(s);
+}
+
 void server_finish(struct server *s)
 {
     start_clocks(s, SERVER_FAREWELL);
     if (clocks_known(s))
-        send_stops(s);
+        part(s);
 }
 
 // the machine.
@@ -667,7 +676,7 @@ static void clocks_done(struct server *s)
     if (!clocks_known(s))
         return;
     if (s->phase == SERVER_FAREWELL) {
-        send_stops(s);
+        part(s);
     } else if (s->phase == SERVER_CLOCKS) {
         const struct fed_env *env = s->env;
         s->phase = SERVER_ROUNDS;
@@ -688,6 +697,10 @@ static void common_message(struct server *s, const struct net_msg *m)
     } else if (m->frame.kind == FRAME_SLOTS && s->phase == SERVER_SLOTS) {
         server_slots_take(s, m);
         slots_done(s);
+    } else if (m->frame.kind == FRAME_PARCEL && s->phase == SERVER_PARTING) {
+        server_parting_taken(s, m);
+        if (server_parting_done(s))
+            send_stops(s);
     } else if (m->frame.kind == FRAME_BYE) {
         s->peer[m->src].bye = true;
         bye_get(m->payload, m->frame.payload_bytes, &s->peer[m->src].last);
@@ -715,7 +728,8 @@ void server_message(struct server *s, const struct net_msg *m)
         warn("round %u: %s answers again", s->round, server_peer_name(s, m->src));
     }
     if (m->verdict == FRAME_GOOD && (m->frame.kind == FRAME_PONG || m->frame.kind == FRAME_HELLO ||
-                                     m->frame.kind == FRAME_SLOTS || m->frame.kind == FRAME_BYE))
+                                     m->frame.kind == FRAME_SLOTS || m->frame.kind == FRAME_BYE ||
+                                     m->frame.kind == FRAME_PARCEL))
         common_message(s, m);
     if (s->phase == SERVER_ROUNDS)
         s->env->method->scheme->server->message(s, m);
@@ -747,10 +761,13 @@ void server_timer(struct server *s, int64_t now)
         if (s->phase == SERVER_GREET && !p->greeted)
             die(STATUS_ENV,
                 "rank %d did not greet in time; check that every host can reach this one", e);
-        if (server_peer_up(s, e) &&
-            (s->phase == SERVER_STOPPING ? !p->bye : p->pongs < CLOCK_PINGS))
+        if (server_peer_up(s, e) && (s->phase == SERVER_STOPPING  ? !p->bye
+                                     : s->phase == SERVER_PARTING ? server_parting_owes(s, e)
+                                                                  : p->pongs < CLOCK_PINGS))
             server_suspect(s, e, "does not answer");
     }
+    if (s->phase == SERVER_PARTING && server_parting_done(s))
+        send_stops(s);
     if (s->phase == SERVER_STOPPING && byes_in(s))
         s->phase = SERVER_DONE;
     else

@@ -16,6 +16,7 @@ enum server_phase {
     SERVER_CLOCKS,   // pings measure each worker's clock
     SERVER_ROUNDS,   // the scheme's handlers have the floor
     SERVER_FAREWELL, // the clocks once more
+    SERVER_PARTING,  // clients are given what is theirs
     SERVER_STOPPING, // stop is sent, byes come in
     SERVER_DONE
 };
@@ -72,6 +73,7 @@ struct server {
     int64_t relay_up_bytes, relay_down_bytes; // of this process
     struct power_sum power;
     struct eval_result eval;
+    struct parting *parting;   // once a last version is made, see server_parting.c
     struct personal *personal; // what clients told, see personal.h; NULL = the server evaluates
     void *rounds;              // of the handlers
     uint8_t *ckpt, *more;      // scratch: a checkpoint's bytes; what the handlers keep of it
@@ -153,6 +155,15 @@ bool server_slots_known(const struct server *s);
 void server_slots_decide(const struct server *s);
 // Clients whose state was lost in this run, and the first few of them by number.
 int server_slots_lost(const struct server *s, char names[SLOTS_NAMES]);
+
+// server_parting.c. Books it with the last version, before that is closed: bytes, links, the time
+// of the slowest.
+void server_parting_book(struct server *s);
+void server_parting_begin(struct server *s);
+void server_parting_taken(struct server *s, const struct net_msg *m); // a rank has one: the next
+bool server_parting_owes(const struct server *s, int endpoint);       // its answer, and it is up
+bool server_parting_done(const struct server *s);
+void server_parting_close(struct server *s);
 void server_finish(struct server *s); // no more rounds: farewell
 
 #endif

@@ -298,6 +298,8 @@ static void add_totals(struct server *s)
 bool books_close(struct server *s, int64_t t_begin_ns)
 {
     const struct fed_env *env = s->env;
+    if ((int32_t)s->round == env->fed->rounds)
+        server_parting_book(s);
     add_totals(s);
     if (s->personal && fed_scored(env->fed, s->round))
         take_personal(s);

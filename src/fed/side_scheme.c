@@ -310,9 +310,10 @@ static int64_t side_pack(const struct fed_env *env, struct train_job *job, uint8
     .option_bytes = sizeof(struct side_opt), .form_bytes = sizeof(struct side_plan),               \
     .forget = side_forget, .train = train_nothing, .pack = side_pack, .bound = scheme_bound,       \
     .silent = true, .forward = true, .step_share = FORWARD_SHARE, .client_share = client_share,    \
-    .parts = parts, .open = side_server_open, .close = side_server_close, .ask = side_ask,         \
-    .add = side_add, .commit = scheme_mean, .figures = side_figures, .evaluate = side_score,       \
-    .hash = side_hash, .keep_words = side_keep_words, .keep = side_keep, .restore = side_restore
+    .parts = parts, .parting = &side_parting, .open = side_server_open,                            \
+    .close = side_server_close, .ask = side_ask, .add = side_add, .commit = scheme_mean,           \
+    .figures = side_figures, .evaluate = side_score, .hash = side_hash,                            \
+    .keep_words = side_keep_words, .keep = side_keep, .restore = side_restore
 
 const struct scheme scheme_mobillm = {
     SIDE_SCHEME("mobillm", mobillm_options),

@@ -91,9 +91,8 @@ static size_t least_record(const struct side_plan *p)
     return 16 + floats / 16;
 }
 
-static int open_networks(struct global *g, struct side_server *s, struct err *err)
+static struct side_config config_of(const struct fed_env *env)
 {
-    const struct fed_env *env = g->env;
     const struct side_opt *opt = env->method->scheme_opt;
     const struct side_plan *p = env->method->form;
     struct side_config c = {.layers = p->layers,
@@ -105,6 +104,14 @@ static int open_networks(struct global *g, struct side_server *s, struct err *er
                             .types = p->kinds};
     for (int32_t k = 0; k < p->kinds; k++)
         c.dim[k] = p->kind[k].form.dim;
+    return c;
+}
+
+static int open_networks(struct global *g, struct side_server *s, struct err *err)
+{
+    const struct fed_env *env = g->env;
+    const struct side_opt *opt = env->method->scheme_opt;
+    const struct side_config c = config_of(env);
     int32_t n = opt->network == SIDE_NETWORK_SINGLE ? env->fed->clients : 1;
     if (side_check(&c, err))
         return -1;
@@ -579,20 +586,49 @@ static void put_figure(struct rec_summary *out, size_t *n, const char *key, doub
     snprintf(out[(*n)++].unit, sizeof out->unit, "%s", unit);
 }
 
-// What its clients would be sent at the end to answer with, of what a client of a kind needs.
-static double weights_bytes(const struct global *g)
+// What clients are given at the end to answer with: the network, of projections their own kind's.
+
+static size_t given_bytes(const struct fed_env *env, uint32_t client)
 {
-    const struct side_server *s = g->own;
+    const struct side_plan *p = env->method->form;
+    const struct side_config c = config_of(env);
+    return 4 * side_values(&c, p->of[client]);
+}
+
+static void give(const struct global *g, uint32_t client, uint8_t *out)
+{
     const struct side_plan *p = g->env->method->form;
-    const struct side *net = s->learner[0].net;
+    const struct side *net = learner_of(g->own, client)->net;
+    const size_t n = side_values(side_config(net), p->of[client]);
+    float *values = mem_alloc(MEM_SERVER, n * sizeof *values);
+    side_copy(net, p->of[client], values);
+    for (size_t i = 0; i < n; i++)
+        put_f32(out + 4 * i, values[i]);
+    mem_free(values);
+}
+
+static int take_given(const struct fed_env *env, uint32_t client, const uint8_t *in, size_t len,
+                      struct err *err)
+{
+    if (len != given_bytes(env, client))
+        return err_set(err, "a side network of %zu bytes, not %zu", len, given_bytes(env, client));
+    for (size_t i = 0; i < len; i += 4)
+        if (!isfinite(get_f32(in + i)))
+            return err_set(err, "weight %zu of the side network is not finite", i / 4);
+    return 0;
+}
+
+const struct scheme_parting side_parting = {
+    .bytes = given_bytes,
+    .put = give,
+    .take = take_given,
+};
+
+static double given_in_all(const struct fed_env *env)
+{
     double sum = 0;
-    for (int32_t k = 0; k < p->kinds; k++) {
-        double values = (double)side_shape(net)->n_values;
-        for (int32_t other = 0; other < p->kinds && p->project; other++)
-            if (other != k)
-                values -= (double)p->layers * p->width * p->kind[other].form.dim;
-        sum += p->kind[k].weight * g->env->fed->clients * 4 * values;
-    }
+    for (int32_t c = 0; c < env->fed->clients; c++)
+        sum += (double)given_bytes(env, (uint32_t)c);
     return sum;
 }
 
@@ -600,7 +636,7 @@ size_t side_figures(const struct global *g, struct rec_summary out[SCHEME_FIGURE
 {
     const struct side_server *s = g->own;
     size_t n = 0;
-    put_figure(out, &n, "side_weights_unsent", weights_bytes(g), "bytes");
+    put_figure(out, &n, "side_weights", given_in_all(g->env), "bytes");
     if (s->n_served > 0) { // an upload's checks, its place in the cache and its steps; not replay
         double *v = mem_alloc(MEM_SERVER, s->n_served * sizeof *v);
         memcpy(v, s->service_ns, s->n_served * sizeof *v);

@@ -31,5 +31,6 @@ uint64_t side_hash(const struct global *g);
 size_t side_keep_words(const struct global *g);
 void side_keep(const struct global *g, uint8_t *out);
 int side_restore(struct global *g, const uint8_t *in, size_t words, struct err *err);
+extern const struct scheme_parting side_parting;
 
 #endif

@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 #define WORKER_EVENTS 16384
 
 static int64_t now_ns(const struct worker *w)
@@ -257,6 +259,29 @@ static void take_ping(struct worker *w, const struct net_msg *m)
     send_small(w, FRAME_PONG, payload, sizeof payload);
 }
 
+// What a client is given at the end: it says what it has.
+static void take_parcel(struct worker *w, const struct net_msg *m)
+{
+    const struct scheme_parting *p = w->env->method->scheme->parting;
+    const size_t len = m->frame.payload_bytes;
+    uint8_t hash[8];
+    struct err err;
+    if (!p)
+        return;
+    int rc = p->take(w->env, m->frame.client, m->payload, len, &err);
+    if (rc)
+        warn("client %u: what came at the end: %s", m->frame.client, err.text);
+    put_u64(hash, rc ? 0 : XXH3_64bits(m->payload, len));
+    struct netbuf *b = transport_buf(w->env->transport, sizeof hash);
+    struct frame f = {.kind = FRAME_PARCEL,
+                      .version = w->version,
+                      .client = m->frame.client,
+                      .payload_bytes = sizeof hash};
+    memcpy(netbuf_payload(b), hash, sizeof hash);
+    worker_send(w, &f, b, now_ns(w));
+    transport_unref(w->env->transport, b);
+}
+
 static void send_bye(struct worker *w)
 {
     struct bye b;
@@ -283,6 +308,9 @@ void worker_message(struct worker *w, const struct net_msg *m)
         break;
     case FRAME_PING:
         take_ping(w, m);
+        break;
+    case FRAME_PARCEL:
+        take_parcel(w, m);
         break;
     case FRAME_STOP:
         w->clean_stop = m->frame.reason == 1;

@@ -155,6 +155,26 @@ const struct shape *side_shape(const struct side *s)
 {
     return &s->shape;
 }
+size_t side_values(const struct side_config *c, int32_t type)
+{
+    const size_t width = (size_t)c->width, layers = (size_t)c->layers, classes = (size_t)c->classes;
+    const size_t in = c->project ? (size_t)c->dim[type] : 0;
+    return layers * (2 * (size_t)c->rank * width + width * in + 1) + classes * (width + 1);
+}
+
+void side_copy(const struct side *s, int32_t type, float *out)
+{
+    const kernel_range all = {0, s->n};
+    for (int32_t part = 0; part < (s->cfg.project ? 2 : 1); part++) {
+        const struct kernel_ranges *own = &s->own[part ? 1 + type : 0];
+        const kernel_range *r = s->cfg.project ? own->range : &all;
+        for (int32_t i = 0; i < (s->cfg.project ? own->n : 1); i++) {
+            memcpy(out, s->state + r[i].from, (r[i].to - r[i].from) * sizeof *out);
+            out += r[i].to - r[i].from;
+        }
+    }
+}
+
 float *side_state(struct side *s)
 {
     return s->state;

@@ -63,6 +63,10 @@ void side_close(struct side *s); // NULL does nothing
 const struct side_config *side_config(const struct side *s);
 void side_init(struct side *s, uint64_t seed); // as new, the optimizer's state, too
 const struct shape *side_shape(const struct side *s);
+// The weights that rows of one backbone go through, in order: all but the projections of others. So
+// many there are of such a network, and copied.
+size_t side_values(const struct side_config *c, int32_t type);
+void side_copy(const struct side *s, int32_t type, float *out);
 // Weights, then the optimizer's two moments: (3 * n_values).
 float *side_state(struct side *s);
 // Steps taken: of what all rows go through, then of each backbone's projections, which stay as they

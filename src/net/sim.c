@@ -40,6 +40,7 @@ static bool may_fail(uint8_t kind)
     case FRAME_STOP:
     case FRAME_BYE:
     case FRAME_SLOTS:
+    case FRAME_PARCEL:
         return false;
     default:
         return true;

@@ -48,6 +48,7 @@ const char *const frame_kind_name[FRAME_KIND_COUNT] = {
     [FRAME_SAY] = "say",
     [FRAME_ANSWER] = "answer",
     [FRAME_BUSY] = "busy",
+    [FRAME_PARCEL] = "parcel",
 };
 
 const char *const frame_verdict_name[FRAME_VERDICT_COUNT] = {

@@ -56,6 +56,7 @@ enum frame_kind {
     FRAME_SAY,    // worker: what a client has to say in the middle of its round
     FRAME_ANSWER, // server: to that
     FRAME_BUSY,   // worker: at work still; the answer will come
+    FRAME_PARCEL, // server: what this client is given at the end; worker: the hash of what came
     FRAME_KIND_COUNT
 };
 extern const char *const frame_kind_name[FRAME_KIND_COUNT];

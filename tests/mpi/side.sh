@@ -34,6 +34,27 @@ forward=$(booked pae.h5) both=$(booked fedavg.h5)
 check "a client that goes forward alone holds fewer activations ($forward of $both)" \
     test "$forward" -gt 0 -a "$((4 * forward))" -lt "$((3 * both))"
 
+# What comes down: tasks, and at the end the network to each of six clients.
+mpirun --oversubscribe --mca pml ob1,monitoring --mca pml_monitoring_enable 2 \
+    --mca pml_monitoring_enable_output 3 --mca pml_monitoring_filename "$dir/seen" -np 3 \
+    "$FSTQ" run "${common[@]}" trace.file=down.h5 >down 2>&1
+"$FSTQ" export down.h5 --csv down.csv >/dev/null
+total() { awk -F, -v key="$1" '$2 == key { print $3 }' down.csv/summary.csv; }
+if ompi_info --parsable 2>/dev/null | grep -q '^mca:pml:monitoring:'; then
+    tasks=$(awk -F, '!/^#/ && NR > 1' down.csv/messages.csv | wc -l)
+    down=$(($(total downlink) - 64 * tasks))
+    check "weights come down once, and MPI saw them ($(total side_weights) bytes)" test \
+        "$(total side_weights)" -gt 1000000 -a "$down" = $(($(total side_weights) + 6 * 64)) -a \
+        "$(cat seen.*.prof | awk '$1 == "E" { n += $4 } END { print n + 0 }')" = \
+        "$(total wire)"
+else
+    skip "weights come down once" "this MPI has no monitoring component"
+fi
+check "their time is in the last round's" awk -F, '
+    NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next } /^#/ { next }
+    { t[$at["version"]] = $at["time_modelled_ns"] }
+    END { exit !(t[4] > 2 * t[3]) }' down.csv/rounds.csv
+
 FSTQ_FAULT=wire:client=1,round=1 run net.checksum=off fed.clients_per_round=6 fed.rounds=2 \
     >wire 2>&1
 check "damaged activations are refused, the others go on" \

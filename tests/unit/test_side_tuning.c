@@ -215,7 +215,7 @@ static void test_cache(void **state)
         assert_true(on.uplink > 0 && off.uplink > 2 * on.uplink);
         assert_true(on.hits > 0 && on.evicted == 0 && off.hits == 0);
         assert_int_equal(on.round[ROUNDS].uplink_bytes, 0);
-        assert_int_equal(on.round[ROUNDS].downlink_bytes, 0);
+        assert_int_equal(on.round[ROUNDS - 1].downlink_bytes, 0);
         assert_true(on.round[ROUNDS].arrived == CLIENTS && isfinite(on.round[ROUNDS].train_loss));
         assert_true(on.round[ROUNDS].train_loss < on.round[1].train_loss);
         for (int r = 1; r <= ROUNDS; r++)
@@ -246,6 +246,36 @@ static void test_bytes(void **state)
 }
 
 // Too small a cache asks again; too small for one example asks always.
+// Down goes nothing but the network, once, to every client: the one that the run's hash is of.
+static void test_parcels(void **state)
+{
+    (void)state;
+    struct outcome o;
+    struct err err = {""};
+    begin("mobillm/fp32", 0, NULL);
+    end(&o);
+    const struct scheme_parting *p = fed.method.scheme->parting;
+    int64_t parcels = 0, before = 0;
+    for (uint32_t c = 0; c < CLIENTS; c++) {
+        size_t len = p->bytes(&fed.env, c);
+        uint8_t *got = mem_alloc(MEM_OTHER, len);
+        p->put(&fed.loop.server->global, c, got);
+        assert_true(XXH3_64bits(got, len) == o.hash);
+        assert_int_equal(p->take(&fed.env, c, got, len, &err), 0);
+        assert_int_equal(p->take(&fed.env, c, got, len - 4, &err), -1);
+        memset(got + len - 4, 0xff, 4); // a NaN
+        assert_int_equal(p->take(&fed.env, c, got, len, &err), -1);
+        mem_free(got);
+        parcels += (int64_t)(FRAME_HEADER_BYTES + len);
+    }
+    for (int i = 1; i < ROUNDS; i++)
+        before = o.round[i].downlink_bytes > before ? o.round[i].downlink_bytes : before;
+    assert_int_equal(before, CLIENTS * FRAME_HEADER_BYTES); // tasks
+    assert_int_equal(o.round[ROUNDS].downlink_bytes, before + parcels);
+    assert_true(loop_clean(&fed.loop));
+    federation_close(&fed);
+}
+
 static void test_full(void **state)
 {
     (void)state;
@@ -459,7 +489,7 @@ int main(void)
         cmocka_unit_test(test_transport),   cmocka_unit_test(test_arrivals),
         cmocka_unit_test(test_flight),      cmocka_unit_test(test_answers),
         cmocka_unit_test(test_merge),       cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_arena),
+        cmocka_unit_test(test_arena),       cmocka_unit_test(test_parcels),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }
