@@ -1,6 +1,7 @@
 // What decoding is made of: one row times a weight as it is stored, and one query against a cache,
 // each beside the bytes that it has to read and the rate at which this machine copies.
 #include "base/check.h"
+#include "base/half.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "base/table.h"
@@ -121,18 +122,50 @@ static void random_floats(float *x, size_t n)
         x[i] = (float)rng_normal(&r);
 }
 
-// F32 and BF16 are kept as arrays.
-static void make_product(struct product *p, struct dev *d, const float *w, int32_t rows,
-                         int32_t cols, int32_t m, const struct block_row *type)
+enum { F32 = 0, BF16 = 30 }; // kept as arrays
+
+// Kinds of weights. Those that are not encoded here have as many halves as `scales`, from byte
+// scale_at on, and any bytes else.
+static const struct type {
+    int32_t id, math, scale_at, scales;
+} types[] = {{F32, KERNEL_MATH_F32, 0, 0},          {BF16, KERNEL_MATH_F32, 0, 0},
+             {BLOCK_Q8_0, KERNEL_MATH_F32, 0, 0},   {BLOCK_Q8_0, KERNEL_MATH_INT8, 0, 0},
+             {BLOCK_Q4_1, KERNEL_MATH_F32, 0, 0},   {BLOCK_Q4_1, KERNEL_MATH_INT8, 0, 0},
+             {BLOCK_NF4, KERNEL_MATH_F32, 0, 0},    {BLOCK_NF4, KERNEL_MATH_INT8, 0, 0},
+             {BLOCK_Q2_K, KERNEL_MATH_INT8, 80, 2}, {BLOCK_Q3_K, KERNEL_MATH_INT8, 108, 1},
+             {BLOCK_Q4_K, KERNEL_MATH_INT8, 0, 2},  {BLOCK_Q5_K, KERNEL_MATH_INT8, 0, 2},
+             {BLOCK_Q6_K, KERNEL_MATH_INT8, 208, 1}};
+
+static void make_blocks(const struct type *t, const struct block_row *row, const float *w,
+                        size_t blocks, uint8_t *to)
 {
+    if (row->encode) {
+        block_encode(row, w, blocks, to);
+        return;
+    }
+    struct rng r = rng_stream(1, RNG_TEST, (uint32_t)blocks, 0, 1);
+    for (size_t b = 0; b < blocks; b++, to += row->bytes) {
+        for (int32_t i = 0; i < row->bytes; i++)
+            to[i] = (uint8_t)rng_below(&r, 256);
+        for (int32_t i = 0; i < t->scales; i++) {
+            const uint16_t half = f16_from_f32((float)rng_normal(&r));
+            memcpy(to + t->scale_at + 2 * i, &half, sizeof half);
+        }
+    }
+}
+
+static void make_product(struct product *p, struct dev *d, const float *w, int32_t rows,
+                         int32_t cols, int32_t m, const struct type *t)
+{
+    const struct block_row *type = block_find(t->id);
     size_t n = (size_t)rows * (size_t)cols, blocks = n / (size_t)type->values;
     size_t n_x = (size_t)m * (size_t)cols, n_y = (size_t)m * (size_t)rows;
-    *p = (struct product){.dev = d, .name = type->name, .m = m};
+    *p = (struct product){.dev = d, .name = type->name, .math = t->math, .m = m};
     p->l.w = (struct kernel_weight){.rows = rows, .cols = cols, .ld = cols};
     p->bytes = blocks * (size_t)type->bytes;
     p->w = p->stored = mem_alloc(MEM_OTHER, p->bytes + KERNEL_SLACK * sizeof(float));
-    if (type->encode) {
-        block_encode(type, w, blocks, p->stored);
+    if (t->id != F32 && t->id != BF16) {
+        make_blocks(t, type, w, blocks, p->stored);
         p->blocks = (struct block_rows){type, p->stored, rows, cols};
         p->l.w.blocks = &p->blocks;
     } else {
@@ -213,13 +246,6 @@ static void report(struct bench_ctx *c, const struct table *t, const char *name,
     bench_report(c, name, r, bytes, counters, 1, strcmp(check, "Fail") ? NULL : "differs");
 }
 
-static const struct type {
-    int32_t id, math;
-} types[] = {{0, KERNEL_MATH_F32},          {30, KERNEL_MATH_F32},
-             {BLOCK_Q8_0, KERNEL_MATH_F32}, {BLOCK_Q8_0, KERNEL_MATH_INT8},
-             {BLOCK_Q4_1, KERNEL_MATH_F32}, {BLOCK_Q4_1, KERNEL_MATH_INT8},
-             {BLOCK_NF4, KERNEL_MATH_F32},  {BLOCK_NF4, KERNEL_MATH_INT8}};
-
 static const char *type_name(const struct product *p, char *text, size_t size)
 {
     snprintf(text, size, "%s%s", p->name, p->math == KERNEL_MATH_INT8 ? "/int8" : "");
@@ -231,14 +257,12 @@ static void products(struct bench_ctx *c, struct dev *d, const struct table *t)
     float *w = mem_alloc(MEM_OTHER, (size_t)params.rows * (size_t)params.cols * sizeof *w);
     random_floats(w, (size_t)params.rows * (size_t)params.cols);
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
-        const struct block_row *type = block_find(types[i].id);
         struct product p;
         struct bench_result r[2];
         char name[48], of[32];
-        if (type->encode && !d->row->host)
+        if (types[i].id != F32 && types[i].id != BF16 && !d->row->host)
             continue; // models hold blocks on the CPU alone
-        make_product(&p, d, w, params.rows, params.cols, params.at_once, type);
-        p.math = types[i].math;
+        make_product(&p, d, w, params.rows, params.cols, params.at_once, &types[i]);
         const char *check = check_product(c, &p);
         const struct bench_case cases[] = {{"linear", NULL, product_loop, &p},
                                            {"copy", NULL, copy_loop, &p.twin}};
@@ -375,8 +399,7 @@ static void prompt_row(struct bench_ctx *c, struct dev *d, const struct table *t
     struct bench_result r[2];
     char v[4][32], of[32], name[64];
     const double flops = 2.0 * params.prompt * rows * cols;
-    make_product(&p, d, w, rows, cols, params.prompt, block_find(type->id));
-    p.math = type->math;
+    make_product(&p, d, w, rows, cols, params.prompt, type);
     const char *check = check_product(c, &p);
     struct packed gemm = {&p,
                           {.w = w, .rows = rows, .cols = cols, .ld = cols},
@@ -421,7 +444,8 @@ static void prompts(struct bench_ctx *c, struct dev *d)
         float *w = mem_alloc(MEM_OTHER, (n + KERNEL_SLACK) * sizeof *w);
         random_floats(w, n);
         for (size_t i = 0; i < ARRAY_LEN(types); i++)
-            prompt_row(c, d, &t, w, shape[s][0], shape[s][1], &types[i]);
+            if (shape[s][1] % block_find(types[i].id)->values == 0)
+                prompt_row(c, d, &t, w, shape[s][0], shape[s][1], &types[i]);
         mem_free(w);
     }
 }

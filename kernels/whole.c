@@ -7,6 +7,16 @@
     SIMD_KERNEL void SIMD_NAME(name)(const uint8_t *restrict x, float *restrict d,                 \
                                      float *restrict m)
 
+SIMD_INLINE float SIMD_NAME(half_at)(const uint8_t *x)
+{
+    const uint16_t h = (uint16_t)(x[0] | x[1] << 8);
+#if SIMD_X86 && SIMD_LANES > 4
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+#else
+    return f16_to_f32(h);
+#endif
+}
+
 CODES(q5_0)
 {
     const uint32_t high = u32_at(x + 2);
@@ -34,15 +44,20 @@ SIMD_INLINE void SIMD_NAME(nibbles)(const uint8_t *restrict x, uint8_t *restrict
         q[32 + i] = x[i] >> 4;
 }
 
+// Eight scales and mins of 6 bits in 12 bytes, four to a word; see block_scale_min.
 SCALES(k_scales)
 {
-    const float all = half_at(x), min = half_at(x + 2);
-    for (int j = 0; j < 8; j++) {
-        float scale, low;
-        block_scale_min(x + 4, j, &scale, &low);
-        d[j] = all * scale;
-        m[j] = -(min * low);
-    }
+    const float all = SIMD_NAME(half_at)(x), min = SIMD_NAME(half_at)(x + 2);
+    const uint32_t a = u32_at(x + 4), b = u32_at(x + 8), c = u32_at(x + 12);
+    const uint32_t scale[2] = {a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | (a >> 2 & 0x30303030)};
+    const uint32_t low[2] = {b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | (b >> 2 & 0x30303030)};
+    uint8_t by[8], less[8];
+    memcpy(by, scale, sizeof by);
+    memcpy(less, low, sizeof less);
+    for (int j = 0; j < 8; j++)
+        d[j] = all * (float)by[j];
+    for (int j = 0; j < 8; j++)
+        m[j] = -(min * (float)less[j]);
 }
 
 CODES(q4_k)
@@ -64,7 +79,7 @@ CODES(q5_k)
 
 SCALES(q6_k_scales)
 {
-    const float all = half_at(x + 208);
+    const float all = SIMD_NAME(half_at)(x + 208);
     (void)m;
     for (int j = 0; j < 16; j++)
         d[j] = all * (float)(int8_t)x[192 + j];
@@ -84,7 +99,7 @@ CODES(q6_k)
 
 SCALES(q2_k_scales)
 {
-    const float all = half_at(x + 80), min = half_at(x + 82);
+    const float all = SIMD_NAME(half_at)(x + 80), min = SIMD_NAME(half_at)(x + 82);
     for (int j = 0; j < 16; j++) {
         d[j] = all * (float)(x[j] & 15);
         m[j] = -(min * (float)(x[j] >> 4));
@@ -100,7 +115,7 @@ CODES(q2_k)
 
 SCALES(q3_k_scales)
 {
-    const float all = half_at(x + 108);
+    const float all = SIMD_NAME(half_at)(x + 108);
     (void)m;
     for (int k = 0; k < 16; k++) {
         int low = x[96 + k % 8] >> 4 * (k / 8) & 15, high = x[104 + k % 4] >> 2 * (k / 4) & 3;
@@ -126,7 +141,7 @@ CODES(iq4_nl)
 
 SCALES(iq4_xs_scales)
 {
-    const float all = half_at(x);
+    const float all = SIMD_NAME(half_at)(x);
     const unsigned high = (unsigned)(x[2] | x[3] << 8);
     (void)m;
     for (int j = 0; j < 8; j++) {
@@ -157,12 +172,12 @@ CODES(nf4)
 
 #include "base/half.h"
 
-#include <stddef.h>
+#if SIMD_X86
+#include <immintrin.h>
+#endif
 
-static inline float half_at(const uint8_t *x)
-{
-    return f16_to_f32((uint16_t)(x[0] | x[1] << 8));
-}
+#include <stddef.h>
+#include <string.h>
 
 static inline uint32_t u32_at(const uint8_t *x)
 {
