@@ -37,6 +37,8 @@ def read(paths):
             like = tuple(round(float(r[k])) for k in SAME)
             base = [b for b in rows if b['reduce'] == 'none' and
                     like[1:3] == tuple(round(float(b[k])) for k in SAME[1:3])]
+            # Answers of a task end when they end; synthetic ones are as long as that beside them.
+            base = [b for b in base if round(float(b['new_tokens'])) == like[3]] or base
             if r['reduce'] == 'none' or not base:
                 continue
             like = like[:3] + (round(float(base[0]['new_tokens'])),)
