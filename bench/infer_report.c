@@ -150,21 +150,33 @@ _Static_assert(COLUMNS < TABLE_COLS, "a table holds all columns");
 const char infer_begins[3][8] = {
     [INFER_TEXT] = "#", [INFER_MARKDOWN] = "| reduce", [INFER_CSV] = "reduce,"};
 
+// A number for people, or for programs as it is.
+static const char *text_cell(char text[32], const struct column *c, double v)
+{
+    if (table_for_people() || !isfinite(v))
+        return fmt_fixed(text, v, c->width, c->decimals);
+    snprintf(text, 32, "%.9g", v);
+    return text;
+}
+
+// Programs tell columns apart by their keys: heads say sd and p95 twice.
 static void text(const struct infer *in, FILE *out)
 {
     struct table t = {.out = out, .n_cols = COLUMNS + 1};
     char cell[COLUMNS][32];
     const char *cells[COLUMNS + 1];
     t.col[0] = (struct table_col){"reduce", "", 9, TABLE_LEFT};
-    for (int k = 0; k < COLUMNS; k++)
-        t.col[k + 1] =
-            (struct table_col){columns[k].head, columns[k].unit, columns[k].width, TABLE_RIGHT};
+    for (int k = 0; k < COLUMNS; k++) {
+        const struct column *c = &columns[k];
+        t.col[k + 1] = table_for_people()
+                           ? (struct table_col){c->head, c->unit, c->width, TABLE_RIGHT}
+                           : (struct table_col){.head = c->key, .unit = "", .align = TABLE_RIGHT};
+    }
     table_head(&t);
     for (int i = 0; i < in->n_rows; i++) {
         cells[0] = in->row[i].set.reduce.row->name;
         for (int k = 0; k < COLUMNS; k++)
-            cells[k + 1] = fmt_fixed(cell[k], columns[k].value(&in->row[i]), columns[k].width,
-                                     columns[k].decimals);
+            cells[k + 1] = text_cell(cell[k], &columns[k], columns[k].value(&in->row[i]));
         table_row(&t, cells);
     }
 }
@@ -213,7 +225,8 @@ void infer_print(const struct infer *in, FILE *out, int format)
     print[format](in, out);
 }
 
-// Three rows a setting: reading the prompts, decoding, and all of it.
+// Three rows a setting: reading the prompts, decoding, and all of it. The program's peak memory is
+// that of all settings.
 void infer_json(const struct infer *in, struct bench_ctx *c)
 {
     for (int i = 0; i < in->n_rows; i++) {
@@ -227,16 +240,18 @@ void infer_json(const struct infer *in, struct bench_ctx *c)
                      {"whole", &r->whole, r->prompt_tokens + r->new_tokens}};
         c->threads = in->lanes < r->set.batch ? in->lanes : r->set.batch;
         for (size_t p = 0; p < ARRAY_LEN(phase); p++) {
-            struct bench_counter counters[COLUMNS + 1];
+            struct bench_counter counters[COLUMNS + 2];
             char name[128];
             for (int k = 0; k < COLUMNS; k++)
                 counters[k] = (struct bench_counter){columns[k].key, columns[k].value(r)};
             counters[COLUMNS] =
                 (struct bench_counter){"items_per_second", rates(phase[p].b, phase[p].tokens).mean};
+            counters[COLUMNS + 1] =
+                (struct bench_counter){"peak_rss_mib", (double)mem_rss_peak() / (1 << 20)};
             snprintf(name, sizeof name, "%s/%s/keep:%g/layer:%d/batch:%d/prompt:%d/new:%d",
                      phase[p].name, r->set.reduce.row->name, r->set.reduce.keep,
                      r->set.reduce.layer, r->set.batch, r->set.prompt, r->set.answer);
-            bench_report(c, name, phase[p].b, 0, counters, COLUMNS + 1, NULL);
+            bench_report(c, name, phase[p].b, 0, counters, COLUMNS + 2, NULL);
         }
     }
 }

@@ -63,7 +63,7 @@ static int read_list(const char *key, const char *text, bool whole, double least
         double v = strtod(p, &end);
         if (end == p || (*end && *end != ',') || !(v >= least && v <= most) ||
             (whole && v != (double)(long)v))
-            return err_set(err, "%s = %s: '%.*s' is not a %snumber from %g to %g", key, text,
+            return err_set(err, "%s = %s: '%.*s' is not a %snumber from %.9g to %.9g", key, text,
                            (int)strcspn(p, ","), p, whole ? "whole " : "", least, most);
         if (l->n == LIST)
             return err_set(err, "%s: more than %d values", key, LIST);

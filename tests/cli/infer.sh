@@ -29,6 +29,7 @@ for r in rows:
     for phase in ('prefill', 'decode', 'whole'):
         of = [m for m in marks if m['run_name'] == name.format(phase)]
         assert [m['run_type'] for m in of] == ['iteration'] * 2 + ['aggregate'] * 5, name
+        assert all(m['peak_rss_mib'] > 1 for m in of), name
         assert all(abs(m['prefill_tok_s'] - float(r['prefill_tok_s'])) < 1e-3 for m in of), name
     assert float(r['prefill_tok_s']) > 0
     assert (r['decode_tok_s'] == '') == (r['new_tokens'] == '1')  # nothing after the first token
@@ -39,6 +40,19 @@ for r in rows:
     assert 0 < p[0] <= p[1] <= p[2]
 PY
 check "lists: numbers agree in all formats" equal "$(cat log)" ""
+
+infer infer.prompt_tokens=8 infer.new_tokens=4 infer.batch=1,2 -o jsonl
+python3 - <<'PY' >log 2>&1
+import csv, json
+keys = next(csv.reader(open('t.csv')))
+for batch, line in enumerate(open('out'), 1):
+    pairs = json.loads(line, object_pairs_hook=list)
+    assert [k for k, _ in pairs] == ['table', *keys], pairs
+    row = dict(pairs)
+    assert row['batch'] == batch and row['prefill_sd_tok_s'] != row['decode_sd_tok_s'], row
+assert batch == 2
+PY
+check "lists: as JSON lines, every column by its key" equal "$(cat log)" ""
 
 # Answers: those that `score` gets, with the adapter apart or merged.
 "$FSTQ" run task.name=synth-qa fed.rounds=2 fed.clients=4 fed.clients_per_round=4 \
