@@ -158,11 +158,22 @@ $(O)/tests/mpi/%: $(O)/tests/mpi/%.o $(O)/libfstq.a
 $(O)/tests/preload/%.so: tests/preload/%.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) -std=c11 -D_GNU_SOURCE -O1 -fPIC -shared -Wall -Wextra -Werror -o $@ $< -ldl
-# Decoders need no commands, benches or comparisons, which would be a tenth of the sanitised build.
-$(O)/libdecoders.a: $(filter-out $(O)/bench/% $(O)/src/compare/% $(O)/src/cmd_%,$(LIBOBJ))
+# Decoders need no commands, benches or comparisons.
+DECODERS := $(filter-out bench/% src/compare/% src/cmd_%,$(LIBSRC))
+# Of a replay only what reads bytes from outside is sanitised: the rest is the tested build's, which
+# saves half of the compiler's time.
+ifneq ($(PLAIN),)
+TRAINING := attention ce choose dots embed factor gemm gemv halves linear merge mix norm optim rope swiglu whole
+DECODERS := $(filter-out $(TRAINING:%=kernels/%.c), \
+              $(filter kernels/% src/base/% src/codec/% src/net/% src/task/% src/trace/% src/report/export%,$(LIBSRC))) \
+            $(patsubst %,src/fed/%.c,checkpoint datagram downlink late presence profile protocol relay side_cache \
+              side_message split worth) \
+            $(patsubst %,src/model/%.c,builtin family load load_gguf model peft safetensors scores tokens update_file)
+endif
+$(O)/libdecoders.a: $(DECODERS:%.c=$(O)/%.o)
 	$(Q)rm -f $@ && $(AR) rcs $@ $^
 # A fuzz target needs libFuzzer's main, or ours, which replays the corpus.
-$(O)/fuzz/%: $(O)/tests/fuzz/%.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/replay.o) $(O)/libdecoders.a
+$(O)/fuzz/%: $(O)/tests/fuzz/%.o $(if $(filter fuzz,$(BUILD)),,$(O)/tests/fuzz/replay.o) $(O)/libdecoders.a $(PLAIN)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(TEST_LD) -o $@ $^ $(if $(filter fuzz,$(BUILD)),-fsanitize=fuzzer) $(LDLIBS_ALL)
 $(O)/%.o: %.c $(O)/flags
@@ -191,10 +202,6 @@ $(O)/src/base/buildinfo.o: $(O)/facts.h
 CFLAGS_buildinfo = -I$(O)
 # Training kernels may fuse multiply and add; codec kernels (packed bytes) may not.
 $(foreach k,attention ce embed gemm gemv halves linear norm optim rope swiglu,$(eval CFLAGS_$(k) = -ffp-contract=fast))
-# No decoder runs these; under the sanitizers they would be a fifth of the replay's build.
-ifeq ($(BUILD),replay)
-$(foreach k,attention gemm gemv halves,$(eval CFLAGS_$(k) += -fno-sanitize=all))
-endif
 # The codecs' hot loops begin on a line of the cache: else a new function beside them can cost 20%.
 $(foreach k,pack philox quant quant_pack quantise rotate rotation sums,$(eval CFLAGS_$(k) = -falign-functions=64 -falign-loops=32))
 
@@ -250,8 +257,8 @@ test-long: deps
 tests: $(UNITBIN) $(O)/tests/fstq-fence $(EMUBIN) $(PROGBIN) $(PRELOADS)
 fuzzers: $(FUZZBIN)
 # Every decoder's corpus under ASan and UBSan, with the compiler at hand.
-replay:
-	+@$(SUBMAKE) BUILD=replay CUDA=0 O=build/replay fuzzers
+replay: $(O)/libfstq.a
+	+@$(SUBMAKE) BUILD=replay CUDA=$(HAVE_CUDA) O=build/replay PLAIN=$(O)/libfstq.a fuzzers
 bench: deps
 	+@$(SUBMAKE) all
 	@$(O)/fstq bench
