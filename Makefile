@@ -276,10 +276,11 @@ format:
 	@clang-format -i $(shell git ls-files '*.c' '*.h')
 # Parts of scripts, which are no programs.
 PYTHON_PARTS = scripts/plot_style.py scripts/rank_correlation.py $(wildcard scripts/report_*.py)
+ZSH_DIR ?= share/zsh/site-functions
 install: all
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin share/fstq/configs/paper share/fstq/scripts \
 	  share/fstq/schemas share/man/man1 share/man/man5 share/bash-completion/completions \
-	  share/zsh/site-functions)
+	  $(ZSH_DIR))
 	install -m 755 $(O)/fstq scripts/fstq-run $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(wildcard configs/*.ini) $(DESTDIR)$(PREFIX)/share/fstq/configs
 	install -m 644 $(wildcard configs/paper/*) $(DESTDIR)$(PREFIX)/share/fstq/configs/paper
@@ -292,7 +293,7 @@ install: all
 	  scripts/fstq-run --help | sed 's/\\/\\e/g; s/-/\\-/g; s/^[.'"'"']/\\\&&/') > $(DESTDIR)$(PREFIX)/share/man/man1/fstq-run.1
 	$(O)/fstq help --man5 > $(DESTDIR)$(PREFIX)/share/man/man5/fstq.5
 	$(O)/fstq help --bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fstq
-	$(O)/fstq help --zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fstq
+	$(O)/fstq help --zsh > $(DESTDIR)$(PREFIX)/$(ZSH_DIR)/_fstq
 # Installed into a root of its own, moved, and tried there.
 check-install: all
 	@tests/run.sh $(O) cli/install
