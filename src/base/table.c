@@ -133,12 +133,23 @@ struct notes {
     FILE *out;
     bool begun, in_note, after_data, any; // begun: something of this line was seen
     bool blank;                           // of a note: nothing but its '#' so far
+    int ends;                             // of lines, since the last letter
 };
+
+// Of Markdown one empty line is as good as two.
+static void put(struct notes *s, char c)
+{
+    s->ends = c == '\n' ? s->ends + 1 : 0;
+    if (chosen != TABLE_MD || s->ends <= 2)
+        fputc(c, s->out);
+}
 
 static void put_prose(struct notes *s, char c)
 {
     if (c == '\n') {
-        fputs(s->blank ? "\n" : "  \n", s->out); // two blanks: the line ends here
+        if (!s->blank)
+            fputs("  ", s->out); // two blanks: the line ends here
+        put(s, c);
         return;
     }
     if (s->blank && c == ' ')
@@ -146,7 +157,7 @@ static void put_prose(struct notes *s, char c)
     s->blank = false;
     if (strchr("*_<`\\", c))
         fputc('\\', s->out);
-    fputc(c, s->out);
+    put(s, c);
 }
 
 static ssize_t filter(void *cookie, const char *text, size_t n)
@@ -160,13 +171,13 @@ static ssize_t filter(void *cookie, const char *text, size_t n)
             s->blank = true;
             // Markdown: a table and what stands around it are apart.
             if (chosen == TABLE_MD && s->any && s->in_note == s->after_data)
-                fputc('\n', s->out);
+                put(s, '\n');
             s->any = true;
         }
         s->begun = c != '\n';
         s->after_data = !s->in_note;
         if (!s->in_note)
-            fputc(c, s->out);
+            put(s, c);
         else if (chosen == TABLE_MD && !(first && c == '#'))
             put_prose(s, c);
     }
@@ -177,7 +188,7 @@ static ssize_t filter(void *cookie, const char *text, size_t n)
 FILE *table_stream(FILE *out)
 {
     static struct notes notes;
-    notes = (struct notes){.out = out};
+    notes = (struct notes){.out = out, .ends = 2};
     if (chosen == TABLE_TEXT || chosen == TABLE_CSV)
         return out;
     FILE *f = fopencookie(&notes, "w", (cookie_io_functions_t){.write = filter});
