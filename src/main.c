@@ -87,6 +87,20 @@ static int unknown_command(const char *name)
     return STATUS_USAGE;
 }
 
+static int unknown_flag(const struct cmd *cmd, int argc, char **argv)
+{
+    for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        const char *meant = manual_nearest_flag(cmd, argv[i]);
+        if (!meant)
+            continue;
+        if (config_is_mouthpiece())
+            fprintf(stderr, "fstq %s: %s: no such option; did you mean %s?\n", cmd->name, argv[i],
+                    meant);
+        return STATUS_USAGE;
+    }
+    return STATUS_VALID;
+}
+
 static int dispatch(int argc, char **argv)
 {
     if (argc < 2) {
@@ -113,6 +127,8 @@ static int dispatch(int argc, char **argv)
     for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
             return print_help(cmd, argc - 2, argv + 2);
+    if (unknown_flag(cmd, argc, argv) != STATUS_VALID)
+        return STATUS_USAGE;
     if (cmd->alone && !config_is_mouthpiece())
         return STATUS_VALID;
     if (cmd->alone)

@@ -151,21 +151,51 @@ static void put_command(const struct manual *m, FILE *out)
     fputs("help", out);
 }
 
-// The long options that the help of a command names, each once.
-static void put_flags(FILE *out, const struct cmd *c)
+// The next long option that the help of a command names, each once; NULL behind the last.
+static const char *next_flag(const struct cmd *c, const char *s, size_t *n)
 {
-    fputs("--help", out);
-    for (const char *s = c->details; (s = strstr(s, "--"));) {
-        size_t n = 2;
-        while (islower((unsigned char)s[n]) || s[n] == '-')
-            n++;
+    for (; (s = strstr(s, "--")); s += *n) {
+        *n = 2;
+        while (islower((unsigned char)s[*n]) || s[*n] == '-')
+            ++*n;
         bool again = false;
         for (const char *t = c->details; t < s && (t = strstr(t, "--")) && t < s; t += 2)
-            again |= strncmp(t, s, n) == 0 && !islower((unsigned char)t[n]) && t[n] != '-';
-        if (n > 2 && !again && strncmp(s, "--help", n) != 0)
-            fprintf(out, " %.*s", (int)n, s);
-        s += n;
+            again |= strncmp(t, s, *n) == 0 && !islower((unsigned char)t[*n]) && t[*n] != '-';
+        if (*n > 2 && !again && strncmp(s, "--help", *n) != 0)
+            return s;
     }
+    return NULL;
+}
+
+static void put_flags(FILE *out, const struct cmd *c)
+{
+    size_t n = 0;
+    fputs("--help", out);
+    for (const char *s = c->details; (s = next_flag(c, s, &n)); s += n)
+        fprintf(out, " %.*s", (int)n, s);
+}
+
+const char *manual_nearest_flag(const struct cmd *c, const char *arg)
+{
+    static char best[32];
+    char given[32], flag[32];
+    int distance = 3; // of what is no longer a slip
+    size_t n = 0, letters = strcspn(arg, "=");
+    *best = '\0';
+    if (strncmp(arg, "--", 2) != 0 || letters < 4 || letters >= sizeof given)
+        return NULL;
+    snprintf(given, sizeof given, "%.*s", (int)letters, arg);
+    for (const char *s = c->details; (s = next_flag(c, s, &n)); s += n) {
+        snprintf(flag, sizeof flag, "%.*s", (int)n, s);
+        if (strncmp(flag, given, letters) == 0)
+            return NULL; // it, or short for it
+        int far = opt_distance(flag, given);
+        if (far < distance) {
+            distance = far;
+            memcpy(best, flag, sizeof best);
+        }
+    }
+    return *best ? best : NULL;
 }
 
 static void put_key(FILE *out, const char *name, const struct opt *row)

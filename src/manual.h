@@ -15,4 +15,7 @@ struct manual {
 // --man: fstq(1); --man5: fstq(5), the parameters; --bash, --zsh: completion. False: another word.
 bool manual_print(const char *what, const struct manual *m, FILE *out);
 
+// The option of a command that somebody meant who wrote arg; NULL where arg is one, or like none.
+const char *manual_nearest_flag(const struct cmd *c, const char *arg);
+
 #endif

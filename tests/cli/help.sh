@@ -40,6 +40,11 @@ done
 fstq lsit
 check "unknown command: status 2" equal "$?" 2
 check "unknown command: the nearest" contains err "did you mean list?"
+fstq show x.h5 --clents
+check "unknown option: status 2" equal "$?" 2
+check "unknown option: the nearest" contains err "did you mean --clients?"
+fstq show x.h5 --stage
+check "the beginning of an option is one" contains err "x.h5: cannot read"
 fstq help frobnicate
 check "help for an unknown command: status 2" equal "$?" 2
 fstq frobnicate
