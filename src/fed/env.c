@@ -398,6 +398,11 @@ static int check_relays(const struct fed_env *env, struct err *err)
         return err_set(err,
                        "fed.relays = %d: a relay passes whole versions on: leave out fed.downlink",
                        fed->relays);
+    if (fed->deliver)
+        return err_set(err,
+                       "fed.relays = %d: a relay passes no client its own at the end: set "
+                       "fed.deliver = off",
+                       fed->relays);
     if (env->net->pace != NET_PACE_MODEL)
         return err_set(err,
                        "fed.relays = %d: relays live where their clients do, and what is "
@@ -619,13 +624,22 @@ int64_t fed_client_bytes(const struct fed_env *env, uint32_t client)
     return own ? (int64_t)(FRAME_HEADER_BYTES + 4 * own->shape.n_values) : fed_version_bytes(env);
 }
 
+size_t fed_parcel_bytes(const struct fed_env *env, uint32_t client)
+{
+    const struct scheme_parting *own = env->method->scheme->parting;
+    const struct view_part *part = view_own(&env->method->view, client);
+    if (!env->fed->deliver)
+        return 0;
+    return own ? own->bytes(env, client)
+               : 4 * (part ? part->shape.n_values : fed_model_floats(env));
+}
+
 uint64_t fed_payload_bound(const struct fed_env *env)
 {
     size_t model = 4 * fed_model_floats(env) + 4096, update = fed_update_bound(env);
     size_t relay = fed_relay_bound(env), most = model > update ? model : update;
-    const struct scheme_parting *parting = env->method->scheme->parting;
-    for (int32_t c = 0; parting && c < env->fed->clients; c++) {
-        size_t parcel = parting->bytes(env, (uint32_t)c);
+    for (int32_t c = 0; env->fed->deliver && c < env->fed->clients; c++) {
+        size_t parcel = fed_parcel_bytes(env, (uint32_t)c);
         most = parcel > most ? parcel : most;
     }
     const struct scheme_talk *t = env->method->scheme->talk;

@@ -73,6 +73,8 @@ void fed_round_times(const struct fed_env *env, const struct round_start *start,
 // run's clock, delivers within so many seconds; -1 = any.
 int64_t fed_upload_bytes(const struct fed_env *env, uint32_t round, uint32_t client,
                          int64_t ready_ns, double seconds);
+// What a client is sent when the last version is made; 0 = nothing is (fed.deliver).
+size_t fed_parcel_bytes(const struct fed_env *env, uint32_t client);
 // Client state of this run, in floats: optimizer (fed.opt_state = keep), then averages
 // (fisher.persist = keep), together the workload's; then the scheme's own vectors, then codecs.
 size_t fed_optim_floats(const struct fed_env *env);

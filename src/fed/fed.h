@@ -33,7 +33,7 @@ struct fed_params { // [fed]
     int32_t relays;    // 0 = none, see relay.h
     int32_t eval_every, eval_last;
     int64_t server_ns; // configured server time of a round
-    bool nmse;
+    bool nmse, deliver;
 };
 enum { FED_STATE_RESET, FED_STATE_KEEP };
 enum { FED_WEIGHTS_SAMPLES, FED_WEIGHTS_EQUAL };

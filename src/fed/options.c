@@ -100,6 +100,9 @@ const struct opt fed_options[] = {
         "also evaluate after each of the last N rounds"),
     OPT(struct fed_params, server_ns, "fed.server_ns", "0", 0, 1e15, "ns",
         "configured server time per round, a term of the modelled time"),
+    OPT(struct fed_params, deliver, "fed.deliver", "off", 0, 0, "",
+        "when the last version is made every client is sent it, as floats, or what else its server "
+        "trained; in the last round's downlink and modelled time"),
     OPT(struct fed_params, nmse, "fed.nmse", "on", 0, 0, "",
         "clients decode their own message to report its error, outside every measured span"),
 };

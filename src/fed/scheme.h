@@ -55,13 +55,10 @@ struct scheme_talk {
                       uint8_t *out, size_t cap, struct codec_report *report, struct err *err);
 };
 
-// What a client is given once no more versions are made, where it has no part in what was learned.
+// Floats that a client is sent at the end (fed.deliver), where they are others than the version's.
 struct scheme_parting {
     size_t (*bytes)(const struct fed_env *env, uint32_t client);
     void (*put)(const struct global *g, uint32_t client, uint8_t *out);
-    // Is it such a thing? A worker asks.
-    int (*take)(const struct fed_env *env, uint32_t client, const uint8_t *in, size_t len,
-                struct err *err);
 };
 
 int async_check(const struct fed_env *env, struct err *err); // of such a scheme
@@ -127,7 +124,7 @@ struct scheme {
                     struct codec_report *report, struct err *err);
     size_t (*bound)(const struct fed_env *env);
     const struct scheme_talk *talk; // after train, which then only begins; NULL = there is none
-    const struct scheme_parting *parting; // NULL = nothing: the last version went as all did
+    const struct scheme_parting *parting; // NULL = the version
     bool keeps;  // what the view leaves out is the client's own: a view that is `kept`
     bool silent; // nothing of the adapter travels down
     // Of client.step_ns, what a local step takes of the client; 0 = all.

@@ -1,5 +1,5 @@
-// What clients are given when a run is over, where what was learned lies at the server alone: each
-// its own, over its own link, one at a time to a rank, which says what has come.
+// What clients are sent when a run is over (fed.deliver): each its own, over its own link, one at a
+// time to a rank, which says what has come.
 #include "fed/server.h"
 
 #include "base/bytes.h"
@@ -17,11 +17,6 @@ struct parting {
     } * parcel; // (1..workers)
 };
 
-static const struct scheme_parting *parting_of(const struct fed_env *env)
-{
-    return env->method->scheme->parting;
-}
-
 // All set out at once: the server's port is theirs together.
 static struct client_round *ways(struct server *s, int64_t run_ns, int64_t from_ns)
 {
@@ -35,7 +30,7 @@ static struct client_round *ways(struct server *s, int64_t run_ns, int64_t from_
     for (size_t i = 0; i < n; i++)
         c[i] = (struct client_round){
             .client = (uint32_t)i,
-            .down_bytes = (int64_t)(FRAME_HEADER_BYTES + parting_of(env)->bytes(env, (uint32_t)i)),
+            .down_bytes = (int64_t)(FRAME_HEADER_BYTES + fed_parcel_bytes(env, (uint32_t)i)),
             .from_ns = from_ns};
     fed_round_times(env, &start, c, n);
     for (size_t i = 0; i < n; i++) {
@@ -53,7 +48,7 @@ static int64_t run_ns(const struct server *s)
 void server_parting_book(struct server *s)
 {
     const int64_t from = s->row.time_modelled_ns;
-    if (!parting_of(s->env))
+    if (!s->env->fed->deliver)
         return;
     struct client_round *c = ways(s, run_ns(s), from);
     for (int32_t i = 0; i < s->env->fed->clients; i++) {
@@ -69,6 +64,23 @@ void server_parting_book(struct server *s)
     mem_free(c);
 }
 
+static void put_parcel(struct server *s, uint32_t client, uint8_t *out)
+{
+    const struct scheme_parting *own = s->env->method->scheme->parting;
+    const struct view_part *part = view_own(&s->env->method->view, client);
+    const float *x = s->global.theta;
+    if (own) {
+        own->put(&s->global, client, out);
+        return;
+    }
+    if (part) {
+        view_gather(part, x, s->global.mean[0]); // free: no more commits come
+        x = s->global.mean[0];
+    }
+    for (size_t i = 0; i < fed_parcel_bytes(s->env, client) / 4; i++)
+        put_f32(out + 4 * i, x[i]);
+}
+
 static void give_next(struct server *s, int endpoint, uint32_t from)
 {
     const struct fed_env *env = s->env;
@@ -81,14 +93,14 @@ static void give_next(struct server *s, int endpoint, uint32_t from)
     parcel->away = c < n && server_peer_up(s, endpoint);
     if (!parcel->away)
         return;
-    size_t bytes = parting_of(env)->bytes(env, c);
+    size_t bytes = fed_parcel_bytes(env, c);
     struct netbuf *b = transport_buf(env->transport, bytes);
     struct frame f = {.kind = FRAME_PARCEL, .client = c, .payload_bytes = bytes};
     struct link_transfer down = {.round = s->round,
                                  .client = c,
                                  .t_ready_ns = run_ns(s),
                                  .bytes = (int64_t)(FRAME_HEADER_BYTES + bytes)};
-    parting_of(env)->put(&s->global, c, netbuf_payload(b));
+    put_parcel(s, c, netbuf_payload(b));
     parcel->client = c;
     parcel->hash = XXH3_64bits(netbuf_payload(b), bytes);
     int64_t now = transport_now(env->transport), come = link_add_ns(now, p->way_ns[c]);
@@ -100,7 +112,7 @@ static void give_next(struct server *s, int endpoint, uint32_t from)
 
 void server_parting_begin(struct server *s)
 {
-    if (!parting_of(s->env) || s->failure[0] || (int32_t)s->round < s->env->fed->rounds)
+    if (!s->env->fed->deliver || s->failure[0] || (int32_t)s->round < s->env->fed->rounds)
         return;      // of a run that is over
     if (!s->parting) // it was over before this program began: again, and not into the books
         mem_free(ways(s, run_ns(s), 0));

@@ -607,21 +607,9 @@ static void give(const struct global *g, uint32_t client, uint8_t *out)
     mem_free(values);
 }
 
-static int take_given(const struct fed_env *env, uint32_t client, const uint8_t *in, size_t len,
-                      struct err *err)
-{
-    if (len != given_bytes(env, client))
-        return err_set(err, "a side network of %zu bytes, not %zu", len, given_bytes(env, client));
-    for (size_t i = 0; i < len; i += 4)
-        if (!isfinite(get_f32(in + i)))
-            return err_set(err, "weight %zu of the side network is not finite", i / 4);
-    return 0;
-}
-
 const struct scheme_parting side_parting = {
     .bytes = given_bytes,
     .put = give,
-    .take = take_given,
 };
 
 static double given_in_all(const struct fed_env *env)

@@ -6,6 +6,7 @@
 #include "fed/fault.h"
 #include "fed/policy.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -262,16 +263,15 @@ static void take_ping(struct worker *w, const struct net_msg *m)
 // What a client is given at the end: it says what it has.
 static void take_parcel(struct worker *w, const struct net_msg *m)
 {
-    const struct scheme_parting *p = w->env->method->scheme->parting;
-    const size_t len = m->frame.payload_bytes;
+    const size_t len = m->frame.payload_bytes, due = fed_parcel_bytes(w->env, m->frame.client);
     uint8_t hash[8];
-    struct err err;
-    if (!p)
-        return;
-    int rc = p->take(w->env, m->frame.client, m->payload, len, &err);
-    if (rc)
-        warn("client %u: what came at the end: %s", m->frame.client, err.text);
-    put_u64(hash, rc ? 0 : XXH3_64bits(m->payload, len));
+    size_t bad = 0;
+    for (size_t i = 0; i + 4 <= len; i += 4)
+        bad += isfinite(get_f32(m->payload + i)) ? 0 : 1;
+    if (len != due || bad > 0)
+        warn("client %u is sent %zu bytes at the end, not %zu, and %zu floats that are not finite",
+             m->frame.client, len, due, bad);
+    put_u64(hash, len == due && bad == 0 ? XXH3_64bits(m->payload, len) : 0);
     struct netbuf *b = transport_buf(w->env->transport, sizeof hash);
     struct frame f = {.kind = FRAME_PARCEL,
                       .version = w->version,

@@ -34,10 +34,10 @@ forward=$(booked pae.h5) both=$(booked fedavg.h5)
 check "a client that goes forward alone holds fewer activations ($forward of $both)" \
     test "$forward" -gt 0 -a "$((4 * forward))" -lt "$((3 * both))"
 
-# What comes down: tasks, and at the end the network to each of six clients.
+# Asked to deliver: what comes down is tasks, and at the end the network to each of six clients.
 mpirun --oversubscribe --mca pml ob1,monitoring --mca pml_monitoring_enable 2 \
     --mca pml_monitoring_enable_output 3 --mca pml_monitoring_filename "$dir/seen" -np 3 \
-    "$FSTQ" run "${common[@]}" trace.file=down.h5 >down 2>&1
+    "$FSTQ" run "${common[@]}" fed.deliver=on trace.file=down.h5 >down 2>&1
 "$FSTQ" export down.h5 --csv down.csv >/dev/null
 total() { awk -F, -v key="$1" '$2 == key { print $3 }' down.csv/summary.csv; }
 if ompi_info --parsable 2>/dev/null | grep -q '^mca:pml:monitoring:'; then
