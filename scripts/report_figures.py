@@ -516,7 +516,7 @@ def links(series):
                      f' style="stroke:{shade}"')
             svg.marker(axis.at(w['rate_mean_bps']), y, kind, shade, min(3.6, height / 2.6),
                        f'client {c}, {way}: {with_unit(w["rate_mean_bps"], RATES)} in the mean of '
-                       f'{w["transfers"]} transfers', hollow)
+                       f'{w["transfers"]} transfer{"s" * (w["transfers"] != 1)}', hollow)
     free = [w for w in looks if not any(w in c for c in clients.values())]
     rows = [tuple(s.run['links'][0])] + [tuple(link.values()) for link in s.run['links']]
     return Figure('links', 'Links as they were applied',
