@@ -33,7 +33,7 @@ struct source { // a trace of which runs are shown
 
 struct report {
     char out[1024], command[2048];
-    bool plain, paper, figures;
+    bool plain, paper, figures, latex, markdown;
     char *compare_text; // what fstq compare wrote, NULL = none
     json_t *compare;
     char compare_path[1100];
@@ -245,13 +245,94 @@ static void write_data(const struct report *r, FILE *out)
     jsonw_end(&j);
 }
 
-// The page.
-
 static const char *text_of(const json_t *object, const char *key)
 {
     const char *s = json_string_value(json_object_get(object, key));
     return s ? s : "";
 }
+
+// The table of a comparison that fits a column's or a page's width.
+
+enum { SHORT = 6 };
+static const char *const short_heads[SHORT] = {"method", "message (B)", "uplink (× less)",
+                                               "score",  "vs base",     "time (× less)"};
+
+static void put_half(char *out, size_t size, const json_t *x, const char *fmt, const char *half)
+{
+    const json_t *mean = json_object_get(x, "mean"), *ci = json_object_get(x, "ci95");
+    snprintf(out, size, "-");
+    if (json_is_number(mean))
+        snprintf(out, size, fmt, json_number_value(mean));
+    size_t n = strlen(out);
+    if (json_is_number(mean) && json_number_value(ci) > 0) // of no spread there is no interval
+        snprintf(out + n, size - n, half, json_number_value(ci));
+}
+
+static void short_cells(const json_t *m, char cell[SHORT][64])
+{
+    const json_t *bytes = json_object_get(m, "message_bytes"), *x = json_object_get(m, "less_time");
+    snprintf(cell[0], 64, "%s", text_of(m, "name"));
+    snprintf(cell[1], 64, json_is_number(bytes) ? "%.0f" : "-", json_number_value(bytes));
+    put_half(cell[2], 64, json_object_get(m, "less_uplink"), "%.3g", "");
+    put_half(cell[3], 64, json_object_get(m, "final"), "%.3f", " ± %.3f");
+    put_half(cell[4], 64, json_object_get(m, "vs_base"), "%+.3f", " ± %.3f");
+    put_half(cell[5], 64, x, "%.3g", "");
+    const json_t *low = json_object_get(x, "low"), *high = json_object_get(x, "high");
+    size_t n = strlen(cell[5]);
+    if (json_number_value(high) > json_number_value(low))
+        snprintf(cell[5] + n, 64 - n, " [%.3g, %.3g]", json_number_value(low),
+                 json_number_value(high));
+}
+
+static void print_latex(const char *const *cells)
+{
+    for (int k = 0; k < SHORT; k++) {
+        fputs(k ? " & " : "", stdout);
+        table_latex(stdout, cells[k]);
+    }
+    puts(" \\\\");
+}
+
+static void print_short(const struct report *r)
+{
+    struct table t = {.out = stdout, .n_cols = SHORT};
+    size_t i;
+    json_t *m;
+    for (int k = 0; k < SHORT; k++)
+        t.col[k] = (struct table_col){short_heads[k], "", 0, k ? TABLE_RIGHT : TABLE_LEFT};
+    if (r->latex) {
+        json_array_foreach(json_object_get(r->compare, "methods"), i, m)
+            printf("%% %s\n", text_of(m, "verdict"));
+        puts("% \\usepackage{booktabs}; a page of two columns has room for it "
+             "(table*)\n\\begin{tabular}{lrrrrr}\n\\toprule");
+        print_latex(short_heads);
+        puts("\\midrule");
+    } else {
+        table_set_form("md", NULL);
+        table_head(&t);
+    }
+    json_array_foreach(json_object_get(r->compare, "methods"), i, m)
+    {
+        char cell[SHORT][64];
+        const char *cells[SHORT];
+        short_cells(m, cell);
+        if (!strcmp(cell[0], text_of(r->compare, "base")))
+            strcpy(cell[4], "-");
+        for (int k = 0; k < SHORT; k++)
+            cells[k] = cell[k];
+        if (r->latex)
+            print_latex(cells);
+        else
+            table_row(&t, cells);
+    }
+    puts(r->latex ? "\\bottomrule\n\\end{tabular}" : "");
+    if (r->latex)
+        return;
+    json_array_foreach(json_object_get(r->compare, "methods"), i, m)
+        printf("- %s\n", text_of(m, "verdict"));
+}
+
+// The page.
 
 static void tables_of_comparison(const struct report *r, FILE *out)
 {
@@ -438,7 +519,8 @@ static int parse(struct report *r, int argc, char **argv)
     static const struct option flags[] = {
         {"output", required_argument, NULL, 'o'}, {"tables", no_argument, NULL, 't'},
         {"figures", no_argument, NULL, 'F'},      {"paper", no_argument, NULL, 'p'},
-        {"form", required_argument, NULL, 'f'},   {0}};
+        {"form", required_argument, NULL, 'f'},   {"latex", no_argument, NULL, 'l'},
+        {"markdown", no_argument, NULL, 'm'},     {0}};
     struct err err;
     size_t used = (size_t)snprintf(r->command, sizeof r->command, "fstq");
     for (int i = 0; i < argc && used < sizeof r->command; i++)
@@ -457,6 +539,10 @@ static int parse(struct report *r, int argc, char **argv)
             r->paper = true;
         else if (c == 'F')
             r->figures = true;
+        else if (c == 'l')
+            r->latex = true;
+        else if (c == 'm')
+            r->markdown = true;
         else if (c == 'f')
             continue;
         else
@@ -512,7 +598,16 @@ static int report_main(int argc, char **argv)
         } else if (add_argument(r, argv[i], &err)) {
             status = STATUS_ENV;
         }
-    if (status == STATUS_VALID && write_report(r, &err))
+    bool table = r->latex || r->markdown;
+    if (status == STATUS_VALID && table && !r->compare) {
+        err_set(&err,
+                "--latex and --markdown have the table of a comparison; fstq show TRACE -o md "
+                "has a trace's");
+        status = STATUS_USAGE;
+    }
+    if (status == STATUS_VALID && table)
+        print_short(r);
+    else if (status == STATUS_VALID && write_report(r, &err))
         status = STATUS_ENV;
     if (status != STATUS_VALID)
         fprintf(stderr, "fstq report: %s\n", err.text);
@@ -524,8 +619,8 @@ static int report_main(int argc, char **argv)
 
 const struct cmd cmd_report = {
     .name = "report",
-    .usage = "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables | --figures] | --paper "
-             "[COMPARE_DIR | JSON ...]",
+    .usage = "TRACE.h5 ... | COMPARE_DIR [-o DIR] [--tables | --figures | --latex | --markdown] | "
+             "--paper [COMPARE_DIR | JSON ...]",
     .help = "one self-contained HTML page about runs or about a comparison",
     .details =
         "  COMPARE_DIR  what fstq compare keeps its runs in (compare.dir, else runs/NAME of the\n"
@@ -535,6 +630,8 @@ const struct cmd cmd_report = {
         "  --figures    also DIR/figures: every panel as SVG and PDF at the width of a column, "
         "and\n"
         "               CSV\n"
+        "  --latex, --markdown   instead, on stdout: a comparison's table, as wide as a page, and\n"
+        "               its sentences; fstq compare has these forms of all columns\n"
         "  --paper      the tables of the Fed-FSTQ paper on stdout: as reported, computed anew "
         "where\n"
         "               they follow from others, and ours where COMPARE_DIRs hold comparisons by\n"

@@ -52,6 +52,8 @@ struct table_writer {
 };
 extern const struct table_writer table_md, table_csv, table_jsonl;
 const char *table_titled(void); // what table_title said last
+// Text as LaTeX has it; of what is no ASCII it knows plus-minus and times.
+void table_latex(FILE *out, const char *text);
 
 // Cells are text: format numbers with the functions below. Missing is "-".
 void table_row(const struct table *t, const char *const *cells);

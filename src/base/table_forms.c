@@ -118,6 +118,36 @@ static void csv_row(const struct table *t, const char *const *cells)
     fputc('\n', t->out);
 }
 
+void table_latex(FILE *out, const char *text)
+{
+    static const char marks[] = "&%$#_{}";
+    static const struct {
+        char c;
+        const char *word;
+    } words[] = {{'\\', "\\textbackslash{}"},  {'~', "\\textasciitilde{}"},
+                 {'^', "\\textasciicircum{}"}, {'<', "\\textless{}"},
+                 {'>', "\\textgreater{}"},     {'|', "\\textbar{}"},
+                 {'"', "\\textquotedbl{}"}};
+    static const struct {
+        const char *sign, *word;
+    } signs[] = {{"±", "$\\pm$"}, {"×", "$\\times$"}};
+    for (const char *s = text; *s; s++) {
+        const char *word = NULL;
+        for (size_t i = 0; i < ARRAY_LEN(signs); i++)
+            if (strncmp(s, signs[i].sign, 2) == 0)
+                word = signs[i].word;
+        s += word != NULL;
+        for (size_t i = 0; !word && i < ARRAY_LEN(words); i++)
+            word = words[i].c == *s ? words[i].word : NULL;
+        if (!word && s == text && *s == '-' && isdigit((unsigned char)s[1]))
+            word = "$-$";
+        if (word)
+            fputs(word, out);
+        else
+            fprintf(out, strchr(marks, *s) ? "\\%c" : "%c", *s);
+    }
+}
+
 // As JSON writes them: strtod takes more (hexadecimal, inf, +1, .5, 007).
 static bool is_number(const char *s)
 {

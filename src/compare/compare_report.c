@@ -313,37 +313,16 @@ void compare_markdown(const struct compare *c, FILE *out)
 
 // LaTeX, with the package booktabs; a value and its half width are one cell.
 
-static void latex_text(FILE *out, const char *text)
-{
-    static const char marks[] = "&%$#_{}";
-    static const struct {
-        char c;
-        const char *word;
-    } words[] = {{'\\', "\\textbackslash{}"},  {'~', "\\textasciitilde{}"},
-                 {'^', "\\textasciicircum{}"}, {'<', "\\textless{}"},
-                 {'>', "\\textgreater{}"},     {'|', "\\textbar{}"},
-                 {'"', "\\textquotedbl{}"}};
-    for (const char *s = text; *s; s++) {
-        const char *word = NULL;
-        for (size_t i = 0; i < ARRAY_LEN(words); i++)
-            word = words[i].c == *s ? words[i].word : word;
-        if (word)
-            fputs(word, out);
-        else
-            fprintf(out, strchr(marks, *s) ? "\\%c" : "%c", *s);
-    }
-}
-
 static void latex_row(const struct row *r, bool head, FILE *out)
 {
     for (int k = 0; k < r->n; k++) {
         bool half = k + 1 < r->n && !strcmp(r->head[k + 1], "+-");
         fputs(k ? " & " : "", out);
         if (head) {
-            latex_text(out, r->head[k]);
+            table_latex(out, r->head[k]);
             if (*r->unit[k]) {
                 fputs(" (", out);
-                latex_text(out, r->unit[k]);
+                table_latex(out, r->unit[k]);
                 fputc(')', out);
             }
         } else if (half && isfinite(r->value[k + 1])) {
@@ -351,7 +330,7 @@ static void latex_row(const struct row *r, bool head, FILE *out)
         } else if (k && isfinite(r->value[k]) && r->value[k] < 0) {
             fprintf(out, "$%s$", r->text[k]);
         } else {
-            latex_text(out, r->text[k]);
+            table_latex(out, r->text[k]);
         }
         k += half;
     }

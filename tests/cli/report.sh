@@ -123,6 +123,15 @@ END
 check "a report of it: status 0" equal "$?" 0
 check "a sentence per method, as compare has them" equal \
     "$(grep -c '^# .*B per message' said)" "$(grep -c '^# .*B per message' out)"
+"$FSTQ" report cmp --latex >short.tex 2>err
+check "its table for LaTeX, odd names escaped" eval \
+    "grep -qF '\\textless{}i\\textgreater{}\\&sign\\textquotedbl{} & ' short.tex &&
+    [ \"\$(grep -cE '^[^%].* & .*' short.tex)\" = 4 ] && tail -n 1 short.tex | grep -q 'end{tabular}'"
+"$FSTQ" report cmp --markdown >short.md 2>err
+check "and Markdown: a row and a sentence per method" eval \
+    "[ \"\$(grep -c '^| ' short.md)\" = 4 ] && [ \"\$(grep -c '^- .*B per message' short.md)\" = 3 ]"
+"$FSTQ" report bare.h5 --latex >out 2>err
+check "a trace has no such table: said" contains err "fstq show TRACE"
 draw cmp
 check "the page stands by itself, a method's odd name is text" page cmp/report.html \
     cmp/report.json '<i>&sign"' "Bytes against score" "Wilcoxon, Holm" "In numbers"
