@@ -143,7 +143,8 @@ static void measure_step(struct bench_ctx *c, const struct table *t, const char 
     close_job(&j);
 }
 
-// Records in an order that memory does not know, each into one place.
+// Records in an order that memory does not know, each into one place, a step's at a time.
+enum { BATCH = 16 };
 struct gather {
     struct side_cache *cache;
     uint8_t *to, *from;
@@ -160,10 +161,17 @@ static uint64_t id_of(uint32_t i)
 static void gather_loop(void *arg, int64_t n)
 {
     struct gather *g = arg;
+    uint64_t id[BATCH];
     for (int64_t i = 0; i < n; i++)
         for (uint32_t k = 0; k < g->n; k++) {
             size_t len;
-            const uint8_t *r = side_cache_get(g->cache, id_of(g->order[k]), &len);
+            if (k % BATCH == 0) {
+                uint32_t some = g->n - k < BATCH ? g->n - k : BATCH;
+                for (uint32_t j = 0; j < some; j++)
+                    id[j] = id_of(g->order[k + j]);
+                side_cache_expect(g->cache, id, some);
+            }
+            const uint8_t *r = side_cache_get(g->cache, id[k % BATCH], &len);
             g->missed += !r;
             if (r)
                 memcpy(g->to, r, len);

@@ -8,7 +8,7 @@
 
 // In the slab: id u64, length u32, u32 that says whether it is a record or the end of a turn; then
 // the record, up to a multiple of 8.
-enum { HEAD = 16, KIND_RECORD = 1, KIND_END = 2, FIELDS = 6, RECORD_WORDS = 3 };
+enum { HEAD = 16, KIND_RECORD = 1, KIND_END = 2, FIELDS = 6, RECORD_WORDS = 3, EXPECTED = 256 };
 
 struct place {
     uint64_t id, at; // at: of its head in the ring, + 1; 0 = free
@@ -151,6 +151,18 @@ void side_cache_put(struct side_cache *c, uint64_t id, const uint8_t *bytes, siz
 bool side_cache_has(const struct side_cache *c, uint64_t id)
 {
     return c->place[find(c, id)].at != 0;
+}
+
+// Places first, then the records' beginnings; what follows those the processor fetches by itself.
+void side_cache_expect(const struct side_cache *c, const uint64_t *id, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        __builtin_prefetch(&c->place[(size_t)id[i] & (c->n_places - 1)]);
+    for (size_t i = 0; i < n; i++) {
+        const struct place *p = &c->place[find(c, id[i])];
+        for (size_t line = 0; p->at && line < EXPECTED; line += 64)
+            __builtin_prefetch(at(c, p->at - 1) + line);
+    }
 }
 
 const uint8_t *side_cache_get(struct side_cache *c, uint64_t id, size_t *len)

@@ -241,6 +241,7 @@ static int read_message(struct global *g, const struct update *u, struct side_he
 
 // The same from the cache; records that have gone meanwhile are left out. Returns how many are
 // left.
+enum { TOGETHER = 16 };
 static uint32_t read_cache(struct global *g, uint32_t client, struct side_head *h)
 {
     struct side_server *s = g->own;
@@ -248,10 +249,17 @@ static uint32_t read_cache(struct global *g, uint32_t client, struct side_head *
     uint32_t n = 0;
     h->count = (uint32_t)next_places(g, client, &places);
     h->held = s->client[client].held;
-    for (uint32_t i = 0; i < h->count; i++) {
-        struct record *r = &s->record[n];
-        r->bytes = side_cache_get(s->cache, side_id(g->env->seed, client, places[i]), &r->len);
-        n += r->bytes != NULL;
+    for (uint32_t from = 0; from < h->count; from += TOGETHER) {
+        uint64_t id[TOGETHER];
+        const uint32_t some = h->count - from < TOGETHER ? h->count - from : TOGETHER;
+        for (uint32_t i = 0; i < some; i++)
+            id[i] = side_id(g->env->seed, client, places[from + i]);
+        side_cache_expect(s->cache, id, some);
+        for (uint32_t i = 0; i < some; i++) {
+            struct record *r = &s->record[n];
+            r->bytes = side_cache_get(s->cache, id[i], &r->len);
+            n += r->bytes != NULL;
+        }
     }
     return n;
 }
@@ -373,6 +381,7 @@ static uint32_t next_replayed(struct global *g, struct replay *r, int32_t cap, u
 {
     struct side_server *s = g->own;
     uint32_t n = 0;
+    side_cache_expect(s->cache, r->id + r->at, r->n - r->at < want ? r->n - r->at : want);
     while (n < want && r->passes < cap && r->n > 0) {
         struct record *to = &s->record[n];
         to->bytes = side_cache_get(s->cache, r->id[r->at++], &to->len);
