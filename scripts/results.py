@@ -252,6 +252,26 @@ def score_rows():
         for k in keeps) + ' |'
 
 
+def equal_rows():
+    """Of each reduction what costs the most tokens of layers for at most 1 % of the score."""
+    cells = {}
+    with open(os.path.join(DATA, 'infer-equal.csv'), encoding='utf-8', newline='') as f:
+        for r in csv.DictReader(f):
+            cells.setdefault((r['reduce'], float(r['keep']), int(r['layer'])), []).append(
+                float(r['exact_match']))
+    whole = cells['none', 1, 0]
+    less = {k: [x - y for x, y in zip(v, whole)] for k, v in cells.items() if k[0] != 'none'}
+    for how in dict.fromkeys(k[0] for k in less):
+        held = [k for k, v in less.items() if k[0] == how and sum(v) >= -.01 * sum(whole)]
+        if not held:
+            yield f'| `{how}` | none | |'
+            continue
+        best = max(held, key=lambda k: (round((1 - k[1]) * (3 - k[2]), 6), sum(less[k])))
+        mean, half = interval(less[best])
+        keep = f'{best[1]:g}'.lstrip('0')
+        yield f'| `{how}` | {keep}, from layer {best[2]} | {places(mean, True)} ± {places(half)} |'
+
+
 def corner_rows():
     """Schemes away from the standard setting: four comparisons beside each other."""
     data = [load_csv(f'compare-schemes-{name}.csv') for name in ('steps', '5', 'away', '5-away')]
@@ -304,13 +324,13 @@ def type_rows():
         yield re.sub(r' +', ' ', f'| {label} | {cells} |')
 
 
-def real_keep_rows():
+def real_keep_rows(name, *keeps):
     """A real model that answers with fewer tokens: F1 by reduction and layer."""
-    with open(os.path.join(DATA, 'infer-smollm2.csv'), encoding='utf-8', newline='') as f:
+    with open(os.path.join(DATA, name), encoding='utf-8', newline='') as f:
         score = {(r['reduce'], r['layer'], r['keep']): places(float(r['score']))
                  for r in csv.DictReader(f) if r['math'] == 'int8'}
     for how, layer in dict.fromkeys(k[:2] for k in score if k[0] != 'none'):
-        yield f'| `{how}`, {layer} | {score[how, layer, "0.8"]} | {score[how, layer, "0.5"]} |'
+        yield f'| `{how}`, {layer} | ' + ' | '.join(score[how, layer, k] for k in keeps) + ' |'
 
 
 def speed_rows():
@@ -357,7 +377,10 @@ def claims():
     for text in readme_sentences(c):
         yield 'README.md', text
     for name, rows in (('schemes.md', (*scheme_rows(), *corner_rows(), *subspace_rows())),
-                       ('infer.md', (*score_rows(), *real_keep_rows(), *speed_rows())),
+                       ('infer.md', (*score_rows(), *equal_rows(),
+                                    *real_keep_rows('infer-smollm2.csv', '0.8', '0.5'),
+                                    *real_keep_rows('infer-smollm2-2.csv', '0.95', '0.8'),
+                                    *speed_rows())),
                        ('side.md', (*type_rows(), *side_rows()))):
         for text in rows:
             yield os.path.join('bench', 'results', name), text
