@@ -126,10 +126,12 @@ check "a sentence per method, as compare has them" equal \
 "$FSTQ" report cmp --latex >short.tex 2>err
 check "its table for LaTeX, odd names escaped" eval \
     "grep -qF '\\textless{}i\\textgreater{}\\&sign\\textquotedbl{} & ' short.tex &&
-    [ \"\$(grep -cE '^[^%].* & .*' short.tex)\" = 4 ] && tail -n 1 short.tex | grep -q 'end{tabular}'"
+    [ \"\$(grep -cE '^[^%].* & .*' short.tex)\" = 4 ] &&
+    tail -n 1 short.tex | grep -q 'end{tabular}'"
 "$FSTQ" report cmp --markdown >short.md 2>err
 check "and Markdown: a row and a sentence per method" eval \
-    "[ \"\$(grep -c '^| ' short.md)\" = 4 ] && [ \"\$(grep -c '^- .*B per message' short.md)\" = 3 ]"
+    "[ \"\$(grep -c '^| ' short.md)\" = 4 ] &&
+    [ \"\$(grep -c '^- .*B per message' short.md)\" = 3 ]"
 "$FSTQ" report bare.h5 --latex >out 2>err
 check "a trace has no such table: said" contains err "fstq show TRACE"
 draw cmp
