@@ -550,6 +550,11 @@ static int parse(struct report *r, int argc, char **argv)
     }
     if (r->paper)
         return 0;
+    if (table_form() != TABLE_TEXT) {
+        fprintf(stderr, "fstq report: --form is for --paper; a comparison's table is --markdown or "
+                        "--latex, a trace's are fstq show -o FORM\n");
+        return -1;
+    }
     if (optind == argc) {
         fprintf(stderr, "fstq report: traces, or the folder of a comparison, please: fstq report "
                         "runs/compare-quick\n");

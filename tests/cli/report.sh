@@ -132,6 +132,8 @@ check "its table for LaTeX, odd names escaped" eval \
 check "and Markdown: a row and a sentence per method" eval \
     "[ \"\$(grep -c '^| ' short.md)\" = 4 ] &&
     [ \"\$(grep -c '^- .*B per message' short.md)\" = 3 ]"
+"$FSTQ" report cmp --form csv >out 2>err
+check "--form without --paper: status 2" equal "$?" 2
 "$FSTQ" report bare.h5 --latex >out 2>err
 check "a trace has no such table: said" contains err "fstq show TRACE"
 draw cmp
