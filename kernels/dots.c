@@ -630,7 +630,6 @@ static void columns(const struct gemm *g, const struct dots *by, const struct ro
     const size_t stride = block_row_bytes(part), bytes = (size_t)part->type->bytes;
     const int32_t each = part->type->values / 32;
     const uint8_t *x = part->at + (size_t)row * stride;
-    const size_t whole = bytes * (size_t)(CHUNK / each); // of a row, in a chunk
     const uint8_t *next = x + COLUMNS * stride;
     const bool more = row + COLUMNS < part->rows;
     struct chunk c = {.w = t,
@@ -647,12 +646,11 @@ static void columns(const struct gemm *g, const struct dots *by, const struct ro
         c.scale = a->scale + b;
         c.offset = a->offset + b;
         c.sum = a->sum + 2 * b;
-        const size_t piece = c.blocks == CHUNK ? whole : bytes * (size_t)(c.blocks / each);
-        if (more)
-            ask_for(next, COLUMNS * piece);
-        next += COLUMNS * piece;
-        for (int32_t i = 0; i < c.blocks; i += each, x += bytes)
+        for (int32_t i = 0; i < c.blocks; i += each, x += bytes, next += COLUMNS * bytes) {
+            if (more)
+                ask_for(next, COLUMNS * bytes);
             turn(by, c.type, part->type->values, x, stride, &t[i]);
+        }
         by->product(&c);
     }
     finish_columns(g, row0, rows, n0);
