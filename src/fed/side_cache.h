@@ -26,7 +26,8 @@ void side_cache_close(struct side_cache *c); // NULL does nothing
 struct side_cache_counts side_cache_counts(const struct side_cache *c);
 // One that is there already stays as it is.
 void side_cache_put(struct side_cache *c, uint64_t id, const uint8_t *bytes, size_t len);
-// These will be asked for next, in whatever order: so that memory's answers are waited for together.
+// These will be asked for next, in whatever order: so that memory's answers are waited for
+// together.
 void side_cache_expect(const struct side_cache *c, const uint64_t *id, size_t n);
 // Until the next put; NULL = it is not there.
 const uint8_t *side_cache_get(struct side_cache *c, uint64_t id, size_t *len);
