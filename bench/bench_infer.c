@@ -51,24 +51,24 @@ static void *there(struct dev *d, size_t bytes)
 static void send_acts(struct dev *d, void *to, float *x, size_t n)
 {
     void *as = mem_alloc(MEM_OTHER, n * sizeof *x);
-    kernel_from_f32(d->row->act, x, n, as);
-    dev_put(d, to, as, n * kernel_dtype_bytes(d->row->act));
-    kernel_to_f32(d->row->act, as, n, x);
+    kernel_from_f32(d->act, x, n, as);
+    dev_put(d, to, as, n * kernel_dtype_bytes(d->act));
+    kernel_to_f32(d->act, as, n, x);
     mem_free(as);
 }
 
 static void fetch_acts(struct dev *d, float *x, const void *from, size_t n)
 {
     void *as = mem_alloc(MEM_OTHER, n * sizeof *x);
-    dev_get(d, as, from, n * kernel_dtype_bytes(d->row->act));
-    kernel_to_f32(d->row->act, as, n, x);
+    dev_get(d, as, from, n * kernel_dtype_bytes(d->act));
+    kernel_to_f32(d->act, as, n, x);
     mem_free(as);
 }
 
 // How far a result may be off for being kept as an activation, of its size.
 static double act_error(const struct dev *d)
 {
-    return d->row->act == KERNEL_F32 ? 0 : 0x1p-8;
+    return d->act == KERNEL_F32 ? 0 : 0x1p-8;
 }
 
 // As many bytes as a kernel reads, copied where it runs.
@@ -359,7 +359,7 @@ static void attention(struct bench_ctx *c, struct dev *d, const struct table *t)
         send_acts(d, *part[i].there, *part[i].host, part[i].n);
     }
     make_lists(&q);
-    size_t bytes = 2 * values * kernel_dtype_bytes(d->row->act);
+    size_t bytes = 2 * values * kernel_dtype_bytes(d->act);
     q.twin = (struct twin){d, there(d, bytes), there(d, bytes), bytes};
     const char *check = check_query(c, &q);
     const struct bench_case cases[] = {{"attention_step", NULL, query_loop, &q},

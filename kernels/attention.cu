@@ -6,7 +6,7 @@
 // D is the head's width rounded up, zeros beyond it. A warp owns W rows of the block's tile; its
 // lanes are the 32 rows of the other side while scores are made, and every 32nd column while values
 // are added.
-#include "gpu.h"
+#include "gpu_act.h"
 
 #include <assert.h>
 
@@ -14,25 +14,29 @@ enum { ATT_WARPS = 4, ATT_THREADS = 32 * ATT_WARPS, ATT_TILE = 32 };
 // Blocks an SM is to hold, which bounds the registers; the wide ones are held by shared memory.
 #define ATT_BLOCKS(D) ((D) <= 64 ? 3 : 1)
 
-struct att_args {
+template <class T> struct att_args {
     const int32_t *start;
     const float *log_size;
     float scale;
     int heads, kv_heads, group, dim, total, window;
-    const float *qkv;
+    const T *qkv;
     ptrdiff_t ldq;
 };
 
 // A query sees the keys up to its own place, with a window as many of them.
-static __device__ __forceinline__ bool sees(const struct att_args &a, int query, int key)
+template <class T>
+static __device__ __forceinline__ bool sees(const struct att_args<T> &a, int query, int key)
 {
     return key <= query && (a.window == 0 || key > query - a.window);
 }
-static __device__ __forceinline__ int first_key(const struct att_args &a, int query)
+template <class T>
+static __device__ __forceinline__ int first_key(const struct att_args<T> &a, int query)
 {
     return a.window > 0 && query >= a.window ? query - a.window + 1 : 0;
 }
-static __device__ __forceinline__ int queries_end(const struct att_args &a, int last_key, int len)
+template <class T>
+static __device__ __forceinline__ int queries_end(const struct att_args<T> &a, int last_key,
+                                                  int len)
 {
     return a.window > 0 ? min(len, last_key + a.window) : len;
 }
@@ -42,22 +46,23 @@ static __device__ __forceinline__ int tile_from(int row)
 }
 
 // Of one sequence and head.
-struct att_head {
-    const float *q, *k, *v;
+template <class T> struct att_head {
+    const T *q, *k, *v;
     int row, len;
 };
 
-static __device__ __forceinline__ struct att_head head_of(const struct att_args &a, int seq,
-                                                          int head)
+template <class T>
+static __device__ __forceinline__ struct att_head<T> head_of(const struct att_args<T> &a, int seq,
+                                                             int head)
 {
     int row = a.start[seq];
-    const float *at = a.qkv + row * a.ldq, *k = at + (a.heads + head / a.group) * a.dim;
+    const T *at = a.qkv + row * a.ldq, *k = at + (a.heads + head / a.group) * a.dim;
     return {at + head * a.dim, k, k + a.kv_heads * a.dim, row, a.start[seq + 1] - row};
 }
 
 // Rows [from, from + rows) of len into shared memory; what is not there is zero.
-template <int D, int LD>
-static __device__ __forceinline__ void load(float (*to)[LD], int rows, const float *x, ptrdiff_t ld,
+template <int D, int LD, class T>
+static __device__ __forceinline__ void load(float (*to)[LD], int rows, const T *x, ptrdiff_t ld,
                                             int from, int len, int dim)
 {
     for (int i = (int)threadIdx.x; i < rows * D; i += ATT_THREADS) {
@@ -100,13 +105,13 @@ template <int D, int W> struct att_forward {
     float q[ATT_WARPS * W][D], k[ATT_TILE][D + 1], v[ATT_TILE][D], p[ATT_WARPS * W][ATT_TILE];
 };
 
-template <int D, int W>
+template <class T, int D, int W>
 static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
-    attend(struct att_args a, float *__restrict__ out, ptrdiff_t ldo, float *__restrict__ lse)
+    attend(struct att_args<T> a, T *__restrict__ out, ptrdiff_t ldo, float *__restrict__ lse)
 {
     typedef struct att_forward<D, W> tiles;
     SHARED_DYNAMIC(tiles, s);
-    struct att_head h = head_of(a, (int)blockIdx.z, (int)blockIdx.y);
+    struct att_head<T> h = head_of(a, (int)blockIdx.z, (int)blockIdx.y);
     int q0 = (int)blockIdx.x * ATT_WARPS * W, lane = (int)(threadIdx.x % 32);
     int own = (int)(threadIdx.x / 32) * W;
     if (q0 >= h.len)
@@ -155,9 +160,10 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
 }
 
 // received += the columns of P, over all heads: a warp's own rows are keys, the other side queries.
-template <int D, int W>
+template <class T, int D, int W>
 static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
-    count_received(struct att_args a, const float *__restrict__ lse, float *__restrict__ received)
+    count_received(struct att_args<T> a, const float *__restrict__ lse,
+                   float *__restrict__ received)
 {
     typedef struct att_forward<D, W> tiles;
     SHARED_DYNAMIC(tiles, s);
@@ -170,7 +176,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
     for (int i = 0; i < W; i++)
         got[i] = 0;
     for (int head = 0; head < a.heads; head++) {
-        struct att_head h = head_of(a, seq, head);
+        struct att_head<T> h = head_of(a, seq, head);
         for (int q0 = tile_from(k0); q0 < end; q0 += ATT_TILE) {
             __syncthreads();
             load<D, D>(s->q, ATT_WARPS * W, h.k, a.ldq, k0, len, a.dim);
@@ -195,8 +201,9 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
 }
 
 // pull (heads, total) = dout_i out_i: a warp a row of a head.
+template <class T>
 static __global__ void __launch_bounds__(ATT_THREADS)
-    dot_outputs(struct att_args a, const float *__restrict__ out, const float *__restrict__ dout,
+    dot_outputs(struct att_args<T> a, const T *__restrict__ out, const T *__restrict__ dout,
                 ptrdiff_t ldo, float *__restrict__ pull)
 {
     int row = (int)(blockIdx.x * ATT_WARPS + threadIdx.x / 32);
@@ -211,15 +218,17 @@ static __global__ void __launch_bounds__(ATT_THREADS)
         pull[(ptrdiff_t)blockIdx.y * a.total + row] = sum;
 }
 
-struct att_back {
-    const float *dout, *lse, *pull;
+template <class T> struct att_back {
+    const T *dout;
+    const float *lse, *pull;
     ptrdiff_t ldo;
-    float *dqkv;
+    T *dqkv;
 };
 
 // P and dS of a query and a key.
-static __device__ __forceinline__ void score_back(const struct att_args &a,
-                                                  const struct att_back &b, int head, int row,
+template <class T>
+static __device__ __forceinline__ void score_back(const struct att_args<T> &a,
+                                                  const struct att_back<T> &b, int head, int row,
                                                   int len, int query, int key, float qk, float dv,
                                                   float *p, float *ds)
 {
@@ -237,14 +246,14 @@ template <int D, int W> struct att_by_key {
     float p[ATT_WARPS * W][ATT_TILE], ds[ATT_WARPS * W][ATT_TILE];
 };
 
-template <int D, int W>
+template <class T, int D, int W>
 static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
-    attend_back_keys(struct att_args a, struct att_back b)
+    attend_back_keys(struct att_args<T> a, struct att_back<T> b)
 {
     typedef struct att_by_key<D, W> tiles;
     SHARED_DYNAMIC(tiles, s);
     int kv = (int)blockIdx.y, lane = (int)(threadIdx.x % 32), own = (int)(threadIdx.x / 32) * W;
-    struct att_head h = head_of(a, (int)blockIdx.z, kv * a.group);
+    struct att_head<T> h = head_of(a, (int)blockIdx.z, kv * a.group);
     int k0 = (int)blockIdx.x * ATT_WARPS * W, end = queries_end(a, k0 + ATT_WARPS * W - 1, h.len);
     if (k0 >= h.len)
         return;
@@ -256,7 +265,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
             dk[i][c] = dv[i][c] = 0;
     for (int head = kv * a.group; head < (kv + 1) * a.group; head++)
         for (int q0 = tile_from(k0); q0 < end; q0 += ATT_TILE) {
-            const float *dout = b.dout + h.row * b.ldo + head * a.dim;
+            const T *dout = b.dout + h.row * b.ldo + head * a.dim;
             __syncthreads();
             load<D, D + 1>(s->q, ATT_TILE, a.qkv + h.row * a.ldq + head * a.dim, a.ldq, q0, h.len,
                            a.dim);
@@ -272,7 +281,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
             add_weighted<D, W, D + 1>(s->ds + own, s->q, dk);
         }
     for (int i = 0; i < W; i++) {
-        float *at = b.dqkv + (h.row + k0 + own + i) * a.ldq + (a.heads + kv) * a.dim + lane;
+        T *at = b.dqkv + (h.row + k0 + own + i) * a.ldq + (a.heads + kv) * a.dim + lane;
         for (int c = 0; c < D / 32; c++)
             if (k0 + own + i < h.len && lane + 32 * c < a.dim) {
                 at[32 * c] = dk[i][c];
@@ -286,14 +295,14 @@ template <int D, int W> struct att_by_query {
     float ds[ATT_WARPS * W][ATT_TILE];
 };
 
-template <int D, int W>
+template <class T, int D, int W>
 static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
-    attend_back_queries(struct att_args a, struct att_back b)
+    attend_back_queries(struct att_args<T> a, struct att_back<T> b)
 {
     typedef struct att_by_query<D, W> tiles;
     SHARED_DYNAMIC(tiles, s);
     int head = (int)blockIdx.y, lane = (int)(threadIdx.x % 32), own = (int)(threadIdx.x / 32) * W;
-    struct att_head h = head_of(a, (int)blockIdx.z, head);
+    struct att_head<T> h = head_of(a, (int)blockIdx.z, head);
     int q0 = (int)blockIdx.x * ATT_WARPS * W;
     if (q0 >= h.len)
         return;
@@ -320,7 +329,7 @@ static __global__ void __launch_bounds__(ATT_THREADS, ATT_BLOCKS(D))
         add_weighted<D, W, D + 1>(s->ds + own, s->k, dq);
     }
     for (int i = 0; i < W; i++) {
-        float *at = b.dqkv + (h.row + q0 + own + i) * a.ldq + head * a.dim + lane;
+        T *at = b.dqkv + (h.row + q0 + own + i) * a.ldq + head * a.dim + lane;
         for (int c = 0; c < D / 32; c++)
             if (q0 + own + i < h.len && lane + 32 * c < a.dim)
                 at[32 * c] = dq[i][c];
@@ -336,47 +345,50 @@ struct att_cache {
     size_t skip;
 };
 
-static __device__ __forceinline__ float *cached(kernel_act *const *list, size_t skip, int i)
+template <class T>
+static __device__ __forceinline__ T *cached(kernel_act *const *list, size_t skip, int i)
 {
-    return reinterpret_cast<float *>(list[i]) + skip;
+    return reinterpret_cast<T *>(list[i]) + skip;
 }
 
+template <class T>
 static __global__ void __launch_bounds__(ATT_THREADS)
-    keep_rows(struct att_args a, struct att_cache cache)
+    keep_rows(struct att_args<T> a, struct att_cache cache)
 {
     int seq = (int)blockIdx.y, i = (int)blockIdx.x, row = a.start[seq] + i;
     int width = a.kv_heads * a.dim;
-    const float *key = a.qkv + row * a.ldq + a.heads * a.dim;
+    const T *key = a.qkv + row * a.ldq + a.heads * a.dim;
     for (int c = (int)threadIdx.x; c < width && row < a.start[seq + 1]; c += ATT_THREADS) {
-        cached(cache.k, cache.skip, seq)[(ptrdiff_t)i * width + c] = key[c];
-        cached(cache.v, cache.skip, seq)[(ptrdiff_t)i * width + c] = key[width + c];
+        cached<T>(cache.k, cache.skip, seq)[(ptrdiff_t)i * width + c] = key[c];
+        cached<T>(cache.v, cache.skip, seq)[(ptrdiff_t)i * width + c] = key[width + c];
     }
 }
 
+template <class T>
 static __global__ void __launch_bounds__(ATT_THREADS)
-    append_rows(struct att_args a, struct att_cache cache)
+    append_rows(struct att_args<T> a, struct att_cache cache)
 {
     int i = (int)blockIdx.x, width = a.kv_heads * a.dim;
-    const float *key = a.qkv + i * a.ldq + a.heads * a.dim;
+    const T *key = a.qkv + i * a.ldq + a.heads * a.dim;
     ptrdiff_t at = (ptrdiff_t)cache.n[i] * width;
     for (int c = (int)threadIdx.x; c < width; c += ATT_THREADS) {
-        cached(cache.k, cache.skip, i)[at + c] = key[c];
-        cached(cache.v, cache.skip, i)[at + c] = key[width + c];
+        cached<T>(cache.k, cache.skip, i)[at + c] = key[c];
+        cached<T>(cache.v, cache.skip, i)[at + c] = key[width + c];
     }
 }
 
 // One query: each warp takes every fourth key, then the four are put together.
-template <int D>
+template <class T, int D>
 static __global__ void __launch_bounds__(ATT_THREADS)
-    attend_one(struct att_args a, struct att_cache cache, float *__restrict__ out, ptrdiff_t ldo)
+    attend_one(struct att_args<T> a, struct att_cache cache, T *__restrict__ out, ptrdiff_t ldo)
 {
     SHARED(float, tops, [ATT_WARPS]);
     SHARED(float, sums, [ATT_WARPS]);
     SHARED(float, parts, [ATT_WARPS][D]);
     int i = (int)blockIdx.x, head = (int)blockIdx.y, lane = (int)(threadIdx.x % 32);
     int warp = (int)(threadIdx.x / 32), n = cache.n[i] + 1, width = a.kv_heads * a.dim;
-    const float *k = cached(cache.k, cache.skip, i) + head / a.group * a.dim;
-    const float *v = cached(cache.v, cache.skip, i) + head / a.group * a.dim;
+    const T *k = cached<T>(cache.k, cache.skip, i) + head / a.group * a.dim;
+    const T *v = cached<T>(cache.v, cache.skip, i) + head / a.group * a.dim;
     float q[D / 32], acc[D / 32], top = -INFINITY, sum = 0;
     for (int c = 0; c < D / 32; c++) {
         int at = lane + 32 * c;
@@ -420,11 +432,13 @@ static __global__ void __launch_bounds__(ATT_THREADS)
 
 // Launchers.
 
-static struct att_args args_of(const struct kernel_attn *a, const int32_t *start, int32_t total,
-                               const kernel_act *qkv, ptrdiff_t ldq)
+template <class T>
+static struct att_args<T> args_of(const struct kernel_attn *a, const int32_t *start, int32_t total,
+                                  const kernel_act *qkv, ptrdiff_t ldq)
 {
-    return {start,       a->log_size, a->scale,    a->heads, a->kv_heads, a->heads / a->kv_heads,
-            a->head_dim, total,       a->window,   act_in(qkv), ldq};
+    return {start,        a->log_size,              a->scale,    a->heads,
+            a->kv_heads,  a->heads / a->kv_heads,   a->head_dim, total,
+            a->window,    act_as<T>(qkv),           ldq};
 }
 
 static dim3 grid_of(const struct kernel_seqs *seqs, int rows, int heads)
@@ -432,32 +446,32 @@ static dim3 grid_of(const struct kernel_seqs *seqs, int rows, int heads)
     return dim3(gpu_blocks((size_t)seqs->longest, rows), (unsigned)heads, (unsigned)seqs->n);
 }
 
-template <int D, int W>
-static void forward_as(void *stream, const struct att_args &a, const struct kernel_seqs *seqs,
-                       float *out, ptrdiff_t ldo, float *lse, float *received)
+template <int D, int W, class T>
+static void forward_as(void *stream, const struct att_args<T> &a, const struct kernel_seqs *seqs,
+                       T *out, ptrdiff_t ldo, float *lse, float *received)
 {
     size_t bytes = sizeof(struct att_forward<D, W>);
-    SHARED_LIMIT((attend<D, W>), bytes);
-    LAUNCH((attend<D, W>), grid_of(seqs, ATT_WARPS * W, a.heads), ATT_THREADS, bytes, stream, a,
+    SHARED_LIMIT((attend<T, D, W>), bytes);
+    LAUNCH((attend<T, D, W>), grid_of(seqs, ATT_WARPS * W, a.heads), ATT_THREADS, bytes, stream, a,
            out, ldo, lse);
     if (!received)
         return;
-    SHARED_LIMIT((count_received<D, W>), bytes);
-    LAUNCH((count_received<D, W>), grid_of(seqs, ATT_WARPS * W, 1), ATT_THREADS, bytes, stream, a,
-           lse, received);
+    SHARED_LIMIT((count_received<T, D, W>), bytes);
+    LAUNCH((count_received<T, D, W>), grid_of(seqs, ATT_WARPS * W, 1), ATT_THREADS, bytes, stream,
+           a, lse, received);
 }
 
-template <int D, int W>
-static void backward_as(void *stream, const struct att_args &a, const struct kernel_seqs *seqs,
-                        const struct att_back &b)
+template <int D, int W, class T>
+static void backward_as(void *stream, const struct att_args<T> &a, const struct kernel_seqs *seqs,
+                        const struct att_back<T> &b)
 {
     size_t keys = sizeof(struct att_by_key<D, W>), queries = sizeof(struct att_by_query<D, W>);
-    SHARED_LIMIT((attend_back_keys<D, W>), keys);
-    SHARED_LIMIT((attend_back_queries<D, W>), queries);
-    LAUNCH((attend_back_keys<D, W>), grid_of(seqs, ATT_WARPS * W, a.kv_heads), ATT_THREADS, keys,
+    SHARED_LIMIT((attend_back_keys<T, D, W>), keys);
+    SHARED_LIMIT((attend_back_queries<T, D, W>), queries);
+    LAUNCH((attend_back_keys<T, D, W>), grid_of(seqs, ATT_WARPS * W, a.kv_heads), ATT_THREADS, keys,
            stream, a, b);
-    LAUNCH((attend_back_queries<D, W>), grid_of(seqs, ATT_WARPS * W, a.heads), ATT_THREADS, queries,
-           stream, a, b);
+    LAUNCH((attend_back_queries<T, D, W>), grid_of(seqs, ATT_WARPS * W, a.heads), ATT_THREADS,
+           queries, stream, a, b);
 }
 
 // By the head's width: wider ones take fewer rows a block, for the shared memory.
@@ -479,11 +493,14 @@ extern "C" void GPU_OP(attention_fwd)(const struct kernel_ctx *cx, const struct 
                                       ptrdiff_t ldq, kernel_act *out, ptrdiff_t ldo, float *lse,
                                       float *received)
 {
-    struct att_args g = args_of(a, seqs->start, seqs->rows, qkv, ldq);
     if (seqs->rows <= 0)
         return;
-#define FORWARD(D, W) forward_as<D, W>(cx->stream, g, seqs, act_out(out), ldo, lse, received)
-    BY_WIDTH(a->head_dim, FORWARD);
+#define FORWARD(D, W) forward_as<D, W>(cx->stream, g, seqs, act_as<T>(out), ldo, lse, received)
+    gpu_by_act(cx, [&](auto type) {
+        typedef decltype(type) T;
+        const struct att_args<T> g = args_of<T>(a, seqs->start, seqs->rows, qkv, ldq);
+        BY_WIDTH(a->head_dim, FORWARD);
+    });
 }
 
 extern "C" void GPU_OP(attention_bwd)(const struct kernel_ctx *cx, const struct kernel_attn *a,
@@ -491,26 +508,37 @@ extern "C" void GPU_OP(attention_bwd)(const struct kernel_ctx *cx, const struct 
                                       ptrdiff_t ldq, const kernel_act *out, const kernel_act *dout,
                                       ptrdiff_t ldo, const float *lse, kernel_act *dqkv)
 {
-    struct att_args g = args_of(a, seqs->start, seqs->rows, qkv, ldq);
-    struct att_back b = {act_in(dout), lse, cx->work, ldo, act_out(dqkv)};
     assert((size_t)a->heads * (size_t)seqs->rows <= cx->work_floats);
     if (seqs->rows <= 0)
         return;
-    LAUNCH(dot_outputs, dim3(gpu_blocks((size_t)seqs->rows, ATT_WARPS), (unsigned)a->heads),
-           ATT_THREADS, 0, cx->stream, g, act_in(out), act_in(dout), ldo, cx->work);
 #define BACKWARD(D, W) backward_as<D, W>(cx->stream, g, seqs, b)
-    BY_WIDTH(a->head_dim, BACKWARD);
+    gpu_by_act(cx, [&](auto type) {
+        typedef decltype(type) T;
+        const struct att_args<T> g = args_of<T>(a, seqs->start, seqs->rows, qkv, ldq);
+        const struct att_back<T> b = {act_as<T>(dout), lse, cx->work, ldo, act_as<T>(dqkv)};
+        LAUNCH((dot_outputs<T>),
+               dim3(gpu_blocks((size_t)seqs->rows, ATT_WARPS), (unsigned)a->heads), ATT_THREADS, 0,
+               cx->stream, g, act_as<T>(out), act_as<T>(dout), ldo, cx->work);
+        BY_WIDTH(a->head_dim, BACKWARD);
+    });
+}
+
+static struct att_cache cache_of(const struct kernel_cache *cache)
+{
+    return {cache->k, cache->v, cache->log_size, cache->n, cache->skip};
 }
 
 extern "C" void GPU_OP(cache_rows)(const struct kernel_ctx *cx, const struct kernel_attn *a,
                                    const struct kernel_seqs *seqs, const kernel_act *qkv,
                                    ptrdiff_t ldq, const struct kernel_cache *cache)
 {
-    struct att_args g = args_of(a, seqs->start, seqs->rows, qkv, ldq);
-    struct att_cache c = {cache->k, cache->v, cache->log_size, cache->n, cache->skip};
-    if (seqs->longest > 0)
-        LAUNCH(keep_rows, dim3((unsigned)seqs->longest, (unsigned)seqs->n), ATT_THREADS, 0,
-               cx->stream, g, c);
+    if (seqs->longest <= 0)
+        return;
+    gpu_by_act(cx, [&](auto type) {
+        typedef decltype(type) T;
+        LAUNCH((keep_rows<T>), dim3((unsigned)seqs->longest, (unsigned)seqs->n), ATT_THREADS, 0,
+               cx->stream, args_of<T>(a, seqs->start, seqs->rows, qkv, ldq), cache_of(cache));
+    });
 }
 
 extern "C" void GPU_OP(attention_step)(const struct kernel_ctx *cx, const struct kernel_attn *a,
@@ -518,13 +546,16 @@ extern "C" void GPU_OP(attention_step)(const struct kernel_ctx *cx, const struct
                                        const kernel_act *qkv, ptrdiff_t ldq, kernel_act *out,
                                        ptrdiff_t ldo)
 {
-    struct att_args g = args_of(a, nullptr, m, qkv, ldq);
-    struct att_cache c = {cache->k, cache->v, cache->log_size, cache->n, cache->skip};
     if (m <= 0)
         return;
-    LAUNCH(append_rows, (unsigned)m, ATT_THREADS, 0, cx->stream, g, c);
 #define STEP(D, W)                                                                                 \
-    LAUNCH(attend_one<D>, dim3((unsigned)m, (unsigned)a->heads), ATT_THREADS, 0, cx->stream, g, c, \
-           act_out(out), ldo)
-    BY_WIDTH(a->head_dim, STEP);
+    LAUNCH((attend_one<T, D>), dim3((unsigned)m, (unsigned)a->heads), ATT_THREADS, 0, cx->stream,  \
+           g, c, act_as<T>(out), ldo)
+    gpu_by_act(cx, [&](auto type) {
+        typedef decltype(type) T;
+        const struct att_args<T> g = args_of<T>(a, nullptr, m, qkv, ldq);
+        const struct att_cache c = cache_of(cache);
+        LAUNCH((append_rows<T>), (unsigned)m, ATT_THREADS, 0, cx->stream, g, c);
+        BY_WIDTH(a->head_dim, STEP);
+    });
 }

@@ -8,11 +8,11 @@
 extern "C" {
 #endif
 
-enum { BLAS_N = 0, BLAS_T = 1 }; // cublasOperation_t
-enum { BLAS_F32 = 0 };           // cudaDataType_t
-// cublasComputeType_t: CUBLAS_COMPUTE_32F, and 32F_FAST_16BF and 32F_FAST_TF32, which may round
-// what is multiplied where there are tensor cores for it.
-enum { BLAS_COMPUTE_F32 = 68, BLAS_COMPUTE_BF16 = 75, BLAS_COMPUTE_TF32 = 77 };
+enum { BLAS_N = 0, BLAS_T = 1 };                     // cublasOperation_t
+enum { BLAS_F32 = 0, BLAS_F16 = 2, BLAS_BF16 = 14 }; // cudaDataType_t
+// cublasComputeType_t: CUBLAS_COMPUTE_32F, and 32F_FAST_TF32, which may round what is multiplied
+// where there are tensor cores for it.
+enum { BLAS_COMPUTE_F32 = 68, BLAS_COMPUTE_TF32 = 77 };
 enum { BLAS_ALGORITHM_DEFAULT = -1 }; // cublasGemmAlgo_t
 
 // cublasGemmEx: C (m, n) = alpha op(A) (m, k) op(B) (k, n) + beta C

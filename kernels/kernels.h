@@ -35,10 +35,17 @@ extern "C" {
 
 typedef struct kernel_act kernel_act;
 
-// How weights are multiplied by: in fp32; or both sides rounded to bf16 or tf32, which has as few
-// bits of mantissa as fp16, and summed in fp32; or, in forwards alone, by weights of blocks that
-// dots.c takes, in whole numbers of 8 bits, by all others in fp32.
-enum kernel_math { KERNEL_MATH_F32, KERNEL_MATH_BF16, KERNEL_MATH_TF32, KERNEL_MATH_INT8 };
+// How weights are multiplied by: in fp32; or both sides rounded to bf16, fp16 or tf32, which has as
+// few bits of mantissa as fp16, and summed in fp32, where on a GPU activations are bf16 or fp16,
+// too; or, in forwards alone, by weights of blocks that dots.c takes, in whole numbers of 8 bits,
+// by all others in fp32.
+enum kernel_math {
+    KERNEL_MATH_F32,
+    KERNEL_MATH_BF16,
+    KERNEL_MATH_F16,
+    KERNEL_MATH_TF32,
+    KERNEL_MATH_INT8
+};
 
 // The CPU's lanes, of which those that have nothing to do take parts of another's operation: each()
 // calls fn once for every part in [0, n), which together take so many multiplications. What a part
@@ -58,6 +65,7 @@ struct kernel_ctx {
     float *work;
     size_t work_floats;
     int32_t act;       // enum kernel_dtype of activations; fp32 on the CPU
+    float grad_scale;  // of activations' gradients, that fp16 has small ones; 1 on the CPU
     int32_t math;      // enum kernel_math
     int64_t *apart_ns; // the host's, or NULL: to it the CPU's update adds the time of the averages
     struct kernel_blas *blas;       // the host's, of a GPU's stream (blas.h)

@@ -1,6 +1,6 @@
 // Token merging. A sequence's rows find their likest partner, then keep it if few have a better
 // one.
-#include "gpu.h"
+#include "gpu_act.h"
 
 #include <assert.h>
 
@@ -8,15 +8,16 @@ enum { MERGE_THREADS = 128 };
 #define MERGE_STEPS 65536.0 // likeness is told apart in steps of this
 
 // Likeness of two rows: the cosine of their keys, summed over heads.
-static __device__ double likeness(struct kernel_merge g, const float *__restrict__ a,
-                                  const float *__restrict__ b)
+template <class T>
+static __device__ double likeness(struct kernel_merge g, const T *__restrict__ a,
+                                  const T *__restrict__ b)
 {
     double ab = 0, aa = 0, bb = 0;
     for (int c = 0; c < g.head_dim; c++) {
         double x = 0, y = 0;
         for (int h = 0; h < g.kv_heads; h++) {
-            x += (double)a[h * g.head_dim + c];
-            y += (double)b[h * g.head_dim + c];
+            x += (float)a[h * g.head_dim + c];
+            y += (float)b[h * g.head_dim + c];
         }
         ab += x * y;
         aa += x * x;
@@ -26,9 +27,10 @@ static __device__ double likeness(struct kernel_merge g, const float *__restrict
 }
 
 // A thread a row. score: -inf for who has no partner; wish: the partner, within the sequence.
+template <class T>
 static __global__ void __launch_bounds__(MERGE_THREADS)
     find_partner(struct kernel_merge g, const int32_t *__restrict__ start,
-                 const int32_t *__restrict__ free, const float *__restrict__ key, ptrdiff_t ldk,
+                 const int32_t *__restrict__ free, const T *__restrict__ key, ptrdiff_t ldk,
                  float *__restrict__ score, int32_t *__restrict__ wish)
 {
     int row = start[blockIdx.y], len = start[blockIdx.y + 1] - row, m = free[blockIdx.y];
@@ -66,10 +68,11 @@ static __global__ void __launch_bounds__(MERGE_THREADS)
 }
 
 // A thread a column, rows in their order.
-static __global__ void merge_columns(const float *__restrict__ x, ptrdiff_t ldx,
+template <class T>
+static __global__ void merge_columns(const T *__restrict__ x, ptrdiff_t ldx,
                                      const int32_t *__restrict__ into,
                                      const float *__restrict__ share, int m, int cols,
-                                     float *__restrict__ y, ptrdiff_t ldy, int rows)
+                                     T *__restrict__ y, ptrdiff_t ldy, int rows)
 {
     int j = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     for (int i = 0; i < rows && j < cols; i++)
@@ -78,9 +81,10 @@ static __global__ void merge_columns(const float *__restrict__ x, ptrdiff_t ldx,
         y[into[i] * ldy + j] += share[i] * x[i * ldx + j];
 }
 
+template <class T>
 static __global__ void __launch_bounds__(MERGE_THREADS)
-    share_rows(const float *__restrict__ dy, ptrdiff_t lddy, const int32_t *__restrict__ into,
-               const float *__restrict__ share, int cols, float *__restrict__ dx, ptrdiff_t lddx)
+    share_rows(const T *__restrict__ dy, ptrdiff_t lddy, const int32_t *__restrict__ into,
+               const float *__restrict__ share, int cols, T *__restrict__ dx, ptrdiff_t lddx)
 {
     for (int j = (int)threadIdx.x; j < cols; j += (int)blockDim.x)
         dx[blockIdx.x * lddx + j] = share[blockIdx.x] * dy[into[blockIdx.x] * lddy + j];
@@ -96,8 +100,11 @@ extern "C" void GPU_OP(merge_match)(const struct kernel_ctx *cx, const struct ke
     assert(2 * (size_t)seqs->rows <= cx->work_floats);
     if (seqs->rows <= 0)
         return;
-    LAUNCH(find_partner, grid, MERGE_THREADS, 0, cx->stream, *g, seqs->start, free, act_in(key),
-           ldk, score, wish);
+    gpu_by_act(cx, [&](auto type) {
+        typedef decltype(type) T;
+        LAUNCH((find_partner<T>), grid, MERGE_THREADS, 0, cx->stream, *g, seqs->start, free,
+               act_as<T>(key), ldk, score, wish);
+    });
     LAUNCH(keep_partner, grid, MERGE_THREADS, 0, cx->stream, g->ratio, seqs->start, free, score,
            wish, partner);
 }
@@ -106,8 +113,11 @@ extern "C" void GPU_OP(merge_rows)(const struct kernel_ctx *cx, const kernel_act
                                    const int32_t *into, const float *share, int32_t m, int32_t cols,
                                    kernel_act *y, ptrdiff_t ldy, int32_t rows)
 {
-    LAUNCH(merge_columns, gpu_blocks((size_t)cols, 32), 32, 0, cx->stream, act_in(x), ldx, into,
-           share, m, cols, act_out(y), ldy, rows);
+    gpu_by_act(cx, [&](auto type) {
+        typedef decltype(type) T;
+        LAUNCH((merge_columns<T>), gpu_blocks((size_t)cols, 32), 32, 0, cx->stream, act_as<T>(x),
+               ldx, into, share, m, cols, act_as<T>(y), ldy, rows);
+    });
 }
 
 extern "C" void GPU_OP(merge_rows_bwd)(const struct kernel_ctx *cx, const kernel_act *dy,
@@ -115,6 +125,9 @@ extern "C" void GPU_OP(merge_rows_bwd)(const struct kernel_ctx *cx, const kernel
                                        int32_t m, int32_t cols, kernel_act *dx, ptrdiff_t lddx)
 {
     if (m > 0)
-        LAUNCH(share_rows, (unsigned)m, (unsigned)gpu_threads(cols, MERGE_THREADS), 0, cx->stream,
-               act_in(dy), lddy, into, share, cols, act_out(dx), lddx);
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((share_rows<T>), (unsigned)m, (unsigned)gpu_threads(cols, MERGE_THREADS), 0,
+                   cx->stream, act_as<T>(dy), lddy, into, share, cols, act_as<T>(dx), lddx);
+        });
 }

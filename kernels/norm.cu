@@ -1,11 +1,12 @@
 // RMSNorm: a block a row, or a warp a head; and what goes over rows value by value.
-#include "gpu.h"
+#include "gpu_act.h"
 
 enum { NORM_THREADS = 256, NORM_WARPS = NORM_THREADS / 32 };
 
+template <class T>
 static __global__ void __launch_bounds__(NORM_THREADS)
-    norm_fwd(const float *__restrict__ x, ptrdiff_t ldx, const float *__restrict__ w, int cols,
-             float eps, const float *__restrict__ y0, float *__restrict__ y, ptrdiff_t ldy,
+    norm_fwd(const T *__restrict__ x, ptrdiff_t ldx, const float *__restrict__ w, int cols,
+             float eps, const T *__restrict__ y0, T *__restrict__ y, ptrdiff_t ldy,
              float *__restrict__ rstd)
 {
     SHARED(float, part, [32]);
@@ -21,10 +22,11 @@ static __global__ void __launch_bounds__(NORM_THREADS)
         y[j] = y0 ? y0[blockIdx.x * ldy + j] + x[j] * r * w[j] : x[j] * r * w[j];
 }
 
+template <class T>
 static __global__ void __launch_bounds__(NORM_THREADS)
-    norm_bwd(const float *__restrict__ dy, ptrdiff_t lddy, const float *__restrict__ x,
-             ptrdiff_t ldx, const float *__restrict__ w, const float *__restrict__ rstd, int cols,
-             float *__restrict__ dx, ptrdiff_t lddx)
+    norm_bwd(const T *__restrict__ dy, ptrdiff_t lddy, const T *__restrict__ x, ptrdiff_t ldx,
+             const float *__restrict__ w, const float *__restrict__ rstd, int cols,
+             T *__restrict__ dx, ptrdiff_t lddx)
 {
     SHARED(float, part, [32]);
     dy += blockIdx.x * lddy;
@@ -39,17 +41,17 @@ static __global__ void __launch_bounds__(NORM_THREADS)
 }
 
 // A thread a column, rows in their order: norms are trained with all weights alone.
-static __global__ void norm_dw(const float *__restrict__ dy, ptrdiff_t lddy,
-                               const float *__restrict__ x, ptrdiff_t ldx,
-                               const float *__restrict__ rstd, int m, int cols,
-                               float *__restrict__ dw)
+template <class T>
+static __global__ void norm_dw(const T *__restrict__ dy, ptrdiff_t lddy, const T *__restrict__ x,
+                               ptrdiff_t ldx, const float *__restrict__ rstd, float by, int m,
+                               int cols, float *__restrict__ dw)
 {
     int j = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     float sum = 0;
     for (int i = 0; i < m && j < cols; i++)
         sum += dy[i * lddy + j] * x[i * ldx + j] * rstd[i];
     if (j < cols)
-        dw[j] += sum;
+        dw[j] += sum * by;
 }
 
 // A warp a head of queries, keys and, which stay as they are, values.
@@ -57,9 +59,10 @@ struct norm_heads {
     int normed, all, dim, queries;
     float eps;
 };
+template <class T>
 static __global__ void __launch_bounds__(NORM_THREADS)
-    head_fwd(struct norm_heads h, const float *__restrict__ w, const float *__restrict__ x,
-             ptrdiff_t ldx, float *__restrict__ y, ptrdiff_t ldy)
+    head_fwd(struct norm_heads h, const float *__restrict__ w, const T *__restrict__ x,
+             ptrdiff_t ldx, T *__restrict__ y, ptrdiff_t ldy)
 {
     int head = (int)(blockIdx.y * NORM_WARPS + threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
     if (head >= h.all)
@@ -75,9 +78,10 @@ static __global__ void __launch_bounds__(NORM_THREADS)
         y[j] = head < h.normed ? x[j] * r * w[j] : x[j];
 }
 
+template <class T>
 static __global__ void __launch_bounds__(NORM_THREADS)
-    head_bwd(struct norm_heads h, const float *__restrict__ w, const float *__restrict__ x,
-             ptrdiff_t ldx, float *__restrict__ dy, ptrdiff_t lddy)
+    head_bwd(struct norm_heads h, const float *__restrict__ w, const T *__restrict__ x,
+             ptrdiff_t ldx, T *__restrict__ dy, ptrdiff_t lddy)
 {
     int head = (int)(blockIdx.y * NORM_WARPS + threadIdx.x / 32), lane = (int)(threadIdx.x % 32);
     if (head >= h.normed)
@@ -97,21 +101,33 @@ static __global__ void __launch_bounds__(NORM_THREADS)
 }
 
 // x + b, or by x where b is NULL.
+template <class T>
 static __global__ void __launch_bounds__(NORM_THREADS)
-    move_rows(float by, const float *__restrict__ b, int cols, float *__restrict__ x, ptrdiff_t ldx)
+    move_rows(float by, const float *__restrict__ b, int cols, T *__restrict__ x, ptrdiff_t ldx)
 {
     x += blockIdx.x * ldx;
     for (int j = (int)threadIdx.x; j < cols; j += (int)blockDim.x)
         x[j] = b ? x[j] + b[j] : x[j] * by;
 }
 
+static void norm(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx, const float *w,
+                 int32_t m, int32_t cols, float eps, const kernel_act *y0, kernel_act *y,
+                 ptrdiff_t ldy, float *rstd)
+{
+    if (m > 0)
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((norm_fwd<T>), (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0,
+                   cx->stream, act_as<T>(x), ldx, w, cols, eps, act_as<T>(y0), act_as<T>(y), ldy,
+                   rstd);
+        });
+}
+
 extern "C" void GPU_OP(rmsnorm_fwd)(const struct kernel_ctx *cx, const kernel_act *x, ptrdiff_t ldx,
                                     const float *w, int32_t m, int32_t cols, float eps,
                                     kernel_act *y, ptrdiff_t ldy, float *rstd)
 {
-    if (m > 0)
-        LAUNCH(norm_fwd, (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0, cx->stream,
-               act_in(x), ldx, w, cols, eps, nullptr, act_out(y), ldy, rstd);
+    norm(cx, x, ldx, w, m, cols, eps, nullptr, y, ldy, rstd);
 }
 
 extern "C" void GPU_OP(rmsnorm_bwd)(const struct kernel_ctx *cx, const kernel_act *dy,
@@ -121,11 +137,14 @@ extern "C" void GPU_OP(rmsnorm_bwd)(const struct kernel_ctx *cx, const kernel_ac
 {
     if (m <= 0)
         return;
-    LAUNCH(norm_bwd, (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0, cx->stream,
-           act_in(dy), lddy, act_in(x), ldx, w, rstd, cols, act_out(dx), lddx);
-    if (dw)
-        LAUNCH(norm_dw, gpu_blocks((size_t)cols, 64), 64, 0, cx->stream, act_in(dy), lddy,
-               act_in(x), ldx, rstd, m, cols, dw);
+    gpu_by_act(cx, [&](auto type) {
+        typedef decltype(type) T;
+        LAUNCH((norm_bwd<T>), (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0, cx->stream,
+               act_as<T>(dy), lddy, act_as<T>(x), ldx, w, rstd, cols, act_as<T>(dx), lddx);
+        if (dw)
+            LAUNCH((norm_dw<T>), gpu_blocks((size_t)cols, 64), 64, 0, cx->stream, act_as<T>(dy),
+                   lddy, act_as<T>(x), ldx, rstd, 1 / cx->grad_scale, m, cols, dw);
+    });
 }
 
 extern "C" void GPU_OP(norm_sum_fwd)(const struct kernel_ctx *cx, const kernel_act *x,
@@ -133,9 +152,7 @@ extern "C" void GPU_OP(norm_sum_fwd)(const struct kernel_ctx *cx, const kernel_a
                                      float eps, const kernel_act *y0, kernel_act *y, ptrdiff_t ldy,
                                      float *rstd)
 {
-    if (m > 0)
-        LAUNCH(norm_fwd, (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0, cx->stream,
-               act_in(x), ldx, w, cols, eps, act_in(y0), act_out(y), ldy, rstd);
+    norm(cx, x, ldx, w, m, cols, eps, y0, y, ldy, rstd);
 }
 
 static struct norm_heads heads_of(const struct kernel_heads *h)
@@ -149,8 +166,11 @@ extern "C" void GPU_OP(head_norm_fwd)(const struct kernel_ctx *cx, const struct 
 {
     struct norm_heads n = heads_of(h);
     if (m > 0)
-        LAUNCH(head_fwd, dim3((unsigned)m, gpu_blocks((size_t)n.all, NORM_WARPS)), NORM_THREADS, 0,
-               cx->stream, n, w, act_in(x), ldx, act_out(y), ldy);
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((head_fwd<T>), dim3((unsigned)m, gpu_blocks((size_t)n.all, NORM_WARPS)),
+                   NORM_THREADS, 0, cx->stream, n, w, act_as<T>(x), ldx, act_as<T>(y), ldy);
+        });
 }
 
 extern "C" void GPU_OP(head_norm_bwd)(const struct kernel_ctx *cx, const struct kernel_heads *h,
@@ -159,22 +179,32 @@ extern "C" void GPU_OP(head_norm_bwd)(const struct kernel_ctx *cx, const struct 
 {
     struct norm_heads n = heads_of(h);
     if (m > 0)
-        LAUNCH(head_bwd, dim3((unsigned)m, gpu_blocks((size_t)n.normed, NORM_WARPS)), NORM_THREADS,
-               0, cx->stream, n, w, act_in(x), ldx, act_out(dy), lddy);
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((head_bwd<T>), dim3((unsigned)m, gpu_blocks((size_t)n.normed, NORM_WARPS)),
+                   NORM_THREADS, 0, cx->stream, n, w, act_as<T>(x), ldx, act_as<T>(dy), lddy);
+        });
+}
+
+static void move(const struct kernel_ctx *cx, float by, const float *b, int32_t m, int32_t cols,
+                 kernel_act *x, ptrdiff_t ldx)
+{
+    if (m > 0)
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((move_rows<T>), (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0,
+                   cx->stream, by, b, cols, act_as<T>(x), ldx);
+        });
 }
 
 extern "C" void GPU_OP(bias_rows)(const struct kernel_ctx *cx, const float *b, int32_t m,
                                   int32_t cols, kernel_act *x, ptrdiff_t ldx)
 {
-    if (m > 0)
-        LAUNCH(move_rows, (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0, cx->stream, 1,
-               b, cols, act_out(x), ldx);
+    move(cx, 1, b, m, cols, x, ldx);
 }
 
 extern "C" void GPU_OP(scale_rows)(const struct kernel_ctx *cx, float by, int32_t m, int32_t cols,
                                    kernel_act *x, ptrdiff_t ldx)
 {
-    if (m > 0)
-        LAUNCH(move_rows, (unsigned)m, (unsigned)gpu_threads(cols, NORM_THREADS), 0, cx->stream, by,
-               nullptr, cols, act_out(x), ldx);
+    move(cx, by, nullptr, m, cols, x, ldx);
 }

@@ -1,11 +1,12 @@
 // Rotary positions: a block a row, a thread a pair.
-#include "gpu.h"
+#include "gpu_act.h"
 
 enum { ROPE_THREADS = 256 };
 
+template <class T>
 static __global__ void __launch_bounds__(ROPE_THREADS)
     turn(const float *__restrict__ cosine, const float *__restrict__ sine, int heads, int half,
-         bool neighbours, float sign, const int32_t *__restrict__ pos, float *__restrict__ x,
+         bool neighbours, float sign, const int32_t *__restrict__ pos, T *__restrict__ x,
          ptrdiff_t ldx)
 {
     const ptrdiff_t angles = (ptrdiff_t)pos[blockIdx.x] * half;
@@ -24,7 +25,10 @@ extern "C" void GPU_OP(rope)(const struct kernel_ctx *cx, const struct kernel_ro
 {
     int half = r->head_dim / 2;
     if (m > 0 && half > 0)
-        LAUNCH(turn, (unsigned)m, (unsigned)gpu_threads(r->heads * half, ROPE_THREADS), 0,
-               cx->stream, r->cosine, r->sine, r->heads, half, r->style == KERNEL_ROPE_PAIR,
-               r->sign, pos, act_out(x), ldx);
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((turn<T>), (unsigned)m, (unsigned)gpu_threads(r->heads * half, ROPE_THREADS), 0,
+                   cx->stream, r->cosine, r->sine, r->heads, half, r->style == KERNEL_ROPE_PAIR,
+                   r->sign, pos, act_as<T>(x), ldx);
+        });
 }

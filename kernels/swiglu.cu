@@ -1,5 +1,5 @@
 // The gate of the MLP: a block a row.
-#include "gpu.h"
+#include "gpu_act.h"
 
 enum { SWIGLU_THREADS = 256 };
 
@@ -12,9 +12,9 @@ template <bool GELU> static __device__ __forceinline__ float gate_of(float g, fl
     return 1.0f / (1.0f + expf(-z));
 }
 
-template <bool GELU>
+template <class T, bool GELU>
 static __global__ void __launch_bounds__(SWIGLU_THREADS)
-    gate_fwd(const float *__restrict__ gu, ptrdiff_t ldg, int hidden, float *__restrict__ h,
+    gate_fwd(const T *__restrict__ gu, ptrdiff_t ldg, int hidden, T *__restrict__ h,
              ptrdiff_t ldh)
 {
     gu += blockIdx.x * ldg;
@@ -26,10 +26,10 @@ static __global__ void __launch_bounds__(SWIGLU_THREADS)
 }
 
 // dgu may be gu: a thread reads both of its values before it writes them.
-template <bool GELU>
+template <class T, bool GELU>
 static __global__ void __launch_bounds__(SWIGLU_THREADS)
-    gate_bwd(const float *gu, ptrdiff_t ldg, const float *__restrict__ dh, ptrdiff_t ldh,
-             int hidden, float *dgu)
+    gate_bwd(const T *gu, ptrdiff_t ldg, const T *__restrict__ dh, ptrdiff_t ldh, int hidden,
+             T *dgu)
 {
     gu += blockIdx.x * ldg;
     dgu += blockIdx.x * ldg;
@@ -41,36 +41,53 @@ static __global__ void __launch_bounds__(SWIGLU_THREADS)
     }
 }
 
+template <bool GELU>
+static void forward(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg, int32_t m,
+                    int32_t hidden, kernel_act *h, ptrdiff_t ldh)
+{
+    if (m > 0)
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((gate_fwd<T, GELU>), (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS),
+                   0, cx->stream, act_as<T>(gu), ldg, hidden, act_as<T>(h), ldh);
+        });
+}
+
+template <bool GELU>
+static void backward(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
+                     const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
+                     kernel_act *dgu)
+{
+    if (m > 0)
+        gpu_by_act(cx, [&](auto type) {
+            typedef decltype(type) T;
+            LAUNCH((gate_bwd<T, GELU>), (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS),
+                   0, cx->stream, act_as<T>(gu), ldg, act_as<T>(dh), ldh, hidden, act_as<T>(dgu));
+        });
+}
+
 extern "C" void GPU_OP(swiglu_fwd)(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
                                    int32_t m, int32_t hidden, kernel_act *h, ptrdiff_t ldh)
 {
-    if (m > 0)
-        LAUNCH(gate_fwd<false>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
-               cx->stream, act_in(gu), ldg, hidden, act_out(h), ldh);
+    forward<false>(cx, gu, ldg, m, hidden, h, ldh);
 }
 
 extern "C" void GPU_OP(swiglu_bwd)(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
                                    const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
                                    kernel_act *dgu)
 {
-    if (m > 0)
-        LAUNCH(gate_bwd<false>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
-               cx->stream, act_in(gu), ldg, act_in(dh), ldh, hidden, act_out(dgu));
+    backward<false>(cx, gu, ldg, dh, ldh, m, hidden, dgu);
 }
 
 extern "C" void GPU_OP(geglu_fwd)(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
-                                  int32_t m, int32_t hidden, kernel_act *h, ptrdiff_t ldh)
+                                   int32_t m, int32_t hidden, kernel_act *h, ptrdiff_t ldh)
 {
-    if (m > 0)
-        LAUNCH(gate_fwd<true>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
-               cx->stream, act_in(gu), ldg, hidden, act_out(h), ldh);
+    forward<true>(cx, gu, ldg, m, hidden, h, ldh);
 }
 
 extern "C" void GPU_OP(geglu_bwd)(const struct kernel_ctx *cx, const kernel_act *gu, ptrdiff_t ldg,
-                                  const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
-                                  kernel_act *dgu)
+                                   const kernel_act *dh, ptrdiff_t ldh, int32_t m, int32_t hidden,
+                                   kernel_act *dgu)
 {
-    if (m > 0)
-        LAUNCH(gate_bwd<true>, (unsigned)m, (unsigned)gpu_threads(hidden, SWIGLU_THREADS), 0,
-               cx->stream, act_in(gu), ldg, act_in(dh), ldh, hidden, act_out(dgu));
+    backward<true>(cx, gu, ldg, dh, ldh, m, hidden, dgu);
 }

@@ -48,8 +48,9 @@ static const struct opt dev_options[] = {
     OPT_ENUM(
         struct dev_params_cfg, math, "dev.math", "fp32", dev_math_names,
         "products with weights; bf16 rounds both sides and sums in fp32, faster with AVX-512 "
-        "BF16 and on GPUs; tf32: GPUs alone; int8: fstq infer and score alone, by weights held "
-        "as blocks (NF4 to 127ths); norms, attention, losses and adapters stay in fp32"),
+        "BF16; on GPUs activations are bf16, or fp16, too; fp16, tf32: GPUs alone; int8: fstq "
+        "infer and score alone, by weights held as blocks (NF4 to 127ths); sums, losses, adapters "
+        "and on the CPU all else stay in fp32"),
     OPT_ENUM(struct dev_params_cfg, buffers, "dev.buffers", "device", dev_buffer_names,
              "where arrays lie that host and GPU look at: the GPU's memory, with pinned memory for "
              "copies; or, where a GPU shares the CPU's, mapped or managed, without copies"),

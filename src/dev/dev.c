@@ -80,7 +80,7 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
 {
     assert(kind >= 0 && kind < (int32_t)ARRAY_LEN(dev_table) - 1 && threads >= 1);
     assert(dev_table[kind]);
-    *d = (struct dev){.row = dev_table[kind], .threads = threads};
+    *d = (struct dev){.row = dev_table[kind], .threads = threads, .act = KERNEL_F32};
     if (dev_usable(kind, err))
         return -1;
     d->ops = d->row->ops;
@@ -88,7 +88,8 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
     d->lane = mem_alloc(MEM_OTHER, (size_t)d->lanes * sizeof *d->lane);
     for (int32_t i = 0; i < d->lanes; i++) {
         d->lane[i].dev = d;
-        d->lane[i].cx.act = d->row->act;
+        d->lane[i].cx.act = d->act;
+        d->lane[i].cx.grad_scale = 1;
         d->lane[i].cx.apart_ns = &d->lane[i].apart_ns;
     }
     if (d->row->open && d->row->open(d, err)) {
@@ -101,11 +102,13 @@ int dev_open(struct dev *d, int32_t kind, int32_t threads, struct err *err)
     return 0;
 }
 
-const char *const dev_math_names[] = {[KERNEL_MATH_F32] = "fp32",
-                                      [KERNEL_MATH_BF16] = "bf16",
-                                      [KERNEL_MATH_TF32] = "tf32",
-                                      [KERNEL_MATH_INT8] = "int8",
-                                      NULL};
+const char *const dev_math_names[] = {
+    [KERNEL_MATH_F32] = "fp32",  [KERNEL_MATH_BF16] = "bf16", [KERNEL_MATH_F16] = "fp16",
+    [KERNEL_MATH_TF32] = "tf32", [KERNEL_MATH_INT8] = "int8", NULL};
+
+// A token's part of a mean over thousands is below what fp16 has; this much larger, a gradient of
+// the whole is still far from its largest.
+#define F16_GRADS 4096
 
 int dev_math(struct dev *d, int32_t math, struct err *err)
 {
@@ -116,8 +119,15 @@ int dev_math(struct dev *d, int32_t math, struct err *err)
     if (own && !kernel_bf16_fast())
         note("dev.math = bf16: this CPU has no AVX-512 BF16; the same bits, made in fp32, are no "
              "faster");
-    for (int32_t i = 0; i < d->lanes; i++)
+    if (d->row->tensor)
+        d->act = math == KERNEL_MATH_BF16  ? KERNEL_BF16
+                 : math == KERNEL_MATH_F16 ? KERNEL_F16
+                                           : KERNEL_F32;
+    for (int32_t i = 0; i < d->lanes; i++) {
         d->lane[i].cx.math = math;
+        d->lane[i].cx.act = d->act;
+        d->lane[i].cx.grad_scale = d->act == KERNEL_F16 ? F16_GRADS : 1;
+    }
     return 0;
 }
 

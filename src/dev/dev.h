@@ -30,13 +30,12 @@ struct dev_row {
     const struct kernel_ops *ops; // NULL = not in this build; a NULL operation = not supported here
     const struct codec_stages *codec; // NULL = codecs fetch what lies here
     bool host;                        // arrays are ordinary memory, which host code may touch
-    int32_t act;                      // enum kernel_dtype of activations
     int32_t lanes;                    // work under way side by side; 0 = as many as threads
     int32_t slice_tokens;             // a batch is taken in parts of about so many
     bool bf16;                        // multiplies by weights in bf16, too (dev_math): exact bits
     bool int8;                        // in whole numbers of 8 bits, forwards
-    bool tensor;                      // in bf16 and tf32, by the library's units for it
-    bool rows_alone;    // a row of a batch comes to the same bits whatever is beside it
+    bool tensor;     // with activations in bf16 or fp16, or in tf32, by the library's units for it
+    bool rows_alone; // a row of a batch comes to the same bits whatever is beside it
     size_t work_floats; // that its operations need at least, at any size
     // Whether the row can be opened here, or why not, without opening it; NULL: always.
     int (*usable)(struct err *err);
@@ -87,6 +86,7 @@ struct dev {
     const struct dev_row *row;
     const struct kernel_ops *ops;
     int32_t threads, lanes;
+    int32_t act;        // enum kernel_dtype of activations: fp32, or as dev_math says
     size_t work_floats; // of each lane
     int32_t marks;      // slots of each lane
     uint32_t moves;     // how often the lanes' memory has moved: part of every key

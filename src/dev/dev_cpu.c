@@ -187,11 +187,11 @@ static const struct kernel_ops ref_ops = {
 };
 
 #define CPU_ROW                                                                                    \
-    .codec = &codec_stages_cpu, .host = true, .act = KERNEL_F32, .slice_tokens = 512,              \
-    .rows_alone = true, .open = cpu_open, .alloc = cpu_alloc, .free = cpu_free,                    \
-    .stage = cpu_stage, .unstage = cpu_free, .put = cpu_copy, .get = cpu_copy, .copy = cpu_copy,   \
-    .zero = cpu_zero, .wait = cpu_wait, .replay = cpu_replay, .record = cpu_record,                \
-    .record_end = cpu_wait, .mark = cpu_mark, .marked = cpu_marked
+    .codec = &codec_stages_cpu, .host = true, .slice_tokens = 512, .rows_alone = true,             \
+    .open = cpu_open, .alloc = cpu_alloc, .free = cpu_free, .stage = cpu_stage,                    \
+    .unstage = cpu_free, .put = cpu_copy, .get = cpu_copy, .copy = cpu_copy, .zero = cpu_zero,     \
+    .wait = cpu_wait, .replay = cpu_replay, .record = cpu_record, .record_end = cpu_wait,          \
+    .mark = cpu_mark, .marked = cpu_marked
 
 const struct dev_row dev_cpu = {.name = "cpu",
                                 .help = "this rank's cores, by AVX-512, AVX2, NEON or none of them",

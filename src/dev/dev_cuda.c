@@ -659,7 +659,6 @@ const struct dev_row ROW = {
     .help = HELP,
     .ops = &gpu_ops,
     .codec = &gpu_codec,
-    .act = KERNEL_F32,
     .tensor = true,
     .lanes = 1,
     .slice_tokens = INT32_MAX,

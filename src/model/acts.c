@@ -5,8 +5,7 @@
 
 static kernel_act *take(const struct model *m, struct bump *b, int32_t rows, int32_t ld)
 {
-    return bump_take(b, (size_t)rows * (size_t)ld + KERNEL_SLACK,
-                     kernel_dtype_bytes(m->dev->row->act));
+    return bump_take(b, (size_t)rows * (size_t)ld + KERNEL_SLACK, kernel_dtype_bytes(m->dev->act));
 }
 
 static float *take_floats(struct bump *b, size_t n)
@@ -129,7 +128,7 @@ static void results_take_tap(const struct model *m, const struct model_tap *t, s
     if (!t->logits)
         return;
     r->logits = take_floats(b, n * vocab);
-    if (m->dev->row->act != KERNEL_F32)
+    if (m->dev->act != KERNEL_F32)
         r->wide = take(m, b, (int32_t)n, m->cfg.vocab);
 }
 

@@ -103,7 +103,7 @@ static void desk_take(const struct generation *w, const struct group *p, struct 
     results_take(m, NULL, &d->dev_out, rows, &b->dev_out);
     d->results_bytes = b->dev_out.used;
     desk_take_host(w, d, (size_t)p->n, (size_t)rows, &b->host);
-    d->cache = bump_take(&b->acts, p->cache, kernel_dtype_bytes(m->dev->row->act));
+    d->cache = bump_take(&b->acts, p->cache, kernel_dtype_bytes(m->dev->act));
     d->sizes = bump_take(&b->acts, p->sizes, sizeof *d->sizes);
 }
 
@@ -353,7 +353,7 @@ static int32_t make_groups(struct generation *w, int32_t *longest)
     const struct model *m = w->m;
     const struct model_gen *g = w->g;
     struct group *group = w->group;
-    size_t value = kernel_dtype_bytes(m->dev->row->act), most = GROUP_DEVICE / value;
+    size_t value = kernel_dtype_bytes(m->dev->act), most = GROUP_DEVICE / value;
     int32_t n = 0, each = (g->n_seqs + m->dev->lanes - 1) / m->dev->lanes;
     if (m->dev->row->host) // half of what training has is for the activations here
         most =
@@ -405,7 +405,7 @@ void model_generate(struct model *m, const struct model_gen *g)
             most.of[k] = b.of[k] > most.of[k] ? b.of[k] : most.of[k];
         rows = rows_of(&w.group[i]) > rows ? rows_of(&w.group[i]) : rows;
         if (g->cache_bytes)
-            *g->cache_bytes += (int64_t)(w.group[i].cache * kernel_dtype_bytes(m->dev->row->act));
+            *g->cache_bytes += (int64_t)(w.group[i].cache * kernel_dtype_bytes(m->dev->act));
     }
     lanes_reserve(m, rows, longest, most);
     w.begin_ns = clock_ns();

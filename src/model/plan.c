@@ -180,6 +180,13 @@ static void head_outcome(struct launch *r)
     r->slice->loss = loss;
 }
 
+// Of a gradient, from what a device has to what it is, or back.
+static void scale(float *x, size_t n, float by)
+{
+    for (size_t i = 0; i < n && by != 1; i++)
+        x[i] *= by;
+}
+
 void plan_back(struct launch *r)
 {
     const struct model_job *job = r->job;
@@ -189,6 +196,7 @@ void plan_back(struct launch *r)
         size_t first = (size_t)start[q], n = (size_t)(start[q + 1] - start[q]);
         const float *from = job->back->x + (size_t)job->batch->start[r->slice->seq0 + q] * dim;
         memcpy(r->out.x + first * dim, from, n * dim * sizeof *from);
+        scale(r->out.x + first * dim, n * dim, r->cx->grad_scale);
     }
     launch_put(r, r->dev_out.x, r->out.x, (size_t)start[r->seqs.n] * dim * sizeof *r->out.x);
 }
@@ -230,9 +238,11 @@ static void token_outcome(struct launch *r)
             job->token_sq[at] = job->batch->targets[at] >= 0 ? r->out.token_sq[i] : 0;
         }
     }
-    if (job->embed_grad)
+    if (job->embed_grad) {
         memcpy(job->embed_grad + (size_t)row0 * dim, r->out.x,
                (size_t)rows * dim * sizeof *job->embed_grad);
+        scale(job->embed_grad + (size_t)row0 * dim, (size_t)rows * dim, 1 / r->cx->grad_scale);
+    }
 }
 
 void plan_outcome(struct launch *r)

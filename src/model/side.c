@@ -288,13 +288,23 @@ static struct kernel_linear linear_at(const struct side *s, size_t at, int32_t r
         .w = {.w = s->state + at, .dtype = KERNEL_F32, .rows = rows, .cols = cols, .ld = cols}};
 }
 
+// In fp32, whatever a model's activations are.
+static struct kernel_ctx context(const struct side *s)
+{
+    struct kernel_ctx cx = s->dev->lane[0].cx;
+    cx.act = KERNEL_F32;
+    cx.grad_scale = 1;
+    return cx;
+}
+
 // y = y0 + x W^T
 static void multiply(struct side *s, size_t at, int32_t rows, int32_t cols, const float *x,
                      ptrdiff_t ldx, int32_t m, const float *y0, float *y, ptrdiff_t ldy)
 {
     struct kernel_linear l = linear_at(s, at, rows, cols);
-    s->dev->ops->linear_fwd(&s->dev->lane[0].cx, &l, NULL, (const kernel_act *)x, ldx, m,
-                            (const kernel_act *)y0, (kernel_act *)y, ldy, NULL, 0);
+    const struct kernel_ctx cx = context(s);
+    s->dev->ops->linear_fwd(&cx, &l, NULL, (const kernel_act *)x, ldx, m, (const kernel_act *)y0,
+                            (kernel_act *)y, ldy, NULL, 0);
 }
 
 // dx = dx0 + dy W, or dx NULL; the gradient of W += dy^T x
@@ -303,9 +313,10 @@ static void multiply_back(struct side *s, size_t at, int32_t rows, int32_t cols,
                           const float *dx0, float *dx, ptrdiff_t lddx)
 {
     struct kernel_linear l = linear_at(s, at, rows, cols);
-    s->dev->ops->linear_bwd(&s->dev->lane[0].cx, &l, NULL, (const kernel_act *)dy, lddy,
-                            (const kernel_act *)x, ldx, NULL, 0, m, (const kernel_act *)dx0,
-                            (kernel_act *)dx, lddx, NULL, s->grad + at);
+    const struct kernel_ctx cx = context(s);
+    s->dev->ops->linear_bwd(&cx, &l, NULL, (const kernel_act *)dy, lddy, (const kernel_act *)x, ldx,
+                            NULL, 0, m, (const kernel_act *)dx0, (kernel_act *)dx, lddx, NULL,
+                            s->grad + at);
 }
 
 static float gate(const struct side *s, int32_t i)

@@ -1,5 +1,6 @@
 // cuBLAS on the CPU's BLAS, by the names under which the real library is loaded. Its work is queued
 // as kernels are.
+#include "base/half.h"
 #include "cuda_runtime_api.h"
 #include "emu_run.h"
 #include "kernels/blas.h"
@@ -15,25 +16,37 @@ struct handle {
     void *stream;
 };
 struct product {
-    int op_a, op_b, m, n, k, lda, ldb, ldc;
+    int op_a, op_b, m, n, k, type, lda, ldb, type_c, ldc;
     float alpha, beta;
-    const float *a, *b;
-    float *c;
+    const void *a, *b;
+    void *c;
     unsigned cut; // bits of a mantissa that are rounded off
 };
 
-// To even. A matrix of op (rows, k), column-major.
-static std::vector<float> rounded(const float *x, int ld, int rows, int cols, unsigned cut)
+// To even.
+static float rounded(float x, unsigned cut)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    u += cut ? (1u << (cut - 1)) - 1 + (u >> cut & 1) : 0;
+    u &= ~((1u << cut) - 1);
+    memcpy(&x, &u, sizeof u);
+    return x;
+}
+static float value(const void *x, int type, size_t i)
+{
+    return type == BLAS_F32    ? static_cast<const float *>(x)[i]
+           : type == BLAS_BF16 ? bf16_to_f32(static_cast<const uint16_t *>(x)[i])
+                               : f16_to_f32(static_cast<const uint16_t *>(x)[i]);
+}
+// A matrix of op (rows, cols), column-major, in fp32.
+static std::vector<float> widened(const void *x, int type, int ld, int rows, int cols, unsigned cut)
 {
     std::vector<float> y((size_t)ld * (size_t)cols);
     for (int j = 0; j < cols; j++)
         for (int i = 0; i < rows; i++) {
-            uint32_t u;
             size_t at = (size_t)j * (size_t)ld + (size_t)i;
-            memcpy(&u, x + at, sizeof u);
-            u += (1u << (cut - 1)) - 1 + (u >> cut & 1);
-            u &= ~((1u << cut) - 1);
-            memcpy(&y[at], &u, sizeof u);
+            y[at] = rounded(value(x, type, at), cut);
         }
     return y;
 }
@@ -43,18 +56,35 @@ static void multiply(const void *args)
     product g;
     memcpy(&g, args, sizeof g);
     emu_count_product();
-    std::vector<float> a, b;
-    if (g.cut) {
-        a = g.op_a == BLAS_T ? rounded(g.a, g.lda, g.k, g.m, g.cut)
-                             : rounded(g.a, g.lda, g.m, g.k, g.cut);
-        b = g.op_b == BLAS_T ? rounded(g.b, g.ldb, g.n, g.k, g.cut)
-                             : rounded(g.b, g.ldb, g.k, g.n, g.cut);
-        g.a = a.data();
-        g.b = b.data();
+    std::vector<float> a, b, c;
+    const float *own_a = static_cast<const float *>(g.a), *own_b = static_cast<const float *>(g.b);
+    float *own_c = static_cast<float *>(g.c);
+    if (g.cut || g.type != BLAS_F32) {
+        const bool ta = g.op_a == BLAS_T, tb = g.op_b == BLAS_T;
+        a = widened(g.a, g.type, g.lda, ta ? g.k : g.m, ta ? g.m : g.k, g.cut);
+        b = widened(g.b, g.type, g.ldb, tb ? g.n : g.k, tb ? g.k : g.n, g.cut);
+        own_a = a.data();
+        own_b = b.data();
+    }
+    if (g.type_c != BLAS_F32) {
+        c = g.beta != 0 ? widened(g.c, g.type_c, g.ldc, g.m, g.n, 0)
+                        : std::vector<float>((size_t)g.ldc * (size_t)g.n);
+        own_c = c.data();
     }
     cblas_sgemm(CblasColMajor, g.op_a == BLAS_T ? CblasTrans : CblasNoTrans,
-                g.op_b == BLAS_T ? CblasTrans : CblasNoTrans, g.m, g.n, g.k, g.alpha, g.a, g.lda,
-                g.b, g.ldb, g.beta, g.c, g.ldc);
+                g.op_b == BLAS_T ? CblasTrans : CblasNoTrans, g.m, g.n, g.k, g.alpha, own_a, g.lda,
+                own_b, g.ldb, g.beta, own_c, g.ldc);
+    for (int j = 0; j < g.n && g.type_c != BLAS_F32; j++)
+        for (int i = 0; i < g.m; i++) {
+            size_t at = (size_t)j * (size_t)g.ldc + (size_t)i;
+            static_cast<uint16_t *>(g.c)[at] =
+                g.type_c == BLAS_BF16 ? bf16_from_f32(c[at]) : f16_from_f32(c[at]);
+        }
+}
+
+static bool known(int type)
+{
+    return type == BLAS_F32 || type == BLAS_BF16 || type == BLAS_F16;
 }
 
 static int gemm(void *h, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a,
@@ -62,27 +92,12 @@ static int gemm(void *h, int op_a, int op_b, int m, int n, int k, const void *al
                 int type_c, int ldc, int compute, int)
 {
     if (m < 0 || n < 0 || k < 0 || lda < (op_a == BLAS_T ? k : m) ||
-        ldb < (op_b == BLAS_T ? n : k) || ldc < m || type_a != BLAS_F32 || type_b != BLAS_F32 ||
-        type_c != BLAS_F32 ||
-        (compute != BLAS_COMPUTE_F32 && compute != BLAS_COMPUTE_BF16 &&
-         compute != BLAS_COMPUTE_TF32))
+        ldb < (op_b == BLAS_T ? n : k) || ldc < m || !known(type_a) || type_a != type_b ||
+        (type_c != type_a && type_c != BLAS_F32) ||
+        (compute != BLAS_COMPUTE_F32 && compute != BLAS_COMPUTE_TF32))
         return BAD_VALUE;
-    product g = {op_a,
-                 op_b,
-                 m,
-                 n,
-                 k,
-                 lda,
-                 ldb,
-                 ldc,
-                 0,
-                 0,
-                 static_cast<const float *>(a),
-                 static_cast<const float *>(b),
-                 static_cast<float *>(c),
-                 compute == BLAS_COMPUTE_BF16   ? 16u
-                 : compute == BLAS_COMPUTE_TF32 ? 13u
-                                                : 0u};
+    product g = {op_a, op_b, m,   n,   k, type_a, lda, ldb,
+                 type_c, ldc, 0, 0, a, b, c, compute == BLAS_COMPUTE_TF32 ? 13u : 0u};
     memcpy(&g.alpha, alpha, sizeof g.alpha);
     memcpy(&g.beta, beta, sizeof g.beta);
     emu_call_later(static_cast<handle *>(h)->stream, multiply, &g, sizeof g);

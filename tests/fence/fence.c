@@ -387,7 +387,6 @@ const struct dev_row dev_fence = {
     .help = "for tests: the CPU's kernels on memory that host code cannot touch",
     .ops = &fence_ops,
     .codec = &fence_codec,
-    .act = KERNEL_F32,
     .lanes = 1,
     .slice_tokens = 512, // as the CPU, and so the same bits
     .rows_alone = true,

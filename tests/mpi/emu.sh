@@ -43,12 +43,13 @@ bytes()
 {
     sed -n 's/^# uplink \([^,]*, downlink [^,]*\),.*/\1/p' "$1"
 }
-alike() # name how-far where settings...   how far the updates may be apart, -: there are none;
-{       # where they are coded
+there=() # settings of the device alone
+alike()  # name how-far where settings...   how far the updates may be apart, -: there are none;
+{        # where they are coded
     local name=$1 far=$2 where=$3
     shift 3
     "$FSTQ" run "${common[@]}" dev.kind=cpu trace.file=cpu.h5 "$@" >cpu 2>&1
-    "$emu" run "${common[@]}" dev.kind=emu trace.file=emu.h5 "$@" >out 2>&1
+    "$emu" run "${common[@]}" dev.kind=emu trace.file=emu.h5 "$@" "${there[@]}" >out 2>&1
     check "$name: valid" contains out "# VALID" || return
     check "$name: the CPU's loss" near "$(loss cpu)" "$(loss out)"
     check "$name: as many bytes" equal "$(bytes out)" "$(bytes cpu)"
@@ -61,9 +62,13 @@ alike() # name how-far where settings...   how far the updates may be apart, -: 
 
 alike "signs, with what was left out" 1e-3 emu fed.method=fedavg/sign+ef
 alike "tokens by Fisher, packed" 1e-2 emu fed.method=fedavg~fisher:keep=0.5,every=1/fstq
+there=(dev.math=bf16)
+alike "activations in bf16" 2e-1 emu fed.method=fedavg/fp32
+there=(dev.math=fp16) # whose gradients are scaled: by plain descent, which sees it
+alike "activations in fp16" 5e-3 emu fed.method=fedavg/fp32 optim.kind=sgd fed.batch=1
+there=()
 if [ "${FSTQ_TEST_LONG:-0}" != 0 ]; then
     alike "tokens by attention" 1e-3 emu fed.method=fedavg~attention:keep=0.5,every=1/fp32
-    alike "products in bf16" 1e-2 emu fed.method=fedavg/fp32 dev.math=bf16
     alike "merged tokens" 1e-3 emu fed.method=fedavg~tome/fp32
     alike "bf16 weights, recomputed" 1e-2 emu fed.method=fedavg/fp32 model.dtype=bf16 \
         model.recompute=layer

@@ -21,7 +21,8 @@
 
 enum { REF, ROW, SIDES }; // the reference, and the row under test
 static struct dev dev[SIDES];
-static int side; // where an operation runs now
+static int side;         // where an operation runs now
+static int32_t math_now; // the row's dev.math
 static struct rng rng;
 
 // An array on both devices. Outputs that are not given begin as NaN.
@@ -45,7 +46,7 @@ static void *host(size_t size_bytes)
 
 static size_t size_of(enum kind kind, const struct dev *d)
 {
-    return kind == BYTES ? 1 : kind == ACTS ? kernel_dtype_bytes(d->row->act) : 4;
+    return kind == BYTES ? 1 : kind == ACTS ? kernel_dtype_bytes(d->act) : 4;
 }
 
 // Blocks hold what they must and the slack that fp32 arrays need, filled with NaN.
@@ -56,10 +57,18 @@ static struct twin both(enum kind kind, const void *x, size_t n)
         size_t size = size_of(kind, &dev[s]), slack = kind == INTS ? 0 : KERNEL_SLACK;
         void *here = mem_alloc(MEM_OTHER, (n + slack) * size);
         memset(here, 0xff, (n + slack) * size);
-        if (x && kind == ACTS)
-            kernel_from_f32(dev[s].row->act, x, n, here);
-        else if (x)
+        if (x && kind == ACTS && s == REF) { // which begins with what the row has
+            kernel_from_f32(dev[ROW].act, x, n, here);
+            uint16_t *few = host(n * sizeof *few);
+            if (dev[ROW].act != KERNEL_F32) {
+                memcpy(few, here, n * sizeof *few);
+                kernel_to_f32(dev[ROW].act, few, n, here);
+            }
+        } else if (x && kind == ACTS) {
+            kernel_from_f32(dev[s].act, x, n, here);
+        } else if (x) {
             memcpy(here, x, n * size);
+        }
         t.on[s] = dev[s].row->alloc(&dev[s], MEM_OTHER, (n + slack) * size);
         dev_put(&dev[s], t.on[s], here, (n + slack) * size);
         mem_free(here);
@@ -100,7 +109,7 @@ static void *values(struct twin t, int s)
     dev_get(&dev[s], raw, t.on[s], t.n * size);
     if (t.kind != ACTS)
         return raw;
-    kernel_to_f32(dev[s].row->act, raw, t.n, x);
+    kernel_to_f32(dev[s].act, raw, t.n, x);
     return x;
 }
 
@@ -160,7 +169,8 @@ static double distance(const float *a, const float *b, size_t n)
 // The row's array against the reference's; bounds are those of fp32.
 static double bound(double fp32)
 {
-    return dev[ROW].row->act == KERNEL_F32 ? fp32 : fmax(fp32, 1e-2);
+    const double half = dev[ROW].act == KERNEL_BF16 ? 2e-2 : 3e-3; // weights are rounded, too
+    return dev[ROW].act == KERNEL_F32 ? fp32 : fmax(fp32, half);
 }
 #define CLOSE(t, most)                                                                             \
     do {                                                                                           \
@@ -311,27 +321,33 @@ static void products_by_tensor_units(void **state)
     for (int32_t math = KERNEL_MATH_BF16; math <= KERNEL_MATH_TF32 && dev[ROW].row->tensor;
          math++) {
         struct err err;
+        assert_int_equal(dev_math(&dev[ROW], math, &err), 0);
         float *a = random_values(M * K, 1), *b = random_values(N * K, 1);
         float *d = random_values(M * N, 1), *own[] = {a, b, d};
         const size_t n[] = {M * K, N * K, M * N};
         struct twin x = both(ACTS, a, M * K), w = both(FLOATS, b, N * K), dy = both(ACTS, d, M * N);
         struct twin y = both(ACTS, NULL, M * N), dx = both(ACTS, NULL, M * K);
-        assert_int_equal(dev_math(&dev[ROW], math, &err), 0);
         RUN_ROW(linear_fwd, with(&l, w), NULL, A(x), K, M, NULL, A(y), N, NULL, 0);
         RUN_ROW(linear_bwd, with(&l, w), NULL, A(dy), N, A(x), K, NULL, 0, M, NULL, A(dx), K, NULL,
                 NULL);
-        assert_int_equal(dev_math(&dev[ROW], KERNEL_MATH_F32, &err), 0);
         for (int k = 0; k < 3; k++)
             for (size_t i = 0; i < n[k]; i++)
-                own[k][i] = math == KERNEL_MATH_BF16 ? to_bf16(own[k][i]) : to_tf32(own[k][i]);
+                own[k][i] = math == KERNEL_MATH_TF32   ? to_tf32(own[k][i])
+                            : math == KERNEL_MATH_BF16 ? to_bf16(own[k][i])
+                                                       : f16_to_f32(f16_from_f32(own[k][i]));
+        const double most = math == KERNEL_MATH_TF32   ? 3e-6 // of the result alone
+                            : math == KERNEL_MATH_BF16 ? 0x1p-8
+                                                       : 0x1p-11;
         struct twin rx = both(ACTS, a, M * K), rw = both(FLOATS, b, N * K);
         struct twin rdy = both(ACTS, d, M * N);
         struct twin ry = both(ACTS, NULL, M * N), rdx = both(ACTS, NULL, M * K);
         RUN_REF(linear_fwd, with(&l, rw), NULL, A(rx), K, M, NULL, A(ry), N, NULL, 0);
         RUN_REF(linear_bwd, with(&l, rw), NULL, A(rdy), N, A(rx), K, NULL, 0, M, NULL, A(rdx), K,
                 NULL, NULL);
-        CLOSE_VALUES((const float *)values(y, ROW), (const float *)values(ry, REF), y.n, 3e-6);
-        CLOSE_VALUES((const float *)values(dx, ROW), (const float *)values(rdx, REF), dx.n, 3e-6);
+        CLOSE_VALUES((const float *)values(y, ROW), (const float *)values(ry, REF), y.n, most);
+        CLOSE_VALUES((const float *)values(dx, ROW), (const float *)values(rdx, REF), dx.n, most);
+        assert_int_equal(dev_math(&dev[ROW], math_now, &err), 0);
+        dev[ROW].lane[0].cx.grad_scale = 1;
     }
 }
 
@@ -993,7 +1009,8 @@ static void cross_entropy(void **state)
         return;
     check_ce(8192 + 40, 3, 3, false); // two of the GPU's
     size_t *room = &dev[ROW].lane[0].cx.work_floats, whole = *room;
-    *room = 2 * 100 + 10; // and two rows at a time
+    // And two rows at a time; the head, which is in fp32, is converted where activations are not.
+    *room = dev[ROW].act == KERNEL_F32 ? 280 : ((size_t)1 << 22) + 400;
     check_ce(100, 7, 5, false);
     *room = whole;
 }
@@ -1137,6 +1154,7 @@ struct place {
     enum simd_isa isa;
     enum emu_order order;
     uint64_t seed;
+    int32_t math;
     char name[40];
 };
 enum { PLACES = 24 };
@@ -1150,11 +1168,14 @@ static void add_places(int32_t kind, const char *order)
         const char *name;
         enum emu_order order;
         uint64_t seed;
-    } way[] = {{"forward", EMU_FORWARD, 0},
-               {"backward", EMU_BACKWARD, 0},
-               {"seed1", EMU_RANDOM, 1},
-               {"seed2", EMU_RANDOM, 2},
-               {"seed3", EMU_RANDOM, 3}};
+        int32_t math;
+    } way[] = {{"forward", EMU_FORWARD, 0, KERNEL_MATH_F32},
+               {"backward", EMU_BACKWARD, 0, KERNEL_MATH_F32},
+               {"seed1", EMU_RANDOM, 1, KERNEL_MATH_F32},
+               {"seed2", EMU_RANDOM, 2, KERNEL_MATH_F32},
+               {"seed3", EMU_RANDOM, 3, KERNEL_MATH_F32},
+               {"bf16", EMU_RANDOM, 1, KERNEL_MATH_BF16},
+               {"fp16", EMU_RANDOM, 1, KERNEL_MATH_F16}};
     const char *name = dev_table[kind]->name;
     enum simd_isa best = simd_isa();
     bool emulated = !strcmp(name, "emu"), many = getenv("FSTQ_TEST_LONG") != NULL;
@@ -1162,12 +1183,12 @@ static void add_places(int32_t kind, const char *order)
         if (order ? strcmp(order, way[i].name) != 0 : way[i].seed > 1 && !many)
             continue;
         struct place *p = &place[n_places++];
-        *p = (struct place){kind, best, way[i].order, way[i].seed, ""};
+        *p = (struct place){kind, best, way[i].order, way[i].seed, way[i].math, ""};
         snprintf(p->name, sizeof p->name, "%s_%s", name, way[i].name);
     }
     for (enum simd_isa isa = kind == 0 ? SIMD_BASE : best; isa <= best && !emulated; isa++) {
         struct place *p = &place[n_places++];
-        *p = (struct place){kind, isa, EMU_FORWARD, 0, ""};
+        *p = (struct place){kind, isa, EMU_FORWARD, 0, KERNEL_MATH_F32, ""};
         snprintf(p->name, sizeof p->name, "%s_%s", name, simd_isa_name[isa]);
     }
 }
@@ -1179,13 +1200,15 @@ static int begin(void **state)
     simd_limit(p->isa);
     emu_seed(p->seed, p->order);
     rng = rng_stream(7, RNG_TEST, 1, 0, 0);
-    if (dev[ROW].row == dev_table[p->kind])
+    if (dev[ROW].row == dev_table[p->kind] && math_now == p->math)
         return 0;
     if (dev[ROW].row)
         dev_close(&dev[ROW]);
     memset(tried, 0, sizeof tried);
-    if (dev_open(&dev[ROW], p->kind, 1, &err))
+    math_now = p->math;
+    if (dev_open(&dev[ROW], p->kind, 1, &err) || dev_math(&dev[ROW], math_now, &err))
         return -1;
+    dev[ROW].lane[0].cx.grad_scale = 1; // the reference's
     dev_reserve(&dev[ROW], kernel_work_floats(600, 600, 600, 64, 64), 0);
     return 0;
 }
