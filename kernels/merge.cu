@@ -15,6 +15,7 @@ static __device__ double likeness(struct kernel_merge g, const T *__restrict__ a
     double ab = 0, aa = 0, bb = 0;
     for (int c = 0; c < g.head_dim; c++) {
         double x = 0, y = 0;
+        GPU_UNROLL(1) // a double each: more of them spill
         for (int h = 0; h < g.kv_heads; h++) {
             x += (float)a[h * g.head_dim + c];
             y += (float)b[h * g.head_dim + c];
