@@ -60,7 +60,7 @@ alike()  # name how-far where settings...   how far the updates may be apart, -:
     rm -rf cpu.h5* emu.h5*
 }
 
-alike "signs, with what was left out" 1e-3 emu fed.method=fedavg/sign+ef
+alike "signs, with what was left out" 1e-3 emu fed.method=fedavg/sign+ef fed.batch=1
 alike "tokens by Fisher, packed" 1e-2 emu fed.method=fedavg~fisher:keep=0.5,every=1/fstq
 there=(dev.math=bf16)
 alike "activations in bf16" 2e-1 emu fed.method=fedavg/fp32
