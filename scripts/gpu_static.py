@@ -82,7 +82,7 @@ def step_text(step):
 {calls} products a layer by cuBLAS; it puts {put} bytes of one small batch onto the GPU and gets
 {got}. TinyLlama 1.1B, {ROWS} tokens, is {flop / 1e12:.2f} TFLOP of products and {n} launches:
 at the data sheets' fp32 rates and {LAUNCH_US} us a launch {times} at the least.
-(Under `dev.math` = tf32, bf16 or fp16 tensor cores multiply by weights: no rates of theirs here.)'''
+(Under `dev.math` = tf32, bf16 or fp16 tensor cores multiply by weights: without rates here.)'''
 
 
 def kernel_rows(build):
