@@ -19,8 +19,9 @@ texts = {name: results.one_line(open(os.path.join(sys.argv[1], name), encoding='
          for name in {name for name, _ in results.claims()}}
 for name, claim in results.claims():
     claim = results.one_line(claim)
-    last = re.search(r'\d(?=\D*$)', claim).start()
-    wrong = claim[:last] + str((int(claim[last]) + 1) % 10) + claim[last + 1:]
+    last = re.search(r'\d(?=\D*$)|none', claim).start()
+    wrong = claim[:last] + (str((int(claim[last]) + 1) % 10) if claim[last].isdigit() else 's') + \
+        claim[last + 1:]
     assert wrong not in texts[name], claim
     assert claim in texts[name], claim
 END

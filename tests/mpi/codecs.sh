@@ -9,7 +9,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-codecs.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 common=("$root/configs/quick.ini" fed.rounds=2 fed.clients=6 fed.clients_per_round=3
-    fed.local_steps=2 task.test=8 dev.threads=1 trace.file=)
+    fed.local_steps=2 task.test=8 fed.eval_every=0 dev.threads=1 trace.file=)
 run() { "$FSTQ" run "${common[@]}" "$@"; }
 
 for codec in $("$FSTQ" list codecs | awk '/behind a/ { exit } /^  [a-z]/ { print $1 }'); do

@@ -9,7 +9,7 @@ dir=$(mktemp -d "${TMPDIR:-/tmp}/fstq-views.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 common=("$root/configs/quick.ini" fed.rounds=2 fed.clients=6 fed.clients_per_round=3
-    fed.local_steps=2 task.test=8 dev.threads=1 trace.file=)
+    fed.local_steps=2 task.test=8 fed.eval_every=0 dev.threads=1 trace.file=)
 run() { "$FSTQ" run "${common[@]}" "$@"; }
 
 state=(fed.rounds=6 fed.clients=4)
@@ -94,7 +94,7 @@ loss_after() # log trace: of the first round, on the test set
         /^#/ { next }
         $at["version"] == 1 { printf "%.4f", $at["eval_loss"] }' "$1.csv/rounds.csv"
 }
-step=(fed.local_steps=8 fed.server_lr=1)
+step=(fed.local_steps=8 fed.server_lr=1 fed.eval_every=1)
 for scheme in fedavg fedex flora; do
     run "${step[@]}" fed.method=$scheme/fp32 trace.file=$scheme.3.h5 >$scheme.3 2>&1
     run "${step[@]}" fed.method=$scheme/fp32 fed.clients_per_round=1 fed.rounds=1 \

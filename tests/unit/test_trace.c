@@ -512,7 +512,7 @@ static void resume_and_append(void *arg)
 static void test_resume_of_any_damage(void **state)
 {
     (void)state;
-    const size_t cases = getenv("FSTQ_TEST_LONG") ? 1000 : 40;
+    const size_t cases = getenv("FSTQ_TEST_LONG") ? 1000 : 20;
     uint8_t *bytes;
     size_t n;
     struct trace *t = open_trace(true, false);
@@ -737,7 +737,7 @@ static void damage_and_read(size_t cases, bool cut)
 
 static size_t damage_cases(void)
 {
-    return getenv("FSTQ_TEST_LONG") ? 2000 : 60;
+    return getenv("FSTQ_TEST_LONG") ? 2000 : 30;
 }
 
 static void test_h5_cut(void **state)

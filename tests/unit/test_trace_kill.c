@@ -211,7 +211,7 @@ static struct tally judge(const struct sweep *s)
 
 #define EVERY .from = 1, .to = 5000, .step = 1
 // One of three, each sweep its own, where time is short.
-#define SOME(first) .from = first, .to = 5000, .step = getenv("FSTQ_TEST_LONG") ? 1 : 3
+#define SOME(first) .from = first, .to = 5000, .step = getenv("FSTQ_TEST_LONG") ? 1 : 5
 
 static void test_kill(void **state)
 {
@@ -264,7 +264,7 @@ static void test_file_size_limit(void **state)
                                            .limit = true,
                                            .from = 60,
                                            .to = 2000,
-                                           .step = getenv("FSTQ_TEST_LONG") ? 4 : 12});
+                                           .step = getenv("FSTQ_TEST_LONG") ? 4 : 20});
     assert_int_equal(t.lost_in_file, 0);
 }
 
