@@ -277,7 +277,9 @@ def corner_rows():
     data = [load_csv(f'compare-schemes-{name}.csv') for name in ('steps', '5', 'away', '5-away')]
     labels = {'fstq': 'fstq:budget=.0435', 'fedprox': 'fedprox:mu=.01', 'nesterov': 'diloco',
               'ranks': 'ranks 2, 4, 8: fedavg', 'ranks-flexlora': 'ranks 2, 4, 8: flexlora',
-              'ranks-haflq': 'ranks 2, 4, 8: haflq'}
+              'ranks-haflq': 'ranks 2, 4, 8: haflq', 'ranks-hetlora': 'ranks 2, 4, 8: hetlora',
+              'ranks-frozen': 'ranks 2, 4, 8: fedavg, the rest frozen',
+              'fp32-own': 'fedavg, clients\' own models', 'fedsa-own': 'fedsa-lora, the same'}
     for name in dict.fromkeys(n for d in data for n in d):
         cells = []
         for k, d in enumerate(data):
@@ -313,6 +315,7 @@ def side_rows():
 def type_rows():
     """The beginnings of the rows where the backbone knows what is asked."""
     labels = {'fedavg': '`fedavg/fp32`', 'splitlora': '`splitlora/fp32;fp16;fp16`',
+              'split': '`split/fp16`', 'fwdllm': '`fwdllm/fp32`',
               'replay': '`replay` = `fedmobillm-barrier:replay=40/fp16`',
               'replay-nf4': '`replay-nf4`, the same in nf4', 'pae': '`pae/fp16`: no replay',
               'labels': '`pae:labels=on/fp16`', 'mobillm': '`mobillm/fp16`: all tokens'}
