@@ -63,7 +63,9 @@ REAL_UPDATES = (('`uniform:group=class,dead=0.1,value=centre`',
                 ('`fstq:importance=magnitude`', 'fstq:importance=magnitude,budget=*'),
                 ('the same, `transform=klt`',
                  'fstq:importance=magnitude,transform=klt,budget=*'),
-                ('`klt`', 'klt:step=*'))
+                ('`klt`', 'klt:step=*'),
+                ('NNC, trellis, a tensor a matrix', 'nnc:qp=*,trellis,each'),
+                ('NNC, trellis, stacked', 'nnc:qp=*,trellis,stacked'))
 
 
 def places(v, sign=False):
