@@ -727,9 +727,7 @@ void server_message(struct server *s, const struct net_msg *m)
         s->peer[m->src].suspect = false;
         warn("round %u: %s answers again", s->round, server_peer_name(s, m->src));
     }
-    if (m->verdict == FRAME_GOOD && (m->frame.kind == FRAME_PONG || m->frame.kind == FRAME_HELLO ||
-                                     m->frame.kind == FRAME_SLOTS || m->frame.kind == FRAME_BYE ||
-                                     m->frame.kind == FRAME_PARCEL))
+    if (m->verdict == FRAME_GOOD)
         common_message(s, m);
     if (s->phase == SERVER_ROUNDS)
         s->env->method->scheme->server->message(s, m);

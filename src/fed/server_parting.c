@@ -68,6 +68,7 @@ static void put_parcel(struct server *s, uint32_t client, uint8_t *out)
 {
     const struct scheme_parting *own = s->env->method->scheme->parting;
     const struct view_part *part = view_own(&s->env->method->view, client);
+    const size_t n = fed_parcel_bytes(s->env, client) / 4;
     const float *x = s->global.theta;
     if (own) {
         own->put(&s->global, client, out);
@@ -77,7 +78,7 @@ static void put_parcel(struct server *s, uint32_t client, uint8_t *out)
         view_gather(part, x, s->global.mean[0]); // free: no more commits come
         x = s->global.mean[0];
     }
-    for (size_t i = 0; i < fed_parcel_bytes(s->env, client) / 4; i++)
+    for (size_t i = 0; i < n; i++)
         put_f32(out + 4 * i, x[i]);
 }
 
